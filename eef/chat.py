@@ -1,0 +1,48 @@
+"""Steps → messages: the one conversation builder, for acting and for training; and the ReAct format.
+
+A conversation is `[system?] user assistant user assistant …`: each user message is an observation, each assistant
+message a completion (`Thought: …\\nAction: …`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from eef.policy import Conversation
+from eef.trajectory import Step
+
+_REACT = re.compile(r"^\s*(?:thought:\s*(?P<thought>.*?))?\s*\baction:\s*(?P<action>.+?)\s*$", re.I | re.S)
+
+
+def build_conversation(prompt: str, steps: Sequence[Step], observation: str | None = None) -> Conversation:
+    """The messages of `steps`; with `observation` (what the agent sees now) it is the prompt for the next turn."""
+    messages: Conversation = [{"role": "system", "content": prompt}] if prompt else []
+    for step in steps:
+        messages.append({"role": "user", "content": step.observation})
+        messages.append({"role": "assistant", "content": step.completion})
+    if observation is not None:
+        messages.append({"role": "user", "content": observation})
+    return messages
+
+
+def parse_completion(completion: str) -> tuple[str, str | None]:
+    """(thought, action) of a completion; action None where there is none. A further line after the action is cut.
+
+    >>> parse_completion("Thought: red fits.\\nAction: click[red]")
+    ('red fits.', 'click[red]')
+    >>> parse_completion("thought: none fits. action: click[next >]")
+    ('none fits.', 'click[next >]')
+    >>> parse_completion("I would buy it")
+    ('I would buy it', None)
+    """
+    match = _REACT.match(completion)
+    if match is None:
+        return completion.strip(), None
+    action = match["action"].split("\n", 1)[0].strip()
+    return (match["thought"] or "").strip(), action or None
+
+
+def format_completion(thought: str, action: str) -> str:
+    """The completion that `parse_completion` reads back."""
+    return f"Thought: {thought}\nAction: {action}" if thought else f"Action: {action}"

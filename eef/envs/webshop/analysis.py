@@ -1,0 +1,193 @@
+"""Words of a text as the search engine sees them: tokens by Unicode's word rules, then English stop words and stems.
+
+The chain of Lucene's English analyser: tokenizer (UAX #29, section 4.1) → possessive → lower case → stop words →
+Porter's stemmer. Stands before `search.py`, which counts what comes out of here.
+"""
+
+from __future__ import annotations
+
+import regex
+
+STOP_WORDS = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
+    "this to was will with".split()
+)
+MAX_TOKEN = 255
+
+# Word_Break classes. The punctuation ones are spelled out: later Unicode versions moved some of them.
+_FOLLOW = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*"
+_LETTER = rf"(?:[\p{{WB=ALetter}}\p{{WB=Hebrew_Letter}}]{_FOLLOW})"
+_NUMBER = rf"(?:[\p{{WB=Numeric}}\uFF10-\uFF19]{_FOLLOW})"
+_KATAKANA = rf"(?:\p{{WB=Katakana}}{_FOLLOW})"
+_JOINER = rf"(?:\p{{WB=ExtendNumLet}}{_FOLLOW})"
+_MID_BOTH = r".'\u2018\u2019\u2024\uFE52\uFF07\uFF0E"
+_MID_LETTER = rf"(?:[:\u00B7\u0387\u055F\u05F4\u2027\uFE13\uFE55\uFF1A{_MID_BOTH}]{_FOLLOW})"
+_MID_NUMBER = (
+    rf"(?:[,;\u037E\u0589\u060C\u060D\u066C\u07F8\u2044\uFE10\uFE14\uFE50\uFE54\uFF0C\uFF1B{_MID_BOTH}]{_FOLLOW})"
+)
+_RUN = (
+    rf"(?:{_NUMBER}(?:(?:{_JOINER}*|{_MID_NUMBER}){_NUMBER})*"
+    rf"|{_LETTER}(?:(?:{_JOINER}*|{_MID_LETTER}){_LETTER})*)+"
+)
+_KATAKANA_RUN = rf"{_KATAKANA}(?:{_JOINER}*{_KATAKANA})*"
+_WORD = rf"{_JOINER}*(?:{_KATAKANA_RUN}|{_RUN})(?:{_JOINER}+(?:{_KATAKANA_RUN}|{_RUN}))*{_JOINER}*"
+_COMPLEX = rf"(?:\p{{Line_Break=Complex_Context}}{_FOLLOW})+"
+_SINGLE = rf"[\p{{Han}}\p{{Hiragana}}]{_FOLLOW}"
+# Extended_Pictographic of Unicode 12; later versions took ★, ☞ and others out of it again.
+_PICTOGRAPH = (
+    r"[\u00A9\u00AE\u203C\u2049\u2122\u2139\u2194-\u2199\u21A9\u21AA\u231A\u231B\u2328\u2388\u23CF\u23E9-\u23F3"
+    r"\u23F8-\u23FA\u24C2\u25AA\u25AB\u25B6\u25C0\u25FB-\u25FE\u2600-\u2605\u2607-\u2612\u2614-\u2685\u2690-\u2705"
+    r"\u2708-\u2712\u2714\u2716\u271D\u2721\u2728\u2733\u2734\u2744\u2747\u274C\u274E\u2753-\u2755\u2757"
+    r"\u2763-\u2767\u2795-\u2797\u27A1\u27B0\u27BF\u2934\u2935\u2B05-\u2B07\u2B1B\u2B1C\u2B50\u2B55\u3030\u303D"
+    r"\u3297\u3299\U0001F000-\U0001F0FF\U0001F10D-\U0001F10F\U0001F12F\U0001F16C-\U0001F171\U0001F17E\U0001F17F"
+    r"\U0001F18E\U0001F191-\U0001F19A\U0001F1AD-\U0001F1E5\U0001F201-\U0001F20F\U0001F21A\U0001F22F"
+    r"\U0001F232-\U0001F23A\U0001F23C-\U0001F23F\U0001F249-\U0001F3FA\U0001F400-\U0001F53D\U0001F546-\U0001F64F"
+    r"\U0001F680-\U0001F6FF\U0001F774-\U0001F77F\U0001F7D5-\U0001F7FF\U0001F80C-\U0001F80F\U0001F848-\U0001F84F"
+    r"\U0001F85A-\U0001F85F\U0001F888-\U0001F88F\U0001F8AE-\U0001F8FF\U0001F90C-\U0001F93A\U0001F93C-\U0001F945"
+    r"\U0001F947-\U0001FFFD]"
+)
+_EMOJI_PART = rf"{_PICTOGRAPH}[\uFE0F\u20E3\p{{Emoji_Modifier}}]*"
+_EMOJI = rf"\p{{Regional_Indicator}}{{2}}|[#*0-9]\uFE0F?\u20E3|{_EMOJI_PART}(?:\u200D{_EMOJI_PART})*"
+_TOKEN = regex.compile(rf"{_EMOJI}|{_WORD}|{_COMPLEX}|{_SINGLE}")
+
+
+def tokens(text: str) -> list[str]:
+    """Split at Unicode's word boundaries, keeping what is a word, a number, an ideograph or an emoji."""
+    found: list[str] = _TOKEN.findall(text)
+    if any(len(token) > MAX_TOKEN for token in found):
+        return [token[at : at + MAX_TOKEN] for token in found for at in range(0, len(token), MAX_TOKEN)]
+    return found
+
+
+def term(token: str) -> str:
+    """The index term of a token, "" for a stop word."""
+    if len(token) >= 2 and token[-1] in "sS" and token[-2] in "'\u2019\uFF07":
+        token = token[:-2]
+    token = token.lower()
+    return "" if token in STOP_WORDS else stem(token)
+
+
+def stem(word: str) -> str:
+    """Porter's stem of a lower-case word, with the author's two later changes (`bli` → `ble`, `logi` → `log`).
+
+    Source: M. F. Porter, An algorithm for suffix stripping, Program 14(3), 1980. Words of one or two characters stay.
+
+    >>> [stem(word) for word in ("caresses", "ponies", "relational", "hopping", "sky")]
+    ['caress', 'poni', 'relat', 'hop', 'sky']
+    """
+    if len(word) <= 2:
+        return word
+    for step in (_plurals, _past, _y_to_i, _double_suffixes, _full_ness, _latin_suffixes, _final_e):
+        word = step(word)
+    return word
+
+
+def _is_consonant(word: str, at: int) -> bool:
+    letter = word[at]
+    if letter in "aeiou":
+        return False
+    return letter != "y" or at == 0 or not _is_consonant(word, at - 1)
+
+
+def _measure(start: str) -> int:
+    """How often a consonant follows a vowel: Porter's m in [C](VC)^m[V]."""
+    kinds = [_is_consonant(start, at) for at in range(len(start))]
+    return sum(1 for before, after in zip(kinds, kinds[1:], strict=False) if after and not before)
+
+
+def _has_vowel(start: str) -> bool:
+    return any(not _is_consonant(start, at) for at in range(len(start)))
+
+
+def _doubled(word: str) -> bool:
+    return len(word) >= 2 and word[-1] == word[-2] and _is_consonant(word, len(word) - 1)
+
+
+def _closed(word: str) -> bool:
+    """Ends consonant, vowel, consonant, the last not w, x or y: where a silent e once stood (`hop`, not `snow`)."""
+    end = len(word) - 1
+    if end < 2 or word[end] in "wxy":
+        return False
+    return _is_consonant(word, end) and not _is_consonant(word, end - 1) and _is_consonant(word, end - 2)
+
+
+def _plurals(word: str) -> str:
+    if not word.endswith("s"):
+        return word
+    if word.endswith(("sses", "ies")):
+        return word[:-2]
+    return word if word.endswith("ss") else word[:-1]
+
+
+def _past(word: str) -> str:
+    if word.endswith("eed"):
+        return word[:-1] if _measure(word[:-3]) > 0 else word
+    for suffix in ("ed", "ing"):
+        if word.endswith(suffix):
+            start = word[: -len(suffix)]
+            return _mend(start) if _has_vowel(start) else word
+    return word
+
+
+def _mend(word: str) -> str:
+    """Give back what -ed or -ing took: `conflat` → `conflate`, `hopp` → `hop`, `fil` → `file`."""
+    if word.endswith(("at", "bl", "iz")):
+        return word + "e"
+    if _doubled(word):
+        return word if word[-1] in "lsz" else word[:-1]
+    return word + "e" if _measure(word) == 1 and _closed(word) else word
+
+
+def _y_to_i(word: str) -> str:
+    return word[:-1] + "i" if word.endswith("y") and _has_vowel(word[:-1]) else word
+
+
+_DOUBLE = (
+    ("ational", "ate"), ("tional", "tion"), ("enci", "ence"), ("anci", "ance"), ("izer", "ize"), ("bli", "ble"),
+    ("alli", "al"), ("entli", "ent"), ("eli", "e"), ("ousli", "ous"), ("ization", "ize"), ("ation", "ate"),
+    ("ator", "ate"), ("alism", "al"), ("iveness", "ive"), ("fulness", "ful"), ("ousness", "ous"), ("aliti", "al"),
+    ("iviti", "ive"), ("biliti", "ble"), ("logi", "log"),
+)
+_FULL = (
+    ("icate", "ic"), ("ative", ""), ("alize", "al"), ("iciti", "ic"), ("ical", "ic"), ("ful", ""), ("ness", ""),
+)
+_LATIN = (
+    "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ion", "ou", "ism", "ate", "iti",
+    "ous", "ive", "ize",
+)
+
+
+def _replace(word: str, table: tuple[tuple[str, str], ...]) -> str:
+    """Only the first suffix that fits is tried; it is replaced where enough of a word stands before it."""
+    for suffix, new in table:
+        if word.endswith(suffix):
+            start = word[: -len(suffix)]
+            return start + new if _measure(start) > 0 else word
+    return word
+
+
+def _double_suffixes(word: str) -> str:
+    return _replace(word, _DOUBLE)
+
+
+def _full_ness(word: str) -> str:
+    return _replace(word, _FULL)
+
+
+def _latin_suffixes(word: str) -> str:
+    for suffix in _LATIN:
+        if word.endswith(suffix):
+            start = word[: -len(suffix)]
+            if suffix == "ion" and not start.endswith(("s", "t")):
+                continue
+            return start if _measure(start) > 1 else word
+    return word
+
+
+def _final_e(word: str) -> str:
+    if word.endswith("e"):
+        start = word[:-1]
+        measure = _measure(start)
+        if measure > 1 or (measure == 1 and not _closed(start)):
+            word = start
+    return word[:-1] if word.endswith("ll") and _measure(word) > 1 else word

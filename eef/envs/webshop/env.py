@@ -1,0 +1,253 @@
+"""WebShop: the environment as the rest of the project sees it – tasks, pages, actions, rewards, snapshots.
+
+The front of the package: holds one episode's `Session` and the `Shop` that all episodes share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from eef.env import StepResult
+from eef.envs.webshop.goals import Goal
+from eef.envs.webshop.judge import fits, wanted_options
+from eef.envs.webshop.pages import Page, PageName, clickables, instruction_of, text, text_rich
+from eef.envs.webshop.prompt import REACT_PROMPT
+from eef.envs.webshop.session import Rules, Session, address, advance, draw, shown
+from eef.envs.webshop.shop import GoalKind, Shop
+from eef.envs.webshop.splits import Splits
+from eef.errors import ConfigError, EnvError
+from eef.task import Task, TaskSet
+
+ENGINE_VERSION = 1
+Observation = Literal["text", "text_rich"]
+Prompt = Literal["react", "none"]
+
+
+class WebShop:
+    """A shopping episode: search, open products, choose options, buy. The original's pages, search and reward.
+
+    data               "synthetic", or a directory with the official files (or the path of its items file)
+    goals              "synthetic" (made of products and options) or "human" (written by people)
+    price_seed         seed of the draws from price ranges and of the goals' upper prices
+    observation        "text" (parts joined by `[SEP]`) or "text_rich" (a line each, buttons and choices marked)
+    synthetic          settings of the generated catalogue (`SyntheticSettings` or a dict); only with "synthetic"
+    products_per_page  of a results page
+    splits             split → (first, end) goal indices, end None for the last; None: see `Splits.default`
+    step_limit         default limit of a rollout's steps
+    prompt             "react" (the rules and the answer's form in words) or "none"
+    tagger             "auto", a spaCy model's name, or "words" (see `nouns.py`)
+    attributes_page    show the fourth button, which lists a product's attributes
+    compat             keep the original's slips: synthetic options compared as pairs, `<q>` and `<c>` searches
+
+    Rewards come with buying; `step` never refuses an action: what means nothing on a page shows the page again.
+    """
+
+    name = "webshop"
+    success_threshold = 1.0
+    supports_snapshot = True
+
+    def __init__(
+        self,
+        data: str | Path = "synthetic",
+        *,
+        goals: GoalKind = "synthetic",
+        price_seed: int = 0,
+        observation: Observation = "text",
+        synthetic: Any = None,
+        products_per_page: int = 10,
+        splits: Mapping[str, tuple[int, int | None]] | None = None,
+        step_limit: int = 10,
+        prompt: Prompt = "react",
+        tagger: str = "auto",
+        attributes_page: bool = False,
+        compat: bool = True,
+    ) -> None:
+        _one_of("goals", goals, ("synthetic", "human"))
+        _one_of("observation", observation, ("text", "text_rich"))
+        _one_of("prompt", prompt, ("react", "none"))
+        _positive("products_per_page", products_per_page)
+        _positive("step_limit", step_limit)
+        self._shop = Shop.open(data, goals=goals, price_seed=price_seed, tagger=tagger, synthetic=synthetic)
+        self._rules = Rules(products_per_page, attributes_page, compat)
+        self._goals, self._price_seed, self._observation = goals, price_seed, observation
+        self._splits = Splits.of(splits, len(self._shop.goals))
+        self._prompt_name = prompt
+        self.prompt = REACT_PROMPT if prompt == "react" else ""
+        self.step_limit = step_limit
+        self._tasks: dict[str, TaskSet] = {}
+        self._session: Session | None = None
+        self._shown: Page = ()
+
+    def clone(self) -> WebShop:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._session = None
+        return other
+
+    @property
+    def shop(self) -> Shop:
+        """What all episodes share: catalogue, search index, prices, goals."""
+        return self._shop
+
+    @property
+    def rules(self) -> Rules:
+        """How the shop behaves."""
+        return self._rules
+
+    @property
+    def splits(self) -> Mapping[str, range]:
+        """Split → indices of its goals."""
+        return self._splits.ranges
+
+    def tasks(self, split: str) -> TaskSet:
+        """The tasks of a split in the order of their goal indices. Raises EnvError for an unknown split."""
+        if split not in self._tasks:
+            self._tasks[split] = TaskSet.of([self.task(index) for index in self._splits[split]])
+        return self._tasks[split]
+
+    def task(self, index: int) -> Task:
+        """The task of an official goal index (after the shuffle with seed 233). Raises EnvError outside the list."""
+        if not 0 <= index < len(self._shop.goals):
+            raise EnvError(f"WebShop: no goal {index}, there are {len(self._shop.goals)} ({self._goals} goals)")
+        return Task(
+            id=f"webshop/{index}",
+            env=self.name,
+            index=index,
+            split=self._splits.split_of(index),
+            instruction=self._shop.goals[index].instruction,
+        )
+
+    def reset(self, task: Task | int) -> str:
+        """Begin the episode of a task, given whole or by its goal index; returns the search page."""
+        index = task.index if isinstance(task, Task) else task
+        wanted = self.task(index)
+        if isinstance(task, Task) and (task.env != self.name or task.instruction != wanted.instruction):
+            raise EnvError(
+                f"WebShop: task {task.id} is not of this shop: its goal reads {task.instruction!r}, here {index} is "
+                f"{wanted.instruction!r}",
+                hint="use the data, goals and price_seed that the task was made with",
+            )
+        return self._show(Session(self._shop.goals[index]))
+
+    def step(self, action: str) -> StepResult:
+        """Carry out `search[words]` or `click[label]`; anything else shows the page again."""
+        before = self._current()
+        after = advance(self._shop, self._rules, before, self._shown, action)
+        bought = after.view == "done" and after is not before
+        reward = after.parts.reward if bought and after.parts is not None else 0.0
+        return StepResult(self._show(after), reward, bought)
+
+    def score(self, rewards: Iterable[float]) -> float:
+        """The last reward that was not 0: buying ends an episode, so there is one at most."""
+        return next((reward for reward in reversed(list(rewards)) if reward), 0.0)
+
+    def available(self) -> dict[str, Any]:
+        """What can be done: `has_search_bar` and the `clickables` in the original's order."""
+        return {"has_search_bar": self.page == "search", "clickables": list(clickables(self._shown))}
+
+    def search(self, query: str) -> list[tuple[str, float]]:
+        """The search engine's ranked products for a query: (asin, score), 50 at most."""
+        return [(self._shop.catalogue[at].asin, score) for at, score in self._shop.search(query)]
+
+    @property
+    def session(self) -> Session:
+        """The episode's state: view, keywords, page, asin, asins, options, actions."""
+        return self._current()
+
+    @property
+    def page(self) -> PageName:
+        """The kind of page the episode is on."""
+        return self._current().view
+
+    @property
+    def goal(self) -> Goal:
+        """What the episode asks for, in parts. An agent sees the instruction only."""
+        return self._current().goal
+
+    def shown(self) -> list[str]:
+        """The asins on a results page, in order."""
+        return [product.asin for product in shown(self._shop, self._rules, self._current())]
+
+    def fits(self, asin: str) -> bool:
+        """Whether a product is of the kind, has the attributes and keeps the price that the goal asks for."""
+        return fits(self._shop, self.goal, asin)
+
+    def wanted_options(self) -> tuple[list[str], list[str]]:
+        """Of the goal's options: those the product shown lacks, and the labels of those still to be chosen."""
+        return wanted_options(self.goal, self._shop.product(self._asin()), list(self._current().options.values()))
+
+    def task_of(self, observation: str) -> Task:
+        """The task that begins with this search page. Raises EnvError where no goal reads so."""
+        index = self._shop.goals.find(instruction_of(observation))
+        if index is None:
+            raise EnvError(f"WebShop: no goal of this shop begins with {observation!r}")
+        return self.task(index)
+
+    def reward_parts(self) -> dict[str, Any]:
+        """What the reward was made of. Raises EnvError before anything was bought."""
+        parts = self._current().parts
+        if parts is None:
+            raise EnvError("WebShop: nothing was bought yet, so there is no reward to take apart")
+        return parts.to_dict()
+
+    def snapshot(self) -> Session:
+        return self._current()
+
+    def restore(self, snapshot: Any) -> None:
+        if not isinstance(snapshot, Session):
+            raise EnvError(f"WebShop: cannot restore a {type(snapshot).__name__}, expected what `snapshot` returned")
+        self._show(snapshot)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "env": self.name,
+            "engine": ENGINE_VERSION,
+            **self._shop.source,
+            "products": len(self._shop.catalogue),
+            "goals": self._goals,
+            "goal_count": len(self._shop.goals),
+            "price_seed": self._price_seed,
+            "splits": {name: [part.start, part.stop] for name, part in self.splits.items()},
+            "observation": self._observation,
+            "products_per_page": self._rules.products_per_page,
+            "attributes_page": self._rules.attributes_page,
+            "compat": self._rules.compat,
+            "tagger": self._shop.tagger,
+            "prompt": self._prompt_name,
+        }
+
+    def close(self) -> None:
+        self._session = None
+
+    def _current(self) -> Session:
+        if self._session is None:
+            raise EnvError("WebShop: no episode has begun", hint="call `reset` first")
+        return self._session
+
+    def _asin(self) -> str:
+        asin = self._current().asin
+        if asin is None:
+            raise EnvError(f"WebShop: the page {self.page!r} shows no single product")
+        return asin
+
+    def _show(self, session: Session) -> str:
+        """Take a session for the current one and write down its page."""
+        if session is not self._session:
+            self._session = session
+            self._shown = draw(self._shop, self._rules, session)
+        if self._observation == "text":
+            return text(self._shown)
+        where = address(session) if session.view == "item" else ""
+        return text_rich(self._shown, address=where, opened=session.asins)
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"WebShop: `{name}` is {value!r}, expected one of {', '.join(choices)}")
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"WebShop: `{name}` is {value}, expected 1 or more")

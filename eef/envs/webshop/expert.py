@@ -1,0 +1,196 @@
+"""The scripted expert of the shop: shops competently, thinks aloud, and lapses at set rates.
+
+It stands in for a strong model where none can be reached. Each turn it plays the conversation's actions in an episode of
+its own, looks at the page it has come to, and decides. Every decision can lapse, so that long tasks fail more often
+than short ones, as with real experts.
+
+    page       competent                                             lapses
+    search     searches for the goal's attributes and kind           –
+    results    opens the first product that fits, else next page     wrong product; settles for one that does not fit
+    item       chooses the options, leaves when one is missing       buys with an option left out; buys what misses one
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eef.chat import format_completion, parse_completion
+from eef.envs.webshop.env import WebShop
+from eef.envs.webshop.goals import Goal
+from eef.envs.webshop.reward import RewardParts, count_options, score_purchase
+from eef.envs.webshop.session import Rules, Session, draw
+from eef.envs.webshop.shop import Shop
+from eef.errors import EnvError
+from eef.policy import Completion, Conversation, Sampling
+
+NEXT, BACK, SEARCH_AGAIN, BUY = "click[next >]", "click[< prev]", "click[back to search]", "click[buy now]"
+_INSTRUCTION = re.compile(r"Instruction:\s*(?:\[SEP\])?\s*(.*?)\s*(?:\[SEP\]|\[button\]|\Z)", re.S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lapses:
+    """Chances of a lapse, each for one decision of its kind."""
+
+    wrong_product: float = 0.0
+    settle_early: float = 0.0
+    forget_option: float = 0.0
+    buy_anyway: float = 0.0
+
+    @classmethod
+    def rate(cls, rate: float) -> Lapses:
+        """The same chance for every decision."""
+        return cls(wrong_product=rate, settle_early=rate, forget_option=rate, buy_anyway=rate)
+
+
+PRESETS = {
+    "flawless": Lapses(),
+    "strong": Lapses(wrong_product=0.10, settle_early=0.22, forget_option=0.10, buy_anyway=0.30),
+    "weak": Lapses(wrong_product=0.20, settle_early=0.40, forget_option=0.18, buy_anyway=0.50),
+}
+
+
+class ShopExpert:
+    """A policy for the shop `env` belongs to; `name` is its author string (`expert:strong`).
+
+    Its draws depend on the turn's seed alone, so it plays a batch as it would play each conversation by itself.
+    """
+
+    batch_invariant = True
+
+    def __init__(self, env: WebShop, name: str, lapses: Lapses) -> None:
+        self.name = name
+        self._env = env.clone()
+        self._lapses = lapses
+        self._goals = {goal.instruction.strip(): index for index, goal in reversed(list(enumerate(env.shop.goals)))}
+
+    @classmethod
+    def preset(cls, env: WebShop, preset: str) -> ShopExpert:
+        if preset not in PRESETS:
+            raise EnvError(f"no scripted expert {preset!r} for the shop", hint=f"there are: {', '.join(PRESETS)}")
+        return cls(env, f"expert:{preset}", PRESETS[preset])
+
+    def act(self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+        return [
+            Completion(text=self._turn(conversation, random.Random(seed)))
+            for conversation, seed in zip(conversations, seeds, strict=True)
+        ]
+
+    def _turn(self, conversation: Conversation, rng: random.Random) -> str:
+        session, opened = self._follow(conversation)
+        view = View(self._env.shop, self._env.rules, session)
+        if session.view == "search":
+            return format_completion("search.", f"search[{view.query}]")
+        if session.view == "results":
+            return self._on_results(view, opened, rng)
+        if session.view == "item":
+            return self._on_item(view, rng)
+        return format_completion("go back.", BACK)
+
+    def _follow(self, conversation: Conversation) -> tuple[Session, list[str]]:
+        """Play the conversation in the own episode; where it stands, and the products opened on the way."""
+        observations = [message["content"] for message in conversation if message["role"] == "user"]
+        self._env.reset(self._goal_of(observations[0]))
+        opened: list[str] = []
+        for message in conversation:
+            if message["role"] == "assistant":
+                self._env.step(parse_completion(message["content"])[1] or "")
+                asin = self._env.snapshot().asin
+                if asin and asin not in opened:
+                    opened.append(asin)
+        return self._env.snapshot(), opened
+
+    def _goal_of(self, observation: str) -> int:
+        """The goal whose instruction the first page shows."""
+        match = _INSTRUCTION.search(observation)
+        if match is None or match[1].strip() not in self._goals:
+            raise EnvError("the scripted expert does not know the task of this conversation")
+        return self._goals[match[1].strip()]
+
+    def _on_results(self, view: View, opened: list[str], rng: random.Random) -> str:
+        """Scan the page in order with a verdict for each product, and open the first that fits."""
+        shown = view.products()
+        fresh = [asin for asin in shown if asin not in opened]
+        fitting = next((asin for asin in fresh if view.fits(asin)), None)
+        wrong = [asin for asin in fresh if asin != fitting]
+        lapse = self._lapses.settle_early if fitting is None else self._lapses.wrong_product
+        if wrong and rng.random() < lapse:
+            return _open(shown, opened, rng.choice(wrong))
+        if fitting is not None:
+            return _open(shown, opened, fitting)
+        if not shown:
+            return format_completion("no more. go back.", SEARCH_AGAIN)
+        return format_completion(f"{_scan(shown, opened)}none fits. next page.", NEXT)
+
+    def _on_item(self, view: View, rng: random.Random) -> str:
+        """Leave when a wanted option is missing, else choose the next one, and buy when all are chosen."""
+        missing, left = view.options()
+        if missing and rng.random() >= self._lapses.buy_anyway:
+            return format_completion(f"{missing[0]} missing. go back.", BACK)
+        if left and rng.random() >= self._lapses.forget_option:
+            return format_completion(f"choose {left[0]}.", f"click[{left[0]}]")
+        return format_completion("all chosen.", BUY)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a shopper makes of the page an episode is on."""
+
+    shop: Shop
+    rules: Rules
+    session: Session
+
+    @property
+    def goal(self) -> Goal:
+        goal: Goal = self.shop.goals[self.session.goal]
+        return goal
+
+    @property
+    def query(self) -> str:
+        """The goal's attributes and the kind of product."""
+        return " ".join([*self.goal.attributes, self.shop.product(self.goal.asin).query])
+
+    def products(self) -> list[str]:
+        """Products of the results page, in order."""
+        return [node.text for node in draw(self.shop, self.rules, self.session) if node.kind == "product"]
+
+    def fits(self, asin: str) -> bool:
+        """Whether kind, attributes and price are right: all that can be told before the product is opened."""
+        parts = self._purchase(asin, [])
+        return parts.r_type == 1 and parts.r_att == 1 and parts.r_price
+
+    def options(self) -> tuple[list[str], list[str]]:
+        """Wanted option values the product lacks, and those it has which are not chosen yet."""
+        asin = self.session.asin or ""
+        offered = [value for values in self.shop.product(asin).options.values() for value in values]
+        chosen = dict(self.session.options).values()
+        missing, left = [], []
+        for wanted in self.goal.options:
+            value = wanted if isinstance(wanted, str) else wanted[1]
+            match = value if value in offered else next((each for each in offered if self._meets(each, wanted)), None)
+            if match is None:
+                missing.append(value)
+            elif match not in chosen:
+                left.append(match)
+        return missing, left
+
+    def _meets(self, value: str, wanted: str | tuple[str, str]) -> bool:
+        return count_options([value], (wanted,), compat=self.rules.compat) == 1  # type: ignore[arg-type]
+
+    def _purchase(self, asin: str, options: list[str]) -> RewardParts:
+        position = self.shop.catalogue.position(asin)
+        assert position is not None, f"{asin} was shown but is not in the catalogue"
+        return score_purchase(
+            self.shop.catalogue[position], self.shop.prices[position], options, self.goal,
+            self.shop.product(self.goal.asin), self.shop.nouns, compat=self.rules.compat,
+        )
+
+
+def _open(shown: list[str], opened: list[str], asin: str) -> str:
+    return format_completion(f"{_scan(shown[: shown.index(asin)], opened)}{asin} fits.", f"click[{asin}]")
+
+
+def _scan(shown: list[str], opened: list[str]) -> str:
+    return "".join(f"{asin} {'seen' if asin in opened else 'no'}. " for asin in shown)

@@ -1,0 +1,153 @@
+"""State → page → observation: the shop's pages as sequences of nodes, and the two ways to write them down.
+
+Stands between the episode's state (and catalogue, goals, search hits) and what the agent sees. The nodes are the
+visible pieces of the original's HTML, which is never made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from eef.envs.webshop.catalogue import Product
+
+PageName = Literal["search", "results", "item", "description", "features", "reviews", "attributes", "done"]
+SUB_PAGES: tuple[PageName, ...] = ("description", "features", "reviews", "attributes")
+BACK, PREVIOUS, NEXT, BUY = "Back to Search", "< Prev", "Next >", "Buy Now"
+
+
+class Node(NamedTuple):
+    """One visible piece of a page. `name` is an option's name, for options only."""
+
+    kind: Literal["text", "button", "product", "option"]
+    text: str
+    name: str = ""
+
+
+Page = tuple[Node, ...]
+
+
+def _texts(*texts: str) -> list[Node]:
+    return [Node("text", text) for text in texts]
+
+
+def _buttons(*texts: str) -> list[Node]:
+    return [Node("button", text) for text in texts]
+
+
+def search_page(instruction: str) -> Page:
+    return (*_texts("WebShop", "Instruction: ", instruction), *_buttons("Search"))
+
+
+def results_page(instruction: str, page: int, total: int, products: Iterable[Product]) -> Page:
+    nodes = [
+        *_texts("Instruction:", instruction),
+        *_buttons(BACK),
+        *_texts(f"Page {page} (Total results: {total})"),
+        *_buttons(*([PREVIOUS] if page > 1 else []), NEXT),
+    ]
+    for product in products:
+        nodes.append(Node("product", product.asin))
+        nodes += _texts(product.title, product.price_text)
+    return tuple(nodes)
+
+
+def item_page(instruction: str, product: Product, *, attributes_button: bool = False) -> Page:
+    nodes = [*_texts("Instruction:", instruction), *_buttons(BACK, PREVIOUS)]
+    for name, values in product.options.items():
+        nodes += _texts(name)
+        nodes += [Node("option", value, name) for value in values]
+    nodes += _texts(product.title, f"Price: {product.price_text}", "Rating: N.A.")
+    nodes += _buttons("Description", "Features", "Reviews", *(["Attributes"] if attributes_button else []), BUY)
+    return tuple(nodes)
+
+
+def sub_page(instruction: str, product: Product, name: PageName) -> Page:
+    return (*_texts("Instruction:", instruction), *_buttons(BACK, PREVIOUS), *_texts(*_contents(product, name)))
+
+
+def _contents(product: Product, name: PageName) -> Sequence[str]:
+    match name:
+        case "description":
+            return (product.description,)
+        case "features":
+            return [f" {bullet}" for bullet in product.bullets]
+        case "attributes":
+            return (*product.attributes, product.category, product.query, product.product_category)
+    return ()
+
+
+def done_page(asin: str, options: dict[str, str], reward: float) -> Page:
+    return tuple(
+        _texts(
+            "Thank you for shopping with us!", "Your code: ", "None", " (Paste it in your MTurk interface.)",
+            "Purchased", "asin", asin, "options", html_json(options), "attrs", "None", "category", "None",
+            "query", "None", "product category", "None",
+            "Target", "asin", "options", "attrs", "price upper", "instuction text", "category",
+            "product category", "query", "Goal ", "None",
+            "Reward", "Your score (min 0.0, max 1.0)", str(reward), "Reward Details ", "None",
+        )
+    )  # fmt: skip
+
+
+def html_json(options: dict[str, str]) -> str:
+    """JSON as it may stand in a web page: keys sorted, the characters that mean something to HTML escaped."""
+    text = json.dumps(options, sort_keys=True)
+    for sign in "<>&'":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def visible(page: Page) -> list[Node]:
+    """The nodes that leave a trace: an HTML parser drops empty text and blank text with a line break in it."""
+    return [node for node in page if node.text and not (node.text.isspace() and "\n" in node.text)]
+
+
+def text(page: Page) -> str:
+    """The observation `text`: the nodes without what they are, parted by `[SEP]`."""
+    return " [SEP] ".join([node.text.strip() for node in visible(page)])
+
+
+def text_rich(page: Page, *, address: str = "", opened: Sequence[str] = ()) -> str:
+    """The observation `text_rich`: one node a line, buttons marked, and marked as clicked.
+
+    An option counts as clicked where its value stands between quotes in the page's `address` (as in the original,
+    where a value with a quote, a backslash or a letter outside ASCII never does); a product, once opened.
+    """
+    above, lines = "", []
+    for node in visible(page):
+        match node.kind:
+            case "text":
+                lines.append(node.text)
+            case "button":
+                lines.append(f"[button] {node.text} [button_]")
+            case "product":
+                lines.append("\n" + _marked(node.text, clicked=node.text in opened))
+            case "option":
+                clicked = f'"{node.text}"' in address
+                lines.append("  " + _marked(node.text, clicked=clicked))
+                above = f"You have clicked {node.text}.\n{above}" if clicked else above
+    return above + "".join(f"{line}\n" for line in lines)
+
+
+def instruction_of(observation: str) -> str:
+    """The instruction on a search page, in either way of writing."""
+    for start, end in (("WebShop [SEP] Instruction: [SEP] ", " [SEP] Search"), ("WebShop\nInstruction: \n", "\n[button] ")):
+        if observation.startswith(start):
+            return observation.removeprefix(start).rsplit(end, 1)[0]
+    return observation
+
+
+def _marked(label: str, *, clicked: bool) -> str:
+    return f"[clicked button] {label} [clicked button_]" if clicked else f"[button] {label} [button_]"
+
+
+def clickables(page: Page) -> dict[str, Node]:
+    """What can be clicked, by its text in lower case: buttons first, then products, then options.
+
+    Of two with the same text the later one is meant, in the place of the earlier.
+    """
+    found = {node.text.lower(): node for node in page if node.kind == "button"}
+    found |= {node.text.lower(): node for node in page if node.kind == "product"}
+    return found | {node.text: node for node in page if node.kind == "option"}

@@ -1,0 +1,193 @@
+"""Session: where an episode stands, and how an action moves it on. Session + action + shop → Session.
+
+Stands between the agent's actions and the pages. A session is a small frozen record, so a snapshot is the session.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+
+from eef.envs.webshop.catalogue import Product
+from eef.envs.webshop.goals import Goal
+from eef.envs.webshop.pages import (
+    BACK, BUY, NEXT, PREVIOUS, SUB_PAGES, Node, Page, PageName,
+    clickables, done_page, item_page, results_page, search_page, sub_page,
+)  # fmt: skip
+from eef.envs.webshop.reward import RewardParts, score_purchase
+from eef.envs.webshop.shop import Shop
+
+_ACTION = re.compile(r"(.+)\[(.+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How the shop behaves. `compat`: as the original does, slips and back doors included."""
+
+    products_per_page: int = 10
+    attributes_page: bool = False
+    compat: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One episode's state: its goal, the page it is on, and what led there.
+
+    `asins` are the products opened since the search page, in order; `options` the chosen values by name in the order
+    of their first choice; `actions` how often each kind of action was carried out. Lists and dicts are never changed,
+    every action makes a new session.
+    """
+
+    goal: Goal
+    view: PageName = "search"
+    keywords: list[str] | None = None
+    page: int | None = None
+    asin: str | None = None
+    asins: list[str] = field(default_factory=list)
+    options: dict[str, str] = field(default_factory=dict)
+    actions: dict[str, int] = field(default_factory=dict)
+    parts: RewardParts | None = None
+
+    def counted(self, action: str) -> dict[str, int]:
+        """`actions` with one more `action`."""
+        return self.actions | {action: self.actions.get(action, 0) + 1}
+
+
+def parse(action: str) -> tuple[str, str]:
+    """Name and argument of `name[argument]`, the argument in lower case; anything else is ("", "").
+
+    The name reaches to the last bracket that still leaves an argument; what follows the closing one is ignored.
+    """
+    match = _ACTION.match(action)
+    return (match[1], match[2].lower()) if match else ("", "")
+
+
+def advance(shop: Shop, rules: Rules, session: Session, page: Page, action: str) -> Session:
+    """The session after an action on the page it shows; the same object where the action does nothing."""
+    name, argument = parse(action)
+    if name == "search":
+        return show_results(session, argument.split(" "), 1)
+    if name != "click" or argument == "search":
+        return session
+    node = clickables(page).get(argument)
+    return session if node is None else click(shop, rules, session, argument, node)
+
+
+def show_results(session: Session, keywords: list[str], page: int) -> Session:
+    return replace(
+        session, view="results", keywords=keywords, page=page, asin=None, options={}, actions=session.counted("search")
+    )
+
+
+def click(shop: Shop, rules: Rules, session: Session, label: str, node: Node) -> Session:
+    """Follow a click. The label decides first, as in the original: an option called `description` opens that page."""
+    if label == BUY.lower():
+        return buy(shop, rules, session)
+    if label == BACK.lower():
+        return Session(session.goal, parts=session.parts)
+    if label == NEXT.lower() and session.view == "results":
+        return show_results(session, _keywords(session), _page(session) + 1)
+    if label == PREVIOUS.lower():
+        return go_back(session)
+    if label in SUB_PAGES:
+        return replace(session, view=label, actions=session.counted(label.title()))
+    if node.kind == "product":
+        return open_product(session, label.upper())
+    return choose(session, node.name, label)
+
+
+def go_back(session: Session) -> Session:
+    if session.view == "results":
+        return show_results(session, _keywords(session), _page(session) - 1)
+    if session.view == "item":
+        return show_results(session, _keywords(session), _page(session))
+    return replace(session, view="item")
+
+
+def open_product(session: Session, asin: str) -> Session:
+    opened = session.asins if asin in session.asins else [*session.asins, asin]
+    return replace(session, view="item", asin=asin, asins=opened, actions=session.counted("asin"))
+
+
+def choose(session: Session, name: str, value: str) -> Session:
+    options = session.options | {name: value}
+    return replace(session, view="item", options=options, actions=session.counted("options"))
+
+
+def buy(shop: Shop, rules: Rules, session: Session) -> Session:
+    """End the episode with the reward of the product shown and the options chosen."""
+    asin = _asin(session)
+    position = shop.catalogue.position(asin)
+    assert position is not None, f"{asin} was shown but is not in the catalogue"
+    goal = session.goal
+    parts = score_purchase(
+        shop.catalogue[position],
+        shop.prices[position],
+        list(session.options.values()),
+        goal,
+        shop.product(goal.asin),
+        shop.nouns,
+        compat=rules.compat,
+    )
+    return replace(session, view="done", parts=parts, actions=session.counted("purchase"))
+
+
+def draw(shop: Shop, rules: Rules, session: Session) -> Page:
+    """The page a session shows."""
+    if session.view == "done":
+        assert session.parts is not None, "the done page follows a purchase"
+        return done_page(_asin(session), session.options, session.parts.reward)
+    instruction = session.goal.instruction
+    if session.view == "search":
+        return search_page(instruction)
+    if session.view == "results":
+        found = find(shop, rules, _keywords(session))
+        return results_page(instruction, _page(session), len(found), shown(shop, rules, session))
+    product = shop.product(_asin(session))
+    if session.view == "item":
+        return item_page(instruction, product, attributes_button=rules.attributes_page)
+    return sub_page(instruction, product, session.view)
+
+
+def shown(shop: Shop, rules: Rules, session: Session) -> list[Product]:
+    """The products of a results page."""
+    first = (_page(session) - 1) * rules.products_per_page
+    found = find(shop, rules, _keywords(session))
+    return [shop.catalogue[at] for at in found[first : first + rules.products_per_page]]
+
+
+def find(shop: Shop, rules: Rules, keywords: list[str]) -> list[int]:
+    """Positions of the products a search shows. Back doors of the original: `<q> query`, `<c> category`."""
+    if rules.compat and keywords[0] in ("<q>", "<c>"):
+        return _listed(shop, keywords)
+    return [position for position, _ in shop.search(" ".join(keywords))]
+
+
+def _listed(shop: Shop, keywords: list[str]) -> list[int]:
+    def fits(product: Product) -> bool:
+        if keywords[0] == "<q>":
+            return product.query == " ".join(keywords[1:]).strip()
+        return keywords[1:2] == [product.category]
+
+    return [at for at, product in enumerate(shop.catalogue) if fits(product)]
+
+
+def address(session: Session) -> str:
+    """The part of the original's URL that decides which options a page marks as clicked."""
+    return f"{'+'.join(_keywords(session))}/{session.page}/{json.dumps(session.options)}"
+
+
+def _keywords(session: Session) -> list[str]:
+    assert session.keywords is not None, f"page {session.view!r} without a search"
+    return session.keywords
+
+
+def _page(session: Session) -> int:
+    assert session.page is not None, f"page {session.view!r} without a search"
+    return session.page
+
+
+def _asin(session: Session) -> str:
+    assert session.asin is not None, f"page {session.view!r} without a product"
+    return session.asin

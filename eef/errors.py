@@ -1,0 +1,60 @@
+"""Every error a user can see.
+
+    EefError                 one line, a `hint:`, exit status 2; never a traceback
+    ├── ConfigError          a recipe or a setting: unknown key, value out of range
+    ├── DataError            a file: missing, malformed (says file, line, what was expected)
+    ├── EnvError             an environment cannot be made or used as asked
+    │   └── ReplayMismatch   the recorded observations do not come back (the state is skipped and counted)
+    ├── ModelError           a model, tokenizer or chat template cannot be used
+    ├── StoreError           a run directory or store cannot be read or written
+    └── MethodError          a method has nothing to work on (no expert wins, nothing to train on)
+
+A rollout's failure is none of these: it is a trajectory with `status="error"`.
+"""
+
+from __future__ import annotations
+
+
+class EefError(Exception):
+    """A mistake the user can mend: `message` says what was wrong, where and with which value; `hint` the way out."""
+
+    exit_status = 2
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(EefError):
+    """A recipe or a setting is wrong."""
+
+
+class DataError(EefError):
+    """A data file is missing or malformed."""
+
+
+class EnvError(EefError):
+    """An environment cannot be made, or was asked for what it has not."""
+
+
+class ReplayMismatch(EnvError):
+    """Replaying recorded actions gave another observation than the record; `step` is the index of that action."""
+
+    def __init__(self, message: str, *, step: int, expected: str, observed: str) -> None:
+        super().__init__(message, hint="the environment's settings differ from those of the recording")
+        self.step = step
+        self.expected = expected
+        self.observed = observed
+
+
+class ModelError(EefError):
+    """A model, tokenizer or chat template cannot be used."""
+
+
+class StoreError(EefError):
+    """A run directory or a store cannot be read or written."""
+
+
+class MethodError(EefError):
+    """A method has nothing to work on."""

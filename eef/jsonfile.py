@@ -1,0 +1,144 @@
+"""JSON and JSONL files: written whole or not at all, read with file and line in every complaint.
+
+Below the way of the data: the store, the ledger, manifests and results all lie in files made here.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from eef.errors import DataError, StoreError
+
+Record = dict[str, Any]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file as a whole or not at all (StoreError)."""
+    temporary = path.with_name(path.name + ".tmp")
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with disk_errors(path):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. DataError where it is missing or malformed."""
+    with _read_errors(path):
+        data = path.read_bytes()
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DataError(f"`{path}` is not JSON: {error}") from error
+
+
+def append_jsonl(path: Path, record: Record) -> None:
+    """Append one line and wait for the disk. StoreError when it cannot be written; the file is as before."""
+    with disk_errors(path), FileIO(path, "a") as file:
+        append_line(file, path, record)
+
+
+def read_jsonl(path: Path, *, torn_ok: bool = False) -> list[Record]:
+    """The records of a file, a JSON object a line. Skips blank lines, and with `torn_ok` a torn last one.
+
+    Raises DataError naming file and line for a line which is no JSON object.
+    """
+    return [record for _, record in numbered_records(path, torn_ok=torn_ok)]
+
+
+def mend(path: Path) -> int:
+    """Make a JSONL file end in a whole line: a torn last one goes to `<path>.torn`. Returns how many (0, 1).
+
+    A last line which is whole and lacks only its newline is given one.
+    """
+    with path.open("r+b") as file:
+        last = b""
+        for last in file:  # noqa: B007 – the last line is wanted
+            pass
+        if not last or last.endswith(b"\n"):
+            return 0
+        if isinstance(_parse(last), dict):
+            file.write(b"\n")
+            return 0
+        with path.with_name(path.name + ".torn").open("ab") as torn:
+            torn.write(last + b"\n")
+            os.fsync(torn.fileno())
+        file.truncate(file.seek(0, os.SEEK_END) - len(last))
+        return 1
+
+
+def numbered_records(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, Record]]:
+    """`read_jsonl`, with line numbers from 1."""
+    with _read_errors(path), path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            record = _parse(line)
+            if isinstance(record, dict):
+                yield number, record
+            elif not (torn_ok and not line.endswith(b"\n")):
+                raise DataError(f"`{path}`, line {number}: {record}", hint="each line is one JSON object")
+
+
+def _parse(line: bytes) -> Record | str:
+    """The JSON object of a line, or what is wrong with it."""
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        return f"not JSON ({error})"
+    return value if isinstance(value, dict) else f"a {type(value).__name__} where an object was expected"
+
+
+def append_line(file: FileIO, path: Path, record: Record) -> None:
+    """Write a line to an unbuffered file (`path` is its name) and wait for the disk.
+
+    Whatever goes wrong on the way, an interruption included, the file ends where it ended before.
+    """
+    end = file.seek(0, os.SEEK_END)
+    rest = memoryview(_line(record))
+    with disk_errors(path):
+        try:
+            while rest:
+                rest = rest[file.write(rest) or 0 :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(end)
+            raise
+
+
+def _line(record: Record) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, only an escape
+        return json.dumps(record, allow_nan=False).encode() + b"\n"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of writing `path` into a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "free some space and run the same command again: nothing stored is lost" if full else ""
+        raise StoreError(f"cannot write `{path}`: {error.strerror or error}", hint=hint) from error
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read `{path}`: {error.strerror or error}") from error

@@ -1,0 +1,41 @@
+"""Behaviour cloning (SFT-POS): explore nothing, train on the experts' wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from eef.config import parse_settings
+from eef.methods.base import MethodOptions, check_experts, make_selection, whole_path, whole_wins, winning
+from eef.selection import PlannedState, Selection
+from eef.trajectory import TrajectorySet
+
+
+class BcOptions(MethodOptions):
+    """Options of `bc`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bc:
+    """All that the experts won, each sequence of actions once."""
+
+    name: str
+    options: BcOptions
+
+    Options: ClassVar[type[MethodOptions]] = BcOptions
+
+    @classmethod
+    def of(cls, name: str, options: Mapping[str, object]) -> Self:
+        return cls(name, parse_settings(BcOptions, options, source=f"options.{name}"))
+
+    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+        return []
+
+    def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
+        check_experts(trajectories, self.options.bc_experts)
+        examples = []
+        for task in tasks:
+            wins = winning(trajectories, task, range(0), self.options.bc_experts)
+            examples += [whole_path(win) for win in whole_wins(trajectories, wins)]
+        return make_selection(self.name, examples, tasks)

@@ -1,0 +1,49 @@
+"""Rejection-sampling fine-tuning (RFT, RFT×k): explore from every task's start, train on all wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from pydantic import Field
+
+from eef.config import parse_settings
+from eef.methods.base import MethodOptions, check_experts, make_selection, whole_path, whole_wins, winning
+from eef.selection import PlannedState, Selection
+from eef.trajectory import TrajectorySet
+
+
+class RftOptions(MethodOptions):
+    """Options of `rft`."""
+
+    k: int = Field(default=1, ge=1)
+    """Rollouts from each task's start a round. `rft6` is `rft` with k = 6, the budget of `eef` with M = 5."""
+
+    cap: int | None = Field(default=None, ge=1)
+    """Wins of a task at most: the student's own first, the shortest of them first; all when left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rft:
+    """Wins of expert and student over all rounds, each sequence of actions once."""
+
+    name: str
+    options: RftOptions
+
+    Options: ClassVar[type[MethodOptions]] = RftOptions
+
+    @classmethod
+    def of(cls, name: str, options: Mapping[str, object]) -> Self:
+        return cls(name, parse_settings(RftOptions, options, source=f"options.{name}"))
+
+    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+        return [PlannedState(task, None, self.options.k) for task in tasks]
+
+    def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
+        check_experts(trajectories, self.options.bc_experts)
+        examples = []
+        for task in tasks:
+            wins = winning(trajectories, task, range(round + 1), self.options.bc_experts)
+            examples += [whole_path(win) for win in whole_wins(trajectories, wins)[: self.options.cap]]
+        return make_selection(self.name, examples, tasks)

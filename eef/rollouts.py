@@ -1,0 +1,201 @@
+"""Rollouts: one policy plays many launches in lockstep batches, from a task's start or any recorded state.
+
+The episodes of a batch take their turns together: one `Policy.act` for all that are alive, then a step of
+each. A rollout that breaks becomes a trajectory with `status="error"`, and the others play on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import perf_counter
+from types import TracebackType
+
+from eef.env import Env
+from eef.episode import Episode, words
+from eef.errors import EefError, ReplayMismatch
+from eef.policy import Completion, Policy, Sampling
+from eef.states import States
+from eef.task import Task
+from eef.trajectory import StateRef, Trajectory, TrajectorySet
+
+_MISMATCH = "replay: "
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One rollout to be played, from `state` or (None) the task's start. `id` becomes its trajectory's."""
+
+    id: str
+    task: Task
+    state: StateRef | None
+    seed: int
+    round: int
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed of 31 bits made from the texts of `parts`, the same on every machine."""
+    digest = hashlib.blake2b(repr([str(part) for part in parts]).encode(), digest_size=4).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def batches(launches: Sequence[Launch], size: int) -> Iterator[Sequence[Launch]]:
+    """Consecutive batches of `size`, the last one perhaps smaller."""
+    return (launches[first : first + size] for first in range(0, len(launches), size))
+
+
+def is_replay_mismatch(trajectory: Trajectory) -> bool:
+    """Whether the rollout never began because its state did not come back."""
+    return trajectory.status == "error" and (trajectory.error or "").startswith(_MISMATCH)
+
+
+def play(
+    launches: Sequence[Launch],
+    *,
+    env: Env,
+    policy: Policy,
+    trajectories: TrajectorySet,
+    sampling: Sampling,
+    step_limit: int,
+    batch_size: int,
+    fresh_limit: bool = False,
+    progress: Callable[[Trajectory], None] | None = None,
+) -> Iterator[Trajectory]:
+    """Play all launches in batches of fixed composition; yields each trajectory as soon as it has ended.
+
+    `trajectories` hold the states to start from. `progress` is told of a trajectory once the caller has dealt
+    with it and asks for the next. For limits and errors see `Player`.
+    """
+    player = Player(
+        env, policy, trajectories, sampling=sampling, step_limit=step_limit, fresh_limit=fresh_limit
+    )
+    with player:
+        for batch in batches(launches, batch_size):
+            for trajectory in player.play(batch):
+                yield trajectory
+                if progress is not None:
+                    progress(trajectory)
+
+
+class Player:
+    """Plays batches of launches with one policy, on clones of `env` which it keeps from batch to batch.
+
+    `step_limit` bounds the whole path, prefix included; with `fresh_limit` the rollout's own steps alone.
+
+    An exception of the environment or the policy ends the episode it came from as an error. Only an EefError
+    of the policy (it cannot be used as asked) goes through to the caller, and so does KeyboardInterrupt.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        policy: Policy,
+        trajectories: TrajectorySet,
+        *,
+        sampling: Sampling,
+        step_limit: int,
+        fresh_limit: bool = False,
+    ) -> None:
+        self._env = env
+        self._policy = policy
+        self._states = States(trajectories)
+        self._sampling = sampling
+        self._step_limit = step_limit
+        self._fresh_limit = fresh_limit
+        self._clones: dict[int, Env] = {}
+
+    def play(self, batch: Sequence[Launch]) -> Iterator[Trajectory]:
+        """Play the launches of one batch in lockstep; trajectories come in the order in which they end."""
+        episodes = [self._start(place, launch) for place, launch in enumerate(batch)]
+        alive = list(zip(batch, episodes, strict=True))
+        while alive:
+            for launch, episode in alive:
+                if episode.status is not None:
+                    yield self._record(launch, episode)
+            alive = [(launch, episode) for launch, episode in alive if episode.status is None]
+            self._turn(alive)
+        for place, episode in enumerate(episodes):
+            if episode.status == "error":
+                self._discard(place)
+
+    def close(self) -> None:
+        """Close the clones; `env` itself stays open."""
+        for place in list(self._clones):
+            self._discard(place)
+
+    def __enter__(self) -> Player:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _clone(self, place: int) -> Env:
+        if place not in self._clones:
+            self._clones[place] = self._env.clone()
+        return self._clones[place]
+
+    def _discard(self, place: int) -> None:
+        clone = self._clones.pop(place, None)
+        if clone is not None:
+            with suppress(Exception):  # one that broke may not close either
+                clone.close()
+
+    def _start(self, place: int, launch: Launch) -> Episode:
+        started = perf_counter()
+        prefix = [item.step for item in self._states.prefix(launch.state)]
+        left = self._step_limit if self._fresh_limit else self._step_limit - len(prefix)
+        episode = Episode(prefix=prefix, steps_left=left)
+        try:
+            clone = self._clone(place)
+            episode.begin(clone, *self._states.reach(clone, launch.task, launch.state))
+        except ReplayMismatch as mismatch:
+            episode.end("error", _MISMATCH + mismatch.message)
+        except Exception as error:
+            episode.fail(error)
+        episode.spend(perf_counter() - started)
+        return episode
+
+    def _turn(self, alive: Sequence[tuple[Launch, Episode]]) -> None:
+        """One completion and one step of each episode; the time it takes is shared equally."""
+        started = perf_counter()
+        for (_, episode), completion in zip(alive, self._act(alive), strict=True):
+            episode.take(completion)
+        for _, episode in alive:
+            episode.spend((perf_counter() - started) / len(alive))
+
+    def _act(self, alive: Sequence[tuple[Launch, Episode]]) -> list[Completion]:
+        if not alive:
+            return []
+        conversations = [episode.conversation(self._env.prompt) for _, episode in alive]
+        seeds = [derive_seed(launch.seed, episode.turn) for launch, episode in alive]
+        try:
+            return self._policy.act(conversations, seeds, self._sampling)
+        except EefError:
+            raise
+        except Exception as error:
+            if len(alive) == 1:
+                return [Completion(text=words(error), finish="error")]
+        return [self._act([one])[0] for one in alive]  # one by one, so that only the broken ones are lost
+
+    def _record(self, launch: Launch, episode: Episode) -> Trajectory:
+        reward = episode.score()
+        assert episode.status is not None, "only an episode that has ended is recorded"
+        return Trajectory(
+            id=launch.id,
+            task=launch.task.id,
+            author=self._policy.name,
+            steps=tuple(episode.steps),
+            final_observation=episode.observation,
+            status=episode.status,
+            reward=reward,
+            success=reward is not None and reward >= self._env.success_threshold,
+            start=launch.state,
+            round=launch.round,
+            seed=launch.seed,
+            error=episode.error,
+            usage=episode.usage,
+        )

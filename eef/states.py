@@ -1,0 +1,59 @@
+"""States: bring an environment into a recorded state, by verified replay or by a snapshot taken after one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eef.env import Env, replay
+from eef.errors import ReplayMismatch
+from eef.task import Task
+from eef.trajectory import PathStep, StateRef, TrajectorySet
+
+CAPACITY = 256  # snapshots kept; a plan names the rollouts of a state one after the other
+
+
+class States:
+    """The states of recorded trajectories, as places to start from.
+
+    The first visit replays the recorded actions and compares every observation, that of the state itself
+    included. Where the environment can snapshot, later visits (in any clone of it) restore what the first one
+    reached.
+    """
+
+    def __init__(self, trajectories: TrajectorySet) -> None:
+        self._trajectories = trajectories
+        self._snapshots: dict[StateRef, Any] = {}
+
+    def prefix(self, state: StateRef | None) -> tuple[PathStep, ...]:
+        """The steps which lead to a state; none to a task's start."""
+        return self._trajectories.path_to(state) if state is not None else ()
+
+    def reach(self, env: Env, task: Task, state: StateRef | None) -> tuple[str, int]:
+        """Bring `env` into a state; returns what is seen there and how many steps were replayed for it.
+
+        Raises ReplayMismatch where the recorded observations do not come back or the episode is over in that
+        state.
+        """
+        if state is None:
+            return env.reset(task), 0
+        if state in self._snapshots:
+            env.restore(self._snapshots[state])
+            return self._trajectories.observation_at(state), 0
+        observation = self._replay(env, task, state)
+        if env.supports_snapshot:
+            self._keep(state, env.snapshot())
+        return observation, state.t
+
+    def _replay(self, env: Env, task: Task, state: StateRef) -> str:
+        expected = self._trajectories.observation_at(state)
+        now = replay(env, task, self.prefix(state))
+        if now.terminated or now.observation != expected:
+            found = "the episode is over" if now.terminated else "another observation than recorded is seen"
+            message = f"replay of {task.id}: in {state} {found}"
+            raise ReplayMismatch(message, step=state.t, expected=expected, observed=now.observation)
+        return expected
+
+    def _keep(self, state: StateRef, snapshot: Any) -> None:
+        self._snapshots[state] = snapshot
+        if len(self._snapshots) > CAPACITY:
+            del self._snapshots[next(iter(self._snapshots))]

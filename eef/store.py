@@ -1,0 +1,129 @@
+"""Store: every trajectory of a run, one JSON line each, append-only.
+
+Rollouts are appended here the moment they are finished; methods, labels and reports read the `TrajectorySet`
+kept in memory. What `append` has returned from is on the disk, what it failed on left no trace.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from eef.errors import DataError, StoreError
+from eef.jsonfile import Record, append_line, disk_errors, mend, numbered_records
+from eef.trajectory import RECORD_VERSION, Trajectory, TrajectorySet
+
+STORE_FILE = "trajectories.jsonl"
+
+
+def _name_every_field(record: Record) -> Record:
+    """0 → 1: `start`, `round`, `seed`, `error` and `usage` could be left out, and are always there now."""
+    return {"start": None, "round": 0, "seed": 0, "error": None, "usage": {}, **record}
+
+
+MIGRATIONS: tuple[Callable[[Record], Record], ...] = (_name_every_field,)
+"""`MIGRATIONS[v]` makes version v + 1 out of version v. A record which names no version has version 0."""
+
+
+def migrate(record: Record) -> Record:
+    """The record in the current version (its line on the disk stays). StoreError: unknown version."""
+    version = record.get("version", 0)
+    if type(version) is not int or not 0 <= version <= RECORD_VERSION:
+        raise StoreError(
+            f"trajectory record has version {version!r}, this `eef` reads 0 to {RECORD_VERSION}",
+            hint="a newer `eef` wrote it: upgrade this one",
+        )
+    for step in MIGRATIONS[version:]:
+        record = step(record)
+    return {**record, "version": RECORD_VERSION}
+
+
+class Store:
+    """The trajectories of a directory, open for appending; one writer at a time.
+
+    `torn` is the number of torn last lines (a crash in the middle of a write) which opening moved aside, 0 or
+    1.
+    """
+
+    def __init__(self, path: Path, lock: TextIO, torn: int) -> None:
+        self.path = path
+        self.torn = torn
+        self.trajectories = _load(path)
+        self._lock = lock
+        self._file = FileIO(path, "a")
+
+    @classmethod
+    def open(cls, directory: Path) -> Store:
+        """Open or create the store of `directory`.
+
+        Raises StoreError when another process writes to it, DataError (with file and line) for a malformed
+        line. A torn last line is moved to `trajectories.jsonl.torn`.
+        """
+        path = directory / STORE_FILE
+        with disk_errors(path):
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = _lock(path.with_suffix(".lock"))
+            try:
+                path.touch()
+                return cls(path, lock, mend(path))
+            except BaseException:
+                lock.close()
+                raise
+
+    def append(self, trajectory: Trajectory) -> None:
+        """Write a trajectory to the disk, then add it to the set. StoreError: disk full, id taken, …"""
+        self.trajectories.check(trajectory)
+        append_line(self._file, self.path, trajectory.to_record())
+        self.trajectories.add(trajectory)
+
+    def close(self) -> None:
+        self._file.close()
+        self._lock.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_trajectories(directory: Path) -> TrajectorySet:
+    """The trajectories stored in a directory, for reading alone: takes no lock, works beside a writer."""
+    return _load(directory / STORE_FILE)
+
+
+def _load(path: Path) -> TrajectorySet:
+    trajectories = TrajectorySet()
+    for number, record in numbered_records(path, torn_ok=True):
+        try:
+            trajectories.add(Trajectory.from_record(migrate(record)))
+        except StoreError as error:
+            raise DataError(f"`{path}`, line {number}: {error.message}", hint=error.hint) from error
+    return trajectories
+
+
+def _lock(path: Path) -> TextIO:
+    """The lock file, held until it is closed or its process ends."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise StoreError(
+            f"`{path.parent}` is being written by {holder}",
+            hint="wait until it has ended, or give this run another directory",
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file

@@ -1,0 +1,194 @@
+"""The shipped base student: its tokenizer, its architecture, and how it is made (`eef make-base`).
+
+No model hub is needed for a first run: this student is a small standard Llama with a word-level tokenizer, made from
+episodes in random synthetic shops *other* than those a recipe plays in. It can read pages, compare products and act.
+Turning pages and going back are new to it: they occur in the contexts of its training, so that it can act on any page,
+but their turns carry no loss (or seldom do, `turning_share`).
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from eef.chat import build_conversation
+from eef.checkpoint import save_checkpoint
+from eef.config import Settings, TrainSettings
+from eef.envs.webshop import WebShop, lexicon
+from eef.envs.webshop.expert import BACK, NEXT, ShopExpert
+from eef.envs.webshop.synthetic import SyntheticSettings
+from eef.policy import GREEDY
+from eef.rollouts import Launch, derive_seed, play
+from eef.tokens import Rendered, Renderer
+from eef.train import TrainProgress, TrainResult, train
+from eef.trajectory import Trajectory, TrajectorySet
+
+SPECIALS = ("[PAD]", "[UNK]", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "[SEP]")
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+class StudentSettings(Settings):
+    """How the base student is made; the defaults made the one that is shipped."""
+
+    seed: int = Field(default=1_000, description="seed of the shops, the weights and the order of training")
+    width: int = Field(default=128, ge=32, multiple_of=32, description="width of the model")
+    layers: int = Field(default=4, ge=1, description="layers of the model")
+    shops: int = Field(default=300, ge=1, description="random shops that are played in")
+    tasks: int = Field(default=60, ge=1, description="tasks played in each shop")
+    turning_share: float = Field(
+        default=0.0, ge=0, le=1, description="share of the turns to another page, or back, that carry loss"
+    )
+    reading_weight: float = Field(
+        default=0.1, ge=0, description="loss weight of the pages' tokens: reading is learned by predicting the page"
+    )
+    updates: int = Field(default=3000, ge=1, description="optimizer updates")
+    batch_size: int = Field(default=32, ge=1, description="episodes an update")
+    learning_rate: float = Field(default=2e-3, gt=0, description="highest learning rate")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; torch decides when left out")
+
+
+PAGE_WORDS = (
+    "webshop instruction: search back to page (total results: next prev < > price: rating: n.a. description features reviews "
+    "buy now thank you for shopping with us! i am looking a need find me would like an and in , price lower than dollars "
+    "of the that is on or my from not be mistaken for: every day click thought: action: no. fits. seen. none next missing. "
+    "choose all chosen. go back good enough. format error: found. answer …"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer over the synthetic shop's words, which can spell any other ASCII text.
+
+    Numbers are split in threes from the left of a word's digits, so a product number is three tokens:
+
+    >>> build_tokenizer().tokenize("click[B000123456]")
+    ['click', '[', 'b000', '##123', '##456', ']']
+    """
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*SPECIALS, *_pieces()]))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=1000))  # noqa: S106
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[\[\]]"), "isolated")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.WordPiece(cleanup=False), decoders.Fuse(), decoders.Replace(" [ ", "["), decoders.Replace(" ]", "]")]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", eos_token="<|end|>",  # noqa: S106
+        additional_special_tokens=[token for token in SPECIALS if token.startswith("<|") and token != "<|end|>"],
+        clean_up_tokenization_spaces=False, model_max_length=4096,
+    )
+    fast.add_tokens(["[SEP]"])
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def _pieces() -> list[str]:
+    """Whole words first, then numbers, pairs of letters and single characters, each also as a continuation."""
+    words = [*PAGE_WORDS.split(), *lexicon.words(), "b000"]
+    numbers = [str(number) for number in range(1000)]
+    digits = [f"{number:0{width}d}" for width in (1, 2, 3) for number in range(10**width)]
+    pairs = [first + second for first in string.ascii_lowercase for second in string.ascii_lowercase]
+    characters = [character for character in string.printable.strip().lower()]
+    starts = [*words, *numbers, *pairs, *characters]
+    inside = [*digits, ".99", *pairs, *characters]
+    return [*starts, *(f"##{piece}" for piece in inside)]
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) -> LlamaForCausalLM:
+    """A randomly initialised Llama: grouped-query attention (heads of 32, half as many for keys), tied embeddings."""
+    heads = width // 32
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=max(1, heads // 2), max_position_embeddings=4096,
+        tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
+
+
+def make_base(
+    directory: Path, settings: StudentSettings, *,
+    played: Callable[[int, int], None] = lambda shop, shops: None,
+    trained: Callable[[TrainProgress], None] | None = None,
+) -> TrainResult:
+    """Make a base student and write it to `directory` as a plain Hugging Face directory.
+
+    `played(shop, shops)` is called after each shop, `trained` after each update.
+    """
+    torch.manual_seed(settings.seed)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, width=settings.width, layers=settings.layers)
+    renderer = Renderer(tokenizer)
+    rng = random.Random(settings.seed)
+    lessons: list[Rendered] = []
+    for shop in range(settings.shops):
+        for trajectory in _play_shop(_random_shop(rng), settings.tasks, rng.randrange(2**31)):
+            lessons.append(_lesson(trajectory, renderer, settings, rng))
+        played(shop + 1, settings.shops)
+    result = train(
+        model, lessons,
+        TrainSettings(
+            updates=settings.updates, batch_size=settings.batch_size, learning_rate=settings.learning_rate,
+            weight_decay=0.01, seed=settings.seed, threads=settings.threads,
+        ),
+        progress=trained,
+    )
+    save_checkpoint(directory, model, tokenizer, {"what": "base student", "settings": settings.model_dump()})
+    return result
+
+
+def _random_shop(rng: random.Random) -> WebShop:
+    """A shop unlike any other: size, page length, options and what makes it hard are all drawn."""
+    return WebShop(
+        data="synthetic", goals="human", observation="text", prompt="none",
+        products_per_page=rng.randint(3, 10), step_limit=20,
+        synthetic=SyntheticSettings(
+            seed=derive_seed("base", rng.random()),
+            products=rng.randint(100, 240),
+            family_size=rng.randint(4, 14),
+            attribute_pool=rng.randint(3, 8),
+            look_alikes=rng.choice([0.0, 0.2, 0.5]),
+            missing_options=rng.choice([0.25, 0.4, 0.5, 0.6]),
+            option_types=rng.randint(1, 3),
+            search_noise=rng.choice([0.0, 0.5, 1.0]),
+            price_spread=rng.choice([0, 5, 10]),
+        ),
+    )
+
+
+def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
+    expert = ShopExpert.preset(shop, "flawless")
+    chosen = shop.tasks("train").shuffled(seed).head(tasks)
+    launches = [Launch(task.id, task, None, derive_seed(seed, task.id), 0) for task in chosen]
+    return play(
+        launches, env=shop, policy=expert, trajectories=TrajectorySet(), sampling=GREEDY,
+        step_limit=shop.step_limit, batch_size=len(launches),
+    )
+
+
+def _lesson(trajectory: Trajectory, renderer: Renderer, settings: StudentSettings, rng: random.Random) -> Rendered:
+    """An episode with loss 1 on what is to be learned, 0 on the turns to other pages, a little on the pages read."""
+    turning = [step.action in (NEXT, BACK) for step in trajectory.steps]
+    weights = [float(not turns or rng.random() < settings.turning_share) for turns in turning]
+    rendered = renderer.render(build_conversation("", trajectory.steps), weights)
+    hidden = renderer.render(build_conversation("", trajectory.steps), [1.0] * len(weights))
+    return Rendered(
+        rendered.ids,
+        tuple(
+            settings.reading_weight if not own else weight
+            for weight, own in zip(rendered.weights, hidden.weights, strict=True)
+        ),
+    )

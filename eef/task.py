@@ -1,0 +1,55 @@
+"""Task and TaskSet: what an agent is asked to do. The first record in the way of the data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One goal in one environment (the paper's *subtask*).
+
+    `id` is unique over all environments (`webshop/12`), `index` is the environment's own number for it
+    (WebShop: the official goal index), `instruction` the goal in words.
+    """
+
+    id: str
+    env: str
+    index: int
+    split: str
+    instruction: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSet:
+    """The tasks of a split, in a fixed order."""
+
+    tasks: tuple[Task, ...]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def __getitem__(self, position: int) -> Task:
+        return self.tasks[position]
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task]) -> TaskSet:
+        return cls(tuple(tasks))
+
+    def head(self, count: int | None) -> TaskSet:
+        """The first `count` tasks; all of them for None."""
+        return self if count is None else TaskSet(self.tasks[:count])
+
+    def shuffled(self, seed: int) -> TaskSet:
+        """The same tasks in an order that depends on `seed` alone."""
+        tasks = list(self.tasks)
+        random.Random(seed).shuffle(tasks)
+        return TaskSet(tuple(tasks))
+
+    def filter(self, keep: Callable[[Task], bool]) -> TaskSet:
+        return TaskSet(tuple(task for task in self.tasks if keep(task)))

@@ -1,0 +1,202 @@
+"""Recipes: files, overrides, defaults, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef import config
+from eef.config import (
+    LoraSettings,
+    Recipe,
+    SettingRow,
+    Settings,
+    TrainSettings,
+    apply_override,
+    load_recipe,
+    parse_settings,
+    settings_table,
+)
+from eef.errors import ConfigError
+from eef.methods import METHODS
+
+TOML = """
+name = "shop"
+seed = 7
+methods = ["bc", "eef"]
+
+[env]
+name = "webshop"
+products = 1000
+
+[model.lora]
+rank = 8
+
+[train]
+updates = 200
+
+[options.eef]
+M = 3
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(TOML, encoding="utf-8")
+    return path
+
+
+def recipe(**settings) -> Recipe:
+    return parse_settings(Recipe, {"env": {"name": "toy"}, **settings}, source="recipe")
+
+
+def test_doctests():
+    assert doctest.testmod(config).failed == 0
+
+
+def test_a_toml_recipe(recipe_file):
+    loaded = load_recipe(recipe_file)
+    assert (loaded.name, loaded.methods, loaded.options) == ("shop", ("bc", "eef"), {"eef": {"M": 3}})
+    assert (loaded.env.name, loaded.env.options) == ("webshop", {"products": 1000})
+    assert loaded.model.lora == LoraSettings(rank=8)
+    assert (loaded.train.updates, loaded.train.epochs, loaded.train.seed) == (200, None, 7)
+
+
+def test_yaml_says_the_same(recipe_file, tmp_path):
+    written = tmp_path / "recipe.yaml"
+    written.write_text(
+        "name: shop\nseed: 7\nmethods: [bc, eef]\nenv: {name: webshop, products: 1000}\n"
+        "model: {lora: {rank: 8}}\ntrain: {updates: 200}\noptions: {eef: {M: 3}}\n",
+        encoding="utf-8",
+    )
+    assert load_recipe(written) == load_recipe(recipe_file)
+
+
+def test_the_resolved_recipe_comes_back_as_it_was(recipe_file, tmp_path):
+    first = load_recipe(recipe_file, ["tasks.train=null"])
+    resolved = tmp_path / "resolved.json"
+    resolved.write_text(first.to_json(), encoding="utf-8")
+    assert load_recipe(resolved) == first
+    assert json.loads(first.to_json())["train"]["warmup"] == first.train.warmup
+
+
+def test_overrides(recipe_file):
+    overrides = ["train.updates=null", "train.epochs=2.5", "env.split=human", "model.lora.rank=4"]
+    loaded = load_recipe(recipe_file, [*overrides, "methods=['eef']"])
+    assert (loaded.train.epochs, loaded.env.options["split"]) == (2.5, "human")
+    assert (loaded.model.lora, loaded.methods) == (LoraSettings(rank=4), ("eef",))
+
+
+@given(st.text("abc=.\n #'\"[]{}1", max_size=8))
+def test_an_override_changes_its_key_alone(text):
+    data = {"name": "a"}
+    apply_override(data, f"x.y={text}")
+    assert data.keys() == {"name", "x"}
+    assert data["x"].keys() == {"y"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("train.updates", "not `key=value`"), ("=3", "not `key=value`"), ("train..updates=3", "not `key=value`"),
+     ("seed.x=3", "`seed` is a value, not a table")],
+)
+def test_an_override_that_cannot_be(recipe_file, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(recipe_file, [override])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "hint"),
+    [
+        ({"train": {"learnin_rate": 1}}, "`train.learnin_rate` is no known", "mean `train.learning_rate`?"),
+        ({"learning_rate": 1}, "`learning_rate` is no known", "did you mean `train.learning_rate`?"),
+        ({"trian": {"updates": 1}}, "`trian` is no known", "did you mean `train`?"),
+        ({"model": {"lora": {"rnk": 8}}}, "`model.lora.rnk` is no known", "did you mean `model.lora.rank`?"),
+        ({"chat": {"zzz": 8}}, "`chat.zzz` is no known", "known here: loss_on, max_length"),
+        ({"train": {"updates": "5"}}, "`train.updates` is '5': .* valid integer", ""),
+        ({"train": 3}, "`train` is 3: input should be a valid table", ""),
+        ({"methods": "eef"}, "`methods` is 'eef': input should be a valid list", ""),
+        ({"methods": []}, "`methods` is", ""),
+        ({"methods": ["bc", "bc"]}, "twice", ""),
+        ({"env": {}}, "`env.name` is missing", "no default"),
+        ({"sampling": {"temperature": -1.0}}, "`sampling.temperature` is -1.0", ""),
+        ({"sampling": {"temperature": 0.0, "top_p": 0.5}}, "`top_p` has no effect", ""),
+        ({"train": {"updates": 5, "epochs": 1.0}}, "leave one out", ""),
+        ({"methods": ["bc"], "options": {"eef": {}}}, "`options.eef` has no effect", ""),
+    ],
+)
+def test_one_clear_line_for_a_mistake(settings, message, hint):
+    with pytest.raises(ConfigError, match=message) as error:
+        recipe(**settings)
+    assert error.value.message.startswith("recipe: ")
+    assert "\n" not in error.value.message
+    assert hint in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "name = ", "not valid toml"),
+        ("a.yaml", "name: [", "not valid yaml"),
+        ("a.json", "{", "not valid json"),
+        ("a.yaml", "- 1", "found list"),
+        ("a.yaml", "", "found NoneType"),
+        ("a.ini", "x", "cannot read recipe"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message) as error:
+        load_recipe(path)
+    assert name in error.value.message
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"missing\.toml"):
+        load_recipe(tmp_path / "missing.toml")
+
+
+def test_training_takes_the_seed_of_the_recipe():
+    assert recipe(seed=3).train.seed == 3
+    assert recipe(seed=3, train={"seed": 4}).train.seed == 4
+
+
+def test_how_long_to_train():
+    assert TrainSettings().epochs == recipe().train.epochs == 3.0
+    assert TrainSettings(updates=5).epochs is None
+    assert TrainSettings(updates=None, epochs=1.0).epochs == 1.0
+
+
+def test_evaluation_is_greedy_and_else_like_exploration():
+    loaded = recipe(sampling={"max_tokens": 64, "temperature": 1.0})
+    assert loaded.evaluation_sampling.temperature == 0.0
+    assert loaded.evaluation_sampling.max_tokens == 64
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        recipe().train.updates = 3
+
+
+@pytest.mark.parametrize("kind", [Recipe, *(method.Options for method in METHODS.values())])
+def test_every_setting_has_its_help(kind: type[Settings]):
+    rows = settings_table(kind)
+    assert all(row.description.endswith(".") and row.type for row in rows)
+    assert len({row.key for row in rows}) == len(rows)
+
+
+def test_the_table_of_settings():
+    rows = {row.key: row for row in settings_table(Recipe)}
+    assert rows["train.updates"] == SettingRow(
+        "train.updates", "integer", "null", "Optimizer updates of a round (instead of `epochs`)."
+    )
+    assert rows["env.name"].default == "required"
+    assert rows["methods"].type == "list of strings"
+    assert rows["train.schedule"].type == "`cosine` or `linear` or `constant`"

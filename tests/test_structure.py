@@ -1,0 +1,78 @@
+"""The shape of the package: which way imports run, and that torch is loaded only where it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eef
+
+PACKAGE = Path(eef.__file__).parent
+
+# Data runs down this list, imports run up it only; a package stands for all of its modules. A new module is
+# entered where it stands in the way of the data.
+ORDER = (
+    "errors", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
+    "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "explore", "tokens",
+    "interchange", "model", "train", "checkpoint", "policies", "student", "evaluate", "report", "pipeline",
+    "cli",
+)
+TORCH = (
+    "eef.model", "eef.train", "eef.checkpoint", "eef.student", "eef.policies.local", "eef.policies.kvcache",
+)
+
+
+def modules() -> dict[str, Path]:
+    """Every module by name, `eef` itself left out (it holds the version alone)."""
+    named = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        named[".".join(("eef", *(part for part in parts if part != "__init__")))] = path
+    del named["eef"]
+    return named
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of `eef` that a file imports anywhere, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are written in full"
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+    return {name for name in found if name.startswith("eef.")}
+
+
+def place(name: str) -> int:
+    """Where a module, or a name in it, stands in the list."""
+    return ORDER.index(name.split(".")[1])
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_run_up_the_list_only(name):
+    imported = {other for other in imports_of(modules()[name]) if other.split(".")[1] in ORDER}
+    assert [other for other in imported if place(other) > place(name)] == []
+
+
+def test_every_module_has_its_place():
+    assert {name.split(".")[1] for name in modules()} <= set(ORDER)
+    assert len(set(ORDER)) == len(ORDER)
+
+
+def test_torch_is_loaded_only_where_it_is_needed():
+    light = [name for name in modules() if name not in TORCH]
+    heavy = ("torch", "transformers", "peft", "accelerate")
+    script = f"import sys, {', '.join(light)}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_modules_say_what_they_are():
+    for name, path in modules().items():
+        text = path.read_text(encoding="utf-8")
+        assert not text or ast.get_docstring(ast.parse(text)), name
