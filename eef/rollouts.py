@@ -164,8 +164,9 @@ class Player:
         started = perf_counter()
         for (_, episode), completion in zip(alive, self._act(alive), strict=True):
             episode.take(completion)
+        seconds = perf_counter() - started
         for _, episode in alive:
-            episode.spend((perf_counter() - started) / len(alive))
+            episode.spend(seconds / len(alive))
 
     def _act(self, alive: Sequence[tuple[Launch, Episode]]) -> list[Completion]:
         if not alive:

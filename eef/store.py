@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -51,16 +51,17 @@ class Store:
     1.
     """
 
-    def __init__(self, path: Path, lock: TextIO, torn: int) -> None:
+    def __init__(self, path: Path, lock: TextIO, torn: int, base: Iterable[Trajectory]) -> None:
         self.path = path
         self.torn = torn
-        self.trajectories = _load(path)
+        self.trajectories = _load(path, base)
         self._lock = lock
         self._file = FileIO(path, "a")
 
     @classmethod
-    def open(cls, directory: Path) -> Store:
-        """Open or create the store of `directory`.
+    def open(cls, directory: Path, *, base: Iterable[Trajectory] = ()) -> Store:
+        """Open or create the store of `directory`. Its branches may start in trajectories of `base`, which lie
+        in another store and are not written here.
 
         Raises StoreError when another process writes to it, DataError (with file and line) for a malformed
         line. A torn last line is moved to `trajectories.jsonl.torn`.
@@ -71,7 +72,7 @@ class Store:
             lock = _lock(path.with_suffix(".lock"))
             try:
                 path.touch()
-                return cls(path, lock, mend(path))
+                return cls(path, lock, mend(path), base)
             except BaseException:
                 lock.close()
                 raise
@@ -95,13 +96,15 @@ class Store:
         self.close()
 
 
-def read_trajectories(directory: Path) -> TrajectorySet:
-    """The trajectories stored in a directory, for reading alone: takes no lock, works beside a writer."""
-    return _load(directory / STORE_FILE)
+def read_trajectories(directory: Path, *, base: Iterable[Trajectory] = ()) -> TrajectorySet:
+    """Those of `base`, then those stored in a directory (none where it has no store), for reading alone: takes no
+    lock, works beside a writer."""
+    path = directory / STORE_FILE
+    return _load(path, base) if path.exists() else TrajectorySet(base)
 
 
-def _load(path: Path) -> TrajectorySet:
-    trajectories = TrajectorySet()
+def _load(path: Path, base: Iterable[Trajectory]) -> TrajectorySet:
+    trajectories = TrajectorySet(base)
     for number, record in numbered_records(path, torn_ok=True):
         try:
             trajectories.add(Trajectory.from_record(migrate(record)))

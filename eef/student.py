@@ -12,7 +12,6 @@ import random
 import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -23,7 +22,7 @@ from eef.chat import build_conversation
 from eef.checkpoint import save_checkpoint
 from eef.config import Settings, TrainSettings
 from eef.envs.webshop import WebShop, lexicon
-from eef.envs.webshop.expert import BACK, NEXT, ShopExpert
+from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.envs.webshop.synthetic import SyntheticSettings
 from eef.policy import GREEDY
 from eef.rollouts import Launch, derive_seed, play
@@ -50,10 +49,13 @@ class StudentSettings(Settings):
         default=0.0, ge=0, le=1, description="share of the turns to another page, or back, that carry loss"
     )
     reading_weight: float = Field(
-        default=0.1, ge=0, description="loss weight of the pages' tokens: reading is learned by predicting the page"
+        default=0.3, ge=0, description="loss weight of page tokens: reading is learned by predicting the page"
     )
-    updates: int = Field(default=3000, ge=1, description="optimizer updates")
-    batch_size: int = Field(default=32, ge=1, description="episodes an update")
+    reading_share: float = Field(
+        default=0.15, ge=0, le=1, description="share of the page tokens, drawn at random, that carry that loss"
+    )
+    updates: int = Field(default=2500, ge=1, description="optimizer updates")
+    batch_size: int = Field(default=12, ge=1, description="episodes an update")
     learning_rate: float = Field(default=2e-3, gt=0, description="highest learning rate")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; torch decides when left out")
 
@@ -142,11 +144,13 @@ def make_base(
         model, lessons,
         TrainSettings(
             updates=settings.updates, batch_size=settings.batch_size, learning_rate=settings.learning_rate,
-            weight_decay=0.01, seed=settings.seed, threads=settings.threads,
+            weight_decay=0.01, micro_tokens=2048, seed=settings.seed, threads=settings.threads,
         ),
         progress=trained,
     )
-    save_checkpoint(directory, model, tokenizer, {"what": "base student", "settings": settings.model_dump()})
+    save_checkpoint(
+        model, tokenizer, directory, base="none", about={"recipe": "base student", "settings": settings.model_dump()}
+    )
     return result
 
 
@@ -154,7 +158,7 @@ def _random_shop(rng: random.Random) -> WebShop:
     """A shop unlike any other: size, page length, options and what makes it hard are all drawn."""
     return WebShop(
         data="synthetic", goals="human", observation="text", prompt="none",
-        products_per_page=rng.randint(3, 10), step_limit=20,
+        products_per_page=rng.choice([3, 4, 4, 5, 5, 6, 8]), step_limit=20,
         synthetic=SyntheticSettings(
             seed=derive_seed("base", rng.random()),
             products=rng.randint(100, 240),
@@ -170,7 +174,7 @@ def _random_shop(rng: random.Random) -> WebShop:
 
 
 def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
-    expert = ShopExpert.preset(shop, "flawless")
+    expert = make_shop_expert(shop, "flawless")
     chosen = shop.tasks("train").shuffled(seed).head(tasks)
     launches = [Launch(task.id, task, None, derive_seed(seed, task.id), 0) for task in chosen]
     return play(
@@ -188,7 +192,7 @@ def _lesson(trajectory: Trajectory, renderer: Renderer, settings: StudentSetting
     return Rendered(
         rendered.ids,
         tuple(
-            settings.reading_weight if not own else weight
+            weight if own else settings.reading_weight * (rng.random() < settings.reading_share)
             for weight, own in zip(rendered.weights, hidden.weights, strict=True)
         ),
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_rollouts import STUDENT, WithoutSnapshot, expert_trajectories
 
 from eef.envs.toy import ToyEnv
-from eef.errors import EnvError
+from eef.errors import EnvError, ModelError
 from eef.explore import explore, launches
 from eef.policy import GREEDY, Scripted
 from eef.rollouts import derive_seed
@@ -112,7 +112,7 @@ def test_an_exploration_is_stored_and_counted(tmp_path):
 @pytest.mark.parametrize("batch_invariant", [True, False])
 def test_what_is_complete_is_not_played_again(tmp_path, batch_invariant):
     def refuse(conversation, seed):
-        raise KeyboardInterrupt("asked again")
+        raise ModelError("asked again")
 
     explored(tmp_path)
     finished = Scripted(STUDENT.name, refuse)

@@ -143,6 +143,16 @@ def toy_player(name: str, skill: float) -> Scripted:
     return Scripted(name, script)
 
 
+SKILLS = {"flawless": 1.0, "strong": 0.9, "weak": 0.7}
+
+
+def make_toy_expert(env: ToyEnv, preset: str) -> Scripted:
+    """The scripted expert `expert:<preset>`; the presets differ in skill."""
+    if preset not in SKILLS:
+        raise EnvError(f"no scripted expert {preset!r} for the toy", hint=f"there are: {', '.join(SKILLS)}")
+    return toy_player(f"expert:{preset}", SKILLS[preset])
+
+
 def _task(index: int, split: str) -> Task:
     goal = f"Open the chest with the {_corridor(index).wanted} key."
     return Task(id=f"toy/{index}", env="toy", index=index, split=split, instruction=goal)

@@ -1,17 +1,20 @@
-"""Words of a text as the search engine sees them: tokens by Unicode's word rules, then English stop words and stems.
+"""Words of a text as the search engine sees them: tokens by Unicode's word rules, stop words left out, stems.
 
-The chain of Lucene's English analyser: tokenizer (UAX #29, section 4.1) → possessive → lower case → stop words →
-Porter's stemmer. Stands before `search.py`, which counts what comes out of here.
+The chain of Lucene's English analyser: tokenizer (UAX #29, section 4.1) → possessive → lower case → stop
+words → Porter's stemmer. Stands before `search.py`, which counts what comes out of here.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import regex
 
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
-    "this to was will with".split()
+_STOP_WORDS = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
+    "they this to was will with"
 )
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 MAX_TOKEN = 255
 
 # Word_Break classes. The punctuation ones are spelled out: later Unicode versions moved some of them.
@@ -22,9 +25,8 @@ _KATAKANA = rf"(?:\p{{WB=Katakana}}{_FOLLOW})"
 _JOINER = rf"(?:\p{{WB=ExtendNumLet}}{_FOLLOW})"
 _MID_BOTH = r".'\u2018\u2019\u2024\uFE52\uFF07\uFF0E"
 _MID_LETTER = rf"(?:[:\u00B7\u0387\u055F\u05F4\u2027\uFE13\uFE55\uFF1A{_MID_BOTH}]{_FOLLOW})"
-_MID_NUMBER = (
-    rf"(?:[,;\u037E\u0589\u060C\u060D\u066C\u07F8\u2044\uFE10\uFE14\uFE50\uFE54\uFF0C\uFF1B{_MID_BOTH}]{_FOLLOW})"
-)
+_MID_SIGNS = r",;\u037E\u0589\u060C\u060D\u066C\u07F8\u2044\uFE10\uFE14\uFE50\uFE54\uFF0C\uFF1B"
+_MID_NUMBER = rf"(?:[{_MID_SIGNS}{_MID_BOTH}]{_FOLLOW})"
 _RUN = (
     rf"(?:{_NUMBER}(?:(?:{_JOINER}*|{_MID_NUMBER}){_NUMBER})*"
     rf"|{_LETTER}(?:(?:{_JOINER}*|{_MID_LETTER}){_LETTER})*)+"
@@ -61,16 +63,17 @@ def tokens(text: str) -> list[str]:
 
 def term(token: str) -> str:
     """The index term of a token, "" for a stop word."""
-    if len(token) >= 2 and token[-1] in "sS" and token[-2] in "'\u2019\uFF07":
+    if len(token) >= 2 and token[-1] in "sS" and token[-2] in "'\u2019\uff07":
         token = token[:-2]
     token = token.lower()
     return "" if token in STOP_WORDS else stem(token)
 
 
 def stem(word: str) -> str:
-    """Porter's stem of a lower-case word, with the author's two later changes (`bli` → `ble`, `logi` → `log`).
+    """Porter's stem of a lower-case word, with the author's later changes (`bli` → `ble`, `logi` → `log`).
 
-    Source: M. F. Porter, An algorithm for suffix stripping, Program 14(3), 1980. Words of one or two characters stay.
+    Words of one or two characters stay. Source: M. F. Porter, An algorithm for suffix stripping, Program
+    14(3), 1980.
 
     >>> [stem(word) for word in ("caresses", "ponies", "relational", "hopping", "sky")]
     ['caress', 'poni', 'relat', 'hop', 'sky']
@@ -92,7 +95,7 @@ def _is_consonant(word: str, at: int) -> bool:
 def _measure(start: str) -> int:
     """How often a consonant follows a vowel: Porter's m in [C](VC)^m[V]."""
     kinds = [_is_consonant(start, at) for at in range(len(start))]
-    return sum(1 for before, after in zip(kinds, kinds[1:], strict=False) if after and not before)
+    return sum(1 for before, after in pairwise(kinds) if after and not before)
 
 
 def _has_vowel(start: str) -> bool:
@@ -104,7 +107,7 @@ def _doubled(word: str) -> bool:
 
 
 def _closed(word: str) -> bool:
-    """Ends consonant, vowel, consonant, the last not w, x or y: where a silent e once stood (`hop`, not `snow`)."""
+    """Ends consonant, vowel, consonant, the last not w, x or y: a silent e may have stood there."""
     end = len(word) - 1
     if end < 2 or word[end] in "wxy":
         return False
@@ -143,18 +146,20 @@ def _y_to_i(word: str) -> str:
 
 
 _DOUBLE = (
-    ("ational", "ate"), ("tional", "tion"), ("enci", "ence"), ("anci", "ance"), ("izer", "ize"), ("bli", "ble"),
-    ("alli", "al"), ("entli", "ent"), ("eli", "e"), ("ousli", "ous"), ("ization", "ize"), ("ation", "ate"),
-    ("ator", "ate"), ("alism", "al"), ("iveness", "ive"), ("fulness", "ful"), ("ousness", "ous"), ("aliti", "al"),
-    ("iviti", "ive"), ("biliti", "ble"), ("logi", "log"),
-)
+    ("ational", "ate"), ("tional", "tion"), ("enci", "ence"), ("anci", "ance"), ("izer", "ize"),
+    ("bli", "ble"), ("alli", "al"), ("entli", "ent"), ("eli", "e"), ("ousli", "ous"), ("ization", "ize"),
+    ("ation", "ate"),
+    ("ator", "ate"), ("alism", "al"), ("iveness", "ive"), ("fulness", "ful"), ("ousness", "ous"),
+    ("aliti", "al"), ("iviti", "ive"), ("biliti", "ble"), ("logi", "log"),
+)  # fmt: skip
 _FULL = (
-    ("icate", "ic"), ("ative", ""), ("alize", "al"), ("iciti", "ic"), ("ical", "ic"), ("ful", ""), ("ness", ""),
-)
+    ("icate", "ic"), ("ative", ""), ("alize", "al"), ("iciti", "ic"), ("ical", "ic"), ("ful", ""),
+    ("ness", ""),
+)  # fmt: skip
 _LATIN = (
-    "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ion", "ou", "ism", "ate", "iti",
-    "ous", "ive", "ize",
-)
+    "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ion", "ou", "ism",
+    "ate", "iti", "ous", "ive", "ize",
+)  # fmt: skip
 
 
 def _replace(word: str, table: tuple[tuple[str, str], ...]) -> str:

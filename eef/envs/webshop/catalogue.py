@@ -1,5 +1,8 @@
-"""Records, Product, Catalogue: what the shop sells. The first stage of WebShop's data: the official files' parsed
-contents (read from a directory, or made by `synthetic.py`) become products, with pages, search and goals after it.
+"""Records, Product, Catalogue: what the shop sells.
+
+The first stage of WebShop's data: the official files' parsed
+contents (read from a directory, or made by `synthetic.py`) become products, with pages, search and goals
+after it.
 """
 
 from __future__ import annotations
@@ -36,8 +39,9 @@ class Records:
 class Product:
     """One product as the shop shows it.
 
-    `prices` are one or two dollars amounts (two: a range), `price_text` is how a page shows them. `options` maps an
-    option's name to its values, in the order of the page. `instruction` is the synthetic one ("" for none).
+    `prices` are one or two dollars amounts (two: a range), `price_text` is how a page shows them. `options`
+    maps an option's name to its values, in the order of the page. `instruction` is the synthetic one ("" for
+    none).
     """
 
     asin: str
@@ -66,7 +70,7 @@ class Product:
 
 
 class Catalogue:
-    """All products in the order of the file, and the people's instructions; read-only, shared by all episodes."""
+    """All products in the order of the file, and the human instructions; read-only, shared by episodes."""
 
     def __init__(self, products: Iterable[Product], human: Mapping[str, list[dict[str, Any]]]) -> None:
         self._products = list(products)
@@ -75,7 +79,7 @@ class Catalogue:
 
     @classmethod
     def of(cls, records: Records, *, source: str = "records") -> Catalogue:
-        """Make products of official records; raises DataError naming `source` and the record that is malformed."""
+        """Make products of official records; raises DataError naming `source` and the malformed record."""
         return cls(read_products(records, source), records.human)
 
     def __len__(self) -> int:
@@ -106,7 +110,10 @@ def read_products(records: Records, source: str) -> Iterator[Product]:
         if asin == "nan" or len(asin) > 10 or asin in seen:
             continue
         seen.add(asin)
-        yield make_product(item, records.attributes.get(asin, {}), f"{place} ({asin})")
+        notes = records.attributes.get(asin, {})
+        if not isinstance(notes, dict):
+            raise DataError(f"{source}: the notes of {asin} are a {type(notes).__name__}, expected an object")
+        yield make_product(item, notes, f"{place} ({asin})")
 
 
 def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str) -> Product:
@@ -116,15 +123,17 @@ def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str) 
         asin=_text(item, "asin", place),
         title=_text(item, "name", place),
         description=_text(item, "full_description", place),
-        bullets=tuple(bullets) if isinstance(bullets, list) else (bullets,),
+        bullets=_texts([bullets] if isinstance(bullets, str) else bullets, "small_description", place),
         prices=parse_prices(item.get("pricing"), place),
         query=_text(item, "query", place).lower().strip(),
         category=_text(item, "category", place),
         product_category=_text(item, "product_category", place),
         options=parse_options(item.get("customization_options"), place),
-        attributes=tuple(notes.get("attributes", ("DUMMY_ATTR",))),
+        attributes=_texts(notes.get("attributes", ["DUMMY_ATTR"]), "attributes", place),
         instruction=notes.get("instruction") or "",
-        instruction_attributes=tuple(notes.get("instruction_attributes") or ()),
+        instruction_attributes=_texts(
+            notes.get("instruction_attributes") or [], "instruction_attributes", place
+        ),
     )
 
 
@@ -142,7 +151,7 @@ def parse_prices(pricing: str | None, place: str) -> tuple[float, ...]:
 
 
 def parse_options(options: Any, place: str) -> dict[str, tuple[str, ...]]:
-    """Option name → values, all lower case; a `/` in a value is written ` | `, as a slash would end a URL's part."""
+    """Option name → values, all lower case; a `/` in a value is written ` | `."""
     try:
         return {
             name.lower(): tuple(choice["value"].strip().replace("/", " | ").lower() for choice in choices)
@@ -150,7 +159,9 @@ def parse_options(options: Any, place: str) -> dict[str, tuple[str, ...]]:
             if choices is not None
         }
     except (AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"{place}: `customization_options` is malformed, expected {{name: [{{value}}]}}") from error
+        raise DataError(
+            f"{place}: `customization_options` is malformed, expected {{name: [{{value}}]}}"
+        ) from error
 
 
 def _text(item: Mapping[str, Any], key: str, place: str) -> str:
@@ -158,6 +169,12 @@ def _text(item: Mapping[str, Any], key: str, place: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{place}: `{key}` is {value!r}, expected a string")
     return value
+
+
+def _texts(value: Any, key: str, place: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise DataError(f"{place}: `{key}` is {value!r}, expected a list of strings")
+    return tuple(value)
 
 
 def read_directory(data: Path) -> Records:
@@ -181,7 +198,9 @@ def find_items(data: Path) -> Path:
     """The items file: `data` itself, or the only `items_shuffle*.json` in the directory `data`."""
     if data.is_file():
         return data
-    hint = "give a directory with WebShop's `items_shuffle*.json`, `items_ins_v2*.json`, `items_human_ins.json`"
+    hint = (
+        "give a directory with WebShop's `items_shuffle*.json`, `items_ins_v2*.json`, `items_human_ins.json`"
+    )
     if not data.is_dir():
         raise DataError(f"WebShop data: `{data}` is not a directory", hint=hint)
     found = sorted(data.glob("items_shuffle*.json"))
@@ -189,7 +208,9 @@ def find_items(data: Path) -> Path:
         raise DataError(f"WebShop data: no `items_shuffle*.json` in `{data}`", hint=hint)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise DataError(f"WebShop data: `{data}` has several catalogues ({names})", hint="give the file's path")
+        raise DataError(
+            f"WebShop data: `{data}` has several catalogues ({names})", hint="give the file's path"
+        )
     return found[0]
 
 
@@ -201,5 +222,7 @@ def _read_json(path: Path, kind: type) -> Any:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"WebShop data: `{path}` is not JSON: {error}") from error
     if not isinstance(content, kind):
-        raise DataError(f"WebShop data: `{path}` holds a {type(content).__name__}, expected a {kind.__name__}")
+        raise DataError(
+            f"WebShop data: `{path}` holds a {type(content).__name__}, expected a {kind.__name__}"
+        )
     return content

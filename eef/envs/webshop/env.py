@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 from eef.env import StepResult
 from eef.envs.webshop.goals import Goal
-from eef.envs.webshop.judge import fits, wanted_options
-from eef.envs.webshop.pages import Page, PageName, clickables, instruction_of, text, text_rich
+from eef.envs.webshop.pages import Page, clickables, text, text_rich
 from eef.envs.webshop.prompt import REACT_PROMPT
-from eef.envs.webshop.session import Rules, Session, address, advance, draw, shown
+from eef.envs.webshop.session import Rules, Session, address, advance, draw
 from eef.envs.webshop.shop import GoalKind, Shop
 from eef.envs.webshop.splits import Splits
 from eef.errors import ConfigError, EnvError
@@ -26,22 +25,23 @@ Prompt = Literal["react", "none"]
 
 
 class WebShop:
-    """A shopping episode: search, open products, choose options, buy. The original's pages, search and reward.
+    """A shopping episode: search, open products, choose options, buy. Pages and reward are the original's.
 
     data               "synthetic", or a directory with the official files (or the path of its items file)
     goals              "synthetic" (made of products and options) or "human" (written by people)
     price_seed         seed of the draws from price ranges and of the goals' upper prices
-    observation        "text" (parts joined by `[SEP]`) or "text_rich" (a line each, buttons and choices marked)
-    synthetic          settings of the generated catalogue (`SyntheticSettings` or a dict); only with "synthetic"
+    observation        "text" (parts joined by `[SEP]`) or "text_rich" (a line each, what was clicked marked)
+    synthetic          settings of the generated catalogue (`SyntheticSettings` or a dict)
     products_per_page  of a results page
     splits             split → (first, end) goal indices, end None for the last; None: see `Splits.default`
     step_limit         default limit of a rollout's steps
     prompt             "react" (the rules and the answer's form in words) or "none"
     tagger             "auto", a spaCy model's name, or "words" (see `nouns.py`)
     attributes_page    show the fourth button, which lists a product's attributes
-    compat             keep the original's slips: synthetic options compared as pairs, `<q>` and `<c>` searches
+    compat             keep the original's slips: options compared as pairs, `<q>` and `<c>` searches
 
-    Rewards come with buying; `step` never refuses an action: what means nothing on a page shows the page again.
+    Rewards come with buying; `step` never refuses an action: what means nothing on a page shows the page
+    again.
     """
 
     name = "webshop"
@@ -93,7 +93,7 @@ class WebShop:
 
     @property
     def rules(self) -> Rules:
-        """How the shop behaves."""
+        """How the shop behaves, as far as it can be set."""
         return self._rules
 
     @property
@@ -108,9 +108,11 @@ class WebShop:
         return self._tasks[split]
 
     def task(self, index: int) -> Task:
-        """The task of an official goal index (after the shuffle with seed 233). Raises EnvError outside the list."""
+        """The task of an official goal index (after the shuffle with seed 233). Raises EnvError."""
         if not 0 <= index < len(self._shop.goals):
-            raise EnvError(f"WebShop: no goal {index}, there are {len(self._shop.goals)} ({self._goals} goals)")
+            raise EnvError(
+                f"WebShop: no goal {index}, there are {len(self._shop.goals)} ({self._goals} goals)"
+            )
         return Task(
             id=f"webshop/{index}",
             env=self.name,
@@ -125,11 +127,11 @@ class WebShop:
         wanted = self.task(index)
         if isinstance(task, Task) and (task.env != self.name or task.instruction != wanted.instruction):
             raise EnvError(
-                f"WebShop: task {task.id} is not of this shop: its goal reads {task.instruction!r}, here {index} is "
-                f"{wanted.instruction!r}",
+                f"WebShop: task {task.id} is not of this shop: its goal reads {task.instruction!r}, "
+                f"here goal {index} is {wanted.instruction!r}",
                 hint="use the data, goals and price_seed that the task was made with",
             )
-        return self._show(Session(self._shop.goals[index]))
+        return self._show(Session(index))
 
     def step(self, action: str) -> StepResult:
         """Carry out `search[words]` or `click[label]`; anything else shows the page again."""
@@ -145,7 +147,10 @@ class WebShop:
 
     def available(self) -> dict[str, Any]:
         """What can be done: `has_search_bar` and the `clickables` in the original's order."""
-        return {"has_search_bar": self.page == "search", "clickables": list(clickables(self._shown))}
+        return {
+            "has_search_bar": self._current().view == "search",
+            "clickables": list(clickables(self._shown)),
+        }
 
     def search(self, query: str) -> list[tuple[str, float]]:
         """The search engine's ranked products for a query: (asin, score), 50 at most."""
@@ -157,33 +162,9 @@ class WebShop:
         return self._current()
 
     @property
-    def page(self) -> PageName:
-        """The kind of page the episode is on."""
-        return self._current().view
-
-    @property
     def goal(self) -> Goal:
         """What the episode asks for, in parts. An agent sees the instruction only."""
-        return self._current().goal
-
-    def shown(self) -> list[str]:
-        """The asins on a results page, in order."""
-        return [product.asin for product in shown(self._shop, self._rules, self._current())]
-
-    def fits(self, asin: str) -> bool:
-        """Whether a product is of the kind, has the attributes and keeps the price that the goal asks for."""
-        return fits(self._shop, self.goal, asin)
-
-    def wanted_options(self) -> tuple[list[str], list[str]]:
-        """Of the goal's options: those the product shown lacks, and the labels of those still to be chosen."""
-        return wanted_options(self.goal, self._shop.product(self._asin()), list(self._current().options.values()))
-
-    def task_of(self, observation: str) -> Task:
-        """The task that begins with this search page. Raises EnvError where no goal reads so."""
-        index = self._shop.goals.find(instruction_of(observation))
-        if index is None:
-            raise EnvError(f"WebShop: no goal of this shop begins with {observation!r}")
-        return self.task(index)
+        return self._shop.goals[self._current().goal]
 
     def reward_parts(self) -> dict[str, Any]:
         """What the reward was made of. Raises EnvError before anything was bought."""
@@ -197,7 +178,9 @@ class WebShop:
 
     def restore(self, snapshot: Any) -> None:
         if not isinstance(snapshot, Session):
-            raise EnvError(f"WebShop: cannot restore a {type(snapshot).__name__}, expected what `snapshot` returned")
+            raise EnvError(
+                f"WebShop: cannot restore a {type(snapshot).__name__}, expected what `snapshot` returned"
+            )
         self._show(snapshot)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -226,12 +209,6 @@ class WebShop:
             raise EnvError("WebShop: no episode has begun", hint="call `reset` first")
         return self._session
 
-    def _asin(self) -> str:
-        asin = self._current().asin
-        if asin is None:
-            raise EnvError(f"WebShop: the page {self.page!r} shows no single product")
-        return asin
-
     def _show(self, session: Session) -> str:
         """Take a session for the current one and write down its page."""
         if session is not self._session:
@@ -249,5 +226,5 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"WebShop: `{name}` is {value}, expected 1 or more")
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"WebShop: `{name}` is {value!r}, expected a whole number from 1 on")

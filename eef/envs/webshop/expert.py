@@ -66,12 +66,6 @@ class ShopExpert:
         self._lapses = lapses
         self._goals = {goal.instruction.strip(): index for index, goal in reversed(list(enumerate(env.shop.goals)))}
 
-    @classmethod
-    def preset(cls, env: WebShop, preset: str) -> ShopExpert:
-        if preset not in PRESETS:
-            raise EnvError(f"no scripted expert {preset!r} for the shop", hint=f"there are: {', '.join(PRESETS)}")
-        return cls(env, f"expert:{preset}", PRESETS[preset])
-
     def act(self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         return [
             Completion(text=self._turn(conversation, random.Random(seed)))
@@ -132,6 +126,13 @@ class ShopExpert:
         if left and rng.random() >= self._lapses.forget_option:
             return format_completion(f"choose {left[0]}.", f"click[{left[0]}]")
         return format_completion("all chosen.", BUY)
+
+
+def make_shop_expert(env: WebShop, preset: str) -> ShopExpert:
+    """The scripted expert `expert:<preset>` of a shop; EnvError for an unknown preset."""
+    if preset not in PRESETS:
+        raise EnvError(f"no scripted expert {preset!r} for the shop", hint=f"there are: {', '.join(PRESETS)}")
+    return ShopExpert(env, f"expert:{preset}", PRESETS[preset])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""Goal, Goals: what shoppers are asked to buy. Made of the catalogue in the original's order and shuffled as there.
+"""Goal, Goals: what shoppers are asked to buy.
 
-Stands between the catalogue and the tasks; the reward compares a purchase with a goal.
+Made of the catalogue in the original's order and shuffled as there. Stands between the catalogue and the
+tasks; the reward compares a purchase with a goal.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from eef.envs.webshop.catalogue import Catalogue, Product
@@ -19,13 +21,15 @@ from eef.errors import DataError
 SHUFFLE_SEED = 233
 PRICE_BOUNDS = range(10, 1000, 10)
 NO_BOUND = 1_000_000
+RECENT_GOALS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One thing to buy: the product it was made of, the attributes and options asked for, the price not to exceed.
+    """One thing to buy: the product it was made of, what is asked for, and the price not to exceed.
 
-    `index` is the official goal index, `query` the product's kind (`console tables`). `options` of a synthetic goal are (name, value) pairs, those of a human goal plain values.
+    `index` is the official goal index, `query` the product's kind (`console tables`). `options` of a
+    synthetic goal are (name, value) pairs, those of a human goal plain values.
     """
 
     index: int
@@ -55,7 +59,7 @@ def _price(prices: tuple[float, ...], rng: random.Random) -> float:
 
 
 def draw_bound(price: float, rng: random.Random) -> int:
-    """The upper price of a goal: the higher of two of the four next tens above the price; NO_BOUND near 1,000."""
+    """The upper price of a goal: the higher of two of the four tens above the price; NO_BOUND near 1,000."""
     above = [bound for bound in PRICE_BOUNDS if bound > price][:4]
     return max(rng.sample(above, 2)) if len(above) >= 2 else NO_BOUND
 
@@ -75,7 +79,7 @@ class Goals:
             self._ends.append((self._ends[-1] if self._ends else 0) + source.size)
         self._order = array("q", range(self._ends[-1] if self._ends else 0))
         random.Random(SHUFFLE_SEED).shuffle(self._order)
-        self._by_instruction: dict[str, int] | None = None
+        self._recent = lru_cache(RECENT_GOALS)(self._make)
 
     @classmethod
     def synthetic(cls, catalogue: Catalogue, prices: Prices, rng: random.Random) -> Goals:
@@ -106,6 +110,9 @@ class Goals:
         return len(self._order)
 
     def __getitem__(self, index: int) -> Goal:
+        return self._recent(index)
+
+    def _make(self, index: int) -> Goal:
         number = self._order[index]
         at = bisect_right(self._ends, number)
         source = self._sources[at]
@@ -114,21 +121,13 @@ class Goals:
             return _human_goal(index, product, source.record, source.bound)
         return _synthetic_goal(index, product, number - (self._ends[at] - source.size), source.bound)
 
-    def find(self, instruction: str) -> int | None:
-        """The first goal that reads so, None for none. The first call reads all goals."""
-        if self._by_instruction is None:
-            self._by_instruction = {}
-            for index, goal in enumerate(self):
-                self._by_instruction.setdefault(goal.instruction.strip(), index)
-        return self._by_instruction.get(instruction.strip())
-
     def __iter__(self) -> Iterator[Goal]:
-        return (self[at] for at in range(len(self)))
+        return (self._make(index) for index in range(len(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What goals are made of: a product (its position), how many, the bound of their price, a person's record."""
+    """What goals are made of: a product's position, how many goals, their upper price, a person's record."""
 
     position: int
     size: int
@@ -172,7 +171,7 @@ def _synthetic_goal(index: int, product: Product, combination: int, bound: int) 
 
 
 def _combination(product: Product, number: int) -> tuple[tuple[str, str], ...]:
-    """The number-th element of the product of all options in the order of their names, the last varying fastest."""
+    """The number-th combination of all options in the order of their names, the last varying fastest."""
     chosen: list[tuple[str, str]] = []
     for name in sorted(product.options, reverse=True):
         values = product.options[name]

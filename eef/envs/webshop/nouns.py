@@ -1,12 +1,13 @@
 """Nouns of a product title: an installed spaCy model (exact), or a stand-in of word lists.
 
-Stands before the reward, whose `r_type` compares the nouns of two titles. Published numbers use `en_core_web_lg`.
+Stands before the reward, whose `r_type` compares the nouns of two titles. Published numbers use
+`en_core_web_lg`.
 
-The stand-in `words` rests on what taggers make of titles: in a row of capitalised words nearly every word is a noun,
-adjectives included. What is left out is small: function words, a few participles and adjectives of shop talk, and
-whatever begins with a digit. Measured on pairs of the official 1,000 products, its `r_type` equals that of
-`en_core_web_md` in 97.9 % of arbitrary pairs, 94.5 % of pairs with one query and 96.9 % of pairs with a common
-category; `en_core_web_sm` equals it in 98.5, 95.9 and 97.4 %.
+The stand-in `words` rests on what taggers make of titles: in a row of capitalised words nearly every word is
+a noun, adjectives included. What is left out is small: function words, a few participles and adjectives of
+shop talk, and whatever begins with a digit. Measured on pairs of the official 1,000 products, its `r_type`
+equals that of `en_core_web_md` in 97.9 % of arbitrary pairs, 94.5 % of pairs with one query and 96.9 % of
+pairs with a common category; `en_core_web_sm` equals it in 98.5, 95.9 and 97.4 %.
 """
 
 from __future__ import annotations
@@ -27,20 +28,21 @@ Tagger = Callable[[str], tuple[str, ...]]
 
 _WORD = re.compile(r"[^\W_]+(?:[.'’][^\W_]+)*")
 _POSSESSIVE = re.compile(r"['’]s$")
-_NO_NOUNS = frozenset(
-    # function words
-    "a an the and or nor but for with of in on to by from up at as into onto over under through without within about "
-    "off out per via than that this these those it its you your my our their his her we they i is are be was were can "
-    "will may not no all any each every both more most only one two three four five six seven eight nine ten some "
-    "such which who when where what how if so very too also etc x de "
-    # shop talk
-    "made suitable folding elegant walking running tempered include includes included designed used fully washable "
-    "sided shaped hooded".split()
+_FUNCTION_WORDS = (
+    "a an the and or nor but for with of in on to by from up at as into onto over under through without "
+    "within about off out per via than that this these those it its you your my our their his her we they i "
+    "is are be was were can will may not no all any each every both more most only one two three four five "
+    "six seven eight nine ten some such which who when where what how if so very too also etc x de"
 )
+_SHOP_TALK = (
+    "made suitable folding elegant walking running tempered include includes included designed used fully "
+    "washable sided shaped hooded"
+)
+_NO_NOUNS = frozenset(f"{_FUNCTION_WORDS} {_SHOP_TALK}".split())
 
 
 def choose_tagger(name: str) -> tuple[str, Tagger]:
-    """The tagger and its name; `auto` is the first installed of MODELS, else the stand-in. Raises EnvError."""
+    """The tagger and its name; `auto`: the first installed of MODELS, else the stand-in. Raises EnvError."""
     if name == "auto":
         name = next((model for model in MODELS if find_spec(model) and find_spec("spacy")), STAND_IN)
     tagger = word_nouns if name == STAND_IN else _spacy_nouns(name)
@@ -53,9 +55,11 @@ def _spacy_nouns(model: str) -> Tagger:
     except (ImportError, OSError) as error:
         raise EnvError(
             f"WebShop: the noun tagger `{model}` is not installed",
-            hint=f"install spaCy and the model, or set `tagger: {STAND_IN}` (r_type is then an approximation)",
+            hint=f"install spaCy and the model, or set `tagger: {STAND_IN}` (an approximation)",
         ) from error
-    return lambda title: tuple(token.text.lower() for token in pipeline(title) if token.pos_ in ("NOUN", "PROPN"))
+    return lambda title: tuple(
+        token.text.lower() for token in pipeline(title) if token.pos_ in ("NOUN", "PROPN")
+    )
 
 
 def word_nouns(title: str) -> tuple[str, ...]:

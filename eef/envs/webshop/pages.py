@@ -1,7 +1,7 @@
 """State → page → observation: the shop's pages as sequences of nodes, and the two ways to write them down.
 
-Stands between the episode's state (and catalogue, goals, search hits) and what the agent sees. The nodes are the
-visible pieces of the original's HTML, which is never made.
+Stands between the episode's state (and catalogue, goals, search hits) and what the agent sees. The nodes are
+the visible pieces of the original's HTML, which is never made.
 """
 
 from __future__ import annotations
@@ -59,12 +59,18 @@ def item_page(instruction: str, product: Product, *, attributes_button: bool = F
         nodes += _texts(name)
         nodes += [Node("option", value, name) for value in values]
     nodes += _texts(product.title, f"Price: {product.price_text}", "Rating: N.A.")
-    nodes += _buttons("Description", "Features", "Reviews", *(["Attributes"] if attributes_button else []), BUY)
+    nodes += _buttons(
+        "Description", "Features", "Reviews", *(["Attributes"] if attributes_button else []), BUY
+    )
     return tuple(nodes)
 
 
 def sub_page(instruction: str, product: Product, name: PageName) -> Page:
-    return (*_texts("Instruction:", instruction), *_buttons(BACK, PREVIOUS), *_texts(*_contents(product, name)))
+    return (
+        *_texts("Instruction:", instruction),
+        *_buttons(BACK, PREVIOUS),
+        *_texts(*_contents(product, name)),
+    )
 
 
 def _contents(product: Product, name: PageName) -> Sequence[str]:
@@ -100,7 +106,7 @@ def html_json(options: dict[str, str]) -> str:
 
 
 def visible(page: Page) -> list[Node]:
-    """The nodes that leave a trace: an HTML parser drops empty text and blank text with a line break in it."""
+    """The nodes that show: an HTML parser drops empty text, and blank text with a line break in it."""
     return [node for node in page if node.text and not (node.text.isspace() and "\n" in node.text)]
 
 
@@ -112,8 +118,9 @@ def text(page: Page) -> str:
 def text_rich(page: Page, *, address: str = "", opened: Sequence[str] = ()) -> str:
     """The observation `text_rich`: one node a line, buttons marked, and marked as clicked.
 
-    An option counts as clicked where its value stands between quotes in the page's `address` (as in the original,
-    where a value with a quote, a backslash or a letter outside ASCII never does); a product, once opened.
+    An option counts as clicked where its value stands between quotes in the page's `address` (as in the
+    original, where a value with a quote, a backslash or a letter outside ASCII never does); a product, once
+    opened.
     """
     above, lines = "", []
     for node in visible(page):
@@ -129,14 +136,6 @@ def text_rich(page: Page, *, address: str = "", opened: Sequence[str] = ()) -> s
                 lines.append("  " + _marked(node.text, clicked=clicked))
                 above = f"You have clicked {node.text}.\n{above}" if clicked else above
     return above + "".join(f"{line}\n" for line in lines)
-
-
-def instruction_of(observation: str) -> str:
-    """The instruction on a search page, in either way of writing."""
-    for start, end in (("WebShop [SEP] Instruction: [SEP] ", " [SEP] Search"), ("WebShop\nInstruction: \n", "\n[button] ")):
-        if observation.startswith(start):
-            return observation.removeprefix(start).rsplit(end, 1)[0]
-    return observation
 
 
 def _marked(label: str, *, clicked: bool) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from rapidfuzz.fuzz import token_set_ratio
@@ -16,7 +17,20 @@ from eef.envs.webshop.catalogue import Product
 from eef.envs.webshop.goals import Goal
 
 MATCH = 85
-_LATIN_1 = {code: None for code in range(128, 256)}
+CACHED_TEXTS = 50_000
+_LATIN_1 = dict.fromkeys(range(128, 256))
+
+_COLOURS = """
+    alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy
+    camel camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral
+    cranberry cream crystal dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass
+    gray green grey heather indigo ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon
+    mauve merlot midnight mint mocha multicolor mushroom mustard natural navy nude olive orange peach pewter
+    pink plum purple rainbow red rose royal rust sand sapphire seashell silver skull slate steel stone
+    stonewash sunflower tan taupe teal tiger turquoise violet walnut wheat white wine yellow
+"""
+# In the order in which they are looked for, which decides between two in one text.
+COLOURS = tuple(_COLOURS.split())
 
 Nouns = Callable[[str], Sequence[str]]
 
@@ -53,13 +67,20 @@ class TypeMatch:
 
 
 def score_purchase(
-    product: Product, price: float, options: Sequence[str], goal: Goal, wanted: Product, nouns: Nouns, *,
+    product: Product,
+    price: float,
+    options: Sequence[str],
+    goal: Goal,
+    wanted: Product,
+    nouns: Nouns,
+    *,
     compat: bool = True,
 ) -> RewardParts:
-    """The reward for buying `product` at `price` with the option values `options`; `wanted` is the goal's product.
+    """The reward for buying `product` at `price` with `options` (values); `wanted` is the goal's product.
 
-    `compat` keeps the original's slip that a synthetic goal's option is compared as the text of a (name, value)
-    pair, by which 6.6 % of the synthetic goals of the 1,000-product data cannot be won; without it, values are compared.
+    `compat` keeps the original's slip that a synthetic goal's option is compared as the text of a (name,
+    value) pair, by which 6.6 % of the synthetic goals of the 1,000-product data cannot be won; without it,
+    values are compared.
     """
     kind = match_type(product, wanted, nouns)
     attributes = count_attributes(product, goal.attributes)
@@ -87,6 +108,7 @@ def alike(one: str, other: str) -> bool:
     return round(ratio) > MATCH
 
 
+@lru_cache(CACHED_TEXTS)
 def _words(text: str) -> str:
     # The original drops Latin-1's upper half before it looks for words.
     words: str = default_process(text.translate(_LATIN_1))
@@ -97,11 +119,14 @@ def count_attributes(product: Product, wanted: Sequence[str]) -> int:
     """How many of the attributes the product has, by its own list or in the words of its pages."""
     pages = (product.title.lower(), " ".join(product.bullets).lower(), product.description.lower())
     return sum(
-        any(alike(has, name) for has in product.attributes) or any(name in page for page in pages) for name in wanted
+        any(alike(has, name) for has in product.attributes) or any(name in page for page in pages)
+        for name in wanted
     )
 
 
-def count_options(chosen: Sequence[str], wanted: Sequence[str] | Sequence[tuple[str, str]], *, compat: bool) -> int:
+def count_options(
+    chosen: Sequence[str], wanted: Sequence[str] | Sequence[tuple[str, str]], *, compat: bool
+) -> int:
     """How many of the wanted options were chosen; which option has the value makes no difference."""
     values = [first_colour(value) for value in chosen]
     return sum(any(alike(value, _option_text(option, compat)) for value in values) for option in wanted)
@@ -117,7 +142,7 @@ def _option_text(option: str | tuple[str, str], compat: bool) -> str:
 
 
 def first_colour(text: str) -> str:
-    """The first colour of the list that occurs in the text (also inside a word: `standard` → `tan`), else the text."""
+    """The first colour that occurs in the text (also inside a word: `standard` → `tan`), else the text."""
     return next((colour for colour in COLOURS if colour in text), text)
 
 
@@ -136,16 +161,5 @@ def _parts(category: str) -> set[str]:
 
 
 def compare_titles(bought: Sequence[str], wanted: Sequence[str]) -> float:
-    """The share of the wanted title's nouns (with repeats) that the bought one has too; 0.2 where it has none."""
+    """The share of the wanted title's nouns (with repeats) that the bought one has; 0.2 where it has none."""
     return len(set(bought) & set(wanted)) / len(wanted) if wanted else 0.2
-
-
-COLOURS = tuple(
-    """alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy camel
-    camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral cranberry cream
-    crystal dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass gray green grey heather
-    indigo ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha
-    multicolor mushroom mustard natural navy nude olive orange peach pewter pink plum purple rainbow red rose royal
-    rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan taupe teal tiger turquoise
-    violet walnut wheat white wine yellow""".split()
-)

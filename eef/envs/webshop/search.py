@@ -1,4 +1,4 @@
-"""SearchIndex: ranked retrieval over the catalogue, equal to the original's Lucene index (BM25, k1 0.9, b 0.4).
+"""SearchIndex: ranked retrieval over the catalogue, equal to the original's Lucene index (BM25).
 
 Stands between the catalogue (its products' search texts) and the result pages.
 """
@@ -158,7 +158,7 @@ def _ints(values: array[int]) -> np.ndarray:
 
 
 def encode_length(length: int) -> int:
-    """Lucene's one-byte code of a document length: exact below 40, then four significant bits (SmallFloat)."""
+    """Lucene's one-byte code of a document length: exact below 40, then four significant bits."""
     if length < 24:
         return length
     rest = length - 24

@@ -1,6 +1,7 @@
 """Session: where an episode stands, and how an action moves it on. Session + action + shop → Session.
 
-Stands between the agent's actions and the pages. A session is a small frozen record, so a snapshot is the session.
+Stands between the agent's actions and the pages. A session is a small frozen record, so a snapshot is the
+session.
 """
 
 from __future__ import annotations
@@ -10,11 +11,22 @@ import re
 from dataclasses import dataclass, field, replace
 
 from eef.envs.webshop.catalogue import Product
-from eef.envs.webshop.goals import Goal
 from eef.envs.webshop.pages import (
-    BACK, BUY, NEXT, PREVIOUS, SUB_PAGES, Node, Page, PageName,
-    clickables, done_page, item_page, results_page, search_page, sub_page,
-)  # fmt: skip
+    BACK,
+    BUY,
+    NEXT,
+    PREVIOUS,
+    SUB_PAGES,
+    Node,
+    Page,
+    PageName,
+    clickables,
+    done_page,
+    item_page,
+    results_page,
+    search_page,
+    sub_page,
+)
 from eef.envs.webshop.reward import RewardParts, score_purchase
 from eef.envs.webshop.shop import Shop
 
@@ -32,14 +44,14 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One episode's state: its goal, the page it is on, and what led there.
+    """One episode's state: its goal's index, the page it is on, and what led there.
 
-    `asins` are the products opened since the search page, in order; `options` the chosen values by name in the order
-    of their first choice; `actions` how often each kind of action was carried out. Lists and dicts are never changed,
-    every action makes a new session.
+    `asins` are the products opened since the search page, in order; `options` the chosen values by name in
+    the order of their first choice; `actions` how often each kind of action was carried out. Lists and dicts
+    are never changed, every action makes a new session.
     """
 
-    goal: Goal
+    goal: int
     view: PageName = "search"
     keywords: list[str] | None = None
     page: int | None = None
@@ -57,7 +69,8 @@ class Session:
 def parse(action: str) -> tuple[str, str]:
     """Name and argument of `name[argument]`, the argument in lower case; anything else is ("", "").
 
-    The name reaches to the last bracket that still leaves an argument; what follows the closing one is ignored.
+    The name reaches to the last bracket that still leaves an argument; what follows the closing one is
+    ignored.
     """
     match = _ACTION.match(action)
     return (match[1], match[2].lower()) if match else ("", "")
@@ -76,12 +89,18 @@ def advance(shop: Shop, rules: Rules, session: Session, page: Page, action: str)
 
 def show_results(session: Session, keywords: list[str], page: int) -> Session:
     return replace(
-        session, view="results", keywords=keywords, page=page, asin=None, options={}, actions=session.counted("search")
+        session,
+        view="results",
+        keywords=keywords,
+        page=page,
+        asin=None,
+        options={},
+        actions=session.counted("search"),
     )
 
 
 def click(shop: Shop, rules: Rules, session: Session, label: str, node: Node) -> Session:
-    """Follow a click. The label decides first, as in the original: an option called `description` opens that page."""
+    """Follow a click. The label decides, as in the original: an option `description` opens that page."""
     if label == BUY.lower():
         return buy(shop, rules, session)
     if label == BACK.lower():
@@ -120,7 +139,7 @@ def buy(shop: Shop, rules: Rules, session: Session) -> Session:
     asin = _asin(session)
     position = shop.catalogue.position(asin)
     assert position is not None, f"{asin} was shown but is not in the catalogue"
-    goal = session.goal
+    goal = shop.goals[session.goal]
     parts = score_purchase(
         shop.catalogue[position],
         shop.prices[position],
@@ -138,7 +157,7 @@ def draw(shop: Shop, rules: Rules, session: Session) -> Page:
     if session.view == "done":
         assert session.parts is not None, "the done page follows a purchase"
         return done_page(_asin(session), session.options, session.parts.reward)
-    instruction = session.goal.instruction
+    instruction = shop.goals[session.goal].instruction
     if session.view == "search":
         return search_page(instruction)
     if session.view == "results":

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from eef.envs.webshop.catalogue import Catalogue, Product, Records, find_items, read_directory
 from eef.envs.webshop.goals import Goals, Prices
 from eef.envs.webshop.nouns import Tagger, choose_tagger
@@ -36,7 +38,7 @@ class Shop:
 
     @classmethod
     def open(cls, data: str | Path, *, goals: GoalKind, price_seed: int, tagger: str, synthetic: Any) -> Shop:
-        """Make the shop of `synthetic` settings, or of the official files in the directory `data`. Raises DataError."""
+        """Make the shop of `synthetic` settings, or of the official files in `data`. Raises DataError."""
         records, source = load(data, synthetic)
         catalogue = Catalogue.of(records, source=str(source["data"]))
         rng = random.Random(price_seed)
@@ -46,7 +48,7 @@ class Shop:
         if not len(asked):
             raise DataError(
                 f"WebShop: no {goals} goals in `{data}`",
-                hint="human goals come from `items_human_ins.json`, synthetic ones from `instruction` in `items_ins_v2*.json`",
+                hint="human goals come from `items_human_ins.json`, synthetic ones from `items_ins_v2*.json`",
             )
         name, nouns = choose_tagger(tagger)
         return cls(
@@ -70,14 +72,25 @@ class Shop:
 
 def load(data: str | Path, synthetic: Any) -> tuple[Records, dict[str, Any]]:
     """Records and what they are (for the fingerprint)."""
-    if data != "synthetic":
-        if synthetic is not None:
-            raise ConfigError("WebShop: `synthetic` settings have no effect on a data directory", hint="leave one out")
-        records = read_directory(Path(data))
-        return records, {"data": find_items(Path(data)).name, "sha256": digest(records)}
+    if data == "synthetic":
+        return _generate(synthetic)
+    if synthetic is not None:
+        raise ConfigError("WebShop: `synthetic` has no effect on a data directory", hint="leave it out")
+    items = find_items(Path(data))
+    records = read_directory(items)
+    return records, {"data": items.name, "sha256": digest(records)}
+
+
+def _generate(given: Any) -> tuple[Records, dict[str, Any]]:
+    # Imported here: whoever plays on official data has no use for the generator.
     from eef.envs.webshop.synthetic import SyntheticSettings, generate
 
-    settings = SyntheticSettings.model_validate(synthetic or {})
+    try:
+        settings = SyntheticSettings.model_validate(given or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"WebShop: `synthetic` {place} = {first['input']!r}: {first['msg']}") from error
     return generate(settings), {"data": "synthetic", "synthetic": settings.model_dump(mode="json")}
 
 

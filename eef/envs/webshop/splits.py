@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,11 +19,13 @@ class Splits:
 
     @classmethod
     def of(cls, given: Mapping[str, tuple[int, int | None]] | None, goals: int) -> Splits:
-        """Splits as given, (first, end) with end None for the last goal; the default where None. Raises ConfigError."""
+        """Splits as given, (first, end) with end None for the last goal. Raises ConfigError."""
         if given is None:
             return cls.default(goals)
-        ranges = {name: range(*slice(*bounds).indices(goals)[:2]) for name, bounds in given.items()}
-        for before, after in pairwise(sorted((part for part in ranges.values() if part), key=lambda part: part.start)):
+        ranges = {name: _range(name, bounds, goals) for name, bounds in given.items()}
+        for before, after in pairwise(
+            sorted((part for part in ranges.values() if part), key=lambda part: part.start)
+        ):
             if after.start < before.stop:
                 raise ConfigError(f"WebShop: `splits` overlap at goal {after.start}")
         return cls(ranges)
@@ -50,3 +52,13 @@ class Splits:
     def split_of(self, index: int) -> str:
         """The split a goal belongs to, "" for none."""
         return next((name for name, part in self.ranges.items() if index in part), "")
+
+
+def _range(name: str, bounds: Sequence[int | None], goals: int) -> range:
+    match bounds:
+        case [int() as first, (int() | None) as end] if first >= 0 and (end is None or end >= first):
+            return range(min(first, goals), goals if end is None else min(end, goals))
+    raise ConfigError(
+        f"WebShop: `splits` {name} = {bounds!r}, expected (first, end) with 0 <= first <= end",
+        hint="`end` is the first goal that no longer belongs to the split, null for all the rest",
+    )

@@ -1,0 +1,427 @@
+"""Pipeline: a recipe carried out, stage by stage, in a run directory that can be left and entered at any time.
+
+    expert   collect → evaluate
+    bc       select → train → evaluate                       (round 0)
+    method   explore → select → train → evaluate             (rounds 1 … n, each method by itself)
+
+Each stage leaves a file that is written last; a stage whose file is there is done and is not carried out again. What a
+stage reads lies in the directory as well, so a run that was interrupted goes on as if it had not been.
+
+    DIR/recipe.json, fingerprint.json      what is run, and where
+    DIR/<method>/trajectories.jsonl        the rollouts of all rounds (`expert`: the expert data)
+    DIR/<method>/ledger.jsonl              what each stage cost
+    DIR/<method>/round<r>/                 explored.json, examples.jsonl, selection.json, checkpoint/, evaluation.json
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from eef import __version__
+from eef.config import Recipe, parse_settings
+from eef.env import Env
+from eef.envs import make_env, make_expert
+from eef.errors import ConfigError, MethodError, StoreError
+from eef.evaluate import EvalResult, summarise
+from eef.explore import Exploration, explore, launches
+from eef.jsonfile import append_jsonl, read_json, read_jsonl, write_json
+from eef.ledger import Cost, Ledger, usage_of
+from eef.methods import make_method
+from eef.methods.base import Method
+from eef.policy import GREEDY, Policy, Sampling
+from eef.rollouts import Launch, derive_seed
+from eef.selection import PlannedState, Selection, TrainingExample
+from eef.store import Store, read_trajectories
+from eef.task import TaskSet
+from eef.tokens import Renderer, render_all
+from eef.trajectory import Trajectory, TrajectorySet
+
+Kind = Literal["collect", "explore", "select", "train", "evaluate"]
+EXPERT, BC = "expert", "bc"
+
+
+@dataclass(frozen=True, slots=True)
+class StageId:
+    """One stage of a run: what is done, for which method, in which round (0: the experts, behaviour cloning)."""
+
+    method: str
+    round: int
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.kind}" + (f" (round {self.round})" if self.round else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is: `done` of `total` rollouts or updates; `note` is a word on how it goes."""
+
+    stage: StageId
+    done: int
+    total: int
+    note: str = ""
+
+
+Listener = Callable[[Progress], None]
+
+
+def stages_of(recipe: Recipe) -> list[StageId]:
+    """All stages of a recipe in order, each after those it needs."""
+    stages = [StageId(EXPERT, 0, "collect"), StageId(EXPERT, 0, "evaluate")]
+    stages += [StageId(BC, 0, kind) for kind in _kinds("select", "train", "evaluate")]
+    for method in explorers(recipe):
+        for round in range(1, recipe.rounds + 1):
+            stages += [StageId(method, round, kind) for kind in _kinds("explore", "select", "train", "evaluate")]
+    return stages
+
+
+def explorers(recipe: Recipe) -> list[str]:
+    """The methods that go through rounds: all but behaviour cloning, with which every run begins."""
+    return [name for name in recipe.methods if name != BC]
+
+
+def _kinds(*kinds: Kind) -> tuple[Kind, ...]:
+    return kinds
+
+
+class Run:
+    """A run directory with its recipe. Opening one makes no model and plays nothing."""
+
+    def __init__(self, directory: Path, recipe: Recipe) -> None:
+        self.directory = directory
+        self.recipe = recipe
+        self.methods = {name: make_method(name, recipe.options.get(name)) for name in recipe.methods}
+        self.methods.setdefault(BC, make_method(BC, recipe.options.get(BC)))
+
+    @classmethod
+    def create(cls, directory: Path, recipe: Recipe) -> Run:
+        """Begin a run, or enter one that was begun with an equal recipe (StoreError for another)."""
+        run = cls(directory, recipe)
+        path = directory / "recipe.json"
+        if path.exists():
+            _refuse_other(path, recipe)
+        fingerprint = run.fingerprint()
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "fingerprint.json", fingerprint)
+        write_json(path, json.loads(recipe.to_json()))
+        return run
+
+    @classmethod
+    def open(cls, directory: Path) -> Run:
+        """Enter a run that was begun. StoreError where there is none."""
+        path = directory / "recipe.json"
+        if not path.is_file():
+            raise StoreError(f"`{directory}` is no run directory: it has no `recipe.json`", hint="`eef run` makes one")
+        return cls(directory, parse_settings(Recipe, read_json(path), source=str(path)))
+
+    # --- what a run is made of -----------------------------------------------------------------------------------
+
+    @cached_property
+    def env(self) -> Env:
+        return make_env(self.recipe.env.name, self.recipe.env.options)
+
+    @cached_property
+    def train_tasks(self) -> TaskSet:
+        return self._tasks("train", self.recipe.tasks.train)
+
+    @cached_property
+    def test_tasks(self) -> TaskSet:
+        return self._tasks(self.recipe.evaluate.split, self.recipe.tasks.test)
+
+    def _tasks(self, split: str, count: int | None) -> TaskSet:
+        """The tasks of a split that the recipe takes; ConfigError where there are fewer than it asks for."""
+        tasks = self.env.tasks(split)
+        if count is not None and count > len(tasks):
+            raise ConfigError(
+                f"the recipe takes {count} tasks of split {split!r}, which has {len(tasks)}",
+                hint=f"set `tasks.{'train' if split == 'train' else 'test'}` to {len(tasks)} or less",
+            )
+        seed = self.recipe.tasks.seed
+        return (tasks if seed is None else tasks.shuffled(seed)).head(count)
+
+    @property
+    def step_limit(self) -> int:
+        return self.recipe.rollouts.step_limit or self.env.step_limit
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The environment, and all else that decides whether two numbers can stand in one table."""
+        return {
+            **self.env.fingerprint(),
+            "step_limit": self.step_limit,
+            "train_tasks": len(self.train_tasks),
+            "test_split": self.recipe.evaluate.split,
+            "test_tasks": len(self.test_tasks),
+            "student": self.recipe.model.name,
+            "eef": __version__,
+            "python": platform.python_version(),
+        }
+
+    def folder(self, stage: StageId) -> Path:
+        return self.directory / stage.method / f"round{stage.round}"
+
+    def ledger(self, method: str) -> Ledger:
+        return Ledger.open(self.directory / method)
+
+    def trajectories(self, method: str) -> TrajectorySet:
+        """The expert data, and the rollouts of a method behind it; for reading."""
+        experts = read_trajectories(self.directory / EXPERT)
+        return experts if method in (EXPERT, BC) else read_trajectories(self.directory / method, base=experts)
+
+    def evaluation(self, method: str, round: int) -> EvalResult | None:
+        """The result of an evaluation, None where it was not carried out yet."""
+        path = self._outcome(StageId(method, round, "evaluate"))
+        return EvalResult.from_record(read_json(path)) if path.is_file() else None
+
+    def selection(self, method: str, round: int) -> Selection | None:
+        """What was selected for training in a round, None where it was not yet."""
+        stage = StageId(method, round, "select")
+        if not self.is_done(stage):
+            return None
+        examples = read_jsonl(self.folder(stage) / "examples.jsonl")
+        return Selection(
+            tuple(TrainingExample.from_record(record) for record in examples), read_json(self._outcome(stage))
+        )
+
+    def is_done(self, stage: StageId) -> bool:
+        return self._outcome(stage).is_file()
+
+    def _outcome(self, stage: StageId) -> Path:
+        """The file which a stage writes last."""
+        names = {
+            "collect": "explored.json", "explore": "explored.json", "select": "selection.json",
+            "train": "checkpoint/manifest.json", "evaluate": "evaluation.json",
+        }
+        return self.folder(stage) / names[stage.kind]
+
+    # --- carrying out --------------------------------------------------------------------------------------------
+
+    def carry_out(self, stage: StageId, listener: Listener) -> None:
+        """Carry out a stage unless it is done. StoreError where a stage it needs is not done yet."""
+        if self.is_done(stage):
+            return
+        for needed in self._needs(stage):
+            if not self.is_done(needed):
+                raise StoreError(f"`{stage}` needs `{needed}` first", hint=f"`eef resume {self.directory}` does both")
+        self.folder(stage).mkdir(parents=True, exist_ok=True)
+        getattr(self, f"_{stage.kind}")(stage, listener)
+
+    def _needs(self, stage: StageId) -> Iterator[StageId]:
+        if stage.method == EXPERT:
+            return
+        yield StageId(EXPERT, 0, "collect")
+        if stage.kind == "explore":
+            yield self._trained_before(stage)
+        elif stage.kind == "select" and stage.method != BC:
+            yield StageId(stage.method, stage.round, "explore")
+        elif stage.kind == "train":
+            yield StageId(stage.method, stage.round, "select")
+        elif stage.kind == "evaluate":
+            yield StageId(stage.method, stage.round, "train")
+
+    def _trained_before(self, stage: StageId) -> StageId:
+        method = stage.method if stage.round > 1 else BC
+        return StageId(method, stage.round - 1, "train")
+
+    def _collect(self, stage: StageId, listener: Listener) -> None:
+        """Every expert plays every training task once."""
+        tasks = self.train_tasks.head(self.recipe.expert.tasks)
+        with Store.open(self.directory / EXPERT) as store:
+            for name in self.recipe.expert.names:
+                expert = self._expert(name)
+                planned = [
+                    Launch(f"{expert.name}/{task.id}", task, None, derive_seed(self.recipe.seed, expert.name, task.id), 0)
+                    for task in tasks
+                ]
+                self._play(stage, planned, store, expert, self._sampling(expert), listener)
+            self._finish_rollouts(stage, store.trajectories)
+
+    def _explore(self, stage: StageId, listener: Listener) -> None:
+        """The student of the round before plays what the method plans."""
+        tasks = {task.id: task for task in self.train_tasks}
+        with Store.open(self.directory / stage.method, base=read_trajectories(self.directory / EXPERT)) as store:
+            plan = self.plan(stage, store.trajectories)
+            planned = launches(plan, tasks, round=stage.round, seed=self.recipe.seed)
+            student = self._student(self._trained_before(stage))
+            self._play(stage, planned, store, student, self._sampling(student), listener)
+            self._finish_rollouts(
+                stage, [item for item in store.trajectories if item.round == stage.round and item.author == student.name]
+            )
+
+    def plan(self, stage: StageId, trajectories: TrajectorySet) -> list[PlannedState]:
+        """What a method plays in a round. ConfigError where budgets are to be equal and it plans another number."""
+        method = self.methods[stage.method]
+        plan = method.plan(trajectories, [task.id for task in self.train_tasks], stage.round)
+        if self.recipe.budget.equal == "rollouts":
+            self._check_budget(stage, trajectories, plan)
+        return plan
+
+    def _check_budget(self, stage: StageId, trajectories: TrajectorySet, plan: list[PlannedState]) -> None:
+        tasks = [task.id for task in self.train_tasks]
+        planned = sum(item.count for item in plan)
+        for name in explorers(self.recipe):
+            other = sum(item.count for item in self.methods[name].plan(trajectories, tasks, stage.round))
+            if other != planned:
+                raise ConfigError(
+                    f"budgets are not equal: `{stage.method}` plans {planned} rollouts a round, `{name}` {other}",
+                    hint='set `options.eef.fill = "start"` and compare with `rft6`, or `budget.equal = "none"`',
+                )
+
+    def _select(self, stage: StageId, listener: Listener) -> None:
+        method: Method = self.methods[stage.method]
+        selection = method.select(self.trajectories(stage.method), [task.id for task in self.train_tasks], stage.round)
+        path = self.folder(stage) / "examples.jsonl"
+        path.unlink(missing_ok=True)
+        for example in selection.examples:
+            append_jsonl(path, example.to_record())
+        write_json(self._outcome(stage), selection.counts)
+
+    def _train(self, stage: StageId, listener: Listener) -> None:
+        from eef.checkpoint import save_checkpoint
+        from eef.model import load_model
+        from eef.train import TrainProgress, train
+
+        selection = self.selection(stage.method, stage.round)
+        assert selection is not None, "selected before it is trained on"
+        settings = self.recipe.train
+        start = self.recipe.model.name
+        if settings.start == "last" and stage.method != BC:
+            start = str(self._checkpoint(self._trained_before(stage)))
+        model, tokenizer = load_model(
+            start, dtype=self.recipe.model.dtype, device=self.recipe.model.device, lora=self.recipe.model.lora
+        )
+        rendered, overflows = render_all(
+            selection.examples, self.trajectories(stage.method), self.env.prompt, self._renderer(model, tokenizer)
+        )
+        if not rendered:
+            raise MethodError(
+                f"`{stage}`: all {len(overflows)} examples are longer than the model's context",
+                hint="raise `chat.max_length`, or take a model with a longer context",
+            )
+
+        def heard(update: TrainProgress) -> None:
+            listener(Progress(stage, update.update, update.updates, f"loss {update.loss:.3f}"))
+
+        points = self.folder(stage) / "training"
+        result = train(model, rendered, settings, directory=points, progress=heard)
+        write_json(self.folder(stage) / "training.json", {
+            "updates": result.updates, "examples": len(rendered), "too_long": overflows, "losses": result.losses,
+        })
+        cost = Cost(updates=result.updates, trained_tokens=result.trained_tokens,
+                    processed_tokens=result.processed_tokens, seconds=result.seconds)
+        self.ledger(stage.method).record(stage.method, stage.round, "train", cost)
+        save_checkpoint(
+            model, tokenizer, self._checkpoint(stage), base=start,
+            about={"recipe": self.recipe.name, "method": stage.method, "round": stage.round},
+        )
+        shutil.rmtree(points, ignore_errors=True)
+
+    def _evaluate(self, stage: StageId, listener: Listener) -> None:
+        """Play the test tasks; their trajectories are kept apart from those that are trained on."""
+        if stage.method == EXPERT:
+            policy = self._expert(self.recipe.expert.names[0])
+        else:
+            policy = self._student(StageId(stage.method, stage.round, "train"))
+        split = self.recipe.evaluate.split
+        planned = [
+            Launch(f"evaluation/{task.id}", task, None, derive_seed(self.recipe.seed, "evaluation", task.id), stage.round)
+            for task in self.test_tasks
+        ]
+        settings = self.recipe.evaluation_sampling
+        sampling = Sampling(
+            temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens
+        )
+        with Store.open(self.folder(stage) / "evaluation") as store:
+            self._play(stage, planned, store, policy, sampling, listener)
+            ends = [_last_try(store.trajectories, launch.id) for launch in planned]
+        result = summarise(ends, policy=policy.name, method=stage.method, round=stage.round, split=split)
+        self.ledger(stage.method).record(stage.method, stage.round, "evaluate", result.cost)
+        write_json(self._outcome(stage), result.to_record())
+
+    def _play(
+        self, stage: StageId, planned: list[Launch], store: Store, policy: Policy, sampling: Sampling, listener: Listener
+    ) -> Exploration:
+        done = sum(launch.id in store.trajectories for launch in planned)
+        wins = 0
+
+        def heard(trajectory: Trajectory) -> None:
+            nonlocal done, wins
+            done, wins = done + 1, wins + trajectory.success
+            listener(Progress(stage, done, max(done, len(planned)), f"{wins} won"))
+
+        listener(Progress(stage, done, len(planned)))
+        outcome = explore(
+            planned, store, self.env, policy, sampling=sampling, step_limit=self.step_limit,
+            batch_size=self.recipe.rollouts.batch_size, fresh_limit=self.recipe.rollouts.fresh_limit, progress=heard,
+        )
+        if outcome.errors == len(planned):
+            first = _last_try(store.trajectories, planned[0].id)
+            raise StoreError(f"`{stage}`: every rollout broke; the first with: {first.error}")
+        return outcome
+
+    def _finish_rollouts(self, stage: StageId, played: Any) -> None:
+        rollouts = list(played)
+        self.ledger(stage.method).record(stage.method, stage.round, stage.kind, usage_of(rollouts))
+        write_json(self._outcome(stage), {
+            "rollouts": len(rollouts),
+            "wins": sum(item.success for item in rollouts),
+            "errors": sum(item.status == "error" for item in rollouts),
+            "overflows": sum(item.error == "context overflow" for item in rollouts),
+        })
+
+    # --- policies ------------------------------------------------------------------------------------------------
+
+    def _expert(self, name: str) -> Policy:
+        provider, _, model = name.partition("/")
+        if provider == "scripted":
+            return make_expert(self.env, model)
+        if provider == "hf":
+            return self._local(name, f"expert:{Path(model).name}")
+        raise ConfigError(f"no expert {name!r}", hint="`scripted/<preset>` or `hf/<path or hub id>`")
+
+    def _student(self, trained: StageId) -> Policy:
+        return self._local(str(self._checkpoint(trained)), f"policy:{trained.method}@round{trained.round}")
+
+    def _local(self, name: str, author: str) -> Policy:
+        from eef.model import load_model
+        from eef.policies.local import LocalPolicy
+
+        model, tokenizer = load_model(name, dtype=self.recipe.model.dtype, device=self.recipe.model.device)
+        return LocalPolicy(model, tokenizer, self._renderer(model, tokenizer), name=author)
+
+    def _renderer(self, model: Any, tokenizer: Any) -> Renderer:
+        from eef.model import context_length
+
+        limits = [limit for limit in (self.recipe.chat.max_length, context_length(model)) if limit]
+        return Renderer(tokenizer, loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None))
+
+    def _checkpoint(self, trained: StageId) -> Path:
+        return self.folder(trained) / "checkpoint"
+
+    def _sampling(self, policy: Policy) -> Sampling:
+        return Sampling(**self.recipe.sampling.model_dump())
+
+
+def _refuse_other(path: Path, recipe: Recipe) -> None:
+    """A run is carried out with the recipe it was begun with; `jobs` alone may change, it decides nothing."""
+    same = {"jobs"}
+    old = parse_settings(Recipe, read_json(path), source=str(path)).model_dump(exclude=same)
+    new = recipe.model_dump(exclude=same)
+    if old != new:
+        keys = sorted(key for key in new if new[key] != old[key])
+        raise StoreError(
+            f"`{path.parent}` was begun with another recipe (it differs in: {', '.join(keys)})",
+            hint="take another directory with `--out`, or remove this one",
+        )
+
+
+def _last_try(trajectories: TrajectorySet, launch: str) -> Trajectory:
+    """The rollout of a launch; where it broke, its second try."""
+    again = f"{launch}~1"
+    return trajectories[again if again in trajectories else launch]

@@ -1,0 +1,125 @@
+"""The search engine: tokens, stems, length codes, and ranks equal to the formula, a document at a time."""
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.envs.webshop.analysis import stem, term, tokens
+from eef.envs.webshop.search import K1, B, SearchIndex, decode_length, encode_length
+
+# From the examples in Porter's paper, step by step.
+_STEMS = """
+caresses caress ponies poni ties ti caress caress cats cat feed feed agreed agre plastered plaster bled bled
+motoring motor sing sing conflated conflat troubled troubl sized size hopping hop tanned tan falling fall
+hissing hiss fizzed fizz failing fail filing file happy happi sky sky relational relat conditional condit
+rational ration valenci valenc hesitanci hesit digitizer digit conformabli conform radicalli radic
+differentli differ vileli vile analogousli analog vietnamization vietnam predication predic operator oper
+feudalism feudal decisiveness decis hopefulness hope callousness callous formaliti formal sensitiviti sensit
+sensibiliti sensibl triplicate triplic formative form formalize formal electriciti electr electrical electr
+hopeful hope goodness good revival reviv allowance allow inference infer airliner airlin gyroscopic gyroscop
+adjustable adjust defensible defens irritant irrit replacement replac adjustment adjust dependent depend
+adoption adopt homologou homolog communism commun activate activ angulariti angular homologous homolog
+effective effect bowdlerize bowdler probate probat rate rate cease ceas controll control roll roll analogies
+analog apology apolog as as by by generalizations gener
+"""
+STEMS = _STEMS.split()
+
+
+@pytest.mark.parametrize(("word", "expected"), list(zip(STEMS[::2], STEMS[1::2], strict=True)))
+def test_stems(word, expected):
+    assert stem(word) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("men's t-shirts & tanks", ["men's", "t", "shirts", "tanks"]),
+        ("3.5mm 1,000 u.s.a. 12x16 5'2", ["3.5mm", "1,000", "u.s.a", "12x16", "5'2"]),
+        ("color:red a_b _ __c", ["color:red", "a_b", "__c"]),
+        ("wi-fi/usb (2pcs)", ["wi", "fi", "usb", "2pcs"]),
+        ("décor 琥珀 ひ カタカナ", ["décor", "琥", "珀", "ひ", "カタカナ"]),
+        ("★best☞ ❤️❤ ✿", ["★", "best", "☞", "❤️", "❤"]),
+        ("", []),
+    ],
+)
+def test_tokens(text, expected):
+    assert tokens(text) == expected
+
+
+def test_a_token_longer_than_the_limit_is_cut():
+    assert [len(token) for token in tokens("a" * 600 + " b")] == [255, 255, 90, 1]
+
+
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [("The", ""), ("men's", "men"), ("women’s", "women"), ("s", "s"), ("ROLLS", "roll")],
+)
+def test_terms(token, expected):
+    assert term(token) == expected
+
+
+@pytest.mark.parametrize(
+    ("length", "code"), [(0, 0), (39, 39), (40, 40), (41, 40), (42, 41), (56, 48), (376, 75)]
+)
+def test_length_codes(length, code):
+    assert encode_length(length) == code
+
+
+@given(st.integers(0, 2**31 - 1))
+def test_a_length_code_stands_for_no_more_than_the_length(length):
+    code = encode_length(length)
+    assert 0 <= code <= 255
+    assert decode_length(code) <= length < decode_length(code + 1)
+
+
+def scores(texts, query):
+    """BM25 by its formula, a document at a time."""
+    found = [Counter(filter(None, map(term, tokens(text)))) for text in texts]
+    filled = max(1, sum(1 for words in found if words))
+    mean = sum(sum(words.values()) for words in found) / filled
+    asked = Counter(filter(None, map(term, tokens(query))))
+    result = []
+    for words in found:
+        length = decode_length(encode_length(sum(words.values())))
+        total = 0.0
+        for word, times in asked.items():
+            holding = sum(1 for other in found if word in other)
+            weight = times * math.log(1 + (filled - holding + 0.5) / (holding + 0.5))
+            if word in words:
+                total += weight - weight / (1 + words[word] / (K1 * (1 - B + B * length / mean)))
+        result.append(total)
+    return result
+
+
+WORDS = st.lists(
+    st.sampled_from(["socks", "sock", "wool", "blue", "red", "tables", "oak", "the"]), max_size=60
+)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=12), WORDS)
+def test_ranks_equal_the_formula(documents, query):
+    texts = [" ".join(words) for words in documents]
+    names = [f"D{(at * 7) % 13:02}" for at in range(len(texts))]
+    expected = scores(texts, " ".join(query))
+    hits = SearchIndex.build(texts, names).search(" ".join(query))
+    assert {at for at, _ in hits} == {at for at, score in enumerate(expected) if score > 0}
+    assert all(score == pytest.approx(expected[at], rel=1e-12) for at, score in hits)
+    assert [(-score, names[at]) for at, score in hits] == sorted((-score, names[at]) for at, score in hits)
+
+
+def test_fifty_at_most_and_ties_by_name():
+    names = [f"N{(at * 37) % 200:03}" for at in range(200)]
+    hits = SearchIndex.build(["same words"] * 200, names).search("words")
+    assert [names[at] for at, _ in hits] == sorted(names)[:50]
+
+
+@pytest.mark.parametrize("query", ["", "the of", "unknown", "  "])
+def test_queries_that_find_nothing(query):
+    assert SearchIndex.build(["some words", ""], ["A", "B"]).search(query) == ()
+
+
+def test_an_empty_index():
+    assert SearchIndex.build([], []).search("words") == ()
