@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from eef.errors import DataError
-from eef.jsonfile import disk_errors, read_json, write_json
+from eef.jsonfile import read_json, write_json
+from eef.model import quietly, writing_weights
 from eef.tokens import Renderer
 
 MANIFEST_FILE = "manifest.json"
@@ -28,12 +29,13 @@ def save_checkpoint(
     `base` names the model it was trained from. `about` (recipe, method, round …, JSON-ready) goes into the manifest,
     beside the sha256 of each weights file. A model with adapters is written as its adapters. StoreError: disk full.
     """
-    with disk_errors(directory):
+    with writing_weights(directory):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         # a server must end a turn where the policy does, also when it does not read the chat template
         model.generation_config.eos_token_id = sorted(Renderer(tokenizer).stop_ids)
-        model.save_pretrained(directory)
+        with quietly():
+            model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
         weights = {path.name: _sha256(path) for path in sorted(directory.glob(_WEIGHTS))}

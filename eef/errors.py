@@ -7,7 +7,8 @@
     │   └── ReplayMismatch   the recorded observations do not come back (the state is skipped and counted)
     ├── ModelError           a model, tokenizer or chat template cannot be used
     ├── StoreError           a run directory or store cannot be read or written
-    └── MethodError          a method has nothing to work on (no expert wins, nothing to train on)
+    ├── MethodError          a method has nothing to work on (no expert wins, nothing to train on)
+    └── WorkerError          a process that worked on a method was ended from outside (memory, `kill`)
 
 A rollout's failure is none of these: it is a trajectory with `status="error"`.
 """
@@ -58,3 +59,7 @@ class StoreError(EefError):
 
 class MethodError(EefError):
     """A method has nothing to work on."""
+
+
+class WorkerError(EefError):
+    """A process that worked on a method was ended from outside."""

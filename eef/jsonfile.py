@@ -18,6 +18,8 @@ from eef.errors import DataError, StoreError
 
 Record = dict[str, Any]
 
+WHEN_FULL = "free some space and run the same command again: nothing stored is lost"
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file as a whole or not at all (StoreError)."""
@@ -132,7 +134,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some space and run the same command again: nothing stored is lost" if full else ""
+        hint = WHEN_FULL if full else ""
         raise StoreError(f"cannot write `{path}`: {error.strerror or error}", hint=hint) from error
 
 

@@ -13,10 +13,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from eef.config import DType, LoraSettings
-from eef.errors import ModelError
+from eef.errors import ModelError, StoreError
+from eef.jsonfile import WHEN_FULL, disk_errors
 
 BASE_STUDENT = Path(__file__).parent / "students" / "base"
 
@@ -34,7 +37,7 @@ def load_model(
     source = locate(name)
     adapted = (Path(source) / "adapter_config.json").is_file()
     origin = locate(_adapter_base(source)) if adapted else source
-    tokenizer = _load_tokenizer(source, name)
+    tokenizer = load_tokenizer(name)
     model = _load(AutoModelForCausalLM, origin, name, dtype=DTYPES[dtype])
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ModelError(
@@ -47,6 +50,19 @@ def load_model(
     elif lora is not None:
         model = get_peft_model(model, _lora_config(lora))
     return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model alone. ModelError: none there, no chat template, not a fast one."""
+    tokenizer = _load(AutoTokenizer, locate(name), name)
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"model {name!r} has no chat template",
+            hint="take its instruct version, or set `chat_template` in its tokenizer_config.json",
+        )
+    if tokenizer.eos_token is None or not tokenizer.is_fast:
+        raise ModelError(f"the tokenizer of {name!r} must be a fast one and have an end-of-sequence token")
+    return tokenizer
 
 
 def locate(name: str) -> str:
@@ -63,6 +79,36 @@ def locate(name: str) -> str:
     if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) != 2:
         raise ModelError(f"no such model directory: `{path}`", hint="a hub id has the form `organisation/model`")
     return str(path)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the progress bars of transformers: what is shown, the command line decides."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def writing_weights(path: Path) -> Iterator[None]:
+    """Turn the errors of writing a safetensors file, which has its own for a full disk, into a StoreError."""
+    with disk_errors(path):
+        try:
+            yield
+        except SafetensorError as error:
+            raise StoreError(f"cannot write `{path}`: {error}", hint=f"is the disk full? {WHEN_FULL}") from error
+
+
+def describe_compute() -> str:
+    """The device that `auto` takes and how much of it: threads of a CPU, name of a GPU."""
+    device = _device("auto")
+    if device.type == "cuda":
+        return f"GPU {torch.cuda.get_device_name(device)}"
+    return f"CPU, threads: {torch.get_num_threads()}"
 
 
 def context_length(model: Any) -> int | None:
@@ -92,22 +138,11 @@ def logits_only_at(model: Any, positions: torch.Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def _load_tokenizer(source: str, name: str) -> Any:
-    tokenizer = _load(AutoTokenizer, source, name)
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"model {name!r} has no chat template",
-            hint="take its instruct version, or set `chat_template` in its tokenizer_config.json",
-        )
-    if tokenizer.eos_token is None or not tokenizer.is_fast:
-        raise ModelError(f"the tokenizer of {name!r} must be a fast one and have an end-of-sequence token")
-    return tokenizer
-
-
 def _load(loader: Any, source: str, name: str, **options: Any) -> Any:
     what = "tokenizer" if loader is AutoTokenizer else "model"
     try:
-        return loader.from_pretrained(source, **options)
+        with quietly():
+            return loader.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         where = "in that directory" if Path(source).is_dir() else "on the hub, or the hub cannot be reached"

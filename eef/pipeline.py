@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,15 +30,15 @@ from eef.env import Env
 from eef.envs import make_env, make_expert
 from eef.errors import ConfigError, MethodError, StoreError
 from eef.evaluate import EvalResult, summarise
-from eef.explore import Exploration, explore, launches
-from eef.jsonfile import append_jsonl, read_json, read_jsonl, write_json
+from eef.explore import explore, launches
+from eef.jsonfile import append_jsonl, disk_errors, read_json, read_jsonl, write_json
 from eef.ledger import Cost, Ledger, usage_of
 from eef.methods import make_method
 from eef.methods.base import Method
-from eef.policy import GREEDY, Policy, Sampling
+from eef.policy import Policy, Sampling
 from eef.rollouts import Launch, derive_seed
 from eef.selection import PlannedState, Selection, TrainingExample
-from eef.store import Store, read_trajectories
+from eef.store import Store, read_trajectories, take_lock
 from eef.task import TaskSet
 from eef.tokens import Renderer, render_all
 from eef.trajectory import Trajectory, TrajectorySet
@@ -61,12 +61,16 @@ class StageId:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a stage is: `done` of `total` rollouts or updates; `note` is a word on how it goes."""
+    """How far a stage is: `done` of `total` rollouts or updates; `note` is a word on how it goes.
+
+    `total` 0: not known yet, or nothing to count. A stage's last one, when all it leaves is written, is `finished`.
+    """
 
     stage: StageId
     done: int
     total: int
     note: str = ""
+    finished: bool = False
 
 
 Listener = Callable[[Progress], None]
@@ -102,13 +106,16 @@ class Run:
 
     @classmethod
     def create(cls, directory: Path, recipe: Recipe) -> Run:
-        """Begin a run, or enter one that was begun with an equal recipe (StoreError for another)."""
+        """Begin a run, or enter one that was begun with an equal recipe (StoreError for another). Where nothing has been
+        played yet, the recipe may still change."""
         run = cls(directory, recipe)
         path = directory / "recipe.json"
-        if path.exists():
+        if path.exists() and (directory / EXPERT).exists():
             _refuse_other(path, recipe)
+            return run
         fingerprint = run.fingerprint()
-        directory.mkdir(parents=True, exist_ok=True)
+        with disk_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / "fingerprint.json", fingerprint)
         write_json(path, json.loads(recipe.to_json()))
         return run
@@ -120,6 +127,18 @@ class Run:
         if not path.is_file():
             raise StoreError(f"`{directory}` is no run directory: it has no `recipe.json`", hint="`eef run` makes one")
         return cls(directory, parse_settings(Recipe, read_json(path), source=str(path)))
+
+    def check(self) -> None:
+        """Refuse at once what would fail hours later: another environment than the run was begun in, an expert that
+        is not there, a student without a usable tokenizer."""
+        _refuse_other_place(self.directory / "fingerprint.json", self.fingerprint())
+        for name in self.recipe.expert.names:
+            if name.startswith("scripted/"):
+                self._expert(name)
+        if not all(self.is_done(stage) for stage in stages_of(self.recipe) if stage.kind == "train"):
+            from eef.model import load_tokenizer
+
+            Renderer(load_tokenizer(self.recipe.model.name))
 
     # --- what a run is made of -----------------------------------------------------------------------------------
 
@@ -189,6 +208,15 @@ class Run:
             tuple(TrainingExample.from_record(record) for record in examples), read_json(self._outcome(stage))
         )
 
+    def outcome(self, stage: StageId) -> dict[str, Any] | None:
+        """What a stage has left to say of itself, None where it is not done: counts of rollouts or of examples, how
+        the training went, the evaluation's record."""
+        if not self.is_done(stage):
+            return None
+        path = self.folder(stage) / "training.json" if stage.kind == "train" else self._outcome(stage)
+        record: dict[str, Any] = read_json(path)
+        return record
+
     def is_done(self, stage: StageId) -> bool:
         return self._outcome(stage).is_file()
 
@@ -203,14 +231,20 @@ class Run:
     # --- carrying out --------------------------------------------------------------------------------------------
 
     def carry_out(self, stage: StageId, listener: Listener) -> None:
-        """Carry out a stage unless it is done. StoreError where a stage it needs is not done yet."""
+        """Carry out a stage unless it is done. StoreError where a stage it needs is not done yet, or where another
+        process works on this method."""
         if self.is_done(stage):
             return
         for needed in self._needs(stage):
             if not self.is_done(needed):
                 raise StoreError(f"`{stage}` needs `{needed}` first", hint=f"`eef resume {self.directory}` does both")
-        self.folder(stage).mkdir(parents=True, exist_ok=True)
-        getattr(self, f"_{stage.kind}")(stage, listener)
+        with disk_errors(self.folder(stage)):
+            self.folder(stage).mkdir(parents=True, exist_ok=True)
+        with take_lock(self.directory / stage.method / "stage.lock"):
+            if not self.is_done(stage):
+                listener(Progress(stage, 0, 0))
+                getattr(self, f"_{stage.kind}")(stage, listener)
+                listener(Progress(stage, 0, 0, finished=True))
 
     def _needs(self, stage: StageId) -> Iterator[StageId]:
         if stage.method == EXPERT:
@@ -235,8 +269,9 @@ class Run:
         with Store.open(self.directory / EXPERT) as store:
             for name in self.recipe.expert.names:
                 expert = self._expert(name)
+                seed = self.recipe.seed
                 planned = [
-                    Launch(f"{expert.name}/{task.id}", task, None, derive_seed(self.recipe.seed, expert.name, task.id), 0)
+                    Launch(f"{expert.name}/{task.id}", task, None, derive_seed(seed, expert.name, task.id), 0)
                     for task in tasks
                 ]
                 self._play(stage, planned, store, expert, self._sampling(expert), listener)
@@ -250,9 +285,8 @@ class Run:
             planned = launches(plan, tasks, round=stage.round, seed=self.recipe.seed)
             student = self._student(self._trained_before(stage))
             self._play(stage, planned, store, student, self._sampling(student), listener)
-            self._finish_rollouts(
-                stage, [item for item in store.trajectories if item.round == stage.round and item.author == student.name]
-            )
+            played = [each for each in store.trajectories if each.round == stage.round and each.author == student.name]
+            self._finish_rollouts(stage, played)
 
     def plan(self, stage: StageId, trajectories: TrajectorySet) -> list[PlannedState]:
         """What a method plays in a round. ConfigError where budgets are to be equal and it plans another number."""
@@ -329,8 +363,9 @@ class Run:
         else:
             policy = self._student(StageId(stage.method, stage.round, "train"))
         split = self.recipe.evaluate.split
+        seed = self.recipe.seed
         planned = [
-            Launch(f"evaluation/{task.id}", task, None, derive_seed(self.recipe.seed, "evaluation", task.id), stage.round)
+            Launch(f"evaluation/{task.id}", task, None, derive_seed(seed, "evaluation", task.id), stage.round)
             for task in self.test_tasks
         ]
         settings = self.recipe.evaluation_sampling
@@ -345,10 +380,11 @@ class Run:
         write_json(self._outcome(stage), result.to_record())
 
     def _play(
-        self, stage: StageId, planned: list[Launch], store: Store, policy: Policy, sampling: Sampling, listener: Listener
-    ) -> Exploration:
-        done = sum(launch.id in store.trajectories for launch in planned)
-        wins = 0
+        self, stage: StageId, planned: list[Launch], store: Store, policy: Policy, sampling: Sampling,
+        listener: Listener,
+    ) -> None:
+        stored = [store.trajectories[launch.id] for launch in planned if launch.id in store.trajectories]
+        done, wins = len(stored), sum(trajectory.success for trajectory in stored)
 
         def heard(trajectory: Trajectory) -> None:
             nonlocal done, wins
@@ -360,12 +396,14 @@ class Run:
             planned, store, self.env, policy, sampling=sampling, step_limit=self.step_limit,
             batch_size=self.recipe.rollouts.batch_size, fresh_limit=self.recipe.rollouts.fresh_limit, progress=heard,
         )
-        if outcome.errors == len(planned):
+        if planned and outcome.errors == len(planned):
             first = _last_try(store.trajectories, planned[0].id)
-            raise StoreError(f"`{stage}`: every rollout broke; the first with: {first.error}")
-        return outcome
+            raise StoreError(
+                f"`{stage}`: every rollout broke; the first with: {first.error}",
+                hint=f"mend the cause, remove `{store.path.parent}`, then `eef resume {self.directory}`",
+            )
 
-    def _finish_rollouts(self, stage: StageId, played: Any) -> None:
+    def _finish_rollouts(self, stage: StageId, played: Iterable[Trajectory]) -> None:
         rollouts = list(played)
         self.ledger(stage.method).record(stage.method, stage.round, stage.kind, usage_of(rollouts))
         write_json(self._outcome(stage), {
@@ -418,6 +456,18 @@ def _refuse_other(path: Path, recipe: Recipe) -> None:
         raise StoreError(
             f"`{path.parent}` was begun with another recipe (it differs in: {', '.join(keys)})",
             hint="take another directory with `--out`, or remove this one",
+        )
+
+
+def _refuse_other_place(path: Path, now: dict[str, Any]) -> None:
+    """Rollouts of two environments do not mix: refuse one that has changed since the run was begun."""
+    versions = {"eef", "python"}
+    before, now = read_json(path), json.loads(json.dumps(now))
+    differing = sorted(key for key in {*before, *now} - versions if before.get(key) != now.get(key))
+    if differing:
+        raise StoreError(
+            f"`{path.parent}` was begun in another environment (it differs in: {', '.join(differing)})",
+            hint="bring back its data, or begin a run in another directory",
         )
 
 

@@ -69,7 +69,7 @@ class Store:
         path = directory / STORE_FILE
         with disk_errors(path):
             directory.mkdir(parents=True, exist_ok=True)
-            lock = _lock(path.with_suffix(".lock"))
+            lock = take_lock(path.with_suffix(".lock"))
             try:
                 path.touch()
                 return cls(path, lock, mend(path), base)
@@ -113,8 +113,8 @@ def _load(path: Path, base: Iterable[Trajectory]) -> TrajectorySet:
     return trajectories
 
 
-def _lock(path: Path) -> TextIO:
-    """The lock file, held until it is closed or its process ends."""
+def take_lock(path: Path) -> TextIO:
+    """The lock file, held until it is closed or its process ends. StoreError naming the process that holds it."""
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,16 +5,16 @@ import pytest
 pytest.importorskip("tokenizers")
 pytest.importorskip("transformers")
 
-from hypothesis import given  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-from eef.errors import ModelError  # noqa: E402
-from eef.selection import TrainingExample  # noqa: E402
-from eef.tokens import Rendered, Renderer, render_all, render_example, show_mask  # noqa: E402
-from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet  # noqa: E402
-from tests.tiny import CHATML, tiny_tokenizer  # noqa: E402
+from eef.errors import ModelError
+from eef.selection import TrainingExample
+from eef.tokens import Rendered, Renderer, render_all, render_example, show_mask
+from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
+from tests.tiny import CHATML, tiny_tokenizer
 
 pytestmark = pytest.mark.torch
 

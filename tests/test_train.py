@@ -10,15 +10,17 @@ from itertools import islice, pairwise  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from eef.config import LoraSettings, TrainSettings  # noqa: E402
 from eef.checkpoint import is_complete, read_manifest, save_checkpoint, verify_checkpoint  # noqa: E402
+from eef.config import LoraSettings, TrainSettings  # noqa: E402
 from eef.errors import ConfigError, DataError, MethodError, ModelError, StoreError  # noqa: E402
 from eef.model import load_model, logits_only_at  # noqa: E402
 from eef.tokens import Rendered  # noqa: E402
 from eef.train import batches, learning_rate, micro_batches, tensors, train  # noqa: E402
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [  # peft asks transformers by a name which transformers has given up
+    pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+]
 
 
 def examples(count=24, seed=1):
@@ -28,7 +30,7 @@ def examples(count=24, seed=1):
         length = int(torch.randint(5, 40, (), generator=draw))
         ids = torch.randint(0, 256, (length,), generator=draw).tolist()
         weights = torch.randint(0, 3, (length,), generator=draw).div(2).tolist()
-        made.append(Rendered(tuple(ids), tuple(weights[:-1] + [1.0])))
+        made.append(Rendered(tuple(ids), (*weights[:-1], 1.0)))
     return made
 
 
@@ -62,16 +64,26 @@ def test_loss_is_the_weighted_mean_over_all_trained_tokens_of_the_batch():
     assert result.processed_tokens == sum(len(example.ids) for example in batch)
 
 
-def test_one_by_one_accumulated_equals_the_batch_at_once():
-    losses, ends = [], []
-    for micro_tokens in (1, 100, 100_000):
-        model = tiny_model()
-        losses.append(train(model, examples(), settings(updates=4, micro_tokens=micro_tokens)).losses)
-        ends.append(weights_of(model))
-    for one, other in pairwise(losses):
-        assert one == pytest.approx(other, rel=1e-6)
-    for one, other in pairwise(ends):
-        assert torch.allclose(one, other, atol=1e-6)
+def trained_in_parts(micro_tokens, updates):
+    """(losses, gradients of the last update, weights)"""
+    model, gradients = tiny_model(), {}
+    for name, value in model.named_parameters():
+        value.register_post_accumulate_grad_hook(
+            lambda value, name=name: gradients.__setitem__(name, value.grad.flatten().clone())
+        )
+    losses = train(model, examples(), settings(updates=updates, micro_tokens=micro_tokens)).losses
+    return losses, torch.cat([gradients[name] for name, _ in model.named_parameters()]), weights_of(model)
+
+
+@pytest.mark.parametrize("micro_tokens", [1, 100])
+def test_accumulated_in_parts_equals_the_batch_at_once(micro_tokens):
+    for updates in (1, 4):
+        losses, gradients, weights = trained_in_parts(micro_tokens, updates)
+        expected_losses, expected_gradients, expected_weights = trained_in_parts(100_000, updates)
+        assert losses == pytest.approx(expected_losses, rel=1e-6)
+        assert torch.allclose(gradients, expected_gradients, atol=1e-6)
+        # Adam divides by the gradient's own size: where that is next to nothing, so is what can be said of the step
+        assert torch.allclose(weights, expected_weights, atol=1e-5)
 
 
 def test_training_lowers_the_loss_of_what_is_trained():
@@ -162,7 +174,7 @@ def test_refusals():
         train(tiny_model(), [blank], settings())
     with pytest.raises(ConfigError, match="float16"):
         train(tiny_model(), examples(), settings(dtype="float16"))
-    with pytest.raises(ModelError, match="lower|broke down"):
+    with pytest.raises(ModelError, match="broke down"):
         train(tiny_model(), examples(), settings(learning_rate=1e30, updates=5))
 
 
@@ -178,8 +190,9 @@ def test_only_asked_for_positions_reach_the_vocabulary():
 
 def test_tensors_worked_example():
     ids, positions, targets, weights = tensors([Rendered((5, 6, 7), (0, 1, 0.5)), Rendered((8, 9), (0, 1))])
-    assert ids.tolist() == [[5, 6], [8, 9]]
-    assert positions.tolist() == [0, 1, 2]
+    assert ids[:, :3].tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert ids.shape == (2, 16)
+    assert positions.tolist() == [0, 1, 16]
     assert targets.tolist() == [6, 7, 9]
     assert weights.tolist() == [1, 0.5, 1]
 

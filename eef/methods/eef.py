@@ -154,21 +154,21 @@ class Eef:
                     examples += solved
         return make_selection(self.name, _unique(trajectories, examples), tasks, counts)
 
+    def measure(self, trajectories: TrajectorySet, expert: Trajectory, round: int) -> OkGrid:
+        """The grid along an expert trajectory from which `select` labels its actions in a round."""
+        return measure_grid(
+            trajectories, expert, expert_states(expert.length, self.options.M),
+            rounds=_rounds(self.options.grid, round), rule=self.options.ok_rule,
+        )
+
     def _explored(self, trajectories: TrajectorySet, task: str) -> list[Trajectory]:
         experts = expert_trajectories(trajectories, task)
         return [item for item in experts if self.options.expert_states == "all" or not item.success]
 
     def _evidence(self, trajectories: TrajectorySet, task: str, round: int) -> _Evidence:
-        rounds = {"round": range(round, round + 1), "all": range(round + 1)}
-        options = self.options
-        grids = {
-            expert.id: measure_grid(
-                trajectories, expert, expert_states(expert.length, options.M),
-                rounds=rounds[options.grid], rule=options.ok_rule,
-            )
-            for expert in self._explored(trajectories, task)
-        }
-        wins = winning(trajectories, task, rounds[options.accumulate], options.bc_experts)
+        explored = self._explored(trajectories, task)
+        grids = {expert.id: self.measure(trajectories, expert, round) for expert in explored}
+        wins = winning(trajectories, task, _rounds(self.options.accumulate, round), self.options.bc_experts)
         return _Evidence(trajectories, tuple(wins), grids)
 
     def _solve_start(self, evidence: _Evidence) -> list[TrainingExample]:
@@ -227,6 +227,10 @@ _COUNTS = (
     "segments.beneficial", "segments.harmful", "segments.neutral", "segments.unknown",
     "states.recovery", "states.recovered",
 )
+
+
+def _rounds(which: Literal["all", "round"], round: int) -> range:
+    return range(round if which == "round" else 0, round + 1)
 
 
 def _origin(win: Trajectory) -> str:

@@ -53,7 +53,8 @@ class RowLayer(CacheLayerMixin):
         """Write the new states [b, heads, q, head size]; returns what attention sees of these rows."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         place = self._cache.place
         index = self._cache.index
         self.keys[index, :, place.positions] = key_states.transpose(1, 2)

@@ -71,16 +71,15 @@ class LocalPolicy:
         prompts = [self._renderer.prompt(conversation) for conversation in conversations]
         turns = [
             _turn(prompt, seed, min(sampling.max_tokens, self._context - len(prompt)))
+            if len(prompt) < self._context else None
             for prompt, seed in zip(prompts, seeds, strict=True)
-            if len(prompt) < self._context
         ]
-        if turns:
-            self._engine.complete(turns, sampling, self._renderer.stop_ids)
-        done = iter(turns)
+        rows = [row for row in turns if row is not None]
+        if rows:
+            self._engine.complete(rows, sampling, self._renderer.stop_ids)
         return [
-            self._completion(next(done)) if len(prompt) < self._context else
-            Completion(text="", finish="overflow", prompt_tokens=len(prompt))
-            for prompt in prompts
+            Completion(text="", finish="overflow", prompt_tokens=len(prompt)) if row is None else self._completion(row)
+            for prompt, row in zip(prompts, turns, strict=True)
         ]
 
     def _completion(self, row: Row) -> Completion:
@@ -114,7 +113,7 @@ def choose(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> tor
     probabilities = (logits.float() / sampling.temperature).softmax(-1)
     if sampling.top_p >= 1:
         return _quantile(probabilities, draws)
-    ordered, tokens = probabilities.sort(-1, descending=True, stable=True)
+    ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
     outside = ordered.cumsum(-1) - ordered >= sampling.top_p
     return tokens.gather(1, _quantile(ordered.masked_fill(outside, 0.0), draws)[:, None])[:, 0]
 
@@ -126,7 +125,7 @@ def _quantile(masses: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
 def _turn(prompt: list[int], seed: int, limit: int) -> Row:
     draws = 1.0 - np.random.Generator(np.random.Philox(key=seed)).random(limit)
-    return Row(ids=prompt, prompt=len(prompt), slot=-1, limit=limit, draws=draws)
+    return Row(ids=list(prompt), prompt=len(prompt), slot=-1, limit=limit, draws=draws)
 
 
 class _Cached:
@@ -227,7 +226,8 @@ class _Cached:
             mask = torch.zeros(seen.shape, dtype=self._model.dtype, device=self._device)
             mask.masked_fill_(~seen, -torch.inf)
         logits: torch.Tensor = self._model(
-            input_ids=ids, position_ids=place.positions, attention_mask=mask, past_key_values=self._cache, use_cache=True
+            input_ids=ids, position_ids=place.positions, attention_mask=mask,
+            past_key_values=self._cache, use_cache=True,
         ).logits
         return logits
 
@@ -275,7 +275,7 @@ class _Plain:
                 _append(row, token, stops)
 
 
-class _Drawn(LogitsProcessor):  # type: ignore[misc]
+class _Drawn(LogitsProcessor):
     """Leaves to greedy decoding only the token that `choose` takes."""
 
     def __init__(self, draws: np.ndarray, prompt: int, sampling: Sampling) -> None:
@@ -324,7 +324,7 @@ def _common(one: list[int], other: list[int], start: int) -> int:
 
 
 def _parts(jobs: list[tuple[Row, int]]) -> list[list[tuple[Row, int]]]:
-    """The jobs (row, end), sorted by their number of new tokens, in parts of `_PREFILL_TOKENS` or fewer with padding."""
+    """The jobs (row, end), sorted by their number of new tokens, in parts of at most `_PREFILL_TOKENS` with padding."""
     parts: list[list[tuple[Row, int]]] = []
     width = 0
     for row, end in sorted(jobs, key=lambda job: job[0].cached - job[1]):

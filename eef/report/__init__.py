@@ -1,0 +1,1 @@
+"""Report: a run directory, finished or not → numbers (`results`), tables for text (`table`), one HTML page (`page`)."""

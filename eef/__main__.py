@@ -1,0 +1,6 @@
+"""`python -m eef` is the program `eef`."""
+
+from eef.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Runs: the commands that carry out a recipe, whole or stage by stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import monotonic
+from typing import Annotated
+
+import typer
+
+from eef.cli.console import duration, notes, put, stoppable, tell
+from eef.cli.display import display_of
+from eef.config import Recipe, load_recipe
+from eef.errors import ConfigError
+from eef.jsonfile import write_json
+from eef.pipeline import EXPERT, Kind, Run, StageId, stages_of
+from eef.report.page import write_page
+from eef.report.results import Results, gather
+from eef.report.table import results_table
+from eef.report.wording import headline, verdict
+from eef.workers import carry_out_all, process_settings, threads_of
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.", show_default=False)]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe: a `.toml`, `.yaml` or `.json` file.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Lay a setting over the recipe, e.g. `train.updates=50`."),
+]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Methods worked on side by side; the recipe's `jobs` when left out.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table.")]
+Method = Annotated[str | None, typer.Option(help="This method alone.", show_default=False)]
+Round = Annotated[
+    int | None,
+    typer.Option(min=0, help="This round alone; each method's next one when left out.", show_default=False),
+]
+
+
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run directory; `runs/<name of the recipe>` when left out.")
+    ] = None,
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+) -> None:
+    """Carry out a recipe: experts, behaviour cloning, then every method's rounds, and a report.
+
+    On a directory that was begun with the same recipe it goes on where that stopped.
+
+    Example: `eef run recipes/demo.toml --out runs/demo --set seed=1`
+    """
+    settings = read_recipe(recipe, overrides)
+    _whole(Run.create(out or Path("runs") / settings.name, settings), jobs, quiet)
+
+
+def resume(directory: Directory, jobs: Jobs = None, quiet: Quiet = False) -> None:
+    """Go on with a run that was interrupted; its numbers are those of an uninterrupted one.
+
+    Example: `eef resume runs/demo`
+    """
+    _whole(Run.open(directory), jobs, quiet)
+
+
+def collect(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="DIR|RECIPE", help="A run directory, or a recipe to begin one.", show_default=False),
+    ],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With a recipe: the run directory to begin.", show_default=False)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Let the experts play the training tasks; with a recipe, begin a run by that.
+
+    Example: `eef collect recipes/demo.toml --out runs/demo`
+    """
+    if source.is_dir() and (out or overrides):
+        raise ConfigError(f"`{source}` is a run directory: `--out` and `--set` have no effect", hint="leave them out")
+    if source.is_dir():
+        found = Run.open(source)
+    else:
+        settings = read_recipe(source, overrides)
+        found = Run.create(out or Path("runs") / settings.name, settings)
+    _stages(found, [StageId(EXPERT, 0, "collect")], quiet)
+
+
+def explore(directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False) -> None:
+    """Let the student of the round before play what a method plans.
+
+    Example: `eef explore runs/demo --method eef --round 1`
+    """
+    _by_hand(directory, "explore", method, round, quiet)
+
+
+def select(directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False) -> None:
+    """Choose what a method trains on from what was played.
+
+    Example: `eef select runs/demo --method eef --round 1`
+    """
+    _by_hand(directory, "select", method, round, quiet)
+
+
+def train(directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False) -> None:
+    """Train the student of a round on what was selected.
+
+    Example: `eef train runs/demo --method bc`
+    """
+    _by_hand(directory, "train", method, round, quiet)
+
+
+def evaluate(directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False) -> None:
+    """Play the test tasks with the student of a round (`--method expert`: with the expert).
+
+    Example: `eef evaluate runs/demo --method eef --round 1`
+    """
+    _by_hand(directory, "evaluate", method, round, quiet)
+
+
+def report(directory: Directory) -> None:
+    """Write `results.json` and `report.html` of a run anew, as far as it is.
+
+    Example: `eef report runs/demo`
+    """
+    found = Run.open(directory)
+    write_report(found)
+    put(str(found.directory / "report.html"))
+
+
+def read_recipe(path: Path, overrides: list[str] | None) -> Recipe:
+    """A recipe with its overrides. ConfigError where the file is not there, or is a run."""
+    if path.is_dir():
+        raise ConfigError(f"`{path}` is a directory, not a recipe", hint=f"is it a run? `eef resume {path}` goes on")
+    if not path.exists():
+        raise ConfigError(f"there is no recipe `{path}`", hint="`eef settings` shows what one can hold")
+    return load_recipe(path, overrides or ())
+
+
+def carry_out_run(found: Run, jobs: int | None, *, quiet: bool) -> None:
+    """Carry out all stages of a run, and show how it goes."""
+    with process_settings(threads_of(found.recipe, 1)), display_of(found, quiet=quiet) as display:
+        found.check()
+        carry_out_all(found, jobs or found.recipe.jobs, display.hear)
+
+
+def write_report(found: Run) -> Results:
+    """Write results and page of a run."""
+    results = gather(found)
+    write_json(found.directory / "results.json", results.to_record())
+    write_page(found, found.directory / "report.html")
+    return results
+
+
+def _whole(found: Run, jobs: int | None, quiet: bool) -> None:
+    """A run to its end: all stages, results, report, table."""
+    begun = monotonic()
+    with stoppable(f"stopped; `eef resume {found.directory}` continues"):
+        carry_out_run(found, jobs, quiet=quiet)
+        results = write_report(found)
+    if not quiet:
+        _conclude(found, results, monotonic() - begun)
+    put(str(found.directory / "results.json"))
+
+
+def _conclude(found: Run, results: Results, seconds: float) -> None:
+    console = notes()
+    console.print()
+    console.print(results_table(results))
+    console.print()
+    for words in (headline(results), verdict(results)):
+        console.print(words, markup=False)
+    tell(f"report:  {found.directory / 'report.html'}")
+    tell(f"run:     {found.directory} (`eef show {found.directory}` looks inside)")
+    tell(f"time:    {duration(seconds)}")
+
+
+def _by_hand(directory: Path, kind: Kind, method: str | None, round: int | None, quiet: bool) -> None:
+    found = Run.open(directory)
+    _stages(found, _chosen(found, kind, method, round), quiet)
+
+
+def _chosen(found: Run, kind: Kind, method: str | None, round: int | None) -> list[StageId]:
+    """The stages of a kind that were asked for; without a round, each method's first that is not done.
+
+    ConfigError where the run has no such stage.
+    """
+    of_kind = [stage for stage in stages_of(found.recipe) if stage.kind == kind]
+    chosen = [stage for stage in of_kind if method in (None, stage.method) and round in (None, stage.round)]
+    if not chosen:
+        options = {"--method": method, "--round": round}
+        asked = " ".join(f"{option} {value}" for option, value in options.items() if value is not None)
+        known = ", ".join(f"`--method {stage.method} --round {stage.round}`" for stage in of_kind)
+        raise ConfigError(f"this run has no `{kind}` stage of `{asked}`", hint=f"there are: {known}")
+    if round is not None:
+        return chosen
+    undone = [stage for stage in chosen if not found.is_done(stage)]
+    return list({stage.method: stage for stage in reversed(undone)}.values())[::-1]
+
+
+def _stages(found: Run, stages: list[StageId], quiet: bool) -> None:
+    begun = [stage for stage in stages if not found.is_done(stage)]
+    if not begun:
+        tell("nothing to do: done already")
+    with (
+        stoppable("stopped; the same command continues"),
+        process_settings(threads_of(found.recipe, 1)),
+        display_of(found, quiet=quiet) as display,
+    ):
+        for stage in begun:
+            found.carry_out(stage, display.hear)
+    put(str(found.directory))

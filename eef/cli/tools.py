@@ -1,0 +1,146 @@
+"""Tools: commands that need no run – hold an environment to the protocol, make a base student, look at the machine,
+print the settings."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from eef.cli.console import data, notes, put, stoppable, tell
+from eef.cli.runs import Overrides
+from eef.config import Recipe, SettingRow, apply_override, parse_settings, settings_table
+from eef.envs import ENVS
+from eef.methods import METHODS
+from eef.workers import available_cores, process_settings
+
+
+def check_env(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an environment.", show_default=False)],
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="Split whose first tasks are played.")] = "train",
+) -> None:
+    """Hold an environment to the protocol on its first tasks; prints what was checked.
+
+    Example: `eef check-env webshop --set products_per_page=5`
+    """
+    from eef.env import check_env as check
+    from eef.envs import make_env
+
+    checked = check(make_env(name, _table(overrides)), split=split)
+    for what in checked:
+        put(what)
+    tell(f"{len(checked)} checks passed")
+
+
+def make_base(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; what stands there is replaced.")],
+    overrides: Overrides = None,
+) -> None:
+    """Make a small base student from scratch, as the shipped one was made: an hour and more on a few cores.
+
+    Example: `eef make-base --out student --set updates=200 --set shops=20`
+    """
+    with stoppable("stopped; nothing was written"), process_settings(available_cores()):
+        from eef.student import StudentSettings
+        from eef.student import make_base as make
+        from eef.train import TrainProgress
+
+        settings = parse_settings(StudentSettings, _table(overrides), source="make-base")
+        with Bars(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True), console=notes(),
+        ) as bars:
+            bar_of: dict[str, TaskID] = {}
+
+            def move(what: str, done: int, total: int, note: str = "") -> None:
+                if what not in bar_of:
+                    bar_of[what] = bars.add_task(what, note="")
+                bars.update(bar_of[what], completed=done, total=total, note=note)
+
+            def trained(lessons: str, progress: TrainProgress) -> None:
+                move(f"training on {lessons}", progress.update, progress.updates, f"loss {progress.loss:.3f}")
+
+            make(out, settings, played=lambda shop, shops: move("playing in shops", shop, shops), trained=trained)
+    put(str(out))
+
+
+def doctor() -> None:
+    """Look at what `eef` needs on this machine, and say which command mends what is missing.
+
+    Example: `eef doctor`
+    """
+    from eef.doctor import diagnose
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    with process_settings(available_cores()):
+        findings = diagnose()
+    for finding in findings:
+        missing = ("missing", "red") if finding.needed else ("optional", "yellow")
+        mark, colour = ("ok", "green") if finding.ok else missing
+        table.add_row(finding.name, Text(mark, style=colour), Text(finding.found))
+    data().print(table)
+    to_mend = [finding for finding in findings if not finding.ok]
+    for finding in to_mend:
+        tell(f"{finding.name}: {finding.remedy}")
+    if any(finding.needed for finding in to_mend):
+        raise typer.Exit(2)
+
+
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown tables, for documents.")] = False,
+) -> None:
+    """Print every setting of a recipe with its default and what it means: methods' options and environments' too.
+
+    Example: `eef settings`
+    """
+    groups = {"recipe": settings_table(Recipe)}
+    groups |= {f"method {name}": settings_table(kind.Options, f"options.{name}.") for name, kind in METHODS.items()}
+    for title, rows in groups.items():
+        put(_markdown(title, rows)) if markdown else data().print(_settings_table(title, rows))
+    for name in ENVS:
+        about = _describe_env(name)
+        put(f"## environment {name}\n\n```\n{about}\n```\n" if markdown else f"\nenvironment {name}\n{about}")
+
+
+def _settings_table(title: str, rows: list[SettingRow]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=f"\n{title}", title_justify="left")
+    table.add_column("setting", no_wrap=True)
+    table.add_column("default")
+    table.add_column("meaning", ratio=1)
+    for row in rows:
+        table.add_row(Text(row.key, style="bold"), Text(row.default), Text(" ".join(row.description.split())))
+    return table
+
+
+def _markdown(title: str, rows: list[SettingRow]) -> str:
+    """A section with a table of settings."""
+    lines = [f"## {title}", "", "| setting | type | default | meaning |", "|:--|:--|:--|:--|"]
+    for row in rows:
+        description = " ".join(row.description.split()).replace("|", "\\|")
+        lines.append(f"| `{row.key}` | {row.type} | `{row.default}` | {description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _describe_env(name: str) -> str:
+    """An environment's own settings with their defaults, then what it says of itself."""
+    module, attribute = ENVS[name]
+    kind = getattr(import_module(module), attribute)
+    parameters = inspect.signature(kind).parameters.values()
+    defaults = [f"env.{parameter.name} = {parameter.default!r}" for parameter in parameters]
+    return "\n".join([*defaults, "", inspect.getdoc(kind) or ""])
+
+
+def _table(overrides: list[str] | None) -> dict[str, Any]:
+    """Overrides as the table they make."""
+    table: dict[str, Any] = {}
+    for override in overrides or ():
+        apply_override(table, override)
+    return table

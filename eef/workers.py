@@ -1,0 +1,239 @@
+"""Workers: the methods of a run side by side, each in a process of its own. Between `eef.pipeline` and `eef.cli`.
+
+The experts and behaviour cloning come first, in the caller's process, since every method builds on them. From there on
+methods share nothing that is written, so each can go through its rounds by itself. What a run leaves does not depend on
+the number of jobs, as long as each process computes with the same number of threads (floating point sums in another
+order else): set `train.threads` where the last bit must be the same for any `jobs`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from eef.config import Recipe
+from eef.errors import EefError, EnvError, ReplayMismatch, WorkerError
+from eef.pipeline import Listener, Progress, Run, explorers, stages_of
+
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_SECONDS_TO_END = 10.0  # an optimizer update or a turn is awaited that long
+_SPAWN = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error of a user's kind in a worker, on its way to the parent."""
+
+    kind: type[EefError]
+    message: str
+    hint: str
+
+    @classmethod
+    def of(cls, error: EefError) -> Failure:
+        kind = EnvError if isinstance(error, ReplayMismatch) else type(error)
+        return cls(kind, error.message, error.hint)
+
+    def error(self) -> EefError:
+        return self.kind(self.message, hint=self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """Any other exception in a worker: its traceback as text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that carries out the stages of one method."""
+
+    method: str
+    process: SpawnProcess
+    pipe: Connection
+
+
+def carry_out_all(run: Run, jobs: int, listener: Listener) -> None:
+    """Carry out all stages of a run that are not done: shared ones in this process, then `jobs` methods at a time.
+
+    With one job, or one method, everything happens in this process. An EefError of any method ends the others and is
+    raised; so does an interruption (KeyboardInterrupt). Raises WorkerError where a worker was ended from outside, and
+    RuntimeError with the worker's traceback for a bug in it. No worker outlives this process, however it ends.
+    """
+    methods = explorers(run.recipe)
+    apart = methods if min(jobs, len(methods)) > 1 else []
+    for stage in stages_of(run.recipe):
+        if stage.method not in apart:
+            run.carry_out(stage, listener)
+    unfinished = {stage.method for stage in stages_of(run.recipe) if not run.is_done(stage)}
+    _side_by_side(run, [method for method in apart if method in unfinished], min(jobs, len(methods)), listener)
+
+
+def threads_of(recipe: Recipe, jobs: int) -> int:
+    """CPU threads for each of `jobs` processes: `train.threads`, else an equal share of the cores.
+
+    Threads that outnumber the cores wait for one another in every operation and make torch several times slower.
+    """
+    return recipe.train.threads or max(1, available_cores() // max(1, jobs))
+
+
+def available_cores() -> int:
+    """Cores this process may use: `OMP_NUM_THREADS` where it is set, else those it may run on, within the quota of
+    its container."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min(cores, _quota(_CGROUP_QUOTA, cores)))
+
+
+def _quota(path: Path, cores: int) -> int:
+    """Cores' worth of time that a container's processes may use (`<microseconds or max> <period>`)."""
+    try:
+        share, period = path.read_text().split()
+        return cores if share == "max" else int(share) // int(period)
+    except (OSError, ValueError):
+        return cores
+
+
+@contextmanager
+def process_settings(threads: int) -> Iterator[None]:
+    """Environment of a process that loads torch, or of those which it starts, set before: torch's threads, and no
+    warnings of other libraries between our lines. What the user has set for the latter stays."""
+    settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    settings |= {name: os.environ.get(name, value) for name, value in _CALM.items()}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+_CALM = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+
+
+# --- the parent's side ---------------------------------------------------------------------------------------------
+
+
+def _side_by_side(run: Run, methods: list[str], jobs: int, listener: Listener) -> None:
+    waiting = deque(methods)
+    working: dict[Connection, Worker] = {}
+    try:
+        while waiting or working:
+            while waiting and len(working) < jobs:
+                worker = _start(run, waiting.popleft(), threads_of(run.recipe, jobs))
+                working[worker.pipe] = worker
+            for pipe in wait(list(working)):
+                assert isinstance(pipe, Connection)
+                if not _hear(working[pipe], listener):
+                    del working[pipe]
+    finally:
+        _end(list(working.values()))
+
+
+def _start(run: Run, method: str, threads: int) -> Worker:
+    ours, theirs = _SPAWN.Pipe(duplex=False)
+    process = _SPAWN.Process(target=_work, args=(run.directory, method, theirs), name=f"eef {method}", daemon=True)
+    with process_settings(threads), _without_interrupts():
+        process.start()
+    theirs.close()
+    return Worker(method, process, ours)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal. A process started within this never hears it: its parent ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _hear(worker: Worker, listener: Listener) -> bool:
+    """Take one message; False once the worker has ended. Raises what it failed with."""
+    try:
+        message = worker.pipe.recv()
+    except (EOFError, OSError):  # OSError: ended in the middle of a message
+        worker.process.join()
+        if worker.process.exitcode != 0:
+            raise WorkerError(
+                f"the process that worked on `{worker.method}` was ended {_how(worker.process.exitcode)}",
+                hint="out of memory? take fewer `--jobs` or a smaller `rollouts.batch_size`; nothing stored is lost",
+            ) from None
+        return False
+    if isinstance(message, Failure):
+        raise message.error()
+    if isinstance(message, Bug):
+        raise RuntimeError(f"in the process that worked on `{worker.method}`:\n{message.text}")
+    assert isinstance(message, Progress)
+    listener(message)
+    return True
+
+
+def _how(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return f"by {signal.Signals(-exitcode).name}"
+    return f"with status {exitcode}"
+
+
+def _end(workers: list[Worker]) -> None:
+    """Ask all to end, then make them."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(_SECONDS_TO_END)
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
+
+
+# --- the worker's side ---------------------------------------------------------------------------------------------
+
+
+def _work(directory: Path, method: str, pipe: Connection) -> None:
+    """What a worker does: the stages of one method, each progress sent to the parent."""
+    _end_with_parent()
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        run = Run.open(directory)
+        for stage in stages_of(run.recipe):
+            if stage.method == method:
+                run.carry_out(stage, pipe.send)
+    except EefError as error:
+        pipe.send(Failure.of(error))
+    except Exception:
+        pipe.send(Bug(traceback.format_exc()))
+
+
+def _end_with_parent() -> None:
+    """Have this process end when its parent does, even where that was killed and could say nothing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker is started by another process"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch the parent", daemon=True).start()
+
+
+def _leave(signum: int, frame: object) -> None:
+    """End as an exception does, so that files are left whole."""
+    raise SystemExit(128 + signum)
