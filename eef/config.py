@@ -185,7 +185,7 @@ class TrainSettings(Settings):
     """Updates between two points to resume from; none when left out."""
 
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; torch decides when left out."""
+    """CPU threads of each process; when left out all cores, shared by the methods worked on side by side (`jobs`)."""
 
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, more time."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eef.errors import StoreError
+from eef.errors import ConfigError, StoreError
 from eef.ledger import Cost, usage_of
 from eef.trajectory import Trajectory
 
@@ -63,7 +63,8 @@ class EvalResult:
         """The result of a record (StoreError: another version, or malformed)."""
         fields = dict(record)
         if fields.pop("version", None) != RECORD_VERSION:
-            raise StoreError(f"evaluation record has version {record.get('version')!r}, this `eef` reads {RECORD_VERSION}")
+            version = record.get("version")
+            raise StoreError(f"evaluation record has version {version!r}, this `eef` reads {RECORD_VERSION}")
         try:
             outcomes = tuple(Outcome(**outcome) for outcome in fields.pop("outcomes"))
             return cls(outcomes=outcomes, cost=Cost(**fields.pop("cost")), **fields)
@@ -74,8 +75,10 @@ class EvalResult:
 def summarise(
     trajectories: Iterable[Trajectory], *, policy: str, method: str, round: int, split: str
 ) -> EvalResult:
-    """The result of finished evaluation rollouts, one a task."""
+    """The result of finished evaluation rollouts, one a task. ConfigError where there is none."""
     played = list(trajectories)
+    if not played:
+        raise ConfigError(f"split {split!r} has no task to evaluate on", hint="see `evaluate.split` and the splits")
     return EvalResult(
         policy=policy, method=method, round=round, split=split,
         outcomes=tuple(_outcome(trajectory) for trajectory in played), cost=usage_of(played),
@@ -94,6 +97,3 @@ def newly_solved(result: EvalResult, earlier: Iterable[EvalResult]) -> frozenset
     known: frozenset[str] = frozenset().union(*(other.wins for other in earlier))
     return result.wins - known
 
-
-def rewards_by_task(result: EvalResult) -> Mapping[str, float]:
-    return {outcome.task: outcome.reward for outcome in result.outcomes}

@@ -50,7 +50,9 @@ class Policy(Protocol):
     name: str
     batch_invariant: bool
 
-    def act(self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling) -> list[Completion]: ...
+    def act(
+        self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
+    ) -> list[Completion]: ...
 
 
 class Scripted:

@@ -38,41 +38,64 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
+PAGE_WORDS = (
+    "webshop instruction: search back to page (total results: next prev < > price: rating: n.a. description features "
+    "reviews buy now thank you for shopping with us! i am looking a need find me would like an and in , price lower "
+    "than dollars of the that is on or my from not be mistaken for: every day click thought: action: no. fits. seen. "
+    "none next missing. choose all chosen. go back good enough. format error: found. answer …"
+)
+
+
 class StudentSettings(Settings):
     """How the base student is made; the defaults made the one that is shipped."""
 
-    seed: int = Field(default=1_000, description="seed of the shops, the weights and the order of training")
-    width: int = Field(default=128, ge=32, multiple_of=32, description="width of the model")
-    layers: int = Field(default=4, ge=1, description="layers of the model")
-    shops: int = Field(default=300, ge=1, description="random shops that are played in")
-    tasks: int = Field(default=60, ge=1, description="tasks played in each shop")
-    turning_share: float = Field(
-        default=0.0, ge=0, le=1, description="share of the turns to another page, or back, that carry loss"
-    )
-    drills: int = Field(default=40_000, ge=1, description="short lessons in looking up and copying that come first")
-    drill_updates: int = Field(default=1000, ge=1, description="optimizer updates on the drills")
-    copying_share: float = Field(
-        default=0.3, ge=0, le=1, description="share of the drills that copy a row of random words; the others look up"
-    )
-    longest: int = Field(default=900, ge=100, description="tokens of an episode; longer ones are left out")
-    reading_weight: float = Field(
-        default=0.3, ge=0, description="loss weight of page tokens: reading is learned by predicting the page"
-    )
-    reading_share: float = Field(
-        default=0.15, ge=0, le=1, description="share of the page tokens, drawn at random, that carry that loss"
-    )
-    updates: int = Field(default=1200, ge=1, description="optimizer updates on the episodes")
-    batch_size: int = Field(default=12, ge=1, description="episodes an update; of drills, three times as many")
-    learning_rate: float = Field(default=3e-3, gt=0, description="highest learning rate")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; torch decides when left out")
+    seed: int = 1_000
+    """Seed of the shops, the weights and the order of training."""
 
+    width: int = Field(default=128, ge=32, multiple_of=32)
+    """Width of the model."""
 
-PAGE_WORDS = (
-    "webshop instruction: search back to page (total results: next prev < > price: rating: n.a. description features reviews "
-    "buy now thank you for shopping with us! i am looking a need find me would like an and in , price lower than dollars "
-    "of the that is on or my from not be mistaken for: every day click thought: action: no. fits. seen. none next missing. "
-    "choose all chosen. go back good enough. format error: found. answer …"
-)
+    layers: int = Field(default=4, ge=1)
+    """Layers of the model."""
+
+    shops: int = Field(default=300, ge=1)
+    """Random shops that are played in."""
+
+    tasks: int = Field(default=60, ge=1)
+    """Tasks played in each shop."""
+
+    turning_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the turns to another page, or back, that carry loss."""
+
+    drills: int = Field(default=40_000, ge=1)
+    """Short lessons in looking up and copying that come first."""
+
+    drill_updates: int = Field(default=1000, ge=1)
+    """Optimizer updates on the drills."""
+
+    copying_share: float = Field(default=0.15, ge=0, le=1)
+    """Share of the drills that copy a row of random tokens; the others look up."""
+
+    longest: int = Field(default=900, ge=100)
+    """Tokens of an episode; longer ones are left out."""
+
+    reading_weight: float = Field(default=0.3, ge=0)
+    """Loss weight of page tokens: reading is learned by predicting the page."""
+
+    reading_share: float = Field(default=0.15, ge=0, le=1)
+    """Share of the page tokens, drawn at random, that carry that loss."""
+
+    updates: int = Field(default=1200, ge=1)
+    """Optimizer updates on the episodes."""
+
+    batch_size: int = Field(default=12, ge=1)
+    """Episodes an update; of drills, three times as many."""
+
+    learning_rate: float = Field(default=3e-3, gt=0)
+    """Highest learning rate."""
+
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; torch decides when left out."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -97,7 +120,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", eos_token="<|end|>",  # noqa: S106
-        additional_special_tokens=[token for token in SPECIALS if token.startswith("<|") and token != "<|end|>"],
+        additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
         clean_up_tokenization_spaces=False, model_max_length=4096,
     )
     fast.add_tokens(["[SEP]"])
@@ -111,7 +134,7 @@ def _pieces() -> list[str]:
     numbers = [str(number) for number in range(1000)]
     digits = [f"{number:0{width}d}" for width in (1, 2) for number in range(10**width)]
     pairs = [first + second for first in string.ascii_lowercase for second in string.ascii_lowercase]
-    characters = [character for character in string.printable.strip().lower()]
+    characters = list(string.printable.strip().lower())
     starts = [*words, *numbers, *pairs, *characters]
     inside = [*digits, ".99", *pairs, *characters]
     return [*starts, *(f"##{piece}" for piece in inside)]
@@ -251,14 +274,14 @@ def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
 
 def _lesson(trajectory: Trajectory, renderer: Renderer, settings: StudentSettings, rng: random.Random) -> Rendered:
     """An episode with loss 1 on what is to be learned, 0 on the turns to other pages, a little on the pages read."""
+    conversation = build_conversation("", trajectory.steps)
     turning = [step.action in (NEXT, BACK) for step in trajectory.steps]
-    weights = [float(not turns or rng.random() < settings.turning_share) for turns in turning]
-    rendered = renderer.render(build_conversation("", trajectory.steps), weights)
-    hidden = renderer.render(build_conversation("", trajectory.steps), [1.0] * len(weights))
-    return Rendered(
-        rendered.ids,
-        tuple(
-            weight if own else settings.reading_weight * (rng.random() < settings.reading_share)
-            for weight, own in zip(rendered.weights, hidden.weights, strict=True)
-        ),
+    loss = [float(not turns or rng.random() < settings.turning_share) for turns in turning]
+    taught = renderer.render(conversation, loss)
+    written = renderer.render(conversation, [1.0] * len(turning))
+    reading = settings.reading_weight
+    weights = (
+        weight if own else reading * (rng.random() < settings.reading_share)
+        for weight, own in zip(taught.weights, written.weights, strict=True)
     )
+    return Rendered(taught.ids, tuple(weights))

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eef.cli import make_app
 from typer.testing import CliRunner, Result
 
+from eef.cli import make_app
 from eef.config import Recipe, parse_settings
 
 ROOT = Path(__file__).parent.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -12,6 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 from small_run import (
     eef,
     lines_in,
@@ -25,6 +28,10 @@ from small_run import (
     write_recipe,
 )
 from small_shop import write_shop
+
+from eef.cli.display import LiveDisplay
+from eef.pipeline import Progress, Run, StageId
+from eef.store import take_lock
 
 METHODS = ("expert", "bc", "rft4", "eef")
 
@@ -101,7 +108,7 @@ def test_stages_by_hand_make_the_same_run(finished, recipe, tmp_path):
     assert "done already" in eef("train", directory, "--method", "eef", "--round", "1").stderr
     assert eef("report", directory).stdout == f"{directory / 'report.html'}\n"
     assert numbers(directory)["methods"]["eef"] == numbers(finished)["methods"]["eef"]
-    refused(eef("explore", directory, "--method", "bc"), "no `explore` stage of `--method bc`", "--method rft4 --round 1")
+    refused(eef("explore", directory, "--method", "bc"), "no `explore` stage of `--method bc`", "--method rft4")
 
 
 def test_a_setting_on_the_command_line_wins(student, tmp_path):
@@ -160,8 +167,6 @@ def test_two_processes_do_not_work_on_one_method(finished, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
     (directory / "eef/round1/selection.json").unlink()
-    from eef.store import take_lock
-
     with take_lock(directory / "eef/stage.lock"):
         refused(eef("resume", directory), f"is being written by process {os.getpid()}", "wait until it has ended")
     assert eef("resume", directory, "--quiet").exit_code == 0
@@ -226,7 +231,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest(recipe, tmp_path):
         (["expert.names=['open/gpt']"], "no expert 'open/gpt'", "`scripted/<preset>`"),
         (["methods=['bc', 'efe']", "options=null"], "`options`", None),
         (["methods=['bc', 'efe']", "options={}"], "unknown method `efe`", "`eef`"),
-        (["options.eef.m=3"], "`m` is no known setting", "did you mean `M`?"),
+        (["options.eef.fil=start"], "`fil` is no known setting", "did you mean `fill`?"),
         (["env.name=tyo"], "no environment 'tyo'", "'toy'"),
         (["env.tasks=3"], "`env.tasks` is no setting of 'toy'", "`tasks_per_split`"),
         (["train.updates"], "is not `key=value`", "`train.updates=200`"),
@@ -267,7 +272,7 @@ def test_a_model_without_a_tokenizer_is_told_before_anything_is_played(student, 
 
 def test_data_files_that_are_missing_or_malformed_are_told(recipe, tmp_path):
     shop = ("--set", "env.name=webshop", "--out", tmp_path / "run")
-    refused(eef("run", recipe, *shop, "--set", f"env.data={tmp_path / 'none'}"), "none")
+    refused(eef("run", recipe, *shop, "--set", f"env.data={tmp_path / 'none'}"), "none", "items_shuffle")
     data = write_shop(tmp_path / "shop")
     broken = data / "items_shuffle.json"
     broken.write_text(broken.read_text()[:-20])
@@ -297,25 +302,23 @@ def test_a_bug_is_a_traceback_and_status_1(tmp_path):
 
 
 def test_what_is_longer_than_the_context_is_counted_and_never_cut(recipe, tmp_path):
-    small = save_student(tmp_path / "student", context=330)
-    done = eef("run", recipe, "--out", tmp_path / "run", "--set", f"model.name={small}")
-    assert done.exit_code == 0, done.stderr
-    training = json.loads((tmp_path / "run/bc/round0/training.json").read_text())
-    assert training["too_long"]
-    assert "left out, longer than the context" in done.stderr
-    tiny = save_student(tmp_path / "tiny", context=120)
-    done = eef("run", recipe, "--out", tmp_path / "other", "--set", f"model.name={tiny}")
-    refused(done, "examples are longer than the model's context", "`chat.max_length`")
-
-
-def test_rollouts_that_reach_the_end_of_the_context_are_counted(recipe, tmp_path):
-    small = save_student(tmp_path / "student", context=330)
+    """The examples have 357 to 615 tokens."""
+    small = save_student(tmp_path / "small", context=408)
     overrides = ("--set", f"model.name={small}", "--set", "rollouts.step_limit=30")
     done = eef("run", recipe, "--out", tmp_path / "run", *overrides)
     assert done.exit_code == 0, done.stderr
+    training = json.loads((tmp_path / "run/bc/round0/training.json").read_text())
+    assert (training["examples"], len(training["too_long"])) == (2, 6)
+    assert "6 examples left out, longer than the context" in done.stderr
     explored = json.loads((tmp_path / "run/eef/round1/explored.json").read_text())
     assert explored["overflows"] > 0
-    assert "ended at the end of the context" in done.stderr
+    assert f"{explored['overflows']} ended at the end of the context" in done.stderr
+
+
+def test_a_context_that_no_example_fits_into_is_told(recipe, tmp_path):
+    tiny = save_student(tmp_path / "tiny", context=120)
+    done = eef("run", recipe, "--out", tmp_path / "run", "--set", f"model.name={tiny}")
+    refused(done, "all 3 examples are longer than the model's context", "`chat.max_length`")
 
 
 def test_an_expert_that_never_fails_is_no_mistake(recipe, tmp_path):
@@ -363,6 +366,20 @@ def test_show_says_what_it_cannot_find(finished):
     refused(eef("show", finished, "expert:weak/toy/40", "--mask"), "only a training example has a loss mask", "")
 
 
+def test_a_terminal_shows_bars_and_the_results_so_far(finished):
+    screen = io.StringIO()
+    run = Run.open(finished)
+    stage = StageId("eef", 1, "train")
+    with LiveDisplay(run, Console(file=screen, force_terminal=True, width=100)) as display:
+        for progress in (
+            Progress(stage, 0, 0), Progress(stage, 3, 12, "loss 2.500"), Progress(stage, 0, 0, finished=True),
+        ):
+            display.hear(progress)
+    shown = Text.from_ansi(screen.getvalue()).plain
+    assert "eef train (round 1): 12 updates on" in shown
+    assert "win rate %   start   round 1" in shown
+
+
 # --- tools ---------------------------------------------------------------------------------------------------------
 
 
@@ -397,7 +414,8 @@ def test_settings_names_every_setting():
 
 
 def test_a_base_student_is_made(tmp_path):
-    overrides = [part for key in ("shops=1", "tasks=2", "updates=1", "drills=20", "drill_updates=1", "width=32", "layers=1") for part in ("--set", key)]
+    small = ("shops=1", "tasks=2", "updates=1", "drills=20", "drill_updates=1", "width=32", "layers=1")
+    overrides = [part for setting in small for part in ("--set", setting)]
     done = eef("make-base", "--out", tmp_path / "base", *overrides)
     assert done.stdout == f"{tmp_path / 'base'}\n"
     assert (tmp_path / "base/manifest.json").is_file()

@@ -19,7 +19,11 @@ from eef.seeds import OverSeeds, gather_seeds
 
 def compare(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A run directory for each seed goes in here.")],
+    out: Annotated[
+        Path | None, typer.Option(
+            metavar="DIR", help="A run directory for each seed goes in here; `runs/<name>-seeds` when left out."
+        )
+    ] = None,
     methods: Annotated[
         str | None, typer.Option(metavar="A,B", help="Methods to compare; the recipe's when left out.")
     ] = None,
@@ -34,17 +38,18 @@ def compare(
     """
     settings = read_recipe(recipe, overrides)
     names = tuple(name.strip() for name in methods.split(",")) if methods else settings.methods
+    directory = out or Path("runs") / f"{settings.name}-seeds"
     runs = []
     with stoppable("stopped; the same command continues"):
         for seed in range(settings.seed, settings.seed + seeds):
-            found = Run.create(out / f"seed{seed}", with_seed(settings, seed, names))
+            found = Run.create(directory / f"seed{seed}", with_seed(settings, seed, names))
             if not quiet:
                 tell(f"seed {seed}: {found.directory}")
             carry_out_run(found, jobs, quiet=quiet)
             write_report(found)
             runs.append(found)
     together = gather_seeds(runs)
-    write_json(out / "seeds.json", together.to_record())
+    write_json(directory / "seeds.json", together.to_record())
     for table in seeds_tables(together):
         data().print(table)
 

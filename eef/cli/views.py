@@ -14,6 +14,7 @@ from eef.cli.lookup import find_examples, find_trajectories, places
 from eef.cli.paths import show_one
 from eef.cli.runs import Directory
 from eef.errors import StoreError
+from eef.ledger import LEDGER_FILE, Ledger, Stage
 from eef.pipeline import EXPERT, Run, StageId, stages_of
 from eef.report.results import gather
 from eef.report.table import results_table
@@ -54,12 +55,12 @@ def show(
 
 
 def _show_overview(run: Run) -> None:
-    console, recipe = data(), run.recipe
+    console, recipe, results = data(), run.recipe, gather(run)
     console.print(f"{recipe.name}: {recipe.env.name}, seed {recipe.seed}, {recipe.rounds} rounds", markup=False)
     console.print(f"experts {', '.join(recipe.expert.names)}; student {recipe.model.name}\n", markup=False)
     console.print(_stages_table(run))
     console.print()
-    console.print(results_table(gather(run)))
+    console.print(results_table(results))
     first = next(iter(run.trajectories(EXPERT)), None)
     if first is not None:
         tell(f"\nhint: `eef show {run.directory} {first.task}` shows all that was played of a task")
@@ -80,8 +81,9 @@ def _stages_table(run: Run) -> Table:
 
 
 def _time(run: Run, stage: StageId) -> str:
-    costs = {(entry.round, entry.stage): cost for entry, cost in run.ledger(stage.method).entries.items()}
-    cost = costs.get((stage.round, stage.kind))
+    path = run.directory / stage.method / LEDGER_FILE
+    entries = Ledger(path).entries if path.is_file() else {}
+    cost = entries.get(Stage(stage.method, stage.round, stage.kind))
     return NONE if cost is None else duration(cost.seconds)
 
 
@@ -95,7 +97,7 @@ def _show_task(run: Run, task: str, method: str | None, round: int | None) -> No
     seen: set[tuple[str, str]] = set()
     for place in places(run, method, round):
         for item in place.trajectories.of_task(task):
-            if (item.id, item.author) not in seen:
+            if (item.id, item.author) not in seen and round in (None, item.round):
                 seen.add((item.id, item.author))
                 table.add_row(*_task_row(item), style="green" if item.success else None)
     if not seen:

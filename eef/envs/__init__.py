@@ -5,10 +5,11 @@ An environment is imported when it is asked for, so that one which needs more th
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from eef.config import nearest
 from eef.env import Env
@@ -26,20 +27,28 @@ EXPERTS = {
 
 
 def make_env(name: str, options: Mapping[str, Any]) -> Env:
-    """The environment of a name with its own settings. ConfigError: no such environment or setting."""
+    """The environment of a name with its own settings. ConfigError: no such environment or
+    setting, or a value of another type."""
     kind = _find(ENVS, name, "environment")
-    known = [key for key in inspect.signature(kind).parameters]
-    for key in options:
-        if key not in known:
-            like = nearest(key, known)
-            hint = f"did you mean `{like}`?" if like else f"known here: {', '.join(known)}"
-            raise ConfigError(f"`env.{key}` is no setting of {name!r}", hint=hint)
-    return cast(Env, kind(**options))
+    types = {key: hint for key, hint in get_type_hints(kind.__init__).items() if key != "return"}
+    return cast(Env, kind(**{key: _fitting(name, key, value, types) for key, value in options.items()}))
 
 
 def make_expert(env: Env, preset: str) -> Policy:
     """The scripted expert of an environment (`scripted/<preset>`). ConfigError where it has none."""
     return cast(Policy, _find(EXPERTS, env.name, "scripted expert for")(env, preset))
+
+
+def _fitting(name: str, key: str, value: Any, types: Mapping[str, Any]) -> Any:
+    """The value of a setting as its type (a list where a tuple is declared becomes one)."""
+    if key not in types:
+        like = nearest(key, list(types))
+        hint = f"did you mean `{like}`?" if like else f"known here: {', '.join(types)}"
+        raise ConfigError(f"`env.{key}` is no setting of {name!r}", hint=hint)
+    try:
+        return TypeAdapter(types[key]).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(f"`env.{key}` is {value!r}: {error.errors()[0]['msg']}") from None
 
 
 def _find(table: Mapping[str, tuple[str, str]], name: str, what: str) -> Any:

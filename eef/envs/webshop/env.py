@@ -38,7 +38,8 @@ class WebShop:
     prompt             "react" (the rules and the answer's form in words) or "none"
     tagger             "auto", a spaCy model's name, or "words" (see `nouns.py`)
     attributes_page    show the fourth button, which lists a product's attributes
-    compat             keep the original's slips: options compared as pairs, `<q>` and `<c>` searches
+    compat             keep the original's slips: options compared as pairs, `<q>` and `<c>` searches; None: with
+                       official data alone, since no published number was taken in a generated shop
 
     Rewards come with buying; `step` never refuses an action: what means nothing on a page shows the page
     again.
@@ -62,7 +63,7 @@ class WebShop:
         prompt: Prompt = "react",
         tagger: str = "auto",
         attributes_page: bool = False,
-        compat: bool = True,
+        compat: bool | None = None,
     ) -> None:
         _one_of("goals", goals, ("synthetic", "human"))
         _one_of("observation", observation, ("text", "text_rich"))
@@ -70,7 +71,7 @@ class WebShop:
         _positive("products_per_page", products_per_page)
         _positive("step_limit", step_limit)
         self._shop = Shop.open(data, goals=goals, price_seed=price_seed, tagger=tagger, synthetic=synthetic)
-        self._rules = Rules(products_per_page, attributes_page, compat)
+        self._rules = Rules(products_per_page, attributes_page, data != "synthetic" if compat is None else compat)
         self._goals, self._price_seed, self._observation = goals, price_seed, observation
         self._splits = Splits.of(splits, len(self._shop.goals))
         self._prompt_name = prompt

@@ -1,8 +1,8 @@
 """The scripted expert of the shop: shops competently, thinks aloud, and lapses at set rates.
 
-It stands in for a strong model where none can be reached. Each turn it plays the conversation's actions in an episode of
-its own, looks at the page it has come to, and decides. Every decision can lapse, so that long tasks fail more often
-than short ones, as with real experts.
+It stands in for a strong model where none can be reached. Each turn it plays the conversation's actions in an
+episode of its own, looks at the page it has come to, and decides. Every decision can lapse, so that long tasks fail
+more often than short ones, as with real experts.
 
     page       competent                                             lapses
     search     searches for the goal's attributes and kind           –
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from eef.chat import format_completion, parse_completion
 from eef.envs.webshop.env import WebShop
 from eef.envs.webshop.goals import Goal
-from eef.envs.webshop.reward import RewardParts, count_options, score_purchase
+from eef.envs.webshop.reward import count_options, score_purchase
 from eef.envs.webshop.session import Rules, Session, draw
 from eef.envs.webshop.shop import Shop
 from eef.errors import EnvError
@@ -64,7 +64,9 @@ class ShopExpert:
         self.name = name
         self._env = env.clone()
         self._lapses = lapses
-        self._goals = {goal.instruction.strip(): index for index, goal in reversed(list(enumerate(env.shop.goals)))}
+        self._goals: dict[str, int] = {}
+        for goal in env.shop.goals:
+            self._goals.setdefault(goal.instruction.strip(), goal.index)
 
     def act(self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
         return [
@@ -145,8 +147,7 @@ class View:
 
     @property
     def goal(self) -> Goal:
-        goal: Goal = self.shop.goals[self.session.goal]
-        return goal
+        return self.shop.goals[self.session.goal]
 
     @property
     def query(self) -> str:
@@ -159,7 +160,12 @@ class View:
 
     def fits(self, asin: str) -> bool:
         """Whether kind, attributes and price are right: all that can be told before the product is opened."""
-        parts = self._purchase(asin, [])
+        position = self.shop.catalogue.position(asin)
+        assert position is not None, f"{asin} was shown but is not in the catalogue"
+        parts = score_purchase(
+            self.shop.catalogue[position], self.shop.prices[position], [], self.goal,
+            self.shop.product(self.goal.asin), self.shop.nouns, compat=self.rules.compat,
+        )
         return parts.r_type == 1 and parts.r_att == 1 and parts.r_price
 
     def options(self) -> tuple[list[str], list[str]]:
@@ -178,15 +184,7 @@ class View:
         return missing, left
 
     def _meets(self, value: str, wanted: str | tuple[str, str]) -> bool:
-        return count_options([value], (wanted,), compat=self.rules.compat) == 1  # type: ignore[arg-type]
-
-    def _purchase(self, asin: str, options: list[str]) -> RewardParts:
-        position = self.shop.catalogue.position(asin)
-        assert position is not None, f"{asin} was shown but is not in the catalogue"
-        return score_purchase(
-            self.shop.catalogue[position], self.shop.prices[position], options, self.goal,
-            self.shop.product(self.goal.asin), self.shop.nouns, compat=self.rules.compat,
-        )
+        return count_options([value], (wanted,), compat=self.rules.compat) == 1
 
 
 def _open(shown: list[str], opened: list[str], asin: str) -> str:

@@ -30,11 +30,12 @@ class Department:
     options: tuple[str, ...]
 
 
-BRANDS = tuple(
-    "Alvora Brisk Calden Dorvin Elmeri Fennick Galtho Harlow Ivoro Jaspen Kelmar Lumeni Marbel Norvik Oswin Pallas "
-    "Quillon Rovane Selko Tarven Umbra Velmont Wexley Yarrow Zentra Arbelo Bellis Corvane Drayton Esteri Folmar Girand "
-    "Hestia Inkwell Jolara Kestrel Lorimer Mistral Nerissa Opaline".split()
-)
+BRANDS = (
+    "Alvora", "Brisk", "Calden", "Dorvin", "Elmeri", "Fennick", "Galtho", "Harlow", "Ivoro", "Jaspen", "Kelmar",
+    "Lumeni", "Marbel", "Norvik", "Oswin", "Pallas", "Quillon", "Rovane", "Selko", "Tarven", "Umbra", "Velmont",
+    "Wexley", "Yarrow", "Zentra", "Arbelo", "Bellis", "Corvane", "Drayton", "Esteri", "Folmar", "Girand", "Hestia",
+    "Inkwell", "Jolara", "Kestrel", "Lorimer", "Mistral", "Nerissa", "Opaline",
+)  # fmt: skip
 
 OPTION_VALUES: dict[str, tuple[str, ...]] = {
     "color": ("crimson", "navy", "olive", "ivory", "teal", "maroon", "amber", "charcoal"),
@@ -48,7 +49,8 @@ OPTION_VALUES: dict[str, tuple[str, ...]] = {
 DEPARTMENTS = (
     Department(
         "fashion",
-        ("shirt", "jacket", "dress", "sweater", "sandals", "boots", "scarf", "leggings", "hoodie", "belt", "socks", "cardigan"),
+        ("shirt", "jacket", "dress", "sweater", "sandals", "boots", "scarf", "leggings", "hoodie", "belt", "socks",
+         "cardigan"),
         ("machine washable", "long sleeve", "slim fit", "quick drying", "rubber sole", "high waist", "soft cotton",
          "wrinkle resistant", "elastic closure", "hand stitched"),
         ("color", "size", "style"),
@@ -63,16 +65,16 @@ DEPARTMENTS = (
     ),
     Department(
         "grocery",
-        ("granola", "coffee", "tea", "chocolate", "popcorn", "pasta", "cookies", "almonds", "jerky", "syrup", "crackers",
-         "oatmeal"),
-        ("gluten free", "low sodium", "sugar free", "dairy free", "freshly roasted", "individually wrapped", "plant based",
-         "keto friendly", "old fashioned", "locally sourced"),
+        ("granola", "coffee", "tea", "chocolate", "popcorn", "pasta", "cookies", "almonds", "jerky", "syrup",
+         "crackers", "oatmeal"),
+        ("gluten free", "low sodium", "sugar free", "dairy free", "freshly roasted", "individually wrapped",
+         "plant based", "keto friendly", "old fashioned", "locally sourced"),
         ("flavor", "pack", "size"),
     ),
     Department(
         "electronics",
-        ("headphones", "keyboard", "speaker", "charger", "tablet", "monitor", "router", "camera", "projector", "microphone",
-         "printer", "webcam"),
+        ("headphones", "keyboard", "speaker", "charger", "tablet", "monitor", "router", "camera", "projector",
+         "microphone", "printer", "webcam"),
         ("noise cancelling", "fast charging", "water resistant", "plug play", "high definition", "hands free",
          "dual band", "energy efficient", "heavy duty", "ultra thin"),
         ("color", "style", "pack"),

@@ -125,7 +125,7 @@ def count_attributes(product: Product, wanted: Sequence[str]) -> int:
 
 
 def count_options(
-    chosen: Sequence[str], wanted: Sequence[str] | Sequence[tuple[str, str]], *, compat: bool
+    chosen: Sequence[str], wanted: Sequence[str | tuple[str, str]], *, compat: bool
 ) -> int:
     """How many of the wanted options were chosen; which option has the value makes no difference."""
     values = [first_colour(value) for value in chosen]

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
+from eef.config import parse_settings
 from eef.envs.webshop.catalogue import Catalogue, Product, Records, find_items, read_directory
 from eef.envs.webshop.goals import Goals, Prices
 from eef.envs.webshop.nouns import Tagger, choose_tagger
@@ -85,13 +84,11 @@ def _generate(given: Any) -> tuple[Records, dict[str, Any]]:
     # Imported here: whoever plays on official data has no use for the generator.
     from eef.envs.webshop.synthetic import SyntheticSettings, generate
 
-    try:
-        settings = SyntheticSettings.model_validate(given or {})
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"WebShop: `synthetic` {place} = {first['input']!r}: {first['msg']}") from error
-    return generate(settings), {"data": "synthetic", "synthetic": settings.model_dump(mode="json")}
+    if isinstance(given, Mapping) or given is None:
+        given = parse_settings(SyntheticSettings, given or {}, source="WebShop: `synthetic`")
+    if not isinstance(given, SyntheticSettings):
+        raise ConfigError(f"WebShop: `synthetic` is {given!r}, expected a table of settings")
+    return generate(given), {"data": "synthetic", "synthetic": given.model_dump(mode="json")}
 
 
 def digest(records: Records) -> str:

@@ -9,38 +9,63 @@ attributes in its title, and options of which it lacks some values. What makes a
     search_noise      descriptions that name attributes the product lacks → the right one is not ranked first
     price_spread      prices of a family apart → look-alikes that are too dear
 
-Every goal can be won: its product carries the attributes, options and price it asks for.
+Every goal can be won: its product carries the attributes, options and price it asks for, and a search for them shows
+it. (With `compat=True` the original's comparison of options loses some synthetic goals here as well.)
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, islice
 from math import ceil
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from eef.config import Settings
 from eef.envs.webshop.catalogue import Records
 from eef.envs.webshop.lexicon import BRANDS, OPTION_VALUES, Family, families
 
 OPENINGS = ("i am looking for a", "i need a", "find me a", "i would like a")
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "zu", "ne")
+NUMBERS = 1_000_000
+STRIDE = 387_420_489  # 3^18 and so without a divisor in common with NUMBERS: every number comes once
+
+Item = dict[str, Any]
+Attributes = tuple[str, ...]
 
 
-class SyntheticSettings(BaseModel):
+class SyntheticSettings(Settings):
     """What a synthetic shop is made of; equal settings make equal shops."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    seed: int = 0
+    """Seed of the whole catalogue."""
 
-    seed: int = Field(0, description="seed of the whole catalogue")
-    products: int = Field(1000, ge=100, le=1_000_000, description="number of products")
-    family_size: int = Field(12, ge=1, le=40, description="products of one kind (mean); 50 is the most a search shows")
-    attribute_pool: int = Field(6, ge=2, le=10, description="attributes a family draws from; fewer = more are shared")
-    look_alikes: float = Field(0.4, ge=0, le=1, description="share of products with the attributes of a sibling")
-    missing_options: float = Field(0.5, ge=0, le=0.8, description="share of option values a product lacks")
-    option_types: int = Field(2, ge=0, le=3, description="most option types a product has")
-    search_noise: float = Field(1.0, ge=0, le=1, description="chance that a description names an attribute it lacks")
-    price_spread: int = Field(8, ge=0, le=500, description="dollars between a family's cheapest and dearest product")
+    products: int = Field(default=1000, ge=100, le=NUMBERS)
+    """Number of products."""
+
+    family_size: int = Field(default=12, ge=1, le=40)
+    """Products of one kind; a search shows 50 at most."""
+
+    attribute_pool: int = Field(default=6, ge=2, le=10)
+    """Attributes that the products of a family draw from; fewer are shared by more of them."""
+
+    look_alikes: float = Field(default=0.4, ge=0, le=1)
+    """Share of products with the attributes of a sibling."""
+
+    missing_options: float = Field(default=0.5, ge=0, le=0.8)
+    """Share of an option's values that a product lacks; it has two at least."""
+
+    option_types: int = Field(default=2, ge=0, le=3)
+    """Options of a product (color, size …)."""
+
+    search_noise: float = Field(default=1.0, ge=0, le=1)
+    """Chance that a product's description names an attribute of its family which it lacks."""
+
+    price_spread: int = Field(default=8, ge=0, le=500)
+    """Dollars between a family's cheapest and dearest product, at most."""
 
 
 def generate(settings: SyntheticSettings) -> Records:
@@ -50,81 +75,72 @@ def generate(settings: SyntheticSettings) -> Records:
     to one goal for each combination of its options (`goals="synthetic"`).
     """
     rng = random.Random(settings.seed)
-    items: list[dict[str, Any]] = []
+    items: list[Item] = []
     attributes: dict[str, dict[str, Any]] = {}
     human: dict[str, list[dict[str, Any]]] = {}
-    number = _numbering(settings.seed)
+    asins = _asins(settings.seed)
     for family in _families(ceil(settings.products / settings.family_size), rng):
         room = min(settings.products - len(items), settings.family_size)
-        for item, chosen in _siblings(family, room, settings, rng, number):
+        for item, chosen in _siblings(family, list(islice(asins, room)), settings, rng):
             asin = item["asin"]
             items.append(item)
             attributes[asin] = _attribute_record(family, chosen)
             human[asin] = [_instruction_record(asin, family, chosen, item["customization_options"], rng)]
-    order = list(range(len(items)))
-    rng.shuffle(order)
-    return Records(items=[items[index] for index in order], attributes=attributes, human=human)
+    rng.shuffle(items)
+    return Records(items=items, attributes=attributes, human=human)
 
 
-class _numbering:
-    """Product numbers 000000–999999 in a scattered order (a bijection), so that ties by asin are no clue."""
-
-    def __init__(self, seed: int) -> None:
-        self._next = 0
-        self._offset = random.Random(seed).randrange(1_000_000)
-
-    def __call__(self) -> str:
-        number = (self._next * 387_420_489 + self._offset) % 1_000_000
-        self._next += 1
-        return f"B000{number:06d}"
+def _asins(seed: int) -> Iterator[str]:
+    """Product numbers in a scattered order, so that ties by asin are no clue."""
+    offset = random.Random(seed).randrange(NUMBERS)
+    return (f"B000{(index * STRIDE + offset) % NUMBERS:06d}" for index in count())
 
 
-def _families(count: int, rng: random.Random) -> list[Family]:
-    """`count` families: those of the lexicon in random order, then new ones named with coined words."""
+def _families(number: int, rng: random.Random) -> list[Family]:
+    """Families of the lexicon in random order, then copies of these whose nouns are coined.
+
+    A coined noun is a single word. Were it `bababa shirt`, a search for a `shirt` would find it as well, and in a
+    large shop the shirts themselves would not be among the 50 it shows.
+    """
     known = list(families())
     rng.shuffle(known)
-    chosen = known[:count]
-    for index in range(count - len(chosen)):
-        base = known[index % len(known)]
-        noun = f"{_coined(index)} {base.noun}"
-        chosen.append(Family(noun, base.category, base.shelf, base.attributes, base.options))
-    return chosen
+    coined = [replace(known[index % len(known)], noun=_coined(index)) for index in range(number - len(known))]
+    return known[:number] + coined
 
 
 def _coined(index: int) -> str:
-    """A made-up word for each index: its digits in base 16 as syllables.
+    """A made-up word for each index: its digits in base 16 as syllables, three at least.
 
     >>> _coined(0), _coined(17)
     ('bababa', 'bacece')
     """
-    digits = [index >> 8 & 15, index >> 4 & 15, index & 15]
-    high = index >> 12
-    while high:
-        digits.insert(0, high & 15)
-        high >>= 4
-    return "".join(SYLLABLES[digit] for digit in digits)
+    digits = f"{index:03x}"
+    return "".join(SYLLABLES[int(digit, 16)] for digit in digits)
 
 
 def _siblings(
-    family: Family, count: int, settings: SyntheticSettings, rng: random.Random, number: _numbering
-) -> list[tuple[dict[str, Any], tuple[str, ...]]]:
-    """`count` products of one family with the attributes each has."""
+    family: Family, asins: list[str], settings: SyntheticSettings, rng: random.Random
+) -> list[tuple[Item, Attributes]]:
+    """The products of one family, with the attributes each has."""
     pool = rng.sample(family.attributes, settings.attribute_pool)
     base_price = rng.randrange(8, 90)
     types = rng.sample(family.options, min(settings.option_types, len(family.options)))
-    siblings: list[tuple[dict[str, Any], tuple[str, ...]]] = []
-    for _ in range(count):
+    siblings: list[tuple[Item, Attributes]] = []
+    for asin in asins:
         if siblings and rng.random() < settings.look_alikes:
             chosen = rng.choice(siblings)[1]
         else:
             chosen = tuple(rng.sample(pool, 2))
         price = base_price + rng.randint(0, settings.price_spread)
-        item = _item(number(), family, chosen, pool, f"${price}.99", _options(types, settings, rng), settings, rng)
+        options = _options(types, settings, rng)
+        lacking = [name for name in pool if name not in chosen and rng.random() < settings.search_noise]
+        item = _item(family, chosen, asin=asin, brand=rng.choice(BRANDS), price=price, options=options, lacking=lacking)
         siblings.append((item, chosen))
     return siblings
 
 
 def _options(types: list[str], settings: SyntheticSettings, rng: random.Random) -> dict[str, list[str]]:
+    """For each type of option the values that a product has."""
     options = {}
     for name in types:
         values = OPTION_VALUES[name]
@@ -134,19 +150,18 @@ def _options(types: list[str], settings: SyntheticSettings, rng: random.Random) 
 
 
 def _item(
-    asin: str, family: Family, chosen: tuple[str, ...], pool: list[str], price: str, options: dict[str, list[str]],
-    settings: SyntheticSettings, rng: random.Random,
-) -> dict[str, Any]:
-    """One product in the official schema. Noise names a lacking attribute with its words turned round, so that the
-    search finds the words and the reward does not find the phrase."""
-    lacking = [name for name in pool if name not in chosen and rng.random() < settings.search_noise]
+    family: Family, chosen: Attributes, *, asin: str, brand: str, price: int, options: dict[str, list[str]],
+    lacking: list[str],
+) -> Item:
+    """One product in the official schema. `lacking` attributes stand in its description with their words turned
+    round, so that the search finds the words and the reward does not find the phrase."""
     noise = [" ".join(reversed(name.split())) for name in lacking]
     return {
         "asin": asin,
-        "name": f"{rng.choice(BRANDS)} {' '.join(chosen)} {family.noun}".title(),
+        "name": f"{brand} {' '.join(chosen)} {family.noun}".title(),
         "full_description": f"Not to be mistaken for: {', '.join(noise)}." if noise else "",
         "small_description": [f"{family.noun} for every day", *chosen],
-        "pricing": price,
+        "pricing": f"${price}.99",
         "category": family.shelf,
         "product_category": family.category,
         "query": family.noun,
@@ -158,7 +173,7 @@ def _item(
     }
 
 
-def _attribute_record(family: Family, chosen: tuple[str, ...]) -> dict[str, Any]:
+def _attribute_record(family: Family, chosen: Attributes) -> dict[str, Any]:
     return {
         "attributes": list(chosen),
         "instruction": f"{OPENINGS[0]} {', '.join(chosen)} {family.noun}",
@@ -167,7 +182,7 @@ def _attribute_record(family: Family, chosen: tuple[str, ...]) -> dict[str, Any]
 
 
 def _instruction_record(
-    asin: str, family: Family, chosen: tuple[str, ...], options: Any, rng: random.Random
+    asin: str, family: Family, chosen: Attributes, options: Any, rng: random.Random
 ) -> dict[str, Any]:
     """A human-style instruction: the product's attributes and one value of each of its options."""
     wanted = {name: rng.choice(values)["value"] for name, values in (options or {}).items()}

@@ -1,0 +1,44 @@
+# `make` explains. Every target sets up what it needs: on a fresh machine only Python 3.11 (or newer) must be there.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP_FLAGS ?=
+OUT ?= runs/demo
+BIN := .venv/bin
+READY := .venv/ready
+WHOLE_RUNS := tests/test_cli.py tests/test_workers.py
+
+.PHONY: help setup demo check lint test test-long clean
+.DEFAULT_GOAL := help
+
+help: ## Explain the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Without a GPU, PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu' saves some gigabytes."
+	@echo "  Another Python: make PYTHON=/path/to/python3. Another run directory of the demo: make demo OUT=DIR."
+
+setup: $(READY) ## Make .venv with all that is needed, versions as in constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("eef needs Python 3.11 or newer: make PYTHON=/path/to/python3") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]' -c constraints.txt $(PIP_FLAGS)
+	@touch $@
+
+demo: setup ## Tune an agent by RFT×6 and by EEF in a generated shop, and write a report (goes on where it was stopped)
+	$(BIN)/eef run recipes/demo.toml --out $(OUT)
+
+check: lint ## Lint, types and the fast tests
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(WHOLE_RUNS))
+
+lint: setup ## Lint and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: setup ## All tests but those that take minutes each
+	$(BIN)/python -m pytest
+
+test-long: setup ## The tests that take minutes each
+	$(BIN)/python -m pytest -m long || test $$? -eq 5
+
+clean: ## Remove the virtual environment and caches; runs stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
