@@ -30,8 +30,7 @@ from eef.envs.webshop.lexicon import BRANDS, OPTION_VALUES, Family, families
 
 OPENINGS = ("i am looking for a", "i need a", "find me a", "i would like a")
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "zu", "ne")
-NUMBERS = 1_000_000
-STRIDE = 387_420_489  # 3^18 and so without a divisor in common with NUMBERS: every number comes once
+STRIDE = 387_420_489  # 3^18 and so without a divisor in common with a power of ten: every number comes once
 
 Item = dict[str, Any]
 Attributes = tuple[str, ...]
@@ -78,7 +77,7 @@ def generate(settings: SyntheticSettings) -> Records:
     items: list[Item] = []
     attributes: dict[str, dict[str, Any]] = {}
     human: dict[str, list[dict[str, Any]]] = {}
-    asins = _asins(settings.seed)
+    asins = _asins(settings)
     for family in _families(ceil(settings.products / settings.family_size), rng):
         room = min(settings.products - len(items), settings.family_size)
         for item, chosen in _siblings(family, list(islice(asins, room)), settings, rng):
@@ -90,10 +89,11 @@ def generate(settings: SyntheticSettings) -> Records:
     return Records(items=items, attributes=attributes, human=human)
 
 
-def _asins(seed: int) -> Iterator[str]:
-    """Product numbers in a scattered order, so that ties by asin are no clue."""
-    offset = random.Random(seed).randrange(NUMBERS)
-    return (f"B000{(index * STRIDE + offset) % NUMBERS:06d}" for index in count())
+def _asins(settings: SyntheticSettings) -> Iterator[str]:
+    """Product numbers in a scattered order, so that ties by asin are no clue; below 1,000 in a small shop."""
+    numbers = 1_000 if settings.products <= 1_000 else 1_000_000
+    offset = random.Random(settings.seed).randrange(numbers)
+    return (f"B{(index * STRIDE + offset) % numbers:09d}" for index in count())
 
 
 def _families(number: int, rng: random.Random) -> list[Family]:
