@@ -106,8 +106,9 @@ class Run:
 
     @classmethod
     def create(cls, directory: Path, recipe: Recipe) -> Run:
-        """Begin a run, or enter one that was begun with an equal recipe (StoreError for another). Where nothing has been
-        played yet, the recipe may still change."""
+        """Begin a run, or enter one that was begun with an equal recipe (StoreError for another).
+
+        Where nothing has been played yet, the recipe may still change."""
         run = cls(directory, recipe)
         path = directory / "recipe.json"
         if path.exists() and (directory / EXPERT).exists():

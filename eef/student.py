@@ -91,7 +91,7 @@ class StudentSettings(Settings):
     batch_size: int = Field(default=12, ge=1)
     """Episodes an update; of drills, three times as many."""
 
-    learning_rate: float = Field(default=3e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
     """Highest learning rate."""
 
     threads: int | None = Field(default=None, ge=1)
@@ -101,11 +101,11 @@ class StudentSettings(Settings):
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A lower-casing WordPiece tokenizer over the synthetic shop's words, which can spell any other ASCII text.
 
-    Digits inside a word are read in pairs, so the number of a product is four tokens. (In threes it is shorter, but
-    then there are ten times as many to learn, and looking a product up is learned much later.)
+    A product number of a small shop is a prefix and one more token, which a model of this size looks up much sooner
+    than a longer one:
 
-    >>> build_tokenizer().tokenize("click[B000123456]")
-    ['click', '[', 'b000', '##12', '##34', '##56', ']']
+    >>> build_tokenizer().tokenize("click[B000000123]"), build_tokenizer().tokenize("B000123456")
+    (['click', '[', 'b000000', '##123', ']'], ['b000', '##123', '##456'])
     """
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*SPECIALS, *_pieces()]))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=1000))  # noqa: S106
@@ -130,9 +130,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def _pieces() -> list[str]:
     """Whole words first, then numbers, pairs of letters and single characters, each also as a continuation."""
-    words = [*PAGE_WORDS.split(), *lexicon.words(), "b000"]
+    words = [*PAGE_WORDS.split(), *lexicon.words(), "b000", "b000000"]
     numbers = [str(number) for number in range(1000)]
-    digits = [f"{number:0{width}d}" for width in (1, 2) for number in range(10**width)]
+    digits = [f"{number:0{width}d}" for width in (1, 2, 3) for number in range(10**width)]
     pairs = [first + second for first in string.ascii_lowercase for second in string.ascii_lowercase]
     characters = list(string.printable.strip().lower())
     starts = [*words, *numbers, *pairs, *characters]
@@ -141,13 +141,13 @@ def _pieces() -> list[str]:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) -> LlamaForCausalLM:
-    """A randomly initialised Llama: grouped-query attention (heads of 32, half as many for keys), tied embeddings."""
+    """A randomly initialised Llama: heads of 32, tied embeddings (fewer heads for keys than for queries starve a model of this size)."""
     heads = width // 32
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=max(1, heads // 2), max_position_embeddings=4096,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=4096,
         tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None, initializer_range=0.08,
+        bos_token_id=None, initializer_range=0.05,
     )
     return LlamaForCausalLM(config)
 
@@ -204,8 +204,8 @@ def _copying(renderer: Renderer, rng: random.Random) -> Rendered:
     tokenizer = renderer.tokenizer
     user, assistant, end = tokenizer.convert_tokens_to_ids(["<|user|>", "<|assistant|>", "<|end|>"])
     known = tokenizer.convert_tokens_to_ids(list(lexicon.words()))
-    pairs = tokenizer.convert_tokens_to_ids([f"##{number:02d}" for number in range(100)])
-    row = [rng.choice(rng.choice([known, pairs])) for _ in range(rng.randint(8, 30))]
+    numbers = tokenizer.convert_tokens_to_ids([f"##{number:03d}" for number in range(1000)])
+    row = [rng.choice(rng.choice([known, numbers])) for _ in range(rng.randint(8, 30))]
     ids = (user, *row, end, assistant, *row, end)
     return Rendered(ids, (0.0,) * (len(row) + 3) + (1.0,) * (len(row) + 1))
 
@@ -215,7 +215,7 @@ def _looking_up(renderer: Renderer, rng: random.Random) -> Rendered:
     family = rng.choice(lexicon.families())
     pool = rng.sample(family.attributes, rng.randint(3, 5))
     wanted = rng.sample(pool, 2)
-    products = [(f"B000{rng.randrange(10**6):06d}", rng.sample(pool, 2)) for _ in range(rng.randint(3, 6))]
+    products = [(f"B{rng.randrange(10**3):09d}", rng.sample(pool, 2)) for _ in range(rng.randint(3, 6))]
     fitting = rng.randrange(len(products))
     products[fitting] = (products[fitting][0], rng.sample(wanted, 2))
     first = next(at for at, (_, attributes) in enumerate(products) if set(attributes) == set(wanted))

@@ -1,5 +1,6 @@
 """The generated shop: every goal can be won, equal settings make equal shops, and each knob turns what it says."""
 
+import itertools
 import random
 from collections import Counter
 from math import gcd
@@ -125,7 +126,7 @@ def test_products_of_a_family_are_not_beside_one_another():
     asins = [item["asin"] for item in generate(SyntheticSettings(products=500)).items if item["query"] == "shirt"]
     numbers = sorted(int(asin[4:]) for asin in asins)
     assert asins != sorted(asins)
-    assert max(later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)) > 1000
+    assert max(later - earlier for earlier, later in itertools.pairwise(numbers)) > 1000
 
 
 def test_a_product_number_comes_once():
@@ -198,7 +199,7 @@ def flawless(**shop):
 
 
 def rising(values):
-    return all(before < after for before, after in zip(values, values[1:], strict=False))
+    return all(before < after for before, after in itertools.pairwise(values))
 
 
 def test_larger_families_have_more_pages_to_turn():
@@ -235,7 +236,7 @@ def test_look_alikes_are_opened_and_left():
 def test_more_options_make_longer_episodes():
     """A family has three to choose from; each takes a click."""
     lengths = [fmean(item.length for item in flawless(option_types=number).values()) for number in range(4)]
-    assert all(later - earlier > 0.5 for earlier, later in zip(lengths, lengths[1:], strict=False))
+    assert all(later - earlier > 0.5 for earlier, later in itertools.pairwise(lengths))
 
 
 def too_dear(env):

@@ -42,7 +42,7 @@ class SyntheticSettings(Settings):
     seed: int = 0
     """Seed of the whole catalogue."""
 
-    products: int = Field(default=1000, ge=100, le=NUMBERS)
+    products: int = Field(default=1000, ge=100, le=1_000_000)
     """Number of products."""
 
     family_size: int = Field(default=12, ge=1, le=40)
