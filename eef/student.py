@@ -141,7 +141,9 @@ def _pieces() -> list[str]:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) -> LlamaForCausalLM:
-    """A randomly initialised Llama: heads of 32, tied embeddings (fewer heads for keys than for queries starve a model of this size)."""
+    """A randomly initialised Llama: heads of 32, tied embeddings.
+
+    As many heads for keys as for queries: with fewer a model of this size hardly learns to look things up."""
     heads = width // 32
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
