@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/ready
 WHOLE_RUNS := tests/test_cli.py tests/test_workers.py
 
-.PHONY: help setup demo check lint test test-long clean
+.PHONY: help setup demo check lint test test-long docs clean
 .DEFAULT_GOAL := help
 
 help: ## Explain the targets
@@ -39,6 +39,9 @@ test: setup ## All tests but those that take minutes each
 
 test-long: setup ## The tests that take minutes each
 	$(BIN)/python -m pytest -m long || test $$? -eq 5
+
+docs: setup ## Write docs/settings.md anew (a test holds it to what the code says)
+	$(BIN)/eef settings --markdown > docs/settings.md
 
 clean: ## Remove the virtual environment and caches; runs stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,6 +25,7 @@ from eef.config import Settings, TrainSettings
 from eef.envs.webshop import WebShop, lexicon
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.envs.webshop.synthetic import SyntheticSettings
+from eef.errors import ConfigError
 from eef.policy import GREEDY
 from eef.rollouts import Launch, derive_seed, play
 from eef.tokens import Rendered, Renderer
@@ -143,7 +144,8 @@ def _pieces() -> list[str]:
 def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) -> LlamaForCausalLM:
     """A randomly initialised Llama: heads of 32, tied embeddings.
 
-    As many heads for keys as for queries: with fewer a model of this size hardly learns to look things up."""
+    As many heads for keys as for queries: with fewer a model of this size hardly learns to look things up.
+    """
     heads = width // 32
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
@@ -161,9 +163,9 @@ def make_base(
 ) -> None:
     """Make a base student and write it to `directory` as a plain Hugging Face directory.
 
-    Drills first, then episodes: a model of this size learns to look things up from short lessons in a tenth of the
-    time it takes from whole episodes. `played(shop, shops)` is called after each shop, `trained("drills" or
-    "episodes", progress)` after each update.
+    Trained on drills first, then on episodes: a model of this size learns to look things up from short lessons in a
+    tenth of the time it takes from whole episodes. `played(shop, shops)` is called after each shop, `trained("drills"
+    or "episodes", progress)` after each update. ConfigError where no episode is short enough.
     """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
@@ -171,11 +173,13 @@ def make_base(
     model = build_model(tokenizer, width=settings.width, layers=settings.layers)
     renderer = Renderer(tokenizer)
     drills = [_drill(renderer, settings, rng) for _ in range(settings.drills)]
+    episodes = list(_episodes(renderer, settings, rng, played))
+    if not episodes:
+        raise ConfigError(f"every episode is longer than `longest` = {settings.longest} tokens", hint="raise it")
     train(
         model, drills, _train_settings(settings, settings.drill_updates, 3 * settings.batch_size, "constant"),
         progress=lambda progress: trained("drills", progress),
     )
-    episodes = list(_episodes(renderer, settings, rng, played))
     train(
         model, episodes, _train_settings(settings, settings.updates, settings.batch_size, "cosine"),
         progress=lambda progress: trained("episodes", progress),
@@ -217,7 +221,8 @@ def _looking_up(renderer: Renderer, rng: random.Random) -> Rendered:
     family = rng.choice(lexicon.families())
     pool = rng.sample(family.attributes, rng.randint(3, 5))
     wanted = rng.sample(pool, 2)
-    products = [(f"B{rng.randrange(10**3):09d}", rng.sample(pool, 2)) for _ in range(rng.randint(3, 6))]
+    numbers = rng.sample(range(10**3), rng.randint(3, 6))
+    products = [(f"B{number:09d}", rng.sample(pool, 2)) for number in numbers]
     fitting = rng.randrange(len(products))
     products[fitting] = (products[fitting][0], rng.sample(wanted, 2))
     first = next(at for at, (_, attributes) in enumerate(products) if set(attributes) == set(wanted))

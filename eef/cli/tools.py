@@ -17,9 +17,16 @@ from rich.text import Text
 from eef.cli.console import data, notes, put, stoppable, tell
 from eef.cli.runs import Overrides
 from eef.config import Recipe, SettingRow, apply_override, parse_settings, settings_table
-from eef.envs import ENVS
+from eef.envs import ENVS, setting_groups
 from eef.methods import METHODS
 from eef.workers import available_cores, process_settings
+
+_HEADING = """\
+# Settings
+
+Every setting and its default, as `eef settings --markdown` prints them. A recipe is a TOML, YAML or JSON file of these;
+`--set train.updates=200` lays one over it.
+"""
 
 
 def check_env(
@@ -101,32 +108,36 @@ def settings(
 
     Example: `eef settings`
     """
-    groups = {"recipe": settings_table(Recipe)}
-    groups |= {f"method {name}": settings_table(kind.Options, f"options.{name}.") for name, kind in METHODS.items()}
-    for title, rows in groups.items():
-        put(_markdown(title, rows)) if markdown else data().print(_settings_table(title, rows))
+    show = _put_markdown if markdown else _print_table
+    if markdown:
+        put(_HEADING)
+    show("recipe", settings_table(Recipe))
+    for name, kind in METHODS.items():
+        show(f"method {name}", settings_table(kind.Options, f"options.{name}."))
     for name in ENVS:
         about = _describe_env(name)
         put(f"## environment {name}\n\n```\n{about}\n```\n" if markdown else f"\nenvironment {name}\n{about}")
+        for key, group in setting_groups(name).items():
+            show(f"environment {name}: {key}", settings_table(group, f"env.{key}."))
 
 
-def _settings_table(title: str, rows: list[SettingRow]) -> Table:
+def _print_table(title: str, rows: list[SettingRow]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=f"\n{title}", title_justify="left")
     table.add_column("setting", no_wrap=True)
     table.add_column("default")
     table.add_column("meaning", ratio=1)
     for row in rows:
         table.add_row(Text(row.key, style="bold"), Text(row.default), Text(" ".join(row.description.split())))
-    return table
+    data().print(table)
 
 
-def _markdown(title: str, rows: list[SettingRow]) -> str:
+def _put_markdown(title: str, rows: list[SettingRow]) -> None:
     """A section with a table of settings."""
     lines = [f"## {title}", "", "| setting | type | default | meaning |", "|:--|:--|:--|:--|"]
     for row in rows:
         description = " ".join(row.description.split()).replace("|", "\\|")
         lines.append(f"| `{row.key}` | {row.type} | `{row.default}` | {description} |")
-    return "\n".join(lines) + "\n"
+    put("\n".join(lines) + "\n")
 
 
 def _describe_env(name: str) -> str:

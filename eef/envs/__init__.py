@@ -11,7 +11,7 @@ from typing import Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from eef.config import nearest
+from eef.config import Settings, nearest
 from eef.env import Env
 from eef.errors import ConfigError
 from eef.policy import Policy
@@ -23,6 +23,9 @@ ENVS = {
 EXPERTS = {
     "webshop": ("eef.envs.webshop.expert", "make_shop_expert"),
     "toy": ("eef.envs.toy", "make_toy_expert"),
+}
+GROUPS = {
+    "webshop": {"synthetic": ("eef.envs.webshop.synthetic", "SyntheticSettings")},
 }
 
 
@@ -39,6 +42,11 @@ def make_expert(env: Env, preset: str) -> Policy:
     return cast(Policy, _find(EXPERTS, env.name, "scripted expert for")(env, preset))
 
 
+def setting_groups(name: str) -> dict[str, type[Settings]]:
+    """The groups inside an environment's own settings, by the key they stand under: `synthetic` of `webshop`."""
+    return {key: getattr(import_module(module), kind) for key, (module, kind) in GROUPS.get(name, {}).items()}
+
+
 def _fitting(name: str, key: str, value: Any, types: Mapping[str, Any]) -> Any:
     """The value of a setting as its type (a list where a tuple is declared becomes one)."""
     if key not in types:
@@ -48,7 +56,8 @@ def _fitting(name: str, key: str, value: Any, types: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(types[key]).validate_python(value)
     except ValidationError as error:
-        raise ConfigError(f"`env.{key}` is {value!r}: {error.errors()[0]['msg']}") from None
+        message = error.errors()[0]["msg"]
+        raise ConfigError(f"`env.{key}` is {value!r}: {message[0].lower()}{message[1:]}") from None
 
 
 def _find(table: Mapping[str, tuple[str, str]], name: str, what: str) -> Any:

@@ -1,0 +1,222 @@
+"""The base student: a tokenizer that reads and writes a synthetic shop without loss, lessons, and how it is made."""
+
+import random
+import string
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.chat import format_completion, parse_completion
+from eef.envs.webshop import lexicon
+from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
+from eef.errors import ConfigError
+from eef.model import load_model
+from eef.student import StudentSettings, _copying, _lesson, _looking_up, _play_shop, build_tokenizer, make_base
+from eef.tokens import Renderer
+from tests.shopping import open_shop, play_all
+
+pytestmark = pytest.mark.torch
+
+SHOPS = ({}, {"products": 400, "family_size": 5, "option_types": 3}, {"products": 1200, "family_size": 2})
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def renderer(tokenizer):
+    return Renderer(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    """Episodes of a weak expert, which does whatever an expert can do, each with the shop it was played in."""
+    shops = [open_shop(goals, **shop) for shop in SHOPS for goals in ("human", "synthetic")]
+    return [(env, played) for env in shops for played in play_all(env, make_shop_expert(env, "weak"), 40).values()]
+
+
+# --- the tokenizer -------------------------------------------------------------------------------------------------
+
+
+def encode(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_completions_come_back(tokenizer, episodes):
+    """Read, written and read again they are the same ids, and what was written does the same in the shop."""
+    for env, trajectory in episodes:
+        env.reset(int(trajectory.task.removeprefix("webshop/")))
+        for step in trajectory.steps:
+            ids = encode(tokenizer, step.completion)
+            written = tokenizer.decode(ids)
+            assert encode(tokenizer, written) == ids
+            assert parse_completion(written)[1] == step.action.lower()
+            before = env.snapshot()
+            expected = env.step(step.action)
+            env.restore(before)
+            assert env.step(parse_completion(written)[1]) == expected
+
+
+def test_everything_in_a_synthetic_shop_is_known(tokenizer, episodes):
+    for env, trajectory in episodes:
+        texts = [each for step in trajectory.steps for each in (step.observation, step.completion)]
+        texts.append(trajectory.final_observation)
+        product = env.shop.catalogue[0]
+        texts += [product.description, *product.bullets, product.title]
+        for text in texts:
+            assert tokenizer.unk_token_id not in encode(tokenizer, text), text
+
+
+def test_the_words_of_the_shop_are_one_token_each(tokenizer):
+    for word in [*lexicon.words(), "webshop", "instruction:", "[SEP]", "fits.", "no."]:
+        assert len(encode(tokenizer, word)) == 1, word
+
+
+@given(st.lists(st.text(string.ascii_letters + string.digits + string.punctuation, min_size=1, max_size=9), max_size=6))
+def test_any_ascii_text_can_be_spelled(tokenizer, words):
+    """Case and the width of spaces are lost; brackets stand for those of an action."""
+    text = " ".join(words).replace("[", "(").replace("]", ")").replace("<|", "<")
+    ids = encode(tokenizer, text)
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids) == text.lower()
+
+
+def test_a_product_number_of_a_small_shop_is_two_tokens(tokenizer):
+    assert tokenizer.tokenize("B000000042") == ["b000000", "##042"]
+    assert tokenizer.tokenize("b000123456") == ["b000", "##123", "##456"]
+
+
+def test_turns_are_told_apart_by_special_tokens(renderer, tokenizer):
+    conversation = [
+        {"role": "system", "content": "be kind"}, {"role": "user", "content": "page"},
+        {"role": "assistant", "content": "Action: click[red]"}, {"role": "user", "content": "page"},
+    ]
+    text = tokenizer.decode(renderer.prompt(conversation))
+    assert text.startswith("<|system|>")
+    assert text.endswith("<|assistant|>")
+    assert renderer.stop_ids == {tokenizer.convert_tokens_to_ids("<|end|>")}
+
+
+# --- lessons -------------------------------------------------------------------------------------------------------
+
+
+def turns(rendered, tokenizer):
+    """(ids, weights) of each turn of the student, its end among them, and the weights of all that is between."""
+    begin, end = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
+    own, others, speaking = [], [], False
+    for token, weight in zip(rendered.ids, rendered.weights, strict=True):
+        if speaking:
+            own[-1][0].append(token)
+            own[-1][1].append(weight)
+        else:
+            others.append(weight)
+        if token == begin:
+            own.append(([], []))
+        speaking = token == begin or (speaking and token != end)
+    return own, others
+
+
+@pytest.fixture(scope="module")
+def played():
+    return list(_play_shop(open_shop(missing_options=0.6), 40, seed=1))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_turning_pages_is_shown_and_not_taught(played, renderer, tokenizer, share):
+    settings = StudentSettings(turning_share=share, reading_weight=0.25)
+    read, turned = [], 0
+    for trajectory in played:
+        own, others = turns(_lesson(trajectory, renderer, settings, random.Random(0)), tokenizer)
+        assert len(own) == len(trajectory.steps)
+        for step, (ids, weights) in zip(trajectory.steps, own, strict=True):
+            assert ids[:-1] == encode(tokenizer, step.completion)
+            assert set(weights) == {share if step.action in (NEXT, BACK) else 1.0}
+            turned += step.action in (NEXT, BACK)
+        read += others
+    assert turned > 20
+    assert set(read) == {0.0, 0.25}
+    assert 0.12 < sum(weight > 0 for weight in read) / len(read) < 0.18
+
+
+def test_some_turning_can_be_taught(played, renderer, tokenizer):
+    rng = random.Random(0)
+    lessons = [_lesson(trajectory, renderer, StudentSettings(turning_share=0.5), rng) for trajectory in played]
+    weights = [
+        weight[0]
+        for trajectory, lesson in zip(played, lessons, strict=True)
+        for step, (_, weight) in zip(trajectory.steps, turns(lesson, tokenizer)[0], strict=True)
+        if step.action in (NEXT, BACK)
+    ]
+    assert 0.3 < sum(weights) / len(weights) < 0.7
+
+
+@given(st.integers(0, 2**31))
+def test_a_drill_in_looking_up_opens_the_first_product_that_has_both(renderer, tokenizer, seed):
+    drill = _looking_up(renderer, random.Random(seed))
+    question, answer = tokenizer.decode(drill.ids).split("<|assistant|>")
+    wanted, *shown = (part.strip() for part in question.replace("<|end|>", "").split("[sep]"))
+    attributes = [part.strip() for part in wanted.removeprefix("<|user|>").split(",")]
+    attributes[1] = " ".join(attributes[1].split()[:2])
+    titles = dict(zip(shown[::2], shown[1::2], strict=True))
+    assert len(titles) == len(shown) // 2, "a product number comes once"
+    thought, action = parse_completion(answer.replace("<|end|>", ""))
+    fitting = next(asin for asin, title in titles.items() if all(name in title for name in attributes))
+    assert action == f"click[{fitting}]"
+    assert thought.split(". ")[-1] == f"{fitting} fits."
+    assert thought.count(" no.") == list(titles).index(fitting)
+    assert set(drill.weights) == {0.0, 1.0}
+    assert drill.trained == len(encode(tokenizer, format_completion(thought, action))) + 1
+
+
+@given(st.integers(0, 2**31))
+def test_a_drill_in_copying_writes_the_row_again(renderer, seed):
+    drill = _copying(renderer, random.Random(seed))
+    middle = len(drill.ids) // 2
+    assert drill.ids[1:middle] == drill.ids[middle + 1 :]
+    assert drill.weights == (0.0,) * (middle + 1) + (1.0,) * (middle - 1)
+
+
+# --- how it is made ------------------------------------------------------------------------------------------------
+
+SMALL = StudentSettings(
+    width=32, layers=1, drills=20, drill_updates=2, shops=2, tasks=6, updates=3, batch_size=4, threads=1
+)
+
+
+def test_it_is_made_loaded_and_the_same_each_time(tmp_path):
+    heard = []
+    for name in ("one", "two"):
+        make_base(
+            tmp_path / name, SMALL, played=lambda shop, shops: heard.append(("shops", shop, shops)),
+            trained=lambda lessons, progress: heard.append((lessons, progress.update, progress.updates)),
+        )
+    assert heard[: len(heard) // 2] == [
+        ("shops", 1, 2), ("shops", 2, 2), ("drills", 1, 2), ("drills", 2, 2),
+        ("episodes", 1, 3), ("episodes", 2, 3), ("episodes", 3, 3),
+    ]
+    models = []
+    for name in ("one", "two", "one"):
+        model, tokenizer = load_model(str(tmp_path / name), dtype="float32", device="cpu", lora=None)
+        assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+        assert model.config.hidden_size == 32
+        models.append(model.state_dict())
+    assert all(torch.equal(models[0][key], other[key]) for other in models for key in models[0])
+
+
+def test_another_seed_makes_another_student(tmp_path):
+    weights = []
+    for seed in (1, 2):
+        make_base(tmp_path / str(seed), SMALL.model_copy(update={"seed": seed, "updates": 1}))
+        model, _ = load_model(str(tmp_path / str(seed)), dtype="float32", device="cpu", lora=None)
+        weights.append(model.get_input_embeddings().weight)
+    assert not torch.equal(*weights)
+
+
+def test_episodes_that_are_all_too_long(tmp_path):
+    with pytest.raises(ConfigError, match="longer than `longest` = 100"):
+        make_base(tmp_path / "none", SMALL.model_copy(update={"longest": 100}))
+    assert not (tmp_path / "none").exists()
