@@ -30,7 +30,7 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """All findings, the most basic first. Loads torch and the shipped student where they are there."""
+    """All findings, the most basic first. Loads torch and the base student where they are there."""
     packages = [_package(name, "pip install -e .") for name in LIGHT]
     packages += [_package(name, "pip install -e '.[train]'") for name in TRAIN]
     findings = [_python(), Finding("eef", True, __version__), Finding("cores", True, str(available_cores())), *packages]
@@ -59,11 +59,11 @@ def _torch() -> Finding:
 
 
 def _student() -> Finding:
-    """The shipped base student: whole, and loaded once."""
+    """The base student of the package: whole, and loaded once."""
     from eef.checkpoint import verify_checkpoint
     from eef.model import BASE_STUDENT, load_model
 
-    remedy = f"install `eef` anew, or make it again: `eef make-base --out {BASE_STUDENT}`"
+    remedy = f"make one: `eef make-base --out {BASE_STUDENT}`"
     try:
         verify_checkpoint(BASE_STUDENT)
         model, _ = load_model("base", device="cpu")

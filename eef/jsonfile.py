@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -23,8 +23,16 @@ WHEN_FULL = "free some space and run the same command again: nothing stored is l
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file as a whole or not at all (StoreError)."""
+    _write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> None:
+    """Write a JSONL file, a record a line, as a whole or not at all (StoreError)."""
+    _write_whole(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+
+
+def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with disk_errors(path):
         try:
             with temporary.open("w", encoding="utf-8") as file:

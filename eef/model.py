@@ -1,7 +1,7 @@
 """Loading a model with its tokenizer, and asking it for logits at chosen positions alone.
 
 Both ends of the way of the data start here: `eef.policies.local` acts with what `load_model` gives, `eef.train`
-changes it. A model is a Hugging Face directory, a hub id, a PEFT directory, or `base`, the student shipped with eef.
+changes it. A model is a Hugging Face directory, a hub id, a PEFT directory, or `base`, the student in the package.
 """
 
 from __future__ import annotations
@@ -72,6 +72,11 @@ def locate(name: str) -> str:
     'org/some-model'
     """
     if name == "base":
+        if not BASE_STUDENT.is_dir():
+            raise ModelError(
+                "there is no base student in this package",
+                hint="name a model of your own (`model.name`), or make one by `eef make-base`",
+            )
         return str(BASE_STUDENT)
     path = Path(name.removeprefix("hf/")).expanduser()
     if path.is_dir():

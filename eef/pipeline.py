@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eef import __version__
-from eef.config import Recipe, parse_settings
+from eef.config import Recipe, SamplingSettings, parse_settings
 from eef.env import Env
 from eef.envs import make_env, make_expert
 from eef.errors import ConfigError, MethodError, StoreError
 from eef.evaluate import EvalResult, summarise
 from eef.explore import explore, launches
-from eef.jsonfile import append_jsonl, disk_errors, read_json, read_jsonl, write_json
+from eef.jsonfile import disk_errors, read_json, read_jsonl, write_json, write_jsonl
 from eef.ledger import Cost, Ledger, usage_of
 from eef.methods import make_method
 from eef.methods.base import Method
@@ -275,7 +275,7 @@ class Run:
                     Launch(f"{expert.name}/{task.id}", task, None, derive_seed(seed, expert.name, task.id), 0)
                     for task in tasks
                 ]
-                self._play(stage, planned, store, expert, self._sampling(expert), listener)
+                self._play(stage, planned, store, expert, _sampling(self.recipe.sampling), listener)
             self._finish_rollouts(stage, store.trajectories)
 
     def _explore(self, stage: StageId, listener: Listener) -> None:
@@ -285,7 +285,7 @@ class Run:
             plan = self.plan(stage, store.trajectories)
             planned = launches(plan, tasks, round=stage.round, seed=self.recipe.seed)
             student = self._student(self._trained_before(stage))
-            self._play(stage, planned, store, student, self._sampling(student), listener)
+            self._play(stage, planned, store, student, _sampling(self.recipe.sampling), listener)
             played = [each for each in store.trajectories if each.round == stage.round and each.author == student.name]
             self._finish_rollouts(stage, played)
 
@@ -311,10 +311,7 @@ class Run:
     def _select(self, stage: StageId, listener: Listener) -> None:
         method: Method = self.methods[stage.method]
         selection = method.select(self.trajectories(stage.method), [task.id for task in self.train_tasks], stage.round)
-        path = self.folder(stage) / "examples.jsonl"
-        path.unlink(missing_ok=True)
-        for example in selection.examples:
-            append_jsonl(path, example.to_record())
+        write_jsonl(self.folder(stage) / "examples.jsonl", (each.to_record() for each in selection.examples))
         write_json(self._outcome(stage), selection.counts)
 
     def _train(self, stage: StageId, listener: Listener) -> None:
@@ -369,12 +366,8 @@ class Run:
             Launch(f"evaluation/{task.id}", task, None, derive_seed(seed, "evaluation", task.id), stage.round)
             for task in self.test_tasks
         ]
-        settings = self.recipe.evaluation_sampling
-        sampling = Sampling(
-            temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens
-        )
         with Store.open(self.folder(stage) / "evaluation") as store:
-            self._play(stage, planned, store, policy, sampling, listener)
+            self._play(stage, planned, store, policy, _sampling(self.recipe.evaluation_sampling), listener)
             ends = [_last_try(store.trajectories, launch.id) for launch in planned]
         result = summarise(ends, policy=policy.name, method=stage.method, round=stage.round, split=split)
         self.ledger(stage.method).record(stage.method, stage.round, "evaluate", result.cost)
@@ -443,8 +436,9 @@ class Run:
     def _checkpoint(self, trained: StageId) -> Path:
         return self.folder(trained) / "checkpoint"
 
-    def _sampling(self, policy: Policy) -> Sampling:
-        return Sampling(**self.recipe.sampling.model_dump())
+
+def _sampling(settings: SamplingSettings) -> Sampling:
+    return Sampling(**settings.model_dump())
 
 
 def _refuse_other(path: Path, recipe: Recipe) -> None:

@@ -1,7 +1,7 @@
-"""The shipped base student: its tokenizer, its architecture, and how it is made (`eef make-base`).
+"""The base student: its tokenizer, its architecture, and how it is made (`eef make-base`).
 
 No model hub is needed for a first run: this student is a small standard Llama with a word-level tokenizer, made from
-episodes in random synthetic shops *other* than those a recipe plays in. It can read pages, compare products and act.
+episodes in random synthetic shops *other* than those a recipe plays in. It is to read pages, compare products and act.
 Turning pages and going back are new to it: they occur in the contexts of its training, so that it can act on any page,
 but their turns carry no loss (or seldom do, `turning_share`).
 """
@@ -48,7 +48,7 @@ PAGE_WORDS = (
 
 
 class StudentSettings(Settings):
-    """How the base student is made; the defaults made the one that is shipped."""
+    """How a base student is made."""
 
     seed: int = 1_000
     """Seed of the shops, the weights and the order of training."""
@@ -75,7 +75,7 @@ class StudentSettings(Settings):
     """Optimizer updates on the drills."""
 
     copying_share: float = Field(default=0.15, ge=0, le=1)
-    """Share of the drills that copy a row of random tokens; the others look up."""
+    """Share of the drills that copy a row of random words and numbers; the others look up."""
 
     longest: int = Field(default=900, ge=100)
     """Tokens of an episode; longer ones are left out."""
@@ -102,8 +102,7 @@ class StudentSettings(Settings):
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A lower-casing WordPiece tokenizer over the synthetic shop's words, which can spell any other ASCII text.
 
-    A product number of a small shop is a prefix and one more token, which a model of this size looks up much sooner
-    than a longer one:
+    A product number of a small shop is a prefix and one more token, so that one token tells products apart:
 
     >>> build_tokenizer().tokenize("click[B000000123]"), build_tokenizer().tokenize("B000123456")
     (['click', '[', 'b000000', '##123', ']'], ['b000', '##123', '##456'])
@@ -142,10 +141,7 @@ def _pieces() -> list[str]:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) -> LlamaForCausalLM:
-    """A randomly initialised Llama: heads of 32, tied embeddings.
-
-    As many heads for keys as for queries: with fewer a model of this size hardly learns to look things up.
-    """
+    """A randomly initialised Llama: heads of 32, as many for keys as for queries, tied embeddings."""
     heads = width // 32
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
@@ -163,9 +159,9 @@ def make_base(
 ) -> None:
     """Make a base student and write it to `directory` as a plain Hugging Face directory.
 
-    Trained on drills first, then on episodes: a model of this size learns to look things up from short lessons in a
-    tenth of the time it takes from whole episodes. `played(shop, shops)` is called after each shop, `trained("drills"
-    or "episodes", progress)` after each update. ConfigError where no episode is short enough.
+    Trained on drills first, then on episodes: in short lessons more of the tokens are about looking things up.
+    `played(shop, shops)` is called after each shop, `trained("drills" or "episodes", progress)` after each update.
+    ConfigError where no episode is short enough.
     """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)

@@ -37,16 +37,6 @@ METHODS = ("expert", "bc", "rft4", "eef")
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory):
-    return save_student(tmp_path_factory.mktemp("student"))
-
-
-@pytest.fixture(scope="module")
-def recipe(student, tmp_path_factory):
-    return write_recipe(tmp_path_factory.mktemp("recipe") / "small.json", small_recipe(student))
-
-
-@pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory):
     """A run that nothing interrupted."""
     directory = tmp_path_factory.mktemp("runs") / "finished"

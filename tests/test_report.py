@@ -441,10 +441,10 @@ def test_the_page_says_what_the_results_say(results, page):
 
 def test_writing_a_page_replaces_lone_surrogates(tmp_path):
     run = explored_run(tmp_path, {"full": ["lose", "win", "lose", "win", "win", "lose"]}, actions="a\ud800cdefghijkl")
-    write_page(run, tmp_path / "report.html")
+    write_page(run, gather(run), tmp_path / "report.html")
     assert "<code>?</code>" in (tmp_path / "report.html").read_text(encoding="utf-8")
     with pytest.raises(StoreError, match="cannot write"):
-        write_page(run, tmp_path / "no such directory" / "report.html")
+        write_page(run, gather(run), tmp_path / "no such directory" / "report.html")
 
 
 @given(st.text(), st.text())

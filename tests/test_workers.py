@@ -14,28 +14,16 @@ from small_run import (
     losses,
     numbers,
     rollouts,
-    save_student,
     small_recipe,
     start,
     stop_when,
     wait_until,
-    write_recipe,
 )
 
 from eef.errors import EnvError, MethodError, ReplayMismatch, StoreError, WorkerError
 from eef.pipeline import Run, explorers
 from eef.store import take_lock
 from eef.workers import Failure, available_cores, carry_out_all, process_settings, threads_of
-
-
-@pytest.fixture(scope="module")
-def student(tmp_path_factory):
-    return save_student(tmp_path_factory.mktemp("student"))
-
-
-@pytest.fixture(scope="module")
-def recipe(student, tmp_path_factory):
-    return write_recipe(tmp_path_factory.mktemp("recipe") / "small.json", small_recipe(student))
 
 
 @pytest.fixture(scope="module")

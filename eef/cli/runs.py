@@ -153,7 +153,7 @@ def write_report(found: Run) -> Results:
     """Write results and page of a run."""
     results = gather(found)
     write_json(found.directory / "results.json", results.to_record())
-    write_page(found, found.directory / "report.html")
+    write_page(found, results, found.directory / "report.html")
     return results
 
 

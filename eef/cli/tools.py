@@ -51,7 +51,7 @@ def make_base(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; what stands there is replaced.")],
     overrides: Overrides = None,
 ) -> None:
-    """Make a small base student from scratch, as the shipped one was made: an hour and more on a few cores.
+    """Make a small base student from scratch, on drills and on episodes in random shops.
 
     Example: `eef make-base --out student --set updates=200 --set shops=20`
     """

@@ -12,7 +12,7 @@ from eef.report.efforts import draw_costs, draw_exploration, draw_selection
 from eef.report.markup import Html, join, tag
 from eef.report.outcomes import draw_comparisons, draw_curves, draw_scores, draw_skills
 from eef.report.pieces import fold, section
-from eef.report.results import Results, gather
+from eef.report.results import Results
 from eef.report.story import telling_story
 from eef.report.storyboard import draw_story
 from eef.report.wording import headline, progress, setting, verdict
@@ -21,9 +21,9 @@ from eef.report.wording import headline, progress, setting, verdict
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def write_page(run: Run, path: Path) -> None:
+def write_page(run: Run, results: Results, path: Path) -> None:
     """Write the report of a run as far as it is. StoreError where the file cannot be written."""
-    page = draw_page(run, gather(run))
+    page = draw_page(run, results)
     with disk_errors(path):
         path.write_text(page, encoding="utf-8", errors="replace")
 
