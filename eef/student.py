@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -30,9 +33,15 @@ from eef.policy import GREEDY
 from eef.rollouts import Launch, derive_seed, play
 from eef.tokens import Rendered, Renderer
 from eef.train import TrainProgress, train
-from eef.trajectory import Trajectory, TrajectorySet
+from eef.trajectory import Step, Trajectory, TrajectorySet
 
 SPECIALS = ("[PAD]", "[UNK]", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "[SEP]")
+
+MARKS = ("yes", "not", "no.", "fits.", "seen.", "missing.")
+"""What the scripted expert says of each thing that it reads."""
+
+DECISIONS = ("none", "go", "choose", "all")
+"""Words with which it begins to say what it does."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -42,8 +51,8 @@ CHAT_TEMPLATE = (
 PAGE_WORDS = (
     "webshop instruction: search back to page (total results: next prev < > price: rating: n.a. description features "
     "reviews buy now thank you for shopping with us! i am looking a need find me would like an and in , price lower "
-    "than dollars of the that is on or my from not be mistaken for: every day click thought: action: no. fits. seen. "
-    "none next missing. choose all chosen. go back good enough. format error: found. answer …"
+    "than dollars of the that is on or my from not be mistaken for: every day click thought: action: yes not no. "
+    "fits. seen. need none next missing. choose all chosen. go back good enough. format error: found. answer …"
 )
 
 
@@ -59,7 +68,7 @@ class StudentSettings(Settings):
     layers: int = Field(default=4, ge=1)
     """Layers of the model."""
 
-    shops: int = Field(default=300, ge=1)
+    shops: int = Field(default=120, ge=1)
     """Random shops that are played in."""
 
     tasks: int = Field(default=60, ge=1)
@@ -71,29 +80,38 @@ class StudentSettings(Settings):
     drills: int = Field(default=40_000, ge=1)
     """Short lessons in looking up and copying that come first."""
 
-    drill_updates: int = Field(default=1000, ge=1)
+    drill_updates: int = Field(default=1800, ge=1)
     """Optimizer updates on the drills."""
 
-    copying_share: float = Field(default=0.15, ge=0, le=1)
+    copying_share: float = Field(default=0.25, ge=0, le=1)
     """Share of the drills that copy a row of random words and numbers; the others look up."""
 
     longest: int = Field(default=900, ge=100)
     """Tokens of an episode; longer ones are left out."""
 
-    reading_weight: float = Field(default=0.3, ge=0)
-    """Loss weight of page tokens: reading is learned by predicting the page."""
+    mark_weight: float = Field(default=3.0, gt=0)
+    """Loss weight of the words which say whether something read is wanted, or what is done; of all others it is 1."""
 
-    reading_share: float = Field(default=0.15, ge=0, le=1)
-    """Share of the page tokens, drawn at random, that carry that loss."""
+    drill_rate: float = Field(default=2e-3, gt=0)
+    """Learning rate of the drills."""
 
-    updates: int = Field(default=1200, ge=1)
-    """Optimizer updates on the episodes."""
+    drill_batch_size: int = Field(default=40, ge=1)
+    """Drills an update."""
 
-    batch_size: int = Field(default=12, ge=1)
-    """Episodes an update; of drills, three times as many."""
+    single_turns: int = Field(default=2, ge=0)
+    """Turns of each episode which are lessons of their own as well, without what came before."""
 
-    learning_rate: float = Field(default=2e-3, gt=0)
-    """Highest learning rate."""
+    updates: int = Field(default=900, ge=1)
+    """Optimizer updates on episodes, single turns and as many drills as episodes."""
+
+    batch_size: int = Field(default=24, ge=1)
+    """Lessons an update."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Highest learning rate after the drills."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the products; bfloat16 is half again as fast on processors that multiply it."""
 
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; torch decides when left out."""
@@ -159,8 +177,9 @@ def make_base(
 ) -> None:
     """Make a base student and write it to `directory` as a plain Hugging Face directory.
 
-    Trained on drills first, then on episodes: in short lessons more of the tokens are about looking things up.
-    `played(shop, shops)` is called after each shop, `trained("drills" or "episodes", progress)` after each update.
+    Trained on drills first, in which more of the tokens are about looking things up; then on episodes, single turns of
+    them and drills again.
+    `played(shop, shops)` is called after each shop, `trained("drills" or "lessons", progress)` after each update.
     ConfigError where no episode is short enough.
     """
     torch.manual_seed(settings.seed)
@@ -169,28 +188,32 @@ def make_base(
     model = build_model(tokenizer, width=settings.width, layers=settings.layers)
     renderer = Renderer(tokenizer)
     drills = [_drill(renderer, settings, rng) for _ in range(settings.drills)]
-    episodes = list(_episodes(renderer, settings, rng, played))
-    if not episodes:
+    lessons = list(_lessons(renderer, settings, rng, played))
+    if not lessons:
         raise ConfigError(f"every episode is longer than `longest` = {settings.longest} tokens", hint="raise it")
+    model.set_attn_implementation("eager")  # on a CPU twice as fast for what is so short
     train(
-        model, drills, _train_settings(settings, settings.drill_updates, 3 * settings.batch_size, "constant"),
+        model, drills, _train_settings(settings).model_copy(update={
+            "updates": settings.drill_updates, "batch_size": settings.drill_batch_size,
+            "learning_rate": settings.drill_rate, "schedule": "constant",
+        }),
         progress=lambda progress: trained("drills", progress),
     )
+    model.set_attn_implementation("sdpa")
     train(
-        model, episodes, _train_settings(settings, settings.updates, settings.batch_size, "cosine"),
-        progress=lambda progress: trained("episodes", progress),
+        model, [*lessons, *drills[: settings.shops * settings.tasks]], _train_settings(settings),
+        progress=lambda progress: trained("lessons", progress),
     )
     save_checkpoint(
         model, tokenizer, directory, base="none", about={"recipe": "base student", "settings": settings.model_dump()}
     )
 
 
-def _train_settings(
-    settings: StudentSettings, updates: int, batch_size: int, schedule: Literal["constant", "cosine"]
-) -> TrainSettings:
+def _train_settings(settings: StudentSettings) -> TrainSettings:
     return TrainSettings(
-        updates=updates, batch_size=batch_size, learning_rate=settings.learning_rate, schedule=schedule,
-        weight_decay=0.01, micro_tokens=2048, seed=settings.seed, threads=settings.threads,
+        updates=settings.updates, batch_size=settings.batch_size, learning_rate=settings.learning_rate,
+        schedule="cosine", warmup=0.06, weight_decay=0.01, micro_tokens=2048, dtype=settings.dtype,
+        seed=settings.seed, threads=settings.threads,
     )
 
 
@@ -198,7 +221,7 @@ def _train_settings(
 
 
 def _drill(renderer: Renderer, settings: StudentSettings, rng: random.Random) -> Rendered:
-    return _copying(renderer, rng) if rng.random() < settings.copying_share else _looking_up(renderer, rng)
+    return _copying(renderer, rng) if rng.random() < settings.copying_share else _looking_up(renderer, settings, rng)
 
 
 def _copying(renderer: Renderer, rng: random.Random) -> Rendered:
@@ -212,38 +235,70 @@ def _copying(renderer: Renderer, rng: random.Random) -> Rendered:
     return Rendered(ids, (0.0,) * (len(row) + 3) + (1.0,) * (len(row) + 1))
 
 
-def _looking_up(renderer: Renderer, rng: random.Random) -> Rendered:
-    """What is wanted, a list of products, and the verdicts on them up to the first that has both attributes."""
+def _looking_up(renderer: Renderer, settings: StudentSettings, rng: random.Random) -> Rendered:
+    """What is wanted, a list of products, and these read aloud up to the first that has both attributes."""
     family = rng.choice(lexicon.families())
-    pool = rng.sample(family.attributes, rng.randint(3, 5))
+    pool = rng.sample(family.attributes, rng.randint(3, 6))
     wanted = rng.sample(pool, 2)
-    numbers = rng.sample(range(10**3), rng.randint(3, 6))
-    products = [(f"B{number:09d}", rng.sample(pool, 2)) for number in numbers]
+    numbers = rng.sample(range(10**3), rng.randint(2, 6))
+    products = [(f"B{number:09d}", _two_of(pool, wanted, rng)) for number in numbers]
     fitting = rng.randrange(len(products))
     products[fitting] = (products[fitting][0], rng.sample(wanted, 2))
     first = next(at for at, (_, attributes) in enumerate(products) if set(attributes) == set(wanted))
     shown = [f"{asin} [SEP] {rng.choice(lexicon.BRANDS)} {' '.join(has)} {family.noun}" for asin, has in products]
-    verdicts = [f"{asin} {'fits' if at == first else 'no'}." for at, (asin, _) in enumerate(products[: first + 1])]
+    read = [f"need {' '.join(wanted)}.", *(_read(asin, has, wanted) for asin, has in products[: first + 1])]
     question = f"{', '.join(wanted)} {family.noun} [SEP] {' [SEP] '.join(shown)}"
-    answer = format_completion(" ".join(verdicts), f"click[{products[first][0]}]")
-    return renderer.render(
+    answer = format_completion(" ".join(read), f"click[{products[first][0]}]")
+    drill = renderer.render(
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], [1.0]
+    )
+    return _stress(drill, renderer, settings)
+
+
+def _two_of(pool: list[str], wanted: list[str], rng: random.Random) -> list[str]:
+    """Two attributes of a product; of four products one has just one of those wanted, beyond what chance gives."""
+    if rng.random() < 0.75:
+        return rng.sample(pool, 2)
+    return rng.sample([rng.choice(wanted), rng.choice([name for name in pool if name not in wanted])], 2)
+
+
+def _read(asin: str, has: list[str], wanted: list[str]) -> str:
+    """A product read aloud as the scripted expert does it."""
+    marked = [f"{name} {'yes' if name in wanted else 'not'}" for name in has]
+    return " ".join([asin, *marked, "fits." if set(has) == set(wanted) else "no."])
+
+
+def _stress(lesson: Rendered, renderer: Renderer, settings: StudentSettings) -> Rendered:
+    """The lesson with `mark_weight` on the marks and decisions that carry loss."""
+    stressed = _ids((*MARKS, *DECISIONS), renderer)
+    weights = zip(lesson.ids, lesson.weights, strict=True)
+    return Rendered(
+        lesson.ids, tuple(weight * (settings.mark_weight if token in stressed else 1.0) for token, weight in weights)
     )
 
 
 # --- episodes ----------------------------------------------------------------------------------------------------
 
 
-def _episodes(
+def _lessons(
     renderer: Renderer, settings: StudentSettings, rng: random.Random, played: Callable[[int, int], None]
 ) -> Iterator[Rendered]:
-    """A flawless shopper's episodes in random shops; those that are very long are left out, for speed."""
+    """A flawless shopper's episodes in random shops, whole, and some turns alone; very long ones are left out."""
     for shop in range(settings.shops):
         for trajectory in _play_shop(_random_shop(rng), settings.tasks, rng.randrange(2**31)):
             lesson = _lesson(trajectory, renderer, settings, rng)
-            if len(lesson.ids) <= settings.longest:
-                yield lesson
+            if len(lesson.ids) > settings.longest:
+                continue
+            yield lesson
+            alone = [step for step in trajectory.steps if _understood_alone(step)]
+            for step in rng.sample(alone, min(settings.single_turns, len(alone))):
+                yield _lesson(replace(trajectory, steps=(step,)), renderer, settings, rng)
         played(shop + 1, settings.shops)
+
+
+def _understood_alone(step: Step) -> bool:
+    """Whether a turn reads its page and needs none of those before."""
+    return step.completion.startswith("Thought: need") and " seen." not in step.completion
 
 
 def _random_shop(rng: random.Random) -> WebShop:
@@ -260,7 +315,7 @@ def _random_shop(rng: random.Random) -> WebShop:
             missing_options=rng.choice([0.25, 0.4, 0.5, 0.6]),
             option_types=rng.randint(1, 3),
             search_noise=rng.choice([0.0, 0.5, 1.0]),
-            price_spread=rng.choice([0, 5, 10]),
+            price_spread=0,
         ),
     )
 
@@ -276,15 +331,20 @@ def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
 
 
 def _lesson(trajectory: Trajectory, renderer: Renderer, settings: StudentSettings, rng: random.Random) -> Rendered:
-    """An episode with loss 1 on what is to be learned, 0 on the turns to other pages, a little on the pages read."""
-    conversation = build_conversation("", trajectory.steps)
-    turning = [step.action in (NEXT, BACK) for step in trajectory.steps]
-    loss = [float(not turns or rng.random() < settings.turning_share) for turns in turning]
-    taught = renderer.render(conversation, loss)
-    written = renderer.render(conversation, [1.0] * len(turning))
-    reading = settings.reading_weight
-    weights = (
-        weight if own else reading * (rng.random() < settings.reading_share)
-        for weight, own in zip(taught.weights, written.weights, strict=True)
-    )
-    return Rendered(taught.ids, tuple(weights))
+    """An episode with loss on what is to be learned. Of a turn to another page only the reading is, not the decision.
+
+    "B000000123 long lasting not travel sized yes no. none fits. next page." carries loss up to and including `no.`.
+    """
+    marks = _ids(MARKS, renderer)
+    untaught = [step.action in (NEXT, BACK) and rng.random() >= settings.turning_share for step in trajectory.steps]
+    lesson = renderer.render(build_conversation("", trajectory.steps), [0.5 if each else 1.0 for each in untaught])
+    weights: list[float] = []
+    for weight, turn in groupby(zip(lesson.ids, lesson.weights, strict=True), key=itemgetter(1)):
+        ids = [token for token, _ in turn]
+        read = len(ids) if weight == 1.0 else max((at + 1 for at, token in enumerate(ids) if token in marks), default=0)
+        weights += [float(weight > 0)] * read + [0.0] * (len(ids) - read)
+    return _stress(Rendered(lesson.ids, tuple(weights)), renderer, settings)
+
+
+def _ids(words: Sequence[str], renderer: Renderer) -> set[int]:
+    return set(renderer.tokenizer.convert_tokens_to_ids(list(words)))

@@ -1,6 +1,7 @@
 """The base student: a tokenizer that reads and writes a synthetic shop without loss, lessons, and how it is made."""
 
 import random
+import re
 import string
 
 import pytest
@@ -13,7 +14,17 @@ from eef.envs.webshop import lexicon
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.errors import ConfigError
 from eef.model import load_model
-from eef.student import StudentSettings, _copying, _lesson, _looking_up, _play_shop, build_tokenizer, make_base
+from eef.student import (
+    DECISIONS,
+    MARKS,
+    StudentSettings,
+    _copying,
+    _lesson,
+    _looking_up,
+    _play_shop,
+    build_tokenizer,
+    make_base,
+)
 from eef.tokens import Renderer
 from tests.shopping import open_shop, play_all
 
@@ -72,7 +83,7 @@ def test_everything_in_a_synthetic_shop_is_known(tokenizer, episodes):
 
 
 def test_the_words_of_the_shop_are_one_token_each(tokenizer):
-    for word in [*lexicon.words(), "webshop", "instruction:", "[SEP]", "fits.", "no."]:
+    for word in [*lexicon.words(), "webshop", "instruction:", "[SEP]", *MARKS, *DECISIONS]:
         assert len(encode(tokenizer, word)) == 1, word
 
 
@@ -126,37 +137,51 @@ def played():
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_turning_pages_is_shown_and_not_taught(played, renderer, tokenizer, share):
-    settings = StudentSettings(turning_share=share, reading_weight=0.25)
-    read, turned = [], 0
+def test_of_turning_pages_the_reading_is_taught_and_the_decision_is_not(played, renderer, tokenizer, share):
+    """What is read before a page is turned ends with a mark; from there on there is loss only where it is taught."""
+    settings = StudentSettings(turning_share=share, mark_weight=1.0)
+    turned = 0
     for trajectory in played:
         own, others = turns(_lesson(trajectory, renderer, settings, random.Random(0)), tokenizer)
         assert len(own) == len(trajectory.steps)
+        assert set(others) == {0.0}
         for step, (ids, weights) in zip(trajectory.steps, own, strict=True):
             assert ids[:-1] == encode(tokenizer, step.completion)
-            assert set(weights) == {share if step.action in (NEXT, BACK) else 1.0}
-            turned += step.action in (NEXT, BACK)
-        read += others
+            if step.action not in (NEXT, BACK):
+                assert set(weights) == {1.0}
+                continue
+            turned += 1
+            read = weights.index(share) if not share else len(ids)
+            assert weights == [1.0] * read + [0.0] * (len(ids) - read)
+            if not share:  # the loss ends behind a mark, and what is left is the decision
+                left = tokenizer.decode(ids[read:-1])
+                assert re.fullmatch(r"(thought: )?((none fits\. )?next page\.|go back\.) action: .*", left), left
     assert turned > 20
-    assert set(read) == {0.0, 0.25}
-    assert 0.12 < sum(weight > 0 for weight in read) / len(read) < 0.18
+
+
+def test_marks_and_decisions_weigh_more(played, renderer, tokenizer):
+    lesson = _lesson(played[0], renderer, StudentSettings(mark_weight=5.0), random.Random(0))
+    weighty = set(tokenizer.convert_tokens_to_ids([*MARKS, *DECISIONS]))
+    for token, weight in zip(lesson.ids, lesson.weights, strict=True):
+        assert weight in ((0.0, 5.0) if token in weighty else (0.0, 1.0))
+    assert 5.0 in lesson.weights
 
 
 def test_some_turning_can_be_taught(played, renderer, tokenizer):
     rng = random.Random(0)
     lessons = [_lesson(trajectory, renderer, StudentSettings(turning_share=0.5), rng) for trajectory in played]
-    weights = [
-        weight[0]
+    taught = [
+        weights[-1] > 0
         for trajectory, lesson in zip(played, lessons, strict=True)
-        for step, (_, weight) in zip(trajectory.steps, turns(lesson, tokenizer)[0], strict=True)
+        for step, (_, weights) in zip(trajectory.steps, turns(lesson, tokenizer)[0], strict=True)
         if step.action in (NEXT, BACK)
     ]
-    assert 0.3 < sum(weights) / len(weights) < 0.7
+    assert 0.3 < sum(taught) / len(taught) < 0.7
 
 
 @given(st.integers(0, 2**31))
 def test_a_drill_in_looking_up_opens_the_first_product_that_has_both(renderer, tokenizer, seed):
-    drill = _looking_up(renderer, random.Random(seed))
+    drill = _looking_up(renderer, StudentSettings(mark_weight=2.0), random.Random(seed))
     question, answer = tokenizer.decode(drill.ids).split("<|assistant|>")
     wanted, *shown = (part.strip() for part in question.replace("<|end|>", "").split("[sep]"))
     attributes = [part.strip() for part in wanted.removeprefix("<|user|>").split(",")]
@@ -166,9 +191,15 @@ def test_a_drill_in_looking_up_opens_the_first_product_that_has_both(renderer, t
     thought, action = parse_completion(answer.replace("<|end|>", ""))
     fitting = next(asin for asin, title in titles.items() if all(name in title for name in attributes))
     assert action == f"click[{fitting}]"
-    assert thought.split(". ")[-1] == f"{fitting} fits."
-    assert thought.count(" no.") == list(titles).index(fitting)
-    assert set(drill.weights) == {0.0, 1.0}
+    need, *read = re.split(r" (?=b000)", thought)
+    assert need == f"need {' '.join(attributes)}."
+    for said, (asin, title) in zip(read, titles.items(), strict=False):
+        named = re.findall(r"([\w-]+ [\w-]+) (yes|not)\b", said.removeprefix(f"{asin} "))
+        assert [mark for _, mark in named] == ["yes" if name in attributes else "not" for name, _ in named]
+        assert f" {' '.join(name for name, _ in named)} " in title
+        assert said.endswith(" fits." if asin == fitting else " no.")
+    assert len(read) == list(titles).index(fitting) + 1
+    assert set(drill.weights) == {0.0, 1.0, 2.0}
     assert drill.trained == len(encode(tokenizer, format_completion(thought, action))) + 1
 
 
@@ -196,7 +227,7 @@ def test_it_is_made_loaded_and_the_same_each_time(tmp_path):
         )
     assert heard[: len(heard) // 2] == [
         ("shops", 1, 2), ("shops", 2, 2), ("drills", 1, 2), ("drills", 2, 2),
-        ("episodes", 1, 3), ("episodes", 2, 3), ("episodes", 3, 3),
+        ("lessons", 1, 3), ("lessons", 2, 3), ("lessons", 3, 3),
     ]
     models = []
     for name in ("one", "two", "one"):

@@ -187,9 +187,50 @@ def test_a_product_is_opened_behind_a_verdict_on_each_one_before_it():
                 shown = [word for word in step.observation.split() if word.startswith("B0")]
                 assert named == shown[: len(named)]
                 assert action == f"click[{named[-1]}]"
-                assert thought.endswith("fits.")
+                assert thought.endswith(" fits.")
                 opened += 1
     assert opened >= 40
+
+
+def test_each_thing_read_aloud_is_marked_by_what_is_needed():
+    """On results an attribute is marked `yes` where it is one of those needed; of an item's options the same."""
+    env = open_shop(missing_options=0.6)
+    for task, trajectory in play_all(env, make_shop_expert(env, "flawless"), 40).items():
+        goal = env.shop.goals[int(task.removeprefix("webshop/"))]
+        for step in trajectory.steps:
+            thought, action = parse_completion(step.completion)
+            words = thought.split()
+            for at, word in enumerate(words):
+                if word in ("yes", "not"):
+                    thing = (" ".join(words[at - 2 : at]), words[at - 1])
+                    assert (word == "yes") == bool({*goal.attributes, *goal.options} & {*thing}), thought
+            if "missing." in words:
+                assert action == BACK
+            if action == BACK:
+                assert words[-2:] == ["go", "back."]
+
+
+def test_a_lapse_shows_in_what_is_said():
+    """Who takes the wrong product takes its attributes for those needed; who buys anyway does not look."""
+    env = open_shop(missing_options=0.6)
+    wrong = [step for item in play_all(env, lapsing(env, wrong_product=1.0), 40).values() for step in item.steps]
+    opened = [parse_completion(step.completion)[0] for step in wrong if step.action.startswith("click[B0")]
+    assert opened
+    assert all(thought.endswith(" yes fits.") for thought in opened)
+    bought = [step for item in play_all(env, lapsing(env, buy_anyway=1.0), 40).values() for step in item.steps]
+    assert not any("missing." in step.completion or step.action == BACK for step in bought)
+
+
+def test_long_lists_of_options_are_not_read_aloud():
+    env = open_shop(missing_options=0.0)
+    played = play_all(env, make_shop_expert(env, "flawless"), 20)
+    read = [step.completion for item in played.values() for step in item.steps if "choose" in step.completion]
+    assert any(" not " in text for text in read)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eef.envs.webshop.expert.READ_ALOUD", 7)
+        played = play_all(env, make_shop_expert(env, "flawless"), 20)
+    read = [step.completion for item in played.values() for step in item.steps if "choose" in step.completion]
+    assert not any(" not " in text for text in read)
 
 
 def answer_to(env, *completions):

@@ -8,6 +8,13 @@ more often than short ones, as with real experts.
     search     searches for the goal's attributes and kind           –
     results    opens the first product that fits, else next page     wrong product; settles for one that does not fit
     item       chooses the options, leaves when one is missing       buys with an option left out; buys what misses one
+
+It says what it needs, then reads the page aloud and says of each thing read whether it is that. A small student which
+imitates it has only single words to compare, and those side by side:
+
+    need travel sized cruelty free. B000000123 long lasting not cruelty free yes no. B000000456 … fits.
+    need carton tiny. single not carton yes tiny yes choose carton.
+    need carton tiny. single not carton yes large not huge not missing. go back.
 """
 
 from __future__ import annotations
@@ -27,6 +34,7 @@ from eef.errors import EnvError
 from eef.policy import Completion, Conversation, Sampling
 
 NEXT, BACK, SEARCH_AGAIN, BUY = "click[next >]", "click[< prev]", "click[back to search]", "click[buy now]"
+READ_ALOUD = 8
 _INSTRUCTION = re.compile(r"Instruction:\s*(?:\[SEP\])?\s*(.*?)\s*(?:\[SEP\]|\[button\]|\Z)", re.S)
 
 
@@ -106,27 +114,31 @@ class ShopExpert:
         return self._goals[match[1].strip()]
 
     def _on_results(self, view: View, opened: list[str], rng: random.Random) -> str:
-        """Scan the page in order with a verdict for each product, and open the first that fits."""
+        """Read the page in order, product by product, and open the first that fits."""
         shown = view.products()
         fresh = [asin for asin in shown if asin not in opened]
         fitting = next((asin for asin in fresh if view.fits(asin)), None)
         wrong = [asin for asin in fresh if asin != fitting]
         lapse = self._lapses.settle_early if fitting is None else self._lapses.wrong_product
-        if wrong and rng.random() < lapse:
-            return _open(shown, opened, rng.choice(wrong))
-        if fitting is not None:
-            return _open(shown, opened, fitting)
+        choice = rng.choice(wrong) if wrong and rng.random() < lapse else fitting
         if not shown:
             return format_completion("no more. go back.", SEARCH_AGAIN)
-        return format_completion(f"{_scan(shown, opened)}none fits. next page.", NEXT)
+        before = shown if choice is None else shown[: shown.index(choice)]
+        thought = [f"need {' '.join(view.goal.attributes)}."]
+        thought += [f"{asin} seen." if asin in opened else view.read(asin, fits=False) for asin in before]
+        if choice is None:
+            return format_completion(" ".join([*thought, "none fits. next page."]), NEXT)
+        return format_completion(" ".join([*thought, view.read(choice, fits=True)]), f"click[{choice}]")
 
     def _on_item(self, view: View, rng: random.Random) -> str:
         """Leave when a wanted option is missing, else choose the next one, and buy when all are chosen."""
         missing, left = view.options()
-        if missing and rng.random() >= self._lapses.buy_anyway:
-            return format_completion(f"{missing[0]} missing. go back.", BACK)
+        looks = not (missing and rng.random() < self._lapses.buy_anyway)
+        read = view.read_options() if looks and not view.session.options else ""
+        if missing and looks:
+            return format_completion(f"{read}go back.", BACK)
         if left and rng.random() >= self._lapses.forget_option:
-            return format_completion(f"choose {left[0]}.", f"click[{left[0]}]")
+            return format_completion(f"{read}choose {left[0]}.", f"click[{left[0]}]")
         return format_completion("all chosen.", BUY)
 
 
@@ -168,6 +180,35 @@ class View:
         )
         return parts.r_type == 1 and parts.r_att == 1 and parts.r_price
 
+    def read(self, asin: str, *, fits: bool) -> str:
+        """A product's number, the attributes that its title names, each with what it is to the shopper, the verdict.
+
+        Whoever takes a product for one that `fits` takes all its attributes for wanted.
+        """
+        product = self.shop.product(asin)
+        title = product.title.lower()
+        named = sorted((name for name in product.attributes if name in title), key=title.index)
+        marked = [f"{name} {'yes' if fits or name in self.goal.attributes else 'not'}" for name in named]
+        return " ".join([asin, *marked, "fits." if fits else "no."])
+
+    def read_options(self) -> str:
+        """What is needed, then the options in order, each up to the value that is wanted; it ends where one lacks it.
+
+        Options with more values than can be read aloud are passed over, and so are those of which nothing is wanted.
+        """
+        missing, _ = self.options()
+        words = [f"need {' '.join(_value(wanted) for wanted in self.goal.options)}."]
+        for values in self.shop.product(self.session.asin or "").options.values():
+            match = next((at for at, value in enumerate(values) if self._meets(value)), None)
+            if len(values) > READ_ALOUD or (match is None and not missing):
+                continue
+            words += [f"{value} not" for value in values[:match]]
+            if match is None:
+                words.append("missing.")
+                break
+            words.append(f"{values[match]} yes")
+        return " ".join([*words, ""]) if self.goal.options else ""
+
     def options(self) -> tuple[list[str], list[str]]:
         """Wanted option values the product lacks, and those it has which are not chosen yet."""
         asin = self.session.asin or ""
@@ -175,7 +216,7 @@ class View:
         chosen = dict(self.session.options).values()
         missing, left = [], []
         for wanted in self.goal.options:
-            value = wanted if isinstance(wanted, str) else wanted[1]
+            value = _value(wanted)
             match = value if value in offered else next((each for each in offered if self._meets(each, wanted)), None)
             if match is None:
                 missing.append(value)
@@ -183,13 +224,10 @@ class View:
                 left.append(match)
         return missing, left
 
-    def _meets(self, value: str, wanted: str | tuple[str, str]) -> bool:
-        return count_options([value], (wanted,), compat=self.rules.compat) == 1
+    def _meets(self, value: str, *wanted: str | tuple[str, str]) -> bool:
+        """Whether a value is one of those wanted; of those of the goal when none are named."""
+        return count_options([value], wanted or self.goal.options, compat=self.rules.compat) > 0
 
 
-def _open(shown: list[str], opened: list[str], asin: str) -> str:
-    return format_completion(f"{_scan(shown[: shown.index(asin)], opened)}{asin} fits.", f"click[{asin}]")
-
-
-def _scan(shown: list[str], opened: list[str]) -> str:
-    return "".join(f"{asin} {'seen' if asin in opened else 'no'}. " for asin in shown)
+def _value(wanted: str | tuple[str, str]) -> str:
+    return wanted if isinstance(wanted, str) else wanted[1]
