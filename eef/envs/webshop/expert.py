@@ -55,8 +55,8 @@ class Lapses:
 
 PRESETS = {
     "flawless": Lapses(),
-    "strong": Lapses(wrong_product=0.18, settle_early=0.24, forget_option=0.28, buy_anyway=0.40),
-    "weak": Lapses(wrong_product=0.30, settle_early=0.35, forget_option=0.35, buy_anyway=0.50),
+    "strong": Lapses(wrong_product=0.20, settle_early=0.25, forget_option=0.31, buy_anyway=0.42),
+    "weak": Lapses(wrong_product=0.35, settle_early=0.40, forget_option=0.40, buy_anyway=0.55),
 }
 
 
