@@ -1,5 +1,7 @@
 """The base student: a tokenizer that reads and writes a synthetic shop without loss, lessons, and how it is made."""
 
+import hashlib
+import json
 import random
 import re
 import string
@@ -13,7 +15,7 @@ from eef.chat import format_completion, parse_completion
 from eef.envs.webshop import lexicon
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.errors import ConfigError
-from eef.model import load_model
+from eef.model import BASE_STUDENT, load_model
 from eef.student import (
     DECISIONS,
     MARKS,
@@ -209,6 +211,46 @@ def test_a_drill_in_copying_writes_the_row_again(renderer, seed):
     middle = len(drill.ids) // 2
     assert drill.ids[1:middle] == drill.ids[middle + 1 :]
     assert drill.weights == (0.0,) * (middle + 1) + (1.0,) * (middle - 1)
+
+
+# --- the one that is shipped ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_model("base", dtype="float32", device="cpu", lora=None)
+
+
+def test_the_shipped_student_has_this_tokenizer_and_whole_weights(shipped):
+    model, tokenizer = shipped
+    manifest = json.loads((BASE_STUDENT / "manifest.json").read_text())
+    weights = (BASE_STUDENT / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == manifest["sha256"]["model.safetensors"]
+    assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    assert model.config.vocab_size == len(tokenizer)
+
+
+def test_the_shipped_student_reads_shops_it_has_not_seen(shipped):
+    """It tells what is needed from what is not, in drills and whole episodes; what it was not taught it does not do."""
+    model, tokenizer = shipped
+    renderer, rng, plain = Renderer(tokenizer), random.Random(4_242), StudentSettings(mark_weight=1.0)
+    lessons = [_looking_up(renderer, plain, rng) for _ in range(20)]
+    lessons += [
+        _lesson(trajectory, renderer, plain, rng)
+        for trajectory in _play_shop(open_shop(seed=4_242, price_spread=0), 12, seed=1)
+    ]
+    marks = set(tokenizer.convert_tokens_to_ids(list(MARKS)))
+    right = []
+    for lesson in lessons:
+        with torch.no_grad():
+            predicted = model(input_ids=torch.tensor([lesson.ids])).logits[0, :-1].argmax(-1).tolist()
+        right += [
+            guess == token
+            for guess, token, weight in zip(predicted, lesson.ids[1:], lesson.weights[1:], strict=True)
+            if weight and token in marks
+        ]
+    assert len(right) > 200
+    assert sum(right) / len(right) > 0.95
 
 
 # --- how it is made ------------------------------------------------------------------------------------------------
