@@ -31,6 +31,11 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
     _write_whole(path, (json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all (StoreError)."""
+    _write_whole(path, [text])
+
+
 def _write_whole(path: Path, parts: Iterable[str]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors(path):

@@ -25,15 +25,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eef import __version__
+from eef.card import model_card
 from eef.config import ApiSettings, Recipe, SamplingSettings, parse_settings
 from eef.env import Env
 from eef.envs import make_env, make_expert
 from eef.errors import ConfigError, DataError, EefError, MethodError, StoreError
 from eef.evaluate import EvalResult, summarise
 from eef.explore import explore, launches
+from eef.interchange.lessons import Lesson, make_lessons
 from eef.interchange.reading import Reading
 from eef.interchange.verify import TEXT, KnownTasks
-from eef.jsonfile import disk_errors, read_json, read_jsonl, write_json, write_jsonl
+from eef.jsonfile import disk_errors, read_json, read_jsonl, write_json, write_jsonl, write_text
 from eef.ledger import Cost, Ledger, usage_of
 from eef.methods import make_method
 from eef.methods.base import Method
@@ -387,6 +389,7 @@ class Run:
             model, tokenizer, self._checkpoint(stage), base=start,
             about={"recipe": self.recipe.name, "method": stage.method, "round": stage.round},
         )
+        self._write_card(stage)
         shutil.rmtree(points, ignore_errors=True)
 
     def _evaluate(self, stage: StageId, listener: Listener) -> None:
@@ -407,6 +410,8 @@ class Run:
         result = summarise(ends, policy=policy.name, method=stage.method, round=stage.round, split=split)
         self.ledger(stage.method).record(stage.method, stage.round, "evaluate", result.cost)
         write_json(self._outcome(stage), result.to_record())
+        if stage.method != EXPERT:
+            self._write_card(StageId(stage.method, stage.round, "train"))
 
     def _play(
         self, stage: StageId, planned: list[Launch], store: Store, policy: Policy, sampling: Sampling,
@@ -507,6 +512,34 @@ class Run:
 
         limits = [limit for limit in (self.recipe.chat.max_length, context_length(model)) if limit]
         return Renderer(tokenizer, loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None))
+
+    def lessons(self, method: str, round: int) -> tuple[list[Lesson], Renderer]:
+        """What a round trains on, as messages and as tokens, and what renders it; loads the tokenizer alone.
+
+        StoreError where that round has not selected yet."""
+        from eef.model import configured_context, load_tokenizer
+
+        selection = self.selection(method, round)
+        if selection is None:
+            stage = StageId(method, round, "select")
+            raise StoreError(f"`{stage}` is not done yet", hint=f"`eef resume {self.directory}` does it")
+        name = self.recipe.model.name
+        limits = [limit for limit in (self.recipe.chat.max_length, configured_context(name)) if limit]
+        renderer = Renderer(
+            load_tokenizer(name), loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None)
+        )
+        about = {"run": self.recipe.name, "method": method, "round": round}
+        made = make_lessons(selection.examples, self.trajectories(method), self.env.prompt, renderer, **about)
+        return list(made), renderer
+
+    def _write_card(self, trained: StageId) -> None:
+        """The model card beside the weights, with the result where there is one."""
+        selection = self.selection(trained.method, trained.round)
+        write_text(self._checkpoint(trained) / "README.md", model_card(
+            recipe=self.recipe, method=trained.method, round=trained.round,
+            counts=selection.counts if selection else {}, result=self.evaluation(trained.method, trained.round),
+            fingerprint=read_json(self.directory / "fingerprint.json"),
+        ))
 
     def _checkpoint(self, trained: StageId) -> Path:
         return self.folder(trained) / "checkpoint"

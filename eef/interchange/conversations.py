@@ -141,7 +141,7 @@ def _part(part: Any, number: int) -> str:
 
 def _weight(message: dict[str, Any], number: int) -> float | None:
     """The loss weight a message came with, by whatever name; 0 is masked."""
-    for name in ("train", "loss_weight", "loss_scale", "weight", "loss"):
+    for name in ("weight", "loss_weight", "loss_scale", "train", "loss"):
         value = message.get(name)
         if value is not None:
             if not isinstance(value, bool | int | float) or value < 0:

@@ -107,7 +107,9 @@ def _read_inspect(row: Record) -> Imported:
     values = [_score(score.get("value")) for score in (row.get("scores") or {}).values()]
     known = [value for value in values if value is not None]
     reward = sum(known) / len(known) if known else None
-    return _conversation("inspect", {"reward": reward}, row["messages"], key=f"{row.get('id')}#{row.get('epoch', 1)}")
+    return _conversation(
+        "inspect", {"reward": reward}, row["messages"], key=f"{row.get('id')}#{row.get('epoch', 1)}", task=row.get("id")
+    )
 
 
 def _score(value: Any) -> float | None:

@@ -49,8 +49,9 @@ class KnownTasks:
         return list({task.id: task for task in (*([named] if named else ()), *self.asking_for(imported))}.values())
 
     def asking_for(self, imported: Imported) -> list[Task]:
-        """The tasks whose goal is that of the episode."""
-        return self._by_goal.get(goal_key(imported.goal()), [])
+        """The tasks whose goal is that of the episode, or else the first line of what it sees."""
+        goal = imported.goal()
+        return self._by_goal.get(goal_key(goal)) or self._by_goal.get(goal_key(goal.split("\n", 1)[0]), [])
 
     def is_among(self, task: str, imported: Imported, ids: Container[str]) -> bool:
         """Whether an episode of `task` is of one of the tasks `ids`: by its task, else because its goal is that of
@@ -68,17 +69,19 @@ def verify(
 
     `reward` stands for one that the row does not tell and no replay gives. Unreadable where there is none at all.
     """
-    difference = "no environment at hand to replay it in"
     shell = _shell(imported, id, author, imported.source or source)
-    if known is not None:
-        difference = f"{known.env.name} has no task that asks for this"
-        for task in known.candidates(imported):
-            try:
-                return Verified(_replayed(known.env, task, imported, shell), "")
-            except ReplayMismatch as mismatch:
-                another = mismatch.step == 0 and task not in known.asking_for(imported)
-                difference = f"{task.id} asks for something else here" if another else mismatch.message
-    return Verified(_as_told(imported, known, shell, reward), difference)
+    if known is None:
+        return Verified(_as_told(imported, known, shell, reward), "no environment at hand to replay it in")
+    differences: list[tuple[int, str]] = [(-1, f"{known.env.name} has no task that asks for this")]
+    for task in known.candidates(imported):
+        try:
+            return Verified(_replayed(known.env, task, imported, shell), "")
+        except ReplayMismatch as mismatch:
+            another = mismatch.step == 0 and task not in known.asking_for(imported)
+            words = f"{task.id} asks for something else here" if another else mismatch.message
+            differences.append((mismatch.step, words))
+    _, furthest = max(differences, key=lambda item: item[0])
+    return Verified(_as_told(imported, known, shell, reward), furthest)
 
 
 def _shell(imported: Imported, id: str, author: str, source: str) -> Trajectory:
