@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import resource
 import subprocess
 import sys
 import zipfile
@@ -20,17 +18,17 @@ from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import DataError, EnvError, MethodError
 from eef.explore import explore
 from eef.interchange.conversations import call_as_action, said, split_episode
-from eef.interchange.formats import FORMATS, detect
+from eef.interchange.formats import FORMATS, detect, read_row
 from eef.interchange.imported import Unreadable
 from eef.interchange.reading import Reading
 from eef.interchange.rows import Rejection
 from eef.interchange.verify import KnownTasks
 from eef.labels import is_expert
 from eef.methods import make_method
-from eef.pipeline import Run, StageId
+from eef.pipeline import Run, StageId, stages_of
 from eef.policy import Sampling
 from eef.rollouts import Launch, play
-from eef.store import read_trajectories
+from eef.store import Store, read_trajectories
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 
 REACT = Path(os.environ.get("EEF_REACT_LOG") or Path(__file__).parents[2] / "shared" / "data" / "trajectories"
@@ -218,7 +216,6 @@ def talk(*roles):
     ("row", "reason"),
     [
         (b"{oops}", "not JSON"),
-        (b"[1]", "no file starts so"),
         (b"7", "a int where an object was expected"),
         (b'{"a": "\xff"}', "not UTF-8: byte 0xff at position 7"),
         (b'{"text": "x"}', "no known format: it has text"),
@@ -238,11 +235,11 @@ def talk(*roles):
 def test_a_bad_row_is_named_and_the_others_are_taken(row, reason, tmp_path):
     good = json.dumps({"messages": talk("user", "assistant"), "reward": 1.0, "id": "good"}).encode()
     path = tmp_path / "a.jsonl"
-    path.write_bytes(good + b"\n" + (b'{"x":1}' if row == b"[1]" else row) + b"\n\n" + good.replace(b"good", b"fine"))
+    path.write_bytes(good + b"\n" + row + b"\n\n" + good.replace(b"good", b"fine"))
     taken, rejected, report = read(path)
     assert [item.id for item in taken] == ["expert:a/good", "expert:a/fine"]
     assert rejected[0].place == f"{path}:2"
-    assert row == b"[1]" or reason in rejected[0].reason
+    assert reason in rejected[0].reason
     assert (report.imported, report.rejected) == (2, 1)
 
 
@@ -344,8 +341,6 @@ def test_no_bytes_at_all_raise_anything_but_a_clear_error(content):
                                          "epoch", "prompt", "completion", "author", "final_observation", "weight"]),
                         inner, max_size=5), max_leaves=30))
 def test_no_row_at_all_raises_anything_but_its_rejection(value):
-    from eef.interchange.formats import read_row
-
     if isinstance(value, dict):
         try:
             read_row(value)
@@ -416,7 +411,7 @@ def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(pla
     trained = {example.task for example in run.selection("bc", 0).examples}
     assert any(task.startswith("text/") for task in trained)
     assert trained.isdisjoint(task.id for task in env.tasks("test"))
-    assert StageId("expert", 0, "evaluate") not in __import__("eef.pipeline", fromlist=["x"]).stages_of(recipe)
+    assert StageId("expert", 0, "evaluate") not in stages_of(recipe)
 
 
 def test_text_only_trajectories_are_refused_for_exploration(played, env, tmp_path):
@@ -425,8 +420,6 @@ def test_text_only_trajectories_are_refused_for_exploration(played, env, tmp_pat
     store_of = TrajectorySet(taken)
     with pytest.raises(MethodError, match="all .* of them are text only"):
         make_method("eef").plan(store_of, [], 1)
-    from eef.store import Store
-
     with Store.open(tmp_path) as store:
         store.append(lost)
         launch = Launch("x", env.tasks("train")[0], StateRef(lost.id, 1), 0, 1)
