@@ -64,7 +64,7 @@ def serving(answer: Callable[[str, dict[str, str], bytes], Any]) -> Iterator[tup
         thread.join()
 
 
-def chat_answer(text: str | None, *, finish: str = "stop", prompt: int = 7, written: int = 5) -> tuple[int, dict, bytes]:
+def chat_answer(text: str, *, finish: str = "stop", prompt: int = 7, written: int = 5) -> tuple[int, Any, bytes]:
     return 200, {}, json.dumps({
         "id": "x", "object": "chat.completion", "created": 0, "model": "m",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
@@ -87,7 +87,9 @@ FAULTS: dict[str, Any] = {
 class Proxy:
     """Passes requests on to a server, but for a share of them that meets a fault; `injected` counts these by kind."""
 
-    def __init__(self, base: str, *, share: float, seed: int = 0, pause: float = 1.0, faults: Any = tuple(FAULTS)) -> None:
+    def __init__(
+        self, base: str, *, share: float, seed: int = 0, pause: float = 1.0, faults: Any = tuple(FAULTS)
+    ) -> None:
         self.base, self.share, self.pause, self.faults = base, share, pause, faults
         self.injected: Counter[str] = Counter()
         self._chance, self._lock = random.Random(seed), threading.Lock()

@@ -31,8 +31,10 @@ PROMPT = "Walk to the chest."
 def family():
     """An expert of six steps, and the student's win from its state 4; two examples of it, one with a step behind."""
     expert = recorded("e", *"abcdef")
-    steps = tuple(Step(observation=f"see {a}", completion=f"Thought: hm {a}\nAction: {a}", action=a) for a in ("x", "y\u00e9"))
-    win = replace(recorded("b", start=StateRef("e", 4), author="policy:p"), steps=steps, success=True, reward=1.0)
+    own = tuple(
+        Step(observation=f"see {a}", completion=f"Thought: hm {a}\nAction: {a}", action=a) for a in ("x", "y\u00e9")
+    )
+    win = replace(recorded("b", start=StateRef("e", 4), author="policy:p"), steps=own, success=True, reward=1.0)
     examples = [
         TrainingExample(id="b@2", task="toy/1", trajectory="b", state=2, weights=(0, 0, 1, 1, 1, 1),
                         reasons=("context",) * 2 + ("beneficial",) * 2 + ("student-win",) * 2, evidence=("b",)),
@@ -267,7 +269,7 @@ def trl_losses(tmp_path_factory):
         batch = trainer.data_collator([trainer.train_dataset[n] for n in range(len(made))])
         results[f"{kind} labels"] = batch["labels"].tolist()
         with torch.no_grad():
-            results[f"{kind} exact"] = float(tiny_model()(**{k: v for k, v in batch.items()}).loss)
+            results[f"{kind} exact"] = float(tiny_model()(**dict(batch.items())).loss)
     settings = TrainSettings(updates=1, batch_size=len(made), learning_rate=1e-3, threads=1)
     results["ours"] = train(tiny_model(), [lesson.rendered for lesson in made], settings).losses[0]
     results["lessons"] = made

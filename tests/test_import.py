@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -157,7 +159,7 @@ def test_what_does_not_come_back_is_text_only_and_the_difference_is_shown(change
     (item,), _, report = read(write(tmp_path / "a.jsonl", [row]), known)
     assert not item.replayable
     assert played[0].task in report.differences[0]
-    expected = {"observation": "told 'Hall", "action": "differs at step 1", "reward": "told 'reward 0.25'", "more": "told"}
+    expected = {"observation": "told 'Hall", "action": "at step 1", "reward": "told 'reward 0.25'", "more": "told"}
     assert expected[change] in report.differences[0]
 
 
@@ -222,7 +224,7 @@ def talk(*roles):
         (json.dumps({"messages": talk("user", "assistant")}).encode(), "no reward, and no replay that gives one"),
         (json.dumps({"messages": talk("assistant", "user"), "reward": 1}).encode(), "the agent speaks first"),
         (json.dumps({"messages": talk("user", "assistant", "assistant"), "reward": 1}).encode(), "twice in a row"),
-        (json.dumps({"messages": talk("user", "assistant", "system"), "reward": 1}).encode(), "a system message behind"),
+        (json.dumps({"messages": talk("user", "assistant", "system"), "reward": 1}).encode(), "system message behind"),
         (json.dumps({"messages": talk("user", "wizard"), "reward": 1}).encode(), "unknown role 'wizard'"),
         (json.dumps({"messages": talk("user", "assistant"), "reward": 7}).encode(), "no number in [0, 1]"),
         (json.dumps({"messages": [3], "reward": 1}).encode(), "message 0 is a int"),
@@ -301,7 +303,8 @@ def bounded(path, mebibytes):
 
 
 def test_fifty_megabytes_on_one_line_are_read_in_little_memory(tmp_path):
-    row = json.dumps({"messages": [*talk("user", "assistant"), {"role": "user", "content": "x" * 50_000}], "reward": 1.0})
+    long = {"role": "user", "content": "x" * 50_000}
+    row = json.dumps({"messages": [*talk("user", "assistant"), long], "reward": 1.0})
     path = tmp_path / "a.json"
     path.write_text("[" + ",".join([row] * 1000) + "]")
     assert path.stat().st_size > 50_000_000
@@ -324,29 +327,27 @@ def test_a_hundred_thousand_trajectories_stream(tmp_path):
 
 @given(st.binary(max_size=300))
 def test_no_bytes_at_all_raise_anything_but_a_clear_error(content):
-    path = Path(f"/tmp/eef-import-{os.getpid()}")
-    path.write_bytes(content)
-    try:
+    with tempfile.TemporaryDirectory() as directory, suppress(DataError):
+        path = Path(directory) / "a"
+        path.write_bytes(content)
         read(path)
-    except DataError as error:
-        assert "is empty" in error.message
-    finally:
-        path.unlink()
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-                        st.sampled_from(["messages", "conversations", "role", "from", "content", "value", "reward", "steps",
-                                         "action", "observation", "initial_observation", "traces", "nodes", "task", "scores",
-                                         "epoch", "prompt", "completion", "author", "final_observation", "weight"]),
-                        inner, max_size=5), max_leaves=30))
+KEYS = (
+    "messages conversations role from content value reward steps action observation initial_observation traces nodes "
+    "task scores epoch prompt completion author final_observation weight"
+).split()
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5), max_leaves=30,
+))
 def test_no_row_at_all_raises_anything_but_its_rejection(value):
     if isinstance(value, dict):
-        try:
-            read_row(value)
-        except Unreadable as error:
-            assert str(error)
         assert detect(value) in (None, *FORMATS)
+        with suppress(Unreadable):
+            read_row(value)
 
 
 # --- the real log --------------------------------------------------------------------------------------------------
@@ -398,7 +399,8 @@ def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(pla
         trajectories=TrajectorySet(), sampling=Sampling(), step_limit=10, batch_size=1)]
     foreign = {"messages": talk("user", "assistant"), "reward": 1.0, "id": "foreign"}
     other = {**rows_of(played[7], "messages"), "id": "other"}
-    path = write(tmp_path / "experts.jsonl", [*(rows_of(item, "messages") for item in played[:6]), *test, other, foreign])
+    own = [rows_of(item, "messages") for item in played[:6]]
+    path = write(tmp_path / "experts.jsonl", [*own, *test, other, foreign])
     recipe = as_recipe(small_recipe(student, expert={"names": [f"file/{path}"]}, tasks={"train": 6}))
     run = Run.create(tmp_path / "run", recipe)
     run.check()
@@ -418,7 +420,7 @@ def test_text_only_trajectories_are_refused_for_exploration(played, env, tmp_pat
     taken, _, _ = read(write(tmp_path / "a.jsonl", [rows_of(item, "messages") for item in played]))
     lost = next(item for item in taken if not item.success)
     store_of = TrajectorySet(taken)
-    with pytest.raises(MethodError, match="all .* of them are text only"):
+    with pytest.raises(MethodError, match=r"all \d+ of them are text only"):
         make_method("eef").plan(store_of, [], 1)
     with Store.open(tmp_path) as store:
         store.append(lost)

@@ -19,7 +19,7 @@ ORDER = (
     "errors", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
     "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "explore", "tokens",
     "interchange", "model", "train", "checkpoint", "hub", "policies", "student", "evaluate", "card", "pipeline",
-    "report", "seeds", "workers", "doctor", "cli", "__main__",
+    "report", "seeds", "schema", "workers", "doctor", "cli", "__main__",
 )
 TORCH = (
     "eef.model", "eef.train", "eef.checkpoint", "eef.student", "eef.policies.local", "eef.policies.kvcache",

@@ -121,6 +121,27 @@ def settings(
             show(f"environment {name}: {key}", settings_table(group, f"env.{key}."))
 
 
+def formats(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the document `docs/data-format.md`.")] = False,
+) -> None:
+    """Print every file that a run directory holds and what stands in it.
+
+    Example: `eef formats`
+    """
+    from eef.schema import FILES
+    from eef.schema import markdown as document
+
+    if markdown:
+        put(document())
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for column in ("file", "what stands in it", "keys"):
+        table.add_column(column)
+    for each in FILES:
+        table.add_row(Text(each.path, style="bold"), Text(each.about), Text(", ".join(each.keys or ())))
+    data().print(table)
+
+
 def _print_table(title: str, rows: list[SettingRow]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=f"\n{title}", title_justify="left")
     table.add_column("setting", no_wrap=True)

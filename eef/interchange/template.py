@@ -34,28 +34,40 @@ def marked_template(tokenizer: Any, end: str, lessons: Iterable[Lesson]) -> str 
 
 
 def _frame(tokenizer: Any) -> dict[str, str] | None:
-    """The fixed texts around messages, found by rendering a talk of marks."""
-    text = tokenizer.apply_chat_template(_messages(_TALK), tokenize=False)
-    alone = tokenizer.apply_chat_template(_messages(_TALK[1:]), tokenize=False)
-    asking = tokenizer.apply_chat_template(_messages(_TALK), tokenize=False, add_generation_prompt=True)
-    marks = [mark for _, mark in _TALK]
-    if any(text.count(mark) != 1 for mark in marks) or not asking.startswith(text):
+    """The fixed texts around messages, found by rendering a talk of marks; None where they are not fixed."""
+    text, alone, ended = (_render(tokenizer, talk) for talk in (_TALK, _TALK[1:], _TALK[:3]))
+    asks = _render(tokenizer, _TALK, add_generation_prompt=True).removeprefix(text)
+    if any(text.count(mark) != 1 for _, mark in _TALK):
         return None
-    before_system, rest = text.split(marks[0])
-    system_user, rest = rest.split(marks[1])
-    user_assistant, rest = rest.split(marks[2])
-    assistant_user, after_user = rest.split(marks[3])
-    before_user = alone.split(marks[1])[0]
-    asks = asking[len(text) :]
-    if not user_assistant.startswith(after_user) or not system_user.endswith(before_user):
-        return None
-    if not assistant_user.endswith(before_user) or user_assistant[len(after_user) :] != asks:
-        return None
-    return {
-        "before_system": before_system, "after_system": system_user.removesuffix(before_user),
-        "before_user": before_user, "after_user": after_user, "asks": asks,
-        "after_assistant": assistant_user.removesuffix(before_user),
+    before_system, system_user, user_assistant, assistant_user, after_user = _between(text)
+    after_assistant = ended.split(_TALK[2][1])[1]
+    before_user = assistant_user.removeprefix(after_assistant)
+    begin = alone.split(_TALK[1][1])[0].removesuffix(before_user)
+    frame = {
+        "begin": begin, "before_system": before_system.removeprefix(begin),
+        "after_system": system_user.removesuffix(before_user), "before_user": before_user, "after_user": after_user,
+        "asks": asks, "after_assistant": after_assistant,
     }
+    again = (
+        begin + frame["before_system"], frame["after_system"] + before_user, after_user + asks,
+        after_assistant + before_user, after_user,
+    )
+    return frame if again == (before_system, system_user, user_assistant, assistant_user, after_user) else None
+
+
+def _between(text: str) -> tuple[str, ...]:
+    """The texts before, between and behind the marks."""
+    parts = []
+    for _, mark in _TALK:
+        before, text = text.split(mark)
+        parts.append(before)
+    return (*parts, text)
+
+
+def _render(tokenizer: Any, talk: list[tuple[str, str]], **options: Any) -> str:
+    messages = [{"role": role, "content": content} for role, content in talk]
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    return text
 
 
 def _write(frame: dict[str, str], end: str, after: str) -> str:
@@ -64,7 +76,7 @@ def _write(frame: dict[str, str], end: str, after: str) -> str:
     put = {name: "{{ " + text + " }}" for name, text in told.items()}
     said = "{{ message['content'] }}" + put["end"]
     return (
-        "{% for message in messages %}"
+        put["begin"] + "{% for message in messages %}"
         "{% if message['role'] == 'system' %}" + put["before_system"] + "{{ message['content'] }}" + put["after_system"]
         + "{% elif message['role'] == 'user' %}" + put["before_user"] + "{{ message['content'] }}" + put["after_user"]
         + "{% elif message['role'] == 'assistant' %}" + put["asks"]
@@ -78,7 +90,3 @@ def _text(tokenizer: Any, lesson: Lesson, template: str | None) -> str:
     messages = [{**message, "train": weight != 0} for message, weight in lesson.weighted()]
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, chat_template=template)
     return text
-
-
-def _messages(talk: list[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in talk]
