@@ -1,4 +1,4 @@
-"""ApiPolicy: a server that fails in every way loses nothing and costs no more than allowed, and the key stays a secret."""
+"""ApiPolicy: a server that fails in every way loses nothing, costs no more than allowed, and no key is written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -258,7 +257,7 @@ def test_settings_that_would_hold_a_key_are_refused(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def transformers_serve():
+def transformers_serve(tmp_path_factory):
     """`transformers serve` with the shipped student, on loopback."""
     from eef.model import BASE_STUDENT
 
@@ -267,14 +266,14 @@ def transformers_serve():
         port = probe.getsockname()[1]
     program = Path(sys.executable).with_name("transformers")
     command = [str(program), "serve", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lines: list[str] = []
-    threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True).start()
+    told = tmp_path_factory.mktemp("serve") / "log"
+    with told.open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
         for _ in range(600):
-            assert process.poll() is None, "".join(lines)[-2000:]
+            assert process.poll() is None, told.read_text()[-2000:]
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
                 break
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)

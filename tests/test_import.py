@@ -333,15 +333,17 @@ def test_no_bytes_at_all_raise_anything_but_a_clear_error(content):
         read(path)
 
 
-KEYS = (
-    "messages conversations role from content value reward steps action observation initial_observation traces nodes "
-    "task scores epoch prompt completion author final_observation weight"
-).split()
+KEYS = [
+    "messages", "conversations", "role", "from", "content", "value", "reward", "steps", "action", "observation",
+    "initial_observation", "traces", "nodes", "task", "scores", "epoch", "prompt", "completion", "author",
+    "final_observation", "weight",
+]
 
 
 @given(st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5), max_leaves=30,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=30,
 ))
 def test_no_row_at_all_raises_anything_but_its_rejection(value):
     if isinstance(value, dict):

@@ -25,6 +25,8 @@ from eef.model import load_model
 from eef.tokens import Rendered
 from eef.train import train
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # of peft
+
 TOKEN = "hf_verySecretToken"
 
 
@@ -35,7 +37,8 @@ def adapters(tmp_path_factory):
     (base / "README.md").write_text("---\nlicense: mit\n---\n# tiny\n")
     model, tokenizer = load_model(str(base), device="cpu", lora=LoraSettings(rank=4))
     ids = tuple(tokenizer("Action: go")["input_ids"])
-    train(model, [Rendered(ids, (1.0,) * len(ids))], TrainSettings(updates=3, batch_size=1, learning_rate=0.05, threads=1))
+    settings = TrainSettings(updates=3, batch_size=1, learning_rate=0.05, threads=1)
+    train(model, [Rendered(ids, (1.0,) * len(ids))], settings)
     directory = tmp_path_factory.mktemp("trained") / "checkpoint"
     save_checkpoint(model, tokenizer, directory, base=str(base), about={"method": "bc"})
     (directory / "README.md").write_text(card(base, lora={"rank": 4}))
@@ -45,8 +48,8 @@ def adapters(tmp_path_factory):
 def card(base, **model):
     recipe = as_recipe(small_recipe(base, model={"name": str(base), **model}))
     outcome = Outcome(task="toy/1", reward=1.0, success=True, finished=True, steps=3)
-    result = EvalResult(policy="p", method="bc", round=0, split="test", outcomes=(outcome, replace(outcome, success=False)),
-                        cost=Cost())
+    outcomes = (outcome, replace(outcome, success=False))
+    result = EvalResult(policy="p", method="bc", round=0, split="test", outcomes=outcomes, cost=Cost())
     return model_card(recipe=recipe, method="bc", round=0, counts={"examples": 5}, result=result,
                       fingerprint={"env": "toy", "prompt": "a|b\nc"})
 
@@ -100,7 +103,7 @@ class Hub:
         if path == "/api/repos/create":
             asked = json.loads(body)
             self.repositories[asked["organization"] + "/" + asked["name"]] = asked
-            return 200, {}, json.dumps({"url": "http://hub/me/it"}).encode()
+            return 200, {}, json.dumps({"url": f"http://{sent['host']}/me/it"}).encode()
         if path.endswith("/preupload/main"):
             files = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
                      for each in json.loads(body)["files"]]
@@ -110,7 +113,8 @@ class Hub:
                 told = json.loads(line)
                 if told["key"] == "file":
                     self.files[told["value"]["path"]] = base64.b64decode(told["value"]["content"])
-            return 200, {}, json.dumps({"commitUrl": "http://hub/c", "commitOid": "0" * 40, "success": True}).encode()
+            made = {"commitUrl": f"http://{sent['host']}/me/it/commit/0", "commitOid": "0" * 40, "success": True}
+            return 200, {}, json.dumps(made).encode()
         return 200, {}, b"{}"
 
 
@@ -124,7 +128,7 @@ def test_a_push_uploads_the_whole_checkpoint_with_its_card(adapters, monkeypatch
         done = eef("push", directory, "me/shopper", "--endpoint", base)
         assert done.exit_code == 0, done.stderr
         assert done.stdout.strip() == f"{base}/me/shopper"
-    assert hub.repositories["me/shopper"]["private"] is True
+    assert hub.repositories["me/shopper"].get("visibility") == "private"
     kept = {str(path.relative_to(directory)) for path in directory.iterdir() if path.is_file()}
     assert set(hub.files) == kept
     assert all(content == (directory / name).read_bytes() for name, content in hub.files.items())

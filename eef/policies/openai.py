@@ -62,9 +62,6 @@ class ApiPolicy:
         self.name = name
         self._model, self._settings = model, settings
         self._key = _key(settings)
-        self._client = openai.OpenAI(
-            base_url=settings.base_url, api_key=self._key, timeout=settings.timeout, max_retries=0
-        )
         self._journal = Journal(journal, settings)
         self._features = _Features()
         self._pace = _Pace(settings.requests_per_minute)
@@ -74,23 +71,35 @@ class ApiPolicy:
     ) -> list[Completion]:
         self._pace.go_on()
         pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="ask")
-        try:
-            asked = [
-                pool.submit(self._answer, conversation, seed, sampling)
-                for conversation, seed in zip(conversations, seeds, strict=True)
-            ]
-            return [future.result() for future in asked]
-        except BaseException:
-            self._pace.stop()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)  # answers under way still come into the journal
+        with self._connect() as client:
+            try:
+                asked = [
+                    pool.submit(self._answer, client, conversation, seed, sampling)
+                    for conversation, seed in zip(conversations, seeds, strict=True)
+                ]
+                return [future.result() for future in asked]
+            except BaseException:
+                self._pace.stop()
+                raise
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)  # answers under way still come into the journal
 
-    def _answer(self, conversation: Conversation, seed: int, sampling: Sampling) -> Completion:
+    def _connect(self) -> openai.OpenAI:
+        """A client, which keeps its connections while it is open; trying again is our business."""
+        settings = self._settings
+        return openai.OpenAI(
+            base_url=settings.base_url, api_key=self._key, timeout=settings.timeout, max_retries=0
+        )
+
+    def _answer(
+        self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
+    ) -> Completion:
         question = question_id(self._model, conversation, seed, sampling)
-        return self._journal.answer(question) or self._ask(question, conversation, seed, sampling)
+        return self._journal.answer(question) or self._ask(client, question, conversation, seed, sampling)
 
-    def _ask(self, question: str, conversation: Conversation, seed: int, sampling: Sampling) -> Completion:
+    def _ask(
+        self, client: openai.OpenAI, question: str, conversation: Conversation, seed: int, sampling: Sampling
+    ) -> Completion:
         """Attempts until one is answered; what they took is recorded however they end."""
         likely = sum(len(message["content"]) for message in conversation) // _CHARACTERS + 1, sampling.max_tokens
         troubles: Counter[str] = Counter()
@@ -100,7 +109,7 @@ class ApiPolicy:
                 self._journal.reserve(*likely)
                 requests += 1
                 try:
-                    completion = self._attempt(conversation, seed, sampling)
+                    completion = self._attempt(client, conversation, seed, sampling)
                 except _Trouble as trouble:
                     troubles[trouble.kind] += 1
                     failed = troubles.total() - troubles["option"]
@@ -114,10 +123,12 @@ class ApiPolicy:
             if requests:
                 self._journal.record(question, completion, requests, troubles)
 
-    def _attempt(self, conversation: Conversation, seed: int, sampling: Sampling) -> Completion:
+    def _attempt(
+        self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
+    ) -> Completion:
         self._pace.start()
         options = self._features.options(sampling, seed)
-        create: Any = self._client.chat.completions.with_raw_response.create
+        create: Any = client.chat.completions.with_raw_response.create
         try:
             response = create(model=self._model, messages=conversation, **options)
             return self._read(response.content)
