@@ -13,7 +13,7 @@ from eef import __version__
 from eef.errors import EefError
 from eef.workers import available_cores
 
-LIGHT = ("numpy", "pydantic", "PyYAML", "rapidfuzz", "regex", "rich", "typer")
+LIGHT = ("ijson", "numpy", "pydantic", "PyYAML", "rapidfuzz", "regex", "rich", "typer")
 TRAIN = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors")
 OLDEST_PYTHON = (3, 11)
 

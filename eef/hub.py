@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from eef.checkpoint import verify_checkpoint
 from eef.errors import ConfigError, DataError, StoreError
@@ -28,13 +28,13 @@ def push(directory: Path, repository: str, *, private: bool = True, endpoint: st
     token = os.environ.get(_TOKEN, "").strip()
     if not token:
         raise ConfigError(f"no token for the hub: the environment has no `{_TOKEN}`", hint=f"`export {_TOKEN}=…`")
-    disable_progress_bars()
     api = HfApi(endpoint=endpoint, token=token)
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository, folder_path=directory, allow_patterns=list(FILES), commit_message="Upload by eef",
-        )
+        with disable_progress_bars():
+            api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=repository, folder_path=directory, allow_patterns=list(FILES), commit_message="Upload by eef",
+            )
     except HFValidationError as error:
         raise ConfigError(f"no name of a repository: {repository!r}", hint="it has the form `owner/name`") from error
     except HfHubHTTPError as error:
