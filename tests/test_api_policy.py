@@ -48,7 +48,8 @@ def expert_server(path, headers, body):
     """The toy's flawless expert behind an API: what it writes depends on the conversation alone."""
     asked = json.loads(body)
     completion = make_toy_expert(ToyEnv(), "flawless").act([asked["messages"]], [0], SAMPLING)[0].text
-    return chat_answer(completion + "\nObservation: I made this up.", prompt=len(body) // 4, written=12)
+    prompt = sum(len(message["content"]) // 4 + 5 for message in asked["messages"])
+    return chat_answer(completion + "\nObservation: I made this up.", prompt=prompt, written=12)
 
 
 def collected(directory, base, count=6, batch_size=6, **changes):

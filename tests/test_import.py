@@ -290,7 +290,8 @@ resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]) << 20,) * 2)
 reading = Reading()
 for item in reading.trajectories([Path(sys.argv[1])]):
     pass
-print(reading.report.imported, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(reading.report.imported, int(status["VmHWM"].split()[0]) >> 10)
 """
 
 

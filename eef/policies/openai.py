@@ -31,6 +31,7 @@ from eef.policy import Completion, Conversation, Sampling
 
 _LONGEST_WAIT = 120.0  # seconds, whatever a server asks for
 _CHARACTERS = 3  # of a token, at least: an estimate from above of what a prompt takes
+_FRAME = 8  # tokens around a message, at most
 _STOP = ("\nObservation:",)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OPTIONS = ("seed", "stop", "top_p", "max_tokens", "temperature")
@@ -101,7 +102,7 @@ class ApiPolicy:
         self, client: openai.OpenAI, question: str, conversation: Conversation, seed: int, sampling: Sampling
     ) -> Completion:
         """Attempts until one is answered; what they took is recorded however they end."""
-        likely = sum(len(message["content"]) for message in conversation) // _CHARACTERS + 1, sampling.max_tokens
+        likely = _most_tokens(conversation), sampling.max_tokens
         troubles: Counter[str] = Counter()
         completion, requests = None, 0
         try:
@@ -119,9 +120,9 @@ class ApiPolicy:
                     self._pace.wait(trouble.wait, failed, self._settings.backoff)
             return completion
         finally:
-            self._journal.release(requests, *likely)
             if requests:
                 self._journal.record(question, completion, requests, troubles)
+            self._journal.release(requests, *likely)  # last, so that it is counted twice rather than not at all
 
     def _attempt(
         self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
@@ -249,6 +250,11 @@ class _Pace:
                 self._next = max(self._next, time.monotonic() + min(asked, _LONGEST_WAIT))
             return
         self._sleep(min(_LONGEST_WAIT, backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0))
+
+
+def _most_tokens(conversation: Conversation) -> int:
+    """What a prompt takes, estimated from above."""
+    return sum(len(message["content"]) // _CHARACTERS + 1 + _FRAME for message in conversation)
 
 
 def _retry_after(headers: Any) -> float | None:
