@@ -198,9 +198,12 @@ def test_tool_calls_are_actions():
     assert call_as_action("buy", {"item": "B1", "size": "L"}) == 'buy[{"item": "B1", "size": "L"}]'
 
 
-def test_an_inspect_archive_is_read(played, known, tmp_path):
+@pytest.mark.parametrize("compression", ["ZIP_DEFLATED", "ZIP_ZSTANDARD"])
+def test_an_inspect_archive_is_read(compression, played, known, tmp_path):
+    if sys.version_info < (3, 14):
+        pytest.importorskip("zipfile_zstd")
     path = tmp_path / "log.eval"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", getattr(zipfile, compression)) as archive:
         archive.writestr("header.json", "{}")
         for number, item in enumerate(played):
             archive.writestr(f"samples/{number}_epoch_1.json", json.dumps(rows_of(item, "inspect")))

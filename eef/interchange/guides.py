@@ -28,8 +28,8 @@ GUIDES = {
         message_field_training: train
         roles_to_train: []
         train_on_eos: turn
+        train_on_eot: turn
     eot_tokens: ["{end}"]      # where the model's end of turn is not its end of sequence
-    train_on_eot: turn
 
 Each row ends in a trained turn, as Axolotl asks for.
 """,

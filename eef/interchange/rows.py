@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -20,7 +21,7 @@ from eef.errors import DataError
 
 _ZIP, _BOM = b"PK\x03\x04", b"\xef\xbb\xbf"
 _WHOLE = 1 << 28  # bytes: a file which is one object is read at once up to this size
-_NOT_COMPRESSED_AS_WE_READ = "compressed in a way this Python cannot read (zstd?): `pip install zipfile-zstd`"
+_NOT_COMPRESSED_AS_WE_READ = "compressed in a way this Python cannot read (zstd?): `pip install 'eef[inspect]'`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,9 @@ def _object(path: Path, file: BufferedReader) -> Iterator[Row | Rejection]:
 
 
 def _archive(path: Path) -> Iterator[Row | Rejection]:
-    """The samples of an inspect log, which is a zip archive of JSON files."""
+    """The samples of an inspect log, which is a zip archive of JSON files, as a rule compressed by zstd."""
+    with suppress(ImportError):  # where it is there, zipfile reads zstd too, as it does by itself from Python 3.14 on
+        import zipfile_zstd  # noqa: F401
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.startswith("samples/") and name.endswith(".json")]
