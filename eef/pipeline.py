@@ -466,8 +466,12 @@ class Run:
         )
 
     def _api_expert(self, model: str) -> Policy:
-        from eef.policies.openai import ApiPolicy
-
+        try:
+            from eef.policies.openai import ApiPolicy
+        except ImportError as error:
+            raise ConfigError(
+                f"an expert `openai/{model}` needs the package `openai`", hint="`pip install 'eef[api]'`"
+            ) from error
         settings = self.recipe.expert.api or ApiSettings()
         return ApiPolicy(model, settings, name=f"expert:{model}", journal=self.directory / EXPERT / JOURNAL_FILE)
 

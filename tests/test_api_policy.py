@@ -254,6 +254,13 @@ def test_settings_that_would_hold_a_key_are_refused(monkeypatch):
         ApiPolicy("m", ApiSettings(), name="expert:m", journal=None)
 
 
+def test_without_the_package_it_is_told_what_to_install(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "eef.policies.openai", None)
+    done = eef("collect", recipe, "--policy", "openai/m", "--out", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "hint: `pip install 'eef[api]'`" in done.stderr
+
+
 # --- a real server -------------------------------------------------------------------------------------------------
 
 
