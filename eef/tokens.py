@@ -191,7 +191,8 @@ def render_example(
     if len(steps) != len(example.weights):
         raise ModelError(f"example {example.id!r} has {len(example.weights)} weights for a path of {len(steps)} steps")
     length = max((index + 1 for index, weight in enumerate(example.weights) if weight != 0), default=0)
-    return renderer.render(build_conversation(prompt, steps[:length]), example.weights[:length])
+    conversation = build_conversation(prompt, steps[:length], told=example.told)
+    return renderer.render(conversation, example.weights[:length])
 
 
 def render_all(

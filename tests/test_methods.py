@@ -244,6 +244,12 @@ def test_rft_leaves_wins_from_an_experts_state_alone():
         select("rft", [expert(), rollout("r", StateRef("e", 2), "win")])
 
 
+def test_an_arm_is_a_method_under_a_name_of_its_own():
+    arm = make_method("eef-M3", {"method": "eef", "M": 3})
+    assert (arm.name, arm.options) == ("eef-M3", make_method("eef", {"M": 3}).options)
+    assert make_method("six", {"method": "rft6"}).options.k == 6
+
+
 def test_names_that_carry_a_number():
     method = make_method("rft6")
     assert method.name == "rft6"
@@ -255,10 +261,15 @@ def test_names_that_carry_a_number():
     ("name", "options", "message", "hint"),
     [
         ("eeff", {}, "unknown method `eeff`", "`eef`"),
-        ("zzz", {}, "unknown method `zzz`", "known methods: bc, rft, eef"),
+        ("zzz", {}, "unknown method `zzz`", "known methods: bc, sft_all"),
+        ("zzz", {}, "unknown method `zzz`", 'options.zzz.method`, e.g. `method = "eef"`'),
+        ("arm", {"method": "eeff"}, "unknown method `eeff`", "`eef`"),
+        ("arm", {"method": 3}, "`method` is 3", ""),
+        ("../arm", {"method": "eef"}, "'../arm' is no name for a method", "letters, digits"),
+        ("expert", {"method": "eef"}, "'expert' is no name", ""),
+        ("bc", {"method": "rft"}, "every run begins with behaviour cloning", ""),
         ("eef", {"neutrl": "kept"}, "options.eef: `neutrl`", "`neutral`"),
-        ("eef", {"state_choice": "bisection"}, "`bisection` is not available", ""),
-        ("eef", {"state_choice": "uncertainty"}, "`uncertainty` is not available", ""),
+        ("eef", {"launch": "student", "expert_states": "all"}, "`expert_states` has no effect", ""),
         ("eef", {"reward_temperature": 0.5}, "no effect", ""),
         ("eef", {"M": -1}, "`M` is -1", ""),
         ("rft0", {}, "`k` is 0", ""),
@@ -291,6 +302,7 @@ options = st.fixed_dictionaries(
         "solution": st.sampled_from(["nearest", "newest", "all"]),
         "examples": st.sampled_from(["one", "rft"]),
         "neutral": st.sampled_from(["kept", "masked"]),
+        "recovery": st.booleans(),
         "weights": st.sampled_from(["one", "value", "reward"]),
     }
 )
