@@ -10,7 +10,8 @@ stage reads lies in the directory as well, so a run that was interrupted goes on
     DIR/recipe.json, fingerprint.json      what is run, and where
     DIR/<method>/trajectories.jsonl        the rollouts of all rounds (`expert`: the expert data)
     DIR/<method>/ledger.jsonl              what each stage cost
-    DIR/<method>/round<r>/                 explored.json, examples.jsonl, selection.json, checkpoint/, evaluation.json
+    DIR/<method>/round<r>/                 explored.json, examples.jsonl (pairs.jsonl), selection.json, checkpoint/,
+                                           evaluation.json
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from eef.methods import make_method
 from eef.methods.base import Method
 from eef.policy import Policy, Sampling
 from eef.rollouts import Launch, derive_seed
-from eef.selection import PlannedState, Selection, TrainingExample
+from eef.selection import PlannedState, PreferencePair, Selection, TrainingExample
 from eef.store import Store, read_trajectories, take_lock
 from eef.task import TaskSet
-from eef.tokens import Renderer, render_all
+from eef.tokens import Renderer, render_all, render_pairs
 from eef.trajectory import Trajectory, TrajectorySet
 
 Kind = Literal["collect", "explore", "select", "train", "evaluate"]
@@ -204,9 +205,11 @@ class Run:
         stage = StageId(method, round, "select")
         if not self.is_done(stage):
             return None
-        examples = read_jsonl(self.folder(stage) / "examples.jsonl")
+        examples, pairs = self.folder(stage) / "examples.jsonl", self.folder(stage) / "pairs.jsonl"
         return Selection(
-            tuple(TrainingExample.from_record(record) for record in examples), read_json(self._outcome(stage))
+            tuple(TrainingExample.from_record(record) for record in read_jsonl(examples)),
+            read_json(self._outcome(stage)),
+            tuple(PreferencePair.from_record(record) for record in read_jsonl(pairs)) if pairs.is_file() else (),
         )
 
     def outcome(self, stage: StageId) -> dict[str, Any] | None:
@@ -312,26 +315,31 @@ class Run:
         method: Method = self.methods[stage.method]
         selection = method.select(self.trajectories(stage.method), [task.id for task in self.train_tasks], stage.round)
         write_jsonl(self.folder(stage) / "examples.jsonl", (each.to_record() for each in selection.examples))
+        if selection.pairs:
+            write_jsonl(self.folder(stage) / "pairs.jsonl", (each.to_record() for each in selection.pairs))
         write_json(self._outcome(stage), selection.counts)
 
     def _train(self, stage: StageId, listener: Listener) -> None:
         from eef.checkpoint import save_checkpoint
         from eef.model import load_model
-        from eef.train import TrainProgress, train
+        from eef.preference import tune
+        from eef.train import TrainProgress
 
         selection = self.selection(stage.method, stage.round)
         assert selection is not None, "selected before it is trained on"
         settings = self.recipe.train
         start = self.recipe.model.name
-        if settings.start == "last" and stage.method != BC:
+        # pairs alone would not teach a base model to act: they refine what the round before has made of it
+        if stage.method != BC and (settings.start == "last" or not selection.examples):
             start = str(self._checkpoint(self._trained_before(stage)))
         model, tokenizer = load_model(
             start, dtype=self.recipe.model.dtype, device=self.recipe.model.device, lora=self.recipe.model.lora
         )
-        rendered, overflows = render_all(
-            selection.examples, self.trajectories(stage.method), self.env.prompt, self._renderer(model, tokenizer)
-        )
-        if not rendered:
+        place = self.trajectories(stage.method), self.env.prompt, self._renderer(model, tokenizer)
+        rendered, overflows = render_all(selection.examples, *place)
+        pairs, too_long = render_pairs(selection.pairs, *place)
+        overflows += too_long
+        if not rendered and not pairs:
             raise MethodError(
                 f"`{stage}`: all {len(overflows)} examples are longer than the model's context",
                 hint="raise `chat.max_length`, or take a model with a longer context",
@@ -341,9 +349,10 @@ class Run:
             listener(Progress(stage, update.update, update.updates, f"loss {update.loss:.3f}"))
 
         points = self.folder(stage) / "training"
-        result = train(model, rendered, settings, directory=points, progress=heard)
+        result = tune(model, rendered, pairs, settings, self.recipe.dpo, directory=points, progress=heard)
         write_json(self.folder(stage) / "training.json", {
-            "updates": result.updates, "examples": len(rendered), "too_long": overflows, "losses": result.losses,
+            "updates": result.updates, "examples": len(rendered), "pairs": len(pairs), "too_long": overflows,
+            "losses": result.losses,
         })
         cost = Cost(updates=result.updates, trained_tokens=result.trained_tokens,
                     processed_tokens=result.processed_tokens, seconds=result.seconds)

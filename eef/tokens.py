@@ -19,7 +19,7 @@ from rich.text import Text
 from eef.chat import build_conversation
 from eef.errors import ModelError
 from eef.policy import Conversation
-from eef.selection import TrainingExample
+from eef.selection import PreferencePair, TrainingExample
 from eef.trajectory import TrajectorySet
 
 LossOn = Literal["completion", "action"]
@@ -51,6 +51,19 @@ class Rendered:
     def trained(self) -> int:
         """Number of tokens with a weight other than 0."""
         return sum(weight != 0 for weight in self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPair:
+    """Both ways of a preference pair as ids and weights."""
+
+    chosen: Rendered
+    rejected: Rendered
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longer way."""
+        return max(len(self.chosen.ids), len(self.rejected.ids))
 
 
 class Renderer:
@@ -209,6 +222,20 @@ def render_all(
             overflows.append(example.id)
         else:
             fitting.append(rendered)
+    return fitting, overflows
+
+
+def render_pairs(
+    pairs: Iterable[PreferencePair], trajectories: TrajectorySet, prompt: str, renderer: Renderer
+) -> tuple[list[RenderedPair], list[str]]:
+    """The renderings of all pairs of which both ways fit, and the ids of those that do not; as with `render_all`."""
+    fitting, overflows = [], []
+    for pair in pairs:
+        ways = [render_example(way, trajectories, prompt, renderer) for way in (pair.chosen, pair.rejected)]
+        if renderer.max_length is not None and max(len(way.ids) for way in ways) > renderer.max_length:
+            overflows.append(pair.id)
+        else:
+            fitting.append(RenderedPair(*ways))
     return fitting, overflows
 
 

@@ -46,7 +46,7 @@ def _selected(record: dict[str, Any]) -> str:
 
 
 def _trained(record: dict[str, Any]) -> str:
-    words = f"{count_of(record['updates'], 'update')} on {count_of(record['examples'], 'example')}"
+X
     if record["losses"]:
         words += f", loss {record['losses'][-1]:.3f}"
     if record["too_long"]:

@@ -27,7 +27,7 @@ class MethodOptions(Settings):
     """Experts (without `expert:`) whose wins are trained on; every expert's when left out."""
 
 
-O = TypeVar("O", bound=MethodOptions)
+OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 
 
 class Method(Protocol):
@@ -61,17 +61,17 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Configured(Generic[O]):
+class Configured(Generic[OptionsT]):
     """What every method is made of: a name and checked options. A method is a subclass with `plan` and `select`."""
 
     name: str
-    options: O
+    options: OptionsT
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, object]) -> Self:
-        return cls(name, cast(O, parse_settings(cls.Options, options, source=f"options.{name}")))
+        return cls(name, cast(OptionsT, parse_settings(cls.Options, options, source=f"options.{name}")))
 
     @property
     def told(self) -> str:
@@ -186,7 +186,7 @@ def suffix(
     )
 
 
-def prefer(chosen: TrainingExample, rejected: TrainingExample) -> PreferencePair:
+def make_pair(chosen: TrainingExample, rejected: TrainingExample) -> PreferencePair:
     """The pair of two examples from the same state."""
     return PreferencePair(id=f"{chosen.id} > {rejected.id}", task=chosen.task, chosen=chosen, rejected=rejected)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from eef.labels import OkGrid, Segment
-from eef.methods.base import by_least_expert, make_selection, prefer, suffix
+from eef.methods.base import by_least_expert, make_pair, make_selection, suffix
 from eef.methods.eef import Eef
 from eef.selection import PreferencePair, Selection
 from eef.trajectory import TrajectorySet
@@ -38,7 +38,7 @@ def _pair(trajectories: TrajectorySet, grid: OkGrid, segment: Segment) -> Prefer
     names = grid.rollouts[grid.states.index(segment.start)]
     win = min((trajectories[name] for name in names if trajectories[name].success), key=by_least_expert)
     harm = suffix(trajectories[grid.trajectory], segment.start, end=segment.end, reason="harmful")
-    return prefer(suffix(win, segment.start), harm)
+    return make_pair(suffix(win, segment.start), harm)
 
 
 def _own_counts(selection: Selection) -> dict[str, int]:

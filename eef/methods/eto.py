@@ -19,8 +19,8 @@ from eef.methods.base import (
     distinct,
     expert_trajectories,
     from_the_start,
+    make_pair,
     make_selection,
-    prefer,
     whole_path,
 )
 from eef.selection import PlannedState, PreferencePair, Selection
@@ -56,7 +56,7 @@ class Eto(Configured[EtoOptions]):
         own = distinct(trajectories, from_the_start(trajectories, task, rounds))
         experts = distinct(trajectories, expert_trajectories(trajectories, task, self.options.bc_experts))
         return [
-            prefer(whole_path(better), whole_path(worse))
+            make_pair(whole_path(better), whole_path(worse))
             for one, other in ((experts, own), (own, experts))
             for better in one if better.success
             for worse in other if not worse.success

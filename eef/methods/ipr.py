@@ -22,8 +22,8 @@ from eef.methods.base import (
     check_experts,
     distinct,
     expert_trajectories,
+    make_pair,
     make_selection,
-    prefer,
     suffix,
     whole_path,
 )
@@ -72,7 +72,7 @@ class Ipr(Configured[IprOptions]):
         values = {t: fmean(item.reward or 0.0 for item in rollouts) for t, rollouts in played.items() if rollouts}
         values[win.length] = win.reward or 0.0
         return [
-            prefer(suffix(win, t), suffix(worse, t))
+            make_pair(suffix(win, t), suffix(worse, t))
             for t in range(win.length)
             if t == 0 or (t in values and t + 1 in values and values[t + 1] - values[t] > self.options.threshold)
             for worse in distinct(trajectories, played.get(t, [])) if not worse.success
