@@ -19,13 +19,14 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from eef import __version__
+from eef.budget import waves
 from eef.config import Recipe, SamplingSettings, parse_settings
 from eef.env import Env
 from eef.envs import make_env, make_expert
@@ -33,6 +34,7 @@ from eef.errors import ConfigError, MethodError, StoreError
 from eef.evaluate import EvalResult, summarise
 from eef.explore import explore, launches
 from eef.jsonfile import disk_errors, read_json, read_jsonl, write_json, write_jsonl
+from eef.labels import is_student
 from eef.ledger import Cost, Ledger, usage_of
 from eef.methods import make_method
 from eef.methods.base import Method
@@ -109,12 +111,15 @@ class Run:
     def create(cls, directory: Path, recipe: Recipe) -> Run:
         """Begin a run, or enter one that was begun with an equal recipe (StoreError for another).
 
-        Where nothing has been played yet, the recipe may still change."""
+        Methods may be added to a run, since each goes its own way; those it was begun with stay. Where nothing has been
+        played yet, the recipe may still change."""
         run = cls(directory, recipe)
         path = directory / "recipe.json"
         if path.exists() and (directory / EXPERT).exists():
-            _refuse_other(path, recipe)
-            return run
+            together = _joined(path, recipe)
+            if together.methods != recipe.methods:
+                write_json(path, json.loads(together.to_json()))
+            return cls(directory, together)
         fingerprint = run.fingerprint()
         with disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -286,11 +291,24 @@ class Run:
         tasks = {task.id: task for task in self.train_tasks}
         with Store.open(self.directory / stage.method, base=read_trajectories(self.directory / EXPERT)) as store:
             plan = self.plan(stage, store.trajectories)
-            planned = launches(plan, tasks, round=stage.round, seed=self.recipe.seed)
-            student = self._student(self._trained_before(stage))
-            self._play(stage, planned, store, student, _sampling(self.recipe.sampling), listener)
-            played = [each for each in store.trajectories if each.round == stage.round and each.author == student.name]
-            self._finish_rollouts(stage, played)
+            planned: list[Launch] = []
+
+            def tokens_of(count: int) -> int:
+                ended = (_last_try(store.trajectories, launch.id) for launch in planned[:count])
+                return sum(item.usage.generated_tokens for item in ended)
+
+            states: list[PlannedState] = []
+            student = self._student(self._trained_before(stage)) if plan else None
+            for wave in waves(plan, self.recipe.budget, self.recipe.rollouts.batch_size, tokens_of):
+                assert student is not None, "what is not planned is not played"
+                states += wave
+                fresh = launches(states, tasks, round=stage.round, seed=self.recipe.seed)[len(planned):]
+                self._play(
+                    stage, fresh, store, student, _sampling(self.recipe.sampling), listener, before=planned,
+                    told=self.methods[stage.method].told,
+                )
+                planned += fresh
+            self._finish_rollouts(stage, [item for item in store.trajectories if _is_of(item, stage)])
 
     def plan(self, stage: StageId, trajectories: TrajectorySet) -> list[PlannedState]:
         """What a method plays in a round. ConfigError where budgets are to be equal and it plans another number."""
@@ -305,10 +323,11 @@ class Run:
         planned = sum(item.count for item in plan)
         for name in explorers(self.recipe):
             other = sum(item.count for item in self.methods[name].plan(trajectories, tasks, stage.round))
-            if other != planned:
+            if planned and other and other != planned:
                 raise ConfigError(
                     f"budgets are not equal: `{stage.method}` plans {planned} rollouts a round, `{name}` {other}",
-                    hint='set `options.eef.fill = "start"` and compare with `rft6`, or `budget.equal = "none"`',
+                    hint='set `options.eef.fill = "start"` and compare with `rft6`, or `budget.rollouts` (all get as '
+                    'many), or `budget.equal = "none"`',
                 )
 
     def _select(self, stage: StageId, listener: Listener) -> None:
@@ -376,7 +395,8 @@ class Run:
             for task in self.test_tasks
         ]
         with Store.open(self.folder(stage) / "evaluation") as store:
-            self._play(stage, planned, store, policy, _sampling(self.recipe.evaluation_sampling), listener)
+            told = "" if stage.method == EXPERT else self.methods[stage.method].told
+            self._play(stage, planned, store, policy, _sampling(self.recipe.evaluation_sampling), listener, told=told)
             ends = [_last_try(store.trajectories, launch.id) for launch in planned]
         result = summarise(ends, policy=policy.name, method=stage.method, round=stage.round, split=split)
         self.ledger(stage.method).record(stage.method, stage.round, "evaluate", result.cost)
@@ -384,20 +404,23 @@ class Run:
 
     def _play(
         self, stage: StageId, planned: list[Launch], store: Store, policy: Policy, sampling: Sampling,
-        listener: Listener,
+        listener: Listener, *, before: Sequence[Launch] = (), told: str = "",
     ) -> None:
-        stored = [store.trajectories[launch.id] for launch in planned if launch.id in store.trajectories]
+        """Play launches into the store; `before` are those of the same stage that were played already."""
+        known = [*before, *planned]
+        stored = [store.trajectories[launch.id] for launch in known if launch.id in store.trajectories]
         done, wins = len(stored), sum(trajectory.success for trajectory in stored)
 
         def heard(trajectory: Trajectory) -> None:
             nonlocal done, wins
             done, wins = done + 1, wins + trajectory.success
-            listener(Progress(stage, done, max(done, len(planned)), f"{wins} won"))
+            listener(Progress(stage, done, max(done, len(known)), f"{wins} won"))
 
-        listener(Progress(stage, done, len(planned)))
+        listener(Progress(stage, done, len(known)))
         outcome = explore(
             planned, store, self.env, policy, sampling=sampling, step_limit=self.step_limit,
-            batch_size=self.recipe.rollouts.batch_size, fresh_limit=self.recipe.rollouts.fresh_limit, progress=heard,
+            batch_size=self.recipe.rollouts.batch_size, fresh_limit=self.recipe.rollouts.fresh_limit, told=told,
+            progress=heard,
         )
         if planned and outcome.errors == len(planned):
             first = _last_try(store.trajectories, planned[0].id)
@@ -450,17 +473,27 @@ def _sampling(settings: SamplingSettings) -> Sampling:
     return Sampling(**settings.model_dump())
 
 
-def _refuse_other(path: Path, recipe: Recipe) -> None:
-    """A run is carried out with the recipe it was begun with; `jobs` alone may change, it decides nothing."""
-    same = {"jobs"}
-    old = parse_settings(Recipe, read_json(path), source=str(path)).model_dump(exclude=same)
-    new = recipe.model_dump(exclude=same)
+def _joined(path: Path, recipe: Recipe) -> Recipe:
+    """The recipe of a run with the methods of another, which must be equal in all else; `jobs` decides nothing."""
+    begun = parse_settings(Recipe, read_json(path), source=str(path))
+    shared = {*begun.methods, BC}  # behaviour cloning is in every run, named or not
+    old, new = (
+        {**each.model_dump(exclude={"jobs", "methods"}), "options": {
+            name: options for name, options in each.options.items() if name in shared
+        }}
+        for each in (begun, recipe)
+    )
+    old["options"] = {name: options for name, options in old["options"].items() if name in {*recipe.methods, BC}}
     if old != new:
         keys = sorted(key for key in new if new[key] != old[key])
         raise StoreError(
             f"`{path.parent}` was begun with another recipe (it differs in: {', '.join(keys)})",
             hint="take another directory with `--out`, or remove this one",
         )
+    settings = recipe.model_dump()
+    settings["methods"] = tuple(dict.fromkeys((*begun.methods, *recipe.methods)))
+    settings["options"] = {**begun.options, **recipe.options}
+    return parse_settings(Recipe, settings, source=str(path))
 
 
 def _refuse_other_place(path: Path, now: dict[str, Any]) -> None:
@@ -473,6 +506,11 @@ def _refuse_other_place(path: Path, now: dict[str, Any]) -> None:
             f"`{path.parent}` was begun in another environment (it differs in: {', '.join(differing)})",
             hint="bring back its data, or begin a run in another directory",
         )
+
+
+def _is_of(item: Trajectory, stage: StageId) -> bool:
+    """Whether a trajectory is a rollout which a method's student played in a round."""
+    return is_student(item) and item.round == stage.round
 
 
 def _last_try(trajectories: TrajectorySet, launch: str) -> Trajectory:

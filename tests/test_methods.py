@@ -340,7 +340,10 @@ def test_no_harmful_action_is_trained(world, given_options):
             origin = store[item.trajectory]
             if given_options["expert_states"] == "failed" and origin.success:
                 continue  # not played on from with these options: nothing is measured along it
-            states = (0, *expert_states(origin.length, given_options["M"]), origin.length + 1)
+            begun = {item.start for item in world.rollouts
+                     if item.round == world.round or given_options["grid"] == "all"}
+            states = [t for t in expert_states(origin.length, given_options["M"]) if StateRef(origin.id, t) in begun]
+            states = (0, *states, origin.length + 1)
             start = max(state for state in states if state <= t)
             end = min(state for state in states if state > t)
             if end <= origin.length:
@@ -414,7 +417,9 @@ def test_every_important_state_with_a_win_behind_it_is_solved(world):
     given_options = {"grid": "round", "ok_rule": "any"}
     needed = solvable = 0
     for item in world.experts:
-        for before, state in pairwise((0, *expert_states(item.length, 5))):
+        begun = {each.start for each in world.rollouts if each.round == world.round}
+        states = [t for t in expert_states(item.length, 5) if StateRef(item.id, t) in begun]
+        for before, state in pairwise((0, *states)):
             outcomes = [wins_from(world, given_options, item.id, t) for t in (before, state)]
             if outcomes == [True, False]:
                 needed += 1

@@ -17,7 +17,8 @@ PACKAGE = Path(eef.__file__).parent
 # entered where it stands in the way of the data.
 ORDER = (
     "errors", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
-    "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "explore", "tokens",
+    "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "budget", "explore",
+    "tokens",
     "interchange", "model", "train", "preference", "checkpoint", "policies", "student", "evaluate", "pipeline",
     "report", "seeds", "workers", "doctor", "cli", "__main__",
 )

@@ -176,7 +176,12 @@ class Eef(Configured[EefOptions]):
         """The grid along an expert trajectory from which `select` labels its actions in a round."""
         rounds = _rounds(self.options.grid, round)
         chosen = {t for each in rounds if each for t in self._states(trajectories, expert, each)}
-        return measure_grid(trajectories, expert, sorted(chosen), rounds=rounds, rule=self.options.ok_rule)
+        begun = {
+            item.start.t for item in trajectories.of_task(expert.task)
+            if item.start and item.start.trajectory == expert.id and item.round in rounds
+        }
+        # a budget may leave planned states out: segments then reach from one that was played on from to the next
+        return measure_grid(trajectories, expert, sorted(chosen & begun), rounds=rounds, rule=self.options.ok_rule)
 
     def _states(self, trajectories: TrajectorySet, origin: Trajectory, round: int) -> tuple[int, ...]:
         """The states of a trajectory that a round plays on from; earlier rounds alone decide."""
