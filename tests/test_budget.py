@@ -46,7 +46,7 @@ def test_every_task_gets_as_many_rollouts(plan, count):
 
 @given(plans)
 def test_a_plan_that_fits_is_played_once_through(plan):
-    wanted = Counter({item: 0 for item in ()})
+    wanted = Counter(dict.fromkeys((), 0))
     for item in plan:
         wanted[(item.task, item.state)] += item.count
     counts = Counter(item.task for item in plan for _ in range(item.count))

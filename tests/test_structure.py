@@ -20,7 +20,7 @@ ORDER = (
     "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "budget", "explore",
     "tokens",
     "interchange", "model", "train", "preference", "checkpoint", "policies", "student", "evaluate", "pipeline",
-    "report", "seeds", "workers", "doctor", "cli", "__main__",
+    "report", "seeds", "study", "workers", "doctor", "cli", "__main__",
 )
 TORCH = (
     "eef.model", "eef.train", "eef.preference", "eef.checkpoint", "eef.student", "eef.policies.local",

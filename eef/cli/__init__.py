@@ -21,7 +21,8 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
         "collect": runs.collect, "explore": runs.explore, "select": runs.select, "train": runs.train,
         "evaluate": runs.evaluate,
     },
-    "Look": {"show": views.show, "report": runs.report, "settings": tools.settings},
+    "Look": {"show": views.show, "report": runs.report, "results": seeds.results,
+        "settings": tools.settings},
     "Tools": {"check-env": tools.check_env, "make-base": tools.make_base, "doctor": tools.doctor},
 }
 

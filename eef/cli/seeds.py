@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from eef.cli.console import data, stoppable, tell
+from eef.cli.console import data, put, stoppable, tell
 from eef.cli.display import display_of
 from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, read_recipe, write_report
 from eef.config import Recipe, parse_settings
 from eef.errors import ConfigError
-from eef.jsonfile import write_json
+from eef.jsonfile import disk_errors, write_json
 from eef.pipeline import Run
 from eef.report.wording import display_name, percent, points, reward
 from eef.seeds import OverSeeds, gather_seeds
+from eef.study import gather_study, study_markdown, study_page, study_record
 from eef.workers import carry_out_all, process_settings, threads_of
 
 
@@ -69,6 +70,34 @@ def compare(
     write_json(directory / "seeds.json", together.to_record())
     for table in seeds_tables(together):
         data().print(table)
+
+
+def results(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR…", help="Directories of `eef compare`, one a budget.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where `docs/results.md`, `docs/results.html` and `results/study.json` go.")
+    ] = Path(),
+) -> None:
+    """Write the results of comparisons, finished or not: a document, a page and a summary.
+
+    Example: `eef results runs/study-rollouts runs/study-tokens`
+    """
+    study, fingerprint = gather_study(directories)
+    command = f"eef results {' '.join(map(str, directories))}"
+    write = {
+        "docs/results.md": study_markdown(study, fingerprint, command),
+        "docs/results.html": study_page(study, fingerprint, command),
+    }
+    for name, text in write.items():
+        with disk_errors(out / name):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(text, encoding="utf-8", errors="replace")
+    (out / "results").mkdir(parents=True, exist_ok=True)
+    write_json(out / "results" / "study.json", study_record(study, fingerprint))
+    for name in (*write, "results/study.json"):
+        put(str(out / name))
 
 
 def _carry_out_pieces(found: Run, methods: tuple[str, ...], jobs: int | None, *, quiet: bool) -> None:
