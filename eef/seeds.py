@@ -1,8 +1,8 @@
 """Seeds: several runs of one recipe that differ in their seed alone → numbers of each method and of each pair.
 
 One run says how a method did, not how far luck carried it. Behind `eef.pipeline`, beside `eef.report`, which speaks of
-one run; read by `eef compare` and `eef results`. A method is compared in the seeds where both of a pair are finished; what
-is missing is shown as missing (None).
+one run; read by `eef compare` and `eef results`. Two methods are compared in the seeds where both are finished; what is
+missing is shown as missing (None).
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class MethodOverSeeds:
 class PairOverSeeds:
     """Two methods on the same tasks in the `seeds` where both are finished; differences are first minus second.
 
-    `p_value`: exact sign-flip test over tasks, all seeds of a task together (with one seed McNemar's); `p_adjusted`: by
-    Holm's correction for all pairs. `difference`: of win rates, with a bootstrap interval over tasks; `both`: over tasks
+    `p_value`: exact sign-flip test over tasks, all seeds of a task together (with one seed McNemar's); `p_adjusted`:
+    by Holm's correction for all pairs. `difference`: of win rates, with a bootstrap interval over tasks; `both`: over tasks
     and seeds. `effects`: the seed as a random effect. `by_seed`: McNemar's test of each.
     """
 

@@ -22,7 +22,7 @@ from eef.report.wording import NONE, display_name, minutes, number, percent, poi
 from eef.seeds import MethodOverSeeds, OverSeeds, gather_seeds
 
 Study = Mapping[str, OverSeeds]
-Tables = Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, head, rows
 
 COSTS = ("rollouts", "env_steps", "replayed_steps", "prompt_tokens", "cached_tokens", "generated_tokens", "updates")
 
@@ -31,13 +31,15 @@ def open_runs(directory: Path) -> list[Run]:
     """The runs of a comparison, by seed. StoreError where a directory holds none."""
     runs = [Run.open(path.parent) for path in directory.glob("seed*/recipe.json")]
     if not runs:
-        raise StoreError(f"`{directory}` holds no comparison", hint="`eef compare` makes one: a directory with `seed0` …")
+        raise StoreError(f"`{directory}` holds no comparison", hint="`eef compare` makes one, with `seed0` … in it")
     return sorted(runs, key=lambda run: run.recipe.seed)
 
 
 def gather_study(directories: Sequence[Path]) -> tuple[dict[str, OverSeeds], dict[str, Any]]:
-    """(numbers over seeds by budget, fingerprint of the environment). StoreError: two comparisons of one kind of budget,
-    or of different environments."""
+    """(numbers over seeds by budget, fingerprint of the environment).
+
+    StoreError: two comparisons of one kind of budget, or of different environments.
+    """
     study: dict[str, OverSeeds] = {}
     fingerprint: dict[str, Any] = {}
     for directory in directories:
@@ -111,7 +113,7 @@ def draw_rounds(over: OverSeeds) -> Html:
     return line_chart(curves, levels, title="Win rate over rounds", x_title="round", whole_x=True)
 
 
-def tables_of(over: OverSeeds) -> Tables:
+def tables_of(over: OverSeeds) -> tuple[Table, ...]:
     """(title, head, rows) of every table: methods, pairs, difficulty, skills, costs."""
     return (_methods(over), _pairs(over), _difficulty(over), _skills(over), _costs(over))
 
@@ -120,8 +122,9 @@ def _title(kind: str) -> str:
     return {"rollouts": "At equal rollouts", "tokens": "At equal tokens", "none": "As planned"}[kind]
 
 
-def _methods(over: OverSeeds) -> tuple[str, Sequence[str], list[Sequence[str]]]:
-    head = ("method", "win rate %", "± sd", *(f"seed {seed}" for seed in over.seeds), "mean reward", "pass@k (training)")
+def _methods(over: OverSeeds) -> Table:
+    by_seed = [f"seed {seed}" for seed in over.seeds]
+    head = ("method", "win rate %", "± sd", *by_seed, "mean reward", "pass@k (training)")
     rows = [
         (display_name(item.name), percent(item.mean), percent(item.deviation), *map(percent, item.win_rates),
          reward(item.mean_reward), _pass(item))
@@ -134,7 +137,7 @@ def _pass(item: MethodOverSeeds) -> str:
     return f"{percent(item.pass_at_k[1])} (k = {item.pass_at_k[0]})" if item.pass_at_k else NONE
 
 
-def _pairs(over: OverSeeds) -> tuple[str, Sequence[str], list[Sequence[str]]]:
+def _pairs(over: OverSeeds) -> Table:
     head = ("pair", "difference, points [95 % over tasks]", "[over tasks and seeds]", "seeds", "p", "p (Holm)",
             "by seed: only first : only second")
     rows = []
@@ -150,7 +153,7 @@ def _pairs(over: OverSeeds) -> tuple[str, Sequence[str], list[Sequence[str]]]:
     return "Pairs on the same tasks, exact sign-flip test over tasks with all seeds of a task together", head, rows
 
 
-def _difficulty(over: OverSeeds) -> tuple[str, Sequence[str], list[Sequence[str]]]:
+def _difficulty(over: OverSeeds) -> Table:
     levels = [level for level in ("easy", "medium", "hard") if level in over.tasks]
     head = ("method", *(f"{level} ({over.tasks[level]})" for level in levels), "newly solved, by seed")
     rows: list[Sequence[str]] = [
@@ -159,10 +162,10 @@ def _difficulty(over: OverSeeds) -> tuple[str, Sequence[str], list[Sequence[str]
         for item in over.methods
     ]
     rows.append(("never solved by anyone", *(str(over.never_solved.get(level, 0)) for level in levels), ""))
-    return "Test tasks solved in any seed; hard: by neither expert nor behaviour cloning, easy: always by both", head, rows
+    return "Test tasks solved in any seed (hard: not by expert or behaviour cloning, easy: always by both)", head, rows
 
 
-def _skills(over: OverSeeds) -> tuple[str, Sequence[str], list[Sequence[str]]]:
+def _skills(over: OverSeeds) -> Table:
     rows = [
         (display_name(item.name), str(round), part, *(_mean_use(uses, part, name) for name in _skill_names(over)))
         for item in over.methods for round, uses in item.skills.items() if uses and uses[0] for part in ("won", "lost")
@@ -182,7 +185,7 @@ def _mean_use(uses: Sequence[Any], part: str, name: str) -> str:
     return f"{fmean(known):.2f}" if known else NONE
 
 
-def _costs(over: OverSeeds) -> tuple[str, Sequence[str], list[Sequence[str]]]:
+def _costs(over: OverSeeds) -> Table:
     head = ("method", *(f"{name.replace('_', ' ')}, exploring" for name in COSTS[:-1]), "updates", "minutes in all")
     rows = []
     for item in over.methods:

@@ -46,7 +46,7 @@ def test_every_task_gets_as_many_rollouts(plan, count):
 
 @given(plans)
 def test_a_plan_that_fits_is_played_once_through(plan):
-    wanted = Counter(dict.fromkeys((), 0))
+    wanted = Counter()
     for item in plan:
         wanted[(item.task, item.state)] += item.count
     counts = Counter(item.task for item in plan for _ in range(item.count))
@@ -97,10 +97,14 @@ def run_of(student, directory, budget, **changes):
     run = Run.create(directory, as_recipe(small_recipe(
         student, methods=methods, budget={"equal": "none", **budget}, train={"updates": 2}, **changes
     ) | {"options": options}))
+    carry_out(run, lambda progress: None)
+    return run
+
+
+def carry_out(run, listener):
     for stage in stages_of(run.recipe):
         if stage.kind != "evaluate":
-            run.carry_out(stage, lambda progress: None)
-    return run
+            run.carry_out(stage, listener)
 
 
 def explored(run, method):
@@ -130,9 +134,7 @@ def test_a_round_is_full_by_tokens_and_can_be_left(student, tmp_path):
     recipe = whole.recipe
     cut = Run.create(tmp_path / "cut", recipe)
     with pytest.raises(Left):
-        for stage in stages_of(recipe):
-            if stage.kind != "evaluate":
-                cut.carry_out(stage, leave)
+        carry_out(cut, leave)
     cut = Run.open(tmp_path / "cut")
     for stage in stages_of(recipe):
         if stage.method == "eef" and stage.kind == "explore":

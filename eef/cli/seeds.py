@@ -14,7 +14,7 @@ from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, read_recipe, write_
 from eef.config import Recipe, parse_settings
 from eef.errors import ConfigError
 from eef.jsonfile import disk_errors, write_json
-from eef.pipeline import Run
+from eef.pipeline import BC, Run
 from eef.report.wording import display_name, percent, points, reward
 from eef.seeds import OverSeeds, gather_seeds
 from eef.study import gather_study, study_markdown, study_page, study_record
@@ -74,10 +74,12 @@ def compare(
 
 def results(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIR…", help="Directories of `eef compare`, one a budget.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="DIR…", help="Directories of `eef compare`, one a budget.", show_default=False),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where `docs/results.md`, `docs/results.html` and `results/study.json` go.")
+        Path,
+        typer.Option(metavar="DIR", help="Where `docs/results.md` and `.html` and `results/study.json` go."),
     ] = Path(),
 ) -> None:
     """Write the results of comparisons, finished or not: a document, a page and a summary.
@@ -144,7 +146,8 @@ def with_seed(recipe: Recipe, seed: int, methods: tuple[str, ...]) -> Recipe:
     settings = recipe.model_dump()
     settings["train"]["seed"] += seed - settings["seed"]
     settings |= {"seed": seed, "methods": methods}
-    settings["options"] = {name: options for name, options in settings["options"].items() if name in methods}
+    kept = {*methods, BC}
+    settings["options"] = {name: options for name, options in settings["options"].items() if name in kept}
     return parse_settings(Recipe, settings, source=recipe.name)
 
 

@@ -62,7 +62,7 @@ def most_uncertain(length: int, count: int, measured: Measured) -> tuple[int, ..
     settle little); the end counts as lost.
 
     >>> most_uncertain(9, 2, {0: (3, 3), 4: (3, 3), 6: (0, 3)})
-    (4, 5)
+    (1, 5)
     """
     known = {t: (wins + 1) / (played + 2) for t, (wins, played) in measured.items() if played and t < length}
     if not known:
