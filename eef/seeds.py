@@ -78,8 +78,9 @@ class MethodOverSeeds:
 class PairOverSeeds:
     """Two methods on the same tasks in the `seeds` where both are finished; differences are first minus second.
 
-    `p_value`: exact sign-flip test over tasks, all seeds of a task together (with one seed McNemar's); `p_adjusted`:
-    by Holm's correction for all pairs. `difference`: of win rates, with a bootstrap interval over tasks; `both`: over tasks
+    `p_value`: exact sign-flip test over tasks, all seeds of a task together (with one seed McNemar's test).
+    `p_adjusted`: by Holm's correction for all pairs. `difference`: of win rates, bootstrap interval over tasks; `both`:
+    over tasks
     and seeds. `effects`: the seed as a random effect. `by_seed`: McNemar's test of each.
     """
 
