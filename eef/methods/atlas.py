@@ -23,6 +23,7 @@ from eef.methods.base import (
     expert_trajectories,
     make_selection,
     plan_states,
+    scaled,
 )
 from eef.selection import PlannedState, Selection, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
@@ -56,7 +57,8 @@ class Atlas(Configured[AtlasOptions]):
         for task in tasks:
             states = [
                 StateRef(win.id, t)
-                for win in self._wins(trajectories, task) for t in expert_states(win.length, self.options.M)
+                for win in self._wins(trajectories, task) if win.replayable
+                for t in expert_states(win.length, self.options.M)
             ]
             plan += plan_states(task, states, self.options.rollouts_per_state, wanted)
         return plan
@@ -75,10 +77,13 @@ class Atlas(Configured[AtlasOptions]):
         gains = step_gains(count_wins(trajectories, win, range(1, round + 1)), win.length)
         order = sorted((t for t in range(win.length) if gains[t] > 0), key=lambda t: (-gains[t], t))
         critical = set(order[: math.ceil(self.options.share * win.length)])
+        steps = [
+            scaled(1.0, "critical", step.weight) if t in critical else (0.0, "context")
+            for t, step in enumerate(win.steps)
+        ]
         return TrainingExample(
             id=f"{win.id}@0", task=win.task, trajectory=win.id, state=0,
-            weights=tuple(float(t in critical) for t in range(win.length)),
-            reasons=tuple("critical" if t in critical else "context" for t in range(win.length)),
+            weights=tuple(weight for weight, _ in steps), reasons=tuple(reason for _, reason in steps),
             evidence=(win.id,),
         )
 

@@ -164,26 +164,36 @@ def distinct(trajectories: TrajectorySet, wins: Iterable[Trajectory]) -> list[Tr
 
 
 def whole_path(item: Trajectory, told: str = "") -> TrainingExample:
-    """The example which trains every action of an episode that was played from the task's start."""
+    """The example which trains every action of an episode that was played from the task's start, but for those that the
+    data it was imported from masks."""
     return suffix(item, 0, told=told)
 
 
 def suffix(
     item: Trajectory, state: int, *, end: int | None = None, reason: str | None = None, told: str = ""
 ) -> TrainingExample:
-    """The example which shows a path up to `state`, weighs the steps from there (up to `end`) by 1, and no other.
+    """The example which shows a path up to `state`, trains the steps from there (up to `end`), and no other.
 
-    The reason is who made the path and how it ended (`student-win`, `expert-failure` …) unless one is given.
+    `state` lies in the trajectory's own steps. They weigh 1, or what the data they were imported from gives them. The
+    reason is who made the path and how it ended (`student-win`, `expert-failure` …) unless one is given.
     """
     who, how = "expert" if is_expert(item) else "student", "win" if item.success else "failure"
     end = item.length if end is None else end
-    inside = [state <= t < end for t in range(item.length)]
+    steps = [
+        scaled(1.0, reason or f"{who}-{how}", item.steps[t - item.first].weight)
+        if max(state, item.first) <= t < end else (0.0, "context")
+        for t in range(item.length)
+    ]
     return TrainingExample(
         id=f"{item.id}@{state}", task=item.task, trajectory=item.id, state=state, told=told,
-        weights=tuple(float(weighed) for weighed in inside),
-        reasons=tuple((reason or f"{who}-{how}") if weighed else "context" for weighed in inside),
+        weights=tuple(weight for weight, _ in steps), reasons=tuple(reason for _, reason in steps),
         evidence=(item.id,),
     )
+
+
+def scaled(weight: float, reason: str, given: float) -> tuple[float, str]:
+    """(weight, reason) of a step, scaled by the weight it was imported with."""
+    return weight * given, reason if given else "masked"
 
 
 def make_pair(chosen: TrainingExample, rejected: TrainingExample) -> PreferencePair:

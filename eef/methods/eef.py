@@ -19,6 +19,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from eef.errors import MethodError
 from eef.labels import OkGrid, OkRule, count_wins, is_expert, measure_grid
 from eef.methods.base import (
     Configured,
@@ -31,6 +32,7 @@ from eef.methods.base import (
     from_the_start,
     make_selection,
     plan_states,
+    scaled,
     whole_wins,
     winning,
 )
@@ -140,6 +142,8 @@ class Eef(Configured[EefOptions]):
     Options: ClassVar[type[MethodOptions]] = EefOptions
 
     def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+        if self.options.launch == "expert":
+            _refuse_text_alone(trajectories, self.options.experts)
         plan = []
         wanted = self._wanted(trajectories, tasks)
         for task in tasks:
@@ -196,14 +200,15 @@ class Eef(Configured[EefOptions]):
         if self.options.launch == "student":
             return self.options.M
         known = (len(expert_trajectories(trajectories, task, self.options.experts)) for task in tasks)
-        return self.options.M * max(1, *known)
+        return self.options.M * max((1, *known))
 
     def _explored(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
         if self.options.launch == "student":
             own = from_the_start(trajectories, task, range(1, round))
             failed = sorted((item for item in own if not item.success), key=lambda item: (-item.round, item.id))
             return failed[:1]
-        experts = expert_trajectories(trajectories, task, self.options.experts)
+        known = expert_trajectories(trajectories, task, self.options.experts)
+        experts = [item for item in known if item.replayable]
         return [item for item in experts if self.options.expert_states == "all" or not item.success]
 
     def _evidence(self, trajectories: TrajectorySet, task: str, round: int) -> _Evidence:
@@ -233,7 +238,11 @@ class Eef(Configured[EefOptions]):
     def _example(self, evidence: _Evidence, win: Trajectory, state: int, share: float) -> TrainingExample:
         """A win's path with weight 0 before `state`; `share` scales the weights behind it."""
         grid = evidence.grids.get(_origin(win))
-        steps = [self._weigh(grid, win, t) if t >= state else (0.0, "context") for t in range(win.length)]
+        given = [item.step.weight for item in evidence.trajectories.path(win.id)]
+        steps = [
+            (0.0, "context") if t < state else scaled(*self._weigh(grid, win, t), weight)
+            for t, weight in enumerate(given)
+        ]
         scale = share * self._reward_weight(win)
         proof = grid.rollouts_between(state, expert_part(win)) if grid else ()
         return TrainingExample(
@@ -273,6 +282,19 @@ _COUNTS = (
 
 def _rounds(which: Literal["all", "round"], round: int) -> range:
     return range(round if which == "round" else 0, round + 1)
+
+
+def _refuse_text_alone(trajectories: TrajectorySet, experts: Sequence[str] | None) -> None:
+    """MethodError where there are failures of these experts and none of them can be played on from."""
+    episodes = (item for task in trajectories.tasks() for item in expert_trajectories(trajectories, task, experts))
+    failures = [item for item in episodes if not item.success]
+    text = [item for item in failures if not item.replayable]
+    if text and len(text) == len(failures):
+        raise MethodError(
+            f"`eef` plays on from the experts' failures, and all {len(text)} of them are text only: imported, and not "
+            "what this environment shows when they are replayed",
+            hint='train on them with `methods = ["bc", "rft6"]`, or bring the environment they were recorded in',
+        )
 
 
 def _origin(win: Trajectory) -> str:

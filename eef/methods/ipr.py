@@ -53,7 +53,7 @@ class Ipr(Configured[IprOptions]):
             plan.append(PlannedState(task, None, self.options.samples))
             plan += [
                 PlannedState(task, StateRef(win.id, t), self.options.samples)
-                for win in self._wins(trajectories, task) for t in range(1, win.length)
+                for win in self._wins(trajectories, task) if win.replayable for t in range(1, win.length)
             ]
         return plan
 
