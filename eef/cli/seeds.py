@@ -49,7 +49,7 @@ def compare(
     A piece is one method with one seed; `--piece eef@3` carries out that one (and, once a seed, the experts and
     behaviour cloning). What is done is picked up and never done again; tables show what there is.
 
-    Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --budget rollouts=1440 --out runs/demo-seeds`
+    Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --budget rollouts=960 --out runs/demo-seeds`
     """
     settings = with_budget(read_recipe(recipe, overrides), budget)
     names = tuple(name.strip() for name in methods.split(",")) if methods else settings.methods
