@@ -215,7 +215,7 @@ def make_selection(
     """
     if not examples and not pairs:
         raise MethodError(
-            f"method `{method}` has nothing to train on in {len(tasks)} tasks: no win, or none that fits its options",
+            f"method `{method}` has nothing to train on: no win in {len(tasks)} tasks, or none that fits its options",
             hint="check the expert's trajectories, the method's options and the environment's success threshold",
         )
     total = Counter(counts or {})
