@@ -200,3 +200,43 @@ def test_a_pair_of_two_tasks_is_refused():
     examples = named(select("sft_all", [FAILED, WON]))
     with pytest.raises(StoreError, match="other tasks"):
         PreferencePair(id="p", task=TASK, chosen=examples["w@0"], rejected=examples["f@0"])
+
+
+# what was imported
+
+
+def masked(item, *where):
+    steps = tuple(replace(step, weight=float(t not in where)) for t, step in enumerate(item.steps))
+    return replace(item, steps=steps)
+
+
+@pytest.mark.parametrize("method", ["sft_all", "nat", "rft", "eef", "ipr"])
+def test_steps_that_imported_data_masks_are_never_trained(method):
+    example = named(select(method, [FAILED, masked(WON, 1)]))["w@0"]
+    assert (example.weights, example.reasons[1]) == ((1.0, 0.0, 1.0), "masked")
+
+
+def test_masked_steps_are_neither_critical_nor_compared():
+    won, lost = masked(WON, 1), masked(FAILED, 0)
+    played = [rollout("s", None, "lose", task="toy/2"), rollout("v", None, "win", actions="q")]
+    assert named(select("atlas", [won, *played], share=1))["w@0"].weights == (1.0, 0.0, 1.0)
+    ways = {way.trajectory: way.weights for pair in select("eto", [lost, won, *played]).pairs
+            for way in (pair.chosen, pair.rejected)}
+    assert (ways["w"], ways["f"]) == ((1.0, 0.0, 1.0), (0.0, 1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("method", ["atlas", "ipr"])
+def test_wins_that_are_text_only_are_not_played_on_from(method):
+    states = [item.state for item in plan(method, [replace(WON, replayable=False)])]
+    assert set(states) == {None}
+    assert any(plan(method, [WON])[number].state for number in range(2, 4))
+
+
+def test_failures_that_are_text_only_leave_eef_nothing_to_play_on_from():
+    text, other = replace(FAILED, replayable=False), expert("g", actions="abcd", by="weak")
+    with pytest.raises(MethodError, match="all 1 of them are text only"):
+        plan("eef", [text])
+    assert {item.state.trajectory for item in plan("eef", [text, other]) if item.state} == {"g"}
+    with pytest.raises(MethodError, match="text only"):
+        plan("eef", [text, other], experts=["strong"])
+    assert plan("eef", [text], launch="student")
