@@ -1,7 +1,8 @@
 """Steps → messages: the one conversation builder, for acting and for training; and the ReAct format.
 
 A conversation is `[system?] user assistant user assistant …`: each user message is an observation, each assistant
-message a completion (`Thought: …\\nAction: …`).
+message a completion (`Thought: …\\nAction: …`). What a method tells the policy beside the environment's prompt (how
+the episode is to end) stands behind that prompt, here and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ _REACT = re.compile(r"^\s*(?:thought:\s*(?P<thought>.*?))?\s*\baction:\s*(?P<act
 _ACTION_LINE = re.compile(r"\baction:\s*[^\n]+", re.I)
 
 
-def build_conversation(prompt: str, steps: Sequence[Step], observation: str | None = None) -> Conversation:
-    """The messages of `steps`; with `observation` (what the agent sees now) it is the prompt for the next turn."""
-    messages: Conversation = [{"role": "system", "content": prompt}] if prompt else []
+def build_conversation(
+    prompt: str, steps: Sequence[Step], observation: str | None = None, *, told: str = ""
+) -> Conversation:
+    """The messages of `steps`; with `observation` (what the agent sees now) it is the prompt for the next turn.
+
+    >>> build_conversation("You shop.", [], "Page 1", told="Succeed.")[0]
+    {'role': 'system', 'content': 'You shop.\\n\\nSucceed.'}
+    """
+    system = "\n\n".join(part for part in (prompt, told) if part)
+    messages: Conversation = [{"role": "system", "content": system}] if system else []
     for step in steps:
         messages.append({"role": "user", "content": step.observation})
         messages.append({"role": "assistant", "content": step.completion})

@@ -275,6 +275,19 @@ class TrainSettings(Settings):
         return {**data, "epochs": 3.0} if updates is None and epochs is None else data
 
 
+class DpoSettings(Settings):
+    """Training on preference pairs (DPO), for methods that have such; `train` says the rest."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """How closely the student is held to the frozen reference, itself as it was before the first pair."""
+
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Highest learning rate; pairs take a much lower one than examples."""
+
+    share: float = Field(default=0.5, gt=0, lt=1)
+    """Part of a round's `train.updates` that goes to pairs where a method has examples too (they come first)."""
+
+
 class EvaluateSettings(Settings):
     """How tasks are played after each round; `sampling` gives the rest (`max_tokens`, `top_p`)."""
 
@@ -286,11 +299,31 @@ class EvaluateSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """What the methods of a run have in common."""
+    """What the methods of a run have in common. Methods that explore nothing (`bc`, `sft_all`, `nat`) have none."""
 
     equal: Literal["none", "rollouts"] = "none"
-    """`rollouts`: refuse a run whose methods plan different numbers of rollouts a round (`bc` plans none);
+    """`rollouts`: refuse a run whose methods plan different numbers of rollouts a round;
     `none`: allow it, the report shows what each took."""
+
+    rollouts: int | None = Field(default=None, ge=1)
+    """Rollouts of a round, of each method that explores: what it plans is played in turns of one rollout a task,
+    begun anew when it is through, until the round is full."""
+
+    tokens: int | None = Field(default=None, ge=1)
+    """The same by tokens that the student generates: the round is full with the rollout that reaches it."""
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> BudgetSettings:
+        if self.rollouts is not None and self.tokens is not None:
+            raise ValueError("`rollouts` and `tokens` both say when a round is full; leave one out")
+        if self.equal == "rollouts" and (self.rollouts is not None or self.tokens is not None):
+            raise ValueError('`equal = "rollouts"` has no effect: `rollouts` or `tokens` says when a round is full')
+        return self
+
+    @property
+    def kind(self) -> Literal["rollouts", "tokens", "none"]:
+        """What all methods have as much of: rollouts, tokens, or nothing that is known before."""
+        return "tokens" if self.tokens else "rollouts" if self.rollouts or self.equal == "rollouts" else "none"
 
 
 class Recipe(Settings):
@@ -309,7 +342,8 @@ class Recipe(Settings):
     """Methods that are compared; `rft6` is `rft` with k = 6."""
 
     options: dict[str, dict[str, Any]] = {}
-    """A table of options for each method that needs one: `[options.eef]`."""
+    """A table of options for each method that needs one: `[options.eef]`. With `method = "eef"` in it the table makes
+    an arm: the method with other options under a name of your own, which `methods` lists."""
 
     jobs: int = Field(default=1, ge=1)
     """Methods worked on side by side, each in a process of its own."""
@@ -322,6 +356,7 @@ class Recipe(Settings):
     rollouts: RolloutSettings = RolloutSettings()
     tasks: TaskSettings = TaskSettings()
     train: TrainSettings = TrainSettings()
+    dpo: DpoSettings = DpoSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     budget: BudgetSettings = BudgetSettings()
 
@@ -338,7 +373,7 @@ class Recipe(Settings):
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("`methods` names a method twice")
         for name in self.options:
-            if name not in self.methods:
+            if name not in (*self.methods, "bc"):  # every run begins with behaviour cloning
                 raise ValueError(f"`options.{name}` has no effect: `methods` does not name {name!r}")
         return self
 
@@ -482,7 +517,7 @@ def _hint_for_unknown(kind: type[Settings], key: str) -> str:
     table, _, word = key.rpartition(".")
     keys = _known_keys(kind)
     siblings = {last: known for known, last in keys if known == (f"{table}.{last}" if table else last)}
-    anywhere = {last: known for known, last in keys}
+    anywhere = {last: known for known, last in reversed(keys)}  # the first group that has the word
     for choices in (siblings, anywhere):
         found = nearest(word, list(choices))
         if found is not None:

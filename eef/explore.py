@@ -68,6 +68,7 @@ def explore(
     step_limit: int,
     batch_size: int,
     fresh_limit: bool = False,
+    told: str = "",
     progress: Callable[[Trajectory], None] | None = None,
 ) -> Exploration:
     """Play every launch which the store does not hold yet; broken rollouts get a second try (id suffix `~1`).
@@ -82,7 +83,7 @@ def explore(
     _refuse_text_only(launches, store.trajectories)
     skipped = sum(launch.id in store.trajectories for launch in launches)
     player = Player(
-        env, policy, store.trajectories, sampling=sampling, step_limit=step_limit, fresh_limit=fresh_limit
+        env, policy, store.trajectories, sampling=sampling, step_limit=step_limit, fresh_limit=fresh_limit, told=told
     )
     with player:
         played = _complete(launches, store, player, policy.batch_invariant, batch_size, progress)

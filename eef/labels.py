@@ -72,7 +72,7 @@ class OkGrid:
 
     def segments(self) -> tuple[Segment, ...]:
         """The segments between neighbouring states; the steps behind the last state belong to none."""
-        measured = list(zip(self.states, self.ok, self._win_rates(), strict=True))
+        measured = list(zip(self.states, self.ok, self.win_rates(), strict=True))
         return tuple(
             Segment(start, end, _label(before, after), rate_after - rate_before)
             for (start, before, rate_before), (end, after, rate_after) in pairwise(measured)
@@ -95,7 +95,7 @@ class OkGrid:
         between = zip(self.states, self.rollouts, strict=True)
         return tuple(name for state, names in between if before <= state <= last for name in names)
 
-    def _win_rates(self) -> list[float]:
+    def win_rates(self) -> list[float]:
         """Win rate of each state; 0 where nothing was measured (its segments are unknown)."""
         return [won / max(1, len(names)) for won, names in zip(self.wins, self.rollouts, strict=True)]
 
@@ -114,19 +114,37 @@ def measure_grid(
     trajectories; rollouts with status "error" say nothing and are left out.
     """
     grid = (0, *states)
-    played = [
-        rollout for rollout in trajectories.of_task(expert.task)
-        if is_student(rollout) and rollout.status != "error" and rollout.round in rounds
-    ]
-    per_state = [[rollout for rollout in played if _state_in(rollout, expert) == state] for state in grid]
+    played = rollouts_from(trajectories, expert, rounds)
+    per_state = [played.get(state, []) for state in grid]
     wins = tuple(sum(rollout.success for rollout in rollouts) for rollouts in per_state)
     return OkGrid(
         trajectory=expert.id,
         states=grid,
-        rollouts=tuple(tuple(sorted(rollout.id for rollout in rollouts)) for rollouts in per_state),
+        rollouts=tuple(tuple(rollout.id for rollout in rollouts) for rollouts in per_state),
         wins=wins,
         ok=tuple(_is_ok(won, len(rollouts), rule) for won, rollouts in zip(wins, per_state, strict=True)),
     )
+
+
+def rollouts_from(
+    trajectories: TrajectorySet, expert: Trajectory, rounds: Collection[int]
+) -> dict[int, list[Trajectory]]:
+    """The student's rollouts of some rounds by the state along a trajectory from which they were played.
+
+    The task's start (0) is always among the states; broken rollouts say nothing and are left out.
+    """
+    played: dict[int, list[Trajectory]] = {0: []}
+    for rollout in sorted(trajectories.of_task(expert.task), key=lambda item: item.id):
+        state = _state_in(rollout, expert)
+        if state is not None and is_student(rollout) and rollout.status != "error" and rollout.round in rounds:
+            played.setdefault(state, []).append(rollout)
+    return played
+
+
+def count_wins(trajectories: TrajectorySet, expert: Trajectory, rounds: Collection[int]) -> dict[int, tuple[int, int]]:
+    """(wins, rollouts) of the student from every state along a trajectory that it played on from in some rounds."""
+    played = rollouts_from(trajectories, expert, rounds)
+    return {state: (sum(item.success for item in played[state]), len(played[state])) for state in sorted(played)}
 
 
 def _state_in(rollout: Trajectory, expert: Trajectory) -> int | None:

@@ -10,7 +10,8 @@ stage reads lies in the directory as well, so a run that was interrupted goes on
     DIR/recipe.json, fingerprint.json      what is run, and where
     DIR/<method>/trajectories.jsonl        the rollouts of all rounds (`expert`: the expert data)
     DIR/<method>/ledger.jsonl              what each stage cost
-    DIR/<method>/round<r>/                 explored.json, examples.jsonl, selection.json, checkpoint/, evaluation.json
+    DIR/<method>/round<r>/                 explored.json, examples.jsonl (pairs.jsonl), selection.json, checkpoint/,
+                                           evaluation.json
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from eef import __version__
+from eef.budget import waves
 from eef.card import model_card
 from eef.config import ApiSettings, Recipe, SamplingSettings, parse_settings
 from eef.env import Env
@@ -36,6 +38,7 @@ from eef.interchange.lessons import Lesson, make_lessons
 from eef.interchange.reading import Reading
 from eef.interchange.verify import TEXT, KnownTasks
 from eef.jsonfile import disk_errors, read_json, read_jsonl, write_json, write_jsonl, write_text
+from eef.labels import is_student
 from eef.ledger import Cost, Ledger, usage_of
 from eef.methods import make_method
 from eef.methods.base import Method
@@ -43,10 +46,10 @@ from eef.policies.estimate import Estimate, estimate
 from eef.policies.journal import JOURNAL_FILE, Journal
 from eef.policy import Policy, Sampling
 from eef.rollouts import Launch, derive_seed
-from eef.selection import PlannedState, Selection, TrainingExample
+from eef.selection import PlannedState, PreferencePair, Selection, TrainingExample
 from eef.store import Store, read_trajectories, take_lock
 from eef.task import TaskSet
-from eef.tokens import Renderer, render_all
+from eef.tokens import Renderer, render_all, render_pairs
 from eef.trajectory import Trajectory, TrajectorySet
 
 Kind = Literal["collect", "explore", "select", "train", "evaluate"]
@@ -115,12 +118,15 @@ class Run:
     def create(cls, directory: Path, recipe: Recipe) -> Run:
         """Begin a run, or enter one that was begun with an equal recipe (StoreError for another).
 
-        Where nothing has been played yet, the recipe may still change."""
+        Methods may be added to a run, since each goes its own way; those it was begun with stay. Where nothing has been
+        played yet, the recipe may still change."""
         run = cls(directory, recipe)
         path = directory / "recipe.json"
         if path.exists() and (directory / EXPERT).exists():
-            _refuse_other(path, recipe)
-            return run
+            together = _joined(path, recipe)
+            if together.methods != recipe.methods:
+                write_json(path, json.loads(together.to_json()))
+            return cls(directory, together)
         fingerprint = run.fingerprint()
         with disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -213,9 +219,11 @@ class Run:
         stage = StageId(method, round, "select")
         if not self.is_done(stage):
             return None
-        examples = read_jsonl(self.folder(stage) / "examples.jsonl")
+        examples, pairs = self.folder(stage) / "examples.jsonl", self.folder(stage) / "pairs.jsonl"
         return Selection(
-            tuple(TrainingExample.from_record(record) for record in examples), read_json(self._outcome(stage))
+            tuple(TrainingExample.from_record(record) for record in read_jsonl(examples)),
+            read_json(self._outcome(stage)),
+            tuple(PreferencePair.from_record(record) for record in read_jsonl(pairs)) if pairs.is_file() else (),
         )
 
     def outcome(self, stage: StageId) -> dict[str, Any] | None:
@@ -318,11 +326,24 @@ class Run:
         tasks = {task.id: task for task in self.train_tasks}
         with Store.open(self.directory / stage.method, base=read_trajectories(self.directory / EXPERT)) as store:
             plan = self.plan(stage, store.trajectories)
-            planned = launches(plan, tasks, round=stage.round, seed=self.recipe.seed)
-            student = self._student(self._trained_before(stage))
-            self._play(stage, planned, store, student, _sampling(self.recipe.sampling), listener)
-            played = [each for each in store.trajectories if each.round == stage.round and each.author == student.name]
-            self._finish_rollouts(stage, played)
+            planned: list[Launch] = []
+
+            def tokens_of(count: int) -> int:
+                ended = (_last_try(store.trajectories, launch.id) for launch in planned[:count])
+                return sum(item.usage.generated_tokens for item in ended)
+
+            states: list[PlannedState] = []
+            student = self._student(self._trained_before(stage)) if plan else None
+            for wave in waves(plan, self.recipe.budget, self.recipe.rollouts.batch_size, tokens_of):
+                assert student is not None, "what is not planned is not played"
+                states += wave
+                fresh = launches(states, tasks, round=stage.round, seed=self.recipe.seed)[len(planned):]
+                self._play(
+                    stage, fresh, store, student, _sampling(self.recipe.sampling), listener, before=planned,
+                    told=self.methods[stage.method].told,
+                )
+                planned += fresh
+            self._finish_rollouts(stage, [item for item in store.trajectories if _is_of(item, stage)])
 
     def plan(self, stage: StageId, trajectories: TrajectorySet) -> list[PlannedState]:
         """What a method plays in a round. ConfigError where budgets are to be equal and it plans another number."""
@@ -337,10 +358,11 @@ class Run:
         planned = sum(item.count for item in plan)
         for name in explorers(self.recipe):
             other = sum(item.count for item in self.methods[name].plan(trajectories, tasks, stage.round))
-            if other != planned:
+            if planned and other and other != planned:
                 raise ConfigError(
                     f"budgets are not equal: `{stage.method}` plans {planned} rollouts a round, `{name}` {other}",
-                    hint='set `options.eef.fill = "start"` and compare with `rft6`, or `budget.equal = "none"`',
+                    hint='set `options.eef.fill = "start"` and compare with `rft6`, or `budget.rollouts` (all get as '
+                    'many), or `budget.equal = "none"`',
                 )
 
     def _select(self, stage: StageId, listener: Listener) -> None:
@@ -349,26 +371,31 @@ class Run:
         tasks = [*(task.id for task in self.train_tasks), *text_tasks(trajectories)]
         selection = method.select(trajectories, tasks, stage.round)
         write_jsonl(self.folder(stage) / "examples.jsonl", (each.to_record() for each in selection.examples))
+        if selection.pairs:
+            write_jsonl(self.folder(stage) / "pairs.jsonl", (each.to_record() for each in selection.pairs))
         write_json(self._outcome(stage), selection.counts)
 
     def _train(self, stage: StageId, listener: Listener) -> None:
         from eef.checkpoint import save_checkpoint
         from eef.model import load_model
-        from eef.train import TrainProgress, train
+        from eef.preference import tune
+        from eef.train import TrainProgress
 
         selection = self.selection(stage.method, stage.round)
         assert selection is not None, "selected before it is trained on"
         settings = self.recipe.train
         start = self.recipe.model.name
-        if settings.start == "last" and stage.method != BC:
+        # pairs alone would not teach a base model to act: they refine what the round before has made of it
+        if stage.method != BC and (settings.start == "last" or not selection.examples):
             start = str(self._checkpoint(self._trained_before(stage)))
         model, tokenizer = load_model(
             start, dtype=self.recipe.model.dtype, device=self.recipe.model.device, lora=self.recipe.model.lora
         )
-        rendered, overflows = render_all(
-            selection.examples, self.trajectories(stage.method), self.env.prompt, self._renderer(model, tokenizer)
-        )
-        if not rendered:
+        place = self.trajectories(stage.method), self.env.prompt, self._renderer(model, tokenizer)
+        rendered, overflows = render_all(selection.examples, *place)
+        pairs, too_long = render_pairs(selection.pairs, *place)
+        overflows += too_long
+        if not rendered and not pairs:
             raise MethodError(
                 f"`{stage}`: all {len(overflows)} examples are longer than the model's context",
                 hint="raise `chat.max_length`, or take a model with a longer context",
@@ -378,9 +405,10 @@ class Run:
             listener(Progress(stage, update.update, update.updates, f"loss {update.loss:.3f}"))
 
         points = self.folder(stage) / "training"
-        result = train(model, rendered, settings, directory=points, progress=heard)
+        result = tune(model, rendered, pairs, settings, self.recipe.dpo, directory=points, progress=heard)
         write_json(self.folder(stage) / "training.json", {
-            "updates": result.updates, "examples": len(rendered), "too_long": overflows, "losses": result.losses,
+            "updates": result.updates, "examples": len(rendered), "pairs": len(pairs), "too_long": overflows,
+            "losses": result.losses,
         })
         cost = Cost(updates=result.updates, trained_tokens=result.trained_tokens,
                     processed_tokens=result.processed_tokens, seconds=result.seconds)
@@ -405,7 +433,8 @@ class Run:
             for task in self.test_tasks
         ]
         with Store.open(self.folder(stage) / "evaluation") as store:
-            self._play(stage, planned, store, policy, _sampling(self.recipe.evaluation_sampling), listener)
+            told = "" if stage.method == EXPERT else self.methods[stage.method].told
+            self._play(stage, planned, store, policy, _sampling(self.recipe.evaluation_sampling), listener, told=told)
             ends = [_last_try(store.trajectories, launch.id) for launch in planned]
         result = summarise(ends, policy=policy.name, method=stage.method, round=stage.round, split=split)
         self.ledger(stage.method).record(stage.method, stage.round, "evaluate", result.cost)
@@ -415,20 +444,23 @@ class Run:
 
     def _play(
         self, stage: StageId, planned: list[Launch], store: Store, policy: Policy, sampling: Sampling,
-        listener: Listener,
+        listener: Listener, *, before: Sequence[Launch] = (), told: str = "",
     ) -> None:
-        stored = [store.trajectories[launch.id] for launch in planned if launch.id in store.trajectories]
+        """Play launches into the store; `before` are those of the same stage that were played already."""
+        known = [*before, *planned]
+        stored = [store.trajectories[launch.id] for launch in known if launch.id in store.trajectories]
         done, wins = len(stored), sum(trajectory.success for trajectory in stored)
 
         def heard(trajectory: Trajectory) -> None:
             nonlocal done, wins
             done, wins = done + 1, wins + trajectory.success
-            listener(Progress(stage, done, max(done, len(planned)), f"{wins} won"))
+            listener(Progress(stage, done, max(done, len(known)), f"{wins} won"))
 
-        listener(Progress(stage, done, len(planned)))
+        listener(Progress(stage, done, len(known)))
         outcome = explore(
             planned, store, self.env, policy, sampling=sampling, step_limit=self.step_limit,
-            batch_size=self.recipe.rollouts.batch_size, fresh_limit=self.recipe.rollouts.fresh_limit, progress=heard,
+            batch_size=self.recipe.rollouts.batch_size, fresh_limit=self.recipe.rollouts.fresh_limit, told=told,
+            progress=heard,
         )
         if planned and outcome.errors == len(planned):
             first = _last_try(store.trajectories, planned[0].id)
@@ -559,17 +591,27 @@ def _sampling(settings: SamplingSettings) -> Sampling:
     return Sampling(**settings.model_dump())
 
 
-def _refuse_other(path: Path, recipe: Recipe) -> None:
-    """A run is carried out with the recipe it was begun with; `jobs` alone may change, it decides nothing."""
-    same = {"jobs"}
-    old = parse_settings(Recipe, read_json(path), source=str(path)).model_dump(exclude=same)
-    new = recipe.model_dump(exclude=same)
+def _joined(path: Path, recipe: Recipe) -> Recipe:
+    """The recipe of a run with the methods of another, which must be equal in all else; `jobs` decides nothing."""
+    begun = parse_settings(Recipe, read_json(path), source=str(path))
+    shared = {*begun.methods, BC}  # behaviour cloning is in every run, named or not
+    old, new = (
+        {**each.model_dump(exclude={"jobs", "methods"}), "options": {
+            name: options for name, options in each.options.items() if name in shared
+        }}
+        for each in (begun, recipe)
+    )
+    old["options"] = {name: options for name, options in old["options"].items() if name in {*recipe.methods, BC}}
     if old != new:
         keys = sorted(key for key in new if new[key] != old[key])
         raise StoreError(
             f"`{path.parent}` was begun with another recipe (it differs in: {', '.join(keys)})",
             hint="take another directory with `--out`, or remove this one",
         )
+    settings = recipe.model_dump()
+    settings["methods"] = tuple(dict.fromkeys((*begun.methods, *recipe.methods)))
+    settings["options"] = {**begun.options, **recipe.options}
+    return parse_settings(Recipe, settings, source=str(path))
 
 
 def _refuse_other_place(path: Path, now: dict[str, Any]) -> None:
@@ -582,6 +624,11 @@ def _refuse_other_place(path: Path, now: dict[str, Any]) -> None:
             f"`{path.parent}` was begun in another environment (it differs in: {', '.join(differing)})",
             hint="bring back its data, or begin a run in another directory",
         )
+
+
+def _is_of(item: Trajectory, stage: StageId) -> bool:
+    """Whether a trajectory is a rollout which a method's student played in a round."""
+    return is_student(item) and item.round == stage.round
 
 
 def _last_try(trajectories: TrajectorySet, launch: str) -> Trajectory:

@@ -82,7 +82,8 @@ def play(
 class Player:
     """Plays batches of launches with one policy, on clones of `env` which it keeps from batch to batch.
 
-    `step_limit` bounds the whole path, prefix included; with `fresh_limit` the rollout's own steps alone.
+    `step_limit` bounds the whole path, prefix included; with `fresh_limit` the rollout's own steps alone. `told` is
+    what the policy is told beside the environment's prompt.
 
     An exception of the environment or the policy ends the episode it came from as an error. Only an EefError
     of the policy (it cannot be used as asked) goes through to the caller, and so does KeyboardInterrupt.
@@ -97,6 +98,7 @@ class Player:
         sampling: Sampling,
         step_limit: int,
         fresh_limit: bool = False,
+        told: str = "",
     ) -> None:
         self._env = env
         self._policy = policy
@@ -104,6 +106,7 @@ class Player:
         self._sampling = sampling
         self._step_limit = step_limit
         self._fresh_limit = fresh_limit
+        self._told = told
         self._clones: dict[int, Env] = {}
 
     def play(self, batch: Sequence[Launch]) -> Iterator[Trajectory]:
@@ -171,7 +174,7 @@ class Player:
     def _act(self, alive: Sequence[tuple[Launch, Episode]]) -> list[Completion]:
         if not alive:
             return []
-        conversations = [episode.conversation(self._env.prompt) for _, episode in alive]
+        conversations = [episode.conversation(self._env.prompt, self._told) for _, episode in alive]
         seeds = [derive_seed(launch.seed, episode.turn) for launch, episode in alive]
         try:
             return self._policy.act(conversations, seeds, self._sampling)

@@ -23,7 +23,7 @@ from eef.policy import Completion
 from eef.report.results import RECORD_VERSION as RESULTS_VERSION
 from eef.report.results import RoundResult, Score
 from eef.selection import RECORD_VERSION as EXAMPLE_VERSION
-from eef.selection import TrainingExample
+from eef.selection import PreferencePair, TrainingExample
 from eef.store import MIGRATIONS
 from eef.trajectory import RECORD_VERSION, StateRef, Step, Trajectory, Usage
 
@@ -74,10 +74,13 @@ FILES = (
            "sources": "expert → ImportReport; `api` → Spent"}, ImportReport, Spent, optional=("text_only", "sources")),
     _file("*/round*/examples.jsonl", "What a round trains on. A line is an example.",
           _of(TrainingExample, version=_VERSION), TrainingExample, version=EXAMPLE_VERSION),
+    _file("*/round*/pairs.jsonl", "What a round trains on by preference; a line is a pair. Only where there are such.",
+          _of(PreferencePair, version=_VERSION), PreferencePair, version=EXAMPLE_VERSION),
     _file("*/round*/selection.json",
           "Counts of the selection, by name (`examples`, `steps.<reason>`, `segments.<label>` …)."),
     _file("*/round*/training.json", "How a training went.",
-          {"updates": "int", "examples": "int", "too_long": "ids of examples left out", "losses": "loss by update"}),
+          {"updates": "int", "examples": "int", "pairs": "int", "too_long": "ids of examples and pairs left out",
+           "losses": "loss by update"}),
     _file("*/round*/checkpoint/manifest.json", "What a checkpoint is; written last.",
           {"recipe": "str", "method": "str", "round": "int", "base": "model it was trained from",
            "sha256": "weights file → checksum"}),

@@ -1,7 +1,8 @@
-"""Numbers for reports: success rate, intervals, paired tests over the same tasks. Pure.
+"""Numbers for reports: success rate, intervals, paired tests over the same tasks, effects over seeds. Pure.
 
-All samples are one value a task; paired samples hold the same tasks in the same order. Empty samples and
-pairs of unequal length raise ValueError.
+All samples are one value a task; paired samples hold the same tasks in the same order. A *table* of a method has a
+row a seed and a column a task, the same tasks in the same order in every row. Empty samples and pairs of unequal
+shape raise ValueError.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+Table = Sequence[Sequence[float]]
+
+_LEAST_VARIANCE = 1e-12  # of a mean: a seed whose tasks all differ alike would else weigh infinitely much
 
 
 class Interval(NamedTuple):
@@ -33,6 +38,19 @@ class Difference(NamedTuple):
 
     mean: float
     interval: Interval
+
+
+class SeedEffects(NamedTuple):
+    """A difference over seeds, of which each has one of its own.
+
+    `deviation` is the standard deviation between seeds beyond what the tasks of one seed explain (the random effect),
+    `interval` and `p_value` (two-sided) those of the mean over all seeds one might have drawn.
+    """
+
+    mean: float
+    deviation: float
+    interval: Interval
+    p_value: float
 
 
 def success_rate(wins: Sequence[bool]) -> float:
@@ -112,6 +130,119 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def sign_flip_test(first: Table, second: Table) -> float:
+    """Two-sided p value: are two methods equally good on these tasks? Exact, over all seeds together.
+
+    A task's gap is the number of seeds in which the first won it, less that of the second. If neither is better, each
+    gap may as well have the other sign; the p value is the part of all 2^n sign patterns whose sum lies as far from 0
+    as the one seen. Seeds of one task count as one observation, not as many. With one seed this is `mcnemar`.
+
+    Source: Fisher's randomisation test; the distribution by convolution, since gaps are whole numbers.
+
+    >>> sign_flip_test([[1, 1, 1, 1, 1, 1, 0]], [[0, 0, 0, 0, 0, 0, 0]])
+    0.03125
+    """
+    gaps = np.rint(_gaps(first, second).sum(axis=0)).astype(int)
+    reach = int(np.abs(gaps).sum())
+    chances = np.zeros(2 * reach + 1)
+    chances[reach] = 1.0
+    for gap in np.abs(gaps[gaps != 0]):
+        # what would leave at an end is 0: no sum lies farther out than `reach`
+        chances = (np.roll(chances, gap) + np.roll(chances, -gap)) / 2
+    sums = np.abs(np.arange(-reach, reach + 1))
+    return min(1.0, float(chances[sums >= abs(int(gaps.sum()))].sum()))
+
+
+def difference_over_seeds(
+    first: Table,
+    second: Table,
+    *,
+    over: Literal["tasks", "both"] = "tasks",
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Difference:
+    """Mean difference over seeds and tasks, with a percentile bootstrap interval.
+
+    `over="tasks"` resamples tasks alone: what other tasks would have given with these seeds. `over="both"` resamples
+    tasks and seeds, each by itself, and so takes both as drawn from many (the wider, more careful interval; with a
+    single seed it is the other one).
+
+    Source: the pigeonhole bootstrap of crossed random effects, Owen, Ann. Appl. Stat. 1 (2007).
+    """
+    gaps, generator = _gaps(first, second), np.random.default_rng(seed)
+    rows, columns = (generator.multinomial(size, np.full(size, 1 / size), resamples) / size for size in gaps.shape)
+    if over == "tasks":
+        rows = np.full_like(rows, 1 / len(gaps))
+    means = ((rows @ gaps) * columns).sum(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Difference(float(gaps.mean()), Interval(float(low), float(high)))
+
+
+def seed_effects(first: Table, second: Table, *, confidence: float = 0.95) -> SeedEffects | None:
+    """The difference as a random effect of the seed; None for a single seed.
+
+    Each seed's mean difference has a variance within (over its tasks); what the differences vary by beyond that is the
+    variance between seeds τ². The mean is weighted by 1 / (within + τ²), its interval is normal.
+
+    Source: DerSimonian and Laird, Control. Clin. Trials 7 (1986), the seeds in the place of studies.
+    """
+    gaps = _gaps(first, second)
+    if len(gaps) < 2:
+        return None
+    within = np.maximum(gaps.var(axis=1, ddof=min(1, gaps.shape[1] - 1)) / gaps.shape[1], _LEAST_VARIANCE)
+    mean, variance, between = _random_effect(gaps.mean(axis=1), within)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(variance)
+    p_value = 2 * NormalDist().cdf(-abs(mean) / math.sqrt(variance))
+    return SeedEffects(mean, math.sqrt(between), Interval(mean - half, mean + half), p_value)
+
+
+def _random_effect(
+    effects: NDArray[np.float64], variances: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """(mean, its variance, variance between) of effects with known variances within."""
+    weights = 1 / variances
+    fixed = (weights * effects).sum() / weights.sum()
+    excess = (weights * (effects - fixed) ** 2).sum() - (len(effects) - 1)
+    between = max(0.0, excess / (weights.sum() - (weights**2).sum() / weights.sum()))
+    weights = 1 / (variances + between)
+    return float((weights * effects).sum() / weights.sum()), float(1 / weights.sum()), float(between)
+
+
+def pass_at_k(wins: int, rollouts: int, k: int) -> float:
+    """Chance that at least one of k rollouts of a task wins, from `wins` of `rollouts`; unbiased.
+
+    Source: Chen et al., arXiv 2107.03374: 1 - C(n - c, k) / C(n, k). ValueError for k > n.
+
+    >>> pass_at_k(1, 6, 1), pass_at_k(1, 6, 6), pass_at_k(0, 6, 6)
+    (0.16666666666666663, 1.0, 0.0)
+    """
+    if not 0 <= wins <= rollouts or not 1 <= k <= rollouts:
+        raise ValueError(f"pass@{k} of {wins} wins in {rollouts} rollouts")
+    return 1.0 - math.comb(rollouts - wins, k) / math.comb(rollouts, k)
+
+
+def chance_of_wins(wins: int, total: int, draws: int, least: int) -> float:
+    """Chance that at least `least` of `draws` rollouts win, drawn from `total` of which `wins` won (hypergeometric).
+
+    >>> chance_of_wins(10, 20, 1, 1)
+    0.5
+    """
+    if not 0 <= wins <= total or not 0 <= draws <= total:
+        raise ValueError(f"{draws} of {total} rollouts, of which {wins} won")
+    ways = sum(math.comb(wins, won) * math.comb(total - wins, draws - won) for won in range(max(0, least), draws + 1))
+    return ways / math.comb(total, draws)
+
+
+def _gaps(first: Table, second: Table) -> NDArray[np.float64]:
+    """First minus second, [seeds, tasks]."""
+    one, other = (np.asarray(table, dtype=np.float64) for table in (first, second))
+    if one.shape != other.shape or one.ndim != 2 or one.size == 0:
+        raise ValueError(f"paired tables of the shapes {one.shape} and {other.shape}")
+    return one - other
 
 
 def _sample(values: Sequence[float]) -> NDArray[np.float64]:

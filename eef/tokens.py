@@ -19,7 +19,7 @@ from rich.text import Text
 from eef.chat import build_conversation
 from eef.errors import ModelError
 from eef.policy import Conversation
-from eef.selection import TrainingExample
+from eef.selection import PreferencePair, TrainingExample
 from eef.trajectory import TrajectorySet
 
 LossOn = Literal["completion", "action"]
@@ -51,6 +51,19 @@ class Rendered:
     def trained(self) -> int:
         """Number of tokens with a weight other than 0."""
         return sum(weight != 0 for weight in self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPair:
+    """Both ways of a preference pair as ids and weights."""
+
+    chosen: Rendered
+    rejected: Rendered
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longer way."""
+        return max(len(self.chosen.ids), len(self.rejected.ids))
 
 
 class Renderer:
@@ -228,7 +241,8 @@ def weighted_conversation(
     if len(steps) != len(example.weights):
         raise ModelError(f"example {example.id!r} has {len(example.weights)} weights for a path of {len(steps)} steps")
     length = max((index + 1 for index, weight in enumerate(example.weights) if weight != 0), default=0)
-    return build_conversation(prompt, steps[:length]), example.weights[:length]
+    conversation = build_conversation(prompt, steps[:length], told=example.told)
+    return conversation, example.weights[:length]
 
 
 def render_all(
@@ -245,6 +259,20 @@ def render_all(
             fitting.append(rendered)
         else:
             overflows.append(example.id)
+    return fitting, overflows
+
+
+def render_pairs(
+    pairs: Iterable[PreferencePair], trajectories: TrajectorySet, prompt: str, renderer: Renderer
+) -> tuple[list[RenderedPair], list[str]]:
+    """The renderings of all pairs of which both ways fit, and the ids of those that do not; as with `render_all`."""
+    fitting, overflows = [], []
+    for pair in pairs:
+        ways = [render_example(way, trajectories, prompt, renderer) for way in (pair.chosen, pair.rejected)]
+        if all(fits(way, renderer) for way in ways):
+            fitting.append(RenderedPair(*ways))
+        else:
+            overflows.append(pair.id)
     return fitting, overflows
 
 

@@ -1,8 +1,9 @@
 """Masked, weighted supervised fine-tuning: rendered examples → changed weights of a model.
 
-After `eef.tokens` (ids and weights), before `eef.checkpoint`. An update's loss is taken over all trained tokens of
-its whole batch, L = −Σ w·log p / Σ w, however the batch is cut into micro-batches. Points to resume from are
-safetensors and JSON; a training which was killed and goes on ends with the same bits as one which was not.
+After `eef.tokens` (ids and weights), before `eef.checkpoint`; `eef.preference` trains on pairs in the same way, by
+`Training`. An update's loss is taken over all trained tokens of its whole batch, L = −Σ w·log p / Σ w, however the
+batch is cut into micro-batches. Points to resume from are safetensors and JSON; a training which was killed and goes on
+ends with the same bits as one which was not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ STATE_FILE = "state.safetensors"
 MANIFEST_FILE = "manifest.json"  # written last: without it a point is not there
 
 Parameters = dict[str, torch.nn.Parameter]
+Item = TypeVar("Item")
 
 _GRAIN = 16  # widths of a batch are multiples of it: few shapes, for each of which a kernel is made once
 
@@ -79,10 +81,17 @@ def train(
     examples = [example for example in rendered if any(example.weights[1:])]
     if not examples:
         raise MethodError("there is nothing to train on: no example has a trained token")
+    with training(model, settings) as parameters:
+        return _Imitation(model, parameters, examples, settings, directory).run(progress)
+
+
+@contextmanager
+def training(model: Any, settings: TrainSettings) -> Iterator[Parameters]:
+    """Within it a model's parameters (those that are trained) may be changed. ConfigError: untrainable dtype."""
     if settings.dtype == "float16":
         raise ConfigError("`train.dtype` float16 would lose small gradients", hint="take bfloat16 or float32")
     with _cpu(settings.threads), _trainable(model, settings) as parameters, torch.random.fork_rng():
-        return _Training(model, parameters, examples, settings, directory).run(progress)
+        yield parameters
 
 
 def count_updates(examples: int, settings: TrainSettings) -> int:
@@ -121,48 +130,73 @@ def batches(examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
         left = left[batch_size:]
 
 
-def micro_batches(batch: Sequence[Rendered], micro_tokens: int) -> list[list[Rendered]]:
-    """The batch, sorted by length, in parts of at most `micro_tokens` tokens with padding (but at least one example).
+def micro_batches(
+    batch: Sequence[Item], micro_tokens: int, length: Callable[[Item], int]
+) -> list[list[Item]]:
+    """The batch, sorted by length, in parts of at most `micro_tokens` tokens with padding (but at least one item).
 
-    >>> lengths = [9, 2, 3, 10]
-    >>> parts = micro_batches([Rendered((0,) * n, (1.0,) * n) for n in lengths], 20)
-    >>> [[len(example.ids) for example in part] for part in parts]
+    >>> [[*part] for part in micro_batches([9, 2, 3, 10], 20, lambda tokens: tokens)]
     [[10, 9], [3, 2]]
     """
-    parts: list[list[Rendered]] = []
-    for example in sorted(batch, key=lambda example: -len(example.ids)):
+    parts: list[list[Item]] = []
+    for item in sorted(batch, key=lambda item: -length(item)):
         # sorted from long to short, so the first of a part is as wide as the part
-        if parts and (len(parts[-1]) + 1) * len(parts[-1][0].ids) <= micro_tokens:
-            parts[-1].append(example)
+        if parts and (len(parts[-1]) + 1) * length(parts[-1][0]) <= micro_tokens:
+            parts[-1].append(item)
         else:
-            parts.append([example])
+            parts.append([item])
     return parts
 
 
-class _Training:
-    """One training: what it changes, and how far it is."""
+class Training(Generic[Item]):
+    """One training: what it changes, and how far it is. A subclass says what the loss of an item is.
+
+    An update's loss is that of all its items by the sum of their weights, however the batch is cut into parts.
+    """
 
     def __init__(
-        self, model: Any, parameters: Parameters, examples: list[Rendered], settings: TrainSettings,
-        directory: Path | None,
+        self, model: Any, parameters: Parameters, items: list[Item], settings: TrainSettings, directory: Path | None
     ) -> None:
-        self.model, self.parameters, self.examples, self.settings = model, parameters, examples, settings
+        self.model, self.parameters, self.items, self.settings = model, parameters, items, settings
         self.directory = directory
         self.device = next(iter(parameters.values())).device
         self.optimizer = torch.optim.AdamW(
             parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.result = TrainResult(updates=0)
-        self.updates = count_updates(len(examples), settings)
+        self.updates = count_updates(len(items), settings)
+
+    # what a subclass says
+
+    def loss(self, part: Sequence[Item]) -> torch.Tensor:
+        """The weighted sum of the losses of some items."""
+        raise NotImplementedError
+
+    def weight(self, item: Item) -> float:
+        raise NotImplementedError
+
+    def parts(self, batch: Sequence[Item]) -> list[list[Item]]:
+        """The batch in parts that fit into memory."""
+        raise NotImplementedError
+
+    def renderings(self, item: Item) -> tuple[Rendered, ...]:
+        """What of an item goes through the model."""
+        raise NotImplementedError
+
+    def rules(self) -> dict[str, Any]:
+        """What decides the result beside items and settings, JSON-ready."""
+        return {}
+
+    # what they share
 
     def run(self, progress: Callable[[TrainProgress], None] | None) -> TrainResult:
         self._resume()
-        order = batches(len(self.examples), self.settings.batch_size, self.settings.seed)
+        order = batches(len(self.items), self.settings.batch_size, self.settings.seed)
         for update, batch in zip(range(self.updates), order, strict=False):
             if update < self.result.updates:
                 continue
             started = time.monotonic()
-            chosen = [self.examples[index] for index in batch]
+            chosen = [self.items[index] for index in batch]
             rate = learning_rate(update, self.updates, self.settings)
             self._count(chosen, self._update(update, chosen, rate), started)
             self._save()
@@ -170,11 +204,11 @@ class _Training:
                 progress(self._progress(rate))
         return self.result
 
-    def _update(self, update: int, batch: list[Rendered], rate: float) -> float:
+    def _update(self, update: int, batch: list[Item], rate: float) -> float:
         """One optimizer update; returns its loss."""
         torch.manual_seed(1_000_003 * self.settings.seed + update)  # for dropout: a resumed training draws the same
-        total = sum(sum(example.weights[1:]) for example in batch)
-        losses = [self._backward(part, total) for part in micro_batches(batch, self.settings.micro_tokens)]
+        total = sum(self.weight(item) for item in batch)
+        losses = [self._backward(part, total) for part in self.parts(batch)]
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
         loss = float(torch.stack(losses).sum())
         if not math.isfinite(loss) or not math.isfinite(float(norm)):
@@ -188,30 +222,35 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def _backward(self, part: list[Rendered], total: float) -> torch.Tensor:
-        """Add the gradients of a micro-batch; returns its share of the batch's loss.
+    def _backward(self, part: list[Item], total: float) -> torch.Tensor:
+        """Add the gradients of a micro-batch; returns its share of the batch's loss."""
+        loss = self.loss(part) / total
+        loss.backward()
+        return loss.detach()
+
+    def token_losses(self, part: Sequence[Rendered]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(−log p, weight, row in the part) of every token with a weight, [n] each.
 
         Padding stands on the right, where causal attention never looks, so that no mask is needed.
         """
         ids, positions, targets, weights = (tensor.to(self.device) for tensor in tensors(part))
         with self._autocast(), logits_only_at(self.model, positions):
             logits = self.model(input_ids=ids, use_cache=False).logits
-        loss = (cross_entropy(logits.float(), targets, reduction="none") * weights).sum() / total
-        loss.backward()
-        return loss.detach()
+        return cross_entropy(logits.float(), targets, reduction="none"), weights, positions // ids.shape[1]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.settings.dtype == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, DTYPES[self.settings.dtype])
 
-    def _count(self, batch: list[Rendered], loss: float, started: float) -> None:
+    def _count(self, batch: list[Item], loss: float, started: float) -> None:
         before = self.result
         before.losses.append(loss)
+        rendered = [each for item in batch for each in self.renderings(item)]
         self.result = replace(
             before, updates=before.updates + 1, seconds=before.seconds + time.monotonic() - started,
-            trained_tokens=before.trained_tokens + sum(example.trained for example in batch),
-            processed_tokens=before.processed_tokens + sum(len(example.ids) for example in batch),
+            trained_tokens=before.trained_tokens + sum(each.trained for each in rendered),
+            processed_tokens=before.processed_tokens + sum(len(each.ids) for each in rendered),
         )
 
     def _progress(self, rate: float) -> TrainProgress:
@@ -251,12 +290,29 @@ class _Training:
         self.result = TrainResult(**manifest)
 
     def _fingerprint(self) -> str:
-        """Of all that decides the result: the examples, and the settings but for those of speed."""
-        settings = self.settings.model_dump(exclude={"threads", "save_every"})
+        """Of all that decides the result: the items, and the settings but for those of speed."""
+        settings = {**self.settings.model_dump(exclude={"threads", "save_every"}), **self.rules()}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for example in self.examples:
-            digest.update(np.array(example.ids, np.int64).tobytes() + np.array(example.weights, np.float64).tobytes())
+        for each in (rendered for item in self.items for rendered in self.renderings(item)):
+            digest.update(np.array(each.ids, np.int64).tobytes() + np.array(each.weights, np.float64).tobytes())
         return digest.hexdigest()
+
+
+class _Imitation(Training[Rendered]):
+    """Examples to be imitated: L = −Σ w·log p / Σ w."""
+
+    def loss(self, part: Sequence[Rendered]) -> torch.Tensor:
+        losses, weights, _ = self.token_losses(part)
+        return (losses * weights).sum()
+
+    def weight(self, item: Rendered) -> float:
+        return sum(item.weights[1:])
+
+    def parts(self, batch: Sequence[Rendered]) -> list[list[Rendered]]:
+        return micro_batches(batch, self.settings.micro_tokens, lambda item: len(item.ids))
+
+    def renderings(self, item: Rendered) -> tuple[Rendered, ...]:
+        return (item,)
 
 
 def tensors(part: Sequence[Rendered]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

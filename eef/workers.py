@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from eef.config import Recipe
 from eef.errors import EefError, EnvError, ReplayMismatch, WorkerError
-from eef.pipeline import Listener, Progress, Run, explorers, stages_of
+from eef.pipeline import BC, EXPERT, Listener, Progress, Run, explorers, stages_of
 
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _SECONDS_TO_END = 10.0  # an optimizer update or a turn is awaited that long
@@ -64,17 +64,19 @@ class Worker:
     pipe: Connection
 
 
-def carry_out_all(run: Run, jobs: int, listener: Listener) -> None:
+def carry_out_all(run: Run, jobs: int, listener: Listener, *, only: Sequence[str] | None = None) -> None:
     """Carry out all stages of a run that are not done: shared ones in this process, then `jobs` methods at a time.
+
+    With `only`, of the methods that go through rounds these alone.
 
     With one job, or one method, everything happens in this process. An EefError of any method ends the others and is
     raised; so does an interruption (KeyboardInterrupt). Raises WorkerError where a worker was ended from outside, and
     RuntimeError with the worker's traceback for a bug in it. No worker outlives this process, however it ends.
     """
-    methods = explorers(run.recipe)
+    methods = [name for name in explorers(run.recipe) if only is None or name in only]
     apart = methods if min(jobs, len(methods)) > 1 else []
     for stage in stages_of(run.recipe):
-        if stage.method not in apart:
+        if stage.method in (EXPERT, BC) or (stage.method in methods and stage.method not in apart):
             run.carry_out(stage, listener)
     unfinished = {stage.method for stage in stages_of(run.recipe) if not run.is_done(stage)}
     _side_by_side(run, [method for method in apart if method in unfinished], min(jobs, len(methods)), listener)

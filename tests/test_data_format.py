@@ -30,7 +30,8 @@ def left(student, tmp_path_factory):
     (directory / "own.jsonl").write_text(json.dumps(row) + "\n")
     experts = ["scripted/weak", f"file/{directory / 'own.jsonl'}"]
     recipe = write_recipe(directory / "small.json", small_recipe(
-        student, methods=["bc", "eef"], expert={"names": experts}, train={"updates": 2}, budget={"equal": "none"},
+        student, methods=["bc", "eef", "eef+dpo"], expert={"names": experts}, train={"updates": 2},
+        budget={"equal": "none"},
     ))
     done = eef("run", recipe, "--out", directory / "run", "--quiet")
     assert done.exit_code == 0, done.stderr

@@ -244,6 +244,12 @@ def test_rft_leaves_wins_from_an_experts_state_alone():
         select("rft", [expert(), rollout("r", StateRef("e", 2), "win")])
 
 
+def test_an_arm_is_a_method_under_a_name_of_its_own():
+    arm = make_method("eef-M3", {"method": "eef", "M": 3})
+    assert (arm.name, arm.options) == ("eef-M3", make_method("eef", {"M": 3}).options)
+    assert make_method("six", {"method": "rft6"}).options.k == 6
+
+
 def test_names_that_carry_a_number():
     method = make_method("rft6")
     assert method.name == "rft6"
@@ -255,10 +261,15 @@ def test_names_that_carry_a_number():
     ("name", "options", "message", "hint"),
     [
         ("eeff", {}, "unknown method `eeff`", "`eef`"),
-        ("zzz", {}, "unknown method `zzz`", "known methods: bc, rft, eef"),
+        ("zzz", {}, "unknown method `zzz`", "known methods: bc, sft_all"),
+        ("zzz", {}, "unknown method `zzz`", 'options.zzz.method`, e.g. `method = "eef"`'),
+        ("arm", {"method": "eeff"}, "unknown method `eeff`", "`eef`"),
+        ("arm", {"method": 3}, "`method` is 3", ""),
+        ("../arm", {"method": "eef"}, "'../arm' is no name for a method", "letters, digits"),
+        ("expert", {"method": "eef"}, "'expert' is no name", ""),
+        ("bc", {"method": "rft"}, "every run begins with behaviour cloning", ""),
         ("eef", {"neutrl": "kept"}, "options.eef: `neutrl`", "`neutral`"),
-        ("eef", {"state_choice": "bisection"}, "`bisection` is not available", ""),
-        ("eef", {"state_choice": "uncertainty"}, "`uncertainty` is not available", ""),
+        ("eef", {"launch": "student", "expert_states": "all"}, "`expert_states` has no effect", ""),
         ("eef", {"reward_temperature": 0.5}, "no effect", ""),
         ("eef", {"M": -1}, "`M` is -1", ""),
         ("rft0", {}, "`k` is 0", ""),
@@ -291,6 +302,7 @@ options = st.fixed_dictionaries(
         "solution": st.sampled_from(["nearest", "newest", "all"]),
         "examples": st.sampled_from(["one", "rft"]),
         "neutral": st.sampled_from(["kept", "masked"]),
+        "recovery": st.booleans(),
         "weights": st.sampled_from(["one", "value", "reward"]),
     }
 )
@@ -328,7 +340,10 @@ def test_no_harmful_action_is_trained(world, given_options):
             origin = store[item.trajectory]
             if given_options["expert_states"] == "failed" and origin.success:
                 continue  # not played on from with these options: nothing is measured along it
-            states = (0, *expert_states(origin.length, given_options["M"]), origin.length + 1)
+            begun = {item.start for item in world.rollouts
+                     if item.round == world.round or given_options["grid"] == "all"}
+            states = [t for t in expert_states(origin.length, given_options["M"]) if StateRef(origin.id, t) in begun]
+            states = (0, *states, origin.length + 1)
             start = max(state for state in states if state <= t)
             end = min(state for state in states if state > t)
             if end <= origin.length:
@@ -402,7 +417,9 @@ def test_every_important_state_with_a_win_behind_it_is_solved(world):
     given_options = {"grid": "round", "ok_rule": "any"}
     needed = solvable = 0
     for item in world.experts:
-        for before, state in pairwise((0, *expert_states(item.length, 5))):
+        begun = {each.start for each in world.rollouts if each.round == world.round}
+        states = [t for t in expert_states(item.length, 5) if StateRef(item.id, t) in begun]
+        for before, state in pairwise((0, *states)):
             outcomes = [wins_from(world, given_options, item.id, t) for t in (before, state)]
             if outcomes == [True, False]:
                 needed += 1

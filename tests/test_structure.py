@@ -17,13 +17,13 @@ PACKAGE = Path(eef.__file__).parent
 # entered where it stands in the way of the data.
 ORDER = (
     "errors", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
-    "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "explore", "tokens",
-    "interchange", "model", "train", "checkpoint", "hub", "policies", "student", "evaluate", "card", "pipeline",
-    "report", "seeds", "schema", "workers", "doctor", "cli", "__main__",
+    "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "budget", "explore", "tokens",
+    "interchange", "model", "train", "preference", "checkpoint", "hub", "policies", "student", "evaluate", "card",
+    "pipeline", "report", "seeds", "study", "schema", "workers", "doctor", "cli", "__main__",
 )
 TORCH = (
-    "eef.model", "eef.train", "eef.checkpoint", "eef.student", "eef.policies.local", "eef.policies.kvcache",
-    "eef.hub",
+    "eef.model", "eef.train", "eef.preference", "eef.checkpoint", "eef.student", "eef.policies.local",
+    "eef.policies.kvcache", "eef.hub",
 )
 
 

@@ -207,7 +207,8 @@ def test_each_epoch_visits_every_example_once(count, batch_size, seed):
 
 @given(st.lists(st.integers(1, 50), min_size=1), st.integers(1, 200))
 def test_micro_batches_keep_every_example_within_the_limit(lengths, limit):
-    parts = micro_batches([Rendered((0,) * length, (1.0,) * length) for length in lengths], limit)
+    examples = [Rendered((0,) * length, (1.0,) * length) for length in lengths]
+    parts = micro_batches(examples, limit, lambda item: len(item.ids))
     assert sorted(len(example.ids) for part in parts for example in part) == sorted(lengths)
     for part in parts:
         assert len(part) == 1 or len(part) * max(len(example.ids) for example in part) <= limit

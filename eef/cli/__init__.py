@@ -24,7 +24,10 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "Data and models, in and out": {
         "import": imports.import_files, "export": exports.export, "merge": exports.merge, "push": exports.push,
     },
-    "Look": {"show": views.show, "report": runs.report, "settings": tools.settings, "formats": tools.formats},
+    "Look": {
+        "show": views.show, "report": runs.report, "results": seeds.results, "settings": tools.settings,
+        "formats": tools.formats,
+    },
     "Tools": {"check-env": tools.check_env, "make-base": tools.make_base, "doctor": tools.doctor},
 }
 

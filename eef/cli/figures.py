@@ -51,6 +51,8 @@ def _explored(record: dict[str, Any]) -> str:
 
 def _selected(record: dict[str, Any]) -> str:
     words = count_of(record["examples"], "example")
+    if record.get("pairs"):
+        words += f", {count_of(record['pairs'], 'pair')}"
     if record.get("states.recovered"):
         words += f", {record['states.recovered']} of them from recovery states"
     if record.get("tasks.unsolved"):
@@ -59,7 +61,8 @@ def _selected(record: dict[str, Any]) -> str:
 
 
 def _trained(record: dict[str, Any]) -> str:
-    words = f"{count_of(record['updates'], 'update')} on {count_of(record['examples'], 'example')}"
+    parts = [count_of(record[f"{kind}s"], kind) for kind in ("example", "pair") if record.get(f"{kind}s")]
+    words = f"{count_of(record['updates'], 'update')} on {' and '.join(parts)}"
     if record["losses"]:
         words += f", loss {record['losses'][-1]:.3f}"
     if record["too_long"]:

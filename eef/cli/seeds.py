@@ -8,13 +8,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from eef.cli.console import data, stoppable, tell
-from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, carry_out_run, read_recipe, write_report
+from eef.cli.console import data, put, stoppable, tell
+from eef.cli.display import display_of
+from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, read_recipe, write_report
 from eef.config import Recipe, parse_settings
-from eef.jsonfile import write_json
-from eef.pipeline import Run
-from eef.report.wording import display_name, number, percent, points, reward
+from eef.errors import ConfigError
+from eef.jsonfile import disk_errors, write_json
+from eef.pipeline import BC, Run
+from eef.report.wording import display_name, percent, points, reward
 from eef.seeds import OverSeeds, gather_seeds
+from eef.study import gather_study, study_markdown, study_page, study_record
+from eef.workers import carry_out_all, process_settings, threads_of
 
 
 def compare(
@@ -28,30 +32,113 @@ def compare(
         str | None, typer.Option(metavar="A,B", help="Methods to compare; the recipe's when left out.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted from the recipe's.")] = 3,
+    budget: Annotated[
+        str | None, typer.Option(
+            metavar="KIND=N", help="What a round of each method may take: `rollouts=N`, `tokens=N` or `updates=N`."
+        )
+    ] = None,
+    piece: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD@SEED", help="Carry out this piece alone (may be repeated).")
+    ] = None,
     overrides: Overrides = None,
     jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
-    """Carry out a recipe with several seeds and compare its methods over all of them.
+    """Carry out a recipe with several seeds and compare its methods over all of them, at equal budget.
 
-    Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --out runs/demo-seeds`
+    A piece is one method with one seed; `--piece eef@3` carries out that one (and, once a seed, the experts and
+    behaviour cloning). What is done is picked up and never done again; tables show what there is.
+
+    Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --budget rollouts=960 --out runs/demo-seeds`
     """
-    settings = read_recipe(recipe, overrides)
+    settings = with_budget(read_recipe(recipe, overrides), budget)
     names = tuple(name.strip() for name in methods.split(",")) if methods else settings.methods
     directory = out or Path("runs") / f"{settings.name}-seeds"
+    numbers = range(settings.seed, settings.seed + seeds)
+    wanted = _pieces(piece, names, numbers)
     runs = []
     with stoppable("stopped; the same command continues"):
-        for seed in range(settings.seed, settings.seed + seeds):
+        for seed in numbers:
+            chosen = tuple(name for name in names if (name, seed) in wanted)
+            if not chosen and not (directory / f"seed{seed}" / "recipe.json").exists():
+                continue
             found = Run.create(directory / f"seed{seed}", with_seed(settings, seed, names))
-            if not quiet:
-                tell(f"seed {seed}: {found.directory}")
-            carry_out_run(found, jobs, quiet=quiet)
-            write_report(found)
             runs.append(found)
+            if chosen:
+                _carry_out_pieces(found, chosen, jobs, quiet=quiet)
     together = gather_seeds(runs)
     write_json(directory / "seeds.json", together.to_record())
     for table in seeds_tables(together):
         data().print(table)
+
+
+def results(
+    directories: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR…", help="Directories of `eef compare`, one a budget.", show_default=False),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Where `docs/results.md` and `.html` and `results/study.json` go."),
+    ] = Path(),
+) -> None:
+    """Write the results of comparisons, finished or not: a document, a page and a summary.
+
+    Example: `eef results runs/study-rollouts runs/study-tokens`
+    """
+    study, fingerprint = gather_study(directories)
+    command = f"eef results {' '.join(map(str, directories))}"
+    write = {
+        "docs/results.md": study_markdown(study, fingerprint, command),
+        "docs/results.html": study_page(study, fingerprint, command),
+    }
+    for name, text in write.items():
+        with disk_errors(out / name):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(text, encoding="utf-8", errors="replace")
+    (out / "results").mkdir(parents=True, exist_ok=True)
+    write_json(out / "results" / "study.json", study_record(study, fingerprint))
+    for name in (*write, "results/study.json"):
+        put(str(out / name))
+
+
+def _carry_out_pieces(found: Run, methods: tuple[str, ...], jobs: int | None, *, quiet: bool) -> None:
+    if not quiet:
+        tell(f"seed {found.recipe.seed}, {', '.join(methods)}: {found.directory}")
+    with process_settings(threads_of(found.recipe, 1)), display_of(found, quiet=quiet) as display:
+        found.check()
+        carry_out_all(found, jobs or found.recipe.jobs, display.hear, only=methods)
+    write_report(found)
+
+
+def _pieces(asked: list[str] | None, names: tuple[str, ...], seeds: range) -> set[tuple[str, int]]:
+    """The (method, seed) to be carried out: all when none is asked for. ConfigError for one that is none."""
+    every = {(name, seed) for name in names for seed in seeds}
+    if not asked:
+        return every
+    chosen = set()
+    for item in asked:
+        name, _, seed = item.rpartition("@")
+        if not seed.isdigit() or (name, int(seed)) not in every:
+            known = f"methods {', '.join(names)}; seeds {seeds.start} to {seeds.stop - 1}"
+            raise ConfigError(f"`--piece {item}` is no piece of this comparison", hint=f"METHOD@SEED with {known}")
+        chosen.add((name, int(seed)))
+    return chosen
+
+
+def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
+    """The same recipe with `rollouts=N`, `tokens=N` or `updates=N` for a round of each method (ConfigError)."""
+    if budget is None:
+        return recipe
+    kind, _, number = budget.partition("=")
+    if kind not in ("rollouts", "tokens", "updates") or not number.isdigit() or int(number) < 1:
+        raise ConfigError(f"`--budget {budget}` is no budget", hint="`rollouts=1440`, `tokens=200000` or `updates=45`")
+    settings = recipe.model_dump()
+    if kind == "updates":
+        settings["train"] |= {"updates": int(number), "epochs": None}
+    else:
+        settings["budget"] = {"equal": "none", kind: int(number)}
+    return parse_settings(Recipe, settings, source=recipe.name)
 
 
 def with_seed(recipe: Recipe, seed: int, methods: tuple[str, ...]) -> Recipe:
@@ -59,7 +146,8 @@ def with_seed(recipe: Recipe, seed: int, methods: tuple[str, ...]) -> Recipe:
     settings = recipe.model_dump()
     settings["train"]["seed"] += seed - settings["seed"]
     settings |= {"seed": seed, "methods": methods}
-    settings["options"] = {name: options for name, options in settings["options"].items() if name in methods}
+    kept = {*methods, BC}
+    settings["options"] = {name: options for name, options in settings["options"].items() if name in kept}
     return parse_settings(Recipe, settings, source=recipe.name)
 
 
@@ -70,21 +158,19 @@ def seeds_tables(together: OverSeeds) -> tuple[Table, Table]:
         methods.add_column(column, justify="left" if column == "method" else "right")
     for item in together.methods:
         seeds = [percent(rate) for rate in item.win_rates]
-        mean_reward = sum(item.rewards) / len(item.rewards)
         mean, deviation = percent(item.mean), percent(item.deviation)
-        methods.add_row(display_name(item.name), mean, deviation, *seeds, reward(mean_reward))
+        methods.add_row(display_name(item.name), mean, deviation, *seeds, reward(item.mean_reward))
     pairs = Table(
         box=None, pad_edge=False, padding=(0, 3, 0, 0), title_justify="left",
-        title="\nwins on the same tasks and seeds, pooled (exact McNemar test)",
+        title="\nwins on the same tasks, all seeds of a task together (exact sign-flip test)",
     )
-    for column in ("pair", "difference [95 %]", "only first", "only second", "p", "p (Holm)"):
+    for column in ("pair", "difference [95 %]", "seeds", "p", "p (Holm)"):
         pairs.add_column(column, justify="left" if column == "pair" else "right")
     for pair in together.pairs:
         low, high = pair.difference.interval
         pairs.add_row(
             f"{display_name(pair.first)} – {display_name(pair.second)}",
-            f"{points(pair.difference.mean)} [{points(low)}, {points(high)}]",
-            number(pair.pooled.only_first), number(pair.pooled.only_second),
-            f"{pair.pooled.p_value:.3f}", f"{pair.p_adjusted:.3f}",
+            f"{points(pair.difference.mean)} [{points(low)}, {points(high)}]", str(len(pair.seeds)),
+            f"{pair.p_value:.3f}", f"{pair.p_adjusted:.3f}",
         )
     return methods, pairs

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from eef.config import parse_settings
-from eef.methods.base import MethodOptions, check_experts, make_selection, whole_path, whole_wins, winning
+from eef.methods.base import (
+    Configured,
+    MethodOptions,
+    check_experts,
+    make_selection,
+    whole_path,
+    whole_wins,
+    winning,
+)
 from eef.selection import PlannedState, Selection
 from eef.trajectory import TrajectorySet
 
@@ -17,17 +24,10 @@ class BcOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Bc:
+class Bc(Configured[BcOptions]):
     """All that the experts won, each sequence of actions once."""
 
-    name: str
-    options: BcOptions
-
     Options: ClassVar[type[MethodOptions]] = BcOptions
-
-    @classmethod
-    def of(cls, name: str, options: Mapping[str, object]) -> Self:
-        return cls(name, parse_settings(BcOptions, options, source=f"options.{name}"))
 
     def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
         return []

@@ -4,6 +4,9 @@
 every start and every state that needs recovery (`eef.labels`); each is given a *solution*, a win whose path
 leads through it, of which the actions behind the state are trained. The expert's actions in a solution are
 trained like the student's; those of harmful segments stay visible and are never trained.
+
+The arms that tell what of this does the work are options: `expert_actions = "masked"` and `recovery = false` leave the
+expert's states as launch pads alone; `launch = "student"` takes the student's own failures instead of the expert's.
 """
 
 from __future__ import annotations
@@ -12,24 +15,28 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from eef.config import parse_settings
 from eef.errors import MethodError
-from eef.labels import OkGrid, OkRule, expert_states, is_expert, measure_grid
+from eef.labels import OkGrid, OkRule, count_wins, is_expert, measure_grid
 from eef.methods.base import (
+    Configured,
     MethodOptions,
     by_least_expert,
     check_experts,
     distinct,
     expert_part,
     expert_trajectories,
+    from_the_start,
     make_selection,
+    plan_states,
+    scaled,
     whole_wins,
     winning,
 )
+from eef.methods.choice import StateChoice, choose_states
 from eef.selection import PlannedState, Selection, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 
@@ -46,11 +53,28 @@ class EefOptions(MethodOptions):
     ok_rule: OkRule = "any"
     """The student wins from a state if `any` rollout does, or the `majority`: a win rate of 0.5 or more."""
 
+    experts: tuple[str, ...] | None = Field(default=None, strict=False, min_length=1)
+    """Experts (without `expert:`) whose trajectories are played on from, and whose wins are trained on unless
+    `bc_experts` names others; every expert's when left out."""
+
     expert_states: Literal["failed", "all"] = "failed"
     """Which expert trajectories are played on from."""
 
-    state_choice: Literal["even", "bisection", "uncertainty"] = "even"
-    """How the M states are chosen: evenly spaced. The others are not available."""
+    launch: Literal["expert", "student"] = "expert"
+    """Whose trajectories are played on from: the experts', or instead of them one of the student's own failures of
+    an earlier round for each task (the latest)."""
+
+    state_choice: StateChoice = "even"
+    """How the M states are chosen: `even`ly spaced; at `random`; by `bisection` for the last state the student wins
+    from; those whose outcome is most open (`uncertainty`, p(1 - p)). The last two go by earlier rounds and begin
+    evenly spaced."""
+
+    expert_actions: Literal["trained", "masked"] = "trained"
+    """Whether the actions of the trajectory played on from are trained where they lead to the student's win, or are
+    a launch pad alone. An expert's own win is trained in either case."""
+
+    recovery: bool = True
+    """Train on solutions of the states that need recovery."""
 
     fill: Literal["none", "start"] = "none"
     """`start`: rollouts from a task's start make up for the states it lacks, so that every task gets
@@ -80,17 +104,16 @@ class EefOptions(MethodOptions):
     reward_temperature: float | None = Field(default=None, gt=0)
     """Temperature of `weights = "reward"`, 1 when left out."""
 
-    @field_validator("state_choice")
-    @classmethod
-    def _available(cls, value: str) -> str:
-        if value != "even":
-            raise ValueError(f"`{value}` is not available; states are chosen evenly spaced (`even`)")
-        return value
-
     @model_validator(mode="after")
     def _temperature_has_effect(self) -> EefOptions:
         if self.reward_temperature is not None and self.weights != "reward":
             raise ValueError('`reward_temperature` has no effect without `weights = "reward"`')
+        return self
+
+    @model_validator(mode="after")
+    def _own_failures_are_no_experts(self) -> EefOptions:
+        if self.launch == "student" and (self.expert_states == "all"):
+            raise ValueError('`expert_states` has no effect with `launch = "student"`: no expert is played on from')
         return self
 
 
@@ -113,35 +136,27 @@ class _Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Eef:
+class Eef(Configured[EefOptions]):
     """See the module's head; `select` counts segments by label and states by recovery for the report."""
-
-    name: str
-    options: EefOptions
 
     Options: ClassVar[type[MethodOptions]] = EefOptions
 
-    @classmethod
-    def of(cls, name: str, options: Mapping[str, object]) -> Self:
-        return cls(name, parse_settings(EefOptions, options, source=f"options.{name}"))
-
     def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
-        _refuse_text_alone(trajectories)
-        each = self.options.rollouts_per_state
-        experts = max((len(expert_trajectories(trajectories, task)) for task in tasks), default=1)
-        wanted = self.options.M * max(1, experts) if self.options.fill == "start" else 0
+        if self.options.launch == "expert":
+            _refuse_text_alone(trajectories, self.options.experts)
         plan = []
+        wanted = self._wanted(trajectories, tasks)
         for task in tasks:
             states = [
-                StateRef(expert.id, t)
-                for expert in self._explored(trajectories, task)
-                for t in expert_states(expert.length, self.options.M)
+                StateRef(origin.id, t)
+                for origin in self._explored(trajectories, task, round)
+                for t in self._states(trajectories, origin, round)
             ]
-            plan.append(PlannedState(task, None, each * (1 + max(0, wanted - len(states)))))
-            plan += [PlannedState(task, state, each) for state in states]
+            plan += plan_states(task, states, self.options.rollouts_per_state, wanted)
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
+        check_experts(trajectories, self.options.experts, "experts")
         check_experts(trajectories, self.options.bc_experts)
         counts = Counter(dict.fromkeys(_COUNTS, 0))
         examples: list[TrainingExample] = []
@@ -151,27 +166,55 @@ class Eef:
             for grid in evidence.grids.values():
                 counts.update(f"segments.{segment.label}" for segment in grid.segments())
                 for t in grid.recovery_states():
-                    solved = self._solve(evidence, StateRef(grid.trajectory, t))
+                    solved = self._solve(evidence, StateRef(grid.trajectory, t)) if self.options.recovery else []
                     counts.update({"states.recovery": 1, "states.recovered": int(bool(solved))})
                     examples += solved
         return make_selection(self.name, _unique(trajectories, examples), tasks, counts)
 
+    def grids(self, trajectories: TrajectorySet, task: str, round: int) -> dict[str, OkGrid]:
+        """The grid along each trajectory that a round played on from in a task, by the trajectory's id."""
+        explored = self._explored(trajectories, task, round)
+        return {origin.id: self.measure(trajectories, origin, round) for origin in explored}
+
     def measure(self, trajectories: TrajectorySet, expert: Trajectory, round: int) -> OkGrid:
         """The grid along an expert trajectory from which `select` labels its actions in a round."""
-        return measure_grid(
-            trajectories, expert, expert_states(expert.length, self.options.M),
-            rounds=_rounds(self.options.grid, round), rule=self.options.ok_rule,
-        )
+        rounds = _rounds(self.options.grid, round)
+        chosen = {t for each in rounds if each for t in self._states(trajectories, expert, each)}
+        begun = {
+            item.start.t for item in trajectories.of_task(expert.task)
+            if item.start and item.start.trajectory == expert.id and item.round in rounds
+        }
+        # a budget may leave planned states out: segments then reach from one that was played on from to the next
+        return measure_grid(trajectories, expert, sorted(chosen & begun), rounds=rounds, rule=self.options.ok_rule)
 
-    def _explored(self, trajectories: TrajectorySet, task: str) -> list[Trajectory]:
-        experts = [item for item in expert_trajectories(trajectories, task) if item.replayable]
+    def _states(self, trajectories: TrajectorySet, origin: Trajectory, round: int) -> tuple[int, ...]:
+        """The states of a trajectory that a round plays on from; earlier rounds alone decide."""
+        measured = count_wins(trajectories, origin, range(1, round))
+        key = f"{origin.id} in round {round}"
+        return choose_states(self.options.state_choice, origin.length, self.options.M, measured, key)
+
+    def _wanted(self, trajectories: TrajectorySet, tasks: Sequence[str]) -> int:
+        """States that every task is to have, or rollouts from its start instead."""
+        if self.options.fill == "none":
+            return 0
+        if self.options.launch == "student":
+            return self.options.M
+        known = (len(expert_trajectories(trajectories, task, self.options.experts)) for task in tasks)
+        return self.options.M * max((1, *known))
+
+    def _explored(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
+        if self.options.launch == "student":
+            own = from_the_start(trajectories, task, range(1, round))
+            failed = sorted((item for item in own if not item.success), key=lambda item: (-item.round, item.id))
+            return failed[:1]
+        known = expert_trajectories(trajectories, task, self.options.experts)
+        experts = [item for item in known if item.replayable]
         return [item for item in experts if self.options.expert_states == "all" or not item.success]
 
     def _evidence(self, trajectories: TrajectorySet, task: str, round: int) -> _Evidence:
-        explored = self._explored(trajectories, task)
-        grids = {expert.id: self.measure(trajectories, expert, round) for expert in explored}
-        wins = winning(trajectories, task, _rounds(self.options.accumulate, round), self.options.bc_experts)
-        return _Evidence(trajectories, tuple(wins), grids)
+        cloned = self.options.bc_experts or self.options.experts
+        wins = winning(trajectories, task, _rounds(self.options.accumulate, round), cloned)
+        return _Evidence(trajectories, tuple(wins), self.grids(trajectories, task, round))
 
     def _solve_start(self, evidence: _Evidence) -> list[TrainingExample]:
         """The examples for a task's start; no win at all leaves the task for a later round."""
@@ -197,7 +240,7 @@ class Eef:
         grid = evidence.grids.get(_origin(win))
         given = [item.step.weight for item in evidence.trajectories.path(win.id)]
         steps = [
-            (0.0, "context") if t < state else _scaled(*self._weigh(grid, win, t), weight)
+            (0.0, "context") if t < state else scaled(*self._weigh(grid, win, t), weight)
             for t, weight in enumerate(given)
         ]
         scale = share * self._reward_weight(win)
@@ -216,6 +259,8 @@ class Eef:
         """
         if t >= expert_part(win):
             return 1.0, "student-win"
+        if self.options.expert_actions == "masked" and not is_expert(win):
+            return 0.0, "context"
         segment = grid.segment_at(t) if grid else None
         if segment is None or segment.label == "unknown":
             return (1.0, "expert-win") if is_expert(win) else (0.0, "unknown")
@@ -239,14 +284,10 @@ def _rounds(which: Literal["all", "round"], round: int) -> range:
     return range(round if which == "round" else 0, round + 1)
 
 
-def _scaled(weight: float, reason: str, given: float) -> tuple[float, str]:
-    """A step's weight and reason, scaled by the weight it was imported with."""
-    return weight * given, reason if given else "masked"
-
-
-def _refuse_text_alone(trajectories: TrajectorySet) -> None:
-    """MethodError where there are experts' failures and none of them can be played on from."""
-    failures = [item for item in trajectories if is_expert(item) and item.start is None and not item.success]
+def _refuse_text_alone(trajectories: TrajectorySet, experts: Sequence[str] | None) -> None:
+    """MethodError where there are failures of these experts and none of them can be played on from."""
+    episodes = (item for task in trajectories.tasks() for item in expert_trajectories(trajectories, task, experts))
+    failures = [item for item in episodes if not item.success]
     text = [item for item in failures if not item.replayable]
     if text and len(text) == len(failures):
         raise MethodError(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from pydantic import Field
 
-from eef.config import parse_settings
-from eef.methods.base import MethodOptions, check_experts, make_selection, whole_path, whole_wins, winning
+from eef.methods.base import (
+    Configured,
+    MethodOptions,
+    check_experts,
+    make_selection,
+    whole_path,
+    whole_wins,
+    winning,
+)
 from eef.selection import PlannedState, Selection
 from eef.trajectory import TrajectorySet
 
@@ -25,17 +32,10 @@ class RftOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Rft:
+class Rft(Configured[RftOptions]):
     """Wins of expert and student over all rounds, each sequence of actions once."""
 
-    name: str
-    options: RftOptions
-
     Options: ClassVar[type[MethodOptions]] = RftOptions
-
-    @classmethod
-    def of(cls, name: str, options: Mapping[str, object]) -> Self:
-        return cls(name, parse_settings(RftOptions, options, source=f"options.{name}"))
 
     def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
         return [PlannedState(task, None, self.options.k) for task in tasks]

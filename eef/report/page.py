@@ -42,12 +42,13 @@ def draw_page(run: Run, results: Results) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"{tag('title', f'{results.name} – report')}\n<style>\n{_style()}</style>\n</head>\n<body>\n"
+        f"{tag('title', f'{results.name} – report')}\n<style>\n{page_style()}</style>\n</head>\n<body>\n"
         f"{tag('main', *sections)}\n</body>\n</html>\n"
     )
 
 
-def _style() -> str:
+def page_style() -> str:
+    """The style sheet of every page."""
     return files("eef.report").joinpath("page.css").read_text(encoding="utf-8")
 
 

@@ -1,0 +1,41 @@
+"""SFT-ALL: explore nothing, train on all that the experts did, the failures like the wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from eef.methods.base import (
+    Configured,
+    MethodOptions,
+    check_experts,
+    distinct,
+    expert_trajectories,
+    make_selection,
+    whole_path,
+)
+from eef.selection import PlannedState, Selection
+from eef.trajectory import TrajectorySet
+
+
+class SftAllOptions(MethodOptions):
+    """Options of `sft_all`; `bc_experts` are the experts whose failures are trained on too."""
+
+
+@dataclass(frozen=True, slots=True)
+class SftAll(Configured[SftAllOptions]):
+    """Every episode of the experts, each sequence of actions once."""
+
+    Options: ClassVar[type[MethodOptions]] = SftAllOptions
+
+    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+        return []
+
+    def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
+        check_experts(trajectories, self.options.bc_experts)
+        examples = []
+        for task in tasks:
+            episodes = expert_trajectories(trajectories, task, self.options.bc_experts)
+            examples += [whole_path(item) for item in distinct(trajectories, episodes)]
+        return make_selection(self.name, examples, tasks)
