@@ -36,7 +36,9 @@ _RUN = (
     rf"|{_QUOTED}|{_LETTER}(?:(?:{_JOINER}*|{_MID_LETTER}){_LETTER})*)+"
 )
 _KATAKANA_RUN = rf"{_KATAKANA}(?:{_JOINER}*{_KATAKANA})*"
-_WORD = rf"{_JOINER}*(?:{_KATAKANA_RUN}|{_RUN})(?:{_JOINER}+(?:{_KATAKANA_RUN}|{_RUN}))*{_JOINER}*"
+# A long row of joiners is walked through once, not from each of its signs.
+_START = rf"(?:(?<!\p{{WB=ExtendNumLet}}){_JOINER}{{1,{MAX_TOKEN}}}+)?"
+_WORD = rf"{_START}(?:{_KATAKANA_RUN}|{_RUN})(?:{_JOINER}+(?:{_KATAKANA_RUN}|{_RUN}))*{_JOINER}*"
 _COMPLEX = rf"(?:\p{{Line_Break=Complex_Context}}{_FOLLOW})+"
 _SINGLE = rf"[\p{{Han}}\p{{Hiragana}}]{_FOLLOW}"
 # Extended_Pictographic of Unicode 12; later versions took ★, ☞ and others out of it again.
@@ -58,7 +60,7 @@ _EMOJI_PART = rf"(?:{_PICTOGRAPH}{_MARKS}(?:(?<=\p{{Emoji_Modifier_Base}}{_MARKS
 _EMOJI_PART += rf"|\p{{Emoji_Modifier}}{_MARKS})"
 _TAGS = r"[\U000E0020-\U000E007E]+\U000E007F"
 _EMOJI = (
-    rf"\u200D*{_EMOJI_PART}(?:(?:{_TAGS})|(?:(?:\uFE0F\u200D+|(?<=\u200D)){_EMOJI_PART})*\uFE0F?)"
+    rf"(?:(?<!\u200D)\u200D{{1,{MAX_TOKEN}}}+)?{_EMOJI_PART}(?:(?:{_TAGS})|(?:(?:\uFE0F\u200D+|(?<=\u200D)){_EMOJI_PART})*\uFE0F?)"
     rf"|[#*]{_MARKS}\uFE0F?(?:(?<=\u20E3)|\u20E3{_MARKS})|(?:\p{{Regional_Indicator}}{_FOLLOW}){{2}}"
 )
 _TOKEN = regex.compile(rf"{_WORD}|{_EMOJI}|{_COMPLEX}|{_SINGLE}", regex.VERSION1)

@@ -64,13 +64,16 @@ class WebShop:
         tagger: str = "auto",
         attributes_page: bool = False,
         compat: bool | None = None,
+        index: str = "auto",
     ) -> None:
         _one_of("goals", goals, ("synthetic", "human"))
         _one_of("observation", observation, ("text", "text_rich"))
         _one_of("prompt", prompt, ("react", "none"))
         _positive("products_per_page", products_per_page)
         _positive("step_limit", step_limit)
-        self._shop = Shop.open(data, goals=goals, price_seed=price_seed, tagger=tagger, synthetic=synthetic)
+        self._shop = Shop.open(
+            data, goals=goals, price_seed=price_seed, tagger=tagger, synthetic=synthetic, index=index
+        )
         self._rules = Rules(products_per_page, attributes_page, data != "synthetic" if compat is None else compat)
         self._goals, self._price_seed, self._observation = goals, price_seed, observation
         self._splits = Splits.of(splits, len(self._shop.goals))
@@ -155,7 +158,7 @@ class WebShop:
 
     def search(self, query: str) -> list[tuple[str, float]]:
         """The search engine's ranked products for a query: (asin, score), 50 at most."""
-        return [(self._shop.catalogue[at].asin, score) for at, score in self._shop.search(query)]
+        return [(self._shop.catalogue.asin(at), score) for at, score in self._shop.search(query)]
 
     @property
     def session(self) -> Session:

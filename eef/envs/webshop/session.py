@@ -184,12 +184,9 @@ def find(shop: Shop, rules: Rules, keywords: list[str]) -> list[int]:
 
 
 def _listed(shop: Shop, keywords: list[str]) -> list[int]:
-    def fits(product: Product) -> bool:
-        if keywords[0] == "<q>":
-            return product.query == " ".join(keywords[1:]).strip()
-        return keywords[1:2] == [product.category]
-
-    return [at for at, product in enumerate(shop.catalogue) if fits(product)]
+    if keywords[0] == "<q>":
+        return shop.catalogue.of_kind("query", " ".join(keywords[1:]).strip())
+    return shop.catalogue.of_kind("category", keywords[1].strip()) if len(keywords) > 1 else []
 
 
 def address(session: Session) -> str:
