@@ -19,6 +19,7 @@ from eef.errors import DataError
 CHUNK = 1 << 22
 LONGEST = 1 << 26
 _BLANK = " \t\n\r"
+_AFTER = frozenset(",]} \t\n\r")
 _HINT = "give a directory with WebShop's `items_shuffle*.json`, `items_ins_v2*.json`, `items_human_ins.json`"
 _KINDS = {"[": "list", "{": "dict"}
 
@@ -204,16 +205,18 @@ class JsonStream:
 
     def _value(self, *, raw: bool = False) -> Any:
         self._next()
+        what = "a number goes on oddly"  # or goes on in what is not read yet: `0.` begins `0.5`
         while True:
             try:
                 value, end = self._parse(self._text, self._at)
+                whole = isinstance(value, str | list | dict) or self._text[end : end + 1] in _AFTER
             except (ValueError, RecursionError) as error:
-                if self._ended or len(self._text) - self._at > LONGEST:
-                    raise self._wrong(str(error) if len(self._text) > self._at else "it ends too early") from None
-            else:
-                if end < len(self._text) or self._ended:  # a number might go on in what is not read yet
-                    text, self._at = self._text[self._at : end], end
-                    return text if raw else value
+                whole, what = False, str(error) if len(self._text) > self._at else "it ends too early"
+            if whole:
+                text, self._at = self._text[self._at : end], end
+                return text if raw else value
+            if self._ended or len(self._text) - self._at > LONGEST:
+                raise self._wrong(what)
             self._more()
 
     def _next(self) -> str:

@@ -16,7 +16,7 @@ from eef.envs.webshop.columns import Columns
 from eef.envs.webshop.official import Progress, no_progress
 
 BLOCK = 4_000_000
-REMEMBERED_WORDS = 300_000
+REMEMBERED_WORDS = 1_000_000
 _PAIRS = 1 << 16
 
 
