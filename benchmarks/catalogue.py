@@ -1,9 +1,9 @@
-"""Write a catalogue of any size in the schema of WebShop's official files: `python benchmarks/catalogue.py DIR [--products N]`.
+"""Write a catalogue in the schema of WebShop's official files: `python benchmarks/catalogue.py DIR [--products N]`.
 
-As large a file a product as the official one (some 4.6 kB), and alike in what the measurements on the official 1,000 products
-say: words of titles and descriptions, bullets, options, prices, attributes, instructions, queries. Words are coined, and
-follow Zipf's law beside some real ones. What no loader reads (pictures, facts, sellers) comes from a stock of a thousand. It is written
-product by product; the memory it takes does not grow with N.
+As large a file a product as the official one (some 4.6 kB), and alike in what was measured on the official 1,000
+products: words of titles and descriptions, bullets, options, prices, attributes, instructions, queries. Words are
+coined, and follow Zipf's law beside some real ones. What no loader reads (pictures, facts, sellers) comes from a stock of
+a thousand. It is written product by product; the memory it takes does not grow with N.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ import numpy as np
 OFFICIAL = 1_181_430
 HUMAN = 12_087
 SHELVES = ("beauty", "electronics", "garden", "fashion", "grocery")
-COMMON = (
-    "for the with and of women men black white color size pack long sleeve shirt shoes gift home kitchen set free gluten steel "
-    "leather cotton casual light water oil hair skin table chair lamp cable phone case bag cover wall art wood dress pants high "
-    "quality soft waterproof portable natural organic fresh sugar coffee tea snack bars dry heavy duty easy clean summer "
-    "winter fashion large small medium blue red green"
-).split()
-OPTION_NAMES = (["color"] * 286 + ["size"] * 268 + ["style"] * 21 + ["flavor name"] * 12 + ["fit type"] * 11)  # as measured
+_COMMON = (
+    "for the with and of women men black white color size pack long sleeve shirt shoes gift home kitchen "
+    "set free gluten steel leather cotton casual light water oil hair skin table chair lamp cable phone "
+    "case bag cover wall art wood dress pants high quality soft waterproof portable natural organic fresh "
+    "sugar coffee tea snack bars dry heavy duty easy clean summer winter fashion large small medium blue "
+    "red green "
+)
+COMMON = _COMMON.split()
+# As often as on the official products.
+OPTION_NAMES = ["color"] * 286 + ["size"] * 268 + ["style"] * 21 + ["flavor name"] * 12 + ["fit type"] * 11
 SYLLABLES = ("ba", "cor", "den", "fi", "gal", "hu", "ki", "lor", "men", "no", "pra", "qui", "ras", "tel", "vo", "zan")
 
 
@@ -120,7 +123,8 @@ def _notes(rng: random.Random, words: Words, phrases: list[str]) -> dict[str, An
     notes: dict[str, Any] = {"attributes": attributes}
     if attributes and rng.random() < 0.5:
         wanted = attributes[:3]
-        notes |= {"instruction": f"Find me {', '.join(wanted)} {' '.join(words.take(3))}", "instruction_attributes": wanted}
+        text = f"Find me {', '.join(wanted)} {' '.join(words.take(3))}"
+        notes |= {"instruction": text, "instruction_attributes": wanted}
     return notes
 
 

@@ -174,7 +174,7 @@ def test_large_files_go_to_disk_by_themselves(files, tmp_path, monkeypatch):
 
 def test_too_little_room_is_said_at_once(files, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "ROOM", 1e12)
-    with pytest.raises(DataError, match="GB in .* are free") as caught:
+    with pytest.raises(DataError, match=r"GB in .* are free") as caught:
         open_index(files, tmp_path)
     assert "EEF_CACHE" in caught.value.hint
 
@@ -237,7 +237,10 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path_factory, data):
         stream(path, "[")
 
 
-@pytest.mark.parametrize("text", ["[1 2]", "[1,]", "[,1]", "[1]]", "[1] x", "[nul]", "x", "", "[" * 100_000, "[1" + "0" * 5000 + "]"])
+@pytest.mark.parametrize(
+    "text",
+    ["[1 2]", "[1,]", "[,1]", "[1]]", "[1] x", "[nul]", "x", "", "[" * 100_000, "[1" + "0" * 5000 + "]"],
+)
 def test_what_is_no_list(tmp_path, text):
     path = tmp_path / "odd.json"
     path.write_text(text)

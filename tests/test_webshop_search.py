@@ -113,7 +113,7 @@ def test_ranks_equal_the_formula(documents, query):
     expected = scores(texts, " ".join(query))
     hits = SearchIndex.build(texts, names).search(" ".join(query))
     assert {at for at, _ in hits} == {at for at, score in enumerate(expected) if score > 0}
-    assert all(score == pytest.approx(expected[at], rel=1e-6) for at, score in hits)  # single precision, as in Lucene
+    assert all(score == pytest.approx(expected[at], rel=1e-6) for at, score in hits)
     assert [(-score, names[at]) for at, score in hits] == sorted((-score, names[at]) for at, score in hits)
 
 

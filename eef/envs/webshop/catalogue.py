@@ -1,7 +1,7 @@
 """Product, Catalogue: what the shop sells.
 
-Records (`official.py`, `synthetic.py`) become products, which are written into columns as they come; the catalogue reads
-them from there. Pages, search and goals come after it.
+Records (`official.py`, `synthetic.py`) become products, which are written into columns as they come; the catalogue
+reads them from there. Pages, search and goals come after it.
 """
 
 from __future__ import annotations
@@ -150,7 +150,10 @@ class Catalogue:
 
 
 class CatalogueWriter:
-    """Writes products into columns; goes on behind those which the columns have. `known` are the asins it begins with."""
+    """Writes products into columns; goes on behind those which the columns have.
+
+    `known` are the asins it begins with.
+    """
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
