@@ -62,7 +62,8 @@ def test_a_token_longer_than_the_limit_is_cut():
 
 @pytest.mark.parametrize(
     ("token", "expected"),
-    [("ΛΌΓΟΣ", "λόγοσ"), ("İ", "i"), ("The", ""), ("men's", "men"), ("women’s", "women"), ("s", "s"), ("ROLLS", "roll")],
+    [("ΛΌΓΟΣ", "λόγοσ"), ("İ", "i"), ("The", ""),
+     ("men's", "men"), ("women’s", "women"), ("s", "s"), ("ROLLS", "roll")],
 )
 def test_terms(token, expected):
     assert term(token) == expected
