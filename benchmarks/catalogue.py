@@ -2,8 +2,8 @@
 
 As large a file a product as the official one (some 4.6 kB), and alike in what was measured on the official 1,000
 products: words of titles and descriptions, bullets, options, prices, attributes, instructions, queries. Words are
-coined, and follow Zipf's law beside some real ones. What no loader reads (pictures, facts, sellers) comes from a stock of
-a thousand. It is written product by product; the memory it takes does not grow with N.
+coined, and follow Zipf's law beside some real ones. What no loader reads (pictures, facts, sellers) comes from a
+stock of a thousand. It is written product by product; the memory it takes does not grow with N.
 """
 
 from __future__ import annotations
