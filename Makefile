@@ -40,8 +40,9 @@ test: setup ## All tests but those that take minutes each
 test-long: setup ## The tests that take minutes each
 	$(BIN)/python -m pytest -m long || test $$? -eq 5
 
-docs: setup ## Write docs/settings.md anew (a test holds it to what the code says)
+docs: setup ## Write docs/settings.md and docs/data-format.md anew (tests hold them to what the code says)
 	$(BIN)/eef settings --markdown > docs/settings.md
+	$(BIN)/eef formats --markdown > docs/data-format.md
 
 clean: ## Remove the virtual environment and caches; runs stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

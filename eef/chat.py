@@ -13,6 +13,7 @@ from eef.policy import Conversation
 from eef.trajectory import Step
 
 _REACT = re.compile(r"^\s*(?:thought:\s*(?P<thought>.*?))?\s*\baction:\s*(?P<action>.+?)\s*$", re.I | re.S)
+_ACTION_LINE = re.compile(r"\baction:\s*[^\n]+", re.I)
 
 
 def build_conversation(prompt: str, steps: Sequence[Step], observation: str | None = None) -> Conversation:
@@ -41,6 +42,16 @@ def parse_completion(completion: str) -> tuple[str, str | None]:
         return completion.strip(), None
     action = match["action"].split("\n", 1)[0].strip()
     return (match["thought"] or "").strip(), action or None
+
+
+def cut_completion(completion: str) -> str:
+    """A completion up to the end of its first action: a model may go on and make up what it will see.
+
+    >>> cut_completion("Thought: red.\\nAction: click[red]\\nObservation: You have clicked red.")
+    'Thought: red.\\nAction: click[red]'
+    """
+    found = _ACTION_LINE.search(completion)
+    return completion[: found.end()].rstrip() if found else completion.rstrip()
 
 
 def format_completion(thought: str, action: str) -> str:

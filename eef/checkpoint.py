@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eef.config import DType
 from eef.errors import DataError
-from eef.jsonfile import read_json, write_json
-from eef.model import quietly, writing_weights
+from eef.jsonfile import read_json, write_json, write_text
+from eef.model import load_model, merge_adapters, quietly, writing_weights
 from eef.tokens import Renderer
 
 MANIFEST_FILE = "manifest.json"
@@ -40,6 +41,20 @@ def save_checkpoint(
         model.generation_config.save_pretrained(directory)
         weights = {path.name: _sha256(path) for path in sorted(directory.glob(_WEIGHTS))}
     write_json(directory / MANIFEST_FILE, {**(about or {}), "base": base, "sha256": weights})
+
+
+def merge_checkpoint(directory: Path, out: Path, *, dtype: DType = "float32") -> None:
+    """Write the full model of a checkpoint of adapters, with manifest and card. ModelError: it has no adapters."""
+    manifest = read_manifest(directory)
+    model, tokenizer = load_model(str(directory), dtype=dtype, device="cpu")
+    about = {key: value for key, value in manifest.items() if key not in ("base", "sha256")}
+    save_checkpoint(
+        merge_adapters(model), tokenizer, out, base=manifest["base"], about={**about, "merged": str(directory)}
+    )
+    card = directory / "README.md"
+    if card.is_file():
+        text = card.read_text(encoding="utf-8").replace("library_name: peft", "library_name: transformers", 1)
+        write_text(out / "README.md", text.replace("- lora\n", "", 1))
 
 
 def is_complete(directory: Path) -> bool:

@@ -16,6 +16,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -48,14 +49,84 @@ class EnvSettings(Settings):
         return dict(self.model_extra or {})
 
 
+class ApiSettings(Settings):
+    """How an OpenAI-compatible server is asked, and what that may cost."""
+
+    base_url: str = "https://api.openai.com/v1"
+    """Address of the server, up to and with its `/v1`."""
+
+    key: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key. The key itself stands in no file; on this machine none is
+    needed."""
+
+    concurrency: int = Field(default=8, ge=1)
+    """Requests under way at once."""
+
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Requests a minute at most; as many as the server takes when left out."""
+
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds until an answer is given up and asked for again."""
+
+    retries: int = Field(default=6, ge=0)
+    """How often a request is sent again (429, 5xx, time-out, empty or malformed answer) before its rollout breaks."""
+
+    backoff: float = Field(default=1.0, ge=0)
+    """Seconds before the second attempt, doubled for each further one; what a server asks for (Retry-After) goes
+    before."""
+
+    max_requests: int | None = Field(default=None, ge=1)
+    """Budget in requests, retries among them; without limit when left out."""
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Budget in tokens, of prompts and completions together; without limit when left out."""
+
+    max_cost: float | None = Field(default=None, gt=0)
+    """Budget in money, in the currency of the prices; without limit when left out."""
+
+    prompt_price: float = Field(default=0.0, ge=0)
+    """Price of a million prompt tokens."""
+
+    completion_price: float = Field(default=0.0, ge=0)
+    """Price of a million completion tokens."""
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> ApiSettings:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key):
+            raise ValueError("`key` is the name of an environment variable, never the key itself")
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError("`base_url` is no address (`http://127.0.0.1:8000/v1`)")
+        if address.username or address.password or address.query:
+            raise ValueError("`base_url` holds a user, a password or a query; keys come from the environment alone")
+        if self.max_cost is not None and not (self.prompt_price or self.completion_price):
+            raise ValueError("`max_cost` has no effect without `prompt_price` or `completion_price`")
+        return self
+
+
 class ExpertSettings(Settings):
     """Who plays the training tasks before the student does."""
 
     names: tuple[str, ...] = Field(default=("scripted/strong",), strict=False, min_length=1)
-    """The experts, as `provider/model`; each plays every task once."""
+    """The experts: `scripted/<preset>`, `hf/<path or hub id>`, `openai/<model>` at the server of `expert.api`, each of
+    whom plays every task once; or `file/<path>`, trajectories in any format that `eef import` reads."""
 
     tasks: int | None = Field(default=None, ge=1)
     """How many of the training tasks the experts play; all when left out."""
+
+    api: ApiSettings | None = None
+    """The server of `openai/<model>` experts; its defaults when left out."""
+
+    @model_validator(mode="after")
+    def _api_has_effect(self) -> ExpertSettings:
+        if self.api is not None and not any(name.startswith("openai/") for name in self.names):
+            raise ValueError("`api` has no effect: `names` has no `openai/<model>`")
+        return self
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """The experts that can play: all but files."""
+        return tuple(name for name in self.names if not name.startswith("file/"))
 
 
 class LoraSettings(Settings):

@@ -13,8 +13,9 @@ from eef import __version__
 from eef.errors import EefError
 from eef.workers import available_cores
 
-LIGHT = ("numpy", "pydantic", "PyYAML", "rapidfuzz", "regex", "rich", "typer")
+LIGHT = ("ijson", "numpy", "pydantic", "PyYAML", "rapidfuzz", "regex", "rich", "typer")
 TRAIN = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors")
+OPTIONAL = {"openai": "api", "pyarrow": "tables"}  # package → the extra it comes with
 OLDEST_PYTHON = (3, 11)
 
 
@@ -36,7 +37,8 @@ def diagnose() -> list[Finding]:
     findings = [_python(), Finding("eef", True, __version__), Finding("cores", True, str(available_cores())), *packages]
     if all(finding.ok for finding in packages):
         findings += [_torch(), _student()]
-    return [*findings, _java()]
+    optional = [_package(name, f"pip install 'eef[{extra}]'", needed=False) for name, extra in OPTIONAL.items()]
+    return [*findings, *optional, _java()]
 
 
 def _python() -> Finding:
@@ -45,11 +47,11 @@ def _python() -> Finding:
     return Finding("python", ok, platform.python_version(), f"install Python {oldest} or newer, then `make setup`")
 
 
-def _package(name: str, command: str) -> Finding:
+def _package(name: str, command: str, *, needed: bool = True) -> Finding:
     try:
-        return Finding(name, True, version(name))
+        return Finding(name, True, version(name), needed=needed)
     except PackageNotFoundError:
-        return Finding(name, False, "not installed", f"`{command}`")
+        return Finding(name, False, "not installed", f"`{command}`", needed=needed)
 
 
 def _torch() -> Finding:

@@ -7,6 +7,7 @@
     │   └── ReplayMismatch   the recorded observations do not come back (the state is skipped and counted)
     ├── ModelError           a model, tokenizer or chat template cannot be used
     ├── StoreError           a run directory or store cannot be read or written
+    ├── BudgetError          what a server may cost is spent: what it has answered is kept
     ├── MethodError          a method has nothing to work on (no expert wins, nothing to train on)
     └── WorkerError          a process that worked on a method was ended from outside (memory, `kill`)
 
@@ -59,6 +60,10 @@ class StoreError(EefError):
 
 class MethodError(EefError):
     """A method has nothing to work on."""
+
+
+class BudgetError(EefError):
+    """What a server may cost (requests, tokens, money) is spent; all that it answered is kept."""
 
 
 class WorkerError(EefError):

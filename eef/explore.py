@@ -14,7 +14,7 @@ from eef.rollouts import Launch, Player, batches, derive_seed, is_replay_mismatc
 from eef.selection import PlannedState
 from eef.store import Store
 from eef.task import Task
-from eef.trajectory import Trajectory
+from eef.trajectory import Trajectory, TrajectorySet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +75,11 @@ def explore(
     Called again after an interruption it leaves the store an uninterrupted call would have left. To that end
     a batch of which something is missing is played as a whole again where completions depend on the batch
     (`Policy.batch_invariant` False), and only what is missing is appended. `progress` hears of each new
-    trajectory once it is stored; its exceptions, like an interruption, lose nothing that is stored.
+    trajectory once it is stored; its exceptions, like an interruption, lose nothing that is stored. EnvError where a
+    launch starts inside a text-only trajectory.
     """
     started = perf_counter()
+    _refuse_text_only(launches, store.trajectories)
     skipped = sum(launch.id in store.trajectories for launch in launches)
     player = Player(
         env, policy, store.trajectories, sampling=sampling, step_limit=step_limit, fresh_limit=fresh_limit
@@ -118,6 +120,17 @@ def _complete(
             if progress is not None:
                 progress(trajectory)
     return played
+
+
+def _refuse_text_only(launches: Sequence[Launch], trajectories: TrajectorySet) -> None:
+    """EnvError for a launch from a state inside a text-only trajectory: nothing says that the state can be reached."""
+    for launch in launches:
+        if launch.state is not None and not trajectories[launch.state.trajectory].replayable:
+            raise EnvError(
+                f"cannot play on from {launch.state}: that trajectory is text only "
+                f"({trajectories[launch.state.trajectory].source}), its states were never seen in this environment",
+                hint="import it with the environment it was recorded in; for behaviour cloning it is good as it is",
+            )
 
 
 def _is_broken(trajectory: Trajectory) -> bool:

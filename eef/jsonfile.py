@@ -23,20 +23,26 @@ WHEN_FULL = "free some space and run the same command again: nothing stored is l
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file as a whole or not at all (StoreError)."""
-    _write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    _write_whole(path, [json.dumps(value, indent=2, allow_nan=False) + "\n"])
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
-    """Write a JSONL file, a record a line, as a whole or not at all (StoreError)."""
-    _write_whole(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+    """Write a JSONL file, a record a line as they come, as a whole or not at all (StoreError)."""
+    _write_whole(path, (json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all (StoreError)."""
+    _write_whole(path, [text])
+
+
+def _write_whole(path: Path, parts: Iterable[str]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors(path):
         try:
             with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from eef.config import DType, LoraSettings
@@ -84,6 +84,22 @@ def locate(name: str) -> str:
     if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) != 2:
         raise ModelError(f"no such model directory: `{path}`", hint="a hub id has the form `organisation/model`")
     return str(path)
+
+
+def configured_context(name: str) -> int | None:
+    """`context_length` of a model that is not loaded."""
+    source = locate(name)
+    adapted = (Path(source) / "adapter_config.json").is_file()
+    config = _load(AutoConfig, locate(_adapter_base(source)) if adapted else source, name)
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def merge_adapters(model: Any) -> Any:
+    """The model with its adapters worked into its weights. ModelError where it has none."""
+    if not isinstance(model, PeftModel):
+        raise ModelError("it has no adapters to merge", hint="it is a full model already: use it as it is")
+    return model.merge_and_unload()
 
 
 @contextmanager

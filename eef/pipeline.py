@@ -25,16 +25,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eef import __version__
-from eef.config import Recipe, SamplingSettings, parse_settings
+from eef.card import model_card
+from eef.config import ApiSettings, Recipe, SamplingSettings, parse_settings
 from eef.env import Env
 from eef.envs import make_env, make_expert
-from eef.errors import ConfigError, MethodError, StoreError
+from eef.errors import ConfigError, DataError, EefError, MethodError, StoreError
 from eef.evaluate import EvalResult, summarise
 from eef.explore import explore, launches
-from eef.jsonfile import disk_errors, read_json, read_jsonl, write_json, write_jsonl
+from eef.interchange.lessons import Lesson, make_lessons
+from eef.interchange.reading import Reading
+from eef.interchange.verify import TEXT, KnownTasks
+from eef.jsonfile import disk_errors, read_json, read_jsonl, write_json, write_jsonl, write_text
 from eef.ledger import Cost, Ledger, usage_of
 from eef.methods import make_method
 from eef.methods.base import Method
+from eef.policies.estimate import Estimate, estimate
+from eef.policies.journal import JOURNAL_FILE, Journal
 from eef.policy import Policy, Sampling
 from eef.rollouts import Launch, derive_seed
 from eef.selection import PlannedState, Selection, TrainingExample
@@ -78,7 +84,8 @@ Listener = Callable[[Progress], None]
 
 def stages_of(recipe: Recipe) -> list[StageId]:
     """All stages of a recipe in order, each after those it needs."""
-    stages = [StageId(EXPERT, 0, "collect"), StageId(EXPERT, 0, "evaluate")]
+    stages = [StageId(EXPERT, 0, "collect")]
+    stages += [StageId(EXPERT, 0, "evaluate")] if recipe.expert.players else []
     stages += [StageId(BC, 0, kind) for kind in _kinds("select", "train", "evaluate")]
     for method in explorers(recipe):
         for round in range(1, recipe.rounds + 1):
@@ -134,7 +141,9 @@ class Run:
         is not there, a student without a usable tokenizer."""
         _refuse_other_place(self.directory / "fingerprint.json", self.fingerprint())
         for name in self.recipe.expert.names:
-            if name.startswith("scripted/"):
+            if name.startswith("file/"):
+                self._expert_file(name)
+            elif not name.startswith("hf/"):
                 self._expert(name)
         if not all(self.is_done(stage) for stage in stages_of(self.recipe) if stage.kind == "train"):
             from eef.model import load_tokenizer
@@ -265,10 +274,14 @@ class Run:
         return StageId(method, stage.round - 1, "train")
 
     def _collect(self, stage: StageId, listener: Listener) -> None:
-        """Every expert plays every training task once."""
+        """Every expert plays every training task once; one that is a file is read."""
         tasks = self.train_tasks.head(self.recipe.expert.tasks)
+        told: dict[str, Any] = {}
         with Store.open(self.directory / EXPERT) as store:
             for name in self.recipe.expert.names:
+                if name.startswith("file/"):
+                    told[name] = self._read_expert(stage, name, tasks, store, listener)
+                    continue
                 expert = self._expert(name)
                 seed = self.recipe.seed
                 planned = [
@@ -276,7 +289,29 @@ class Run:
                     for task in tasks
                 ]
                 self._play(stage, planned, store, expert, _sampling(self.recipe.sampling), listener)
-            self._finish_rollouts(stage, store.trajectories)
+            told |= self._api_counts()
+            self._finish_rollouts(stage, store.trajectories, told)
+
+    def _read_expert(
+        self, stage: StageId, name: str, tasks: TaskSet, store: Store, listener: Listener
+    ) -> dict[str, Any]:
+        """Take a file's trajectories into the store, replayed where they can be; returns the report's record. Those of
+        tasks that are evaluated on, and of training tasks which the recipe does not take, are held out."""
+        split, taken = self.recipe.evaluate.split, {task.id for task in tasks}
+        splits = {"train": self.env.tasks("train"), split: self.env.tasks(split)}
+        held_out = {task.id: f"{task.id} is evaluated on" for task in splits[split]} if split != "train" else {}
+        other = (task.id for task in splits["train"] if task.id not in taken)
+        held_out |= {task: f"{task} is none of this run's training tasks" for task in other}
+        reading = Reading(KnownTasks(self.env, splits), held_out=held_out)
+        for item in reading.trajectories([self._expert_file(name)]):
+            if isinstance(item, Trajectory) and item.id not in store.trajectories:
+                store.append(item)
+            listener(Progress(stage, reading.report.imported, 0, f"{reading.report.won} won"))
+        if not reading.report.imported:
+            reasons = ", ".join(f"{count} × {reason}" for reason, count in reading.report.reasons.items())
+            raise DataError(f"expert `{name}` holds no trajectory to train on ({reasons})",
+                            hint=f"`eef import {name.removeprefix('file/')}` names each row and what is wrong with it")
+        return reading.report.to_record()
 
     def _explore(self, stage: StageId, listener: Listener) -> None:
         """The student of the round before plays what the method plans."""
@@ -310,7 +345,9 @@ class Run:
 
     def _select(self, stage: StageId, listener: Listener) -> None:
         method: Method = self.methods[stage.method]
-        selection = method.select(self.trajectories(stage.method), [task.id for task in self.train_tasks], stage.round)
+        trajectories = self.trajectories(stage.method)
+        tasks = [*(task.id for task in self.train_tasks), *text_tasks(trajectories)]
+        selection = method.select(trajectories, tasks, stage.round)
         write_jsonl(self.folder(stage) / "examples.jsonl", (each.to_record() for each in selection.examples))
         write_json(self._outcome(stage), selection.counts)
 
@@ -352,12 +389,13 @@ class Run:
             model, tokenizer, self._checkpoint(stage), base=start,
             about={"recipe": self.recipe.name, "method": stage.method, "round": stage.round},
         )
+        self._write_card(stage)
         shutil.rmtree(points, ignore_errors=True)
 
     def _evaluate(self, stage: StageId, listener: Listener) -> None:
         """Play the test tasks; their trajectories are kept apart from those that are trained on."""
         if stage.method == EXPERT:
-            policy = self._expert(self.recipe.expert.names[0])
+            policy = self._expert(self.recipe.expert.players[0])
         else:
             policy = self._student(StageId(stage.method, stage.round, "train"))
         split = self.recipe.evaluate.split
@@ -372,6 +410,8 @@ class Run:
         result = summarise(ends, policy=policy.name, method=stage.method, round=stage.round, split=split)
         self.ledger(stage.method).record(stage.method, stage.round, "evaluate", result.cost)
         write_json(self._outcome(stage), result.to_record())
+        if stage.method != EXPERT:
+            self._write_card(StageId(stage.method, stage.round, "train"))
 
     def _play(
         self, stage: StageId, planned: list[Launch], store: Store, policy: Policy, sampling: Sampling,
@@ -397,7 +437,9 @@ class Run:
                 hint=f"mend the cause, remove `{store.path.parent}`, then `eef resume {self.directory}`",
             )
 
-    def _finish_rollouts(self, stage: StageId, played: Iterable[Trajectory]) -> None:
+    def _finish_rollouts(
+        self, stage: StageId, played: Iterable[Trajectory], told: dict[str, Any] | None = None
+    ) -> None:
         rollouts = list(played)
         self.ledger(stage.method).record(stage.method, stage.round, stage.kind, usage_of(rollouts))
         write_json(self._outcome(stage), {
@@ -405,6 +447,7 @@ class Run:
             "wins": sum(item.success for item in rollouts),
             "errors": sum(item.status == "error" for item in rollouts),
             "overflows": sum(item.error == "context overflow" for item in rollouts),
+            **({"text_only": sum(not item.replayable for item in rollouts), "sources": told} if told else {}),
         })
 
     # --- policies ------------------------------------------------------------------------------------------------
@@ -415,7 +458,48 @@ class Run:
             return make_expert(self.env, model)
         if provider == "hf":
             return self._local(name, f"expert:{Path(model).name}")
-        raise ConfigError(f"no expert {name!r}", hint="`scripted/<preset>` or `hf/<path or hub id>`")
+        if provider == "openai":
+            return self._api_expert(model)
+        raise ConfigError(
+            f"no expert {name!r}",
+            hint="`scripted/<preset>`, `hf/<path or hub id>`, `openai/<model>` or `file/<path>`",
+        )
+
+    def _api_expert(self, model: str) -> Policy:
+        try:
+            from eef.policies.openai import ApiPolicy
+        except ImportError as error:
+            raise ConfigError(
+                f"an expert `openai/{model}` needs the package `openai`", hint="`pip install 'eef[api]'`"
+            ) from error
+        settings = self.recipe.expert.api or ApiSettings()
+        return ApiPolicy(model, settings, name=f"expert:{model}", journal=self.directory / EXPERT / JOURNAL_FILE)
+
+    def estimate(self) -> tuple[Estimate, Estimate]:
+        """What an `openai/<model>` expert would likely take to play the training tasks, and what at most."""
+        guide: Policy | None
+        try:
+            guide = make_expert(self.env, "strong")
+        except EefError:
+            guide = None
+        return estimate(
+            self.env, self.train_tasks.head(self.recipe.expert.tasks), guide,
+            settings=self.recipe.expert.api or ApiSettings(), sampling=_sampling(self.recipe.sampling),
+            step_limit=self.step_limit,
+        )
+
+    def _api_counts(self) -> dict[str, Any]:
+        """What was asked of servers so far: requests, tokens, money, troubles; empty without such an expert."""
+        path = self.directory / EXPERT / JOURNAL_FILE
+        if not path.is_file():
+            return {}
+        return {"api": Journal(path, self.recipe.expert.api or ApiSettings()).spent.to_record()}
+
+    def _expert_file(self, name: str) -> Path:
+        path = Path(name.removeprefix("file/")).expanduser()
+        if not path.is_file():
+            raise DataError(f"expert `{name}`: there is no file `{path}`", hint="paths start where `eef` is run")
+        return path
 
     def _student(self, trained: StageId) -> Policy:
         return self._local(str(self._checkpoint(trained)), f"policy:{trained.method}@round{trained.round}")
@@ -433,8 +517,42 @@ class Run:
         limits = [limit for limit in (self.recipe.chat.max_length, context_length(model)) if limit]
         return Renderer(tokenizer, loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None))
 
+    def lessons(self, method: str, round: int) -> tuple[list[Lesson], Renderer]:
+        """What a round trains on, as messages and as tokens, and what renders it; loads the tokenizer alone.
+
+        StoreError where that round has not selected yet."""
+        from eef.model import configured_context, load_tokenizer
+
+        selection = self.selection(method, round)
+        if selection is None:
+            stage = StageId(method, round, "select")
+            raise StoreError(f"`{stage}` is not done yet", hint=f"`eef resume {self.directory}` does it")
+        name = self.recipe.model.name
+        limits = [limit for limit in (self.recipe.chat.max_length, configured_context(name)) if limit]
+        renderer = Renderer(
+            load_tokenizer(name), loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None)
+        )
+        about = {"run": self.recipe.name, "method": method, "round": round}
+        made = make_lessons(selection.examples, self.trajectories(method), self.env.prompt, renderer, **about)
+        return list(made), renderer
+
+    def _write_card(self, trained: StageId) -> None:
+        """The model card beside the weights, with the result where there is one."""
+        selection = self.selection(trained.method, trained.round)
+        write_text(self._checkpoint(trained) / "README.md", model_card(
+            recipe=self.recipe, method=trained.method, round=trained.round,
+            counts=selection.counts if selection else {}, result=self.evaluation(trained.method, trained.round),
+            fingerprint=read_json(self.directory / "fingerprint.json"),
+        ))
+
     def _checkpoint(self, trained: StageId) -> Path:
         return self.folder(trained) / "checkpoint"
+
+
+def text_tasks(trajectories: TrajectorySet) -> list[str]:
+    """Tasks of no environment at hand that an imported, text-only trajectory won: they are trained on too."""
+    won = (item.task for item in trajectories if item.success and item.task.startswith(TEXT))
+    return list(dict.fromkeys(won))
 
 
 def _sampling(settings: SamplingSettings) -> Sampling:

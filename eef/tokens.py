@@ -101,6 +101,36 @@ class Renderer:
         keep = len(ids) - self._after_turn(rest[-1]) if rest else 0
         return Rendered(tuple(ids[:keep]), tuple(values[:keep]))
 
+    def spans(self, conversation: Conversation, weights: Sequence[float]) -> list[tuple[str, float]]:
+        """The text of a rendering with the weight of each stretch of it, neighbours of equal weight joined.
+
+        It is what other trainers must show and train: `render` gives its ids. Takes what `render` takes.
+
+        Worked example: prompt "<user>page<agent>", one trained turn "buy": [("<user>page<agent>", 0), ("buy<end>", w)].
+        """
+        messages = _key(conversation)
+        while messages and messages[-1][0] != "assistant":
+            messages = messages[:-1]
+        first, *rest = self._pieces(messages + _NEXT_TURN)
+        parts = [(first, 0.0)]
+        for number, weight in enumerate(weights):
+            completion, after = rest[2 * number : 2 * number + 2]
+            match = _ACTION.search(completion) if self.loss_on == "action" else None
+            free = 0 if self.loss_on == "completion" else match.end() if match else len(completion)
+            end = self._turn_end(after)
+            parts += [(completion[:free], 0.0), (completion[free:] + after[:end], weight)]
+            parts += [(after[end:], 0.0)] if number + 1 < len(weights) else []
+        joined = groupby((part for part in parts if part[0]), key=lambda part: part[1])
+        return [("".join(text for text, _ in group), weight) for weight, group in joined]
+
+    def _turn_end(self, between: str) -> int:
+        """Where the end of the turn ends in the text behind a completion."""
+        names = self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))
+        ends = [between.find(name) + len(name) for name in names if name in between]
+        if not ends:
+            raise self._broken("does not end every assistant message in the same way")
+        return min(ends)
+
     def _add_turn(self, ids: list[int], values: list[float], completion: str, after: str, weight: float) -> None:
         """Append a completion and what stands between it and the next."""
         written, between = self._encode(completion, False), self._encode(after, False)
@@ -187,11 +217,18 @@ def render_example(
     example: TrainingExample, trajectories: TrajectorySet, prompt: str, renderer: Renderer
 ) -> Rendered:
     """The example's path with its weights. Steps behind the last trained one are left out: nothing learns from them."""
+    return renderer.render(*weighted_conversation(example, trajectories, prompt))
+
+
+def weighted_conversation(
+    example: TrainingExample, trajectories: TrajectorySet, prompt: str
+) -> tuple[Conversation, tuple[float, ...]]:
+    """The messages of an example up to its last trained step, and the weight of each assistant message."""
     steps = [item.step for item in trajectories.path(example.trajectory)]
     if len(steps) != len(example.weights):
         raise ModelError(f"example {example.id!r} has {len(example.weights)} weights for a path of {len(steps)} steps")
     length = max((index + 1 for index, weight in enumerate(example.weights) if weight != 0), default=0)
-    return renderer.render(build_conversation(prompt, steps[:length]), example.weights[:length])
+    return build_conversation(prompt, steps[:length]), example.weights[:length]
 
 
 def render_all(
@@ -204,11 +241,16 @@ def render_all(
     fitting, overflows = [], []
     for example in examples:
         rendered = render_example(example, trajectories, prompt, renderer)
-        if renderer.max_length is not None and len(rendered.ids) > renderer.max_length:
-            overflows.append(example.id)
-        else:
+        if fits(rendered, renderer):
             fitting.append(rendered)
+        else:
+            overflows.append(example.id)
     return fitting, overflows
+
+
+def fits(rendered: Rendered, renderer: Renderer) -> bool:
+    """Whether a rendering is trained on: no longer than `renderer.max_length`."""
+    return renderer.max_length is None or len(rendered.ids) <= renderer.max_length
 
 
 def show_mask(rendered: Rendered, tokenizer: Any) -> Text:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from eef.errors import StoreError
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 Status = Literal["terminated", "truncated", "error"]
 
@@ -21,13 +21,15 @@ Status = Literal["terminated", "truncated", "error"]
 class Step:
     """One turn: what the agent saw, all that it wrote, what the environment executed, and the reward of it.
 
-    `action` is empty where the completion held no action (a format error, which costs a step).
+    `action` is empty where the completion held no action (a format error, which costs a step). `weight` is the loss
+    weight that imported data gave this turn (1 where it gave none); methods scale theirs by it.
     """
 
     observation: str
     completion: str
     action: str
     reward: float = 0.0
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,9 @@ class Trajectory:
     `author` made every step of it (`expert:strong`, `policy:eef@round2`). `reward` is the episode's final reward in
     [0, 1], None where `status` is "error" (then `error` says why, and the rollout says nothing about the policy).
     `success` is the environment's verdict on that reward. `round` 0 is expert data. `final_observation` is what
-    followed the last step.
+    followed the last step. `replayable` False is *text only*: imported, and never seen in the environment, so that it
+    can be trained on but not played on from. `source` is the place it was imported from (`file:line`), None where it
+    was played here.
 
     Worked example. An expert path of 12 steps has id `e`. A student that plays on from its state 4 and wins in three
     steps leaves `Trajectory(start=StateRef("e", 4), steps=(3 steps), …)`; its path has 4 + 3 = 7 steps, of which the
@@ -82,6 +86,8 @@ class Trajectory:
     seed: int = 0
     error: str | None = None
     usage: Usage = field(default_factory=Usage)
+    replayable: bool = True
+    source: str | None = None
 
     @property
     def first(self) -> int:

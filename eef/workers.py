@@ -109,8 +109,10 @@ def _quota(path: Path, cores: int) -> int:
 
 @contextmanager
 def process_settings(threads: int) -> Iterator[None]:
-    """Environment of a process that loads torch, or of those which it starts, set before: torch's threads, and no
-    warnings of other libraries between our lines. What the user has set for the latter stays."""
+    """Environment of a process that loads torch, or of those which it starts, set before: torch's threads, which sleep
+    while they wait, and no warnings of other libraries between our lines. Of the latter two, what the user has set
+    stays.
+    """
     settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     settings |= {name: os.environ.get(name, value) for name, value in _CALM.items()}
     before = {name: os.environ.get(name) for name in settings}
@@ -125,7 +127,12 @@ def process_settings(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-_CALM = {"TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+_CALM = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    # a thread that spins holds the core which the one it waits for needs: `benchmarks/threads.py`
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 # --- the parent's side ---------------------------------------------------------------------------------------------

@@ -335,7 +335,7 @@ def test_show_gives_a_task_a_trajectory_and_an_example(finished):
     expert = next(record for record in rollouts(finished, "expert") if not record["success"])
     path = eef("show", finished, expert["id"]).stdout
     assert "lost" in path
-    assert " in round 1)" in path
+    assert "; in round 1 " in path
     example = json.loads((finished / "eef/round1/examples.jsonl").read_text().splitlines()[0])
     shown = eef("show", finished, example["id"], "--method", "eef").stdout
     assert f"weight {example['weights'][0]:g}, {example['reasons'][0]}" in shown

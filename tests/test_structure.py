@@ -18,11 +18,12 @@ PACKAGE = Path(eef.__file__).parent
 ORDER = (
     "errors", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
     "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "explore", "tokens",
-    "interchange", "model", "train", "checkpoint", "policies", "student", "evaluate", "pipeline", "report",
-    "seeds", "workers", "doctor", "cli", "__main__",
+    "interchange", "model", "train", "checkpoint", "hub", "policies", "student", "evaluate", "card", "pipeline",
+    "report", "seeds", "schema", "workers", "doctor", "cli", "__main__",
 )
 TORCH = (
     "eef.model", "eef.train", "eef.checkpoint", "eef.student", "eef.policies.local", "eef.policies.kvcache",
+    "eef.hub",
 )
 
 

@@ -78,26 +78,29 @@ def test_one_rate_for_all():
 
 def test_strong_wins_about_a_third_of_the_demo_and_weak_less(demo):
     env, tasks = demo
-    for seed in range(3):
-        rates = {
-            preset: win_rate(play_all(env, make_expert(env, preset), tasks, limit=env.step_limit, seed=seed))
-            for preset in PRESETS
-        }
-        assert rates["flawless"] > 0.98
-        assert 0.30 <= rates["strong"] <= 0.42
-        assert 0.10 <= rates["weak"] < rates["strong"] - 0.05
+    rates = {
+        preset: [
+            win_rate(play_all(env, make_expert(env, preset), tasks, limit=env.step_limit, seed=seed))
+            for seed in range(seeds)
+        ]
+        for preset, seeds in (("flawless", 1), ("strong", 6), ("weak", 6))
+    }
+    assert rates["flawless"][0] > 0.95
+    assert 0.30 <= fmean(rates["strong"]) <= 0.42
+    assert 0.10 <= fmean(rates["weak"]) < fmean(rates["strong"]) - 0.1
+    assert all(0.25 <= rate <= 0.45 for rate in rates["strong"])
 
 
 def test_long_tasks_fail_more_often_than_short_ones(demo):
     env, tasks = demo
     needed = {task: item.length for task, item in play_all(env, make_expert(env, "flawless"), tasks).items()}
-    played = [play_all(env, make_expert(env, "strong"), tasks, limit=env.step_limit, seed=seed) for seed in range(3)]
+    played = [play_all(env, make_expert(env, "strong"), tasks, limit=env.step_limit, seed=seed) for seed in range(8)]
 
     def won(lengths):
         return fmean(item[task].success for item in played for task in needed if needed[task] in lengths)
 
-    assert won(range(7)) - 0.1 > won(range(7, 9))
-    assert won(range(7)) - 0.1 > won(range(9, 61))
+    assert won(range(7)) > won(range(7, 9)) > won(range(9, 61))
+    assert won(range(7)) > 1.5 * won(range(8, 61))
 
 
 def test_lapses_leave_the_expert_with_something_to_learn_from(demo):

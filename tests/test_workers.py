@@ -133,6 +133,7 @@ def test_threads_are_shared_by_processes(monkeypatch, student):
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
     with process_settings(2):
         assert (os.environ["OMP_NUM_THREADS"], os.environ["TRANSFORMERS_VERBOSITY"]) == ("2", "info")
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     assert "OMP_NUM_THREADS" not in os.environ
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from eef import __version__
-from eef.cli import runs, seeds, tools, views
+from eef.cli import exports, imports, runs, seeds, tools, views
 from eef.cli.console import Verbs, heed_termination, put
 
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
@@ -21,7 +21,10 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
         "collect": runs.collect, "explore": runs.explore, "select": runs.select, "train": runs.train,
         "evaluate": runs.evaluate,
     },
-    "Look": {"show": views.show, "report": runs.report, "settings": tools.settings},
+    "Data and models, in and out": {
+        "import": imports.import_files, "export": exports.export, "merge": exports.merge, "push": exports.push,
+    },
+    "Look": {"show": views.show, "report": runs.report, "settings": tools.settings, "formats": tools.formats},
     "Tools": {"check-env": tools.check_env, "make-base": tools.make_base, "doctor": tools.doctor},
 }
 

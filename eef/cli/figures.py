@@ -22,9 +22,22 @@ def figures(run: Run, stage: StageId) -> str:
 
 def _collected(record: dict[str, Any]) -> str:
     words = _explored(record)
+    if record.get("text_only"):
+        words += f", {record['text_only']} text only"
+    for name, told in record.get("sources", {}).items():
+        if name == "api":
+            words += f"; {_asked(told)}"
+        elif told["rejected"]:
+            words += f"; {count_of(told['rejected'], 'row')} of `{name}` not taken, {told['held_out']} of them held out"
     if record["wins"] == record["rollouts"]:
         return f"{words}; the expert never failed, so there are no failures to explore"
     return words
+
+
+def _asked(spent: dict[str, Any]) -> str:
+    words = f"{count_of(spent['requests'], 'request')}, {spent['prompt_tokens'] + spent['completion_tokens']:,} tokens"
+    troubles = ", ".join(f"{count} × {kind}" for kind, count in spent["troubles"].items())
+    return words + (f", cost {spent['cost']:.2f}" if spent["cost"] else "") + (f" ({troubles})" if troubles else "")
 
 
 def _explored(record: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
@@ -13,9 +13,11 @@ from eef.errors import ConfigError
 from eef.methods.eef import Eef
 from eef.pipeline import EXPERT, Run, StageId
 from eef.report.wording import reward
+from eef.selection import TrainingExample
 from eef.trajectory import PathStep
 
 _SHORT = 240  # characters of an observation, unless all is asked for
+_ENDED = {True: "won", False: "lost", None: "not known"}
 _COLOURS = {"beneficial": "green", "harmful": "red", "expert-win": "green", "student-win": "green"}
 
 
@@ -49,24 +51,36 @@ def _heading(item: Found) -> Text:
     ]
     if trajectory.error:
         lines.append(f"error     {trajectory.error}")
+    if trajectory.source:
+        lines.append(f"source    {trajectory.source}" + ("" if trajectory.replayable else " (text only)"))
     if item.example is not None:
         lines += [f"example   {item.example.id}: trained from state {item.example.state} on",
-                  f"evidence  {', '.join(item.example.evidence)}"]
+                  *(f"evidence  {line}" for line in _evidence(item, item.example))]
     return text.append("\n".join(lines), style="not bold")
+
+
+def _evidence(item: Found, example: TrainingExample) -> Iterator[str]:
+    """The rollouts that prove an example's labels: where each began, and how it ended."""
+    for name in example.evidence:
+        rollout = item.place.trajectories[name]
+        start = f"state {rollout.start.t} of {rollout.start.trajectory}" if rollout.start else "the task's start"
+        yield f"{name}: {rollout.author} {'won' if rollout.success else 'lost'} from {start}"
 
 
 def _notes(run: Run, item: Found, path: Sequence[PathStep]) -> list[str]:
     """A word on each step: an example's weight and reason; else reward, and for an expert's step its label."""
     example = item.example
     if example is not None:
-        return [f"weight {weight:g}, {reason}" for weight, reason in zip(example.weights, example.reasons, strict=True)]
+        labels = _labels(run, item, path)
+        told = zip(example.weights, example.reasons, strict=True)
+        return [f"weight {weight:g}, {reason}{labels.get(t, ('', ''))[1]}" for t, (weight, reason) in enumerate(told)]
     labels = _labels(run, item, path)
-    return [f"reward {step.step.reward:g}" + labels.get(t, "") for t, step in enumerate(path)]
+    return [f"reward {step.step.reward:g}" + "".join(labels.get(t, ())) for t, step in enumerate(path)]
 
 
-def _labels(run: Run, item: Found, path: Sequence[PathStep]) -> dict[int, str]:
-    """Label by step of the expert's part of a path, as the `eef` method of the run measured it: by a rollout's own
-    round, for an expert's trajectory by the last round explored."""
+def _labels(run: Run, item: Found, path: Sequence[PathStep]) -> dict[int, tuple[str, str]]:
+    """(label, what proves it) by step of the expert's part of a path, as the `eef` method of the run measured it: in an
+    example's round, by a rollout's own round, for an expert's trajectory by the last round explored."""
     of_expert = (step.trajectory for step in path if step.author.startswith("expert:"))
     expert = next((item.place.trajectories[name] for name in of_expert), None)
     name = item.place.method if item.place.method != EXPERT else next(iter(_eef_methods(run)), EXPERT)
@@ -74,10 +88,15 @@ def _labels(run: Run, item: Found, path: Sequence[PathStep]) -> dict[int, str]:
     rounds = [number for number in range(1, run.recipe.rounds + 1) if run.is_done(StageId(name, number, "explore"))]
     if expert is None or not isinstance(method, Eef) or not rounds:
         return {}
-    round = item.trajectory.round or rounds[-1]
+    round = (item.place.round if item.example else item.trajectory.round) or rounds[-1]
     grid = method.measure(run.trajectories(name), expert, round)
     segments = {t: grid.segment_at(t) for t, step in enumerate(path) if step.trajectory == expert.id}
-    return {t: f", {segment.label} in round {round}" for t, segment in segments.items() if segment is not None}
+    won = {state: _ENDED[ok] for state, ok in zip(grid.states, grid.ok, strict=True)}
+    return {
+        t: (f", {segment.label}", f"; in round {round} {won[segment.start]} from state {segment.start}, "
+            f"{won[segment.end]} from state {segment.end}")
+        for t, segment in segments.items() if segment is not None
+    }
 
 
 def _eef_methods(run: Run) -> list[str]:

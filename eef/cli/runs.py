@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from eef.cli.console import duration, notes, put, stoppable, tell
 from eef.cli.display import display_of
-from eef.config import Recipe, load_recipe
+from eef.config import Recipe, apply_override, load_recipe
 from eef.errors import ConfigError
 from eef.jsonfile import write_json
 from eef.pipeline import EXPERT, Kind, Run, StageId, stages_of
@@ -75,20 +76,59 @@ def collect(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With a recipe: the run directory to begin.", show_default=False)
     ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(metavar="EXPERT", help="With a recipe: who plays, e.g. `openai/gpt-4.1`.", show_default=False),
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Server of an `openai/…` expert, with its `/v1`.", show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what an `openai/…` expert would take, and ask it nothing.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Let the experts play the training tasks; with a recipe, begin a run by that.
 
-    Example: `eef collect recipes/demo.toml --out runs/demo`
+    An `openai/MODEL` expert is any OpenAI-compatible server. Its key is read from the environment (`OPENAI_API_KEY`, or
+    what `expert.api.key` names) and written nowhere. `expert.api.max_requests`, `max_tokens` and `max_cost` bound what
+    it may take. Every answer is kept: the same command goes on where it stopped, and asks nothing twice.
+
+    Example: `eef collect recipes/demo.toml --policy openai/MODEL --base-url http://127.0.0.1:8000/v1 --out runs/mine`
     """
-    if source.is_dir() and (out or overrides):
-        raise ConfigError(f"`{source}` is a run directory: `--out` and `--set` have no effect", hint="leave them out")
+    chosen = [*(overrides or ()), *([f"expert.names=[{json.dumps(policy)}]"] if policy else ()),
+              *([f"expert.api.base_url={json.dumps(base_url)}"] if base_url else ())]
+    if source.is_dir() and (out or chosen):
+        raise ConfigError(
+            f"`{source}` is a run directory: `--out`, `--set`, `--policy` and `--base-url` have no effect",
+            hint="leave them out",
+        )
+    if dry_run:
+        _tell_estimate(Run.open(source).recipe if source.is_dir() else read_recipe(source, chosen))
+        return
     if source.is_dir():
         found = Run.open(source)
     else:
-        settings = read_recipe(source, overrides)
+        settings = read_recipe(source, chosen)
         found = Run.create(out or Path("runs") / settings.name, settings)
     _stages(found, [StageId(EXPERT, 0, "collect")], quiet)
+
+
+def _tell_estimate(recipe: Recipe) -> None:
+    """What the `openai/…` experts of a recipe would take."""
+    models = [name for name in recipe.expert.names if name.startswith("openai/")]
+    if not models:
+        raise ConfigError("`--dry-run` is for `openai/…` experts, and the recipe names none", hint="see `--policy`")
+    found = Run(Path("runs") / recipe.name, recipe)
+    likely, most = found.estimate()
+    for name in models:
+        put(f"{name}: {most.tasks:,} tasks, up to {found.step_limit} turns each; nothing was asked")
+        for words, each in (("likely", likely), ("at most", most)):
+            cost = f", cost {each.cost:,.2f}" if each.cost else ""
+            put(f"{words:<8} {each.requests:,} requests, {each.prompt_tokens:,} prompt tokens, "
+                f"{each.completion_tokens:,} completion tokens{cost}")
+    tell(likely.basis)
 
 
 def explore(directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False) -> None:
@@ -140,6 +180,14 @@ def read_recipe(path: Path, overrides: list[str] | None) -> Recipe:
     if not path.exists():
         raise ConfigError(f"there is no recipe `{path}`", hint="`eef settings` shows what one can hold")
     return load_recipe(path, overrides or ())
+
+
+def as_table(overrides: list[str] | None) -> dict[str, Any]:
+    """Overrides as the table they make."""
+    table: dict[str, Any] = {}
+    for override in overrides or ():
+        apply_override(table, override)
+    return table
 
 
 def carry_out_run(found: Run, jobs: int | None, *, quiet: bool) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from eef.cli.console import data, notes, put, stoppable, tell
-from eef.cli.runs import Overrides
-from eef.config import Recipe, SettingRow, apply_override, parse_settings, settings_table
+from eef.cli.runs import Overrides, as_table
+from eef.config import Recipe, SettingRow, parse_settings, settings_table
 from eef.envs import ENVS, setting_groups
 from eef.methods import METHODS
 from eef.workers import available_cores, process_settings
@@ -41,7 +41,7 @@ def check_env(
     from eef.env import check_env as check
     from eef.envs import make_env
 
-    checked = check(make_env(name, _table(overrides)), split=split)
+    checked = check(make_env(name, as_table(overrides)), split=split)
     for what in checked:
         put(what)
     tell(f"{len(checked)} checks passed")
@@ -60,7 +60,7 @@ def make_base(
         from eef.student import make_base as make
         from eef.train import TrainProgress
 
-        settings = parse_settings(StudentSettings, _table(overrides), source="make-base")
+        settings = parse_settings(StudentSettings, as_table(overrides), source="make-base")
         with Bars(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(compact=True), console=notes(),
@@ -121,6 +121,27 @@ def settings(
             show(f"environment {name}: {key}", settings_table(group, f"env.{key}."))
 
 
+def formats(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the document `docs/data-format.md`.")] = False,
+) -> None:
+    """Print every file that a run directory holds and what stands in it.
+
+    Example: `eef formats`
+    """
+    from eef.schema import FILES
+    from eef.schema import markdown as document
+
+    if markdown:
+        put(document())
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for column in ("file", "what stands in it", "keys"):
+        table.add_column(column)
+    for each in FILES:
+        table.add_row(Text(each.path, style="bold"), Text(each.about), Text(", ".join(each.keys or ())))
+    data().print(table)
+
+
 def _print_table(title: str, rows: list[SettingRow]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=f"\n{title}", title_justify="left")
     table.add_column("setting", no_wrap=True)
@@ -147,11 +168,3 @@ def _describe_env(name: str) -> str:
     parameters = inspect.signature(kind).parameters.values()
     defaults = [f"env.{parameter.name} = {parameter.default!r}" for parameter in parameters]
     return "\n".join([*defaults, "", inspect.getdoc(kind) or ""])
-
-
-def _table(overrides: list[str] | None) -> dict[str, Any]:
-    """Overrides as the table they make."""
-    table: dict[str, Any] = {}
-    for override in overrides or ():
-        apply_override(table, override)
-    return table

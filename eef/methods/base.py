@@ -115,11 +115,13 @@ def distinct(trajectories: TrajectorySet, wins: Iterable[Trajectory]) -> list[Tr
 
 
 def whole_path(win: Trajectory) -> TrainingExample:
-    """The example which trains every action of an episode that was won from the task's start."""
+    """The example which trains every action of an episode that was won from the task's start, but for those that the
+    data it was imported from masks."""
     reason = "expert-win" if is_expert(win) else "student-win"
     return TrainingExample(
         id=f"{win.id}@0", task=win.task, trajectory=win.id, state=0,
-        weights=(1.0,) * win.length, reasons=(reason,) * win.length, evidence=(win.id,),
+        weights=tuple(step.weight for step in win.steps),
+        reasons=tuple(reason if step.weight else "masked" for step in win.steps), evidence=(win.id,),
     )
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from eef.config import parse_settings
+from eef.errors import MethodError
 from eef.labels import OkGrid, OkRule, expert_states, is_expert, measure_grid
 from eef.methods.base import (
     MethodOptions,
@@ -125,6 +126,7 @@ class Eef:
         return cls(name, parse_settings(EefOptions, options, source=f"options.{name}"))
 
     def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+        _refuse_text_alone(trajectories)
         each = self.options.rollouts_per_state
         experts = max((len(expert_trajectories(trajectories, task)) for task in tasks), default=1)
         wanted = self.options.M * max(1, experts) if self.options.fill == "start" else 0
@@ -162,7 +164,7 @@ class Eef:
         )
 
     def _explored(self, trajectories: TrajectorySet, task: str) -> list[Trajectory]:
-        experts = expert_trajectories(trajectories, task)
+        experts = [item for item in expert_trajectories(trajectories, task) if item.replayable]
         return [item for item in experts if self.options.expert_states == "all" or not item.success]
 
     def _evidence(self, trajectories: TrajectorySet, task: str, round: int) -> _Evidence:
@@ -193,7 +195,11 @@ class Eef:
     def _example(self, evidence: _Evidence, win: Trajectory, state: int, share: float) -> TrainingExample:
         """A win's path with weight 0 before `state`; `share` scales the weights behind it."""
         grid = evidence.grids.get(_origin(win))
-        steps = [self._weigh(grid, win, t) if t >= state else (0.0, "context") for t in range(win.length)]
+        given = [item.step.weight for item in evidence.trajectories.path(win.id)]
+        steps = [
+            (0.0, "context") if t < state else _scaled(*self._weigh(grid, win, t), weight)
+            for t, weight in enumerate(given)
+        ]
         scale = share * self._reward_weight(win)
         proof = grid.rollouts_between(state, expert_part(win)) if grid else ()
         return TrainingExample(
@@ -231,6 +237,23 @@ _COUNTS = (
 
 def _rounds(which: Literal["all", "round"], round: int) -> range:
     return range(round if which == "round" else 0, round + 1)
+
+
+def _scaled(weight: float, reason: str, given: float) -> tuple[float, str]:
+    """A step's weight and reason, scaled by the weight it was imported with."""
+    return weight * given, reason if given else "masked"
+
+
+def _refuse_text_alone(trajectories: TrajectorySet) -> None:
+    """MethodError where there are experts' failures and none of them can be played on from."""
+    failures = [item for item in trajectories if is_expert(item) and item.start is None and not item.success]
+    text = [item for item in failures if not item.replayable]
+    if text and len(text) == len(failures):
+        raise MethodError(
+            f"`eef` plays on from the experts' failures, and all {len(text)} of them are text only: imported, and not "
+            "what this environment shows when they are replayed",
+            hint='train on them with `methods = ["bc", "rft6"]`, or bring the environment they were recorded in',
+        )
 
 
 def _origin(win: Trajectory) -> str:
