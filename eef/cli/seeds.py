@@ -9,10 +9,9 @@ import typer
 from rich.table import Table
 
 from eef.cli.console import data, stoppable, tell
-from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, carry_out_run, read_recipe, write_report
+from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, carry_out_run, create_run, read_recipe, write_report
 from eef.config import Recipe, parse_settings
 from eef.jsonfile import write_json
-from eef.pipeline import Run
 from eef.report.wording import display_name, number, percent, points, reward
 from eef.seeds import OverSeeds, gather_seeds
 
@@ -42,7 +41,7 @@ def compare(
     runs = []
     with stoppable("stopped; the same command continues"):
         for seed in range(settings.seed, settings.seed + seeds):
-            found = Run.create(directory / f"seed{seed}", with_seed(settings, seed, names))
+            found = create_run(directory / f"seed{seed}", with_seed(settings, seed, names), quiet=quiet)
             if not quiet:
                 tell(f"seed {seed}: {found.directory}")
             carry_out_run(found, jobs, quiet=quiet)

@@ -89,7 +89,7 @@ class Catalogue:
     """
 
     def __init__(self, columns: Columns) -> None:
-        self._records = memoryview(columns.read("records"))
+        self._records = columns.read("records").data
         self._ends, self._asins = columns.read("record_ends"), columns.read("asins")
         self._by_asin = columns.read("by_asin")
         self._kinds = {"query": columns.read("queries"), "category": columns.read("categories")}

@@ -23,6 +23,8 @@ PRICE_BOUNDS = range(10, 1000, 10)
 NO_BOUND = 1_000_000
 RECENT_GOALS = 1024
 
+Numbers = Sequence[int] | np.ndarray
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -76,8 +78,8 @@ class Goals:
     """
 
     def __init__(
-        self, catalogue: Catalogue, positions: Sequence[int], sizes: np.ndarray, bounds: Sequence[int],
-        order: Sequence[int], records: Sequence[dict[str, Any]] | None = None,
+        self, catalogue: Catalogue, positions: Numbers, sizes: np.ndarray, bounds: Sequence[int],
+        order: Numbers, records: Sequence[dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         self._catalogue, self._positions, self._bounds, self._records = catalogue, positions, bounds, records
         self._ends, self._order = np.cumsum(sizes), order
@@ -85,7 +87,7 @@ class Goals:
 
     @classmethod
     def synthetic(
-        cls, catalogue: Catalogue, prices: Prices, rng: random.Random, order: Sequence[int] | None = None
+        cls, catalogue: Catalogue, prices: Prices, rng: random.Random, order: Numbers | None = None
     ) -> Goals:
         """A goal for each combination of options of each product that has an instruction.
 

@@ -109,7 +109,8 @@ def checksums(directory: Path, progress: Progress = no_progress) -> dict[str, di
     """Size and SHA-256 of every column in the directory."""
     paths = {name: directory / f"{name}.{kind}" for name, kind in LAYOUT.items()}
     paths = {name: path for name, path in paths.items() if path.exists()}
-    sums, done, total = {}, 0, sum(path.stat().st_size for path in paths.values())
+    sums: dict[str, dict[str, Any]] = {}
+    done, total = 0, sum(path.stat().st_size for path in paths.values())
     for name, path in paths.items():
         with path.open("rb") as file:
             sums[name] = {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
