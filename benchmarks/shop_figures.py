@@ -1,4 +1,5 @@
-"""Figures of `docs/webshop.md`: `python -m benchmarks.shop_figures [--data DIR] [--tagger MODEL]`, from the project's root.
+"""Figures of `docs/webshop.md`: `python -m benchmarks.shop_figures [--data DIR] [--tagger MODEL]`, from the
+project's root.
 
 Without arguments the generated shop is measured; with `--data` the official files in DIR; with `--tagger` how often a
 spaCy model and the stand-in agree on the kind of two products of DIR.

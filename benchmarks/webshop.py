@@ -1,10 +1,10 @@
 """Speed of the shop: `python -m benchmarks.webshop [--data DIR]`, from the project's root; JSON in the last line.
 
-    steps_per_cpu_second  of a random admissible agent: what can be clicked is asked before each step, the page is drawn
-                          at each, an episode ends after 15 steps
+    steps_per_cpu_second  of a random admissible agent: what can be clicked is asked before each step, an observation
+                          is made at each, an episode ends after 15 steps
     search_ms             CPU milliseconds of a query that was not asked before, median
     snapshot_us           microseconds of `snapshot`, mean
-    restore_us            microseconds of `restore`, mean; the page is drawn once it is asked for, and not in this figure
+    restore_us            microseconds of `restore`, mean; without the page, which is drawn once it is asked for
     start_s               seconds from the start of a fresh interpreter to its first page
     rss_mb                peak of the resident memory of the process that played, in MB (2^20 bytes)
 
