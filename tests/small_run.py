@@ -69,12 +69,17 @@ def eef(*arguments: object) -> Result:
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """The program as a process of its own, in a session of its own."""
+    """The program as a process of its own, in a session of its own. A shell that has put the suite into the background
+    lets it ignore Ctrl-C, and with it whatever it starts: undone here."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "eef", *(str(argument) for argument in arguments)], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "eef", *(str(argument) for argument in arguments)], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def stop_when(process: subprocess.Popen[str], happened: Callable[[], bool], number: signal.Signals) -> tuple[int, str]:

@@ -130,6 +130,7 @@ def test_threads_are_shared_by_processes(monkeypatch, student):
     assert [threads_of(recipe, jobs) for jobs in (1, 2, 3, 16)] == [8, 4, 2, 1]
     assert threads_of(as_recipe(small_recipe(student, train={"threads": 3})), 4) == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
     with process_settings(2):
         assert (os.environ["OMP_NUM_THREADS"], os.environ["TRANSFORMERS_VERBOSITY"]) == ("2", "info")
