@@ -1,130 +1,122 @@
-"""Figures of `docs/webshop.md`: `python -m benchmarks.webshop [--data DIR] [--tagger MODEL]`, from the project's root.
+"""Speed of the shop: `python -m benchmarks.webshop [--data DIR]`, from the project's root; JSON in the last line.
 
-Without arguments the generated shop is measured; with `--data` the official files in DIR; with `--tagger` how often a
-spaCy model and the stand-in agree on the kind of two products of DIR.
+    steps_per_cpu_second  of a random admissible agent: what can be clicked is asked before each step, an observation
+                          is made at each, an episode ends after 15 steps
+    search_ms             CPU milliseconds of a query that was not asked before, median
+    snapshot_us           microseconds of `snapshot`, mean
+    restore_us            microseconds of `restore`, mean; without the page, which is drawn once it is asked for
+    start_s               seconds from the start of a fresh interpreter to its first page
+    rss_mb                peak of the resident memory of the process that played, in MB (2^20 bytes)
+
+`--seconds` is how long it plays. The figures of `docs/webshop.md` on difficulty come from `benchmarks.shop_figures`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import resource
-from itertools import combinations, groupby
+import subprocess
+import sys
 from pathlib import Path
-from statistics import fmean
-from time import perf_counter
-from typing import Any
+from statistics import median
+from time import perf_counter, process_time
 
-from eef.envs.webshop import Product, WebShop
-from eef.envs.webshop.expert import BACK, NEXT, PRESETS, make_shop_expert
-from eef.envs.webshop.nouns import STAND_IN, choose_tagger
-from eef.envs.webshop.reward import count_options, match_type
-from tests.shopping import mean_of, open_shop, play_all, win_rate
+from eef.envs.webshop import WebShop
 
-KNOBS: tuple[dict[str, Any], ...] = (
-    {}, {"family_size": 4}, {"family_size": 24}, {"family_size": 40}, {"look_alikes": 0.0}, {"look_alikes": 1.0},
-    {"missing_options": 0.0}, {"missing_options": 0.8}, {"search_noise": 0.0}, {"search_noise": 0.5},
-    {"option_types": 0}, {"option_types": 3}, {"attribute_pool": 2}, {"attribute_pool": 10},
-    {"price_spread": 0}, {"price_spread": 200},
-)
+EPISODE = 15
+QUERIES = 200
+COPIES = 2_000
+START = "import sys; from eef.envs.webshop import WebShop; WebShop(sys.argv[1], prompt='none').reset(0)"
 
 
-def opening(**options: Any) -> WebShop:
-    """Open a shop, and say how long it takes and how much memory the process has used up to then."""
-    started = perf_counter()
-    env = WebShop(prompt="none", **options)
-    seconds = perf_counter() - started
+def random_action(env: WebShop, chance: random.Random) -> str:
+    """A click on what can be clicked; where one can search, two words of the instruction are sought."""
+    can = env.available()
+    if can["has_search_bar"]:
+        words = env.goal.instruction.split()
+        return f"search[{' '.join(chance.sample(words, min(2, len(words))))}]"
+    return f"click[{chance.choice(can['clickables'])}]"
+
+
+def steps_per_second(env: WebShop, seconds: float) -> float:
+    """Steps of the random agent in a second of CPU time, its own choices included."""
+    chance, steps, begun = random.Random(0), 0, process_time()
+    while process_time() - begun < seconds:
+        env.reset(chance.randrange(len(env.shop.goals)))
+        for _ in range(EPISODE):
+            steps += 1
+            if env.step(random_action(env, chance)).terminated:
+                break
+    return steps / (process_time() - begun)
+
+
+def search_time(env: WebShop) -> float:
+    """Median CPU milliseconds of searches for whole instructions, each sought once."""
+    queries = list(dict.fromkeys(env.shop.goals[at].instruction for at in range(min(QUERIES, len(env.shop.goals)))))
+    times = []
+    for query in queries:
+        begun = process_time()
+        env.search(query)
+        times.append(process_time() - begun)
+    return 1e3 * median(times)
+
+
+def copy_times(env: WebShop) -> tuple[float, float]:
+    """CPU microseconds of a snapshot, and of a return to one, in turn to a results page and a product's."""
+    env.reset(0)
+    env.step(f"search[{env.goal.instruction}]")
+    results = env.snapshot()
+    env.step(f"click[{_first_product(env)}]")
+    item = env.snapshot()
+    begun = process_time()
+    for _ in range(COPIES):
+        env.snapshot()
+    snapshot = (process_time() - begun) / COPIES
+    begun = process_time()
+    for turn in range(COPIES):
+        env.restore(item if turn % 2 else results)
+    return 1e6 * snapshot, 1e6 * (process_time() - begun) / COPIES
+
+
+def _first_product(env: WebShop) -> str:
+    asin, _ = env.search(env.goal.instruction)[0]
+    return asin
+
+
+def start_time(data: str) -> float:
+    """Seconds a fresh interpreter takes to its first page."""
+    begun = perf_counter()
+    subprocess.run([sys.executable, "-c", START, data], check=True)
+    return perf_counter() - begun
+
+
+def measure(data: str, seconds: float) -> dict[str, float]:
+    """All figures of the shop on `data`."""
+    env = WebShop(data, prompt="none")
+    search = search_time(env)
+    steps = steps_per_second(env, seconds)
+    snapshot, restore = copy_times(env)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"open {options}: {len(env.shop.catalogue)} products, {len(env.shop.goals)} goals, "
-        f"{seconds:.1f} s, {memory:.0f} MB"
-    )
-    return env
-
-
-def speed(env: WebShop) -> None:
-    """Microseconds a step, of a flawless shopper's actions played again."""
-    played = play_all(env, make_shop_expert(env, "flawless"), 100, limit=15)
-    started = perf_counter()
-    for task in env.tasks("train").head(100):
-        env.reset(task)
-        for step in played[task.id].steps:
-            env.step(step.action)
-    steps = sum(len(trajectory.steps) for trajectory in played.values())
-    print(f"{1e6 * (perf_counter() - started) / steps:.0f} microseconds a step (queries seen before)")
-
-
-def experts(env: WebShop, tasks: int, limit: int) -> None:
-    """Win rates of the scripted experts."""
-    for preset in PRESETS:
-        rate = win_rate(play_all(env, make_shop_expert(env, preset), tasks, limit=limit))
-        print(f"{preset}: wins {100 * rate:.1f} % of {tasks} training tasks in {limit} steps")
-
-
-def slip(env: WebShop) -> None:
-    """Goals that not even the goal's own options meet."""
-    goals = list(env.shop.goals)
-    for compat in (True, False):
-        lost = sum(count_options(_values(goal), goal.options, compat=compat) < len(goal.options) for goal in goals)
-        print(f"compat={compat}: {lost} of {len(goals)} goals cannot be won ({100 * lost / len(goals):.1f} %)")
-
-
-def _values(goal: Any) -> list[str]:
-    return [option if isinstance(option, str) else option[1] for option in goal.options]
-
-
-def knobs() -> None:
-    """What each setting of the generated shop does to a flawless shopper, four products a page."""
-    print("| setting | steps | pages turned | products left again |\n|:--|--:|--:|--:|")
-    for knob in KNOBS:
-        env = open_shop(products=400, **knob)
-        played = play_all(env, make_shop_expert(env, "flawless"), 250)
-        name = ", ".join(f"`{key} = {value}`" for key, value in knob.items()) or "defaults"
-        steps = fmean(trajectory.length for trajectory in played.values())
-        print(f"| {name} | {steps:.1f} | {mean_of(played, NEXT):.2f} | {mean_of(played, BACK):.2f} |")
-
-
-def taggers(env: WebShop, model: str) -> None:
-    """How often the stand-in and a spaCy model give two products the same `r_type`."""
-    nouns = [choose_tagger(name)[1] for name in (STAND_IN, model)]
-    products = sorted(env.shop.catalogue, key=_query)
-    same = [pair for _, group in groupby(products, key=_query) for pair in combinations(group, 2)]
-    chance = random.Random(0)
-    arbitrary = [tuple(chance.sample(products, 2)) for _ in range(5000)]
-    for what, pairs in (("of one query", same), ("arbitrary", arbitrary)):
-        agree = fmean(_alike(one, other, nouns) for one, other in pairs)
-        print(f"{model} and the stand-in agree in {100 * agree:.1f} % of {len(pairs)} pairs {what}")
-
-
-def _query(product: Product) -> str:
-    return product.query
-
-
-def _alike(one: Product, other: Product, nouns: list[Any]) -> bool:
-    return len({match_type(one, other, each).r_type for each in nouns}) == 1
+    return {
+        "steps_per_cpu_second": round(steps),
+        "search_ms": round(search, 3),
+        "snapshot_us": round(snapshot, 2),
+        "restore_us": round(restore, 2),
+        "start_s": round(start_time(data), 2),
+        "rss_mb": round(memory),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the shop.")
-    parser.add_argument("--data", type=Path, help="directory with the official files")
-    parser.add_argument("--tagger", help="name of an installed spaCy model")
+    parser = argparse.ArgumentParser(description="Measure how fast the shop is.")
+    parser.add_argument("--data", type=Path, help="directory with the official files; a generated shop without")
+    parser.add_argument("--seconds", type=float, default=5.0, help="CPU seconds of play (default 5)")
     given = parser.parse_args()
-    if given.tagger:
-        taggers(WebShop(given.data, tagger=STAND_IN), given.tagger)
-    elif given.data:
-        for goals in ("human", "synthetic"):
-            env = opening(data=given.data, goals=goals, tagger=STAND_IN)
-            slip(env)
-            speed(env)
-            experts(env, min(300, len(env.tasks("train"))), 60)
-    else:
-        for products in (1_000, 10_000, 100_000):
-            opening(goals="human", tagger=STAND_IN, synthetic={"products": products})
-        env = opening(goals="synthetic", tagger=STAND_IN)
-        slip(env)
-        speed(env)
-        experts(env, 300, 60)
-        knobs()
+    data = "synthetic" if given.data is None else str(given.data)
+    print(f"data {data}, {given.seconds:g} CPU seconds of play")
+    print(json.dumps(measure(data, given.seconds)))
 
 
 if __name__ == "__main__":

@@ -136,4 +136,4 @@ def test_examples_in_docstrings(name):
 
 
 def test_the_figures_script_can_be_run():
-    assert importlib.import_module("benchmarks.webshop").KNOBS[0] == {}
+    assert importlib.import_module("benchmarks.shop_figures").KNOBS[0] == {}

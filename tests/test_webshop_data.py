@@ -129,12 +129,12 @@ def test_goals_past_either_end(catalogue):
 
 @given(st.integers(0, 20_000))
 def test_default_splits_part_all_goals(goals):
-    ranges = Splits.default(goals).ranges
+    ranges = Splits.default(goals).indices
     assert sorted(index for part in ranges.values() for index in part) == list(range(goals))
 
 
 def test_default_splits():
-    assert Splits.default(12_087).ranges == {
+    assert Splits.default(12_087).indices == {
         "test": range(500),
         "validation": range(500, 1500),
         "train": range(1500, 12_087),
@@ -143,19 +143,74 @@ def test_default_splits():
 
 
 def test_given_splits():
-    splits = Splits.of({"test": (0, 10), "train": (10, None), "late": (90, 300)}, 90)
+    splits = Splits.of({"test": (0, 10), "train": (10, None), "late": (90, 300)}, "human", 90)
     assert splits["train"] == range(10, 90)
     assert (splits.split_of(9), splits.split_of(10), len(splits["late"])) == ("test", "train", 0)
     with pytest.raises(EnvError, match="no split 'dev'"):
         splits["dev"]
     with pytest.raises(ConfigError, match="overlap at goal 5"):
-        Splits.of({"test": (0, 10), "train": (5, None)}, 90)
+        Splits.of({"test": (0, 10), "train": (5, None)}, "human", 90)
 
 
 @pytest.mark.parametrize("bounds", [(10, 5), (-1, 5), (0,), "all", 7, ("0", None)])
 def test_malformed_splits(bounds):
     with pytest.raises(ConfigError, match="`splits` test"):
-        Splits.of({"test": bounds}, 90)
+        Splits.of({"test": bounds}, "human", 90)
+
+
+def test_presets():
+    train = {name: Splits.of(name, "human", 12_087)["train"] for name in ("canonical", "eef-11k", "eef-3k")}
+    assert [len(part) for part in train.values()] == [10_587, 10_587, 3000]
+    assert all(part[0] == 1500 for part in train.values())
+    assert Splits.of("synthetic-1k", "synthetic", 6910)["test"] == range(500)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "goals", "message"),
+    [
+        ("canonical", "human", 13, "'canonical' is of 1,501 goals or more, this shop has 13 human ones"),
+        ("eef-3k", "synthetic", 12_087, "'eef-3k' is of 12,087 human goals"),
+        ("synthetic-1k", "human", 12_087, "6,910 synthetic goals"),
+        ("eef-12k", "human", 12_087, "'eef-12k', no preset"),
+    ],
+)
+def test_presets_of_another_shop(name, kind, goals, message):
+    with pytest.raises(ConfigError, match=message):
+        Splits.of(name, kind, goals)
+
+
+@pytest.fixture
+def lists(tmp_path):
+    (tmp_path / "train_indices.json").write_text("[30, 20, 5, 40]")
+    (tmp_path / "test_indices.json").write_text("[5, 6]")
+    return tmp_path
+
+
+def test_lists_of_goals_are_the_users_files(lists):
+    """As in ETO's, the two share a goal: that is refused, or the goal is left out of training."""
+    with pytest.raises(ConfigError, match="overlap at goal 5: train and test share 1 goals") as caught:
+        Splits.of(f"eto:{lists}", "human", 50)
+    assert "drop" in caught.value.hint
+    splits = Splits.of(f"eto:{lists}", "human", 50, "drop")
+    assert dict(splits.indices) == {"train": (30, 20, 40), "test": (5, 6)}
+    assert (splits.split_of(20), splits.split_of(5), splits.split_of(0)) == ("train", "test", "")
+    assert splits.to_record()["test"][0] == 2
+    assert splits.to_record() != Splits.of(f"eto:{lists}", "human", 41, "drop").to_record() | {"train": [0, ""]}
+
+
+@pytest.mark.parametrize("content", ["[1, 50]", "[-1]", '["1"]', "{}", "3", "[true]", "[1, 1]", "[1", "[1.0]"])
+def test_lists_that_are_none(lists, content):
+    (lists / "test_indices.json").write_text(content)
+    with pytest.raises(DataError, match=r"test_indices.json"):
+        Splits.of(f"eto:{lists}", "human", 50)
+
+
+def test_tasks_of_a_list_come_in_its_order(tmp_path, lists):
+    (lists / "train_indices.json").write_text("[6, 3]")
+    (lists / "test_indices.json").write_text("[0]")
+    env = WebShop(write_shop(tmp_path / "shop"), splits=f"eto:{lists}")
+    assert [(task.index, task.split) for task in env.tasks("train")] == [(6, "train"), (3, "train")]
+    assert json.loads(json.dumps(env.fingerprint())) == env.fingerprint()
 
 
 def test_a_directory_that_is_none(tmp_path):
@@ -199,6 +254,13 @@ def test_a_missing_file(tmp_path):
         ({"items": [{**ITEMS[0], "small_description": [1]}]}, "`small_description`"),
         ({"notes": {"B000000001": []}}, "the notes of B000000001"),
         ({"notes": {"B000000001": {"attributes": "silk"}}}, "`attributes`"),
+        ({"notes": {"B000000001": {"instruction": "Find me socks"}}}, "no `instruction_attributes`"),
+        ({"notes": {"B000000001": {"instruction": 3}}}, "`instruction` is 3"),
+        ({"items": [{**ITEMS[0], "asin": "b000000001"}]}, "`asin` is 'b000000001', expected capital letters"),
+        ({"items": [{**ITEMS[0], "asin": 5}]}, "product 0: `asin` is 5, expected a string"),
+        ({"items": [{**ITEMS[0], "pricing": 12}]}, "`pricing` is 12"),
+        ({"human": {"B000000001": {}}}, "human instruction of B000000001"),
+        ({"human": {"B000000001": ["a"]}}, "human instruction of B000000001"),
     ],
 )
 def test_malformed_files(tmp_path, files, message):
@@ -214,5 +276,5 @@ def test_malformed_human_records(tmp_path):
 def test_a_file_that_is_not_json(tmp_path):
     write_shop(tmp_path)
     (tmp_path / "items_shuffle.json").write_text('[{"asin": ')
-    with pytest.raises(DataError, match=r"items_shuffle.json` is not JSON: .*line 1"):
+    with pytest.raises(DataError, match=r"items_shuffle.json` is not JSON: .*entry 0, near byte"):
         WebShop(tmp_path)

@@ -238,6 +238,92 @@ def test_back_doors_of_the_original(env, directory):
     assert "(Total results: 0)" in see(plain, "search[<c> garden]")
 
 
+def test_search_of_a_category_ignores_blanks_around_it(env):
+    assert "(Total results: 1)" in see(env, "search[<c> \tgarden\t socks]")
+    assert "(Total results: 3)" in see(env, "search[<q>  wool socks ]")
+
+
+def test_an_invalid_action_is_explained_where_that_is_asked_for(directory):
+    plain, rich = (
+        WebShop(directory, goals="human", explain_invalid=True, observation=mode) for mode in ("text", "text_rich")
+    )
+    page = plain.reset(0)
+    assert see(plain, "click[red]") == (
+        f"Nothing happened: 'red' cannot be clicked here. What can be: search. [SEP] {page}"
+    )
+    assert see(plain, "buy it") == (
+        f"Nothing happened: 'buy it' is no action. Actions are search[words] and click[label]. [SEP] {page}"
+    )
+    assert len(see(plain, "x" * 100_000)) < len(page) + 300
+    page = rich.reset(0)
+    assert see(rich, "click[red]").endswith(f"be: search.\n{page}")
+    assert "What can be: nothing." in see(plain, "search[merino]", f"click[{SOCKS}]", "click[buy now]", "click[red]")
+    assert "Nothing" not in see(plain, "search[merino]")
+
+
+def test_next_ends_with_the_results_where_that_is_asked_for(directory):
+    env = WebShop(directory, goals="human", endless_next=False, products_per_page=2)
+    env.reset(0)
+    assert "Next >" in see(env, "search[socks]")
+    last = see(env, "click[next >]")
+    assert "Page 2" in last
+    assert "Next >" not in last
+    assert see(env, "click[next >]") == last
+    assert "Next >" not in see(env, "search[merino]")
+    assert "Next >" not in see(env, "search[ ]")
+
+
+@pytest.mark.parametrize(
+    ("title", "segment", "line"),
+    [("", None, None), (" \t", "", " "), (" \n ", None, None), ("\u00a0", "", "\u00a0"), ("\u00a0\n", "", "\u00a0\n"),
+     (" a ", "a", " a ")],
+)  # fmt: skip
+def test_texts_of_blanks(tmp_path, title, segment, line):
+    """Blanks of ASCII collapse to one, and vanish with a line break among them; others stay."""
+    from tests.small_shop import ITEMS
+
+    odd = write_shop(tmp_path, items=[{**ITEMS[0], "name": title, "full_description": "merino"}])
+    pages = []
+    for mode in ("text", "text_rich"):
+        env = WebShop(odd, goals="human", observation=mode)
+        env.reset(0)
+        pages.append(see(env, "search[merino]"))
+    assert pages[0].endswith(f"{SOCKS} [SEP] {'' if segment is None else f'{segment} [SEP] '}$12.5")
+    assert pages[1].endswith(f"[button] {SOCKS} [button_]\n{'' if line is None else f'{line}{chr(10)}'}$12.5\n")
+
+
+def test_option_values_like_the_navigation(tmp_path):
+    """`next >` of an option is chosen on a product's page, where it turns no page; `buy now` buys."""
+    from tests.small_shop import ITEMS, choices
+
+    odd = {**ITEMS[0], "customization_options": {"Style": choices("Next >", "search", "", "Buy Now")}}
+    env = WebShop(write_shop(tmp_path, items=[odd]), goals="human")
+    env.reset(0)
+    play(env, "search[merino]", f"click[{SOCKS}]", "click[next >]", "click[search]", "click[]")
+    assert env.session.options == {"style": "next >"}
+    assert env.available()["clickables"][-3:] == ["next >", "search", ""]
+    assert play(env, "click[buy now]").terminated
+
+
+def test_of_two_options_with_one_value_the_later_is_meant(tmp_path):
+    from tests.small_shop import ITEMS, choices
+
+    odd = {**ITEMS[0], "customization_options": {"Color": choices("One", "two"), "Size": choices("one")}}
+    env = WebShop(write_shop(tmp_path, items=[odd]), goals="human")
+    env.reset(0)
+    play(env, "search[merino]", f"click[{SOCKS}]", "click[one]")
+    assert env.session.options == {"size": "one"}
+    assert env.available()["clickables"][-2:] == ["one", "two"]
+
+
+def test_a_purchase_after_the_end_is_one_again(env):
+    """The original's episode goes on where a search is made after buying."""
+    play(env, "search[merino]", f"click[{SOCKS}]", "click[buy now]")
+    again = play(env, "search[hat]", "click[b000000004]", "click[buy now]")
+    assert again.terminated
+    assert env.session.actions["purchase"] == 2
+
+
 def test_attributes_page(directory):
     env = WebShop(directory, goals="human", attributes_page=True)
     env.reset(0)

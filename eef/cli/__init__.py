@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from eef import __version__
-from eef.cli import exports, imports, runs, seeds, tools, views
+from eef.cli import exports, imports, indexes, runs, seeds, tools, views
 from eef.cli.console import Verbs, heed_termination, put
 
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
@@ -28,7 +28,9 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
         "show": views.show, "report": runs.report, "results": seeds.results, "settings": tools.settings,
         "formats": tools.formats,
     },
-    "Tools": {"check-env": tools.check_env, "make-base": tools.make_base, "doctor": tools.doctor},
+    "Tools": {
+        "index": indexes.index, "check-env": tools.check_env, "make-base": tools.make_base, "doctor": tools.doctor,
+    },
 }
 
 

@@ -11,6 +11,7 @@ import typer
 
 from eef.cli.console import duration, notes, put, stoppable, tell
 from eef.cli.display import display_of
+from eef.cli.indexes import prepare
 from eef.config import Recipe, apply_override, load_recipe
 from eef.errors import ConfigError
 from eef.jsonfile import write_json
@@ -56,7 +57,7 @@ def run(
     Example: `eef run recipes/demo.toml --out runs/demo --set seed=1`
     """
     settings = read_recipe(recipe, overrides)
-    _whole(Run.create(out or Path("runs") / settings.name, settings), jobs, quiet)
+    _whole(create_run(out or Path("runs") / settings.name, settings, quiet=quiet), jobs, quiet)
 
 
 def resume(directory: Directory, jobs: Jobs = None, quiet: Quiet = False) -> None:
@@ -64,7 +65,7 @@ def resume(directory: Directory, jobs: Jobs = None, quiet: Quiet = False) -> Non
 
     Example: `eef resume runs/demo`
     """
-    _whole(Run.open(directory), jobs, quiet)
+    _whole(_open_run(directory, quiet=quiet), jobs, quiet)
 
 
 def collect(
@@ -108,10 +109,10 @@ def collect(
         _tell_estimate(Run.open(source).recipe if source.is_dir() else read_recipe(source, chosen))
         return
     if source.is_dir():
-        found = Run.open(source)
+        found = _open_run(source, quiet=quiet)
     else:
         settings = read_recipe(source, chosen)
-        found = Run.create(out or Path("runs") / settings.name, settings)
+        found = create_run(out or Path("runs") / settings.name, settings, quiet=quiet)
     _stages(found, [StageId(EXPERT, 0, "collect")], quiet)
 
 
@@ -190,6 +191,21 @@ def as_table(overrides: list[str] | None) -> dict[str, Any]:
     return table
 
 
+def create_run(directory: Path, recipe: Recipe, *, quiet: bool) -> Run:
+    """Begin a run, or enter one of an equal recipe, once its environment is prepared."""
+    with stoppable("stopped; the same command continues"):
+        prepare(recipe, quiet=quiet)
+    return Run.create(directory, recipe)
+
+
+def _open_run(directory: Path, *, quiet: bool) -> Run:
+    """Enter a run that was begun, once its environment is prepared."""
+    found = Run.open(directory)
+    with stoppable("stopped; the same command continues"):
+        prepare(found.recipe, quiet=quiet)
+    return found
+
+
 def carry_out_run(found: Run, jobs: int | None, *, quiet: bool) -> None:
     """Carry out all stages of a run, and show how it goes."""
     with process_settings(threads_of(found.recipe, 1)), display_of(found, quiet=quiet) as display:
@@ -229,7 +245,7 @@ def _conclude(found: Run, results: Results, seconds: float) -> None:
 
 
 def _by_hand(directory: Path, kind: Kind, method: str | None, round: int | None, quiet: bool) -> None:
-    found = Run.open(directory)
+    found = _open_run(directory, quiet=quiet)
     _stages(found, _chosen(found, kind, method, round), quiet)
 
 

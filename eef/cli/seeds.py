@@ -10,7 +10,7 @@ from rich.table import Table
 
 from eef.cli.console import data, put, stoppable, tell
 from eef.cli.display import display_of
-from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, read_recipe, write_report
+from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, create_run, read_recipe, write_report
 from eef.config import Recipe, parse_settings
 from eef.errors import ConfigError
 from eef.jsonfile import disk_errors, write_json
@@ -62,7 +62,7 @@ def compare(
             chosen = tuple(name for name in names if (name, seed) in wanted)
             if not chosen and not (directory / f"seed{seed}" / "recipe.json").exists():
                 continue
-            found = Run.create(directory / f"seed{seed}", with_seed(settings, seed, names))
+            found = create_run(directory / f"seed{seed}", with_seed(settings, seed, names), quiet=quiet)
             runs.append(found)
             if chosen:
                 _carry_out_pieces(found, chosen, jobs, quiet=quiet)

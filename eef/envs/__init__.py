@@ -1,11 +1,12 @@
-"""Environments by name, and who can play them without a model: `make_env`, `make_expert`.
+"""Environments by name, and who can play them without a model: `make_env`, `make_expert`; `prepare_env` does
+beforehand what takes long.
 
 An environment is imported when it is asked for, so that one which needs more than is installed troubles nobody else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, cast, get_type_hints
 
@@ -24,6 +25,9 @@ EXPERTS = {
     "webshop": ("eef.envs.webshop.expert", "make_shop_expert"),
     "toy": ("eef.envs.toy", "make_toy_expert"),
 }
+PREPARATIONS = {
+    "webshop": ("eef.envs.webshop.shop", "prepare"),
+}
 GROUPS = {
     "webshop": {"synthetic": ("eef.envs.webshop.synthetic", "SyntheticSettings")},
 }
@@ -32,9 +36,18 @@ GROUPS = {
 def make_env(name: str, options: Mapping[str, Any]) -> Env:
     """The environment of a name with its own settings. ConfigError: no such environment or
     setting, or a value of another type."""
-    kind = _find(ENVS, name, "environment")
-    types = {key: hint for key, hint in get_type_hints(kind.__init__).items() if key != "return"}
-    return cast(Env, kind(**{key: _fitting(name, key, value, types) for key, value in options.items()}))
+    return cast(Env, _find(ENVS, name, "environment")(**_fitting_all(name, options)))
+
+
+def prepare_env(name: str, options: Mapping[str, Any], progress: Callable[[str, int, int], None]) -> None:
+    """Do what the environment needs done once before it is first made (WebShop: the index of large official files).
+
+    `progress` is told what is done, how far it is and of how much, and nothing where nothing is to be done. Raises
+    what `make_env` raises.
+    """
+    fitting = _fitting_all(name, options)
+    if name in PREPARATIONS:
+        _find(PREPARATIONS, name, "preparation of")(fitting, progress)
 
 
 def make_expert(env: Env, preset: str) -> Policy:
@@ -45,6 +58,13 @@ def make_expert(env: Env, preset: str) -> Policy:
 def setting_groups(name: str) -> dict[str, type[Settings]]:
     """The groups inside an environment's own settings, by the key they stand under: `synthetic` of `webshop`."""
     return {key: getattr(import_module(module), kind) for key, (module, kind) in GROUPS.get(name, {}).items()}
+
+
+def _fitting_all(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """An environment's settings, each as its type."""
+    kind = _find(ENVS, name, "environment")
+    types = {key: hint for key, hint in get_type_hints(kind.__init__).items() if key != "return"}
+    return {key: _fitting(name, key, value, types) for key, value in options.items()}
 
 
 def _fitting(name: str, key: str, value: Any, types: Mapping[str, Any]) -> Any:

@@ -1,9 +1,10 @@
 """WebShop in one process: the original's pages, goals, search and reward, without HTML, a server or Java.
 
-catalogue → search, goals → session → pages → observation; session → reward.
+records → columns → catalogue, search, goals → session → pages → observation; session → reward.
 """
 
-from eef.envs.webshop.catalogue import Product, Records
+from eef.envs.webshop.catalogue import Product
 from eef.envs.webshop.env import WebShop
+from eef.envs.webshop.official import Records
 
 __all__ = ["Product", "Records", "WebShop"]

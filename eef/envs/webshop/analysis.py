@@ -1,11 +1,12 @@
 """Words of a text as the search engine sees them: tokens by Unicode's word rules, stop words left out, stems.
 
-The chain of Lucene's English analyser: tokenizer (UAX #29, section 4.1) → possessive → lower case → stop
-words → Porter's stemmer. Stands before `search.py`, which counts what comes out of here.
+The chain of Lucene's English analyser: tokenizer (UAX #29, section 4.1, and UTS #51 for emoji) → possessive → lower
+case → stop words → Porter's stemmer. Stands before `search.py`, which counts what comes out of here.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 
 import regex
@@ -16,6 +17,7 @@ _STOP_WORDS = (
 )
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 MAX_TOKEN = 255
+CACHED_TOKENS = 100_000
 
 # Word_Break classes. The punctuation ones are spelled out: later Unicode versions moved some of them.
 _FOLLOW = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*"
@@ -27,12 +29,16 @@ _MID_BOTH = r".'\u2018\u2019\u2024\uFE52\uFF07\uFF0E"
 _MID_LETTER = rf"(?:[:\u00B7\u0387\u055F\u05F4\u2027\uFE13\uFE55\uFF1A{_MID_BOTH}]{_FOLLOW})"
 _MID_SIGNS = r",;\u037E\u0589\u060C\u060D\u066C\u07F8\u2044\uFE10\uFE14\uFE50\uFE54\uFF0C\uFF1B"
 _MID_NUMBER = rf"(?:[{_MID_SIGNS}{_MID_BOTH}]{_FOLLOW})"
+_HEBREW = rf"\p{{WB=Hebrew_Letter}}{_FOLLOW}"
+_QUOTED = rf"(?:{_HEBREW}(?:'{_FOLLOW}|\"{_FOLLOW}{_HEBREW}))"
 _RUN = (
     rf"(?:{_NUMBER}(?:(?:{_JOINER}*|{_MID_NUMBER}){_NUMBER})*"
-    rf"|{_LETTER}(?:(?:{_JOINER}*|{_MID_LETTER}){_LETTER})*)+"
+    rf"|{_QUOTED}|{_LETTER}(?:(?:{_JOINER}*|{_MID_LETTER}){_LETTER})*)+"
 )
 _KATAKANA_RUN = rf"{_KATAKANA}(?:{_JOINER}*{_KATAKANA})*"
-_WORD = rf"{_JOINER}*(?:{_KATAKANA_RUN}|{_RUN})(?:{_JOINER}+(?:{_KATAKANA_RUN}|{_RUN}))*{_JOINER}*"
+# A long row of joiners is walked through once, not from each of its signs.
+_START = rf"(?:(?<!\p{{WB=ExtendNumLet}}){_JOINER}{{1,{MAX_TOKEN}}}+)?"
+_WORD = rf"{_START}(?:{_KATAKANA_RUN}|{_RUN})(?:{_JOINER}+(?:{_KATAKANA_RUN}|{_RUN}))*{_JOINER}*"
 _COMPLEX = rf"(?:\p{{Line_Break=Complex_Context}}{_FOLLOW})+"
 _SINGLE = rf"[\p{{Han}}\p{{Hiragana}}]{_FOLLOW}"
 # Extended_Pictographic of Unicode 12; later versions took ★, ☞ and others out of it again.
@@ -48,9 +54,16 @@ _PICTOGRAPH = (
     r"\U0001F85A-\U0001F85F\U0001F888-\U0001F88F\U0001F8AE-\U0001F8FF\U0001F90C-\U0001F93A\U0001F93C-\U0001F945"
     r"\U0001F947-\U0001FFFD]"
 )
-_EMOJI_PART = rf"{_PICTOGRAPH}[\uFE0F\u20E3\p{{Emoji_Modifier}}]*"
-_EMOJI = rf"\p{{Regional_Indicator}}{{2}}|[#*0-9]\uFE0F?\u20E3|{_EMOJI_PART}(?:\u200D{_EMOJI_PART})*"
-_TOKEN = regex.compile(rf"{_EMOJI}|{_WORD}|{_COMPLEX}|{_SINGLE}")
+# An emoji with its modifier; several are one where a joiner (U+200D) stands between them.
+_MARKS = r"[[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]--[\uFE0E\uFE0F\p{Emoji_Modifier}]]*"
+_EMOJI_PART = rf"(?:{_PICTOGRAPH}{_MARKS}(?:(?<=\p{{Emoji_Modifier_Base}}{_MARKS})\p{{Emoji_Modifier}}{_MARKS})?"
+_EMOJI_PART += rf"|\p{{Emoji_Modifier}}{_MARKS})"
+_TAGS = r"[\U000E0020-\U000E007E]+\U000E007F"
+_EMOJI = (
+    rf"(?:(?<!\u200D)\u200D{{1,{MAX_TOKEN}}}+)?{_EMOJI_PART}(?:(?:{_TAGS})|(?:(?:\uFE0F\u200D+|(?<=\u200D)){_EMOJI_PART})*\uFE0F?)"
+    rf"|[#*]{_MARKS}\uFE0F?(?:(?<=\u20E3)|\u20E3{_MARKS})|(?:\p{{Regional_Indicator}}{_FOLLOW}){{2}}"
+)
+_TOKEN = regex.compile(rf"{_WORD}|{_EMOJI}|{_COMPLEX}|{_SINGLE}", regex.VERSION1)
 
 
 def tokens(text: str) -> list[str]:
@@ -61,12 +74,18 @@ def tokens(text: str) -> list[str]:
     return found
 
 
+@lru_cache(CACHED_TOKENS)
 def term(token: str) -> str:
     """The index term of a token, "" for a stop word."""
     if len(token) >= 2 and token[-1] in "sS" and token[-2] in "'\u2019\uff07":
         token = token[:-2]
-    token = token.lower()
+    token = _lower(token)
     return "" if token in STOP_WORDS else stem(token)
+
+
+def _lower(token: str) -> str:
+    """Lower case letter by letter, as Java does it: a final sigma is no exception, `İ` becomes a plain i."""
+    return token.lower() if token.isascii() else "".join(letter.lower()[0] for letter in token)
 
 
 def stem(word: str) -> str:

@@ -1,38 +1,31 @@
-"""Records, Product, Catalogue: what the shop sells.
+"""Product, Catalogue: what the shop sells.
 
-The first stage of WebShop's data: the official files' parsed
-contents (read from a directory, or made by `synthetic.py`) become products, with pages, search and goals
-after it.
+Records (`official.py`, `synthetic.py`) become products, which are written into columns as they come; the catalogue
+reads them from there. Pages, search and goals come after it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
+from functools import lru_cache
+from math import prod
 from typing import Any
 
+import numpy as np
+
+from eef.envs.webshop.columns import Columns, MemoryColumns
+from eef.envs.webshop.official import Records
 from eef.errors import DataError
 
 DEFAULT_PRICE = 100.0
+LONGEST_ASIN = 10
+RECENT_PRODUCTS = 4096
+NO_GOALS = -1
 _NOT_A_PRICE = re.compile(r"[^\d.]")
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """The parsed contents of the three official files, in the official schema.
-
-    items       `items_shuffle*.json`: one dict a product
-    attributes  `items_ins_v2*.json`: asin → {attributes, instruction?, instruction_attributes?}
-    human       `items_human_ins.json`: asin → instruction records written by people
-    """
-
-    items: list[dict[str, Any]]
-    attributes: dict[str, dict[str, Any]]
-    human: dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,47 +61,172 @@ class Product:
         first_bullet = self.bullets[0] if self.bullets else ""
         return " ".join([self.title, self.description, first_bullet, options]).lower()
 
+    @property
+    def combinations(self) -> int:
+        """How many synthetic goals are made of the product; NO_GOALS without an instruction."""
+        return prod(map(len, self.options.values())) if self.instruction else NO_GOALS
+
+    def encoded(self) -> bytes:
+        """The product as bytes, for `decode_product`."""
+        fields = [getattr(self, name) for name in self.__slots__]
+        return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def decode_product(data: bytes | memoryview) -> Product:
+    asin, title, description, bullets, prices, query, category, shelf, options, *notes = json.loads(bytes(data))
+    return Product(
+        asin, title, description, tuple(bullets), tuple(prices), query, category, shelf,
+        {name: tuple(values) for name, values in options.items()}, tuple(notes[0]), notes[1], tuple(notes[2]),
+    )  # fmt: skip
+
 
 class Catalogue:
-    """All products in the order of the file, and the human instructions; read-only, shared by episodes."""
+    """All products in the order of the file, and the human instructions; read-only, shared by episodes.
 
-    def __init__(self, products: Iterable[Product], human: Mapping[str, list[dict[str, Any]]]) -> None:
-        self._products = list(products)
-        self._positions = {product.asin: at for at, product in enumerate(self._products)}
-        self.human = human
+    prices        float64 (products, 2): a price, or both ends of a range (the second NaN for a single price)
+    combinations  int64 (products): `Product.combinations`
+    human         (position, instruction record) in the order of the products
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self._records = columns.read("records").data
+        self._ends, self._asins = columns.read("record_ends"), columns.read("asins")
+        self._by_asin = columns.read("by_asin")
+        self._kinds = {"query": columns.read("queries"), "category": columns.read("categories")}
+        self._labels = {text: at for at, text in enumerate(_lines(columns, "labels"))}
+        self.prices = columns.read("prices").reshape(-1, 2)
+        self.combinations = columns.read("combinations")
+        self.human: list[tuple[int, dict[str, Any]]] = [(at, record) for at, record in _lines(columns, "human")]
+        self._recent = lru_cache(RECENT_PRODUCTS)(self._decode)
 
     @classmethod
     def of(cls, records: Records, *, source: str = "records") -> Catalogue:
         """Make products of official records; raises DataError naming `source` and the malformed record."""
-        return cls(read_products(records, source), records.human)
+        columns = MemoryColumns()
+        writer = CatalogueWriter(columns)
+        for product in read_products(records, source, writer.known):
+            writer.add(product)
+        writer.finish(records.human, source)
+        return cls(columns)
 
     def __len__(self) -> int:
-        return len(self._products)
+        return len(self._ends)
 
     def __iter__(self) -> Iterator[Product]:
-        return iter(self._products)
+        return (self._decode(position) for position in range(len(self)))
 
     def __getitem__(self, position: int) -> Product:
-        return self._products[position]
+        return self._recent(position)
+
+    def _decode(self, position: int) -> Product:
+        if position >= len(self._ends):
+            raise IndexError(position)
+        start = self._ends[position - 1] if position else 0
+        return decode_product(self._records[start : self._ends[position]])
+
+    def asin(self, position: int) -> str:
+        return self._asins[position].decode()
 
     def position(self, asin: str) -> int | None:
         """Where the product with this asin stands, None when the shop has no such product."""
-        return self._positions.get(asin)
+        if not asin.isascii() or not 0 < len(asin) <= LONGEST_ASIN:
+            return None
+        name = np.bytes_(asin)
+        at = int(np.searchsorted(self._asins, name, sorter=self._by_asin))
+        found = int(self._by_asin[at]) if at < len(self) else -1
+        return found if found >= 0 and self._asins[found] == name else None
 
     def get(self, asin: str) -> Product:
-        return self._products[self._positions[asin]]
+        position = self.position(asin)
+        assert position is not None, f"{asin} is not in the catalogue"
+        return self[position]
+
+    def of_kind(self, kind: str, text: str) -> list[int]:
+        """Positions of all products whose `query` or `category` is this text."""
+        if text not in self._labels:
+            return []
+        found: list[int] = np.flatnonzero(self._kinds[kind] == self._labels[text]).tolist()
+        return found
 
 
-def read_products(records: Records, source: str) -> Iterator[Product]:
-    """The usable products: an asin of at most ten characters, not `nan`, each once (the first)."""
-    seen: set[str] = set()
-    for number, item in enumerate(records.items):
+class CatalogueWriter:
+    """Writes products into columns; goes on behind those which the columns have.
+
+    `known` are the asins it begins with.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        ends = columns.read("record_ends")
+        self._end = int(ends[-1]) if len(ends) else 0
+        self.known = {asin.decode() for asin in columns.read("asins")}
+        self._labels = {text: at for at, text in enumerate(_lines(columns, "labels"))}
+
+    def add(self, product: Product) -> None:
+        columns, data = self._columns, product.encoded()
+        self._end += len(data)
+        columns.append("records", data)
+        columns.append("record_ends", [self._end])
+        columns.append("asins", [product.asin.encode()])
+        columns.append("prices", [product.prices[0], product.prices[1] if len(product.prices) > 1 else np.nan])
+        columns.append("queries", [self._label(product.query)])
+        columns.append("categories", [self._label(product.category)])
+        columns.append("combinations", [product.combinations])
+
+    def finish(self, human: Mapping[str, Any], source: str) -> None:
+        """Order the products by asin and take up what people asked for. Raises DataError."""
+        asins = self._columns.read("asins")
+        by_asin, ranks = self._columns.make("by_asin", len(asins)), self._columns.make("ranks", len(asins))
+        by_asin[:] = np.argsort(asins, kind="stable")
+        ranks[by_asin] = np.arange(len(asins), dtype=np.int32)
+        asked = [name for name in human if name in self.known]
+        places = dict(zip(asins.tolist(), range(len(asins)), strict=True)) if asked else {}
+        for position, asin in sorted((places[asin.encode()], asin) for asin in asked):
+            for record in _asked(human[asin], f"{source}: human instruction of {asin}"):
+                self._columns.append("human", _line([position, record]))
+
+    def _label(self, text: str) -> int:
+        if text not in self._labels:
+            self._labels[text] = len(self._labels)
+            self._columns.append("labels", _line(text))
+        return self._labels[text]
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _lines(columns: Columns, name: str) -> list[Any]:
+    return [json.loads(line) for line in columns.read(name).tobytes().splitlines()]
+
+
+def _asked(records: Any, place: str) -> Iterator[dict[str, Any]]:
+    """Those of a product's human instructions that ask for an attribute, with what a goal needs of them."""
+    if not isinstance(records, list):
+        raise DataError(f"{place}: {records!r:.60}, expected a list of records")
+    for record in records:
+        if not isinstance(record, dict) or not isinstance(record.get("instruction"), str):
+            raise DataError(f"{place}: expected objects with `instruction` and `instruction_attributes`")
+        attributes = _texts(record.get("instruction_attributes"), "instruction_attributes", place)
+        options = _texts(record.get("instruction_options", []), "instruction_options", place)
+        if attributes:
+            yield {"instruction": record["instruction"], "attributes": attributes, "options": options}
+
+
+def read_products(records: Records, source: str, seen: set[str], *, first: int = 0) -> Iterator[Product]:
+    """The usable products: an asin of at most ten characters, not `nan`, each once (the first).
+
+    `seen` are the asins there were before, and is added to; `first` is the number of the first item in its file.
+    """
+    for number, item in enumerate(records.items, start=first):
         place = f"{source}: product {number}"
         if not isinstance(item, dict):
             raise DataError(f"{place}: expected an object, got {type(item).__name__}")
         asin = _text(item, "asin", place)
-        if asin == "nan" or len(asin) > 10 or asin in seen:
+        if asin == "nan" or len(asin) > LONGEST_ASIN or asin in seen:
             continue
+        if not (asin.isascii() and asin.isalnum() and asin == asin.upper()):
+            raise DataError(f"{place}: `asin` is {asin!r}, expected capital letters and digits")
         seen.add(asin)
         notes = records.attributes.get(asin, {})
         if not isinstance(notes, dict):
@@ -130,20 +248,29 @@ def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str) 
         product_category=_text(item, "product_category", place),
         options=parse_options(item.get("customization_options"), place),
         attributes=_texts(notes.get("attributes", ["DUMMY_ATTR"]), "attributes", place),
-        instruction=notes.get("instruction") or "",
+        instruction=_instruction(notes, place),
         instruction_attributes=_texts(
             notes.get("instruction_attributes") or [], "instruction_attributes", place
         ),
     )
 
 
-def parse_prices(pricing: str | None, place: str) -> tuple[float, ...]:
+def _instruction(notes: Mapping[str, Any], place: str) -> str:
+    text = notes.get("instruction") or ""
+    if not isinstance(text, str):
+        raise DataError(f"{place}: `instruction` is {text!r}, expected a string")
+    if text and not notes.get("instruction_attributes"):
+        raise DataError(f"{place}: it has an `instruction` and no `instruction_attributes`")
+    return text
+
+
+def parse_prices(pricing: Any, place: str) -> tuple[float, ...]:
     """One or two amounts from `$12.99` or `$6.63 - $8.37`; no pricing costs 100 dollars."""
     if not pricing:
         return (DEFAULT_PRICE,)
     try:
         amounts = [float(Decimal(_NOT_A_PRICE.sub("", piece))) for piece in pricing.split("$")[1:]]
-    except InvalidOperation:
+    except (AttributeError, InvalidOperation):
         amounts = []
     if not amounts:
         raise DataError(f"{place}: `pricing` is {pricing!r}, expected like '$12.99' or '$6.63 - $8.37'")
@@ -175,54 +302,3 @@ def _texts(value: Any, key: str, place: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise DataError(f"{place}: `{key}` is {value!r}, expected a list of strings")
     return tuple(value)
-
-
-def read_directory(data: Path) -> Records:
-    """Read the official files from a directory (or beside a given items file).
-
-    Names may carry a suffix: `items_shuffle_1000.json` goes with `items_ins_v2_1000.json`. A missing
-    `items_human_ins.json` leaves the shop without human goals. Raises DataError.
-    """
-    items_path = find_items(data)
-    suffix = items_path.stem.removeprefix("items_shuffle")
-    attributes_path = items_path.with_name(f"items_ins_v2{suffix}.json")
-    human_path = items_path.with_name("items_human_ins.json")
-    return Records(
-        items=_read_json(items_path, list),
-        attributes=_read_json(attributes_path, dict),
-        human=_read_json(human_path, dict) if human_path.exists() else {},
-    )
-
-
-def find_items(data: Path) -> Path:
-    """The items file: `data` itself, or the only `items_shuffle*.json` in the directory `data`."""
-    if data.is_file():
-        return data
-    hint = (
-        "give a directory with WebShop's `items_shuffle*.json`, `items_ins_v2*.json`, `items_human_ins.json`"
-    )
-    if not data.is_dir():
-        raise DataError(f"WebShop data: `{data}` is not a directory", hint=hint)
-    found = sorted(data.glob("items_shuffle*.json"))
-    if not found:
-        raise DataError(f"WebShop data: no `items_shuffle*.json` in `{data}`", hint=hint)
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise DataError(
-            f"WebShop data: `{data}` has several catalogues ({names})", hint="give the file's path"
-        )
-    return found[0]
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"WebShop data: `{path}` is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"WebShop data: `{path}` is not JSON: {error}") from error
-    if not isinstance(content, kind):
-        raise DataError(
-            f"WebShop data: `{path}` holds a {type(content).__name__}, expected a {kind.__name__}"
-        )
-    return content

@@ -5,15 +5,15 @@ The front of the package: holds one episode's `Session` and the `Shop` that all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from eef.env import StepResult
 from eef.envs.webshop.goals import Goal
-from eef.envs.webshop.pages import Page, clickables, text, text_rich
+from eef.envs.webshop.pages import Node, Page, above, clickables, text, text_rich
 from eef.envs.webshop.prompt import REACT_PROMPT
-from eef.envs.webshop.session import Rules, Session, address, advance, draw
+from eef.envs.webshop.session import Rules, Session, address, advance, draw, explain
 from eef.envs.webshop.shop import GoalKind, Shop
 from eef.envs.webshop.splits import Splits
 from eef.errors import ConfigError, EnvError
@@ -33,13 +33,19 @@ class WebShop:
     observation        "text" (parts joined by `[SEP]`) or "text_rich" (a line each, what was clicked marked)
     synthetic          settings of the generated catalogue (`SyntheticSettings` or a dict)
     products_per_page  of a results page
-    splits             split → (first, end) goal indices, end None for the last; None: see `Splits.default`
+    splits             name of a preset (`splits.py`), or split → (first, end) goal indices (end None for the last) or
+                       the path of a JSON list of goal indices; None: see `Splits.default`
+    overlap            "refuse" splits that share goals, or "drop" the shared ones from training
     step_limit         default limit of a rollout's steps
     prompt             "react" (the rules and the answer's form in words) or "none"
     tagger             "auto", a spaCy model's name, or "words" (see `nouns.py`)
     attributes_page    show the fourth button, which lists a product's attributes
     compat             keep the original's slips: options compared as pairs, `<q>` and `<c>` searches; None: with
                        official data alone, since no published number was taken in a generated shop
+    explain_invalid    answer an action that means nothing with a word of why, before the page; the original has none
+    endless_next       show `Next >` behind the last results too, as the original does
+    index              where large official files are indexed: "auto" (64 MB and more: in the cache directory), a
+                       directory, or "memory"
 
     Rewards come with buying; `step` never refuses an action: what means nothing on a page shows the page
     again.
@@ -58,33 +64,43 @@ class WebShop:
         observation: Observation = "text",
         synthetic: Any = None,
         products_per_page: int = 10,
-        splits: Mapping[str, tuple[int, int | None]] | None = None,
+        splits: str | Mapping[str, tuple[int, int | None] | str] | None = None,
+        overlap: Literal["refuse", "drop"] = "refuse",
         step_limit: int = 10,
         prompt: Prompt = "react",
         tagger: str = "auto",
         attributes_page: bool = False,
         compat: bool | None = None,
+        explain_invalid: bool = False,
+        endless_next: bool = True,
+        index: str = "auto",
     ) -> None:
         _one_of("goals", goals, ("synthetic", "human"))
         _one_of("observation", observation, ("text", "text_rich"))
         _one_of("prompt", prompt, ("react", "none"))
         _positive("products_per_page", products_per_page)
         _positive("step_limit", step_limit)
-        self._shop = Shop.open(data, goals=goals, price_seed=price_seed, tagger=tagger, synthetic=synthetic)
-        self._rules = Rules(products_per_page, attributes_page, data != "synthetic" if compat is None else compat)
+        self._shop = Shop.open(
+            data, goals=goals, price_seed=price_seed, tagger=tagger, synthetic=synthetic, index=index
+        )
+        self._rules = Rules(
+            products_per_page, attributes_page, data != "synthetic" if compat is None else compat, endless_next
+        )
+        self._explains = explain_invalid
         self._goals, self._price_seed, self._observation = goals, price_seed, observation
-        self._splits = Splits.of(splits, len(self._shop.goals))
+        self._splits = Splits.of(splits, goals, len(self._shop.goals), overlap)
         self._prompt_name = prompt
         self.prompt = REACT_PROMPT if prompt == "react" else ""
         self.step_limit = step_limit
         self._tasks: dict[str, TaskSet] = {}
         self._session: Session | None = None
-        self._shown: Page = ()
+        self._drawn: Page | None = None
+        self._labels: dict[str, Node] | None = None
 
     def clone(self) -> WebShop:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._session = None
+        other.close()
         return other
 
     @property
@@ -98,9 +114,9 @@ class WebShop:
         return self._rules
 
     @property
-    def splits(self) -> Mapping[str, range]:
+    def splits(self) -> Mapping[str, Sequence[int]]:
         """Split → indices of its goals."""
-        return self._splits.ranges
+        return self._splits.indices
 
     def tasks(self, split: str) -> TaskSet:
         """The tasks of a split in the order of their goal indices. Raises EnvError for an unknown split."""
@@ -137,8 +153,11 @@ class WebShop:
     def step(self, action: str) -> StepResult:
         """Carry out `search[words]` or `click[label]`; anything else shows the page again."""
         before = self._current()
-        after = advance(self._shop, self._rules, before, self._shown, action)
-        bought = after.view == "done" and after is not before
+        after = advance(self._shop, self._rules, before, self._clickables, action)
+        if after is before:
+            why = explain(action, self._clickables) if self._explains else ""
+            return StepResult(above(why, self.observation, self._observation), 0.0, False)
+        bought = after.view == "done"
         reward = after.parts.reward if bought and after.parts is not None else 0.0
         return StepResult(self._show(after), reward, bought)
 
@@ -150,12 +169,12 @@ class WebShop:
         """What can be done: `has_search_bar` and the `clickables` in the original's order."""
         return {
             "has_search_bar": self._current().view == "search",
-            "clickables": list(clickables(self._shown)),
+            "clickables": list(self._clickables),
         }
 
     def search(self, query: str) -> list[tuple[str, float]]:
         """The search engine's ranked products for a query: (asin, score), 50 at most."""
-        return [(self._shop.catalogue[at].asin, score) for at, score in self._shop.search(query)]
+        return [(self._shop.catalogue.asin(at), score) for at, score in self._shop.search(query)]
 
     @property
     def session(self) -> Session:
@@ -174,6 +193,15 @@ class WebShop:
             raise EnvError("WebShop: nothing was bought yet, so there is no reward to take apart")
         return parts.to_dict()
 
+    @property
+    def observation(self) -> str:
+        """The page the episode is on, written down."""
+        session = self._current()
+        if self._observation == "text":
+            return text(self._page)
+        where = address(session) if session.view == "item" else ""
+        return text_rich(self._page, address=where, opened=session.asins)
+
     def snapshot(self) -> Session:
         return self._current()
 
@@ -182,7 +210,7 @@ class WebShop:
             raise EnvError(
                 f"WebShop: cannot restore a {type(snapshot).__name__}, expected what `snapshot` returned"
             )
-        self._show(snapshot)
+        self._turn_to(snapshot)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -193,17 +221,19 @@ class WebShop:
             "goals": self._goals,
             "goal_count": len(self._shop.goals),
             "price_seed": self._price_seed,
-            "splits": {name: [part.start, part.stop] for name, part in self.splits.items()},
+            "splits": self._splits.to_record(),
             "observation": self._observation,
             "products_per_page": self._rules.products_per_page,
             "attributes_page": self._rules.attributes_page,
             "compat": self._rules.compat,
+            "explain_invalid": self._explains,
+            "endless_next": self._rules.endless_next,
             "tagger": self._shop.tagger,
             "prompt": self._prompt_name,
         }
 
     def close(self) -> None:
-        self._session = None
+        self._session = self._drawn = self._labels = None
 
     def _current(self) -> Session:
         if self._session is None:
@@ -211,14 +241,24 @@ class WebShop:
         return self._session
 
     def _show(self, session: Session) -> str:
-        """Take a session for the current one and write down its page."""
-        if session is not self._session:
-            self._session = session
-            self._shown = draw(self._shop, self._rules, session)
-        if self._observation == "text":
-            return text(self._shown)
-        where = address(session) if session.view == "item" else ""
-        return text_rich(self._shown, address=where, opened=session.asins)
+        self._turn_to(session)
+        return self.observation
+
+    def _turn_to(self, session: Session) -> None:
+        """Take a session for the current one; its page is drawn when somebody asks for it."""
+        self._session, self._drawn, self._labels = session, None, None
+
+    @property
+    def _page(self) -> Page:
+        if self._drawn is None:
+            self._drawn = draw(self._shop, self._rules, self._current())
+        return self._drawn
+
+    @property
+    def _clickables(self) -> dict[str, Node]:
+        if self._labels is None:
+            self._labels = clickables(self._page)
+        return self._labels
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -6,7 +6,6 @@ tasks; the reward compares a purchase with a goal.
 
 from __future__ import annotations
 
-import math
 import random
 from array import array
 from bisect import bisect_right
@@ -15,13 +14,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from eef.envs.webshop.catalogue import Catalogue, Product
-from eef.errors import DataError
+import numpy as np
+
+from eef.envs.webshop.catalogue import NO_GOALS, Catalogue, Product
 
 SHUFFLE_SEED = 233
 PRICE_BOUNDS = range(10, 1000, 10)
 NO_BOUND = 1_000_000
 RECENT_GOALS = 1024
+
+Numbers = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +50,19 @@ class Prices:
     """
 
     def __init__(self, catalogue: Catalogue, rng: random.Random) -> None:
-        self._prices = array("d", (_price(product.prices, rng) for product in catalogue))
+        low, high = catalogue.prices[:, 0], catalogue.prices[:, 1]
+        self._prices = low.copy()
+        for at in np.flatnonzero(~np.isnan(high)).tolist():
+            self._prices[at] = rng.uniform(float(low[at]), float(high[at]))
 
     def __getitem__(self, position: int) -> float:
-        return self._prices[position]
-
-
-def _price(prices: tuple[float, ...], rng: random.Random) -> float:
-    return prices[0] if len(prices) == 1 else rng.uniform(*prices)
+        return float(self._prices[position])
 
 
 def draw_bound(price: float, rng: random.Random) -> int:
     """The upper price of a goal: the higher of two of the four tens above the price; NO_BOUND near 1,000."""
-    above = [bound for bound in PRICE_BOUNDS if bound > price][:4]
+    first = bisect_right(PRICE_BOUNDS, price)
+    above = PRICE_BOUNDS[first : first + 4]
     return max(rng.sample(above, 2)) if len(above) >= 2 else NO_BOUND
 
 
@@ -69,42 +71,41 @@ def price_words(bound: int) -> str:
 
 
 class Goals:
-    """All goals in the official order. Only numbers are kept: a goal is made when it is asked for."""
+    """All goals in the official order. Only numbers are kept: a goal is made when it is asked for.
 
-    def __init__(self, catalogue: Catalogue, sources: Sequence[_Source]) -> None:
-        self._catalogue = catalogue
-        self._sources = sources
-        self._ends = array("q")
-        for source in sources:
-            self._ends.append((self._ends[-1] if self._ends else 0) + source.size)
-        self._order = array("q", range(self._ends[-1] if self._ends else 0))
-        random.Random(SHUFFLE_SEED).shuffle(self._order)
+    Source number i is a product (its position, and what a person asked for, or None) of which `sizes[i]` goals are
+    made, all with the upper price `bounds[i]`. `order` are the numbers of all goals, source by source, shuffled.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, positions: Numbers, sizes: np.ndarray, bounds: Sequence[int],
+        order: Numbers, records: Sequence[dict[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
+        self._catalogue, self._positions, self._bounds, self._records = catalogue, positions, bounds, records
+        self._ends, self._order = np.cumsum(sizes), order
         self._recent = lru_cache(RECENT_GOALS)(self._make)
 
     @classmethod
-    def synthetic(cls, catalogue: Catalogue, prices: Prices, rng: random.Random) -> Goals:
-        """A goal for each combination of options of each product that has an instruction."""
-        return cls(
-            catalogue,
-            [
-                _Source(at, math.prod(map(len, product.options.values())), draw_bound(prices[at], rng), None)
-                for at, product in enumerate(catalogue)
-                if product.instruction
-            ],
-        )
+    def synthetic(
+        cls, catalogue: Catalogue, prices: Prices, rng: random.Random, order: Numbers | None = None
+    ) -> Goals:
+        """A goal for each combination of options of each product that has an instruction.
+
+        `order` is `shuffled_goals` where it is known already.
+        """
+        positions = np.flatnonzero(catalogue.combinations != NO_GOALS)
+        bounds = array("i", (draw_bound(prices[at], rng) for at in positions.tolist()))
+        sizes = catalogue.combinations[positions]
+        return cls(catalogue, positions, sizes, bounds, shuffled_goals(int(sizes.sum())) if order is None else order)
 
     @classmethod
     def written(cls, catalogue: Catalogue, prices: Prices, rng: random.Random) -> Goals:
         """A goal for each instruction a person wrote, if it asks for an attribute."""
+        bounds = [draw_bound(prices[at], rng) for at, _ in catalogue.human]
         return cls(
-            catalogue,
-            [
-                _Source(at, 1, draw_bound(prices[at], rng), record)
-                for at, product in enumerate(catalogue)
-                for record in catalogue.human.get(product.asin, ())
-                if _asked(record, product.asin)
-            ],
-        )
+            catalogue, [at for at, _ in catalogue.human], np.ones(len(bounds), dtype=np.int64), bounds,
+            shuffled_goals(len(bounds)), [record for _, record in catalogue.human],
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._order)
@@ -113,35 +114,23 @@ class Goals:
         return self._recent(index)
 
     def _make(self, index: int) -> Goal:
-        number = self._order[index]
-        at = bisect_right(self._ends, number)
-        source = self._sources[at]
-        product = self._catalogue[source.position]
-        if source.record is not None:
-            return _human_goal(index, product, source.record, source.bound)
-        return _synthetic_goal(index, product, number - (self._ends[at] - source.size), source.bound)
+        number = int(self._order[index])
+        at = int(np.searchsorted(self._ends, number, side="right"))
+        product, bound = self._catalogue[int(self._positions[at])], self._bounds[at]
+        if self._records is not None:
+            return _human_goal(index, product, self._records[at], bound)
+        combination = number - (int(self._ends[at - 1]) if at else 0)
+        return _synthetic_goal(index, product, combination, bound)
 
     def __iter__(self) -> Iterator[Goal]:
         return (self._make(index) for index in range(len(self)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """What goals are made of: a product's position, how many goals, their upper price, a person's record."""
-
-    position: int
-    size: int
-    bound: int
-    record: dict[str, Any] | None
-
-
-def _asked(record: dict[str, Any], asin: str) -> bool:
-    try:
-        return len(record["instruction_attributes"]) > 0 and isinstance(record["instruction"], str)
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"WebShop data: human instruction of {asin}: expected `instruction` and `instruction_attributes`"
-        ) from error
+def shuffled_goals(count: int) -> array[int]:
+    """The numbers of all goals in the official order: shuffled with seed 233."""
+    order = array("q", range(count))
+    random.Random(SHUFFLE_SEED).shuffle(order)
+    return order
 
 
 def _human_goal(index: int, product: Product, record: dict[str, Any], bound: int) -> Goal:
@@ -150,8 +139,8 @@ def _human_goal(index: int, product: Product, record: dict[str, Any], bound: int
         asin=product.asin,
         query=product.query,
         instruction=record["instruction"].strip(".") + price_words(bound),
-        attributes=tuple(record["instruction_attributes"]),
-        options=tuple(record.get("instruction_options", ())),
+        attributes=tuple(record["attributes"]),
+        options=tuple(record["options"]),
         price_upper=bound,
     )
 

@@ -14,6 +14,7 @@ from eef.envs.webshop.catalogue import Product
 
 PageName = Literal["search", "results", "item", "description", "features", "reviews", "attributes", "done"]
 SUB_PAGES: tuple[PageName, ...] = ("description", "features", "reviews", "attributes")
+ASCII_BLANKS = " \n\t\f\r"
 BACK, PREVIOUS, NEXT, BUY = "Back to Search", "< Prev", "Next >", "Buy Now"
 
 
@@ -40,12 +41,14 @@ def search_page(instruction: str) -> Page:
     return (*_texts("WebShop", "Instruction: ", instruction), *_buttons("Search"))
 
 
-def results_page(instruction: str, page: int, total: int, products: Iterable[Product]) -> Page:
+def results_page(
+    instruction: str, page: int, total: int, products: Iterable[Product], *, more: bool = True
+) -> Page:
     nodes = [
         *_texts("Instruction:", instruction),
         *_buttons(BACK),
         *_texts(f"Page {page} (Total results: {total})"),
-        *_buttons(*([PREVIOUS] if page > 1 else []), NEXT),
+        *_buttons(*([PREVIOUS] if page > 1 else []), *([NEXT] if more else [])),
     ]
     for product in products:
         nodes.append(Node("product", product.asin))
@@ -106,8 +109,23 @@ def html_json(options: dict[str, str]) -> str:
 
 
 def visible(page: Page) -> list[Node]:
-    """The nodes that show: an HTML parser drops empty text, and blank text with a line break in it."""
-    return [node for node in page if node.text and not (node.text.isspace() and "\n" in node.text)]
+    """The nodes that show, as an HTML parser leaves them.
+
+    It drops empty text, makes one blank of a text of nothing but blanks, and the page drops that where it had a line
+    break in it. Blanks are those of ASCII: a no-break space is a text.
+    """
+    return [
+        node if node.text.strip(ASCII_BLANKS) else node._replace(text=" ")
+        for node in page
+        if node.text.strip(ASCII_BLANKS) or (node.text and "\n" not in node.text)
+    ]
+
+
+def above(words: str, observation: str, mode: str) -> str:
+    """Words before an observation, parted from it as its pieces are from one another."""
+    if not words:
+        return observation
+    return f"{words} [SEP] {observation}" if mode == "text" else f"{words}\n{observation}"
 
 
 def text(page: Page) -> str:

@@ -1,173 +1,191 @@
 """SearchIndex: ranked retrieval over the catalogue, equal to the original's Lucene index (BM25).
 
-Stands between the catalogue (its products' search texts) and the result pages.
+Stands between the columns (`postings.py` writes them) and the result pages.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
 from eef.envs.webshop.analysis import term, tokens
+from eef.envs.webshop.columns import Columns, MemoryColumns
+from eef.envs.webshop.postings import PostingsWriter, term_key
 
 K1 = 0.9
 B = 0.4
 TOP = 50
 CACHED_QUERIES = 4096
+LONGEST_CACHED = 1000
+LOOKUP_COST = 16  # looking a product up in a list of postings costs as much as reading so many of them
 
 Hits = tuple[tuple[int, float], ...]
 
 
-class SearchIndex:
-    """An inverted index; a term's postings are the documents that hold it.
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    """A term of a query: where its postings stand, what a match adds for each pair, and at most."""
 
-    vocabulary  term → number
-    offsets     int64 (terms + 1): term t's postings are `documents[offsets[t]:offsets[t + 1]]`
-    documents   int32: positions in the catalogue
-    counts      int32: how often that document holds the term
-    lengths     uint8 (documents): a document's number of terms in Lucene's one-byte code
-    ranks       int32 (documents): a document's place in the order of asins, which breaks ties
-    total       number of terms in all documents, for the exact mean length
+    postings: slice
+    parts: np.ndarray
+    most: float
+
+    @property
+    def size(self) -> int:
+        return int(self.postings.stop - self.postings.start)
+
+
+class SearchIndex:
+    """An inverted index; a term's postings are the products that hold it, in order.
+
+    terms         uint64 (terms): their keys (`term_key`), ascending
+    offsets       int64 (terms + 1): term t's postings are `documents[offsets[t]:offsets[t + 1]]`
+    documents     int32 (postings): positions in the catalogue
+    pair_numbers  uint16 (postings): how often that product holds the term, and how long it is, as a row of `pairs`
+    pairs         int32 (pairs, 2): a count, and a length in Lucene's one-byte code
+    totals        int32 (products): number of terms, for the exact mean length
+    ranks         int32 (products): place in the order of asins, which breaks ties
     """
 
-    def __init__(
-        self,
-        vocabulary: dict[str, int],
-        offsets: np.ndarray,
-        documents: np.ndarray,
-        counts: np.ndarray,
-        lengths: np.ndarray,
-        ranks: np.ndarray,
-        total: int,
-    ) -> None:
-        self.vocabulary, self.offsets, self.documents, self.counts = vocabulary, offsets, documents, counts
-        self.lengths, self.ranks, self.total = lengths, ranks, total
-        self._filled = max(1, int(np.count_nonzero(lengths)))
-        self._slowdown = _saturation(total / self._filled)[lengths]
+    def __init__(self, columns: Columns) -> None:
+        self.terms, self.offsets = columns.read("terms"), columns.read("offsets")
+        self.documents, self.pair_numbers = columns.read("documents"), columns.read("pair_numbers")
+        self.ranks, totals = columns.read("ranks"), columns.read("totals")
+        self._filled = max(1, int(np.count_nonzero(totals)))
+        self._growth = _growth(columns.read("pairs").reshape(-1, 2), int(totals.sum()) / self._filled)
+        self._scores = np.zeros(len(totals))
         self._cache: OrderedDict[str, Hits] = OrderedDict()
+        self._lock = Lock()
 
     @classmethod
     def build(cls, texts: Iterable[str], asins: Sequence[str]) -> SearchIndex:
-        """Index one text a document; `asins` are the documents' names in the same order."""
-        terms = _Terms()
-        numbers, counts, distinct, totals = array("i"), array("i"), array("i"), array("q")
+        """Index one text a product in memory; `asins` are their names in the same order."""
+        columns = MemoryColumns()
+        writer = PostingsWriter(columns)
         for text in texts:
-            found = Counter(terms.numbers(text))
-            numbers.extend(found.keys())
-            counts.extend(found.values())
-            distinct.append(len(found))
-            totals.append(sum(found.values()))
-        return cls._sorted(terms.vocabulary, _ints(numbers), _ints(counts), _ints(distinct), totals, asins)
-
-    @classmethod
-    def _sorted(
-        cls,
-        vocabulary: dict[str, int],
-        numbers: np.ndarray,
-        counts: np.ndarray,
-        distinct: np.ndarray,
-        totals: array[int],
-        asins: Sequence[str],
-    ) -> SearchIndex:
-        """Turn postings in the order of documents into postings in the order of terms."""
-        documents = np.repeat(np.arange(len(distinct), dtype=np.int32), distinct)
-        order = np.argsort(numbers, kind="stable")
-        frequencies = np.bincount(numbers, minlength=len(vocabulary))
-        return cls(
-            vocabulary=vocabulary,
-            offsets=np.concatenate([[0], np.cumsum(frequencies)]),
-            documents=documents[order],
-            counts=counts[order],
-            lengths=np.array([encode_length(total) for total in totals], dtype=np.uint8),
-            ranks=_ranks(asins),
-            total=sum(totals),
-        )
+            writer.add(text)
+        writer.finish()
+        columns.make("ranks", len(asins))[sorted(range(len(asins)), key=asins.__getitem__)] = range(len(asins))
+        return cls(columns)
 
     def search(self, query: str) -> Hits:
-        """The best 50 documents (position, score), best first; equal scores in the order of their asins."""
-        hits = self._cache.get(query)
-        if hits is None:
-            hits = self._cache[query] = self._rank(query)
-            if len(self._cache) > CACHED_QUERIES:
-                self._cache.popitem(last=False)
-        return hits
+        """The best 50 products (position, score), best first; equal scores in the order of their asins."""
+        with self._lock:
+            hits = self._cache.get(query)
+            if hits is None:
+                hits = self._rank(query)
+                if len(query) <= LONGEST_CACHED:
+                    self._remember(query, hits)
+            return hits
+
+    def _remember(self, query: str, hits: Hits) -> None:
+        self._cache[query] = hits
+        if len(self._cache) > CACHED_QUERIES:
+            self._cache.popitem(last=False)
 
     def _rank(self, query: str) -> Hits:
         words = Counter(term(token) for token in tokens(query))
-        numbers = [(self.vocabulary[word], times) for word, times in words.items() if word in self.vocabulary]
-        if not numbers:
+        del words[""]
+        clauses = [clause for word, times in words.items() if (clause := self._clause(word, times))]
+        if not clauses:
             return ()
-        scores = self._scores(numbers)
-        (hits,) = np.nonzero(scores)
-        if len(hits) > TOP:
-            bound = np.partition(scores[hits], len(hits) - TOP)[len(hits) - TOP]
-            hits = hits[scores[hits] >= bound]
-        hits = hits[np.lexsort((self.ranks[hits], -scores[hits]))][:TOP]
-        return tuple(zip(hits.tolist(), scores[hits].tolist(), strict=True))
+        products, scores = self._best(sorted(clauses, key=lambda clause: -clause.most))
+        order = np.lexsort((self.ranks[products], -scores))[:TOP]
+        return tuple(zip(products[order].tolist(), scores[order].tolist(), strict=True))
 
-    def _scores(self, numbers: list[tuple[int, int]]) -> np.ndarray:
-        """BM25 of every document, float64 (documents); `numbers` are (term, times in the query)."""
-        spans = [slice(self.offsets[number], self.offsets[number + 1]) for number, _ in numbers]
-        sizes = np.array([span.stop - span.start for span in spans])
-        times = np.array([times for _, times in numbers])
-        weights = times * np.log(1 + (self._filled - sizes + 0.5) / (sizes + 0.5))
-        documents = np.concatenate([self.documents[span] for span in spans])
-        counts = np.concatenate([self.counts[span] for span in spans])
-        weight = np.repeat(weights, sizes)
-        parts = weight - weight / (1 + counts * self._slowdown[documents])
-        return np.bincount(documents, weights=parts, minlength=len(self.lengths))
+    def _clause(self, word: str, times: int) -> _Clause | None:
+        """Lucene's weights, in its single precision: weight − weight / (1 + count · 1 / (k1 · …))."""
+        key = np.uint64(term_key(word))
+        at = int(np.searchsorted(self.terms, key))
+        if at == len(self.terms) or self.terms[at] != key:
+            return None
+        postings = slice(int(self.offsets[at]), int(self.offsets[at + 1]))
+        size = postings.stop - postings.start
+        weight = np.float32(times) * np.float32(np.log(1 + (self._filled - size + 0.5) / (size + 0.5)))
+        parts = weight - weight / self._growth
+        return _Clause(postings, parts, float(parts.max()))
+
+    def _best(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
+        """Products and scores of all that can be among the best.
+
+        Rare terms come first. Once those left could not lift a further product among the best, only the products
+        found so far are completed.
+        """
+        products, done, left = np.empty(0, dtype=np.int32), 0.0, sum(clause.most for clause in clauses)
+        for at, clause in enumerate(clauses):
+            if left < done and left < (bound := _bound(self._scores[products])):
+                return self._complete(products, clauses[at:], bound, left)
+            products = self._take_up(products, clause)
+            done, left = done + clause.most, left - clause.most
+        return _best_of(products, self._taken(products))
+
+    def _take_up(self, products: np.ndarray, clause: _Clause) -> np.ndarray:
+        """Add what a term is worth to every product that holds it; the products with a score."""
+        found, scores = self.documents[clause.postings], self._scores
+        fresh = found[scores[found] == 0] if len(products) else found
+        scores[found] += clause.parts[self.pair_numbers[clause.postings]]
+        return np.concatenate((products, fresh)) if len(products) else fresh
+
+    def _taken(self, products: np.ndarray) -> np.ndarray:
+        """The products' scores; the table of all scores is left empty for the next query."""
+        scores = self._scores[products]
+        self._scores[products] = 0
+        return scores
+
+    def _complete(
+        self, products: np.ndarray, clauses: list[_Clause], bound: float, left: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Add the terms left to those products which they can lift to the bound."""
+        scores = self._taken(products)
+        for clause in clauses:
+            hopeful = scores + left >= bound
+            products, scores = products[hopeful], scores[hopeful]
+            scores = scores + self._worth(products, clause)
+            left -= clause.most
+            bound = max(bound, _bound(scores))
+        return _best_of(products, scores)
+
+    def _worth(self, products: np.ndarray, clause: _Clause) -> np.ndarray:
+        """What a term adds to each of the products, 0 for those without it."""
+        found, numbers = self.documents[clause.postings], self.pair_numbers[clause.postings]
+        if len(products) * LOOKUP_COST < clause.size:
+            places = np.minimum(np.searchsorted(found, products), len(found) - 1)
+            return np.where(found[places] == products, clause.parts[numbers[places]], 0)
+        self._scores[found] = clause.parts[numbers]
+        worth = self._scores[products]
+        self._scores[found] = 0
+        return worth
 
 
-class _Terms:
-    """Numbers of terms, given out as they come; remembers each token's, so that a token is stemmed once."""
-
-    def __init__(self) -> None:
-        self.vocabulary: dict[str, int] = {}
-        self._known: dict[str, int] = {}
-
-    def numbers(self, text: str) -> list[int]:
-        """The numbers of a text's terms in order, stop words left out."""
-        known = self._known
-        found = tokens(text)
-        for token in found:
-            if token not in known:
-                known[token] = self._number(term(token))
-        return [number for token in found if (number := known[token]) >= 0]
-
-    def _number(self, word: str) -> int:
-        return self.vocabulary.setdefault(word, len(self.vocabulary)) if word else -1
+def _bound(scores: np.ndarray) -> float:
+    """A score that the best 50 reach, a hair lower: single precision may yet make two scores one. 0 for fewer."""
+    if len(scores) < TOP:
+        return 0.0
+    return float(np.partition(scores, len(scores) - TOP)[len(scores) - TOP]) * (1 - 1e-6)
 
 
-def _saturation(mean_length: float) -> np.ndarray:
-    """1 / (k1 · (1 − b + b · length / mean length)) for each of the 256 length codes; float64 (256)."""
-    lengths = np.array([decode_length(code) for code in range(256)], dtype=np.float64)
-    return 1 / (K1 * (1 - B + B * lengths / max(mean_length, 1e-9)))
+def _best_of(products: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 50 best and those a hair below them, with scores in single precision as Lucene gives them."""
+    if len(scores) > TOP:
+        good = scores >= _bound(scores)
+        products, scores = products[good], scores[good]
+    return products, scores.astype(np.float32)
 
 
-def _ranks(asins: Sequence[str]) -> np.ndarray:
-    ranks = np.empty(len(asins), dtype=np.int32)
-    ranks[sorted(range(len(asins)), key=asins.__getitem__)] = np.arange(len(asins), dtype=np.int32)
-    return ranks
-
-
-def _ints(values: array[int]) -> np.ndarray:
-    return np.array(values, dtype=np.int32)
-
-
-def encode_length(length: int) -> int:
-    """Lucene's one-byte code of a document length: exact below 40, then four significant bits."""
-    if length < 24:
-        return length
-    rest = length - 24
-    shift = rest.bit_length() - 4
-    return 24 + (rest if shift < 0 else (rest >> shift) & 7 | (shift + 1) << 3)
+def _growth(pairs: np.ndarray, mean_length: float) -> np.ndarray:
+    """1 + count / (k1 · (1 − b + b · length / mean length)) for each pair; float32 (pairs), rounded as in Lucene."""
+    lengths = np.array([decode_length(code) for code in range(256)], dtype=np.float32)
+    k1, b, one = np.float32(K1), np.float32(B), np.float32(1)
+    inverse = one / (k1 * ((one - b) + b * lengths / np.float32(max(mean_length, 1e-9))))
+    return one + pairs[:, 0].astype(np.float32) * inverse[pairs[:, 1]]
 
 
 def decode_length(code: int) -> int:
-    """The length that a code stands for: the smallest which has it."""
+    """The length that a code stands for (`encode_length`): the smallest which has it."""
     if code < 24:
         return code
     rest = code - 24

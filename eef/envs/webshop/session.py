@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from eef.envs.webshop.catalogue import Product
@@ -20,7 +21,6 @@ from eef.envs.webshop.pages import (
     Node,
     Page,
     PageName,
-    clickables,
     done_page,
     item_page,
     results_page,
@@ -30,16 +30,19 @@ from eef.envs.webshop.pages import (
 from eef.envs.webshop.reward import RewardParts, score_purchase
 from eef.envs.webshop.shop import Shop
 
+SHOWN_LABELS = 40
 _ACTION = re.compile(r"(.+)\[(.+)\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How the shop behaves. `compat`: as the original does, slips and back doors included."""
+    """How the shop behaves. `compat`: as the original does, slips and back doors included; `endless_next`: `Next >`
+    shows behind the last results too."""
 
     products_per_page: int = 10
     attributes_page: bool = False
     compat: bool = True
+    endless_next: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +79,29 @@ def parse(action: str) -> tuple[str, str]:
     return (match[1], match[2].lower()) if match else ("", "")
 
 
-def advance(shop: Shop, rules: Rules, session: Session, page: Page, action: str) -> Session:
-    """The session after an action on the page it shows; the same object where the action does nothing."""
+def advance(shop: Shop, rules: Rules, session: Session, labels: Mapping[str, Node], action: str) -> Session:
+    """The session after an action on a page with these `clickables`; the same object where it does nothing."""
     name, argument = parse(action)
     if name == "search":
         return show_results(session, argument.split(" "), 1)
     if name != "click" or argument == "search":
         return session
-    node = clickables(page).get(argument)
+    node = labels.get(argument)
     return session if node is None else click(shop, rules, session, argument, node)
+
+
+def explain(action: str, labels: Mapping[str, Node]) -> str:
+    """Why an action did nothing on a page with these `clickables`."""
+    name, argument = parse(action)
+    if name != "click":
+        return f"Nothing happened: {_short(action)!r} is no action. Actions are search[words] and click[label]."
+    known = ", ".join(list(labels)[:SHOWN_LABELS]) or "nothing"
+    more = ", …" if len(labels) > SHOWN_LABELS else ""
+    return f"Nothing happened: {_short(argument)!r} cannot be clicked here. What can be: {known}{more}."
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= 80 else f"{words[:80]}…"
 
 
 def show_results(session: Session, keywords: list[str], page: int) -> Session:
@@ -161,8 +178,9 @@ def draw(shop: Shop, rules: Rules, session: Session) -> Page:
     if session.view == "search":
         return search_page(instruction)
     if session.view == "results":
-        found = find(shop, rules, _keywords(session))
-        return results_page(instruction, _page(session), len(found), shown(shop, rules, session))
+        found, page = find(shop, rules, _keywords(session)), _page(session)
+        more = rules.endless_next or page * rules.products_per_page < len(found)
+        return results_page(instruction, page, len(found), shown(shop, rules, session), more=more)
     product = shop.product(_asin(session))
     if session.view == "item":
         return item_page(instruction, product, attributes_button=rules.attributes_page)
@@ -184,12 +202,9 @@ def find(shop: Shop, rules: Rules, keywords: list[str]) -> list[int]:
 
 
 def _listed(shop: Shop, keywords: list[str]) -> list[int]:
-    def fits(product: Product) -> bool:
-        if keywords[0] == "<q>":
-            return product.query == " ".join(keywords[1:]).strip()
-        return keywords[1:2] == [product.category]
-
-    return [at for at, product in enumerate(shop.catalogue) if fits(product)]
+    if keywords[0] == "<q>":
+        return shop.catalogue.of_kind("query", " ".join(keywords[1:]).strip())
+    return shop.catalogue.of_kind("category", keywords[1].strip()) if len(keywords) > 1 else []
 
 
 def address(session: Session) -> str:

@@ -5,8 +5,6 @@ Built once by the environment from a data directory or a generated catalogue; it
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eef.config import parse_settings
-from eef.envs.webshop.catalogue import Catalogue, Product, Records, find_items, read_directory
+from eef.envs.webshop.catalogue import Catalogue, Product
+from eef.envs.webshop.columns import WORKING, Columns, MemoryColumns
 from eef.envs.webshop.goals import Goals, Prices
+from eef.envs.webshop.index import fill, is_large, open_index
 from eef.envs.webshop.nouns import Tagger, choose_tagger
+from eef.envs.webshop.official import OfficialFiles, Progress, Records
 from eef.envs.webshop.search import Hits, SearchIndex
 from eef.errors import ConfigError, DataError
 
@@ -36,14 +37,18 @@ class Shop:
     source: Mapping[str, Any]
 
     @classmethod
-    def open(cls, data: str | Path, *, goals: GoalKind, price_seed: int, tagger: str, synthetic: Any) -> Shop:
+    def open(
+        cls, data: str | Path, *, goals: GoalKind, price_seed: int, tagger: str, synthetic: Any, index: str = "auto"
+    ) -> Shop:
         """Make the shop of `synthetic` settings, or of the official files in `data`. Raises DataError."""
-        records, source = load(data, synthetic)
-        catalogue = Catalogue.of(records, source=str(source["data"]))
+        columns, source = load(data, synthetic, index)
+        catalogue = Catalogue(columns)
         rng = random.Random(price_seed)
         prices = Prices(catalogue, rng)
-        make = Goals.synthetic if goals == "synthetic" else Goals.written
-        asked = make(catalogue, prices, rng)
+        if goals == "synthetic":
+            asked = Goals.synthetic(catalogue, prices, rng, columns.read("goal_order"))
+        else:
+            asked = Goals.written(catalogue, prices, rng)
         if not len(asked):
             raise DataError(
                 f"WebShop: no {goals} goals in `{data}`",
@@ -52,9 +57,7 @@ class Shop:
         name, nouns = choose_tagger(tagger)
         return cls(
             catalogue=catalogue,
-            index=SearchIndex.build(
-                (product.search_text for product in catalogue), [product.asin for product in catalogue]
-            ),
+            index=SearchIndex(columns),
             prices=prices,
             goals=asked,
             nouns=nouns,
@@ -69,15 +72,45 @@ class Shop:
         return self.catalogue.get(asin)
 
 
-def load(data: str | Path, synthetic: Any) -> tuple[Records, dict[str, Any]]:
-    """Records and what they are (for the fingerprint)."""
+def prepare(options: Mapping[str, Any], progress: Progress) -> None:
+    """Build the index that a shop of these settings needs, if it is not there. Raises DataError."""
+    data, index = options.get("data", "synthetic"), options.get("index", "auto")
+    if data != "synthetic":
+        files = OfficialFiles.find(Path(data))
+        if _on_disk(files, index):
+            open_index(files, _directory(index), progress=progress)
+
+
+def load(data: str | Path, synthetic: Any, index: str) -> tuple[Columns, dict[str, Any]]:
+    """The shop's columns and what they are (for the fingerprint)."""
     if data == "synthetic":
-        return _generate(synthetic)
+        if index != "auto":
+            raise ConfigError("WebShop: `index` has no effect on a generated shop", hint="leave it out")
+        records, about = _generate(synthetic)
+        return _in_memory(records, "synthetic"), about
     if synthetic is not None:
         raise ConfigError("WebShop: `synthetic` has no effect on a data directory", hint="leave it out")
-    items = find_items(Path(data))
-    records = read_directory(items)
-    return records, {"data": items.name, "sha256": digest(records)}
+    files = OfficialFiles.find(Path(data))
+    if _on_disk(files, index):
+        found = open_index(files, _directory(index))
+        return found.columns, {"data": files.items.name, "sha256": found.digest}
+    return _in_memory(files.records()[1], files.items.name), {"data": files.items.name, "sha256": files.digest()}
+
+
+def _on_disk(files: OfficialFiles, index: str) -> bool:
+    return index != "memory" and (index != "auto" or is_large(files))
+
+
+def _directory(index: str) -> Path | None:
+    return None if index == "auto" else Path(index)
+
+
+def _in_memory(records: Records, source: str) -> Columns:
+    columns = MemoryColumns()
+    fill(columns, records, source)
+    for name in WORKING:
+        columns.drop(name)
+    return columns
 
 
 def _generate(given: Any) -> tuple[Records, dict[str, Any]]:
@@ -89,11 +122,3 @@ def _generate(given: Any) -> tuple[Records, dict[str, Any]]:
     if not isinstance(given, SyntheticSettings):
         raise ConfigError(f"WebShop: `synthetic` is {given!r}, expected a table of settings")
     return generate(given), {"data": "synthetic", "synthetic": given.model_dump(mode="json")}
-
-
-def digest(records: Records) -> str:
-    """A fingerprint of the data: the first 16 hex digits of the SHA-256 of its JSON."""
-    total = hashlib.sha256()
-    for part in (records.items, records.attributes, records.human):
-        total.update(json.dumps(part, sort_keys=True).encode())
-    return total.hexdigest()[:16]

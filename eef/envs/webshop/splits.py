@@ -2,33 +2,70 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
+from pathlib import Path
+from typing import Any
 
-from eef.errors import ConfigError, EnvError
+from eef.errors import ConfigError, DataError, EnvError
+from eef.jsonfile import read_json
 
 CANONICAL_FROM = 3000
+CANONICAL: Mapping[str, tuple[int, int | None]] = {
+    "test": (0, 500), "validation": (500, 1500), "train": (1500, None),
+}  # fmt: skip
+HUMAN_GOALS, SYNTHETIC_GOALS = 12_087, 6910
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Ranges by a name, and of which goals they make sense: their kind (None: any), and how many at least."""
+
+    ranges: Mapping[str, tuple[int, int | None]]
+    goals: str | None
+    least: int
+
+
+# The sizes of EEF's training sets are our reading of their names: all training goals, and the first 3,000 of them.
+PRESETS = {
+    "canonical": Preset(CANONICAL, None, 1501),
+    "eef-11k": Preset(CANONICAL, "human", HUMAN_GOALS),
+    "eef-3k": Preset({**CANONICAL, "train": (1500, 4500)}, "human", HUMAN_GOALS),
+    "synthetic-1k": Preset(CANONICAL, "synthetic", SYNTHETIC_GOALS),
+}
+ETO_FILES = {"train": "train_indices.json", "test": "test_indices.json"}
+
+Given = Mapping[str, "tuple[int, int | None] | str"]
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Ranges of goal indices that never overlap."""
+    """Goal indices by split, in the order in which a split's tasks come; no two splits share a goal."""
 
-    ranges: Mapping[str, range]
+    indices: Mapping[str, Sequence[int]]
 
     @classmethod
-    def of(cls, given: Mapping[str, tuple[int, int | None]] | None, goals: int) -> Splits:
-        """Splits as given, (first, end) with end None for the last goal. Raises ConfigError."""
+    def of(cls, given: str | Given | None, kind: str, goals: int, overlap: str = "refuse") -> Splits:
+        """Splits of a preset, as given, or the default, of a shop with so many goals of this kind.
+
+        A split is (first, end), end None for the last goal, or the path of a JSON list of indices. `eto:DIR` are
+        ETO's two lists in a directory. Raises ConfigError, DataError.
+        """
         if given is None:
             return cls.default(goals)
-        ranges = {name: _range(name, bounds, goals) for name, bounds in given.items()}
-        for before, after in pairwise(
-            sorted((part for part in ranges.values() if part), key=lambda part: part.start)
-        ):
-            if after.start < before.stop:
-                raise ConfigError(f"WebShop: `splits` overlap at goal {after.start}")
-        return cls(ranges)
+        if isinstance(given, str):
+            given = _preset(given, kind, goals)
+        parts = {name: _indices(name, part, goals) for name, part in given.items()}
+        if overlap == "drop" and "train" in parts:
+            held = {index for name, part in parts.items() if name != "train" for index in part}
+            kept = tuple(index for index in parts["train"] if index not in held)
+            parts["train"] = parts["train"] if len(kept) == len(parts["train"]) else kept
+        for one, other in combinations(parts, 2):
+            _refuse_shared(one, parts[one], other, parts[other])
+        return cls(parts)
 
     @classmethod
     def default(cls, goals: int) -> Splits:
@@ -36,7 +73,7 @@ class Splits:
 
         With fewer, test and validation get a sixth each, train the rest. The goals are shuffled already.
 
-        >>> Splits.default(13).ranges
+        >>> Splits.default(13).indices
         {'test': range(0, 2), 'validation': range(2, 4), 'train': range(4, 13)}
         """
         test, validation = (500, 1500) if goals >= CANONICAL_FROM else (goals // 6, 2 * (goals // 6))
@@ -44,21 +81,72 @@ class Splits:
             {"test": range(test), "validation": range(test, validation), "train": range(validation, goals)}
         )
 
-    def __getitem__(self, name: str) -> range:
-        if name not in self.ranges:
-            raise EnvError(f"WebShop: no split {name!r}", hint=f"there are {', '.join(self.ranges)}")
-        return self.ranges[name]
+    def __getitem__(self, name: str) -> Sequence[int]:
+        if name not in self.indices:
+            raise EnvError(f"WebShop: no split {name!r}", hint=f"there are {', '.join(self.indices)}")
+        return self.indices[name]
 
     def split_of(self, index: int) -> str:
         """The split a goal belongs to, "" for none."""
-        return next((name for name, part in self.ranges.items() if index in part), "")
+        return next((name for name, part in self.indices.items() if index in part), "")
+
+    def to_record(self) -> dict[str, Any]:
+        """For the fingerprint: a range's ends, or the number of indices and a hash of them."""
+        return {
+            name: [part.start, part.stop] if isinstance(part, range) else [len(part), _hash(part)]
+            for name, part in self.indices.items()
+        }
 
 
-def _range(name: str, bounds: Sequence[int | None], goals: int) -> range:
-    match bounds:
+def _preset(name: str, kind: str, goals: int) -> Given:
+    if name.startswith("eto:"):
+        return {split: str(Path(name.removeprefix("eto:")) / file) for split, file in ETO_FILES.items()}
+    if name not in PRESETS:
+        raise ConfigError(
+            f"WebShop: `splits` is {name!r}, no preset", hint=f"there are: {', '.join(PRESETS)}, eto:DIR"
+        )
+    preset = PRESETS[name]
+    if goals < preset.least or preset.goals not in (None, kind):
+        raise ConfigError(
+            f"WebShop: `splits` {name!r} is of {preset.least:,} {preset.goals or ''} goals or more, this shop has "
+            f"{goals:,} {kind} ones".replace("  ", " "),
+            hint="set `env.goals` and `env.data` to what the split was made for, or leave `env.splits` out",
+        )
+    return preset.ranges
+
+
+def _indices(name: str, part: tuple[int, int | None] | str, goals: int) -> Sequence[int]:
+    if isinstance(part, str) and part.endswith(".json"):
+        return _listed(Path(part), goals)
+    match part:
         case [int() as first, (int() | None) as end] if first >= 0 and (end is None or end >= first):
             return range(min(first, goals), goals if end is None else min(end, goals))
     raise ConfigError(
-        f"WebShop: `splits` {name} = {bounds!r}, expected (first, end) with 0 <= first <= end",
+        f"WebShop: `splits` {name} = {part!r}, expected (first, end) with 0 <= first <= end, or a `.json` list's path",
         hint="`end` is the first goal that no longer belongs to the split, null for all the rest",
     )
+
+
+def _listed(path: Path, goals: int) -> tuple[int, ...]:
+    """A user's list of goal indices. DataError."""
+    found = read_json(path)
+    members = found if isinstance(found, list) else [found]
+    wrong = [index for index in members if type(index) is not int or not 0 <= index < goals]
+    if wrong or members is not found:
+        raise DataError(f"`{path}`: expected a list of goal indices below {goals}, found {(wrong or members)[0]!r:.60}")
+    if len(set(found)) < len(found):
+        raise DataError(f"`{path}` names a goal twice")
+    return tuple(found)
+
+
+def _refuse_shared(one: str, indices: Sequence[int], other: str, others: Sequence[int]) -> None:
+    shared = sorted(set(indices) & set(others))
+    if shared:
+        raise ConfigError(
+            f"WebShop: `splits` overlap at goal {shared[0]}: {one} and {other} share {len(shared)} goals",
+            hint='`env.overlap = "drop"` leaves out of training what validation or test has',
+        )
+
+
+def _hash(indices: Sequence[int]) -> str:
+    return hashlib.sha256(json.dumps(list(indices)).encode()).hexdigest()[:16]

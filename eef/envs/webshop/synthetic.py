@@ -25,8 +25,8 @@ from typing import Any
 from pydantic import Field
 
 from eef.config import Settings
-from eef.envs.webshop.catalogue import Records
 from eef.envs.webshop.lexicon import BRANDS, OPTION_VALUES, Family, families
+from eef.envs.webshop.official import Records
 
 OPENINGS = ("i am looking for a", "i need a", "find me a", "i would like a")
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "zu", "ne")

@@ -1,0 +1,132 @@
+"""Figures of `docs/webshop.md`: `python -m benchmarks.shop_figures [--data DIR] [--tagger MODEL]`, from the
+project's root.
+
+Without arguments the generated shop is measured; with `--data` the official files in DIR; with `--tagger` how often a
+spaCy model and the stand-in agree on the kind of two products of DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+from itertools import combinations, groupby
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter
+from typing import Any
+
+from eef.envs.webshop import Product, WebShop
+from eef.envs.webshop.expert import BACK, NEXT, PRESETS, make_shop_expert
+from eef.envs.webshop.nouns import STAND_IN, choose_tagger
+from eef.envs.webshop.reward import count_options, match_type
+from tests.shopping import mean_of, open_shop, play_all, win_rate
+
+KNOBS: tuple[dict[str, Any], ...] = (
+    {}, {"family_size": 4}, {"family_size": 24}, {"family_size": 40}, {"look_alikes": 0.0}, {"look_alikes": 1.0},
+    {"missing_options": 0.0}, {"missing_options": 0.8}, {"search_noise": 0.0}, {"search_noise": 0.5},
+    {"option_types": 0}, {"option_types": 3}, {"attribute_pool": 2}, {"attribute_pool": 10},
+    {"price_spread": 0}, {"price_spread": 200},
+)
+
+
+def opening(**options: Any) -> WebShop:
+    """Open a shop, and say how long it takes and how much memory the process has used up to then."""
+    started = perf_counter()
+    env = WebShop(prompt="none", **options)
+    seconds = perf_counter() - started
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"open {options}: {len(env.shop.catalogue)} products, {len(env.shop.goals)} goals, "
+        f"{seconds:.1f} s, {memory:.0f} MB"
+    )
+    return env
+
+
+def speed(env: WebShop) -> None:
+    """Microseconds a step, of a flawless shopper's actions played again."""
+    played = play_all(env, make_shop_expert(env, "flawless"), 100, limit=15)
+    started = perf_counter()
+    for task in env.tasks("train").head(100):
+        env.reset(task)
+        for step in played[task.id].steps:
+            env.step(step.action)
+    steps = sum(len(trajectory.steps) for trajectory in played.values())
+    print(f"{1e6 * (perf_counter() - started) / steps:.0f} microseconds a step (queries seen before)")
+
+
+def experts(env: WebShop, tasks: int, limit: int) -> None:
+    """Win rates of the scripted experts."""
+    for preset in PRESETS:
+        rate = win_rate(play_all(env, make_shop_expert(env, preset), tasks, limit=limit))
+        print(f"{preset}: wins {100 * rate:.1f} % of {tasks} training tasks in {limit} steps")
+
+
+def slip(env: WebShop) -> None:
+    """Goals that not even the goal's own options meet."""
+    goals = list(env.shop.goals)
+    for compat in (True, False):
+        lost = sum(count_options(_values(goal), goal.options, compat=compat) < len(goal.options) for goal in goals)
+        print(f"compat={compat}: {lost} of {len(goals)} goals cannot be won ({100 * lost / len(goals):.1f} %)")
+
+
+def _values(goal: Any) -> list[str]:
+    return [option if isinstance(option, str) else option[1] for option in goal.options]
+
+
+def knobs() -> None:
+    """What each setting of the generated shop does to a flawless shopper, four products a page."""
+    print("| setting | steps | pages turned | products left again |\n|:--|--:|--:|--:|")
+    for knob in KNOBS:
+        env = open_shop(products=400, **knob)
+        played = play_all(env, make_shop_expert(env, "flawless"), 250)
+        name = ", ".join(f"`{key} = {value}`" for key, value in knob.items()) or "defaults"
+        steps = fmean(trajectory.length for trajectory in played.values())
+        print(f"| {name} | {steps:.1f} | {mean_of(played, NEXT):.2f} | {mean_of(played, BACK):.2f} |")
+
+
+def taggers(env: WebShop, model: str) -> None:
+    """How often the stand-in and a spaCy model give two products the same `r_type`."""
+    nouns = [choose_tagger(name)[1] for name in (STAND_IN, model)]
+    products = sorted(env.shop.catalogue, key=_query)
+    same = [pair for _, group in groupby(products, key=_query) for pair in combinations(group, 2)]
+    chance = random.Random(0)
+    arbitrary = [tuple(chance.sample(products, 2)) for _ in range(5000)]
+    for what, pairs in (("of one query", same), ("arbitrary", arbitrary)):
+        agree = fmean(_alike(one, other, nouns) for one, other in pairs)
+        print(f"{model} and the stand-in agree in {100 * agree:.1f} % of {len(pairs)} pairs {what}")
+
+
+def _query(product: Product) -> str:
+    return product.query
+
+
+def _alike(one: Product, other: Product, nouns: list[Any]) -> bool:
+    return len({match_type(one, other, each).r_type for each in nouns}) == 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the shop.")
+    parser.add_argument("--data", type=Path, help="directory with the official files")
+    parser.add_argument("--tagger", help="name of an installed spaCy model")
+    given = parser.parse_args()
+    if given.tagger:
+        taggers(WebShop(given.data, tagger=STAND_IN), given.tagger)
+    elif given.data:
+        for goals in ("human", "synthetic"):
+            env = opening(data=given.data, goals=goals, tagger=STAND_IN)
+            slip(env)
+            speed(env)
+            experts(env, min(300, len(env.tasks("train"))), 60)
+    else:
+        for products in (1_000, 10_000, 100_000):
+            opening(goals="human", tagger=STAND_IN, synthetic={"products": products})
+        env = opening(goals="synthetic", tagger=STAND_IN)
+        slip(env)
+        speed(env)
+        experts(env, 300, 60)
+        knobs()
+
+
+if __name__ == "__main__":
+    main()

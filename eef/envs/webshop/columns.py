@@ -1,0 +1,154 @@
+"""Columns: the shop's data as named arrays, in memory or in the files of a directory.
+
+Between the records and whatever reads them: the writers (`catalogue.py`, `postings.py`) append to columns as products
+come by, the readers (`catalogue.py`, `search.py`, `goals.py`) see arrays. Files are mapped, so all processes that have
+opened a shop share one copy of it, and a page of it is in memory only once it was asked for.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from eef.errors import DataError
+from eef.jsonfile import disk_errors
+
+# Column → type of its entries. Those in WORKING are needed only until all products have been read.
+LAYOUT: Mapping[str, str] = {
+    "records": "u1", "record_ends": "i8", "asins": "S10", "prices": "f8", "queries": "i4", "categories": "i4",
+    "combinations": "i8", "labels": "u1", "human": "u1", "by_asin": "i4", "ranks": "i4", "goal_order": "i8",
+    "terms": "u8", "offsets": "i8", "documents": "i4", "pair_numbers": "u2", "pairs": "i4",
+    "vocabulary": "u8", "read_terms": "i4", "read_pairs": "u2", "distinct": "i4", "totals": "i4",
+}  # fmt: skip
+WORKING = ("vocabulary", "read_terms", "read_pairs", "distinct")
+
+
+class Columns(Protocol):
+    """Named arrays that are appended to, or made whole, and then read."""
+
+    def append(self, name: str, values: Any) -> None:
+        """Add entries (an array, a list, or bytes) to the end of a column."""
+        ...
+
+    def make(self, name: str, length: int) -> np.ndarray:
+        """A new column of `length` zeros to be filled in place."""
+        ...
+
+    def read(self, name: str) -> np.ndarray:
+        """All entries of a column, read-only by agreement; an empty array for one that was never written."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Forget a column."""
+        ...
+
+
+class MemoryColumns:
+    """Columns of a shop that is small enough to be made anew in each process."""
+
+    def __init__(self) -> None:
+        self._appended: dict[str, bytearray] = {}
+        self._made: dict[str, np.ndarray] = {}
+
+    def append(self, name: str, values: Any) -> None:
+        self._appended.setdefault(name, bytearray()).extend(_bytes(name, values))
+
+    def make(self, name: str, length: int) -> np.ndarray:
+        self._made[name] = np.zeros(length, dtype=LAYOUT[name])
+        return self._made[name]
+
+    def read(self, name: str) -> np.ndarray:
+        if name in self._made:
+            return self._made[name]
+        return np.frombuffer(self._appended.get(name, b""), dtype=LAYOUT[name])
+
+    def drop(self, name: str) -> None:
+        self._appended.pop(name, None)
+        self._made.pop(name, None)
+
+
+class FileColumns:
+    """Columns in the files of a directory, a file a column.
+
+    What is appended lies on the disk after `sync`, which returns the columns' sizes in bytes; `cut` goes back to
+    such sizes, whatever was written since.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._open: dict[str, Any] = {}
+
+    def append(self, name: str, values: Any) -> None:
+        with disk_errors(self._path(name)):
+            if name not in self._open:
+                self._open[name] = self._path(name).open("ab")
+            self._open[name].write(_bytes(name, values))
+
+    def make(self, name: str, length: int) -> np.ndarray:
+        path, size = self._path(name), length * np.dtype(LAYOUT[name]).itemsize
+        with disk_errors(path), path.open("w+b") as file:
+            if size:
+                os.posix_fallocate(file.fileno(), 0, size)
+                return np.frombuffer(mmap.mmap(file.fileno(), size), dtype=LAYOUT[name])
+        return np.empty(0, dtype=LAYOUT[name])
+
+    def read(self, name: str) -> np.ndarray:
+        self._flush(name)
+        path = self._path(name)
+        try:
+            with path.open("rb") as file:
+                if not os.fstat(file.fileno()).st_size:
+                    return np.empty(0, dtype=LAYOUT[name])
+                return np.frombuffer(
+                    mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), dtype=LAYOUT[name]
+                )
+        except FileNotFoundError:
+            return np.empty(0, dtype=LAYOUT[name])
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read `{path}`: {error}") from error
+
+    def drop(self, name: str) -> None:
+        if name in self._open:
+            self._open.pop(name).close()
+        self._path(name).unlink(missing_ok=True)
+
+    def sync(self) -> dict[str, int]:
+        """Wait for the disk; the sizes in bytes of all columns there are."""
+        for name, file in self._open.items():
+            with disk_errors(self._path(name)):
+                file.flush()
+                os.fsync(file.fileno())
+        return {name: self._path(name).stat().st_size for name in LAYOUT if self._path(name).exists()}
+
+    def cut(self, sizes: Mapping[str, int]) -> None:
+        """Shorten the columns to these sizes; those without one are removed. DataError where one is too short."""
+        for name in LAYOUT:
+            path = self._path(name)
+            if name not in sizes:
+                path.unlink(missing_ok=True)
+            elif not path.exists() or path.stat().st_size < sizes[name]:
+                raise DataError(f"`{path}` is shorter than it was")
+            else:
+                os.truncate(path, sizes[name])
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+    def _flush(self, name: str) -> None:
+        if name in self._open:
+            with disk_errors(self._path(name)):
+                self._open[name].flush()
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.{LAYOUT[name]}"
+
+
+def _bytes(name: str, values: Any) -> Any:
+    return values if isinstance(values, bytes) else np.asarray(values, dtype=LAYOUT[name]).tobytes()

@@ -1,0 +1,240 @@
+"""The index on disk: official files → columns in a directory, built once, opened by many.
+
+Beside the shop, which reads the columns. A build is interrupted at no cost beyond the last few seconds, two
+processes never build at once, and an index is whole or not there: its manifest is written last, and the directory gets
+its name after that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eef.envs.webshop.catalogue import CatalogueWriter, read_products
+from eef.envs.webshop.columns import LAYOUT, WORKING, Columns, FileColumns
+from eef.envs.webshop.goals import shuffled_goals
+from eef.envs.webshop.official import OfficialFiles, Progress, Records, no_progress
+from eef.envs.webshop.postings import PostingsWriter
+from eef.errors import DataError
+from eef.jsonfile import disk_errors, read_json, write_json
+
+VERSION = 1
+LARGE = 64 << 20
+CHECKPOINT = 20_000
+ROOM = 0.8
+MANIFEST, STATE = "index.json", "building.json"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index that is there: its columns, and the digest of the files it was made of."""
+
+    directory: Path
+    columns: FileColumns
+    digest: str
+
+    def verify(self, progress: Progress = no_progress) -> None:
+        """Compare every file with its checksum. Raises DataError naming the first that differs."""
+        known = read_json(self.directory / MANIFEST)["columns"]
+        for name, found in checksums(self.directory, progress).items():
+            if found != known[name]:
+                raise DataError(
+                    f"`{self.directory}`: the column `{name}` is not as it was written",
+                    hint="build it anew: `eef index DATA --rebuild`",
+                )
+
+
+def cache_directory() -> Path:
+    """Where indexes lie if nobody says otherwise: `$EEF_CACHE`, else `eef` in the user's cache directory."""
+    own = os.environ.get("EEF_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eef"
+
+
+def is_large(files: OfficialFiles) -> bool:
+    """Whether a catalogue is kept on disk unless asked otherwise."""
+    return files.items.stat().st_size >= LARGE
+
+
+def index_directory(files: OfficialFiles, where: Path | None = None) -> Path:
+    """The directory of the files' index in `where`, named after the items file and a hash of its path."""
+    path = files.items.resolve()
+    name = f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    return (where or cache_directory()) / "webshop" / name
+
+
+def open_index(
+    files: OfficialFiles, where: Path | None = None, *, rebuild: bool = False, progress: Progress | None = None
+) -> Index:
+    """The index of the files, built now where there is none, or one of other files. Raises DataError, StoreError.
+
+    It is of these files if their paths, sizes and times of change are those it was built of.
+    """
+    directory = index_directory(files, where)
+    if rebuild or not _is_current(directory, files):
+        _build_alone(directory, files, progress or _logged(directory), rebuild)
+    return Index(directory, FileColumns(directory), read_json(directory / MANIFEST)["digest"])
+
+
+def fill(
+    columns: Columns, records: Records, source: str, *, first: int = 0,
+    checkpoint: Callable[[], None] = lambda: None, progress: Progress = no_progress,
+) -> None:
+    """Write all columns of the records; `first` of them were written before. Raises DataError.
+
+    `checkpoint` is called after every product, and once more when there is none left.
+    """  # fmt: skip
+    catalogue, postings = CatalogueWriter(columns), PostingsWriter(columns)
+    for product in read_products(records, source, catalogue.known, first=first):
+        catalogue.add(product)
+        postings.add(product.search_text)
+        checkpoint()
+    checkpoint()
+    catalogue.finish(records.human, source)
+    postings.finish(progress)
+    combinations = columns.read("combinations")
+    columns.append("goal_order", shuffled_goals(int(combinations[combinations > 0].sum())))
+
+
+def checksums(directory: Path, progress: Progress = no_progress) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every column in the directory."""
+    paths = {name: directory / f"{name}.{kind}" for name, kind in LAYOUT.items()}
+    paths = {name: path for name, path in paths.items() if path.exists()}
+    sums: dict[str, dict[str, Any]] = {}
+    done, total = 0, sum(path.stat().st_size for path in paths.values())
+    for name, path in paths.items():
+        with path.open("rb") as file:
+            sums[name] = {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        done += sums[name]["bytes"]
+        progress("taking checksums", done, total)
+    return sums
+
+
+def _is_current(directory: Path, files: OfficialFiles) -> bool:
+    try:
+        manifest = read_json(directory / MANIFEST)
+    except DataError:
+        return False
+    if manifest["version"] != VERSION or manifest["source"] != _identity(files):
+        return False
+    return all(
+        (path := directory / f"{name}.{LAYOUT[name]}").exists() and path.stat().st_size == column["bytes"]
+        for name, column in manifest["columns"].items()
+    )
+
+
+def _identity(files: OfficialFiles) -> list[list[Any]]:
+    """What tells these files from others, and from what they were: path, size, time of change."""
+    states = [(path, path.stat()) for path in files.present()]
+    return [[str(path.resolve()), state.st_size, state.st_mtime_ns] for path, state in states]
+
+
+def _logged(directory: Path) -> Progress:
+    """Progress for those who have no bar: a line in the log for each tenth of each part."""
+    told: dict[str, int] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(1, total)
+        if told.get(what) != tenth:
+            told[what] = tenth
+            _log.info("%s: %s, %d %%", directory, what, 10 * tenth)
+
+    return progress
+
+
+def _build_alone(directory: Path, files: OfficialFiles, progress: Progress, rebuild: bool) -> None:
+    partial = directory.with_name(directory.name + ".partial")
+    with disk_errors(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(directory.with_name(directory.name + ".lock"), progress):
+        if not rebuild and _is_current(directory, files):
+            return  # another process has built it meanwhile
+        _check_room(directory.parent, files)
+        if rebuild:
+            shutil.rmtree(partial, ignore_errors=True)
+        _build(partial, files, progress)
+        with disk_errors(directory):
+            shutil.rmtree(directory, ignore_errors=True)
+            os.rename(partial, directory)
+
+
+@contextmanager
+def _locked(path: Path, progress: Progress) -> Iterator[None]:
+    with disk_errors(path), path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another process that builds the index", 0, 1)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _check_room(parent: Path, files: OfficialFiles) -> None:
+    needed, free = int(ROOM * files.items.stat().st_size), shutil.disk_usage(parent).free
+    if free < needed:
+        raise DataError(
+            f"the index of `{files.items}` needs some {needed / 1e9:.1f} GB in `{parent}`, {free / 1e9:.1f} are free",
+            hint="set `EEF_CACHE` or `env.index` to a directory with more room",
+        )
+
+
+def _build(partial: Path, files: OfficialFiles, progress: Progress) -> None:
+    """Fill `partial` with a whole index, going on with what an interrupted build has left there."""
+    source = _identity(files)
+    state = _left(partial, source)
+    columns = FileColumns(partial)
+    stream, records = files.records(start=state["offset"], progress=progress)
+    before, last = state["members"], [state["members"]]
+
+    def checkpoint() -> None:
+        members = before + stream.members
+        if members - last[0] >= CHECKPOINT or stream.ended:
+            last[0] = members
+            _remember(partial, source, stream.offset, members, columns)
+            progress("reading products", stream.offset, stream.size)
+
+    try:
+        fill(columns, records, files.items.name, first=before, checkpoint=checkpoint, progress=progress)
+    finally:
+        columns.close()
+    columns = FileColumns(partial)
+    for name in WORKING:
+        columns.drop(name)
+    columns.sync()
+    digest = files.digest(progress)
+    if _identity(files) != source:
+        raise DataError(f"`{files.items}` or a file beside it was changed while it was read", hint="begin again")
+    sums = checksums(partial, progress)
+    (partial / STATE).unlink(missing_ok=True)
+    write_json(partial / MANIFEST, {"version": VERSION, "source": source, "digest": digest, "columns": sums})
+
+
+def _remember(partial: Path, source: list[list[Any]], offset: int, members: int, columns: FileColumns) -> None:
+    write_json(
+        partial / STATE,
+        {"version": VERSION, "source": source, "offset": offset, "members": members, "columns": columns.sync()},
+    )
+
+
+def _left(partial: Path, source: list[list[Any]]) -> dict[str, Any]:
+    """The state to go on from; where it is of other files, or damaged, all begins anew."""
+    try:
+        state: dict[str, Any] = read_json(partial / STATE)
+        if state["version"] == VERSION and state["source"] == source:
+            FileColumns(partial).cut(state["columns"])
+            return state
+    except DataError:
+        pass
+    shutil.rmtree(partial, ignore_errors=True)
+    with disk_errors(partial):
+        partial.mkdir()
+    return {"offset": 0, "members": 0}
