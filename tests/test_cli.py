@@ -266,7 +266,7 @@ def test_data_files_that_are_missing_or_malformed_are_told(recipe, tmp_path):
     data = write_shop(tmp_path / "shop")
     broken = data / "items_shuffle.json"
     broken.write_text(broken.read_text()[:-20])
-    refused(eef("run", recipe, *shop, "--set", f"env.data={data}"), "items_shuffle.json")
+    refused(eef("run", recipe, *shop, "--set", f"env.data={data}"), "items_shuffle.json", "fetched to its end")
 
 
 def test_a_damaged_store_names_file_and_line(finished, tmp_path):

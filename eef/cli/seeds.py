@@ -49,7 +49,7 @@ def compare(
     A piece is one method with one seed; `--piece eef@3` carries out that one (and, once a seed, the experts and
     behaviour cloning). What is done is picked up and never done again; tables show what there is.
 
-    Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --budget rollouts=960 --out runs/demo-seeds`
+    Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --budget rollouts=720 --out runs/demo-seeds`
     """
     settings = with_budget(read_recipe(recipe, overrides), budget)
     names = tuple(name.strip() for name in methods.split(",")) if methods else settings.methods
@@ -132,7 +132,7 @@ def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
         return recipe
     kind, _, number = budget.partition("=")
     if kind not in ("rollouts", "tokens", "updates") or not number.isdigit() or int(number) < 1:
-        raise ConfigError(f"`--budget {budget}` is no budget", hint="`rollouts=1440`, `tokens=200000` or `updates=45`")
+        raise ConfigError(f"`--budget {budget}` is no budget", hint="`rollouts=720`, `tokens=107000` or `updates=26`")
     settings = recipe.model_dump()
     if kind == "updates":
         settings["train"] |= {"updates": int(number), "epochs": None}
