@@ -39,6 +39,19 @@ def expert_states(length: int, count: int) -> tuple[int, ...]:
     return tuple(t for t in range(stride, stride * count + 1, stride) if t < length)
 
 
+def branch_points(expert: Trajectory, count: int) -> tuple[int, ...]:
+    """The `expert_states` of an expert's whole episode, without those in which it is asked back.
+
+    ScienceWorld answers an action that could mean several things by a question, to be answered by a number: what
+    was meant is known only to who acted, so no other plays on from there.
+    """
+    states = expert_states(expert.length, count)
+    return tuple(t for t in states if not expert.steps[t].observation.startswith(ASKED_BACK))
+
+
+ASKED_BACK = "Ambiguous request"
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """The expert's actions `start` … `end - 1`, its label, and by how much the win rate rises along it."""

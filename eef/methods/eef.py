@@ -17,7 +17,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from eef.config import parse_settings
-from eef.labels import OkGrid, OkRule, expert_states, is_expert, measure_grid
+from eef.labels import OkGrid, OkRule, branch_points, is_expert, measure_grid
 from eef.methods.base import (
     MethodOptions,
     by_least_expert,
@@ -133,7 +133,7 @@ class Eef:
             states = [
                 StateRef(expert.id, t)
                 for expert in self._explored(trajectories, task)
-                for t in expert_states(expert.length, self.options.M)
+                for t in branch_points(expert, self.options.M)
             ]
             plan.append(PlannedState(task, None, each * (1 + max(0, wanted - len(states)))))
             plan += [PlannedState(task, state, each) for state in states]
@@ -157,7 +157,7 @@ class Eef:
     def measure(self, trajectories: TrajectorySet, expert: Trajectory, round: int) -> OkGrid:
         """The grid along an expert trajectory from which `select` labels its actions in a round."""
         return measure_grid(
-            trajectories, expert, expert_states(expert.length, self.options.M),
+            trajectories, expert, branch_points(expert, self.options.M),
             rounds=_rounds(self.options.grid, round), rule=self.options.ok_rule,
         )
 
