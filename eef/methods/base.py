@@ -7,9 +7,9 @@ training examples. Neither knows a file, a model or an environment.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 from pydantic import Field
 
@@ -199,6 +199,16 @@ def scaled(weight: float, reason: str, given: float) -> tuple[float, str]:
 def make_pair(chosen: TrainingExample, rejected: TrainingExample) -> PreferencePair:
     """The pair of two examples from the same state."""
     return PreferencePair(id=f"{chosen.id} > {rejected.id}", task=chosen.task, chosen=chosen, rejected=rejected)
+
+
+def select_whole(
+    method: Configured[Any], trajectories: TrajectorySet, tasks: Sequence[str],
+    episodes_of: Callable[[str], Iterable[Trajectory]],
+) -> Selection:
+    """The whole paths of each task's `episodes_of(task)`. MethodError for an unknown expert, or where there is none."""
+    check_experts(trajectories, method.options.bc_experts)
+    examples = [whole_path(episode) for task in tasks for episode in episodes_of(task)]
+    return make_selection(method.name, examples, tasks)
 
 
 def make_selection(

@@ -9,14 +9,12 @@ from typing import ClassVar
 from eef.methods.base import (
     Configured,
     MethodOptions,
-    check_experts,
-    make_selection,
-    whole_path,
+    select_whole,
     whole_wins,
     winning,
 )
 from eef.selection import PlannedState, Selection
-from eef.trajectory import TrajectorySet
+from eef.trajectory import Trajectory, TrajectorySet
 
 
 class BcOptions(MethodOptions):
@@ -33,9 +31,7 @@ class Bc(Configured[BcOptions]):
         return []
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
-        check_experts(trajectories, self.options.bc_experts)
-        examples = []
-        for task in tasks:
-            wins = winning(trajectories, task, range(0), self.options.bc_experts)
-            examples += [whole_path(win) for win in whole_wins(trajectories, wins)]
-        return make_selection(self.name, examples, tasks)
+        def won(task: str) -> list[Trajectory]:
+            return whole_wins(trajectories, winning(trajectories, task, range(0), self.options.bc_experts))
+
+        return select_whole(self, trajectories, tasks, won)

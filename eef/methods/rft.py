@@ -11,14 +11,12 @@ from pydantic import Field
 from eef.methods.base import (
     Configured,
     MethodOptions,
-    check_experts,
-    make_selection,
-    whole_path,
+    select_whole,
     whole_wins,
     winning,
 )
 from eef.selection import PlannedState, Selection
-from eef.trajectory import TrajectorySet
+from eef.trajectory import Trajectory, TrajectorySet
 
 
 class RftOptions(MethodOptions):
@@ -41,9 +39,8 @@ class Rft(Configured[RftOptions]):
         return [PlannedState(task, None, self.options.k) for task in tasks]
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
-        check_experts(trajectories, self.options.bc_experts)
-        examples = []
-        for task in tasks:
+        def won(task: str) -> list[Trajectory]:
             wins = winning(trajectories, task, range(round + 1), self.options.bc_experts)
-            examples += [whole_path(win) for win in whole_wins(trajectories, wins)[: self.options.cap]]
-        return make_selection(self.name, examples, tasks)
+            return whole_wins(trajectories, wins)[: self.options.cap]
+
+        return select_whole(self, trajectories, tasks, won)

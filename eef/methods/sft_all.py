@@ -9,14 +9,12 @@ from typing import ClassVar
 from eef.methods.base import (
     Configured,
     MethodOptions,
-    check_experts,
     distinct,
     expert_trajectories,
-    make_selection,
-    whole_path,
+    select_whole,
 )
 from eef.selection import PlannedState, Selection
-from eef.trajectory import TrajectorySet
+from eef.trajectory import Trajectory, TrajectorySet
 
 
 class SftAllOptions(MethodOptions):
@@ -33,9 +31,7 @@ class SftAll(Configured[SftAllOptions]):
         return []
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
-        check_experts(trajectories, self.options.bc_experts)
-        examples = []
-        for task in tasks:
-            episodes = expert_trajectories(trajectories, task, self.options.bc_experts)
-            examples += [whole_path(item) for item in distinct(trajectories, episodes)]
-        return make_selection(self.name, examples, tasks)
+        def played(task: str) -> list[Trajectory]:
+            return distinct(trajectories, expert_trajectories(trajectories, task, self.options.bc_experts))
+
+        return select_whole(self, trajectories, tasks, played)
