@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from eef import __version__
-from eef.errors import EefError
+from eef.envs import textworld_express
+from eef.envs.jvm import find_jar, find_java, java_version
+from eef.envs.scienceworld import env as scienceworld
+from eef.errors import ConfigError, EefError
 from eef.workers import available_cores
 
 LIGHT = ("ijson", "numpy", "pydantic", "PyYAML", "rapidfuzz", "regex", "rich", "typer")
 TRAIN = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors")
 OPTIONAL = {"openai": "api", "pyarrow": "tables"}  # package → the extra it comes with
+SIMULATORS = ((scienceworld, "scienceworld"), (textworld_express, "textworld"))
 OLDEST_PYTHON = (3, 11)
 
 
@@ -38,7 +40,8 @@ def diagnose() -> list[Finding]:
     if all(finding.ok for finding in packages):
         findings += [_torch(), _student()]
     optional = [_package(name, f"pip install 'eef[{extra}]'", needed=False) for name, extra in OPTIONAL.items()]
-    return [*findings, *optional, _java()]
+    simulators = [_simulator(each.PACKAGE, each.VERSION, each.JAR, extra) for each, extra in SIMULATORS]
+    return [*findings, *optional, _java(), *simulators]
 
 
 def _python() -> Finding:
@@ -76,11 +79,19 @@ def _student() -> Finding:
 
 
 def _java() -> Finding:
-    """Only ScienceWorld runs on it."""
-    remedy = "for ScienceWorld alone: install a Java runtime, e.g. `apt install default-jre-headless`"
-    java = shutil.which("java")
-    if java is None:
-        return Finding("java", False, "not installed", remedy, needed=False)
-    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    lines = (told.stderr or told.stdout).splitlines()
-    return Finding("java", told.returncode == 0, lines[0] if lines else "no version", remedy, needed=False)
+    """Only the environments with a simulator in Java run on it."""
+    try:
+        java = find_java()
+    except ConfigError as error:
+        remedy = f"for ScienceWorld and TextWorldExpress: {error.hint}"
+        return Finding("java", False, error.message, remedy, needed=False)
+    return Finding("java", True, f"{java_version(java)} ({java})")
+
+
+def _simulator(package: str, version: str, jar: str, extra: str) -> Finding:
+    """A simulator's package in the one version that an environment is made for."""
+    try:
+        find_jar(package, version, jar)
+    except ConfigError as error:
+        return Finding(package, False, error.message, f"`pip install -e '.[{extra}]'`", needed=False)
+    return Finding(package, True, version)

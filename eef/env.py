@@ -33,6 +33,7 @@ class Env(Protocol):
     step_limit         default limit for a rollout, prefix included
     supports_snapshot  whether `snapshot`/`restore` work (otherwise both raise EnvError); a snapshot can be restored
                        many times and into any clone
+    concurrent         whether clones may be played from several threads at once (their work is done elsewhere)
     prompt             the rules in words, for the system message ("" for none)
     """
 
@@ -40,6 +41,7 @@ class Env(Protocol):
     success_threshold: float
     step_limit: int
     supports_snapshot: bool
+    concurrent: bool
     prompt: str
 
     def tasks(self, split: str) -> TaskSet: ...

@@ -51,6 +51,8 @@ class Episode:
         self._count(completion)
         if completion.finish == "overflow":
             self.end("truncated", "context overflow")
+        elif completion.finish == "quit":
+            self.end("truncated", "the policy took no further turn")
         elif completion.finish == "error":
             self.end("error", f"policy: {completion.text}")
         else:

@@ -4,7 +4,8 @@
     ├── ConfigError          a recipe or a setting: unknown key, value out of range
     ├── DataError            a file: missing, malformed (says file, line, what was expected)
     ├── EnvError             an environment cannot be made or used as asked
-    │   └── ReplayMismatch   the recorded observations do not come back (the state is skipped and counted)
+    │   ├── ReplayMismatch   the recorded observations do not come back (the state is skipped and counted)
+    │   └── EnvDied          the process an episode was played in died or hung (the episode is played again elsewhere)
     ├── ModelError           a model, tokenizer or chat template cannot be used
     ├── StoreError           a run directory or store cannot be read or written
     ├── BudgetError          what a server may cost is spent: what it has answered is kept
@@ -48,6 +49,10 @@ class ReplayMismatch(EnvError):
         self.step = step
         self.expected = expected
         self.observed = observed
+
+
+class EnvDied(EnvError):
+    """The process in which an episode was played died, or hung and was ended."""
 
 
 class ModelError(EefError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
+
+from eef.task import Task
 
 Message = dict[str, str]
 Conversation = list[Message]
@@ -27,13 +29,13 @@ class Completion:
     """One turn of the agent.
 
     `finish`: "stop" (it ended by itself), "length" (cut at `max_tokens`), "overflow" (the conversation left no room
-    in the model's context; `text` is empty and the rollout ends as truncated), "error" (`text` says what went wrong;
-    the rollout ends as an error).
+    in the model's context; `text` is empty and the rollout ends as truncated), "quit" (it takes no further turn;
+    likewise), "error" (`text` says what went wrong; the rollout ends as an error).
     `prompt_tokens` counts the whole prompt; `cached_tokens` of these were not computed again.
     """
 
     text: str
-    finish: Literal["stop", "length", "overflow", "error"] = "stop"
+    finish: Literal["stop", "length", "overflow", "quit", "error"] = "stop"
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
@@ -52,6 +54,15 @@ class Policy(Protocol):
 
     def act(
         self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
+    ) -> list[Completion]: ...
+
+
+@runtime_checkable
+class Oracle(Policy, Protocol):
+    """A policy that is told which task each conversation is about: a scripted expert which looks the way up."""
+
+    def act_on(
+        self, tasks: Sequence[Task], conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
     ) -> list[Completion]: ...
 
 

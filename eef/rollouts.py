@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
+from typing import Any
 
 from eef.env import Env
 from eef.episode import Episode, words
-from eef.errors import EefError, ReplayMismatch
-from eef.policy import Completion, Policy, Sampling
+from eef.errors import ConfigError, EefError, ReplayMismatch
+from eef.policy import Completion, Oracle, Policy, Sampling
 from eef.states import States
 from eef.task import Task
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 
 _MISMATCH = "replay: "
+_THREADS = 64  # they wait for other processes and compute nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +85,13 @@ def play(
 class Player:
     """Plays batches of launches with one policy, on clones of `env` which it keeps from batch to batch.
 
-    `step_limit` bounds the whole path, prefix included; with `fresh_limit` the rollout's own steps alone. `told` is
-    what the policy is told beside the environment's prompt.
+    `step_limit` bounds the whole path, prefix included; with `fresh_limit` the rollout's own steps alone. A task's
+    own limit holds where it is lower. `told` is what the policy is told beside the environment's prompt. Where the
+    environment is `concurrent`, the episodes of a batch are begun side by side, and so are their steps.
 
     An exception of the environment or the policy ends the episode it came from as an error. Only an EefError
-    of the policy (it cannot be used as asked) goes through to the caller, and so does KeyboardInterrupt.
+    of the policy or a ConfigError of the environment (it cannot be used as asked) goes through to the caller, and so
+    does KeyboardInterrupt.
     """
 
     def __init__(
@@ -108,10 +113,11 @@ class Player:
         self._fresh_limit = fresh_limit
         self._told = told
         self._clones: dict[int, Env] = {}
+        self._threads = ThreadPoolExecutor(_THREADS) if env.concurrent else None
 
     def play(self, batch: Sequence[Launch]) -> Iterator[Trajectory]:
         """Play the launches of one batch in lockstep; trajectories come in the order in which they end."""
-        episodes = [self._start(place, launch) for place, launch in enumerate(batch)]
+        episodes = self._start(batch)
         alive = list(zip(batch, episodes, strict=True))
         while alive:
             for launch, episode in alive:
@@ -127,6 +133,8 @@ class Player:
         """Close the clones; `env` itself stays open."""
         for place in list(self._clones):
             self._discard(place)
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Player:
         return self
@@ -147,29 +155,41 @@ class Player:
             with suppress(Exception):  # one that broke may not close either
                 clone.close()
 
-    def _start(self, place: int, launch: Launch) -> Episode:
+    def _start(self, batch: Sequence[Launch]) -> list[Episode]:
+        """The episodes of a batch, each in its state; the time that takes is shared equally."""
         started = perf_counter()
+        episodes = [self._episode(launch) for launch in batch]
+        self._each(self._reach, range(len(batch)), batch, episodes)
+        _share(episodes, perf_counter() - started)
+        return episodes
+
+    def _episode(self, launch: Launch) -> Episode:
         prefix = [item.step for item in self._states.prefix(launch.state)]
-        left = self._step_limit if self._fresh_limit else self._step_limit - len(prefix)
-        episode = Episode(prefix=prefix, steps_left=left)
+        limit = min(self._step_limit, launch.task.step_limit or self._step_limit)
+        return Episode(prefix=prefix, steps_left=limit if self._fresh_limit else limit - len(prefix))
+
+    def _reach(self, place: int, launch: Launch, episode: Episode) -> None:
         try:
             clone = self._clone(place)
             episode.begin(clone, *self._states.reach(clone, launch.task, launch.state))
+        except ConfigError:
+            raise
         except ReplayMismatch as mismatch:
             episode.end("error", _MISMATCH + mismatch.message)
         except Exception as error:
             episode.fail(error)
-        episode.spend(perf_counter() - started)
-        return episode
 
     def _turn(self, alive: Sequence[tuple[Launch, Episode]]) -> None:
         """One completion and one step of each episode; the time it takes is shared equally."""
         started = perf_counter()
-        for (_, episode), completion in zip(alive, self._act(alive), strict=True):
-            episode.take(completion)
-        seconds = perf_counter() - started
-        for _, episode in alive:
-            episode.spend(seconds / len(alive))
+        episodes = [episode for _, episode in alive]
+        self._each(Episode.take, episodes, self._act(alive))
+        _share(episodes, perf_counter() - started)
+
+    def _each(self, do: Callable[..., None], *columns: Sequence[Any]) -> None:
+        """Do it row by row, side by side where the environment allows it."""
+        for _ in map(do, *columns) if self._threads is None else self._threads.map(do, *columns):
+            pass
 
     def _act(self, alive: Sequence[tuple[Launch, Episode]]) -> list[Completion]:
         if not alive:
@@ -177,6 +197,8 @@ class Player:
         conversations = [episode.conversation(self._env.prompt, self._told) for _, episode in alive]
         seeds = [derive_seed(launch.seed, episode.turn) for launch, episode in alive]
         try:
+            if isinstance(self._policy, Oracle):
+                return self._policy.act_on([launch.task for launch, _ in alive], conversations, seeds, self._sampling)
             return self._policy.act(conversations, seeds, self._sampling)
         except EefError:
             raise
@@ -203,3 +225,8 @@ class Player:
             error=episode.error,
             usage=episode.usage,
         )
+
+
+def _share(episodes: Sequence[Episode], seconds: float) -> None:
+    for episode in episodes:
+        episode.spend(seconds / len(episodes))

@@ -12,7 +12,8 @@ class Task:
     """One goal in one environment (the paper's *subtask*).
 
     `id` is unique over all environments (`webshop/12`), `index` is the environment's own number for it
-    (WebShop: the official goal index), `instruction` the goal in words.
+    (WebShop: the official goal index), `instruction` the goal in words. `step_limit` is for tasks with a limit of
+    their own; where the environment's, or the recipe's, is lower, that one holds.
     """
 
     id: str
@@ -20,6 +21,16 @@ class Task:
     index: int
     split: str
     instruction: str
+    step_limit: int | None = None
+
+
+def group_of(task: str) -> str:
+    """The kind of task, for environments that have kinds and name them in the ids of their tasks; "" for others.
+
+    >>> group_of("scienceworld/boil/3"), group_of("webshop/12")
+    ('boil', '')
+    """
+    return task.split("/")[1] if task.count("/") == 2 else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,9 @@ order else): set `train.threads` where the last bit must be the same for any `jo
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,29 +21,12 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from eef.config import Recipe
-from eef.errors import EefError, EnvError, ReplayMismatch, WorkerError
+from eef.errors import EefError, WorkerError
 from eef.pipeline import BC, EXPERT, Listener, Progress, Run, explorers, stages_of
+from eef.process import SPAWN, Failure, end_process, start_process
 
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _SECONDS_TO_END = 10.0  # an optimizer update or a turn is awaited that long
-_SPAWN = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An error of a user's kind in a worker, on its way to the parent."""
-
-    kind: type[EefError]
-    message: str
-    hint: str
-
-    @classmethod
-    def of(cls, error: EefError) -> Failure:
-        kind = EnvError if isinstance(error, ReplayMismatch) else type(error)
-        return cls(kind, error.message, error.hint)
-
-    def error(self) -> EefError:
-        return self.kind(self.message, hint=self.hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,22 +138,11 @@ def _side_by_side(run: Run, methods: list[str], jobs: int, listener: Listener) -
 
 
 def _start(run: Run, method: str, threads: int) -> Worker:
-    ours, theirs = _SPAWN.Pipe(duplex=False)
-    process = _SPAWN.Process(target=_work, args=(run.directory, method, theirs), name=f"eef {method}", daemon=True)
-    with process_settings(threads), _without_interrupts():
-        process.start()
+    ours, theirs = SPAWN.Pipe(duplex=False)
+    with process_settings(threads):
+        process = start_process(_work, (run.directory, method, theirs), name=f"eef {method}", leaf=False)
     theirs.close()
     return Worker(method, process, ours)
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal. A process started within this never hears it: its parent ends it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _hear(worker: Worker, listener: Listener) -> bool:
@@ -207,9 +177,7 @@ def _end(workers: list[Worker]) -> None:
     for worker in workers:
         worker.process.terminate()
     for worker in workers:
-        worker.process.join(_SECONDS_TO_END)
-        worker.process.kill()
-        worker.process.join()
+        end_process(worker.process, _SECONDS_TO_END)
         worker.pipe.close()
 
 
@@ -218,8 +186,6 @@ def _end(workers: list[Worker]) -> None:
 
 def _work(directory: Path, method: str, pipe: Connection) -> None:
     """What a worker does: the stages of one method, each progress sent to the parent."""
-    _end_with_parent()
-    signal.signal(signal.SIGTERM, _leave)
     try:
         run = Run.open(directory)
         for stage in stages_of(run.recipe):
@@ -229,20 +195,3 @@ def _work(directory: Path, method: str, pipe: Connection) -> None:
         pipe.send(Failure.of(error))
     except Exception:
         pipe.send(Bug(traceback.format_exc()))
-
-
-def _end_with_parent() -> None:
-    """Have this process end when its parent does, even where that was killed and could say nothing."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker is started by another process"
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="watch the parent", daemon=True).start()
-
-
-def _leave(signum: int, frame: object) -> None:
-    """End as an exception does, so that files are left whole."""
-    raise SystemExit(128 + signum)

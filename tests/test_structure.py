@@ -16,7 +16,7 @@ PACKAGE = Path(eef.__file__).parent
 # Data runs down this list, imports run up it only; a package stands for all of its modules. A new module is
 # entered where it stands in the way of the data.
 ORDER = (
-    "errors", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
+    "errors", "process", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
     "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "budget", "explore", "tokens",
     "interchange", "model", "train", "preference", "checkpoint", "hub", "policies", "student", "evaluate", "card",
     "pipeline", "report", "seeds", "study", "schema", "workers", "doctor", "cli", "__main__",

@@ -19,10 +19,14 @@ from eef.policy import Policy
 
 ENVS = {
     "webshop": ("eef.envs.webshop", "WebShop"),
+    "scienceworld": ("eef.envs.scienceworld", "ScienceWorld"),
+    "textworld-express": ("eef.envs.textworld_express", "TextWorldExpress"),
     "toy": ("eef.envs.toy", "ToyEnv"),
 }
 EXPERTS = {
     "webshop": ("eef.envs.webshop.expert", "make_shop_expert"),
+    "scienceworld": ("eef.envs.gold", "make_gold_expert"),
+    "textworld-express": ("eef.envs.gold", "make_gold_expert"),
     "toy": ("eef.envs.toy", "make_toy_expert"),
 }
 PREPARATIONS = {

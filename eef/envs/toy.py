@@ -59,6 +59,7 @@ class ToyEnv:
     name = "toy"
     success_threshold = 1.0
     supports_snapshot = True
+    concurrent = False
     prompt = PROMPT
 
     def __init__(self, *, tasks_per_split: int = 40, step_limit: int = 10) -> None:

@@ -54,6 +54,7 @@ class WebShop:
     name = "webshop"
     success_threshold = 1.0
     supports_snapshot = True
+    concurrent = False
 
     def __init__(
         self,

@@ -1,0 +1,144 @@
+"""Jvm: a Java process that runs a simulator's JAR, spoken to through py4j. Shared by all environments on Java.
+
+The front finds Java and the package (`find_java`, `find_jar`) before anything is played; the process itself lives in a
+worker (`eef.envs.pool`), one to each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from eef.errors import ConfigError, EnvDied, EnvError
+
+OLDEST_JAVA = 11
+INSTALL_JAVA = "install a Java runtime: `apt-get install default-jre-headless` (Debian, Ubuntu), or set `JAVA_HOME`"
+CONSTANT_HASH = ("-XX:+IgnoreUnrecognizedVMOptions", "-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2")
+"""Every object gets the same identity hash, so that sets of objects keep their order from one JVM to the next."""
+
+
+def find_java() -> str:
+    """Path of the Java that is used: that of `JAVA_HOME`, else `java` on the path.
+
+    ConfigError where there is none, it cannot be run, or it is older than Java 11.
+    """
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=str(Path(home) / "bin") if home else None)
+    if java is None:
+        where = f" in `JAVA_HOME` ({home})" if home else ""
+        raise ConfigError(f"there is no `java`{where}, which this environment runs on", hint=INSTALL_JAVA)
+    version = java_version(java)
+    if version < OLDEST_JAVA:
+        raise ConfigError(f"`{java}` is Java {version}, needed is {OLDEST_JAVA} or newer", hint=INSTALL_JAVA)
+    return java
+
+
+@lru_cache
+def java_version(java: str) -> int:
+    """The main version of a Java (1.8 is 8). ConfigError where it cannot be run or does not say."""
+    try:
+        told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ConfigError(f"`{java}` cannot be run: {error}", hint=INSTALL_JAVA) from error
+    words = told.stderr + told.stdout
+    match = re.search(r'version "(?:1\.)?(\d+)', words)
+    if told.returncode != 0 or match is None:
+        said = " ".join(words.split())[:200] or "nothing"
+        raise ConfigError(f"`{java} -version` does not say which Java it is: {said}", hint=INSTALL_JAVA)
+    return int(match[1])
+
+
+def find_jar(package: str, version: str, jar: str) -> str:
+    """Path of the JAR in an installed package, which must have exactly this version (ConfigError)."""
+    mend = f"`pip install {package}=={version}`"
+    try:
+        found = distribution(package)
+    except PackageNotFoundError:
+        raise ConfigError(f"the package `{package}` is not installed", hint=mend) from None
+    if found.version != version:
+        raise ConfigError(
+            f"`{package}` {found.version} is installed, this environment is made for {version}",
+            hint=f"{mend}; other versions answer otherwise, and their numbers cannot be compared",
+        )
+    return str(found.locate_file(jar))
+
+
+@dataclass(frozen=True, slots=True)
+class JvmSettings:
+    """How a JVM is started. `memory`: its heap in MB at most; `patience`: seconds until a call counts as hung."""
+
+    java: str
+    jar: str
+    memory: int
+    patience: float
+    flags: tuple[str, ...] = ()
+
+
+class Jvm:
+    """A running JVM; `view` leads to its classes.
+
+    Its port is on loopback and asks for a token. It ends by itself when the process that started it does.
+    """
+
+    def __init__(self, settings: JvmSettings) -> None:
+        from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
+
+        options = [f"-Xmx{settings.memory}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", *settings.flags]
+        folder = str(Path(settings.jar).parent)
+        try:
+            port, token, self._process = launch_gateway(
+                classpath=settings.jar, javaopts=options, java_path=settings.java, cwd=folder, die_on_exit=True,
+                enable_auth=True, return_proc=True, create_new_process_group=True,
+            )
+        except (OSError, ValueError) as error:
+            raise EnvError(
+                f"`{settings.java} {' '.join(options)}` does not start ({error})", hint="lower `env.memory`?"
+            ) from error
+        self._gateway = JavaGateway(
+            gateway_parameters=GatewayParameters(
+                port=port, auth_token=token, auto_field=True, read_timeout=settings.patience
+            )
+        )
+
+    @property
+    def view(self) -> Any:
+        return self._gateway.jvm
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
+
+    def has_constant_hash(self) -> bool:
+        """Whether objects have the same identity hash, as `CONSTANT_HASH` asks for (a JVM may not heed it)."""
+        with self.asked():
+            system, thing = self.view.java.lang.System, self.view.java.lang.Object
+            return len({int(system.identityHashCode(thing())) for _ in range(3)}) == 1
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Calls into the JVM: EnvError for an exception in the simulator, EnvDied where there is no answer."""
+        from py4j.protocol import Py4JError, Py4JJavaError
+
+        try:
+            yield
+        except Py4JJavaError as error:
+            raise EnvError(f"the simulator broke: {str(error.java_exception)[:500]}") from error
+        except (Py4JError, OSError) as error:
+            ended = self._process.poll()
+            how = "did not answer in time" if ended is None else f"ended with status {ended}"
+            raise EnvDied(f"the simulator's JVM {how}") from error
+
+    def end(self) -> None:
+        """End the process, whatever it is doing, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+        self._gateway.close()

@@ -1,0 +1,205 @@
+"""What there is to play: the thirty tasks with their variations, official splits, step limits, presets. Pure.
+
+A variation is a task in another world (another substance, another room). The splits are the package's: of n
+variations the first 2⌊n/4⌋ are for training, the next ⌊n/4⌋ for development, the rest for testing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+from eef.config import nearest
+from eef.errors import ConfigError
+
+Part = Literal["train", "dev", "test"]
+Limits = Literal["eto", "none"]
+
+VARIATIONS = {
+    "boil": 30,
+    "melt": 30,
+    "freeze": 30,
+    "change-the-state-of-matter-of": 30,
+    "use-thermometer": 540,
+    "measure-melting-point-known-substance": 436,
+    "measure-melting-point-unknown-substance": 300,
+    "power-component": 20,
+    "power-component-renewable-vs-nonrenewable-energy": 20,
+    "test-conductivity": 900,
+    "test-conductivity-of-unknown-substances": 600,
+    "find-living-thing": 300,
+    "find-non-living-thing": 300,
+    "find-plant": 300,
+    "find-animal": 300,
+    "grow-plant": 126,
+    "grow-fruit": 126,
+    "chemistry-mix": 32,
+    "chemistry-mix-paint-secondary-color": 36,
+    "chemistry-mix-paint-tertiary-color": 36,
+    "lifespan-longest-lived": 125,
+    "lifespan-shortest-lived": 125,
+    "lifespan-longest-lived-then-shortest-lived": 125,
+    "identify-life-stages-1": 14,
+    "identify-life-stages-2": 10,
+    "inclined-plane-determine-angle": 168,
+    "inclined-plane-friction-named-surfaces": 1386,
+    "inclined-plane-friction-unnamed-surfaces": 162,
+    "mendelian-genetics-known-plant": 120,
+    "mendelian-genetics-unknown-plant": 480,
+}
+"""Variations of each task, in the official order (topics 1-1 to 10-2)."""
+
+ETO_LIMITS = {
+    "boil": 100, "melt": 80, "freeze": 80, "change-the-state-of-matter-of": 80, "use-thermometer": 30,
+    "measure-melting-point-known-substance": 120, "power-component": 20,
+    "power-component-renewable-vs-nonrenewable-energy": 30, "test-conductivity": 30,
+    "test-conductivity-of-unknown-substances": 30, "find-living-thing": 15, "find-non-living-thing": 15,
+    "find-plant": 15, "find-animal": 15, "grow-plant": 30, "grow-fruit": 60, "chemistry-mix": 60,
+    "chemistry-mix-paint-secondary-color": 15, "chemistry-mix-paint-tertiary-color": 30, "lifespan-longest-lived": 10,
+    "lifespan-shortest-lived": 10, "lifespan-longest-lived-then-shortest-lived": 12, "identify-life-stages-1": 30,
+    "identify-life-stages-2": 30,
+}
+"""Steps of an episode at most in ETO (arXiv 2403.02502), which plays these 24 tasks."""
+
+SIMPLIFICATIONS = ("teleportAction", "openDoors", "selfWateringFlowerPots", "noElectricalAction", "openContainers")
+_NAMED = {"none": (), "easy": SIMPLIFICATIONS[:4], "eto": SIMPLIFICATIONS}
+_ELECTRICAL = ("power-component", "conductivity")
+_FIRST = dict(zip(VARIATIONS, accumulate(VARIATIONS.values(), initial=0), strict=False))
+TOTAL = sum(VARIATIONS.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What a paper plays. `train` and `held_out` bound a task's variations in the split `train`, and in `seen` and
+    `unseen`."""
+
+    tasks: tuple[str, ...]
+    train: int | None
+    held_out: int
+    simplifications: str
+    limits: Limits
+
+
+PRESETS = {
+    "all": Preset(tuple(VARIATIONS), None, 10, "easy", "none"),
+    "eto-24": Preset(tuple(name for name in VARIATIONS if name in ETO_LIMITS), 120, 10, "eto", "eto"),
+    "agentgym-23": Preset(
+        tuple(name for name in VARIATIONS if not name.startswith(("grow-", "inclined-plane-", "mendelian-"))),
+        None, 10, "none", "none",
+    ),
+}
+
+
+def part_of(name: str, part: Part) -> range:
+    """The variations of a task in an official part.
+
+    >>> part_of("boil", "train"), part_of("boil", "dev"), part_of("boil", "test")
+    (range(0, 14), range(14, 21), range(21, 30))
+    """
+    total = VARIATIONS[name]
+    quarter = total // 4
+    bounds = {"train": (0, 2 * quarter), "dev": (2 * quarter, 3 * quarter), "test": (3 * quarter, total)}
+    return range(*bounds[part])
+
+
+def index_of(name: str, variation: int) -> int:
+    """The running number of a variation over all tasks. ConfigError where there is none such."""
+    if name not in VARIATIONS:
+        raise unknown("task", name, list(VARIATIONS))
+    if not 0 <= variation < VARIATIONS[name]:
+        raise ConfigError(
+            f"ScienceWorld: `{name}` has no variation {variation}", hint=f"it has 0 to {VARIATIONS[name] - 1}"
+        )
+    return _FIRST[name] + variation
+
+
+def at_index(index: int) -> tuple[str, int]:
+    """Task and variation of a running number. ConfigError where there is none such.
+
+    >>> at_index(0), at_index(31)
+    (('boil', 0), ('melt', 1))
+    """
+    if not 0 <= index < TOTAL:
+        raise ConfigError(f"ScienceWorld has no task number {index}", hint=f"there are 0 to {TOTAL - 1}")
+    name = next(name for name in reversed(VARIATIONS) if _FIRST[name] <= index)
+    return name, index - _FIRST[name]
+
+
+def interleave(variations: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, int]]:
+    """One variation of each task in turn, so that any beginning of the list is a fair sample of the tasks.
+
+    >>> list(interleave({"boil": [4, 5], "melt": [7]}))
+    [('boil', 4), ('melt', 7), ('boil', 5)]
+    """
+    for place in range(max(map(len, variations.values()), default=0)):
+        yield from ((name, chosen[place]) for name, chosen in variations.items() if place < len(chosen))
+
+
+def choose_tasks(given: str | Sequence[str]) -> tuple[Preset, tuple[str, ...]]:
+    """The preset and the tasks that a setting names: a preset, one task, or several. ConfigError for another name."""
+    if isinstance(given, str) and given in PRESETS:
+        return PRESETS[given], PRESETS[given].tasks
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        if name not in VARIATIONS:
+            raise unknown("task or preset", name, [*VARIATIONS, *PRESETS])
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"ScienceWorld: `tasks` is {list(names)}, expected one or more, each once")
+    return PRESETS["all"], names
+
+
+@dataclass(frozen=True, slots=True)
+class Simplifications:
+    """What makes the world easier, as the simulator is to be told for each task."""
+
+    names: tuple[str, ...]
+    tasks: tuple[str, ...]
+    adapts: bool
+
+    @classmethod
+    def of(cls, given: str | Sequence[str], tasks: tuple[str, ...]) -> Simplifications:
+        """As a setting has them: "none", "easy", "eto" ("easy" with open containers) or a list of the simulator's own.
+
+        ConfigError: an unknown one; `easy` inside a list, which the simulator refuses; `noElectricalAction` in a list
+        for a task that needs electrical actions.
+        """
+        names = [given] if isinstance(given, str) else list(given)
+        names = [part.strip() for name in names for part in name.split(",") if part.strip()]
+        if len(names) == 1 and names[0] in _NAMED:
+            return cls(_NAMED[names[0]], tasks, adapts=True)
+        for name in names:
+            if name in _NAMED:
+                raise ConfigError(
+                    f"ScienceWorld: `simplifications` joins {name!r} to others, which the simulator cannot",
+                    hint=f'write the list out, as "{",".join(SIMPLIFICATIONS)}", or take "eto", which is just that',
+                )
+            if name not in SIMPLIFICATIONS:
+                raise unknown("simplification", name, [*SIMPLIFICATIONS, *_NAMED])
+        chosen = cls(tuple(names), tasks, adapts=False)
+        chosen._refuse_without_electricity()
+        return chosen
+
+    def told(self, task: str) -> str:
+        """What the simulator is told for a task; the named sets leave out what it may not have."""
+        return ",".join(name for name in self.names if name != "noElectricalAction" or not needs_electricity(task))
+
+    def _refuse_without_electricity(self) -> None:
+        needing = [task for task in self.tasks if needs_electricity(task)]
+        if "noElectricalAction" in self.names and needing:
+            raise ConfigError(
+                f"ScienceWorld: `noElectricalAction` is not allowed for `{needing[0]}`",
+                hint='leave it out of `simplifications`, leave that task out, or take "easy" or "eto", which adapt',
+            )
+
+
+def needs_electricity(task: str) -> bool:
+    return any(word in task for word in _ELECTRICAL)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> ConfigError:
+    choices = list(known)
+    like = nearest(name, choices)
+    hint = f"did you mean {like!r}?" if like else f"there are: {', '.join(choices)}"
+    return ConfigError(f"ScienceWorld: no {what} {name!r}", hint=hint)
