@@ -7,6 +7,7 @@ deterministic: the same task and actions give the same observations and rewards.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -114,13 +115,15 @@ def check_env(env: Env, *, split: str = "train", actions: Iterable[str] = ()) ->
     for task in tasks:
         first = env.reset(task)
         require(isinstance(first, str) and bool(first), f"{task.id}: reset returns the first observation")
-        runs = [_play(env, task, actions), _play(env.clone(), task, actions)]
+        with closing(env.clone()) as clone:
+            runs = [_play(env, task, actions), _play(clone, task, actions)]
         require(runs[0] == runs[1], f"{task.id}: a clone plays the same episode (deterministic)")
         score = env.score([result.reward for result in runs[0]])
         require(0.0 <= score <= 1.0, f"{task.id}: the score lies in [0, 1]")
         if env.supports_snapshot:
             _check_snapshot(env, task, actions, require)
-    require(env.fingerprint() == env.clone().fingerprint(), "a clone has the same fingerprint")
+    with closing(env.clone()) as clone:
+        require(env.fingerprint() == clone.fingerprint(), "a clone has the same fingerprint")
     return checked
 
 
@@ -144,8 +147,9 @@ def _check_snapshot(env: Env, task: Task, actions: list[str], require: Any) -> N
         snapshots.append(env.snapshot())
         if after[-1].terminated:
             break
-    for player, whose in ((env, "restore"), (env.clone(), "a clone's restore")):
-        for index, expected in enumerate(after):
-            player.restore(snapshots[index])
-            again = player.step(actions[index])
-            require(again == expected, f"{task.id}: {whose} before step {index} plays on the same")
+    with closing(env.clone()) as clone:
+        for player, whose in ((env, "restore"), (clone, "a clone's restore")):
+            for index, expected in enumerate(after):
+                player.restore(snapshots[index])
+                again = player.step(actions[index])
+                require(again == expected, f"{task.id}: {whose} before step {index} plays on the same")

@@ -1,0 +1,254 @@
+"""The pool: episodes in worker processes go as they would in this one, whatever becomes of the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from eef.chat import format_completion
+from eef.env import StepResult, check_env
+from eef.envs import pool as pool_module
+from eef.envs.textworld_express import TextWorldExpress
+from eef.errors import ConfigError, EnvDied, EnvError
+from eef.explore import explore, launches
+from eef.policy import GREEDY, Scripted
+from eef.rollouts import derive_seed
+from eef.selection import PlannedState
+from eef.store import Store
+from tests.counting import CountingEnv
+from tests.worlds import children, files, memory, needs_java
+
+
+@pytest.fixture(scope="module")
+def shared():
+    env = CountingEnv(workers=2)
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def env(shared):
+    """A clone with an episode that stands at 7."""
+    clone = shared.clone()
+    clone.reset(shared.tasks("train")[0])
+    clone.step("7")
+    yield clone
+    clone.close()
+
+
+def test_it_keeps_the_protocol(shared):
+    assert len(check_env(shared, actions=["1", "20", "no number", "100", "1"])) > 10
+
+
+def test_episodes_lie_where_fewest_are(shared):
+    clones = [shared.clone() for _ in range(6)]
+    for clone in clones:
+        clone.reset(shared.tasks("train")[1])
+    held = [len(worker.seats) for worker in shared.pool.workers]
+    assert sum(held) >= 6
+    assert abs(held[0] - held[1]) <= 1
+    for clone in clones:
+        clone.close()
+    assert sum(len(worker.seats) for worker in shared.pool.workers) == sum(held) - 6
+
+
+def test_an_episode_outlives_its_worker(env):
+    deaths = env.pool.deaths
+    for worker in env.pool.workers:
+        if worker.pid is not None:
+            os.kill(worker.pid, signal.SIGKILL)
+    assert env.step("3") == StepResult("at 10", 0.03, False)
+    assert env.pool.deaths > deaths
+
+
+def test_an_action_that_kills_once_is_carried_out_elsewhere(env, tmp_path):
+    before = env._seat._worker
+    assert env.step(f"die {tmp_path / 'once'}") == StepResult("at 7", 0.0, False)
+    assert env._seat._worker is not before
+    assert env.step("1").observation == "at 8"
+
+
+def test_an_action_that_kills_twice_is_an_error_of_its_episode_alone(shared, env):
+    other = shared.clone()
+    other.reset(shared.tasks("train")[2])
+    other.step("5")
+    with pytest.raises(EnvDied, match="ended, or did not answer"):
+        env.step("die")
+    assert other.step("5").observation == "at 20"
+    other.close()
+
+
+def test_a_hung_worker_is_ended(monkeypatch):
+    monkeypatch.setattr(pool_module, "_MARGIN", 0.0)
+    env = CountingEnv(patience=0.5)
+    env.reset(env.tasks("train")[0])
+    pid = env.pool.workers[0].pid
+    with pytest.raises(EnvDied):
+        env.step("hang")
+    assert env.pool.deaths == 2
+    assert not os.path.exists(f"/proc/{pid}"), "ended and reaped"
+    env.close()
+
+
+def test_a_broken_episode_leaves_its_worker_alone(env):
+    deaths = env.pool.deaths
+    with pytest.raises(EnvError, match="it broke"):
+        env.step("break")
+    assert env.step("1").observation == "at 8"
+    assert env.pool.deaths == deaths
+
+
+def test_an_episode_that_goes_another_way_is_not_gone_on_with(env):
+    env.step("moody")
+    os.kill(env._seat._worker.pid, signal.SIGKILL)
+    with pytest.raises(EnvError, match="went another way"):
+        env.step("1")
+
+
+def test_what_cannot_be_opened_is_the_users_to_mend(tmp_path):
+    env = CountingEnv(refuses=True)
+    with pytest.raises(ConfigError, match="no counting here") as caught:
+        env.reset(env.tasks("train")[0])
+    assert caught.value.hint == "count elsewhere"
+    with pytest.raises(ConfigError, match="no counting here"):
+        play_all(env, tmp_path / "store")
+
+
+def test_no_process_is_left():
+    env = CountingEnv(workers=2)
+    clones = [env.clone() for _ in range(2)]
+    for clone in clones:
+        clone.reset(env.tasks("train")[0])
+    pids = [worker.pid for worker in env.pool.workers]
+    env.close()
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert clones[0].step("1").observation == "at 1", "and it starts again when it is asked"
+    env.close()
+
+
+# --- exploration ---------------------------------------------------------------------------------------------------
+
+ACTIONS = ("look around", "inventory", "open fridge", "move north", "move south", "move east", "take coin", "wait")
+
+
+def restless(conversation, seed):
+    """A student that does anything."""
+    return format_completion("", ACTIONS[derive_seed(seed, len(conversation)) % len(ACTIONS)])
+
+
+def counter(conversation, seed):
+    return format_completion("", str(seed % 40))
+
+
+def play_all(env, directory, script=counter, *, count=2, tasks=6):
+    """Rollouts from the start of each task, then from inside them; all that the store holds, without the seconds."""
+    known = {task.id: task for task in env.tasks("train").head(tasks)}
+    policy = Scripted("policy:student", script)
+    settings = {"sampling": GREEDY, "step_limit": 8, "batch_size": 5}
+    with Store.open(directory) as store:
+        plan = [PlannedState(task, None, count) for task in known]
+        explore(launches(plan, known, round=1, seed=0), store, env, policy, **settings)
+        inside = [
+            PlannedState(item.task, item.state, 1)
+            for item in (_inside(each) for each in list(store.trajectories)) if item is not None
+        ]
+        explore(launches(inside, known, round=2, seed=0), store, env, policy, **settings)
+        return [replace(each, usage=replace(each.usage, seconds=0.0)) for each in store.trajectories]
+
+
+def _inside(trajectory):
+    from eef.trajectory import StateRef
+
+    if trajectory.length < 3:
+        return None
+    return PlannedState(trajectory.task, StateRef(trajectory.id, 2), 1)
+
+
+def test_two_workers_play_what_one_plays(tmp_path):
+    played = []
+    for workers in (1, 2):
+        env = CountingEnv(workers=workers)
+        played.append(play_all(env, tmp_path / str(workers)))
+        env.close()
+    assert sorted(played[0], key=lambda each: each.id) == sorted(played[1], key=lambda each: each.id)
+    assert {each.status for each in played[0]} <= {"terminated", "truncated"}
+    assert any(each.start for each in played[0])
+
+
+@needs_java
+def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
+    """SIGKILL for a JVM or its worker again and again: the store holds what it holds without."""
+    env = TextWorldExpress(games=("coin", "mapreader"), workers=2)
+    calm = play_all(env, tmp_path / "calm", restless)
+    stop, killed = threading.Event(), []
+
+    def harass():
+        while not stop.wait(0.15):
+            worker = env.pool.workers[len(killed) % 2]
+            victims = [worker.pid, *(children(worker.pid) if worker.pid else ())] if len(killed) < 6 else []
+            if victims[0:1] != [None] and victims:
+                kill(victims[len(killed) % len(victims)])
+                killed.append(time.monotonic())
+
+    thread = threading.Thread(target=harass)
+    thread.start()
+    try:
+        harassed = play_all(env, tmp_path / "harassed", restless)
+    finally:
+        stop.set()
+        thread.join()
+    assert sorted(harassed, key=lambda each: each.id) == sorted(calm, key=lambda each: each.id)
+    assert killed
+    assert env.pool.deaths > 0
+    env.close()
+    assert_nothing_is_left()
+
+
+def kill(pid):
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def assert_nothing_is_left():
+    """No process of this one's is a zombie."""
+    states = []
+    for pid in children(os.getpid()):
+        with open(f"/proc/{pid}/stat") as file:
+            states.append(file.read().rsplit(")", 1)[1].split()[0])
+    assert "Z" not in states
+
+
+@pytest.mark.long
+@needs_java
+def test_two_thousand_episodes_leak_nothing():
+    """Memory of JVM and worker, their open files and ours stay where they are."""
+    from eef.envs.scienceworld import ScienceWorld
+
+    env = ScienceWorld(tasks=("find-plant", "lifespan-longest-lived", "identify-life-stages-2"), memory=256)
+    tasks = list(env.tasks("train"))
+    clones = [env.clone() for _ in range(4)]
+    seen = []
+    for number in range(2000):
+        clone = clones[number % 4]
+        clone.reset(tasks[number % len(tasks)])
+        for action in ("look around", "go to kitchen", "look around", "open cupboard"):
+            clone.step(action)
+        if number % 400 == 399:
+            worker = env.pool.workers[0].pid
+            jvm = children(worker)[0]
+            seen.append((memory(jvm), memory(worker), files(jvm), files(worker), files(os.getpid())))
+            print(number + 1, seen[-1])
+    env.close()
+    first, last = seen[1], seen[-1]
+    assert last[0] < first[0] + 60
+    assert last[0] < 600
+    assert last[1] < first[1] + 20
+    assert last[2:] == first[2:]
+    assert env.pool.deaths == 0
+    assert_nothing_is_left()
