@@ -137,8 +137,12 @@ class Jvm:
             how = "did not answer in time" if ended is None else f"ended with status {ended}"
             raise EnvDied(f"the simulator's JVM {how}") from error
 
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def end(self) -> None:
         """End the process, whatever it is doing, and wait until it is gone."""
         self._process.kill()
         self._process.wait()
+        self._process.stdin.close()
         self._gateway.close()

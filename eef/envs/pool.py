@@ -30,6 +30,7 @@ from eef.task import Task, TaskSet
 START_PATIENCE = 120.0  # seconds for a fresh interpreter and its JVM, on a machine that is busy
 _MARGIN = 10.0  # a worker gives its simulator up before it is given up itself
 _SECONDS_TO_END = 5.0
+_DEAD_BEFORE = "dead before it was asked"
 _NOWHERE = -1  # the generation of an episode that has to be begun again
 
 
@@ -46,6 +47,7 @@ class Simulator(Protocol):
         """The simulator's own solution of what begins with `start`, as actions; not played yet."""
         ...
 
+    def is_alive(self) -> bool: ...
     def close(self) -> None: ...
 
 
@@ -63,8 +65,8 @@ class Lost(Exception):
 class Worker:
     """One process and what goes to and fro; `ask` may be called from any thread and is answered in turn.
 
-    `generation` counts the processes that it has had, `deaths` those that died of a request; `seats` are the episodes
-    in the present one.
+    `generation` counts the processes that it has had, `deaths` those that died or hung; `seats` are the episodes in the
+    present one.
     """
 
     def __init__(self, opener: Opener, patience: float, name: str) -> None:
@@ -82,9 +84,9 @@ class Worker:
     def begin(self, seat: int, start: Any) -> tuple[int, str]:
         """Begin an episode; returns the generation it lives in and the first observation."""
         with self._lock:
-            first = self._exchange("begin", seat, start)
+            first = self._anew("begin", seat, start)
             self.seats.add(seat)
-            return self.generation, first
+            return self.generation, str(first)
 
     def ask(self, generation: int, seat: int, action: str) -> StepResult:
         """Play on in an episode. Raises Lost where it is gone with the process it was begun in."""
@@ -100,19 +102,29 @@ class Worker:
         with self._lock:
             if generation == self.generation:
                 self.seats.discard(seat)
-                with suppress(EnvDied):  # then it is forgotten as well
+                with suppress(EnvDied, Lost):  # then it is forgotten as well
                     self._exchange("leave", seat)
 
     def gold(self, start: Any) -> list[str]:
         with self._lock:
-            return list(self._exchange("gold", start))
+            return list(self._anew("gold", start))
 
     def close(self) -> None:
         """End the process where there is one; it is started again when it is asked."""
         with self._lock:
             self._bury()
 
+    def _anew(self, name: str, *args: Any) -> Any:
+        """A request that needs no episode: one found dead is started again for it."""
+        while True:
+            with suppress(Lost):
+                return self._exchange(name, *args)
+
     def _exchange(self, name: str, *args: Any) -> Any:
+        """Raises Lost where the worker, or its simulator, is found dead: this request is not what it died of."""
+        if self._process is not None and not self._process.is_alive():
+            self._mourn()
+            raise Lost
         if self._pipe is None:
             self._start()
         return self._request((name, args), self._patience + _MARGIN)
@@ -133,18 +145,24 @@ class Worker:
                 raise EOFError
             answer = self._pipe.recv()
         except (EOFError, OSError):
-            self._bury()
-            self.deaths += 1
+            self._mourn()
             raise EnvDied(f"{self._name} ended, or did not answer in {patience:.0f} s") from None
         except BaseException:  # an interruption between question and answer: the next answer would be the wrong one
             self._bury()
             raise
+        if answer == _DEAD_BEFORE or (isinstance(answer, Failure) and answer.kind is EnvDied):
+            self._mourn()
+        if answer == _DEAD_BEFORE:
+            raise Lost
         if isinstance(answer, Failure):
-            if answer.kind in (EnvDied, ConfigError):  # ConfigError: it could not even be opened
+            if answer.kind is ConfigError:  # it could not even be opened
                 self._bury()
-                self.deaths += answer.kind is EnvDied
             raise answer.error()
         return answer
+
+    def _mourn(self) -> None:
+        self.deaths += 1
+        self._bury()
 
     def _bury(self) -> None:
         """End what is left of the process, and reap it."""
@@ -168,7 +186,7 @@ class Pool:
 
     @property
     def deaths(self) -> int:
-        """Requests during which a worker died, or hung and was ended."""
+        """How often a worker, or the simulator in it, died, or hung and was ended."""
         return sum(worker.deaths for worker in self.workers)
 
     def seat(self) -> Seat:
@@ -269,6 +287,9 @@ def _serve(opener: Opener, pipe: Connection) -> None:
         pipe.send(None)
         while True:
             name, args = pipe.recv()
+            if not simulator.is_alive():
+                pipe.send(_DEAD_BEFORE)
+                return
             try:
                 pipe.send(getattr(simulator, name)(*args))
             except EefError as error:

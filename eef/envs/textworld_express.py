@@ -98,6 +98,9 @@ class TextWorldSimulator:
             interface.generateNewGameJSON(start.seed, start.fold, True)
             return [str(action) for action in interface.getGoldActionSequence()]
 
+    def is_alive(self) -> bool:
+        return self._jvm.is_alive()
+
     def close(self) -> None:
         self._jvm.end()
 

@@ -104,6 +104,9 @@ class ScienceWorldSimulator:
             self._load(game, start, gold=True)
             return [str(action) for action in game.interface.getGoldActionSequence()]
 
+    def is_alive(self) -> bool:
+        return self._jvm.is_alive()
+
     def close(self) -> None:
         self._jvm.end()
 
