@@ -6,7 +6,7 @@ wins from there (`ok`); a segment between two neighbouring states is named by ho
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -37,6 +37,18 @@ def expert_states(length: int, count: int) -> tuple[int, ...]:
     """
     stride = max(1, length // (count + 1))
     return tuple(t for t in range(stride, stride * count + 1, stride) if t < length)
+
+
+def open_states(origin: Trajectory, states: Iterable[int]) -> tuple[int, ...]:
+    """The states of a whole episode from which another can play on: all but those in which its actor is asked back.
+
+    ScienceWorld answers an action that could mean several things by a question, to be answered by a number: what was
+    meant is known only to who acted.
+    """
+    return tuple(t for t in states if not origin.steps[t].observation.startswith(_ASKED_BACK))
+
+
+_ASKED_BACK = "Ambiguous request"
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,11 +192,11 @@ def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
     def harass():
         while not stop.wait(0.05):
             worker = env.pool.workers[len(killed) % 2]
-            noticed = env.pool.deaths >= len(killed) and len(stored) > 3 * len(killed)  # no request dies twice
-            if worker.seats and noticed:
+            over = not killed or (env.pool.deaths >= len(killed) and len(stored) >= killed[-1] + 3)
+            if worker.seats and over:  # so that no request dies twice
                 jvms = children(worker.pid)
                 kill(jvms[0] if len(killed) % 3 else worker.pid)
-                killed.append(worker)
+                killed.append(len(stored))
 
     thread = threading.Thread(target=harass)
     thread.start()

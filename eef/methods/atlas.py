@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eef.labels import count_wins, expert_states
+from eef.labels import count_wins, expert_states, open_states
 from eef.methods.base import (
     Configured,
     MethodOptions,
@@ -58,7 +58,7 @@ class Atlas(Configured[AtlasOptions]):
             states = [
                 StateRef(win.id, t)
                 for win in self._wins(trajectories, task) if win.replayable
-                for t in expert_states(win.length, self.options.M)
+                for t in open_states(win, expert_states(win.length, self.options.M))
             ]
             plan += plan_states(task, states, self.options.rollouts_per_state, wanted)
         return plan

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from eef.errors import MethodError
-from eef.labels import OkGrid, OkRule, count_wins, is_expert, measure_grid
+from eef.labels import OkGrid, OkRule, count_wins, is_expert, measure_grid, open_states
 from eef.methods.base import (
     Configured,
     MethodOptions,
@@ -191,7 +191,8 @@ class Eef(Configured[EefOptions]):
         """The states of a trajectory that a round plays on from; earlier rounds alone decide."""
         measured = count_wins(trajectories, origin, range(1, round))
         key = f"{origin.id} in round {round}"
-        return choose_states(self.options.state_choice, origin.length, self.options.M, measured, key)
+        chosen = choose_states(self.options.state_choice, origin.length, self.options.M, measured, key)
+        return open_states(origin, chosen)
 
     def _wanted(self, trajectories: TrajectorySet, tasks: Sequence[str]) -> int:
         """States that every task is to have, or rollouts from its start instead."""

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.labels import rollouts_from
+from eef.labels import open_states, rollouts_from
 from eef.methods.base import (
     Configured,
     MethodOptions,
@@ -53,7 +53,8 @@ class Ipr(Configured[IprOptions]):
             plan.append(PlannedState(task, None, self.options.samples))
             plan += [
                 PlannedState(task, StateRef(win.id, t), self.options.samples)
-                for win in self._wins(trajectories, task) if win.replayable for t in range(1, win.length)
+                for win in self._wins(trajectories, task) if win.replayable
+                for t in open_states(win, range(1, win.length))
             ]
         return plan
 

@@ -1,0 +1,41 @@
+"""Lapses: what becomes of a path's actions."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.envs.gold import lapse
+from eef.envs.scienceworld.thoughts import think
+
+ACTIONS = st.lists(st.sampled_from(["go to kitchen", "open door", "0", "1", "focus on dog"]), max_size=20)
+
+
+@given(ACTIONS, st.integers(0, 99))
+def test_without_lapses_it_is_the_path(actions, seed):
+    assert lapse(actions, 0.0, random.Random(seed)) == actions
+
+
+@given(ACTIONS, st.floats(0, 1), st.integers(0, 99))
+def test_only_the_paths_own_actions_are_played(actions, rate, seed):
+    played = lapse(actions, rate, random.Random(seed))
+    assert set(played) <= set(actions)
+    assert played == lapse(actions, rate, random.Random(seed))
+
+
+def test_an_answer_shares_the_fate_of_what_it_answers():
+    for seed in range(200):
+        played = lapse(["look around", "open door", "0", "go to hall"], 0.5, random.Random(seed))
+        for before, action in zip(["", *played], played, strict=False):
+            assert (action == "0") <= (before == "open door")
+
+
+def test_lapses_come_at_their_rate():
+    kept = [len(lapse(["a", "b", "c", "d"] * 5, 0.2, random.Random(seed))) for seed in range(400)]
+    assert 12 < sum(kept) / len(kept) < 18  # drops take a part, and an early stop all that would follow
+
+
+def test_every_action_has_a_thought():
+    first = "Your task is to turn on the red light bulb. First, focus on it."
+    assert think(first, "connect battery anode to black wire").endswith("from battery anode to black wire.")
+    assert think(first, "eat soup") == "I am to turn on the red light bulb: now I eat soup."

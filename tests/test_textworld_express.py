@@ -1,0 +1,74 @@
+"""TextWorldExpress on its real simulator: the protocol, gold paths of every game, replay, a small exploration."""
+
+import pytest
+
+from eef.env import check_env, replay
+from eef.envs import make_env, make_expert
+from eef.envs.gold import GoldPaths
+from eef.envs.textworld_express import FOLDS, GAMES, TextWorldExpress
+from eef.errors import ConfigError, EnvError
+from tests.worlds import needs_java, record, wander
+
+pytestmark = needs_java
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EEF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        world = TextWorldExpress(tasks_per_split=5)
+        yield world
+        world.close()
+
+
+def test_it_keeps_the_protocol(env):
+    assert len(check_env(env, actions=["look around", "", "no such thing", "take coin", "move north"])) > 10
+
+
+def test_splits_hold_every_game_and_share_nothing(env):
+    ids = [task.id for split in FOLDS for task in env.tasks(split)]
+    assert len(ids) == len(set(ids)) == 3 * 5 * len(GAMES)
+    assert [task.id.split("/")[1] for task in env.tasks("train").head(len(GAMES))] == list(GAMES)
+    with pytest.raises(EnvError, match="no split 'unseen'"):
+        env.tasks("unseen")
+
+
+def test_gold_paths_win_and_come_back_in_a_fresh_process(env, tmp_path):
+    tasks = list(env.tasks("test").head(2 * len(GAMES)))
+    paths = GoldPaths(env, tmp_path)
+    assert paths.failing(tasks) == {}
+    recorded = [(task, *record(env, task, list(paths[task].actions))) for task in tasks]
+    recorded += [(task, *wander(env, task, 10, seed=0)) for task in tasks]
+    env.pool.close()
+    for task, path, last in recorded:
+        assert replay(env, task, path) == last
+
+
+def test_an_expert_that_lapses_fails_sometimes(env):
+    expert = make_expert(env, "lapsing-60")
+    tasks = env.tasks("train").head(8)
+    plans = [expert.plan(task) for task in tasks]
+    assert plans == [make_expert(env, "lapsing-60").plan(task) for task in tasks]
+    assert any(len(plan) < len(GoldPaths(env)[task].actions) for plan, task in zip(plans, tasks, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"games": "coins"}, "no game 'coins'", "did you mean 'coin'?"),
+        ({"games": []}, "`env.games` is []", ""),
+        ({"tasks_per_split": 0}, "`env.tasks_per_split` is 0", ""),
+    ],
+)
+def test_mistakes(options, message, hint):
+    with pytest.raises(ConfigError) as caught:
+        make_env("textworld-express", options)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_parameters_that_the_simulator_refuses():
+    env = TextWorldExpress(games="coin", parameters="rooms=3")
+    with pytest.raises(EnvError, match="cannot load"):
+        env.reset(env.tasks("train")[0])
+    env.close()
