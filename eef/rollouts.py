@@ -188,8 +188,12 @@ class Player:
 
     def _each(self, do: Callable[..., None], *columns: Sequence[Any]) -> None:
         """Do it row by row, side by side where the environment allows it."""
-        for _ in map(do, *columns) if self._threads is None else self._threads.map(do, *columns):
-            pass
+        rows = list(zip(*columns, strict=True))
+        if self._threads is None:
+            for row in rows:
+                do(*row)
+        else:
+            list(self._threads.map(lambda row: do(*row), rows))
 
     def _act(self, alive: Sequence[tuple[Launch, Episode]]) -> list[Completion]:
         if not alive:

@@ -25,7 +25,7 @@ def test_whatever_has_an_expert_is_an_environment():
     ("name", "options", "message", "hint"),
     [
         ("webshp", {}, "no environment 'webshp'", "did you mean 'webshop'?"),
-        ("atari", {}, "no environment 'atari'", "there are: webshop, toy"),
+        ("atari", {}, "no environment 'atari'", "there are: webshop, scienceworld, textworld-express, toy"),
         ("webshop", {"step_limits": 3}, "`env.step_limits` is no setting of 'webshop'", "did you mean `step_limit`?"),
         ("toy", {"zzz": 3}, "`env.zzz` is no setting of 'toy'", "known here: tasks_per_split, step_limit"),
         ("webshop", {"data": 5}, "`env.data` is 5: ", ""),
