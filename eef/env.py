@@ -36,6 +36,7 @@ class Env(Protocol):
                        many times and into any clone
     concurrent         whether clones may be played from several threads at once (their work is done elsewhere)
     prompt             the rules in words, for the system message ("" for none)
+    deaths             how often a process in which its episodes are played died or hung, and was started anew
     """
 
     name: str
@@ -45,6 +46,8 @@ class Env(Protocol):
     concurrent: bool
     prompt: str
 
+    @property
+    def deaths(self) -> int: ...
     def tasks(self, split: str) -> TaskSet: ...
     def reset(self, task: Task) -> str: ...
     def step(self, action: str) -> StepResult: ...

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,7 +46,7 @@ from eef.methods.base import Method
 from eef.policies.estimate import Estimate, estimate
 from eef.policies.journal import JOURNAL_FILE, Journal
 from eef.policy import Policy, Sampling
-from eef.rollouts import Launch, derive_seed
+from eef.rollouts import Launch, derive_seed, is_replay_mismatch
 from eef.selection import PlannedState, PreferencePair, Selection, TrainingExample
 from eef.store import Store, read_trajectories, take_lock
 from eef.task import TaskSet
@@ -113,6 +114,7 @@ class Run:
         self.recipe = recipe
         self.methods = {name: make_method(name, recipe.options.get(name)) for name in recipe.methods}
         self.methods.setdefault(BC, make_method(BC, recipe.options.get(BC)))
+        self._deaths: Counter[StageId] = Counter()
 
     @classmethod
     def create(cls, directory: Path, recipe: Recipe) -> Run:
@@ -457,11 +459,13 @@ class Run:
             listener(Progress(stage, done, max(done, len(known)), f"{wins} won"))
 
         listener(Progress(stage, done, len(known)))
+        deaths = self.env.deaths
         outcome = explore(
             planned, store, self.env, policy, sampling=sampling, step_limit=self.step_limit,
             batch_size=self.recipe.rollouts.batch_size, fresh_limit=self.recipe.rollouts.fresh_limit, told=told,
             progress=heard,
         )
+        self._deaths[stage] += self.env.deaths - deaths
         if planned and outcome.errors == len(planned):
             first = _last_try(store.trajectories, planned[0].id)
             raise StoreError(
@@ -478,7 +482,9 @@ class Run:
             "rollouts": len(rollouts),
             "wins": sum(item.success for item in rollouts),
             "errors": sum(item.status == "error" for item in rollouts),
+            "mismatches": sum(is_replay_mismatch(item) for item in rollouts),
             "overflows": sum(item.error == "context overflow" for item in rollouts),
+            "deaths": self._deaths[stage],
             **({"text_only": sum(not item.replayable for item in rollouts), "sources": told} if told else {}),
         })
 

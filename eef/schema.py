@@ -70,7 +70,8 @@ FILES = (
           {**_of(Stage), **_of(Cost)}, Stage, Cost),
     _file("*/round*/explored.json", "What came of a round's rollouts, or of collecting (there with `text_only` and "
           "`sources`: an import's report by expert, and `api`, what servers were asked).",
-          {"rollouts": "int", "wins": "int", "errors": "int", "overflows": "int", "text_only": "int",
+          {"rollouts": "int", "wins": "int", "errors": "int", "mismatches": "states that did not come back",
+           "overflows": "int", "deaths": "workers that died or hung, and were started anew", "text_only": "int",
            "sources": "expert → ImportReport; `api` → Spent"}, ImportReport, Spent, optional=("text_only", "sources")),
     _file("*/round*/examples.jsonl", "What a round trains on. A line is an example.",
           _of(TrainingExample, version=_VERSION), TrainingExample, version=EXAMPLE_VERSION),

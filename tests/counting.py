@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eef.env import StepResult
-from eef.envs.pool import PooledEnv, PoolSettings
+from eef.envs.pooled import PooledEnv, PoolSettings
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,38 @@ def memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 2**20
 
 
-def files(pid: int) -> int:
-    """Open files and sockets of a process (Linux)."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+def footprint() -> dict[str, int]:
+    """What this process and all it has started hold by now: processes, zombies, open files, ports that listen (Linux).
+    """
+    pids = descendants(os.getpid())
+    held = [link for pid in pids for link in _links(pid)]
+    listening = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listening(table)}
+    return {
+        "processes": len(pids),
+        "zombies": sum(_state(pid) == "Z" for pid in pids),
+        "files": len(held),
+        "ports": len(listening & set(held)),
+    }
+
+
+def descendants(pid: int) -> list[int]:
+    """A process, and all that it and these have started."""
+    return [pid, *(further for child in children(pid) for further in descendants(child))]
+
+
+def _links(pid: int) -> list[str]:
+    found = []
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that this very look needed
+            found.append(os.readlink(file))
+    return found
+
+
+def _listening(table: str) -> list[str]:
+    """Inodes of the sockets that listen."""
+    rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    return [row[9] for row in rows if row[3] == "0A"]
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]

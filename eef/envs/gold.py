@@ -18,7 +18,7 @@ from pathlib import Path
 
 from eef.chat import format_completion
 from eef.env import Env
-from eef.envs.pool import PooledEnv
+from eef.envs.pooled import PooledEnv
 from eef.errors import EnvError
 from eef.jsonfile import append_jsonl, disk_errors, mend, numbered_records
 from eef.policy import Completion, Conversation, Sampling

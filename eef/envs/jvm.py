@@ -1,7 +1,7 @@
 """Jvm: a Java process that runs a simulator's JAR, spoken to through py4j. Shared by all environments on Java.
 
 The front finds Java and the package (`find_java`, `find_jar`) before anything is played; the process itself lives in a
-worker (`eef.envs.pool`), one to each.
+worker (`eef.envs.worker`), one to each.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from eef.errors import ConfigError, EnvDied, EnvError
 
 OLDEST_JAVA = 11
 INSTALL_JAVA = "install a Java runtime: `apt-get install default-jre-headless` (Debian, Ubuntu), or set `JAVA_HOME`"
+_SECONDS_TO_END = 1.0
+OUT_OF_MEMORY = 3
+"""Exit status of a JVM that was told to end when its heap is full."""
+
 CONSTANT_HASH = ("-XX:+IgnoreUnrecognizedVMOptions", "-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2")
 """Every object gets the same identity hash, so that sets of objects keep their order from one JVM to the next."""
 
@@ -133,9 +137,14 @@ class Jvm:
         except Py4JJavaError as error:
             raise EnvError(f"the simulator broke: {str(error.java_exception)[:500]}") from error
         except (Py4JError, OSError) as error:
-            ended = self._process.poll()
-            how = "did not answer in time" if ended is None else f"ended with status {ended}"
-            raise EnvDied(f"the simulator's JVM {how}") from error
+            raise EnvDied(f"the simulator's JVM {self._how_it_ended()}") from error
+
+    def _how_it_ended(self) -> str:
+        try:
+            status = self._process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            return "did not answer in time"
+        return "ran out of memory (raise `env.memory`)" if status == OUT_OF_MEMORY else f"ended with status {status}"
 
     def is_alive(self) -> bool:
         return self._process.poll() is None

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from eef.config import nearest
 from eef.env import StepResult
 from eef.envs.jvm import Jvm, JvmSettings, find_jar, find_java
-from eef.envs.pool import PooledEnv, PoolSettings
+from eef.envs.pooled import PooledEnv, PoolSettings
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
 
@@ -66,7 +66,7 @@ class Opener:
 
 
 class TextWorldSimulator:
-    """Follows `eef.envs.pool.Simulator`."""
+    """Follows `eef.envs.worker.Simulator`."""
 
     def __init__(self, settings: JvmSettings) -> None:
         self._jvm = Jvm(settings)

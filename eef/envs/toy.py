@@ -60,6 +60,7 @@ class ToyEnv:
     success_threshold = 1.0
     supports_snapshot = True
     concurrent = False
+    deaths = 0
     prompt = PROMPT
 
     def __init__(self, *, tasks_per_split: int = 40, step_limit: int = 10) -> None:

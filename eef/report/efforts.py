@@ -19,6 +19,10 @@ STEP_REASONS: Parts = (
     ("student-win", "student’s own wins"), ("expert-win", "expert’s wins"), ("beneficial", "expert, beneficial"),
     ("neutral", "expert, neutral"), ("unknown", "expert, not measured"),
 )
+TROUBLES: Parts = (
+    ("Rollouts that broke", "errors"), ("of these from a state that did not come back", "mismatches"),
+    ("Workers that died and were started anew", "deaths"),
+)
 TRAINING = ("updates", "trained_tokens", "processed_tokens")
 SEGMENTS: Parts = tuple((label, f"{SIGNS[label]} {label}") for label in MEANINGS)
 
@@ -39,8 +43,17 @@ def draw_exploration(results: Results) -> Html:
             f"The expert won {number(known)} of the {results.fingerprint['train_tasks']} training tasks; “ever won” "
             "adds the student’s wins up to the round. A state needs recovery when the student wins from the state "
             "before it and not from it; it is recovered when a solution that leads on from there was found."
+            + _troubles(results)
         ),
     )
+
+
+def _troubles(results: Results) -> str:
+    """What went wrong while rollouts were played, as a sentence; "" for nothing."""
+    explored = [item.explored for method in results.methods for item in method.rounds if item.explored]
+    counts = {name: sum(each.get(key, 0) for each in explored) for name, key in TROUBLES}
+    told = [f"{name}: {number(count)}" for name, count in counts.items() if count]
+    return f" {'; '.join(told)}." if told else ""
 
 
 def _exploration_row(results: Results, method: MethodResult, item: RoundResult) -> list[Content]:

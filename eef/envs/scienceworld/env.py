@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from eef.envs.jvm import CONSTANT_HASH, JvmSettings, find_jar, find_java
-from eef.envs.pool import PooledEnv, PoolSettings
+from eef.envs.pooled import PooledEnv, PoolSettings
 from eef.envs.scienceworld.prompt import REACT_PROMPT
 from eef.envs.scienceworld.simulator import Opener, Start
 from eef.envs.scienceworld.tasks import (

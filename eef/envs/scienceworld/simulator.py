@@ -1,4 +1,4 @@
-"""The simulator in its JVM, for many episodes at once. Lives in a worker process of `eef.envs.pool`.
+"""The simulator in its JVM, for many episodes at once. Lives in a worker process (`eef.envs.worker`).
 
 The package keeps some of an episode's state in objects that all episodes of a JVM share: a random number generator,
 which drives the world, and the next free id. Before another episode goes on these are put away, and its own are put
@@ -54,7 +54,7 @@ class Opener:
 
 
 class ScienceWorldSimulator:
-    """Follows `eef.envs.pool.Simulator`."""
+    """Follows `eef.envs.worker.Simulator`."""
 
     def __init__(self, settings: JvmSettings, deterministic: bool) -> None:
         self._jvm = Jvm(settings)

@@ -55,6 +55,7 @@ class WebShop:
     success_threshold = 1.0
     supports_snapshot = True
     concurrent = False
+    deaths = 0
 
     def __init__(
         self,
