@@ -1,4 +1,4 @@
-"""PooledEnv: the environment made of a simulator that needs a process of its own (a JVM); a clone is a seat in a pool."""
+"""PooledEnv: an environment of a simulator that needs a process of its own (a JVM); a clone is a seat in a pool."""
 
 from __future__ import annotations
 
