@@ -161,7 +161,7 @@ def test_no_java_and_another_package(monkeypatch, tmp_path):
 
 
 def test_a_java_that_does_not_heed_the_flags(env):
-    deaf = replace(env._opener.jvm, flags=())
+    deaf = replace(env.opener.jvm, flags=())
     with pytest.raises(ConfigError, match="does not heed `-XX:hashCode=2`") as caught:
         Opener(deaf, deterministic=True)()
     assert "`env.deterministic = false`" in caught.value.hint
@@ -299,7 +299,7 @@ def test_gold_paths_and_random_rollouts_come_back_in_fresh_processes(tmp_path):
 @pytest.mark.long
 def test_the_splits_are_those_of_the_package(env):
     """Asked of the simulator itself, in this process."""
-    simulator = env._opener()
+    simulator = env.opener()
     try:
         found = simulator.variations()
     finally:

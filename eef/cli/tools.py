@@ -1,5 +1,5 @@
-"""Tools: commands that need no run – hold an environment to the protocol, make gold paths or a base student, look at the
-machine, print the settings."""
+"""Tools: commands that need no run – hold an environment to the protocol, make gold paths or a base student, look at
+the machine, print the settings."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class PooledEnv:
     concurrent = True
 
     def __init__(self, opener: Opener, settings: PoolSettings) -> None:
-        self._opener = opener
+        self.opener = opener
         self.pool = Pool(opener, size=settings.workers, patience=settings.patience, name=self.name)
         self._seat: Seat | None = None
         self._is_clone = False
