@@ -9,14 +9,14 @@ from eef.report.page import POLICY, page_style
 from eef.report.pieces import note, section, table
 from eef.study.figures import draw_figures
 from eef.study.gather import Study
-from eef.study.tables import tables_of
+from eef.study.tables import tables_of, verdict
 
 
 def study_markdown(study: Study, commands: Sequence[str]) -> str:
     """The document: every table of every budget, and how to get it again."""
     parts = ["# Results", "", "Written by `eef results`; nothing in it is written by hand. Curves: `results.html`."]
     for kind, over in study.over.items():
-        parts += ["", f"## {_title(study, kind)}"]
+        parts += ["", f"## {_title(study, kind)}", *(["", told] if (told := verdict(over)) else [])]
         for each in tables_of(over):
             lines = [each.head, [":--", *["--:"] * (len(each.head) - 1)], *each.rows]
             parts += ["", f"**{each.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)]
@@ -34,7 +34,8 @@ def study_page(study: Study, commands: Sequence[str]) -> str:
                 note(each.note) if each.note else Html(""))
             for each in tables_of(over)
         ]
-        sections.append(section(_title(study, kind), draw_figures(over), *drawn))
+        told = tag("p", verdict(over), class_="verdict")
+        sections.append(section(_title(study, kind), told, draw_figures(over), *drawn))
     prints = tag("dl", *(join([tag("dt", key), tag("dd", str(value))]) for key, value in study.fingerprint.items()))
     origin = section("How to get these numbers again", tag("pre", "\n".join(commands)), prints)
     body = tag("main", tag("h1", "Results"), *sections, origin)

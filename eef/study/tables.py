@@ -8,7 +8,18 @@ from statistics import fmean
 from typing import Any
 
 from eef.labels import OkRule
-from eef.report.wording import NONE, display_name, minutes, number, percent, points, reward
+from eef.pipeline import BC, EXPERT
+from eef.report.wording import (
+    NONE,
+    count_of,
+    display_name,
+    minutes,
+    number,
+    p_value,
+    percent,
+    points,
+    reward,
+)
 from eef.study.seeds import MethodOverSeeds, OverSeeds, PairOverSeeds
 
 COSTS = ("rollouts", "env_steps", "replayed_steps", "prompt_tokens", "cached_tokens", "generated_tokens", "updates")
@@ -29,6 +40,30 @@ def tables_of(over: OverSeeds) -> list[Table]:
     """The tables of one budget; those without a row are left out."""
     made = (_methods(over), _pairs(over), _arms(over), _noise(over), _difficulty(over), _skills(over), _costs(over))
     return [table for table in made if table.rows]
+
+
+def verdict(over: OverSeeds) -> str:
+    """What came out in one sentence: `eef`, or else the best method, beside the best method of another kind.
+
+    Empty while there are no two methods with a seed in common.
+    """
+    known = sorted(
+        (item for item in over.methods if item.mean is not None and item.name not in (EXPERT, BC) and not item.is_arm),
+        key=lambda item: item.mean or 0.0, reverse=True,
+    )
+    subject = next((item for item in known if item.name == "eef"), next(iter(known), None))
+    rival = next((item for item in known if subject and item.algorithm != subject.algorithm), None)
+    pair = pair_of(over, subject.name, rival.name) if subject and rival else None
+    if subject is None or rival is None or pair is None:
+        return ""
+    sign = 1 if pair.first == subject.name else -1
+    low, high = sorted(sign * end for end in pair.both.interval)
+    return (
+        f"{display_name(subject.name)} wins {percent(subject.mean)} % of the test tasks, {display_name(rival.name)} "
+        f"{percent(rival.mean)} %; on the same tasks, in {count_of(len(pair.seeds), 'seed')}, the difference is "
+        f"{points(sign * pair.difference.mean)} points (95 % over tasks and seeds: {points(low)} to {points(high)}; "
+        f"{p_value(pair.p_value)})."
+    )
 
 
 def pair_of(over: OverSeeds, one: str, other: str) -> PairOverSeeds | None:
