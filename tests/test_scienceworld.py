@@ -70,6 +70,7 @@ def test_presets(preset, tasks, train, seen, unseen):
     assert [len(env.tasks(split)) for split in ("train", "seen", "unseen")] == [train, seen, unseen]
     assert len({task.id.split("/")[1] for task in env.tasks("train").head(tasks)}) == tasks  # a fair sample
     limits = {task.step_limit for task in env.tasks("train")}
+    assert env.step_limit == (120 if preset == "eto-24" else 100)
     assert limits == (set(ETO_LIMITS.values()) if preset == "eto-24" else {None})
 
 
@@ -104,6 +105,7 @@ def test_named_simplifications_adapt_to_the_task():
         ({"memory": 1}, "`env.memory` is 1", ""),
         ({"success_threshold": 0}, "`env.success_threshold` is 0", ""),
         ({"train": ["tests"]}, "`env.train` is ['tests']", ""),
+        ({"train": ["train", "train"]}, "each once", ""),
     ],
 )
 def test_mistakes(options, message, hint):
