@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
 from dataclasses import replace
 
@@ -30,7 +32,7 @@ from eef.errors import ConfigError, EnvError
 from eef.policy import GREEDY
 from eef.rollouts import Launch, play
 from eef.trajectory import TrajectorySet
-from tests.worlds import needs_java, record, wander
+from tests.worlds import children, needs_java, record, wander
 
 pytestmark = needs_java
 
@@ -238,6 +240,18 @@ def test_episodes_that_take_turns_go_as_they_go_alone(env):
         assert [item.step.observation for item in path] == observations[: len(path)]
     for clone in clones:
         clone.close()
+
+
+def test_an_episode_outlives_its_jvm(env):
+    task = env.tasks("train")[0]
+    path, last = record(env, task, list(GoldPaths(env)[task].actions))
+    middle, deaths = len(path) // 2, env.deaths
+    now = replay(env, task, path[:middle])
+    os.kill(children(env.pool.workers[0].pid)[0], signal.SIGKILL)
+    for item in path[middle:]:
+        assert now.observation == item.step.observation
+        now = env.step(item.step.action)
+    assert (now, env.deaths) == (last, deaths + 1)
 
 
 # --- gold paths and experts ----------------------------------------------------------------------------------------
