@@ -15,7 +15,8 @@ from eef.workers import available_cores
 
 LIGHT = ("ijson", "numpy", "pydantic", "PyYAML", "rapidfuzz", "regex", "rich", "typer")
 TRAIN = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors")
-OPTIONAL = {"openai": "api", "pyarrow": "tables"}  # package → the extra it comes with
+# Package → the extra it comes with.
+OPTIONAL = {"gymnasium": "gym", "openai": "api", "pyarrow": "tables", "starlette": "serve", "uvicorn": "serve"}
 OLDEST_PYTHON = (3, 11)
 
 

@@ -17,8 +17,8 @@ PACKAGE = Path(eef.__file__).parent
 # entered where it stands in the way of the data.
 ORDER = (
     "errors", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
-    "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "budget", "explore", "tokens",
-    "interchange", "model", "train", "preference", "checkpoint", "hub", "policies", "student", "evaluate", "card",
+    "env", "methods", "envs", "gym", "server", "states", "episode", "rollouts", "store", "ledger", "budget",
+    "explore", "tokens", "interchange", "model", "train", "preference", "checkpoint", "hub", "policies", "student", "evaluate", "card",
     "pipeline", "report", "seeds", "study", "schema", "workers", "doctor", "cli", "__main__",
 )
 TORCH = (
