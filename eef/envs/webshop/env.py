@@ -20,6 +20,7 @@ from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
 
 ENGINE_VERSION = 1
+STEP_LIMIT = 10
 Observation = Literal["text", "text_rich"]
 Prompt = Literal["react", "none"]
 
@@ -66,7 +67,7 @@ class WebShop:
         products_per_page: int = 10,
         splits: str | Mapping[str, tuple[int, int | None] | str] | None = None,
         overlap: Literal["refuse", "drop"] = "refuse",
-        step_limit: int = 10,
+        step_limit: int = STEP_LIMIT,
         prompt: Prompt = "react",
         tagger: str = "auto",
         attributes_page: bool = False,
