@@ -25,6 +25,7 @@ DEFAULT_PRICE = 100.0
 LONGEST_ASIN = 10
 RECENT_PRODUCTS = 4096
 NO_GOALS = -1
+MOST_GOALS = 10_000_000
 _NOT_A_PRICE = re.compile(r"[^\d.]")
 
 
@@ -237,7 +238,7 @@ def read_products(records: Records, source: str, seen: set[str], *, first: int =
 def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str) -> Product:
     """A product from its record in the items file and its notes in the attributes file."""
     bullets = item.get("small_description", "")
-    return Product(
+    product = Product(
         asin=_text(item, "asin", place),
         title=_text(item, "name", place),
         description=_text(item, "full_description", place),
@@ -253,6 +254,9 @@ def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str) 
             notes.get("instruction_attributes") or [], "instruction_attributes", place
         ),
     )
+    if product.combinations > MOST_GOALS:
+        raise DataError(f"{place}: its options have more than {MOST_GOALS:,} combinations, each of them a goal")
+    return product
 
 
 def _instruction(notes: Mapping[str, Any], place: str) -> str:
