@@ -157,7 +157,8 @@ actions = st.one_of(
     st.sampled_from([
         "", " ", "[", "]", "[]", "search", "search[]", "search[ ]", "search[  ]", "click[]", "search[<q>]",
         "search[<c>]", "search[<c> ]", "search[socks]", "click[b000000001]", "click[buy now]", "click[next >]",
-        "click[< prev]", "click[red]", "click[back to search]", "search[a\nb]", "search[\x00]", "search[ﬁ ①𝒳 ß İ ς]", "search[\ud800]",
+        "click[< prev]", "click[red]", "click[back to search]",
+        "search[a\nb]", "search[\x00]", "search[ﬁ ①𝒳 ß İ ς]", "search[\ud800]",
     ]),
 )  # fmt: skip
 

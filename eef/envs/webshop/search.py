@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 
 import numpy as np
@@ -20,7 +21,9 @@ K1 = 0.9
 B = 0.4
 TOP = 50
 CACHED_QUERIES = 4096
+CACHED_TERMS = 2048
 LONGEST_CACHED = 1000
+SMALL = 20_000  # products: in so small a shop all scores are added up sooner than some are left out
 LOOKUP_COST = 16  # looking a product up in a list of postings costs as much as reading so many of them
 
 Hits = tuple[tuple[int, float], ...]
@@ -28,11 +31,15 @@ Hits = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class _Clause:
-    """A term of a query: where its postings stand, what a match adds for each pair, and at most."""
+    """A term of a query: where its postings stand, what a match adds for each pair, and at most.
+
+    In a small shop `worth` is what it adds to each of its postings, float64.
+    """
 
     postings: slice
     parts: np.ndarray
     most: float
+    worth: np.ndarray | None
 
     @property
     def size(self) -> int:
@@ -58,6 +65,7 @@ class SearchIndex:
         self._filled = max(1, int(np.count_nonzero(totals)))
         self._growth = _growth(columns.read("pairs").reshape(-1, 2), int(totals.sum()) / self._filled)
         self._scores = np.zeros(len(totals))
+        self._clause = lru_cache(CACHED_TERMS)(self._make_clause)
         self._cache: OrderedDict[str, Hits] = OrderedDict()
         self._lock = Lock()
 
@@ -93,11 +101,12 @@ class SearchIndex:
         clauses = [clause for word, times in words.items() if (clause := self._clause(word, times))]
         if not clauses:
             return ()
-        products, scores = self._best(sorted(clauses, key=lambda clause: -clause.most))
+        clauses.sort(key=_most, reverse=True)
+        products, scores = self._add_up(clauses) if len(self._scores) <= SMALL else self._best(clauses)
         order = np.lexsort((self.ranks[products], -scores))[:TOP]
         return tuple(zip(products[order].tolist(), scores[order].tolist(), strict=True))
 
-    def _clause(self, word: str, times: int) -> _Clause | None:
+    def _make_clause(self, word: str, times: int) -> _Clause | None:
         """Lucene's weights, in its single precision: weight − weight / (1 + count · 1 / (k1 · …))."""
         key = np.uint64(term_key(word))
         at = int(np.searchsorted(self.terms, key))
@@ -107,7 +116,16 @@ class SearchIndex:
         size = postings.stop - postings.start
         weight = np.float32(times) * np.float32(np.log(1 + (self._filled - size + 0.5) / (size + 0.5)))
         parts = weight - weight / self._growth
-        return _Clause(postings, parts, float(parts.max()))
+        worth = parts[self.pair_numbers[postings]].astype(np.float64) if len(self._scores) <= SMALL else None
+        return _Clause(postings, parts, float(parts.max()), worth)
+
+    def _add_up(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
+        """Products and scores of all that can be among the best, in a small shop."""
+        found = np.concatenate([self.documents[clause.postings] for clause in clauses])
+        worth = np.concatenate([clause.worth for clause in clauses if clause.worth is not None])
+        scores = np.bincount(found, worth, len(self._scores))
+        products = np.flatnonzero(scores >= (_bound(scores) or np.finfo(float).tiny))
+        return products, scores[products].astype(np.float32)
 
     def _best(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
         """Products and scores of all that can be among the best.
@@ -159,6 +177,10 @@ class SearchIndex:
         worth = self._scores[products]
         self._scores[found] = 0
         return worth
+
+
+def _most(clause: _Clause) -> float:
+    return clause.most
 
 
 def _bound(scores: np.ndarray) -> float:
