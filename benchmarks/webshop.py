@@ -44,8 +44,9 @@ START = """
 import json, sys, time
 from eef.envs.webshop import WebShop
 WebShop(prompt="none", **json.loads(sys.argv[1])).reset(0)
+seconds = time.process_time()
 from benchmarks.webshop import memory
-print(json.dumps([time.process_time(), memory()["rss_mb"]]))
+print(json.dumps([seconds, memory()["rss_mb"]]))
 """
 
 Options = dict[str, Any]
@@ -177,8 +178,8 @@ def memory() -> dict[str, int]:
 def measure(options: Options, seconds: float, workers: int) -> dict[str, Any]:
     """All figures of the shop with these settings."""
     env = WebShop(prompt="none", **options)
-    queries = query_times(env)
     search = search_time(env)
+    queries = query_times(env)
     steps = steps_per_second(env, seconds)
     snapshot, restore = copy_times(env)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
