@@ -23,7 +23,7 @@ TOP = 50
 CACHED_QUERIES = 4096
 CACHED_TERMS = 2048
 LONGEST_CACHED = 1000
-SMALL = 20_000  # products: in so small a shop all scores are added up sooner than some are left out
+SMALL = 50_000  # products: in so small a shop all scores are added up sooner than some are left out
 LOOKUP_COST = 32  # looking a product up in a list of postings costs as much as reading so many of them
 TINY = float(np.finfo(np.float64).tiny)
 BLOCKS = 1024  # whose best scores tell what fifty products reach
@@ -127,8 +127,8 @@ class SearchIndex:
         found = np.concatenate([self.documents[clause.postings] for clause in clauses])
         worth = np.concatenate([clause.worth for clause in clauses if clause.worth is not None])
         scores = np.bincount(found, worth, len(self._scores))
-        products = np.flatnonzero(scores >= (_bound(scores) or TINY))
-        return products, scores[products].astype(np.float32)
+        products = np.flatnonzero(scores >= (self._reached(scores) or TINY))
+        return _best_of(products, scores[products])
 
     def _best(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
         """Products and scores of all that can be among the best.
@@ -138,20 +138,20 @@ class SearchIndex:
         """
         done, left = 0.0, sum(clause.most for clause in clauses)
         for at, clause in enumerate(clauses):
-            if left < done and left < (bound := self._reached()):
+            if left < done and left < (bound := self._reached(self._scores)):
                 return self._complete(*self._taken(bound - left), clauses[at:], bound, left)
             self._take_up(clause)
             done, left = done + clause.most, left - clause.most
-        return _best_of(*self._taken(self._reached()))
+        return _best_of(*self._taken(self._reached(self._scores)))
 
     def _take_up(self, clause: _Clause) -> None:
         """Add what a term is worth to every product that holds it."""
         worth = clause.parts.take(self.pair_numbers[clause.postings])
         np.add.at(self._scores, self.documents[clause.postings], worth)
 
-    def _reached(self) -> float:
+    def _reached(self, scores: np.ndarray) -> float:
         """A score that fifty products reach: each block of the catalogue has one that reaches its best."""
-        return _bound(np.maximum.reduceat(self._scores, self._blocks))
+        return _bound(np.maximum.reduceat(scores, self._blocks))
 
     def _taken(self, least: float) -> tuple[np.ndarray, np.ndarray]:
         """Products with this score at least, and their scores; the table is left empty for the next query."""
