@@ -15,8 +15,9 @@
                           memory (`rss_mb`), its share of it (`pss_mb`), what others hold as well (`shared_mb`), its own
                           (`own_mb`)
 
-`--seconds` is how long it plays, `--goals` and `--index` are the shop's settings. The figures of `docs/webshop.md` on
-difficulty come from `benchmarks.shop_figures`; `benchmarks/catalogue.py` writes a catalogue of any size.
+`--seconds` is how long it plays; `--products` of a generated shop, `--goals` and `--index` are the shop's settings. The
+figures of `docs/webshop.md` on difficulty come from `benchmarks.shop_figures`; `benchmarks/catalogue.py` writes a
+catalogue of any size.
 """
 
 from __future__ import annotations
@@ -200,6 +201,7 @@ def measure(options: Options, seconds: float, workers: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how fast the shop is.")
     parser.add_argument("--data", type=Path, help="directory with the official files; a generated shop without")
+    parser.add_argument("--products", type=int, default=1000, help="of a generated shop (default 1000)")
     parser.add_argument("--goals", choices=("synthetic", "human"), default="synthetic", help="default synthetic")
     parser.add_argument("--index", default="auto", help="where large files are indexed (`env.index`)")
     parser.add_argument("--seconds", type=float, default=5.0, help="CPU seconds of play (default 5)")
@@ -207,7 +209,9 @@ def main() -> None:
     given = parser.parse_args()
     data = "synthetic" if given.data is None else str(given.data)
     print(f"data {data}, {given.seconds:g} CPU seconds of play")
-    options = {"data": data, "goals": given.goals, "index": given.index}
+    options: Options = {"data": data, "goals": given.goals, "index": given.index}
+    if given.data is None:
+        options["synthetic"] = {"products": given.products}
     print(json.dumps(measure(options, given.seconds, given.workers)))
 
 
