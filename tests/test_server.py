@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx2
 import pytest
 import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eef.env import StepResult
 from eef.envs import make_env
@@ -147,6 +149,26 @@ def bad_requests(shop):
         assert client.post("/create").json() == 0
         yield client
         assert client.post("/step", json={"env_idx": 0, "action": "search[ok]"}).status_code == 200
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec=None)),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts, max_size=3), max_leaves=5,
+)  # fmt: skip
+bodies = st.one_of(
+    st.binary(max_size=30),
+    values.map(lambda value: json.dumps(value).encode()),
+    st.fixed_dictionaries({"env_idx": st.just(0) | values}, optional={"action": values, "session_id": values}).map(
+        lambda value: json.dumps(value).encode()
+    ),
+)  # fmt: skip
+
+
+@given(st.sampled_from(["/step", "/reset"]), bodies)
+def test_no_body_is_too_odd(bad_requests, path, body):
+    answer = bad_requests.post(path, content=body)
+    assert answer.status_code in (200, 404, 422)
+    assert answer.status_code == 200 or set(answer.json()) == {"error", "hint"}
 
 
 def test_no_more_sessions_than_allowed(shop):
