@@ -66,9 +66,9 @@ class GymShop(gymnasium.Env[str, str]):
         assert isinstance(env, WebShop)
         self.render_mode = render_mode
         self.action_space, self.observation_space = AnyText(), AnyText()
-        self._env, self._tasks = env, env.tasks(split)
-        if not len(self._tasks):
-            raise EnvError(f"{ID}: the split {split!r} has no tasks")
+        self._env, self._goals = env, env.splits.get(split, ())
+        if not self._goals:
+            raise EnvError(f"{ID}: no tasks in split {split!r}", hint=f"there are {', '.join(env.splits)}")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
@@ -82,7 +82,7 @@ class GymShop(gymnasium.Env[str, str]):
                 raise EnvError(f"{ID}: reset knows no option {key!r}", hint="there is `task`, a goal index")
         wanted = options.get("task")
         if wanted is None:
-            return self._tasks[int(self.np_random.integers(len(self._tasks)))].index
+            return self._goals[int(self.np_random.integers(len(self._goals)))]
         try:
             return int(wanted.__index__())
         except AttributeError:

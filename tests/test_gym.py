@@ -120,5 +120,5 @@ def test_settings_that_mean_nothing(tmp_path):
         gymnasium.make(ID, step_limit=5)
     with pytest.raises(ConfigError, match="no setting"):
         gymnasium.make(ID, colour="red")
-    with pytest.raises(EnvError, match="no split 'dev'"):
+    with pytest.raises(EnvError, match="no tasks in split 'dev'"):
         gymnasium.make(ID, data=str(write_shop(tmp_path)), split="dev")
