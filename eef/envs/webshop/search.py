@@ -136,6 +136,7 @@ class SearchIndex:
         Rare terms come first. Once those left could not lift a further product among the best, only the products
         that they can lift so far are completed.
         """
+        self._scores.fill(0)  # also of what an interrupted search has left
         done, left = 0.0, sum(clause.most for clause in clauses)
         for at, clause in enumerate(clauses):
             if left < done and left < (bound := self._reached(self._scores)):
@@ -154,11 +155,9 @@ class SearchIndex:
         return _bound(np.maximum.reduceat(scores, self._blocks))
 
     def _taken(self, least: float) -> tuple[np.ndarray, np.ndarray]:
-        """Products with this score at least, and their scores; the table is left empty for the next query."""
+        """Products with this score at least, and their scores."""
         products = np.flatnonzero(self._scores >= (least or TINY))
-        scores = self._scores[products]
-        self._scores.fill(0)
-        return products, scores
+        return products, self._scores[products]
 
     def _complete(
         self, products: np.ndarray, scores: np.ndarray, clauses: list[_Clause], bound: float, left: float
@@ -178,10 +177,9 @@ class SearchIndex:
             found, numbers = self.documents[clause.postings], self.pair_numbers[clause.postings]
             places = np.minimum(np.searchsorted(found, products), len(found) - 1)
             return np.where(found[places] == products, clause.parts[numbers[places]], 0)
-        self._take_up(clause)
-        worth = self._scores[products]
         self._scores.fill(0)
-        return worth
+        self._take_up(clause)
+        return self._scores[products]
 
 
 def _most(clause: _Clause) -> float:
