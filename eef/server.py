@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import socket
 import threading
@@ -45,6 +46,7 @@ from eef.env import Env, StepResult
 from eef.errors import ConfigError, EnvError
 from eef.task import Task
 
+LOG = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 20
 BACKLOG = 1024
 SWEEPS = 4  # within the time after which an idle session is closed
@@ -242,7 +244,7 @@ def make_app(sessions: Sessions) -> Starlette:
 
     return Starlette(
         routes=[Route(path, _endpoint(sessions, *verb), methods=[verb[0]]) for path, verb in VERBS.items()],
-        exception_handlers={HTTPException: _http_error, Exception: _failed},
+        exception_handlers={HTTPException: _http_error},
         lifespan=sweeping,
     )
 
@@ -262,6 +264,9 @@ def _endpoint(sessions: Sessions, method: str, kind: type[BaseModel], answer: An
             return _refusal(error.status, error.message, error.hint)
         except EnvError as error:
             return _refusal(422, error.message, error.hint)
+        except Exception as error:  # left to the framework it would cost the client its connection
+            LOG.exception("%s failed", request.url.path)
+            return _refusal(500, f"{request.url.path}: {type(error).__name__}: {error}", "the server's log has more")
 
     return endpoint
 
@@ -306,10 +311,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = ", ".join(f"{method} {path}" for path, (method, *_) in VERBS.items())
     return _refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}", f"there are {known}")
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    return _refusal(500, f"{request.url.path}: {type(error).__name__}: {error}", "the server's log has more")
 
 
 def serve(env: Env, *, host: str, port: int, limit: int, idle_s: float, ready: Callable[[str], None]) -> None:
