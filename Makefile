@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=
 OUT ?= runs/demo
+JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/ready
 WHOLE_RUNS := tests/test_cli.py tests/test_workers.py
@@ -15,6 +16,7 @@ help: ## Explain the targets
 	@echo
 	@echo "  Without a GPU, PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu' saves some gigabytes."
 	@echo "  Another Python: make PYTHON=/path/to/python3. Another run directory of the demo: make demo OUT=DIR."
+	@echo "  Tests run in two processes; more of them: make test JOBS=8."
 
 setup: $(READY) ## Make .venv with all that is needed, versions as in constraints.txt
 
@@ -35,7 +37,7 @@ lint: setup ## Lint and types
 	$(BIN)/mypy
 
 test: setup ## All tests but those that take minutes each
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-long: setup ## The tests that take minutes each
 	$(BIN)/python -m pytest -m long || test $$? -eq 5
