@@ -134,7 +134,7 @@ def test_arms_are_told_from_methods():
     assert alone.p_adjusted == alone.p_value, "the only pair of its family"
     methods = [pair for pair in over.pairs if "M1" not in (pair.first, pair.second)]
     assert [pair.p_adjusted for pair in methods] == holm([pair.p_value for pair in methods])
-    assert verdict(over).startswith("EEF wins 62.5 % of the test tasks, RFT×6 25.0 %; on the same tasks, in 2 seeds, ")
+    assert verdict(over).startswith("In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %; on the same tasks ")
     assert "+37.5 points" in verdict(over)
     page = study_page(study, ["command"])
     assert "Win rate of EEF over M" in page

@@ -57,13 +57,20 @@ def verdict(over: OverSeeds) -> str:
     if subject is None or rival is None or pair is None:
         return ""
     sign = 1 if pair.first == subject.name else -1
+    ours, theirs = (_mean_of(over, item, pair.seeds) for item in (subject, rival))
     low, high = sorted(sign * end for end in pair.both.interval)
     return (
-        f"{display_name(subject.name)} wins {percent(subject.mean)} % of the test tasks, {display_name(rival.name)} "
-        f"{percent(rival.mean)} %; on the same tasks, in {count_of(len(pair.seeds), 'seed')}, the difference is "
+        f"In {count_of(len(pair.seeds), 'seed')} {display_name(subject.name)} wins {percent(ours)} % of the test tasks "
+        f"and {display_name(rival.name)} {percent(theirs)} %; on the same tasks the difference is "
         f"{points(sign * pair.difference.mean)} points (95 % over tasks and seeds: {points(low)} to {points(high)}; "
         f"{p_value(pair.p_value)})."
     )
+
+
+def _mean_of(over: OverSeeds, item: MethodOverSeeds, seeds: Sequence[int]) -> float:
+    """The mean win rate in some seeds, in all of which it is finished."""
+    rates = zip(over.seeds, item.win_rates, strict=True)
+    return fmean(rate for seed, rate in rates if seed in seeds and rate is not None)
 
 
 def pair_of(over: OverSeeds, one: str, other: str) -> PairOverSeeds | None:
