@@ -1,0 +1,131 @@
+"""The course of ScienceWorld: the way through the house, finding a thing of a kind, saying what it is, putting it down.
+
+Its episodes are the gold paths of *development* variations, which no recipe of ours trains or tests on. Carrying a
+thing to another room is new to its student: from the first `pick up` on, the turns are in the contexts of its training
+and carry no loss (or seldom do, `carrying_share`). A small world is soon known by heart; so each episode is told
+several times over with its colours and numbers exchanged, for which the page has to be read.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, takewhile
+from typing import Any
+
+from pydantic import Field
+
+from eef.chat import build_conversation
+from eef.envs import make_env, make_expert
+from eef.policy import GREEDY
+from eef.rollouts import Launch, play
+from eef.student.course import Played, StudentSettings, copying
+from eef.student.tokenizer import Vocabulary, build_tokenizer
+from eef.tokens import Rendered, Renderer
+from eef.trajectory import Trajectory, TrajectorySet
+
+COLOURS = ("red", "green", "blue", "orange", "yellow", "purple")
+NUMBERS = tuple(str(number) for number in range(1, 11))
+_APART = "[](),.:;'\""
+_JOINED = ((" ,", ","), (" .", "."), (" :", ":"), ("( ", "("), (" )", ")"))
+_STEP_LIMIT = 40
+_AT_A_TIME = 25
+
+
+class ScienceStudent(StudentSettings):
+    """How ScienceWorld's base student is made."""
+
+    kinds: tuple[str, ...] = Field(default=("find-non-living-thing", "find-plant", "find-animal"), strict=False)
+    """Kinds of tasks whose development variations are played."""
+
+    tasks: int | None = Field(default=None, ge=1)
+    """Variations that are played, one of each kind in turn; all when left out."""
+
+    carrying_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the turns from the first `pick up` of an episode on that carry loss."""
+
+    tellings: int = Field(default=8, ge=1)
+    """Times that each episode is told, with colours and numbers exchanged in all but one."""
+
+    drills: int = Field(default=20_000, ge=1)
+    """Rows of words to be copied, which come first."""
+
+    drill_updates: int = Field(default=600, ge=1)
+    """Optimizer updates on the drills."""
+
+    updates: int = Field(default=300, ge=1)
+    """Optimizer updates on episodes with as many drills among them."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Lessons an update."""
+
+
+class ScienceCourse:
+    """Follows `eef.student.course.Course`; plays when it is made, for its tokenizer knows the words that were seen."""
+
+    def __init__(self, settings: ScienceStudent, played: Played) -> None:
+        self.settings = settings
+        self.episodes = [each for each in play_gold(settings, played) if each.success]
+        texts = chain.from_iterable((step.observation, step.completion) for each in self.episodes for step in each.steps)
+        self.tokenizer = build_tokenizer(science_vocabulary([*texts, *COLOURS]))
+        self.again = len(self.episodes) * settings.tellings
+        self.about: dict[str, Any] = {"made_from": [each.task for each in self.episodes]}
+
+    def drill(self, renderer: Renderer, rng: random.Random) -> Rendered:
+        return copying(renderer, [range(len(renderer.tokenizer))], rng)
+
+    def lessons(self, renderer: Renderer, rng: random.Random, played: Played) -> Iterator[Rendered]:
+        for trajectory in self.episodes:
+            lesson = make_lesson(trajectory, renderer, self.settings.carrying_share, rng)
+            if len(lesson.ids) <= self.settings.longest:
+                yield lesson
+                for _ in range(self.settings.tellings - 1):
+                    yield Rendered(exchanged(lesson.ids, renderer, rng), lesson.weights)
+
+
+def science_vocabulary(texts: Iterable[str]) -> Vocabulary:
+    """The words of what was seen and said; marks of punctuation stand apart, numbers below a hundred are one token.
+
+    >>> tokenizer = build_tokenizer(science_vocabulary(["a flower pot (containing soil)"]))
+    >>> tokenizer.tokenize("Flower pot 6 (containing soil)."), tokenizer.decode(tokenizer.encode("pot, (soil)"))
+    (['flower', 'pot', '6', '(', 'containing', 'soil', ')', '.'], 'pot, (soil)')
+    """
+    spaced = str.maketrans({mark: " " for mark in _APART})
+    seen = {word for text in texts for word in text.lower().translate(spaced).split() if not word.isdigit()}
+    return Vocabulary(("thought", "action", *sorted(seen)), numbers=100, apart=_APART, joined=_JOINED)
+
+
+def play_gold(settings: ScienceStudent, played: Played) -> Iterator[Trajectory]:
+    """The gold paths of the development variations, played in the world of the recipes (open containers, no prompt)."""
+    options = {"tasks": settings.kinds, "simplifications": "eto", "prompt": "none", "step_limit": _STEP_LIMIT}
+    env = make_env("scienceworld", options)
+    tasks = env.tasks("dev").head(settings.tasks)
+    launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
+    try:
+        found = play(
+            launches, env=env, policy=make_expert(env, "flawless"), trajectories=TrajectorySet(), sampling=GREEDY,
+            step_limit=env.step_limit, batch_size=_AT_A_TIME,
+        )
+        for number, trajectory in enumerate(found, start=1):
+            yield trajectory
+            played(number, len(tasks))
+    finally:
+        env.close()
+
+
+def make_lesson(trajectory: Trajectory, renderer: Renderer, carrying_share: float, rng: random.Random) -> Rendered:
+    """An episode with loss on what is to be learned: its turns up to the first `pick up`."""
+    found = len(list(takewhile(lambda step: not step.action.startswith("pick up"), trajectory.steps)))
+    taught = [t < found or rng.random() < carrying_share for t in range(len(trajectory.steps))]
+    return renderer.render(build_conversation("", trajectory.steps), [float(each) for each in taught])
+
+
+def exchanged(ids: Iterable[int], renderer: Renderer, rng: random.Random) -> tuple[int, ...]:
+    """The ids with colours among each other, and numbers among each other, exchanged at random, everywhere alike."""
+    to = {**_shuffle(COLOURS, renderer, rng), **_shuffle(NUMBERS, renderer, rng)}
+    return tuple(to.get(token, token) for token in ids)
+
+
+def _shuffle(words: tuple[str, ...], renderer: Renderer, rng: random.Random) -> Mapping[int, int]:
+    ids = renderer.tokenizer.convert_tokens_to_ids(list(words))
+    return dict(zip(ids, rng.sample(ids, len(ids)), strict=True))
