@@ -24,6 +24,9 @@ from eef.student.tokenizer import Vocabulary, build_tokenizer
 from eef.tokens import Rendered, Renderer
 from eef.trajectory import Trajectory, TrajectorySet
 
+PART = "dev"
+"""The official part that is played; the recipes train and test on the others."""
+
 COLOURS = ("red", "green", "blue", "orange", "yellow", "purple")
 NUMBERS = tuple(str(number) for number in range(1, 11))
 _APART = "[](),.:;'\""
@@ -66,7 +69,8 @@ class ScienceCourse:
     def __init__(self, settings: ScienceStudent, played: Played) -> None:
         self.settings = settings
         self.episodes = [each for each in play_gold(settings, played) if each.success]
-        texts = chain.from_iterable((step.observation, step.completion) for each in self.episodes for step in each.steps)
+        steps = [step for each in self.episodes for step in each.steps]
+        texts = chain.from_iterable((step.observation, step.completion) for step in steps)
         self.tokenizer = build_tokenizer(science_vocabulary([*texts, *COLOURS]))
         self.again = len(self.episodes) * settings.tellings
         self.about: dict[str, Any] = {"made_from": [each.task for each in self.episodes]}
@@ -90,7 +94,7 @@ def science_vocabulary(texts: Iterable[str]) -> Vocabulary:
     >>> tokenizer.tokenize("Flower pot 6 (containing soil)."), tokenizer.decode(tokenizer.encode("pot, (soil)"))
     (['flower', 'pot', '6', '(', 'containing', 'soil', ')', '.'], 'pot, (soil)')
     """
-    spaced = str.maketrans({mark: " " for mark in _APART})
+    spaced = str.maketrans(dict.fromkeys(_APART, " "))
     seen = {word for text in texts for word in text.lower().translate(spaced).split() if not word.isdigit()}
     return Vocabulary(("thought", "action", *sorted(seen)), numbers=100, apart=_APART, joined=_JOINED)
 
@@ -99,7 +103,7 @@ def play_gold(settings: ScienceStudent, played: Played) -> Iterator[Trajectory]:
     """The gold paths of the development variations, played in the world of the recipes (open containers, no prompt)."""
     options = {"tasks": settings.kinds, "simplifications": "eto", "prompt": "none", "step_limit": _STEP_LIMIT}
     env = make_env("scienceworld", options)
-    tasks = env.tasks("dev").head(settings.tasks)
+    tasks = env.tasks(PART).head(settings.tasks)
     launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
     try:
         found = play(
