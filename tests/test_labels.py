@@ -1,6 +1,7 @@
 """Expert states, the ok grid, segments and recovery states."""
 
 import doctest
+from dataclasses import replace
 
 import pytest
 from grids import expert, played, rollout
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef import labels
-from eef.labels import expert_states, measure_grid
-from eef.trajectory import StateRef, TrajectorySet
+from eef.labels import expert_states, measure_grid, open_states
+from eef.trajectory import StateRef, Step, TrajectorySet
 
 STATES = (2, 4, 6, 8, 10)
 WORKED = ("lose", "win", "lose", "win", "win", "lose")
@@ -32,6 +33,14 @@ def test_expert_states_are_evenly_spaced_inside_the_path(length, count):
     assert len(states) <= count
     assert list(states) == [t for t in range(stride, stride * count + 1, stride) if t < length]
     assert len(states) == count or length <= count
+
+
+@given(st.lists(st.sampled_from(["a room", "Ambiguous request: Please enter the number for the action you intended"]),
+                min_size=1, max_size=12))
+def test_no_state_is_open_to_others_in_which_its_actor_is_asked_back(seen):
+    steps = tuple(Step(observation=each, completion="", action="a") for each in seen)
+    opened = open_states(replace(expert(), steps=steps), range(len(seen)))
+    assert opened == tuple(t for t, each in enumerate(seen) if each == "a room")
 
 
 def test_the_worked_example():

@@ -71,6 +71,16 @@ def test_the_worked_example_is_planned():
 # solutions
 
 
+@pytest.mark.parametrize(("method", "win"), [("eef", False), ("atlas", True), ("ipr", True)])
+def test_no_method_plays_on_from_a_question(method, win):
+    origin = expert(win=win)
+    asked = replace(origin.steps[4], observation="Ambiguous request: Please enter the number for the action")
+    origin = replace(origin, steps=(*origin.steps[:4], asked, *origin.steps[5:]))
+    plans = [make_method(method).plan(TrajectorySet([each]), [TASK], 1) for each in (expert(win=win), origin)]
+    states = [{item.state.t for item in plan if item.state} for plan in plans]
+    assert states[1] == states[0] - {4} != states[0]
+
+
 def test_the_students_own_win_comes_before_the_experts_prefix():
     (start,) = worked("win", "win", "win", "win", "win", "win").examples
     assert (start.trajectory, start.reasons) == ("e@0:1", ("student-win",) * 2)

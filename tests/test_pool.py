@@ -212,6 +212,19 @@ def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
     assert footprint()["zombies"] == 0
 
 
+@needs_java
+def test_a_hung_jvm_is_ended_and_its_episode_goes_on_elsewhere():
+    env = TextWorldExpress(games="coin", workers=2, patience=5.0)
+    env.reset(env.tasks("train")[0])
+    seen = env.step("look around")
+    jvm = children(env._seat._worker.pid)[0]
+    os.kill(jvm, signal.SIGSTOP)
+    assert env.step("look around") == seen
+    assert env.deaths == 1
+    assert not os.path.exists(f"/proc/{jvm}"), "ended and reaped"
+    env.close()
+
+
 def kill(pid):
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

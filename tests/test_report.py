@@ -26,6 +26,7 @@ from eef.ledger import Cost
 from eef.pipeline import Run, StageId, stages_of
 from eef.report import figure, markup, skills, storyboard, wording
 from eef.report.figure import nice_ticks, spread
+from eef.report.kinds import KindScore, measure_kinds
 from eef.report.markup import Html, join, tag
 from eef.report.page import draw_page, write_page
 from eef.report.results import Results, gather
@@ -279,6 +280,41 @@ def test_skills_tell_won_from_lost_and_leave_broken_episodes_out():
     assert (uses["won"].episodes, uses["won"].means["Step back"]) == (2, 1.0)
     assert (uses["lost"].episodes, uses["lost"].means["Step back"]) == (0, None)
     assert measure_skills(episodes, "no such environment") == {}
+
+
+# --- kinds ---------------------------------------------------------------------------------------------------------
+
+
+def ended(task, *rewards, status="terminated"):
+    steps = tuple(Step(observation="o", completion="Action: a", action="a", reward=reward) for reward in rewards)
+    reward = None if status == "error" else max(0.0, sum(rewards))
+    return Trajectory(id=f"evaluation/{task}", task=task, author="policy:p", steps=steps, final_observation="",
+                      status=status, reward=reward, success=reward == 1.0)
+
+
+def test_kinds_tell_parts_kinds_and_the_highest_score_on_the_way():
+    episodes = [
+        ended("scienceworld/boil/14", 0.5, -1.5), ended("scienceworld/boil/21", 0.25, 0.75),
+        ended("scienceworld/melt/21", -1.0), ended("scienceworld/melt/22", 0.7, status="error"),
+    ]
+    found = measure_kinds(episodes, "scienceworld")
+    assert found.all == KindScore(tasks=4, wins=1, mean_reward=0.25, mean_peak=0.375)
+    assert found.parts == {
+        "seen": KindScore(tasks=1, wins=0, mean_reward=0.0, mean_peak=0.5),
+        "unseen": KindScore(tasks=3, wins=1, mean_reward=1 / 3, mean_peak=1 / 3),
+    }
+    assert found.kinds == {
+        "boil": KindScore(tasks=2, wins=1, mean_reward=0.5, mean_peak=0.75),
+        "melt": KindScore(tasks=2, wins=0, mean_reward=0.0, mean_peak=0.0),
+    }
+    assert found.mean_of_kinds == 0.25
+    assert measure_kinds([ended("toy/1", 1.0)], "toy") is None
+    assert measure_kinds([], "scienceworld") is None
+
+
+def test_a_second_try_counts_in_place_of_the_one_that_broke():
+    broken, again = ended("scienceworld/boil/14", status="error"), ended("scienceworld/boil/14", 1.0)
+    assert measure_kinds([broken, again], "scienceworld").all.mean_reward == 1.0
 
 
 # --- wording -------------------------------------------------------------------------------------------------------

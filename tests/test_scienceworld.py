@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from eef.envs import make_env, make_expert
 from eef.envs.gold import GoldPaths, play_path
 from eef.envs.jvm import java_version
 from eef.envs.scienceworld import ScienceWorld
-from eef.envs.scienceworld.simulator import OVER, REFUSED
+from eef.envs.scienceworld.simulator import OVER, REFUSED, Opener
 from eef.envs.scienceworld.tasks import (
     ETO_LIMITS,
     PRESETS,
@@ -21,6 +22,7 @@ from eef.envs.scienceworld.tasks import (
     VARIATIONS,
     Simplifications,
     at_index,
+    held_out_part,
     index_of,
     part_of,
 )
@@ -100,6 +102,7 @@ def test_named_simplifications_adapt_to_the_task():
         ({"tasks": ["boil", "boil"]}, "each once", ""),
         ({"workers": 0}, "`env.workers` is 0", ""),
         ({"memory": 1}, "`env.memory` is 1", ""),
+        ({"success_threshold": 0}, "`env.success_threshold` is 0", ""),
         ({"train": ["tests"]}, "`env.train` is ['tests']", ""),
     ],
 )
@@ -157,6 +160,30 @@ def test_no_java_and_another_package(monkeypatch, tmp_path):
         ScienceWorld()
 
 
+def test_a_java_that_does_not_heed_the_flags(env):
+    deaf = replace(env.opener.jvm, flags=())
+    with pytest.raises(ConfigError, match="does not heed `-XX:hashCode=2`") as caught:
+        Opener(deaf, deterministic=True)()
+    assert "`env.deterministic = false`" in caught.value.hint
+    assert ScienceWorld(deterministic=False).fingerprint()["deterministic"] is False
+    assert ScienceWorld(deterministic=False).edition != env.edition
+
+
+def test_held_out_tasks_are_seen_and_unseen_ones_in_turn():
+    env = ScienceWorld(tasks="eto-24")
+    tasks = env.tasks("held-out")
+    parts = {part: {task.id for task in env.tasks(part)} for part in ("seen", "unseen")}
+    assert {task.id for task in tasks} == parts["seen"] | parts["unseen"]
+    assert all(task.id in parts[task.split] and held_out_part(task.id) == task.split for task in tasks)
+    assert {task.split for task in tasks.head(48)} == {"seen", "unseen"}
+    assert {held_out_part(task.id) for task in env.tasks("train")} == {""}
+
+
+def test_a_lower_threshold():
+    env = ScienceWorld(success_threshold=0.5)
+    assert env.success_threshold == env.fingerprint()["success_threshold"] == 0.5
+
+
 # --- episodes ------------------------------------------------------------------------------------------------------
 
 
@@ -195,8 +222,8 @@ def test_the_score_is_not_that_of_the_episode_before(env):
 
 
 def test_episodes_that_take_turns_go_as_they_go_alone(env):
-    """All in one JVM, which has one random number generator and one counter of ids for them."""
-    tasks = env.tasks("train").head(6)
+    """All in one JVM, which has one random number generator and one counter of ids for them; two of a task as well."""
+    tasks = [*env.tasks("train").head(5), env.tasks("train")[0]]
     alone = [wander(env, task, 12, seed=0)[0] for task in tasks]
     clones = [env.clone() for _ in tasks]
     seen = [[clone.reset(task)] for clone, task in zip(clones, tasks, strict=True)]
@@ -208,17 +235,6 @@ def test_episodes_that_take_turns_go_as_they_go_alone(env):
         assert [item.step.observation for item in path] == observations[: len(path)]
     for clone in clones:
         clone.close()
-
-
-def test_the_splits_are_those_of_the_package(env):
-    """Asked of the simulator itself, in this process."""
-    simulator = env._opener()
-    try:
-        found = simulator.variations()
-    finally:
-        simulator.close()
-    parts = ("train", "dev", "test")
-    assert found == {name: [list(part_of(name, part)) for part in parts] for name in VARIATIONS}
 
 
 # --- gold paths and experts ----------------------------------------------------------------------------------------
@@ -278,3 +294,15 @@ def test_gold_paths_and_random_rollouts_come_back_in_fresh_processes(tmp_path):
     env.close()
     assert len(recorded) == 120
     assert len(failing) < 6, failing
+
+
+@pytest.mark.long
+def test_the_splits_are_those_of_the_package(env):
+    """Asked of the simulator itself, in this process."""
+    simulator = env.opener()
+    try:
+        found = simulator.variations()
+    finally:
+        simulator.close()
+    parts = ("train", "dev", "test")
+    assert found == {name: [list(part_of(name, part)) for part in parts] for name in VARIATIONS}

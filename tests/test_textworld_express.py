@@ -2,11 +2,17 @@
 
 import pytest
 
+from eef.config import Recipe, parse_settings
 from eef.env import check_env, replay
 from eef.envs import make_env, make_expert
 from eef.envs.gold import GoldPaths
 from eef.envs.textworld_express import FOLDS, GAMES, TextWorldExpress
 from eef.errors import ConfigError, EnvError
+from eef.jsonfile import write_json
+from eef.ledger import Cost
+from eef.pipeline import Run, stages_of
+from eef.report.page import draw_page
+from eef.report.results import gather
 from tests.worlds import needs_java, record, wander
 
 pytestmark = needs_java
@@ -44,12 +50,64 @@ def test_gold_paths_win_and_come_back_in_a_fresh_process(env, tmp_path):
         assert replay(env, task, path) == last
 
 
+@pytest.mark.parametrize("game", GAMES)
+def test_episodes_that_take_turns_go_as_they_go_alone(env, game):
+    """Also two of the same task, and while its gold path is made."""
+    task = next(task for task in env.tasks("dev") if task.id.split("/")[1] == game)
+    path = GoldPaths(env)[task]
+    alone, last = record(env, task, list(path.actions))
+    clones = [env.clone(), env.clone()]
+    for clone in clones:
+        clone.reset(task)
+    seen = [[clone.step(item.step.action) for clone in clones] for item in alone[:-1]]
+    env.pool.gold(env.start_of(task))
+    seen.append([clone.step(alone[-1].step.action) for clone in clones])
+    expected = [item.step.observation for item in alone[1:]] + [last.observation]
+    assert [[each.observation for each in pair] for pair in seen] == [[each, each] for each in expected]
+    for clone in clones:
+        clone.close()
+
+
 def test_an_expert_that_lapses_fails_sometimes(env):
     expert = make_expert(env, "lapsing-60")
     tasks = env.tasks("train").head(8)
     plans = [expert.plan(task) for task in tasks]
     assert plans == [make_expert(env, "lapsing-60").plan(task) for task in tasks]
     assert any(len(plan) < len(GoldPaths(env)[task].actions) for plan, task in zip(plans, tasks, strict=True))
+
+
+class PlayedRun(Run):
+    """A run whose students are gold paths with ever fewer lapses, and whose training only says it was done."""
+
+    def _student(self, trained):
+        student = make_expert(self.env, f"lapsing-{40 - 10 * trained.round}")
+        student.name = f"policy:{trained.method}@round{trained.round}"
+        return student
+
+    def _train(self, stage, listener):
+        self.ledger(stage.method).record(stage.method, stage.round, "train", Cost(updates=1))
+        (self.folder(stage) / "checkpoint").mkdir()
+        write_json(self.folder(stage) / "checkpoint" / "manifest.json", {})
+
+
+def test_a_whole_run(env, tmp_path):
+    recipe = parse_settings(Recipe, {
+        "env": {"name": "textworld-express", "tasks_per_split": 5}, "expert": {"names": ["scripted/lapsing-30"]},
+        "tasks": {"train": 16, "test": 8}, "rounds": 1, "methods": ["bc", "rft2", "eef"],
+    }, source="test")
+    run = PlayedRun.create(tmp_path / "run", recipe)
+    run.__dict__["env"] = env  # where `cached_property` keeps it
+    for stage in stages_of(recipe):
+        run.carry_out(stage, lambda progress: None)
+    results = gather(run)
+    eef = results["eef"].last
+    assert eef.explored["from_inside"] > 0
+    assert (eef.explored["errors"], eef.explored["mismatches"], eef.explored["deaths"]) == (0, 0, 0)
+    assert eef.selection["examples"] > 0
+    assert set(eef.kinds.kinds) == set(GAMES)
+    page = draw_page(run, results)
+    assert "Score by kind of task" in page
+    assert "peckingorder" in page
 
 
 @pytest.mark.parametrize(

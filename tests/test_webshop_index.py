@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_run import eef
 
+from eef.envs.cache import cache_directory
 from eef.envs.webshop import WebShop, index, official
 from eef.envs.webshop.columns import LAYOUT
-from eef.envs.webshop.index import cache_directory, index_directory, open_index
+from eef.envs.webshop.index import index_directory, open_index
 from eef.envs.webshop.official import JsonStream, OfficialFiles
 from eef.envs.webshop.shop import prepare
 from eef.envs.webshop.synthetic import SyntheticSettings, generate

@@ -29,7 +29,8 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
         "formats": tools.formats,
     },
     "Tools": {
-        "index": indexes.index, "check-env": tools.check_env, "make-base": tools.make_base, "doctor": tools.doctor,
+        "index": indexes.index, "gold": tools.gold, "check-env": tools.check_env, "make-base": tools.make_base,
+        "doctor": tools.doctor,
     },
 }
 

@@ -1,9 +1,10 @@
-"""Tools: commands that need no run – hold an environment to the protocol, make a base student, look at the machine,
-print the settings."""
+"""Tools: commands that need no run – hold an environment to the protocol, make gold paths or a base student, look at
+the machine, print the settings."""
 
 from __future__ import annotations
 
 import inspect
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from eef.cli.console import data, notes, put, stoppable, tell
+from eef.cli.indexes import bars
 from eef.cli.runs import Overrides, as_table
 from eef.config import Recipe, SettingRow, parse_settings, settings_table
 from eef.envs import ENVS, setting_groups
+from eef.errors import ConfigError
 from eef.methods import METHODS
 from eef.workers import available_cores, process_settings
 
@@ -45,6 +48,35 @@ def check_env(
     for what in checked:
         put(what)
     tell(f"{len(checked)} checks passed")
+
+
+def gold(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="`scienceworld` or `textworld-express`.",
+                                        show_default=False)],
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="Split whose tasks are solved.")] = "train",
+    tasks: Annotated[int | None, typer.Option(metavar="N", help="The first N tasks alone.")] = None,
+) -> None:
+    """Make the gold paths of a split ahead of a run, play each, and print those that do not win, with their rewards.
+
+    A run with a scripted expert makes what it lacks. Paths are kept in the cache directory (`$EEF_CACHE`, else `eef` in
+    the user's cache directory); what was interrupted goes on where it stopped.
+
+    Example: `eef gold scienceworld --set tasks=boil --split dev`
+    """
+    from eef.envs import make_env
+    from eef.envs.gold import GoldPaths
+    from eef.envs.pooled import PooledEnv
+
+    env = make_env(name, as_table(overrides))
+    if not isinstance(env, PooledEnv):
+        raise ConfigError(f"{name!r} has no gold paths", hint="scienceworld and textworld-express have")
+    chosen = list(env.tasks(split).head(tasks))
+    with closing(env), stoppable("stopped; the same command continues"), bars() as progress:
+        failing = GoldPaths(env).failing(chosen, heard=lambda done: progress("gold paths", done, len(chosen)))
+    for task, reward in failing.items():
+        put(f"{task}\t{reward:.3f}")
+    tell(f"{len(chosen)} gold paths, {len(failing)} of them do not win")
 
 
 def make_base(

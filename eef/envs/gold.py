@@ -8,7 +8,6 @@ is.
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from eef.chat import format_completion
 from eef.env import Env
+from eef.envs.cache import cache_directory
 from eef.envs.pooled import PooledEnv
 from eef.errors import EnvError
 from eef.jsonfile import append_jsonl, disk_errors, mend, numbered_records
@@ -51,22 +51,26 @@ class GoldPaths:
         self._known: dict[str, GoldPath] = {}
         self._read: set[Path] = set()
 
-    def prepare(self, tasks: Iterable[Task]) -> None:
-        """Make what is missing, as many at a time as there are workers."""
-        missing = [task for task in dict.fromkeys(tasks) if self._find(task) is None]
-        if missing:
-            with ThreadPoolExecutor(len(self._env.pool.workers)) as threads:
-                for task, path in zip(missing, threads.map(self._make, missing), strict=True):
-                    self._keep(task, path)
+    def prepare(self, tasks: Iterable[Task], heard: Callable[[int], None] = lambda done: None) -> None:
+        """Make what is missing, as many at a time as there are workers; `heard` is told how many are there."""
+        wanted = list(dict.fromkeys(tasks))
+        missing = [task for task in wanted if self._find(task) is None]
+        threads = ThreadPoolExecutor(len(self._env.pool.workers))
+        try:
+            for number, (task, path) in enumerate(zip(missing, threads.map(self._make, missing), strict=True), start=1):
+                self._keep(task, path)
+                heard(len(wanted) - len(missing) + number)
+        finally:
+            threads.shutdown(cancel_futures=True)
 
     def __getitem__(self, task: Task) -> GoldPath:
         self.prepare([task])
         return self._known[self._key(task)]
 
-    def failing(self, tasks: Iterable[Task]) -> Mapping[str, float]:
-        """The final rewards of the paths that do not win, by task id."""
+    def failing(self, tasks: Iterable[Task], heard: Callable[[int], None] = lambda done: None) -> Mapping[str, float]:
+        """The final rewards of the paths that do not win, by task id; `heard` as in `prepare`."""
         chosen = list(tasks)
-        self.prepare(chosen)
+        self.prepare(chosen, heard)
         rewards = {task.id: self[task].reward for task in chosen}
         return {task: reward for task, reward in rewards.items() if reward < self._env.success_threshold}
 
@@ -113,12 +117,6 @@ def play_path(env: Env, task: Task, actions: Iterable[str]) -> GoldPath:
         if result.terminated:
             break
     return GoldPath(tuple(played), env.score(rewards))
-
-
-def cache_directory() -> Path:
-    """Where what can be made again is kept: `EEF_CACHE`, else `eef` in `XDG_CACHE_HOME` or `~/.cache`."""
-    own = os.environ.get("EEF_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eef"
 
 
 def lapse(actions: Sequence[str], rate: float, chance: random.Random) -> list[str]:

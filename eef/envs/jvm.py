@@ -86,6 +86,11 @@ class JvmSettings:
     patience: float
     flags: tuple[str, ...] = ()
 
+    @property
+    def options(self) -> list[str]:
+        """All that the JVM is told."""
+        return [f"-Xmx{self.memory}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", *self.flags]
+
 
 class Jvm:
     """A running JVM; `view` leads to its classes.
@@ -96,16 +101,15 @@ class Jvm:
     def __init__(self, settings: JvmSettings) -> None:
         from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
 
-        options = [f"-Xmx{settings.memory}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", *settings.flags]
         folder = str(Path(settings.jar).parent)
         try:
             port, token, self._process = launch_gateway(
-                classpath=settings.jar, javaopts=options, java_path=settings.java, cwd=folder, die_on_exit=True,
-                enable_auth=True, return_proc=True, create_new_process_group=True,
+                classpath=settings.jar, javaopts=settings.options, java_path=settings.java, cwd=folder,
+                die_on_exit=True, enable_auth=True, return_proc=True, create_new_process_group=True,
             )
         except (OSError, ValueError) as error:
             raise EnvError(
-                f"`{settings.java} {' '.join(options)}` does not start ({error})", hint="lower `env.memory`?"
+                f"`{settings.java} {' '.join(settings.options)}` does not start ({error})", hint="lower `env.memory`?"
             ) from error
         self._gateway = JavaGateway(
             gateway_parameters=GatewayParameters(

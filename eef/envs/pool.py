@@ -71,7 +71,10 @@ class Seat:
         self._played: list[tuple[str, StepResult]] = []
 
     def begin(self, start: Any) -> str:
-        """Begin another episode; returns its first observation."""
+        """Begin another episode, in another worker where there are fewer; returns its first observation."""
+        freest = self._pool.choose()
+        if self._worker is not None and len(freest.seats) + 1 < len(self._worker.seats):
+            self.leave()
         self._start, self._first, self._played = start, "", []
         self._first = self._twice(self._enter)
         return self._first

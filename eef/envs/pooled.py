@@ -1,4 +1,4 @@
-"""PooledEnv: the environment made of a simulator that needs a process of its own (a JVM); a clone is a seat in a pool."""
+"""PooledEnv: an environment of a simulator that needs a process of its own (a JVM); a clone is a seat in a pool."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PooledEnv:
     concurrent = True
 
     def __init__(self, opener: Opener, settings: PoolSettings) -> None:
-        self._opener = opener
+        self.opener = opener
         self.pool = Pool(opener, size=settings.workers, patience=settings.patience, name=self.name)
         self._seat: Seat | None = None
         self._is_clone = False

@@ -1,14 +1,15 @@
 """TextWorldExpress: eight small text games in a fast Java simulator. ScienceWorld's quick sibling, made the same way.
 
-Deterministic as it comes; episodes in one JVM share nothing. Game, fold and seed make a task: seeds 0 … 999 are
-`train`, 10000 … `dev`, 20000 … `test`.
+Deterministic as it comes. Game, fold and seed make a task: seeds 0 … 999 are `train`, 10000 … `dev`, 20000 … `test`.
+Episodes in one JVM share nothing, but for the game `sorting`, where the things of a problem are the same objects in all
+episodes: an episode that another one has come between is played again up to where it stood.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from eef.config import nearest
@@ -27,6 +28,7 @@ FOLDS = {"train": 0, "dev": 10_000, "test": 20_000}
 SEEDS = 1_000
 """Seeds of each split, for every game."""
 
+SHARING = "sorting"
 OVER = "The episode is over."
 PROMPT = """\
 You play a text game. Each turn you see what came of your last action and answer with one action, such as \
@@ -48,9 +50,11 @@ class Start(NamedTuple):
 
 @dataclass(slots=True)
 class Game:
-    """One episode: the simulator's own object for it, and its last score."""
+    """One episode: the simulator's own object for it, what was played, and its last score."""
 
     interface: Any
+    start: Start
+    played: list[str] = field(default_factory=list)
     score: float = 0.0
     over: bool = False
 
@@ -71,19 +75,25 @@ class TextWorldSimulator:
     def __init__(self, settings: JvmSettings) -> None:
         self._jvm = Jvm(settings)
         self._games: dict[int, Game] = {}
+        self._sorting: Game | None = None
 
     def begin(self, seat: int, start: Start) -> str:
         with self._jvm.asked():
-            game = self._games[seat] = Game(self._load(start))
-            first = json.loads(game.interface.generateNewGameJSON(start.seed, start.fold, False))
-            return f"{str(game.interface.getTaskDescription()).strip()}\n\n{first['observation'].strip()}"
+            game = self._games[seat] = Game(self._load(start), start)
+            first = self._generate(game)
+            return f"{str(game.interface.getTaskDescription()).strip()}\n\n{first.strip()}"
 
     def act(self, seat: int, action: str) -> StepResult:
         game = self._games[seat]
         if game.over:
             return StepResult(OVER, 0.0, True)
         with self._jvm.asked():
+            if game.start.game == SHARING and game is not self._sorting:
+                self._generate(game)
+                for before in game.played:
+                    game.interface.stepJSON(before)
             seen = json.loads(game.interface.stepJSON(action))
+        game.played.append(action)
         score = round(float(seen["score"]), 6)
         game.over = bool(seen["tasksuccess"] or seen["taskfailure"] or score >= 1.0)
         gained, game.score = round(score - game.score, 6), score
@@ -94,15 +104,22 @@ class TextWorldSimulator:
 
     def gold(self, start: Start) -> list[str]:
         with self._jvm.asked():
-            interface = self._load(start)
-            interface.generateNewGameJSON(start.seed, start.fold, True)
-            return [str(action) for action in interface.getGoldActionSequence()]
+            game = Game(self._load(start), start)
+            self._generate(game, gold=True)
+            return [str(action) for action in game.interface.getGoldActionSequence()]
 
     def is_alive(self) -> bool:
         return self._jvm.is_alive()
 
     def close(self) -> None:
         self._jvm.end()
+
+    def _generate(self, game: Game, *, gold: bool = False) -> str:
+        """Bring a game to its start; returns what is seen there."""
+        if game.start.game == SHARING:
+            self._sorting = game
+        answer = json.loads(game.interface.generateNewGameJSON(game.start.seed, game.start.fold, gold))
+        return str(answer["observation"])
 
     def _load(self, start: Start) -> Any:
         interface = self._jvm.view.textworldexpress.runtime.PythonInterface()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from eef.pipeline import BC, EXPERT
 from eef.report.figure import Curve, Level, Point, difference, line_chart, whisker
+from eef.report.kinds import KindScore
 from eef.report.markup import Content, Html, join, tag
 from eef.report.pieces import figure, fold, kind_of, method_cell, note, section, table
 from eef.report.results import Comparison, MethodResult, Results, Score
@@ -134,6 +135,36 @@ def _comparison_row(item: Comparison, reach: float) -> list[Content]:
         _bare(p_value(item.p_value)), _bare(p_value(item.p_adjusted)),
         f"{signed_reward(gap)} [{signed_reward(bounds.low)}, {signed_reward(bounds.high)}]",
     ]
+
+
+def draw_kinds(results: Results) -> Html:
+    """Scores × 100 by part and by kind of task: the final score, and behind it the highest on the way."""
+    found = {method.name: last.kinds for method in results.methods if (last := method.last) and last.kinds}
+    if not found:
+        return Html("")
+    first = next(iter(found.values()))
+    rows = [_kind_row("all tasks", [each.all for each in found.values()])]
+    rows += [_kind_row(name, [each.parts.get(name) for each in found.values()]) for name in first.parts]
+    rows.append(["mean of kinds", NONE, *(percent(each.mean_of_kinds) for each in found.values())])
+    rows += [_kind_row(name, [each.kinds.get(name) for each in found.values()]) for name in first.kinds]
+    head = ("Tasks", "Number", *(display_name(name) for name in found))
+    return section(
+        "Score by kind of task",
+        table(head, rows, name="Kinds"),
+        note(
+            "Mean score × 100. In brackets the mean of the highest score on the way, as ETO reports it: a failure "
+            "after progress costs nothing there. The mean of kinds weighs each kind alike."
+        ),
+    )
+
+
+def _kind_row(name: str, scores: Sequence[KindScore | None]) -> list[Content]:
+    tasks = next((score.tasks for score in scores if score), None)
+    return [name, number(tasks), *(_kind_cell(score) for score in scores)]
+
+
+def _kind_cell(score: KindScore | None) -> str:
+    return f"{percent(score.mean_reward)} ({percent(score.mean_peak)})" if score else NONE
 
 
 def draw_skills(results: Results) -> Html:

@@ -10,7 +10,7 @@ from eef.jsonfile import disk_errors
 from eef.pipeline import Run
 from eef.report.efforts import draw_costs, draw_exploration, draw_selection
 from eef.report.markup import Html, join, tag
-from eef.report.outcomes import draw_comparisons, draw_curves, draw_scores, draw_skills
+from eef.report.outcomes import draw_comparisons, draw_curves, draw_kinds, draw_scores, draw_skills
 from eef.report.pieces import fold, section
 from eef.report.results import Results
 from eef.report.story import telling_story
@@ -33,6 +33,7 @@ def draw_page(run: Run, results: Results) -> str:
     story = telling_story(run)
     sections = [
         _opening(results), draw_scores(results), draw_curves(results), draw_comparisons(results),
+        draw_kinds(results),
         draw_exploration(results), draw_selection(results),
         section("A failure of the expert, explored", draw_story(story)) if story else Html(""),
         draw_skills(results), draw_costs(results), _origin(run, results),

@@ -16,6 +16,7 @@ from eef.jsonfile import read_json
 from eef.labels import is_student
 from eef.ledger import LEDGER_FILE, Cost, Ledger, Stage
 from eef.pipeline import BC, EXPERT, Kind, Run, StageId, explorers, stages_of
+from eef.report.kinds import Kinds, measure_kinds
 from eef.report.skills import SkillUse, measure_skills
 from eef.stats import Difference, Interval, bootstrap_interval, holm, mcnemar, paired_difference, wilson_interval
 from eef.store import read_trajectories
@@ -48,7 +49,8 @@ class RoundResult:
 
     `newly_solved`: test tasks won now and by neither the expert nor behaviour cloning. `explored`: counts of the
     round's rollouts on the training tasks. `train_tasks_won`: training tasks won by the expert or, up to this
-    round, by the student, from the start or from inside an expert's trajectory. `costs` by kind of stage.
+    round, by the student, from the start or from inside an expert's trajectory. `kinds`: scores by kind of test task
+    (None where they have none). `costs` by kind of stage.
     """
 
     round: int
@@ -59,6 +61,7 @@ class RoundResult:
     selection: Mapping[str, int] | None
     train_tasks_won: int | None
     skills: Mapping[str, SkillUse]
+    kinds: Kinds | None
     costs: Mapping[str, Cost]
 
     @property
@@ -75,6 +78,7 @@ class RoundResult:
             "explored": self.explored,
             "selection": self.selection,
             "skills": {part: use.to_record() for part, use in self.skills.items()},
+            "kinds": self.kinds.to_record() if self.kinds else None,
             "costs": {stage: asdict(cost) for stage, cost in self.costs.items()},
         }
 
@@ -275,6 +279,7 @@ def _gather_round(
     done = _stages_done(run, method, round)
     result = run.evaluation(method, round)
     selection = run.selection(method, round) if "select" in done else None
+    episodes = read_trajectories(run.folder(StageId(method, round, "evaluate")) / "evaluation") if result else ()
     played = method == BC or not {"collect", "explore"}.isdisjoint(done)
     return RoundResult(
         round=round,
@@ -284,7 +289,8 @@ def _gather_round(
         explored=_explored(run.outcome(StageId(method, round, "explore")), trajectories, round),
         selection=selection.counts if selection else None,
         train_tasks_won=_tasks_won(trajectories, round) if played else None,
-        skills=_skills(run, StageId(method, round, "evaluate")) if result else {},
+        skills=measure_skills(episodes, run.recipe.env.name) if result else {},
+        kinds=measure_kinds(episodes, run.recipe.env.name),
         costs={kind: cost for kind in done if (cost := ledger.get(Stage(method, round, kind))) is not None},
     )
 
@@ -317,10 +323,6 @@ def _explored(
 def _tasks_won(trajectories: TrajectorySet, round: int) -> int:
     """Training tasks that were won by anyone up to a round."""
     return len({item.task for item in trajectories if item.success and item.round <= round})
-
-
-def _skills(run: Run, stage: StageId) -> dict[str, SkillUse]:
-    return measure_skills(read_trajectories(run.folder(stage) / "evaluation"), run.recipe.env.name)
 
 
 def _unsolved(results: list[EvalResult]) -> int:

@@ -13,6 +13,7 @@ from eef.envs.scienceworld.prompt import REACT_PROMPT
 from eef.envs.scienceworld.simulator import Opener, Start
 from eef.envs.scienceworld.tasks import (
     ETO_LIMITS,
+    HELD_OUT,
     Limits,
     Part,
     Simplifications,
@@ -23,35 +24,35 @@ from eef.envs.scienceworld.tasks import (
     part_of,
 )
 from eef.envs.scienceworld.thoughts import think
-from eef.errors import EnvError
+from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
 
 ENGINE_VERSION = 1
 PACKAGE, VERSION, JAR = "scienceworld", "1.2.3", "scienceworld/scienceworld.jar"
 _OPEN_RANDOM = ("--add-opens", "java.base/java.util=ALL-UNNAMED")
-_HELD_OUT: dict[str, Part] = {"seen": "dev", "unseen": "test"}
 
 
 class ScienceWorld(PooledEnv):
     """An elementary science task in a text world of rooms, things, plants and animals.
 
-    tasks            a preset ("all", "eto-24", "agentgym-23"), a task ("boil"), or a list of tasks
-    simplifications  "none", "easy", "eto" ("easy" with open containers) or a list of the simulator's own; the
-                     preset's when left out
-    limits           steps of an episode by task: "eto" (ETO's) or "none" (`step_limit` for all); the preset's when
-                     left out
-    step_limit       default limit of a rollout's steps
-    train            the official parts that the split `train` is drawn from: ["train"], or ["train", "dev"]; what it
-                     takes can then not be evaluated on
-    prompt           "react" (the actions and the answer's form in words) or "none"
-    workers          processes in which episodes are played, each with a JVM of some 0.5 GB
-    memory           heap of a JVM in MB at most
-    patience         seconds until an action counts as hung
-    deterministic    refuse a JVM in which an episode would not go the same way twice; false: do without
+    tasks              a preset ("all", "eto-24", "agentgym-23"), a task ("boil"), or a list of tasks
+    simplifications    "none", "easy", "eto" ("easy" with open containers) or a list of the simulator's own; the
+                       preset's when left out
+    limits             steps of an episode by task: "eto" (ETO's) or "none" (`step_limit` for all); the preset's when
+                       left out
+    step_limit         default limit of a rollout's steps
+    train              the official parts that the split `train` is drawn from: ["train"], or ["train", "dev"]; what it
+                       takes can then not be evaluated on
+    success_threshold  final reward from which on an episode is won
+    prompt             "react" (the actions and the answer's form in words) or "none"
+    workers            processes in which episodes are played, each with a JVM of some 0.5 GB
+    memory             heap of a JVM in MB at most
+    patience           seconds until an action counts as hung
+    deterministic      refuse a JVM in which an episode would not go the same way twice; false: do without
 
     Splits: `train`, `dev`, `test` (the official ones), `seen` and `unseen` (of each task the first ten of `dev` and of
-    `test`). A reward is what an action adds to the simulator's score; the final reward is that score, 0 for a failure
-    (a wrong `focus on`, which ends the episode). `reset task` is refused.
+    `test`), `held-out` (both; reports tell them apart). A reward is what an action adds to the simulator's score; the
+    final reward is that score, 0 for a failure (a wrong `focus on`, which ends the episode). `reset task` is refused.
     """
 
     name = "scienceworld"
@@ -64,6 +65,7 @@ class ScienceWorld(PooledEnv):
         limits: Limits | None = None,
         step_limit: int = 100,
         train: tuple[Part, ...] = ("train",),
+        success_threshold: float = 1.0,
         prompt: Literal["react", "none"] = "react",
         workers: int = 1,
         memory: int = 512,
@@ -78,7 +80,9 @@ class ScienceWorld(PooledEnv):
         self._prompt_name = prompt
         self._flags = CONSTANT_HASH if deterministic else ()
         self.prompt = REACT_PROMPT if prompt == "react" else ""
-        self.step_limit = step_limit
+        if not 0.0 < success_threshold <= 1.0:
+            raise ConfigError(f"`env.success_threshold` is {success_threshold}, expected above 0 and up to 1")
+        self.step_limit, self.success_threshold = step_limit, success_threshold
         settings = PoolSettings(workers, memory, patience)
         jar = find_jar(PACKAGE, VERSION, JAR)
         jvm = JvmSettings(find_java(), jar, memory, patience, (*self._flags, *_OPEN_RANDOM))
@@ -93,8 +97,11 @@ class ScienceWorld(PooledEnv):
 
         Raises EnvError for an unknown split, and for one whose tasks `train` takes as well.
         """
-        variations = {name: self._variations(name, split) for name in self._names}
-        return TaskSet.of([self.task(name, variation, split) for name, variation in interleave(variations)])
+        splits = list(HELD_OUT) if split == "held-out" else [split]
+        variations = {
+            name: list(interleave({each: self._variations(name, each) for each in splits})) for name in self._names
+        }
+        return TaskSet.of([self.task(name, number, each) for name, (each, number) in interleave(variations)])
 
     def task(self, name: str, variation: int, split: str = "") -> Task:
         """One variation of a task. ConfigError where there is none such."""
@@ -124,6 +131,7 @@ class ScienceWorld(PooledEnv):
             "simplifications": ",".join(self._simplifications.names),
             "limits": self._limits,
             "train": list(self._train),
+            "success_threshold": self.success_threshold,
             "prompt": self._prompt_name,
         }
 
@@ -131,15 +139,16 @@ class ScienceWorld(PooledEnv):
         if split == "train":
             found = [number for part in self._train for number in part_of(name, part)]
             return found[: self._preset.train]
-        if split not in ("dev", "test", *_HELD_OUT):
+        if split not in ("dev", "test", *HELD_OUT):
             raise EnvError(
-                f"ScienceWorld has no split {split!r}", hint="there are: train, dev, test, seen, unseen"
+                f"ScienceWorld has no split {split!r}",
+                hint="there are: train, dev, test, seen, unseen, held-out (seen and unseen)",
             )
-        part: Part = _HELD_OUT.get(split) or ("dev" if split == "dev" else "test")
+        part: Part = HELD_OUT.get(split) or ("dev" if split == "dev" else "test")
         if part in self._train:
             raise EnvError(
                 f"split {split!r} overlaps with `train`, which is drawn from {' and '.join(self._train)}",
                 hint='leave `env.train` as it is (["train"]), or evaluate on another split',
             )
         found = list(part_of(name, part))
-        return found[: self._preset.held_out] if split in _HELD_OUT else found
+        return found[: self._preset.held_out] if split in HELD_OUT else found

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, TypeVar
 
 from eef.config import nearest
 from eef.errors import ConfigError
 
 Part = Literal["train", "dev", "test"]
 Limits = Literal["eto", "none"]
+T = TypeVar("T")
 
 VARIATIONS = {
     "boil": 30,
@@ -63,6 +64,7 @@ ETO_LIMITS = {
 }
 """Steps of an episode at most in ETO (arXiv 2403.02502), which plays these 24 tasks."""
 
+HELD_OUT: dict[str, Part] = {"seen": "dev", "unseen": "test"}
 SIMPLIFICATIONS = ("teleportAction", "openDoors", "selfWateringFlowerPots", "noElectricalAction", "openContainers")
 _NAMED = {"none": (), "easy": SIMPLIFICATIONS[:4], "eto": SIMPLIFICATIONS}
 _ELECTRICAL = ("power-component", "conductivity")
@@ -104,6 +106,16 @@ def part_of(name: str, part: Part) -> range:
     return range(*bounds[part])
 
 
+def held_out_part(task: str) -> str:
+    """Which held-out part the task of an id belongs to: "seen" (development) or "unseen" (test); "" for training.
+
+    >>> held_out_part("scienceworld/boil/14"), held_out_part("scienceworld/boil/21")
+    ('seen', 'unseen')
+    """
+    _, name, variation = task.split("/")
+    return next((held_out for held_out, part in HELD_OUT.items() if int(variation) in part_of(name, part)), "")
+
+
 def index_of(name: str, variation: int) -> int:
     """The running number of a variation over all tasks. ConfigError where there is none such."""
     if name not in VARIATIONS:
@@ -127,14 +139,14 @@ def at_index(index: int) -> tuple[str, int]:
     return name, index - _FIRST[name]
 
 
-def interleave(variations: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, int]]:
-    """One variation of each task in turn, so that any beginning of the list is a fair sample of the tasks.
+def interleave(chosen: Mapping[str, Sequence[T]]) -> Iterator[tuple[str, T]]:
+    """One of each name in turn, so that any beginning of the list is a fair sample of the names.
 
     >>> list(interleave({"boil": [4, 5], "melt": [7]}))
     [('boil', 4), ('melt', 7), ('boil', 5)]
     """
-    for place in range(max(map(len, variations.values()), default=0)):
-        yield from ((name, chosen[place]) for name, chosen in variations.items() if place < len(chosen))
+    for place in range(max(map(len, chosen.values()), default=0)):
+        yield from ((name, found[place]) for name, found in chosen.items() if place < len(found))
 
 
 def choose_tasks(given: str | Sequence[str]) -> tuple[Preset, tuple[str, ...]]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eef.envs.cache import cache_directory
 from eef.envs.webshop.catalogue import CatalogueWriter, read_products
 from eef.envs.webshop.columns import LAYOUT, WORKING, Columns, FileColumns
 from eef.envs.webshop.goals import shuffled_goals
@@ -52,12 +53,6 @@ class Index:
                     f"`{self.directory}`: the column `{name}` is not as it was written",
                     hint="build it anew: `eef index DATA --rebuild`",
                 )
-
-
-def cache_directory() -> Path:
-    """Where indexes lie if nobody says otherwise: `$EEF_CACHE`, else `eef` in the user's cache directory."""
-    own = os.environ.get("EEF_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eef"
 
 
 def is_large(files: OfficialFiles) -> bool:
