@@ -146,7 +146,7 @@ def test_it_is_made_from_development_variations(monkeypatch, tmp_path):
 
 @needs_java
 def test_the_recipes_train_and_test_on_different_variations(tmp_path):
-    for name, train, test in (("scienceworld", 48, 75), ("scienceworld-8b", 1408, 211)):
+    for name, train, test in (("scienceworld", 48, 75), ("scienceworld-8b", 1408, 410)):
         run = Run(tmp_path, load_recipe(RECIPES / f"{name}.toml"))
         ids = [{task.id for task in tasks} for tasks in (run.train_tasks, run.test_tasks)]
         assert [len(ids[0]), len(ids[1]), len(ids[0] | ids[1])] == [train, test, train + test]
