@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,9 @@ from eef.student.scienceworld import (
     exchanged,
     make_lesson,
     play_gold,
+    putting,
     science_vocabulary,
+    with_slips,
 )
 from eef.student.tokenizer import build_tokenizer
 from eef.tokens import Renderer
@@ -49,6 +53,10 @@ def episode():
     ]
     return Trajectory(id="t", task="scienceworld/find-plant/150", author="expert:e", steps=tuple(steps),
                       final_observation="", status="terminated", reward=1.0, success=True)
+
+
+def own(trajectory):
+    return [(step, True) for step in trajectory.steps]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +103,7 @@ def test_the_shipped_student_knows_the_words_of_test_variations(monkeypatch, tmp
 
 @pytest.mark.parametrize(("share", "taught"), [(0.0, 3), (1.0, 6)])
 def test_carrying_is_not_taught(renderer, share, taught):
-    lesson = make_lesson(episode(), renderer, share, random.Random(0))
+    lesson = make_lesson(own(episode()), renderer, share, random.Random(0))
     said = [encode(renderer, step.completion) for step in episode().steps]
     assert sum(lesson.weights) == sum(len(ids) + 1 for ids in said[:taught])  # each with its end
     assert set(lesson.weights) == {0.0, 1.0}
@@ -103,7 +111,7 @@ def test_carrying_is_not_taught(renderer, share, taught):
 
 @given(st.integers(0, 2**31))
 def test_colours_and_numbers_are_exchanged_everywhere_alike(renderer, seed):
-    ids = make_lesson(episode(), renderer, 0.0, random.Random(0)).ids
+    ids = make_lesson(own(episode()), renderer, 0.0, random.Random(0)).ids
     others = exchanged(ids, renderer, random.Random(seed))
     became = dict(zip(ids, others, strict=True))
     assert [became[token] for token in ids] == list(others)
@@ -112,6 +120,30 @@ def test_colours_and_numbers_are_exchanged_everywhere_alike(renderer, seed):
         group = set(renderer.tokenizer.convert_tokens_to_ids(list(words)))
         assert {became[token] for token in group & became.keys()} <= group
         assert [new for token, new in became.items() if token not in group and new in group] == []
+
+
+@given(st.integers(0, 2**31))
+def test_slips_name_what_is_not_there_and_are_not_taught(renderer, seed):
+    steps = episode().steps
+    other = Step(observation="", completion="Action: focus on dove", action="focus on dove", reward=0.0)
+    here = Step(observation="", completion="Action: go to hallway", action="go to hallway", reward=0.0)
+    turns = with_slips(steps, [other, here], 0.5, random.Random(seed))
+    assert [step.action for step, is_own in turns if is_own] == list(ACTIONS)
+    assert {step.action for step, is_own in turns if not is_own} <= {"focus on dove"}
+    for (_, was_own), (after, _) in pairwise(turns):
+        assert (after.observation == "No known action matches that input.") == (not was_own)
+    lesson = make_lesson(turns, renderer, 1.0, random.Random(0))
+    assert sum(lesson.weights) == sum(len(encode(renderer, step.completion)) + 1 for step in steps)
+
+
+@given(st.integers(0, 2**31))
+def test_a_drill_in_putting_ends_where_the_task_says(renderer, seed):
+    words = ("soil", "pea", "plant", "kitchen", "hallway", "cup", "glass", "door")
+    told = renderer.tokenizer.decode(putting(renderer, words, random.Random(seed)).ids)
+    thing = re.search(r"action: focus on (.*?) <", told)[1]
+    box = re.search(r"move it to the (\w+ box)", told)[1]
+    assert told.endswith(f"action: move {thing} to {box} <|end|>")
+    assert f"a {thing} " in told.split("<|end|>")[0] + " "
 
 
 def test_another_environment_has_no_course():
@@ -171,7 +203,7 @@ def test_the_shipped_student_finds_its_way_in_other_variations(monkeypatch, tmp_
     model, tokenizer = load_model("base-scienceworld")
     renderer, right = Renderer(tokenizer), []
     for trajectory in play_gold(ScienceStudent(tasks=12), lambda part, parts: None):
-        lesson = make_lesson(trajectory, renderer, 0.0, random.Random(0))
+        lesson = make_lesson(own(trajectory), renderer, 0.0, random.Random(0))
         with torch.no_grad():
             predicted = model(input_ids=torch.tensor([lesson.ids])).logits[0, :-1].argmax(-1).tolist()
         found = zip(predicted, lesson.ids[1:], lesson.weights[1:], strict=True)

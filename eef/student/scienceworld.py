@@ -3,26 +3,29 @@
 Its episodes are the gold paths of *development* variations, which no recipe of ours trains or tests on. Carrying a
 thing to another room is new to its student: from the first `pick up` on, the turns are in the contexts of its training
 and carry no loss (or seldom do, `carrying_share`). A small world is soon known by heart; so each episode is told
-several times over with its colours and numbers exchanged, for which the page has to be read.
+several times over with its colours and numbers exchanged, for which the page has to be read, and with slips, after
+which it has to go on: actions that name what is not there.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, takewhile
 from typing import Any
 
 from pydantic import Field
 
-from eef.chat import build_conversation
+from eef.chat import build_conversation, format_completion
 from eef.envs import make_env, make_expert
+from eef.envs.scienceworld.thoughts import think
 from eef.policy import GREEDY
 from eef.rollouts import Launch, play
 from eef.student.course import Played, StudentSettings, copying
 from eef.student.tokenizer import Vocabulary, build_tokenizer
 from eef.tokens import Rendered, Renderer
-from eef.trajectory import Trajectory, TrajectorySet
+from eef.trajectory import Step, Trajectory, TrajectorySet
 
 PART = "dev"
 """The official part that is played; the recipes train and test on the others."""
@@ -31,6 +34,7 @@ COLOURS = ("red", "green", "blue", "orange", "yellow", "purple")
 NUMBERS = tuple(str(number) for number in range(1, 11))
 _APART = "[](),.:;'\""
 _JOINED = ((" ,", ","), (" .", "."), (" :", ":"), ("( ", "("), (" )", ")"))
+_UNKNOWN = "No known action matches that input."
 _STEP_LIMIT = 40
 _AT_A_TIME = 25
 
@@ -50,13 +54,25 @@ class ScienceStudent(StudentSettings):
     tellings: int = Field(default=8, ge=1)
     """Times that each episode is told, with colours and numbers exchanged in all but one."""
 
+    longest: int = Field(default=1200, ge=100)
+    """Tokens of an episode; longer ones are left out."""
+
+    slips: float = Field(default=0.1, ge=0, le=1)
+    """Share of the turns before which an action of another episode is put that means nothing there; without loss."""
+
+    copying_share: float = Field(default=0.4, ge=0, le=1)
+    """Share of the drills that copy a row of words; in the others a thing of a list is put where the task says."""
+
     drills: int = Field(default=20_000, ge=1)
-    """Rows of words to be copied, which come first."""
+    """Short lessons in copying and putting, which come first."""
 
     drill_updates: int = Field(default=600, ge=1)
     """Optimizer updates on the drills."""
 
-    updates: int = Field(default=300, ge=1)
+    drill_batch_size: int = Field(default=24, ge=1)
+    """Drills an update."""
+
+    updates: int = Field(default=200, ge=1)
     """Optimizer updates on episodes with as many drills among them."""
 
     batch_size: int = Field(default=16, ge=1)
@@ -69,22 +85,42 @@ class ScienceCourse:
     def __init__(self, settings: ScienceStudent, played: Played) -> None:
         self.settings = settings
         self.episodes = [each for each in play_gold(settings, played) if each.success]
-        steps = [step for each in self.episodes for step in each.steps]
-        texts = chain.from_iterable((step.observation, step.completion) for step in steps)
-        self.tokenizer = build_tokenizer(science_vocabulary([*texts, *COLOURS]))
+        self.steps = [step for each in self.episodes for step in each.steps]
+        texts = chain.from_iterable((step.observation, step.completion) for step in self.steps)
+        vocabulary = science_vocabulary([*texts, *COLOURS])
+        self.words = vocabulary.words
+        self.tokenizer = build_tokenizer(vocabulary)
         self.again = len(self.episodes) * settings.tellings
         self.about: dict[str, Any] = {"made_from": [each.task for each in self.episodes]}
 
     def drill(self, renderer: Renderer, rng: random.Random) -> Rendered:
-        return copying(renderer, [range(len(renderer.tokenizer))], rng)
+        if rng.random() < self.settings.copying_share:
+            return copying(renderer, [range(len(renderer.tokenizer))], rng)
+        return putting(renderer, self.words, rng)
 
     def lessons(self, renderer: Renderer, rng: random.Random, played: Played) -> Iterator[Rendered]:
         for trajectory in self.episodes:
-            lesson = make_lesson(trajectory, renderer, self.settings.carrying_share, rng)
-            if len(lesson.ids) <= self.settings.longest:
-                yield lesson
-                for _ in range(self.settings.tellings - 1):
+            for _ in range(self.settings.tellings):
+                turns = with_slips(trajectory.steps, self.steps, self.settings.slips, rng)
+                lesson = make_lesson(turns, renderer, self.settings.carrying_share, rng)
+                if len(lesson.ids) <= self.settings.longest:
                     yield Rendered(exchanged(lesson.ids, renderer, rng), lesson.weights)
+
+
+def putting(renderer: Renderer, words: Sequence[str], rng: random.Random) -> Rendered:
+    """A drill: a task, a list of things with made-up names, and one of these put where the task says."""
+    things = [" ".join(rng.sample(words, rng.randint(1, 3))) for _ in range(rng.randint(3, 6))]
+    thing, colour = rng.choice(things), rng.choice(COLOURS)
+    room, kind = rng.sample(words, 2)
+    goal = f"find a(n) {kind}. First, focus on the thing. Then, move it to the {colour} box in the {room}."
+    task = f"Your task is to {goal}"
+    seen = [f"{task} {' '.join(f'a {each}' for each in things)}", f"You focus on the {thing}."]
+    done = [f"focus on {thing}", f"move {thing} to {colour} box"]
+    steps = [
+        Step(observation=page, completion=format_completion(think(task, action), action), action=action, reward=0.0)
+        for page, action in zip(seen, done, strict=True)
+    ]
+    return renderer.render(build_conversation("", steps), [1.0, 1.0])
 
 
 def science_vocabulary(texts: Iterable[str]) -> Vocabulary:
@@ -117,11 +153,30 @@ def play_gold(settings: ScienceStudent, played: Played) -> Iterator[Trajectory]:
         env.close()
 
 
-def make_lesson(trajectory: Trajectory, renderer: Renderer, carrying_share: float, rng: random.Random) -> Rendered:
-    """An episode with loss on what is to be learned: its turns up to the first `pick up`."""
-    found = len(list(takewhile(lambda step: not step.action.startswith("pick up"), trajectory.steps)))
-    taught = [t < found or rng.random() < carrying_share for t in range(len(trajectory.steps))]
-    return renderer.render(build_conversation("", trajectory.steps), [float(each) for each in taught])
+Turn = tuple[Step, bool]
+"""A step, and whether it is the episode's own; else it is a slip."""
+
+
+def with_slips(steps: Sequence[Step], others: Sequence[Step], share: float, rng: random.Random) -> list[Turn]:
+    """The steps of an episode with slips before some of them: what another episode did there, where what it names has
+    not been seen in this one."""
+    told: list[Turn] = []
+    known = ""
+    for step in steps:
+        known += f"{step.observation} "
+        slip = rng.choice(others) if rng.random() < share else None
+        if slip is None or slip.action == "look around" or slip.action.split()[-1] in known:
+            told.append((step, True))
+        else:
+            told += [(replace(slip, observation=step.observation), False), (replace(step, observation=_UNKNOWN), True)]
+    return told
+
+
+def make_lesson(turns: Sequence[Turn], renderer: Renderer, carrying_share: float, rng: random.Random) -> Rendered:
+    """An episode with loss on what is to be learned: its own turns up to the first `pick up`."""
+    found = len(list(takewhile(lambda turn: not (turn[1] and turn[0].action.startswith("pick up")), turns)))
+    taught = [own and (t < found or rng.random() < carrying_share) for t, (_, own) in enumerate(turns)]
+    return renderer.render(build_conversation("", [step for step, _ in turns]), [float(each) for each in taught])
 
 
 def exchanged(ids: Iterable[int], renderer: Renderer, rng: random.Random) -> tuple[int, ...]:
