@@ -46,7 +46,7 @@ def model_card(
 
 
 def base_licence(name: str) -> str | None:
-    """The licence a model's own card names; None where there is none to read. `base` and its like are part of this package."""
+    """The licence a model's own card names; None where there is none to read. Shipped students are part of `eef`."""
     from eef.model import is_shipped
 
     if is_shipped(name):

@@ -1,4 +1,4 @@
-"""ScienceWorld's base student: what it reads, what it is taught and what not, and that no recipe plays what it has seen."""
+"""ScienceWorld's base student: what it reads, what it is taught, and that no recipe plays what it has seen."""
 
 import json
 import random
@@ -41,8 +41,8 @@ needs_student = pytest.mark.skipif(not SHIPPED.is_dir(), reason="no student for 
 
 ACTIONS = ("open door to kitchen", "go to kitchen", "focus on pea plant", "pick up flower pot 6", "go to hallway",
            "move flower pot 6 containing pea plant and soil in inventory to red box")
-PAGE = ("This room is called the kitchen. In it, you see: \n\ta flower pot 6 (containing a pea plant in the adult stage, "
-        "soil)\n\ta red box (containing nothing), 1 glass cup\nA door to the hallway (that is open)")
+PAGE = ("This room is called the kitchen. In it, you see: \n\ta flower pot 6 (containing a pea plant in the adult "
+        "stage, soil)\n\ta red box (containing nothing), 1 glass cup\nA door to the hallway (that is open)")
 
 
 def episode():
@@ -178,7 +178,7 @@ def test_it_is_made_from_development_variations(monkeypatch, tmp_path):
 
 @needs_java
 def test_the_recipes_train_and_test_on_different_variations(tmp_path):
-    for name, train, test in (("scienceworld", 48, 75), ("scienceworld-8b", 1408, 410)):
+    for name, train, test in (("scienceworld", 40, 60), ("scienceworld-8b", 1408, 410)):
         run = Run(tmp_path, load_recipe(RECIPES / f"{name}.toml"))
         ids = [{task.id for task in tasks} for tasks in (run.train_tasks, run.test_tasks)]
         assert [len(ids[0]), len(ids[1]), len(ids[0] | ids[1])] == [train, test, train + test]
