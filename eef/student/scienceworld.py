@@ -60,17 +60,14 @@ class ScienceStudent(StudentSettings):
     slips: float = Field(default=0.1, ge=0, le=1)
     """Share of the turns before which an action of another episode is put that means nothing there; without loss."""
 
-    copying_share: float = Field(default=0.4, ge=0, le=1)
+    copying_share: float = Field(default=0.8, ge=0, le=1)
     """Share of the drills that copy a row of words; in the others a thing of a list is put where the task says."""
 
     drills: int = Field(default=20_000, ge=1)
     """Short lessons in copying and putting, which come first."""
 
-    drill_updates: int = Field(default=600, ge=1)
+    drill_updates: int = Field(default=650, ge=1)
     """Optimizer updates on the drills."""
-
-    drill_batch_size: int = Field(default=24, ge=1)
-    """Drills an update."""
 
     updates: int = Field(default=200, ge=1)
     """Optimizer updates on episodes with as many drills among them."""
