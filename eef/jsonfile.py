@@ -21,9 +21,9 @@ Record = dict[str, Any]
 WHEN_FULL = "free some space and run the same command again: nothing stored is lost"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file as a whole or not at all (StoreError)."""
-    _write_whole(path, [json.dumps(value, indent=2, allow_nan=False) + "\n"])
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Write a JSON file as a whole or not at all (StoreError); without `indent` on one line."""
+    _write_whole(path, [json.dumps(value, indent=indent, allow_nan=False) + "\n"])
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:

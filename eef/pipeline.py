@@ -203,6 +203,11 @@ class Run:
     def step_limit(self) -> int:
         return self.recipe.rollouts.step_limit or self.env.step_limit
 
+    @property
+    def sampling(self) -> Sampling:
+        """How completions are drawn while exploring."""
+        return _sampling(self.recipe.sampling)
+
     def fingerprint(self) -> dict[str, Any]:
         """The environment, and all else that decides whether two numbers can stand in one table."""
         return {
@@ -314,7 +319,7 @@ class Run:
                     Launch(f"{expert.name}/{task.id}", task, None, derive_seed(seed, expert.name, task.id), 0)
                     for task in tasks
                 ]
-                self._play(stage, planned, store, expert, _sampling(self.recipe.sampling), listener)
+                self._play(stage, planned, store, expert, self.sampling, listener)
             told |= self._api_counts()
             self._finish_rollouts(stage, store.trajectories, told)
 
@@ -351,13 +356,13 @@ class Run:
                 return sum(item.usage.generated_tokens for item in ended)
 
             states: list[PlannedState] = []
-            student = self._student(self._trained_before(stage)) if plan else None
+            student = self.explorer(stage) if plan else None
             for wave in waves(plan, self.recipe.budget, self.recipe.rollouts.batch_size, tokens_of):
                 assert student is not None, "what is not planned is not played"
                 states += wave
                 fresh = launches(states, tasks, round=stage.round, seed=self.recipe.seed)[len(planned):]
                 self._play(
-                    stage, fresh, store, student, _sampling(self.recipe.sampling), listener, before=planned,
+                    stage, fresh, store, student, self.sampling, listener, before=planned,
                     told=self.methods[stage.method].told,
                 )
                 planned += fresh
@@ -538,7 +543,7 @@ class Run:
             guide = None
         return estimate(
             self.env, self.train_tasks.head(self.recipe.expert.tasks), guide,
-            settings=self.recipe.expert.api or ApiSettings(), sampling=_sampling(self.recipe.sampling),
+            settings=self.recipe.expert.api or ApiSettings(), sampling=self.sampling,
             step_limit=self.step_limit,
         )
 
@@ -554,6 +559,10 @@ class Run:
         if not path.is_file():
             raise DataError(f"expert `{name}`: there is no file `{path}`", hint="paths start where `eef` is run")
         return path
+
+    def explorer(self, stage: StageId) -> Policy:
+        """The student that explores in a stage's round: as the round before has left it."""
+        return self._student(self._trained_before(stage))
 
     def _student(self, trained: StageId) -> Policy:
         return self._local(str(self._checkpoint(trained)), f"policy:{trained.method}@round{trained.round}")

@@ -18,6 +18,7 @@ from eef.interchange.formats import FORMATS
 from eef.interchange.guides import GUIDES
 from eef.interchange.reading import ImportReport
 from eef.ledger import Cost, Stage
+from eef.noise import RECORD_VERSION as NOISE_VERSION
 from eef.policies.journal import Spent
 from eef.policy import Completion
 from eef.report.results import RECORD_VERSION as RESULTS_VERSION
@@ -89,6 +90,10 @@ FILES = (
           "The model itself, as Hugging Face (or PEFT) has it, safetensors alone, and its card."),
     _file("*/round*/evaluation.json", "The result of an evaluation.",
           _of(EvalResult, version=_VERSION), EvalResult, Outcome, version=EVALUATION_VERSION),
+    _file("*/round*/noise.json", "How often labels are false (`eef label-noise`, whose rollouts lie in `noise/` beside "
+          "it): the round, and (trajectory, t, wins, rollouts) of each state.",
+          {"version": _VERSION, "round": "int", "states": "list of [trajectory, t, wins, rollouts]"},
+          version=NOISE_VERSION),
     _file("results.json", "The numbers of a run, as the report shows them.",
           {"version": _VERSION, "name": "str", "seed": "int", "stages": "{done, planned}",
            "methods": "method → its row, and its rounds", "comparisons": "pairs of methods on the same tasks",

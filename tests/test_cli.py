@@ -376,7 +376,7 @@ def test_a_terminal_shows_bars_and_the_results_so_far(finished):
 def test_the_help_of_every_command_has_an_example():
     help_text = eef("--help").stdout
     for command in ("run", "resume", "collect", "explore", "select", "train", "evaluate", "show", "report", "compare",
-                    "check-env", "make-base", "doctor", "settings"):
+                    "check-env", "gold", "make-base", "doctor", "settings"):
         assert command in help_text
         assert "Example:" in eef(command, "--help").stdout
     assert eef("--version").stdout.startswith("eef ")

@@ -198,7 +198,8 @@ def test_an_episode(env):
     first = env.reset(task)
     assert first.startswith("Your task is to find the animal with the longest life span.")
     assert "This room is called the" in first
-    assert env.step("Reset  task").observation == REFUSED
+    for words in ("Reset  task", "reset the task", "a reset an  Task the\n"):  # the simulator skips articles
+        assert env.step(words).observation == REFUSED
     assert env.step("frobnicate").observation == "No known action matches that input."
     rewards = [env.step(action).reward for action in ("go to greenhouse", "go to outside")]
     assert 0.0 < env.score(rewards) < 1.0

@@ -19,7 +19,7 @@ ORDER = (
     "errors", "process", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
     "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "budget", "explore", "tokens",
     "interchange", "model", "train", "preference", "checkpoint", "hub", "policies", "student", "evaluate", "card",
-    "pipeline", "report", "seeds", "study", "schema", "workers", "doctor", "cli", "__main__",
+    "pipeline", "noise", "report", "study", "schema", "workers", "doctor", "cli", "__main__",
 )
 TORCH = (
     "eef.model", "eef.train", "eef.preference", "eef.checkpoint", "eef.policies.local", "eef.policies.kvcache",

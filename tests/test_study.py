@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from small_run import eef, small_recipe, write_recipe
 
 from eef.config import load_recipe
+from eef.ledger import Cost
 from eef.methods import make_method
+from eef.stats import holm
+from eef.study.gather import study_of
+from eef.study.page import study_markdown, study_page
+from eef.study.piece import Piece, Scores
+from eef.study.tables import pair_of, verdict
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +56,87 @@ def test_results_are_written_as_far_as_they_are(comparison, tmp_path):
     assert "## At equal rollouts" in document
     assert "EEF – RFT×4" in document
     assert "–" in next(line for line in document.splitlines() if line.startswith("| RFT×4"))
+    assert "| TWO |" not in document, "a method that was not begun has no row"
     page = (tmp_path / "docs/results.html").read_text()
     assert "default-src" in page
     assert "<script" not in page
+
+
+def test_the_kept_pieces_tell_all_again(comparison, tmp_path):
+    directory, _ = comparison
+    kept, again = tmp_path / "kept", tmp_path / "again"
+    assert eef("results", directory, "--out", kept).exit_code == 0
+    assert eef("results", kept / "results/pieces", "--out", again).exit_code == 0
+    names = {path.stem for path in (kept / "results/pieces/rollouts").iterdir()}
+    assert {"expert@0", "bc@1", "eef@0", "eef@1", "rft4@0"} <= names
+    for name in ("docs/results.md", "docs/results.html", "results/study.json"):
+        assert (kept / name).read_text() == (again / name).read_text()
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    (kept / "results/pieces/rollouts/rft4@0.json").rename(lone / "rft4@0.json")
+    assert eef("results", kept / "results/pieces", lone, "--out", again).exit_code == 0
+    assert json.loads((again / "results/study.json").read_text()) == json.loads(
+        (kept / "results/study.json").read_text()
+    ), "pieces of two machines are one study"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda piece: piece["fingerprint"].update(tagger="other"), "another environment .*differs in: tagger"),
+        (lambda piece: piece.update(budget=["rollouts", 99]), "budgets of 12 and 99 a round"),
+        (lambda piece: piece.update(study="other"), "of the recipe `other`"),
+        (lambda piece: piece.update(version=99), "rft4@0.json`: .*has version 99"),
+        (lambda piece: piece.pop("scores"), "rft4@0.json`: malformed piece"),
+        (lambda piece: piece.update(starts=3), "rft4@0.json`: malformed piece"),
+    ],
+)
+def test_pieces_that_do_not_belong_together_are_refused(comparison, tmp_path, change, message):
+    directory, _ = comparison
+    assert eef("results", directory, "--out", tmp_path).exit_code == 0
+    path = tmp_path / "results/pieces/rollouts/rft4@0.json"
+    piece = json.loads(path.read_text())
+    change(piece)
+    path.write_text(json.dumps(piece))
+    done = eef("results", tmp_path / "results/pieces", "--out", tmp_path / "again")
+    assert done.exit_code == 2
+    assert re.search(message, done.stderr.replace("\n", " "))
+
+
+def test_arms_are_told_from_methods():
+    """Worked numbers: two seeds, four tasks; what each pair and family says."""
+    def piece(method, seed, won, place, algorithm=None, **options):
+        scores = {1: Scores(tuple(map(float, won)), tuple(map(bool, won)))} if method != "bc" else {}
+        scores |= {0: Scores((0.0,) * 4, (False,) * 4)} if method == "bc" else {}
+        return Piece(
+            study="s", method=method, seed=seed, budget=("rollouts", 9), place=place, rounds=int(method != "bc"),
+            algorithm=algorithm or method, options=options, fingerprint={}, tasks=("a", "b", "c", "d"), scores=scores,
+            costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}}, skills={},
+        )
+
+    study = study_of([
+        *(piece("bc", seed, "", 1) for seed in (0, 1)),
+        *(piece("rft6", seed, [1, 0, 0, 0], 2) for seed in (0, 1)),
+        *(piece("eef", seed, [1, 1, seed, 0], 3, M=5, experts=["x"]) for seed in (0, 1)),
+        *(piece("M1", seed, [1, 0, 0, 0], 4, "eef", M=1, experts=["x"]) for seed in (0, 1)),
+        piece("two", 0, [1, 1, 1, 1], 5, "eef", M=5, experts=["x", "y"]),
+    ])
+    over = study.over["rollouts"]
+    arms = {item.name: item.changes for item in over.methods if item.is_arm}
+    assert arms == {"M1": {"M": 1}}
+    pair = pair_of(over, "eef", "rft6")
+    assert (pair.first, pair.difference.mean, pair.first_alone, pair.second_alone) == ("eef", 0.375, 2, 0)
+    assert pair_of(over, "two", "eef").seeds == (0,)
+    alone = pair_of(over, "M1", "eef")
+    assert alone.p_adjusted == alone.p_value, "the only pair of its family"
+    methods = [pair for pair in over.pairs if "M1" not in (pair.first, pair.second)]
+    assert [pair.p_adjusted for pair in methods] == holm([pair.p_value for pair in methods])
+    assert verdict(over).startswith("EEF wins 62.5 % of the test tasks, RFT×6 25.0 %; on the same tasks, in 2 seeds, ")
+    assert "+37.5 points" in verdict(over)
+    page = study_page(study, ["command"])
+    assert "Win rate of EEF over M" in page
+    assert "Win rate over rollouts explored" in page
+    assert study_markdown(study, ["command"]).count("M = 1") == 1
 
 
 def test_methods_are_added_and_what_is_done_stays(comparison):

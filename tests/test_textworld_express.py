@@ -1,6 +1,7 @@
 """TextWorldExpress on its real simulator: the protocol, gold paths of every game, replay, a small exploration."""
 
 import pytest
+from small_run import eef
 
 from eef.config import Recipe, parse_settings
 from eef.env import check_env, replay
@@ -74,6 +75,18 @@ def test_an_expert_that_lapses_fails_sometimes(env):
     plans = [expert.plan(task) for task in tasks]
     assert plans == [make_expert(env, "lapsing-60").plan(task) for task in tasks]
     assert any(len(plan) < len(GoldPaths(env)[task].actions) for plan, task in zip(plans, tasks, strict=True))
+
+
+def test_gold_paths_are_made_by_a_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("EEF_CACHE", str(tmp_path))
+    done = eef("gold", "textworld-express", "--set", 'games="coin"', "--split", "dev", "--tasks", "3")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "3 gold paths, 0 of them do not win" in done.stderr
+    kept = (tmp_path / "gold" / "textworld-express-1.1.0" / "coin.jsonl").read_text().splitlines()
+    assert len(kept) == 3
+    refused = eef("gold", "toy")
+    assert refused.exit_code == 2
+    assert "'toy' has no gold paths" in refused.stderr
 
 
 class PlayedRun(Run):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from eef import __version__
-from eef.cli import exports, imports, indexes, runs, seeds, tools, views
+from eef.cli import exports, imports, indexes, noise, runs, seeds, tools, views
 from eef.cli.console import Verbs, heed_termination, put
 
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
@@ -25,7 +25,8 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
         "import": imports.import_files, "export": exports.export, "merge": exports.merge, "push": exports.push,
     },
     "Look": {
-        "show": views.show, "report": runs.report, "results": seeds.results, "settings": tools.settings,
+        "show": views.show, "report": runs.report, "results": seeds.results, "label-noise": noise.label_noise,
+        "settings": tools.settings,
         "formats": tools.formats,
     },
     "Tools": {

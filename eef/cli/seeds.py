@@ -13,11 +13,13 @@ from eef.cli.display import display_of
 from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, create_run, read_recipe, write_report
 from eef.config import Recipe, parse_settings
 from eef.errors import ConfigError
-from eef.jsonfile import disk_errors, write_json
-from eef.pipeline import BC, Run
+from eef.jsonfile import disk_errors, write_json, write_text
+from eef.pipeline import BC, EXPERT, Run
 from eef.report.wording import display_name, percent, points, reward
-from eef.seeds import OverSeeds, gather_seeds
-from eef.study import gather_study, study_markdown, study_page, study_record
+from eef.study.gather import Study, gather_study
+from eef.study.page import study_markdown, study_page
+from eef.study.piece import pieces_of, write_piece
+from eef.study.seeds import OverSeeds, gather_seeds
 from eef.workers import carry_out_all, process_settings, threads_of
 
 
@@ -66,7 +68,7 @@ def compare(
             runs.append(found)
             if chosen:
                 _carry_out_pieces(found, chosen, jobs, quiet=quiet)
-    together = gather_seeds(runs)
+    together = gather_seeds(piece for run in runs for piece in pieces_of(run))
     write_json(directory / "seeds.json", together.to_record())
     for table in seeds_tables(together):
         data().print(table)
@@ -75,31 +77,52 @@ def compare(
 def results(
     directories: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR…", help="Directories of `eef compare`, one a budget.", show_default=False),
+        typer.Argument(
+            metavar="DIR…", show_default=False,
+            help="Directories of `eef compare`, or of pieces that this command has kept.",
+        ),
     ],
     out: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="Where `docs/results.md` and `.html` and `results/study.json` go."),
+        typer.Option(metavar="DIR", help="Where `docs/results.md` and `.html` and `results/` go."),
     ] = Path(),
 ) -> None:
-    """Write the results of comparisons, finished or not: a document, a page and a summary.
+    """Write the results of comparisons, finished or not: a document, a page, a summary, and each piece in few numbers.
 
-    Example: `eef results runs/study-rollouts runs/study-tokens`
+    The pieces (`results/pieces/<budget>/<method>@<seed>.json`) are all that a later `eef results` needs; so a study may
+    be carried out on several machines. Of a piece that is in two directories the later one counts.
+
+    Example: `eef results results/pieces runs/study-rollouts runs/study-tokens`
     """
-    study, fingerprint = gather_study(directories)
-    command = f"eef results {' '.join(map(str, directories))}"
-    write = {
-        "docs/results.md": study_markdown(study, fingerprint, command),
-        "docs/results.html": study_page(study, fingerprint, command),
+    study = gather_study(directories)
+    pieces = out / "results" / "pieces"
+    commands = [*_commands(study), f"eef results {pieces.relative_to(out)}"]
+    texts = {
+        out / "docs" / "results.md": study_markdown(study, commands),
+        out / "docs" / "results.html": study_page(study, commands),
     }
-    for name, text in write.items():
-        with disk_errors(out / name):
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_text(text, encoding="utf-8", errors="replace")
-    (out / "results").mkdir(parents=True, exist_ok=True)
-    write_json(out / "results" / "study.json", study_record(study, fingerprint))
-    for name in (*write, "results/study.json"):
-        put(str(out / name))
+    for path, text in texts.items():
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    for piece in study.pieces:
+        write_piece(pieces, piece)
+    summary = out / "results" / "study.json"
+    write_json(summary, study.to_record())
+    for name in (*texts, summary):
+        put(str(name))
+
+
+def _commands(study: Study) -> list[str]:
+    """The commands that carry out the study's pieces again."""
+    lines = []
+    for kind, over in study.over.items():
+        size = f" --budget {kind}={study.budgets[kind]}" if study.budgets[kind] else ""
+        name = study.pieces[0].study
+        methods = ",".join(item.name for item in over.methods if item.name not in (EXPERT, BC))
+        given = f"--methods {methods} --seeds {len(over.seeds)}{size}"
+        lines.append(f"eef compare recipes/{name}.toml {given} --out runs/{name}-{kind}")
+    return lines
 
 
 def _carry_out_pieces(found: Run, methods: tuple[str, ...], jobs: int | None, *, quiet: bool) -> None:

@@ -24,7 +24,7 @@ from eef.jsonfile import append_jsonl, disk_errors, mend, numbered_records
 from eef.policy import Completion, Conversation, Sampling
 from eef.task import Task, group_of
 
-PRESETS = {"flawless": 0.0, "strong": 0.06, "weak": 0.15}
+PRESETS = {"flawless": 0.0, "strong": 0.04, "weak": 0.11}
 """Chance of a lapse at each action, by preset; `lapsing-20` is one of 0.20."""
 
 _LAPSING = re.compile(r"lapsing-(\d{1,2})")

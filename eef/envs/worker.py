@@ -101,10 +101,13 @@ class Worker:
             self._bury()
 
     def _anew(self, name: str, *args: Any) -> Any:
-        """A request that needs no episode: one found dead is started again for it."""
-        while True:
-            with suppress(Lost):
-                return self._exchange(name, *args)
+        """A request that needs no episode: a worker found dead is started again for it."""
+        with suppress(Lost):
+            return self._exchange(name, *args)
+        try:
+            return self._exchange(name, *args)
+        except Lost:
+            raise EnvDied(f"{self._name} ended as soon as it was started") from None
 
     def _exchange(self, name: str, *args: Any) -> Any:
         """Raises Lost where the worker, or its simulator, is found dead: this request is not what it died of."""

@@ -44,6 +44,9 @@ class Method(Protocol):
     def name(self) -> str: ...
 
     @property
+    def options(self) -> MethodOptions: ...
+
+    @property
     def told(self) -> str: ...
 
     @classmethod

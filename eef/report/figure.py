@@ -97,6 +97,24 @@ def line_chart(
     )
 
 
+def bar_chart(bars: Sequence[tuple[str, str, float]], *, title: str) -> Html:
+    """Horizontal bars from zero, each a (label, class, value ≥ 0), one below the other, with their values."""
+    row, start, end = 24, 120, WIDTH - 44
+    x = Scale(0.0, max((value for _, _, value in bars), default=0.0) or 1.0, start, end)
+    drawn = []
+    for place, (label, kind, value) in enumerate(bars):
+        top = row * place
+        drawn += [
+            tag("text", label, x=start - 8, y=top + 16, class_="tick end"),
+            tag("rect", x=start, y=top + 4, width=round(x(value) - start, 2), height=row - 8, class_=f"bar {kind}"),
+            tag("text", f"{value:.2f}", x=x(value) + 6, y=top + 16, class_="tick"),
+        ]
+    return tag(
+        "svg", tag("title", title), *drawn,
+        viewBox=f"0 0 {WIDTH} {row * max(1, len(bars))}", role="img", aria_label=title, class_="chart",
+    )
+
+
 def marker(kind: str, x: float, y: float, size: float = 4.5) -> Html:
     """The sign of a method: a circle, square, triangle, diamond or cross, by the last letter of its class."""
     shapes = {

@@ -179,8 +179,9 @@ def draw_skills(results: Results) -> Html:
         "How they play",
         tag("div", *cards, class_="cards"),
         note(
-            "Actions of a kind in a test episode, on average, in the last evaluated round; lost episodes are hatched. "
-            "Searches count from the second on, clicks where the page offers them."
+            "Actions of a kind in a test episode, on average, in the last evaluated round; lost episodes are hatched."
+            + (" Searches count from the second on, clicks where the page offers them."
+               if results.fingerprint["env"] == "webshop" else "")
             + (f" Done by no one: {', '.join(unused)}." if unused else "")
         ),
     )

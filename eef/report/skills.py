@@ -36,6 +36,12 @@ SKILLS: dict[str, tuple[Kind, ...]] = {
         Kind("Another search", r"search\[.+\]", free=1),
         Kind("Options clicked", rf"click\[((?!(?:{BUTTONS}|b[0-9a-z]{{9}})\]).+)\]"),
     ),
+    "scienceworld": (
+        Kind("Look around", "look around"),
+        Kind("Go, or teleport", r"(?:go|teleport) .+"),
+        Kind("Focus", "focus on .+"),
+        Kind("Wait", r"wait\d*"),
+    ),
     "toy": (
         Kind("Step back", "left"),
         Kind("Another key", r"take \w+", free=1),

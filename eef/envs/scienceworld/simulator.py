@@ -19,6 +19,7 @@ from eef.envs.jvm import CONSTANT_HASH, Jvm, JvmSettings
 from eef.errors import ConfigError, EnvError
 
 REFUSED = "The task cannot be reset. Go on from here."
+_ARTICLES = ("a", "an", "the")  # the simulator does not read them
 OVER = "The episode is over."
 _SCRAMBLE = 0x5DEECE66D
 """`java.util.Random.setSeed` keeps its argument xor this number (java.util.Random, "setSeed")."""
@@ -82,7 +83,7 @@ class ScienceWorldSimulator:
         game = self._games[seat]
         if game.over:
             return StepResult(OVER, 0.0, True)
-        if action.lower().split() == ["reset", "task"]:
+        if [word for word in action.lower().split() if word not in _ARTICLES] == ["reset", "task"]:
             return StepResult(REFUSED, 0.0, False)
         with self._jvm.asked():
             self._enter(game)

@@ -1,0 +1,52 @@
+"""How often ScienceWorld's scripted experts win: `python -m benchmarks.gold_experts [EXPERT …]`; JSON in the last line.
+
+Each plays the first training tasks of the preset `eto-24` (`--tasks`, 144: six of most kinds) within ETO's step limits.
+
+    won      part of the tasks
+    score    mean final score x 100
+    failed   tasks that end with 0 (a wrong focus, or nothing done)
+    by_kind  [won, tasks] of each kind
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from contextlib import closing
+from statistics import fmean
+from typing import Any
+
+from eef.envs.gold import GoldPath, make_gold_expert, play_path
+from eef.envs.scienceworld import ScienceWorld
+from eef.task import group_of
+
+
+def measure(env: ScienceWorld, name: str, tasks: int) -> dict[str, Any]:
+    """All figures of an expert."""
+    expert, chosen = make_gold_expert(env, name), env.tasks("train").head(tasks)
+    played: dict[str, GoldPath] = {
+        task.id: play_path(env, task, expert.plan(task)[: task.step_limit]) for task in chosen
+    }
+    won = Counter(group_of(task) for task, path in played.items() if path.reward >= 1.0)
+    kinds = Counter(map(group_of, played))
+    return {
+        "tasks": len(played),
+        "won": round(won.total() / len(played), 3),
+        "score": round(100 * fmean(path.reward for path in played.values()), 1),
+        "failed": sum(path.reward == 0.0 for path in played.values()),
+        "by_kind": {kind: [won[kind], kinds[kind]] for kind in kinds},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure how often ScienceWorld's scripted experts win.")
+    parser.add_argument("experts", nargs="*", default=["flawless", "strong", "weak"])
+    parser.add_argument("--tasks", type=int, default=144, help="training tasks of eto-24 (default 144)")
+    given = parser.parse_args()
+    with closing(ScienceWorld(tasks="eto-24")) as env:
+        print(json.dumps({name: measure(env, name, given.tasks) for name in given.experts}))
+
+
+if __name__ == "__main__":
+    main()

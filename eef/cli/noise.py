@@ -1,0 +1,72 @@
+"""Noise: the command that measures how often a method's labels are false."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from eef.cli.console import data, notes, stoppable
+from eef.cli.runs import Directory
+from eef.errors import StoreError
+from eef.labels import OkRule
+from eef.noise import LabelNoise, measure_noise
+from eef.pipeline import Run, StageId
+from eef.report.wording import percent
+from eef.workers import process_settings, threads_of
+
+SIZES = (1, 2, 3, 5, 7, 9)
+
+
+def label_noise(
+    directory: Directory,
+    method: Annotated[str, typer.Option(help="The method whose labels are measured.")] = "eef",
+    round: Annotated[int, typer.Option(min=1, help="The round in which the states were explored.")] = 1,
+    trajectories: Annotated[int, typer.Option(min=1, help="Failures of the expert, drawn at random.")] = 20,
+    rollouts: Annotated[int, typer.Option(min=3, help="Rollouts from each state.")] = 20,
+) -> None:
+    """Measure how often a state's label is false: play many rollouts from states that a round explored.
+
+    What most of them say is taken as true; the table tells how often 1, 2, 3 … rollouts say something else. What was
+    played is kept, and the same command goes on where it was stopped.
+
+    Example: `eef label-noise runs/demo --method eef --trajectories 20 --rollouts 20`
+    """
+    run = Run.open(directory)
+    if method not in run.methods:
+        raise StoreError(f"`{directory}` has no method `{method}`", hint=f"it has {', '.join(run.recipe.methods)}")
+    needed = StageId(method, round, "explore")
+    if not run.is_done(needed):
+        raise StoreError(f"`{needed}` is not done yet", hint=f"`eef resume {directory}` does it")
+    with (
+        stoppable("stopped; the same command continues"), process_settings(threads_of(run.recipe, 1)),
+        Bars(TextColumn("rollouts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True),
+             console=notes()) as bars,
+    ):
+        bar = bars.add_task("rollouts", total=None)
+        noise = measure_noise(
+            run, method, round, trajectories=trajectories, rollouts=rollouts,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    data().print(noise_table(noise))
+
+
+def noise_table(noise: LabelNoise) -> Table:
+    """False labels by rollouts a state and rule."""
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 3, 0, 0), title_justify="left",
+        title=f"false labels %, {len(noise.states)} states of round {noise.round}",
+    )
+    for column in ("rollouts a state", "states, any", "states, majority", "segments, any", "segments, majority"):
+        table.add_column(column, justify="right")
+    rules: tuple[OkRule, ...] = ("any", "majority")
+    least = min(state.rollouts for state in noise.states)
+    for n in (n for n in SIZES if n <= least):
+        rates = [noise.false_rates(n, rule) for rule in rules]
+        table.add_row(
+            str(n), *(percent(rate.states) for rate in rates), *(percent(rate.segments) for rate in rates)
+        )
+    return table

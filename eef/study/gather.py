@@ -1,0 +1,100 @@
+"""Gather: pieces from directories of `eef compare`, or from the files that `eef results` keeps → a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eef.errors import StoreError
+from eef.pipeline import Run
+from eef.study.piece import Piece, pieces_of, read_piece
+from eef.study.seeds import OverSeeds, gather_seeds
+
+VERSIONS = ("eef", "python")  # may differ between pieces: nothing in an episode depends on them
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The pieces of a study and, by kind of budget, their numbers. `fingerprint`: the environment, for all the same;
+    `budgets`: the size of each kind."""
+
+    pieces: tuple[Piece, ...]
+    over: Mapping[str, OverSeeds]
+    budgets: Mapping[str, int]
+    fingerprint: Mapping[str, Any]
+
+    def to_record(self) -> dict[str, Any]:
+        """The summary: `comparisons.<budget>.<a>_vs_<b>` with difference, p, interval and seeds, for every pair."""
+        return {
+            "version": 2,
+            "fingerprint": dict(self.fingerprint),
+            "budget_of_a_round": dict(self.budgets),
+            "comparisons": {
+                kind: {f"{pair.first}_vs_{pair.second}": pair.to_record() for pair in over.pairs}
+                for kind, over in self.over.items()
+            },
+            "budgets": {kind: over.to_record() for kind, over in self.over.items()},
+        }
+
+
+def gather_study(directories: Sequence[Path]) -> Study:
+    """The study whose pieces lie in some directories; a piece that lies in two is taken from the later one.
+
+    StoreError: a directory without a piece; pieces of different studies, environments or budgets of one kind.
+    """
+    found = {
+        (piece.budget[0], piece.method, piece.seed): piece for directory in directories for piece in _read(directory)
+    }
+    return study_of(found.values())
+
+
+def study_of(pieces: Iterable[Piece]) -> Study:
+    """The study of some pieces (StoreError where they do not belong together)."""
+    kept = tuple(pieces)
+    first = kept[0]
+    for piece in kept:
+        _refuse_mixture(first, piece)
+    kinds = dict.fromkeys(piece.budget[0] for piece in kept)
+    of_kind = {kind: [piece for piece in kept if piece.budget[0] == kind] for kind in kinds}
+    budgets = {}
+    for kind, same in of_kind.items():
+        sizes = {piece.budget[1] for piece in same}
+        if len(sizes) > 1:
+            raise StoreError(
+                f"pieces at equal {kind} have budgets of {' and '.join(map(str, sorted(sizes)))} a round",
+                hint="name directories of one budget of each kind",
+            )
+        budgets[kind] = sizes.pop()
+    over = {kind: gather_seeds(same) for kind, same in of_kind.items()}
+    return Study(kept, over, budgets, first.fingerprint)
+
+
+def _read(directory: Path) -> list[Piece]:
+    """The pieces of a directory: of the runs in it, or else its piece files."""
+    runs = sorted(directory.glob("seed*/recipe.json"))
+    if runs:
+        return [piece for path in runs for piece in pieces_of(Run.open(path.parent))]
+    files = sorted(directory.rglob("*@*.json"))
+    if not files:
+        raise StoreError(
+            f"`{directory}` holds no comparison", hint="`eef compare` makes one, with `seed0` … in it"
+        )
+    return [read_piece(path) for path in files]
+
+
+def _refuse_mixture(first: Piece, other: Piece) -> None:
+    def place(piece: Piece) -> dict[str, Any]:
+        return {key: value for key, value in piece.fingerprint.items() if key not in VERSIONS}
+
+    if place(first) != place(other):
+        keys = {*place(first), *place(other)}
+        differing = sorted(key for key in keys if place(first).get(key) != place(other).get(key))
+        raise StoreError(
+            f"`{other.name}` was played in another environment than `{first.name}` (it differs in: "
+            f"{', '.join(differing)})", hint="name directories of one study",
+        )
+    if first.study != other.study:
+        raise StoreError(f"`{other.name}` is of the recipe `{other.study}`, `{first.name}` of `{first.study}`",
+                         hint="name directories of one study")

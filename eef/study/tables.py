@@ -1,0 +1,214 @@
+"""Tables: what a study says, in rows of text; the document and the page show the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from eef.labels import OkRule
+from eef.pipeline import BC, EXPERT
+from eef.report.wording import (
+    NONE,
+    count_of,
+    display_name,
+    minutes,
+    number,
+    p_value,
+    percent,
+    points,
+    reward,
+)
+from eef.study.seeds import MethodOverSeeds, OverSeeds, PairOverSeeds
+
+COSTS = ("rollouts", "env_steps", "replayed_steps", "prompt_tokens", "cached_tokens", "generated_tokens", "updates")
+NOISE_ROLLOUTS = (1, 3, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text under a head; the first column names the row. `note`: how to read it."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def tables_of(over: OverSeeds) -> list[Table]:
+    """The tables of one budget; those without a row are left out."""
+    made = (_methods(over), _pairs(over), _arms(over), _noise(over), _difficulty(over), _skills(over), _costs(over))
+    return [table for table in made if table.rows]
+
+
+def verdict(over: OverSeeds) -> str:
+    """What came out in one sentence: `eef`, or else the best method, beside the best method of another kind.
+
+    Empty while there are no two methods with a seed in common.
+    """
+    known = sorted(
+        (item for item in over.methods if item.mean is not None and item.name not in (EXPERT, BC) and not item.is_arm),
+        key=lambda item: item.mean or 0.0, reverse=True,
+    )
+    subject = next((item for item in known if item.name == "eef"), next(iter(known), None))
+    rival = next((item for item in known if subject and item.algorithm != subject.algorithm), None)
+    pair = pair_of(over, subject.name, rival.name) if subject and rival else None
+    if subject is None or rival is None or pair is None:
+        return ""
+    sign = 1 if pair.first == subject.name else -1
+    low, high = sorted(sign * end for end in pair.both.interval)
+    return (
+        f"{display_name(subject.name)} wins {percent(subject.mean)} % of the test tasks, {display_name(rival.name)} "
+        f"{percent(rival.mean)} %; on the same tasks, in {count_of(len(pair.seeds), 'seed')}, the difference is "
+        f"{points(sign * pair.difference.mean)} points (95 % over tasks and seeds: {points(low)} to {points(high)}; "
+        f"{p_value(pair.p_value)})."
+    )
+
+
+def pair_of(over: OverSeeds, one: str, other: str) -> PairOverSeeds | None:
+    """The pair of two methods in the order it is kept, None where they have no seed in common."""
+    return next((pair for pair in over.pairs if {pair.first, pair.second} == {one, other}), None)
+
+
+def arms_of(over: OverSeeds) -> list[MethodOverSeeds]:
+    return [item for item in over.methods if item.is_arm]
+
+
+def changes_text(item: MethodOverSeeds) -> str:
+    """`M = 3, ok_rule = majority`"""
+    return ", ".join(f"{key} = {_plain(value)}" for key, value in item.changes.items())
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _methods(over: OverSeeds) -> Table:
+    by_seed = [f"seed {seed}" for seed in over.seeds]
+    head = ("method", "win rate %", "± sd", *by_seed, "mean reward", "pass@k (training)")
+    rows = [
+        (display_name(item.name), percent(item.mean), percent(item.deviation), *map(percent, item.win_rates),
+         reward(item.mean_reward), _pass(item))
+        for item in over.methods
+    ]
+    return Table("Methods and arms after the last round, greedy on the test tasks", head, rows)
+
+
+def _pass(item: MethodOverSeeds) -> str:
+    return f"{percent(item.pass_at_k[1])} (k = {item.pass_at_k[0]})" if item.pass_at_k else NONE
+
+
+def _pairs(over: OverSeeds) -> Table:
+    arms = {item.name for item in arms_of(over)}
+    head = ("pair", "difference, points [95 % over tasks]", "[over tasks and seeds]", "seeds", "p", "p (Holm)",
+            "by seed: only first : only second", "tasks only one ever won")
+    rows = [
+        (
+            f"{display_name(pair.first)} – {display_name(pair.second)}", _difference(pair),
+            f"[{points(pair.both.interval.low)}, {points(pair.both.interval.high)}]", str(len(pair.seeds)),
+            f"{pair.p_value:.4f}", f"{pair.p_adjusted:.4f}",
+            ", ".join(f"{test.only_first} : {test.only_second}" for test in pair.by_seed),
+            f"{pair.first_alone} : {pair.second_alone}",
+        )
+        for pair in over.pairs if not {pair.first, pair.second} & arms
+    ]
+    note = (
+        "p: exact sign-flip test over tasks, all seeds of a task together; Holm’s correction over this table. Tasks "
+        "only one ever won: by the one in any seed after its last round, by the other in no seed and no round."
+    )
+    return Table("Pairs of methods on the same tasks", head, rows, note)
+
+
+def _difference(pair: PairOverSeeds) -> str:
+    low, high = pair.difference.interval
+    return f"{points(pair.difference.mean)} [{points(low)}, {points(high)}]"
+
+
+def _arms(over: OverSeeds) -> Table:
+    head = (
+        "arm", "of", "differs in", "win rate %", "minus its method, points [95 % over tasks]", "seeds", "p", "p (Holm)"
+    )
+    rows = []
+    for item in arms_of(over):
+        pair = pair_of(over, item.name, item.algorithm)
+        told = ((_difference(pair), str(len(pair.seeds)), f"{pair.p_value:.4f}", f"{pair.p_adjusted:.4f}")
+                if pair else (NONE,) * 4)
+        names = display_name(item.name), display_name(item.algorithm), changes_text(item)
+        rows.append((*names, percent(item.mean), *told))
+    note = "Only seeds that both have; Holm’s correction over this table."
+    return Table("Arms: a method with one thing changed", head, rows, note)
+
+
+def _noise(over: OverSeeds) -> Table:
+    head = ("method", "rollouts a state", "ok if", "false states %", "false segments %", "states", "rollouts played")
+    rules: tuple[OkRule, ...] = ("any", "majority")
+    rows = [
+        _noise_row(item, n, rule) for item in over.methods if item.noise for n in NOISE_ROLLOUTS for rule in rules
+        if n > 1 or rule == "any"  # one rollout is its own majority
+    ]
+    note = (
+        "False: not what the majority of all rollouts from that state says. Segment: an expert’s actions between two "
+        "states."
+    )
+    return Table("Label noise", head, rows, note)
+
+
+def _noise_row(item: MethodOverSeeds, n: int, rule: OkRule) -> Sequence[str]:
+    rates = [noise.false_rates(n, rule) for noise in item.noise]
+    segments = [rate.segments for rate in rates if rate.segments is not None]
+    played = [state.rollouts for noise in item.noise for state in noise.states]
+    return (
+        display_name(item.name), str(n), rule if n > 1 else "it wins", percent(fmean(rate.states for rate in rates)),
+        percent(fmean(segments) if segments else None), str(len(played)), number(sum(played)),
+    )
+
+
+def _difficulty(over: OverSeeds) -> Table:
+    levels = [level for level in ("easy", "medium", "hard") if level in over.tasks]
+    head = ("method", *(f"{level} ({over.tasks[level]})" for level in levels), "newly solved, by seed")
+    rows: list[Sequence[str]] = [
+        (display_name(item.name), *(str(item.solved.get(level, 0)) for level in levels),
+         ", ".join(map(number, item.newly_solved)))
+        for item in over.methods
+    ]
+    rows.append(("never solved by anyone", *(str(over.never_solved.get(level, 0)) for level in levels), ""))
+    return Table(
+        "Test tasks solved in any seed", head, rows,
+        "Easy: always won by expert and behaviour cloning; hard: never; newly solved: the hard ones.",
+    )
+
+
+def _skills(over: OverSeeds) -> Table:
+    names = skill_names(over)
+    rows = [
+        (display_name(item.name), str(round), part, *(mean_use(uses, part, name) for name in names))
+        for item in over.methods for round, uses in item.skills.items() if uses and uses[0] for part in ("won", "lost")
+    ]
+    return Table("Actions of a kind in a test episode", ("method", "round", "episodes", *names), rows)
+
+
+def skill_names(over: OverSeeds) -> list[str]:
+    return list(dict.fromkeys(
+        name for item in over.methods for uses in item.skills.values() for use in uses if use
+        for name in use["won"].means
+    ))
+
+
+def mean_use(uses: Iterable[Any], part: str, name: str) -> str:
+    """How often an action is done in an episode, mean over seeds."""
+    known = [use[part].means[name] for use in uses if use and use[part].means[name] is not None]
+    return f"{fmean(known):.2f}" if known else NONE
+
+
+def _costs(over: OverSeeds) -> Table:
+    head = ("method", *(f"{name.replace('_', ' ')}, exploring" for name in COSTS[:-1]), "updates", "minutes in all")
+    rows = []
+    for item in over.methods:
+        explored = item.explored.get(max(item.explored, default=0))
+        spent = asdict(explored) if explored else {}
+        rows.append((
+            display_name(item.name), *(number(spent.get(name)) for name in COSTS[:-1]),
+            number(item.cost.updates if item.cost else None), minutes(item.cost.seconds if item.cost else None),
+        ))
+    return Table("Cost, mean over seeds", head, rows)
