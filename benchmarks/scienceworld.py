@@ -2,7 +2,8 @@
 
 Four gold paths are played again and again: by the bare library (its raw `step`, score and end after each, as an episode
 needs them) in a JVM with the same flags; by the environment with one worker, one episode after the other; and by eight
-episodes side by side with one worker and with two. The four ways take turns; each figure is the median over the turns.
+episodes side by side with one worker and with two. Each way has JVMs of its own. They take turns, two to warm up, and
+each figure is the median over the others.
 
     steps_per_s  steps in a second of wall-clock time, loading of the episodes left out
     forks_per_s  returns to the middle of an episode (at most 30 steps) in a second: loading, and replay; by the
@@ -33,6 +34,7 @@ from eef.trajectory import PathStep, Step
 
 TASKS = (("find-plant", 0), ("use-thermometer", 0), ("boil", 0), ("power-component", 0))
 CLONES = 8
+WARM_UP = 2  # turns in which the JVMs compile most of what they run
 FORK_AT = 30
 
 
@@ -78,10 +80,11 @@ def bare(env: ScienceWorld) -> Way:
     import scienceworld.scienceworld as library
 
     library.launch_gateway = functools.partial(library.launch_gateway, javaopts=env.opener.jvm.options)
-    server = library.ScienceWorldEnv("", envStepLimit=10**6).server
+    world = library.ScienceWorldEnv("", envStepLimit=10**6)  # it ends its JVM when nothing holds it any more
+    server = world.server
 
     def load(episode: Episode) -> None:
-        server.load(*env.start_of(episode.task), False)
+        world.server.load(*env.start_of(episode.task), False)
         server.step("look around")
 
     def play(actions: Sequence[str]) -> int:
@@ -160,17 +163,17 @@ def _family(pid: int) -> Iterator[int]:
 
 def measure(turns: int) -> dict[str, dict[str, float]]:
     """The medians of all figures, by way of playing."""
-    with closing(ScienceWorld()) as env, closing(ScienceWorld(workers=2)) as two:
+    with closing(ScienceWorld()) as env, closing(ScienceWorld()) as one, closing(ScienceWorld(workers=2)) as two:
         episodes = [record(env, *each) for each in TASKS]
         ways = {
-            "bare library": bare(env), "one worker": one_by_one(env), "one worker, 8 episodes": side_by_side(env),
+            "bare library": bare(env), "one worker": one_by_one(env), "one worker, 8 episodes": side_by_side(one),
             "two workers, 8 episodes": side_by_side(two),
         }
         found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-        for number in range(turns + 1):
+        for number in range(WARM_UP + turns):
             for name, way in ways.items():
                 measured = turn(way, episodes)
-                if number:  # the first warms the JVMs up
+                if number >= WARM_UP:
                     found[name].append(measured)
     return {
         name: {key: round(median(each[key] for each in each_turn), 2) for key in each_turn[0]}

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
@@ -40,6 +41,7 @@ class Failure:
 def start_process(target: Callable[..., None], args: tuple[Any, ...], *, name: str, leaf: bool) -> SpawnProcess:
     """Start `target(*args)` in a fresh interpreter. A `leaf` starts no such process itself, and is ended when this
     program leaves by whatever way; others the caller must end."""
+    resource_tracker.ensure_running()  # started with the first process, it would let the interrupts through again
     process = SPAWN.Process(target=_carry_out, args=(target, args), name=name, daemon=leaf)
     with _without_interrupts():
         process.start()

@@ -12,7 +12,7 @@ from eef import states
 from eef.chat import parse_completion
 from eef.env import FORMAT_ERROR, execute, replay
 from eef.envs.toy import ToyEnv, toy_player
-from eef.errors import EnvError, ModelError
+from eef.errors import ConfigError, EnvError, ModelError
 from eef.policy import GREEDY, Completion, Sampling, Scripted
 from eef.rollouts import Launch, derive_seed, is_replay_mismatch, play
 from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
@@ -385,3 +385,68 @@ def test_a_policy_that_answers_too_few_is_a_bug():
 
     with pytest.raises(ValueError, match="shorter"):
         run(from_starts(ToyEnv()), policy=Short("policy:p", lambda conversation, seed: "Action: left"))
+
+
+# --- environments and policies of other kinds ----------------------------------------------------------------------
+
+
+class Concurrent(WithoutSnapshot):
+    concurrent = True
+
+
+class Unusable(ToyEnv):
+    def reset(self, task):
+        raise ConfigError("no Java", hint="install it")
+
+
+def test_episodes_side_by_side_are_those_of_one_thread():
+    experts = expert_trajectories()
+    planned = from_states(ToyEnv(), experts)
+    played = [run(planned, env, trajectories=experts) for env in (WithoutSnapshot(), Concurrent())]
+    assert timeless(played[0]) == timeless(played[1])
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_an_environment_that_cannot_be_used_as_asked_is_the_users_to_mend(concurrent):
+    env = Unusable()
+    env.concurrent = concurrent
+    with pytest.raises(ConfigError, match="no Java"):
+        run(from_starts(env), env)
+
+
+def test_a_policy_may_take_no_further_turn():
+    class Quitter:
+        name, batch_invariant = "policy:quitter", True
+
+        def act(self, conversations, seeds, sampling):
+            return [
+                Completion(text="", finish="quit") if len(talk) > 3 else Completion(text="Action: right")
+                for talk in conversations
+            ]
+
+    for played in run(from_starts(ToyEnv(), 4), policy=Quitter()):
+        assert (played.status, played.error) == ("truncated", "the policy took no further turn")
+        assert len(played.steps) == 1
+
+
+def test_a_tasks_own_limit_holds_where_it_is_lower():
+    waiting = Scripted("policy:waiting", lambda conversation, seed: "Action: look")
+    launches = [
+        replace(launch, task=replace(launch.task, step_limit=limit))
+        for launch, limit in zip(from_starts(ToyEnv(), 3), (2, 9, None), strict=True)
+    ]
+    assert [len(each.steps) for each in run(launches, policy=waiting, step_limit=5)] == [2, 5, 5]
+
+
+def test_an_oracle_is_told_the_tasks():
+    class Teller:
+        name, batch_invariant = "expert:teller", True
+
+        def act(self, conversations, seeds, sampling):
+            raise AssertionError("not told")
+
+        def act_on(self, tasks, conversations, seeds, sampling):
+            return [Completion(text=f"Action: say {task.id}") for task in tasks]
+
+    for played in run(from_starts(ToyEnv(), 5), policy=Teller(), step_limit=2, batch_size=3):
+        assert {step.action for step in played.steps} == {f"say {played.task}"}

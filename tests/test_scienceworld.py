@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
 from dataclasses import replace
 
@@ -30,7 +32,7 @@ from eef.errors import ConfigError, EnvError
 from eef.policy import GREEDY
 from eef.rollouts import Launch, play
 from eef.trajectory import TrajectorySet
-from tests.worlds import needs_java, record, wander
+from tests.worlds import children, needs_java, record, wander
 
 pytestmark = needs_java
 
@@ -70,6 +72,7 @@ def test_presets(preset, tasks, train, seen, unseen):
     assert [len(env.tasks(split)) for split in ("train", "seen", "unseen")] == [train, seen, unseen]
     assert len({task.id.split("/")[1] for task in env.tasks("train").head(tasks)}) == tasks  # a fair sample
     limits = {task.step_limit for task in env.tasks("train")}
+    assert env.step_limit == (120 if preset == "eto-24" else 100)
     assert limits == (set(ETO_LIMITS.values()) if preset == "eto-24" else {None})
 
 
@@ -104,6 +107,7 @@ def test_named_simplifications_adapt_to_the_task():
         ({"memory": 1}, "`env.memory` is 1", ""),
         ({"success_threshold": 0}, "`env.success_threshold` is 0", ""),
         ({"train": ["tests"]}, "`env.train` is ['tests']", ""),
+        ({"train": ["train", "train"]}, "each once", ""),
     ],
 )
 def test_mistakes(options, message, hint):
@@ -236,6 +240,18 @@ def test_episodes_that_take_turns_go_as_they_go_alone(env):
         assert [item.step.observation for item in path] == observations[: len(path)]
     for clone in clones:
         clone.close()
+
+
+def test_an_episode_outlives_its_jvm(env):
+    task = env.tasks("train")[0]
+    path, last = record(env, task, list(GoldPaths(env)[task].actions))
+    middle, deaths = len(path) // 2, env.deaths
+    now = replay(env, task, path[:middle])
+    os.kill(children(env.pool.workers[0].pid)[0], signal.SIGKILL)
+    for item in path[middle:]:
+        assert now.observation == item.step.observation
+        now = env.step(item.step.action)
+    assert (now, env.deaths) == (last, deaths + 1)
 
 
 # --- gold paths and experts ----------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_splits_hold_every_game_and_share_nothing(env):
 
 
 def test_gold_paths_win_and_come_back_in_a_fresh_process(env, tmp_path):
-    tasks = list(env.tasks("test").head(2 * len(GAMES)))
+    tasks = list(env.tasks("test").head(len(GAMES)))
     paths = GoldPaths(env, tmp_path)
     assert paths.failing(tasks) == {}
     recorded = [(task, *record(env, task, list(paths[task].actions))) for task in tasks]
@@ -106,7 +106,7 @@ class PlayedRun(Run):
 def test_a_whole_run(env, tmp_path):
     recipe = parse_settings(Recipe, {
         "env": {"name": "textworld-express", "tasks_per_split": 5}, "expert": {"names": ["scripted/lapsing-30"]},
-        "tasks": {"train": 16, "test": 8}, "rounds": 1, "methods": ["bc", "rft2", "eef"],
+        "tasks": {"train": 8, "test": 8}, "rounds": 1, "methods": ["bc", "rft2", "eef"],
     }, source="test")
     run = PlayedRun.create(tmp_path / "run", recipe)
     run.__dict__["env"] = env  # where `cached_property` keeps it

@@ -40,7 +40,7 @@ class ScienceWorld(PooledEnv):
                        preset's when left out
     limits             steps of an episode by task: "eto" (ETO's) or "none" (`step_limit` for all); the preset's when
                        left out
-    step_limit         default limit of a rollout's steps
+    step_limit         default limit of a rollout's steps; 100, or the highest of the limits, when left out
     train              the official parts that the split `train` is drawn from: ["train"], or ["train", "dev"]; what it
                        takes can then not be evaluated on
     success_threshold  final reward from which on an episode is won
@@ -63,7 +63,7 @@ class ScienceWorld(PooledEnv):
         tasks: str | tuple[str, ...] = "all",
         simplifications: str | tuple[str, ...] | None = None,
         limits: Limits | None = None,
-        step_limit: int = 100,
+        step_limit: int | None = None,
         train: tuple[Part, ...] = ("train",),
         success_threshold: float = 1.0,
         prompt: Literal["react", "none"] = "react",
@@ -80,9 +80,12 @@ class ScienceWorld(PooledEnv):
         self._prompt_name = prompt
         self._flags = CONSTANT_HASH if deterministic else ()
         self.prompt = REACT_PROMPT if prompt == "react" else ""
+        if not train or len(set(train)) != len(train):
+            raise ConfigError(f"`env.train` is {list(train)}, expected one or more official parts, each once")
         if not 0.0 < success_threshold <= 1.0:
             raise ConfigError(f"`env.success_threshold` is {success_threshold}, expected above 0 and up to 1")
-        self.step_limit, self.success_threshold = step_limit, success_threshold
+        self.step_limit = step_limit or (max(ETO_LIMITS.values()) if self._limits == "eto" else 100)
+        self.success_threshold = success_threshold
         settings = PoolSettings(workers, memory, patience)
         jar = find_jar(PACKAGE, VERSION, JAR)
         jvm = JvmSettings(find_java(), jar, memory, patience, (*self._flags, *_OPEN_RANDOM))
