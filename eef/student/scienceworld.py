@@ -1,8 +1,8 @@
 """The course of ScienceWorld: the way through the house, finding a thing of a kind, saying what it is, putting it down.
 
 Its episodes are the gold paths of *development* variations, which no recipe of ours trains or tests on. Carrying a
-thing to another room is new to its student: from the first `pick up` on, the turns are in the contexts of its training
-and carry no loss (or seldom do, `carrying_share`). A small world is soon known by heart; so each episode is told
+thing to another room is all but new to its student: from the first `pick up` on, the turns are in the contexts of its
+training and seldom carry loss (`carrying_share`). A small world is soon known by heart; so each episode is told
 several times over with its colours and numbers exchanged, for which the page has to be read, and with slips, after
 which it has to go on: actions that name what is not there.
 """
@@ -48,7 +48,7 @@ class ScienceStudent(StudentSettings):
     tasks: int | None = Field(default=None, ge=1)
     """Variations that are played, one of each kind in turn; all when left out."""
 
-    carrying_share: float = Field(default=0.0, ge=0, le=1)
+    carrying_share: float = Field(default=0.05, ge=0, le=1)
     """Share of the turns from the first `pick up` of an episode on that carry loss."""
 
     tellings: int = Field(default=8, ge=1)
@@ -69,7 +69,7 @@ class ScienceStudent(StudentSettings):
     drill_updates: int = Field(default=650, ge=1)
     """Optimizer updates on the drills."""
 
-    updates: int = Field(default=200, ge=1)
+    updates: int = Field(default=400, ge=1)
     """Optimizer updates on episodes with as many drills among them."""
 
     batch_size: int = Field(default=16, ge=1)
@@ -170,7 +170,7 @@ def with_slips(steps: Sequence[Step], others: Sequence[Step], share: float, rng:
 
 
 def make_lesson(turns: Sequence[Turn], renderer: Renderer, carrying_share: float, rng: random.Random) -> Rendered:
-    """An episode with loss on what is to be learned: its own turns up to the first `pick up`."""
+    """An episode with loss on what is to be learned: its own turns up to the first `pick up`, and few behind it."""
     found = len(list(takewhile(lambda turn: not (turn[1] and turn[0].action.startswith("pick up")), turns)))
     taught = [own and (t < found or rng.random() < carrying_share) for t, (_, own) in enumerate(turns)]
     return renderer.render(build_conversation("", [step for step, _ in turns]), [float(each) for each in taught])
