@@ -46,8 +46,10 @@ def model_card(
 
 
 def base_licence(name: str) -> str | None:
-    """The licence a model's own card names; None where there is none to read. `base` is part of this package."""
-    if name == "base":
+    """The licence a model's own card names; None where there is none to read. Shipped students are part of `eef`."""
+    from eef.model import is_shipped
+
+    if is_shipped(name):
         return "apache-2.0"
     path = Path(name.removeprefix("hf/")).expanduser() / "README.md"
     if not path.is_file():

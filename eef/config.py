@@ -149,7 +149,8 @@ class ModelSettings(Settings):
     """The student before any training."""
 
     name: str = "base"
-    """`hf/<path or hub id>`, a directory, or `base`: the small student that comes with `eef`."""
+    """`hf/<path or hub id>`, a directory, or a small student that comes with `eef`: `base` (the generated shop's),
+    `base-scienceworld`."""
 
     dtype: DType = "float32"
     """Number format of the weights."""

@@ -1,7 +1,7 @@
 """Loading a model with its tokenizer, and asking it for logits at chosen positions alone.
 
 Both ends of the way of the data start here: `eef.policies.local` acts with what `load_model` gives, `eef.train`
-changes it. A model is a Hugging Face directory, a hub id, a PEFT directory, or `base`, the student in the package.
+changes it. A model is a Hugging Face directory, a hub id, a PEFT directory, or a student in the package (`base` …).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from eef.config import DType, LoraSettings
 from eef.errors import ModelError, StoreError
 from eef.jsonfile import WHEN_FULL, disk_errors
 
-BASE_STUDENT = Path(__file__).parent / "students" / "base"
+STUDENTS = Path(__file__).parent / "students"
+BASE_STUDENT = STUDENTS / "base"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -71,19 +72,24 @@ def locate(name: str) -> str:
     >>> locate("hf/org/some-model")
     'org/some-model'
     """
-    if name == "base":
-        if not BASE_STUDENT.is_dir():
+    if is_shipped(name):
+        if not (STUDENTS / name).is_dir():
             raise ModelError(
-                "there is no base student in this package",
+                f"there is no student {name!r} in this package",
                 hint="name a model of your own (`model.name`), or make one by `eef make-base`",
             )
-        return str(BASE_STUDENT)
+        return str(STUDENTS / name)
     path = Path(name.removeprefix("hf/")).expanduser()
     if path.is_dir():
         return str(path.resolve())
     if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) != 2:
         raise ModelError(f"no such model directory: `{path}`", hint="a hub id has the form `organisation/model`")
     return str(path)
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a model's name stands for a student that comes with the package: `base`, `base-scienceworld`."""
+    return name.partition("-")[0] == "base" and name == Path(name).name
 
 
 def configured_context(name: str) -> int | None:

@@ -157,6 +157,22 @@ class Run:
             from eef.model import load_tokenizer
 
             Renderer(load_tokenizer(self.recipe.model.name))
+            self._refuse_seen_tasks()
+
+    def _refuse_seen_tasks(self) -> None:
+        """ConfigError where the student's manifest says that it was made from a task which the recipe plays."""
+        from eef.checkpoint import is_complete, read_manifest
+        from eef.model import locate
+
+        directory = Path(locate(self.recipe.model.name))
+        seen = set(read_manifest(directory).get("made_from", ())) if is_complete(directory) else set()
+        played = [task.id for task in (*self.train_tasks, *self.test_tasks) if task.id in seen]
+        if played:
+            raise ConfigError(
+                f"the student `{self.recipe.model.name}` was made from {len(played)} of the tasks that the recipe "
+                f"plays, {played[0]} among them",
+                hint="play other splits (`evaluate.split`), or make a student from others (`eef make-base`)",
+            )
 
     # --- what a run is made of -----------------------------------------------------------------------------------
 

@@ -26,10 +26,12 @@ def save_student(directory: Path, *, context: int = 4096) -> Path:
     import torch
 
     from eef.checkpoint import save_checkpoint
-    from eef.student import build_model, build_tokenizer
+    from eef.student import build_model
+    from eef.student.shop import shop_vocabulary
+    from eef.student.tokenizer import build_tokenizer
 
     torch.manual_seed(0)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(shop_vocabulary())
     model = build_model(tokenizer, width=32, layers=1)
     model.config.max_position_embeddings = context
     save_checkpoint(model, tokenizer, directory, base="none")

@@ -38,4 +38,4 @@ def test_lapses_come_at_their_rate():
 def test_every_action_has_a_thought():
     first = "Your task is to turn on the red light bulb. First, focus on it."
     assert think(first, "connect battery anode to black wire").endswith("from battery anode to black wire.")
-    assert think(first, "eat soup") == "I am to turn on the red light bulb: now I eat soup."
+    assert think(first, "eat soup") == "I am to turn on the red light bulb, then focus on it: now I eat soup."

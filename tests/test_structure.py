@@ -22,8 +22,9 @@ ORDER = (
     "evaluate", "card", "pipeline", "noise", "report", "study", "schema", "workers", "doctor", "cli", "__main__",
 )
 TORCH = (
-    "eef.model", "eef.train", "eef.preference", "eef.checkpoint", "eef.student", "eef.policies.local",
-    "eef.policies.kvcache", "eef.hub",
+    "eef.model", "eef.train", "eef.preference", "eef.checkpoint", "eef.policies.local", "eef.policies.kvcache",
+    "eef.hub", "eef.student", "eef.student.course", "eef.student.tokenizer", "eef.student.shop",
+    "eef.student.scienceworld",
 )
 
 

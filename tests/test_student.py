@@ -16,17 +16,18 @@ from eef.envs.webshop import lexicon
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.errors import ConfigError
 from eef.model import BASE_STUDENT, load_model
-from eef.student import (
+from eef.student import make_base
+from eef.student.course import copying
+from eef.student.shop import (
     DECISIONS,
     MARKS,
-    StudentSettings,
-    _copying,
+    ShopStudent,
     _lesson,
     _looking_up,
     _play_shop,
-    build_tokenizer,
-    make_base,
+    shop_vocabulary,
 )
+from eef.student.tokenizer import build_tokenizer
 from eef.tokens import Renderer
 from tests.shopping import open_shop, play_all
 
@@ -37,7 +38,7 @@ SHOPS = ({}, {"products": 400, "family_size": 5, "option_types": 3}, {"products"
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer()
+    return build_tokenizer(shop_vocabulary())
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def played():
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_of_turning_pages_the_reading_is_taught_and_the_decision_is_not(played, renderer, tokenizer, share):
     """What is read before a page is turned ends with a mark; from there on there is loss only where it is taught."""
-    settings = StudentSettings(turning_share=share, mark_weight=1.0)
+    settings = ShopStudent(turning_share=share, mark_weight=1.0)
     turned = 0
     for trajectory in played:
         own, others = turns(_lesson(trajectory, renderer, settings, random.Random(0)), tokenizer)
@@ -162,7 +163,7 @@ def test_of_turning_pages_the_reading_is_taught_and_the_decision_is_not(played, 
 
 
 def test_marks_and_decisions_weigh_more(played, renderer, tokenizer):
-    lesson = _lesson(played[0], renderer, StudentSettings(mark_weight=5.0), random.Random(0))
+    lesson = _lesson(played[0], renderer, ShopStudent(mark_weight=5.0), random.Random(0))
     weighty = set(tokenizer.convert_tokens_to_ids([*MARKS, *DECISIONS]))
     for token, weight in zip(lesson.ids, lesson.weights, strict=True):
         assert weight in ((0.0, 5.0) if token in weighty else (0.0, 1.0))
@@ -171,7 +172,7 @@ def test_marks_and_decisions_weigh_more(played, renderer, tokenizer):
 
 def test_some_turning_can_be_taught(played, renderer, tokenizer):
     rng = random.Random(0)
-    lessons = [_lesson(trajectory, renderer, StudentSettings(turning_share=0.5), rng) for trajectory in played]
+    lessons = [_lesson(trajectory, renderer, ShopStudent(turning_share=0.5), rng) for trajectory in played]
     taught = [
         weights[-1] > 0
         for trajectory, lesson in zip(played, lessons, strict=True)
@@ -183,7 +184,7 @@ def test_some_turning_can_be_taught(played, renderer, tokenizer):
 
 @given(st.integers(0, 2**31))
 def test_a_drill_in_looking_up_opens_the_first_product_that_has_both(renderer, tokenizer, seed):
-    drill = _looking_up(renderer, StudentSettings(mark_weight=2.0), random.Random(seed))
+    drill = _looking_up(renderer, ShopStudent(mark_weight=2.0), random.Random(seed))
     question, answer = tokenizer.decode(drill.ids).split("<|assistant|>")
     wanted, *shown = (part.strip() for part in question.replace("<|end|>", "").split("[sep]"))
     attributes = [part.strip() for part in wanted.removeprefix("<|user|>").split(",")]
@@ -207,7 +208,7 @@ def test_a_drill_in_looking_up_opens_the_first_product_that_has_both(renderer, t
 
 @given(st.integers(0, 2**31))
 def test_a_drill_in_copying_writes_the_row_again(renderer, seed):
-    drill = _copying(renderer, random.Random(seed))
+    drill = copying(renderer, [range(100), range(500, 600)], random.Random(seed))
     middle = len(drill.ids) // 2
     assert drill.ids[1:middle] == drill.ids[middle + 1 :]
     assert drill.weights == (0.0,) * (middle + 1) + (1.0,) * (middle - 1)
@@ -226,14 +227,14 @@ def test_the_shipped_student_has_this_tokenizer_and_whole_weights(shipped):
     manifest = json.loads((BASE_STUDENT / "manifest.json").read_text())
     weights = (BASE_STUDENT / "model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == manifest["sha256"]["model.safetensors"]
-    assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    assert tokenizer.get_vocab() == build_tokenizer(shop_vocabulary()).get_vocab()
     assert model.config.vocab_size == len(tokenizer)
 
 
 def test_the_shipped_student_reads_shops_it_has_not_seen(shipped):
     """It tells what is needed from what is not, in drills and whole episodes; what it was not taught it does not do."""
     model, tokenizer = shipped
-    renderer, rng, plain = Renderer(tokenizer), random.Random(4_242), StudentSettings(mark_weight=1.0)
+    renderer, rng, plain = Renderer(tokenizer), random.Random(4_242), ShopStudent(mark_weight=1.0)
     lessons = [_looking_up(renderer, plain, rng) for _ in range(20)]
     lessons += [
         _lesson(trajectory, renderer, plain, rng)
@@ -255,7 +256,7 @@ def test_the_shipped_student_reads_shops_it_has_not_seen(shipped):
 
 # --- how it is made ------------------------------------------------------------------------------------------------
 
-SMALL = StudentSettings(
+SMALL = ShopStudent(
     width=32, layers=1, drills=20, drill_updates=2, shops=2, tasks=6, updates=3, batch_size=4, threads=1
 )
 
@@ -264,7 +265,7 @@ def test_it_is_made_loaded_and_the_same_each_time(tmp_path):
     heard = []
     for name in ("one", "two"):
         make_base(
-            tmp_path / name, SMALL, played=lambda shop, shops: heard.append(("shops", shop, shops)),
+            "webshop", tmp_path / name, SMALL, played=lambda shop, shops: heard.append(("shops", shop, shops)),
             trained=lambda lessons, progress: heard.append((lessons, progress.update, progress.updates)),
         )
     assert heard[: len(heard) // 2] == [
@@ -274,7 +275,7 @@ def test_it_is_made_loaded_and_the_same_each_time(tmp_path):
     models = []
     for name in ("one", "two", "one"):
         model, tokenizer = load_model(str(tmp_path / name), dtype="float32", device="cpu", lora=None)
-        assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+        assert tokenizer.get_vocab() == build_tokenizer(shop_vocabulary()).get_vocab()
         assert model.config.hidden_size == 32
         models.append(model.state_dict())
     assert all(torch.equal(models[0][key], other[key]) for other in models for key in models[0])
@@ -283,7 +284,7 @@ def test_it_is_made_loaded_and_the_same_each_time(tmp_path):
 def test_another_seed_makes_another_student(tmp_path):
     weights = []
     for seed in (1, 2):
-        make_base(tmp_path / str(seed), SMALL.model_copy(update={"seed": seed, "updates": 1}))
+        make_base("webshop", tmp_path / str(seed), SMALL.model_copy(update={"seed": seed, "updates": 1}))
         model, _ = load_model(str(tmp_path / str(seed)), dtype="float32", device="cpu", lora=None)
         weights.append(model.get_input_embeddings().weight)
     assert not torch.equal(*weights)
@@ -291,5 +292,5 @@ def test_another_seed_makes_another_student(tmp_path):
 
 def test_episodes_that_are_all_too_long(tmp_path):
     with pytest.raises(ConfigError, match="longer than `longest` = 100"):
-        make_base(tmp_path / "none", SMALL.model_copy(update={"longest": 100}))
+        make_base("webshop", tmp_path / "none", SMALL.model_copy(update={"longest": 100}))
     assert not (tmp_path / "none").exists()

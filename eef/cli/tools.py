@@ -82,17 +82,19 @@ def gold(
 def make_base(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; what stands there is replaced.")],
     overrides: Overrides = None,
+    env: Annotated[str, typer.Option(metavar="NAME", help="Environment that it is to play.")] = "webshop",
 ) -> None:
-    """Make a small base student from scratch, on drills and on episodes in random shops.
+    """Make a small base student from scratch, on drills and on episodes: in random shops, or along gold paths of
+    ScienceWorld's development variations.
 
-    Example: `eef make-base --out student --set updates=200 --set shops=20`
+    Example: `eef make-base --env scienceworld --out student --set updates=200`
     """
     with stoppable("stopped; nothing was written"), process_settings(available_cores()):
-        from eef.student import StudentSettings
         from eef.student import make_base as make
+        from eef.student import student_settings
         from eef.train import TrainProgress
 
-        settings = parse_settings(StudentSettings, as_table(overrides), source="make-base")
+        settings = parse_settings(student_settings(env), as_table(overrides), source="make-base")
         with Bars(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(compact=True), console=notes(),
@@ -107,7 +109,7 @@ def make_base(
             def trained(lessons: str, progress: TrainProgress) -> None:
                 move(f"training on {lessons}", progress.update, progress.updates, f"loss {progress.loss:.3f}")
 
-            make(out, settings, played=lambda shop, shops: move("playing in shops", shop, shops), trained=trained)
+            make(env, out, settings, played=lambda part, parts: move("playing", part, parts), trained=trained)
     put(str(out))
 
 

@@ -1,14 +1,15 @@
 """Thoughts: a sentence for each action, so that whoever imitates the gold path has something to say. Templates alone.
 
-A thought says again what the task wants, then why the action follows: what a student copies into its thought stands
-next to what it does.
+A thought says again what the task wants, in its first sentence and the one that the action carries out; then why the
+action follows. What a student copies into its thought so stands next to what it does.
 """
 
 from __future__ import annotations
 
 import re
 
-_GOAL = re.compile(r"your task is to (.*?)(?:\.|\n|$)", re.I)
+_TASK = re.compile(r"your task is to (.*)", re.I)
+_SENTENCES = re.compile(r"\.\s*(?:(?:first|then|next|finally),\s*)?", re.I)
 _WHY = (
     (r"(?:go|teleport) (?:to )?(.+)", "it is in the {0} that I go on"),
     (r"open door to (.+)", "the way to the {0} must be open"),
@@ -32,12 +33,23 @@ _COMPILED = tuple((re.compile(pattern, re.I), words) for pattern, words in _WHY)
 def think(first_observation: str, action: str) -> str:
     """The thought that goes with an action.
 
-    >>> think("Task Description: Your task is to find a(n) animal. First, focus on it.", "go to kitchen")
-    'I am to find a(n) animal: it is in the kitchen that I go on.'
+    >>> task = "Your task is to find a(n) animal. First, focus on it. Then, move it to the red box in the kitchen."
+    >>> think(task, "go to kitchen")
+    'I am to find a(n) animal, then move it to the red box in the kitchen: it is in the kitchen that I go on.'
+    >>> think(task, "focus on dove")
+    'I am to find a(n) animal, then focus on it: the dove is what it is about.'
     """
-    found = _GOAL.search(first_observation)
-    goal = " ".join(found[1].split()) if found else "carry out the task"
-    return f"I am to {goal}: {_reason(action)}."
+    return f"I am to {_goal(first_observation, action)}: {_reason(action)}."
+
+
+def _goal(first_observation: str, action: str) -> str:
+    """The task's first sentence, and the one that begins with the action's verb, else the last."""
+    found = _TASK.search(first_observation)
+    parts = [" ".join(part.split()) for part in _SENTENCES.split(found[1])] if found else []
+    sentences = [part[:1].lower() + part[1:] for part in parts if part] or ["carry out the task"]
+    verb = action.lower().split()[:1]
+    carried_out = next((each for each in sentences if each.split()[:1] == verb), sentences[-1])
+    return ", then ".join(dict.fromkeys([sentences[0], carried_out]))
 
 
 def _reason(action: str) -> str:
