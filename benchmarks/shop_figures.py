@@ -2,18 +2,16 @@
 project's root.
 
 Without arguments the generated shop is measured; with `--data` the official files in DIR; with `--tagger` how often a
-spaCy model and the stand-in agree on the kind of two products of DIR.
+spaCy model and the stand-in agree on the kind of two products of DIR. How fast the shop is `benchmarks.webshop` says.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import resource
 from itertools import combinations, groupby
 from pathlib import Path
 from statistics import fmean
-from time import perf_counter
 from typing import Any
 
 from eef.envs.webshop import Product, WebShop
@@ -28,31 +26,6 @@ KNOBS: tuple[dict[str, Any], ...] = (
     {"option_types": 0}, {"option_types": 3}, {"attribute_pool": 2}, {"attribute_pool": 10},
     {"price_spread": 0}, {"price_spread": 200},
 )
-
-
-def opening(**options: Any) -> WebShop:
-    """Open a shop, and say how long it takes and how much memory the process has used up to then."""
-    started = perf_counter()
-    env = WebShop(prompt="none", **options)
-    seconds = perf_counter() - started
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"open {options}: {len(env.shop.catalogue)} products, {len(env.shop.goals)} goals, "
-        f"{seconds:.1f} s, {memory:.0f} MB"
-    )
-    return env
-
-
-def speed(env: WebShop) -> None:
-    """Microseconds a step, of a flawless shopper's actions played again."""
-    played = play_all(env, make_shop_expert(env, "flawless"), 100, limit=15)
-    started = perf_counter()
-    for task in env.tasks("train").head(100):
-        env.reset(task)
-        for step in played[task.id].steps:
-            env.step(step.action)
-    steps = sum(len(trajectory.steps) for trajectory in played.values())
-    print(f"{1e6 * (perf_counter() - started) / steps:.0f} microseconds a step (queries seen before)")
 
 
 def experts(env: WebShop, tasks: int, limit: int) -> None:
@@ -114,16 +87,12 @@ def main() -> None:
         taggers(WebShop(given.data, tagger=STAND_IN), given.tagger)
     elif given.data:
         for goals in ("human", "synthetic"):
-            env = opening(data=given.data, goals=goals, tagger=STAND_IN)
+            env = WebShop(given.data, prompt="none", goals=goals, tagger=STAND_IN)
             slip(env)
-            speed(env)
             experts(env, min(300, len(env.tasks("train"))), 60)
     else:
-        for products in (1_000, 10_000, 100_000):
-            opening(goals="human", tagger=STAND_IN, synthetic={"products": products})
-        env = opening(goals="synthetic", tagger=STAND_IN)
+        env = WebShop(prompt="none", tagger=STAND_IN)
         slip(env)
-        speed(env)
         experts(env, 300, 60)
         knobs()
 

@@ -2,33 +2,55 @@
 
     steps_per_cpu_second  of a random admissible agent: what can be clicked is asked before each step, an observation
                           is made at each, an episode ends after 15 steps
-    search_ms             CPU milliseconds of a query that was not asked before, median
+    search_ms             CPU milliseconds of a search for a whole instruction, each sought once, median
+    query_p50_ms, _p99_ms the same of 400 queries of four kinds: an instruction without its price, six words of a
+                          title, a kind with two attributes, three words of an instruction
+    query_wall_p50_ms, _p99_ms  their wall time, which depends on what else the machine does
     snapshot_us           microseconds of `snapshot`, mean
     restore_us            microseconds of `restore`, mean; without the page, which is drawn once it is asked for
-    start_s               seconds from the start of a fresh interpreter to its first page
-    rss_mb                peak of the resident memory of the process that played, in MB (2^20 bytes)
+    start_s, start_cpu_s  seconds from the start of a fresh interpreter to its first page, and of CPU time in them
+    open_mb               resident memory of that interpreter then, in MB (2^20 bytes)
+    rss_mb                peak of the resident memory of the process that played
+    workers               with `--workers N`: N spawned processes each open the shop and search; of each, resident
+                          memory (`rss_mb`), its share of it (`pss_mb`), what others hold as well (`shared_mb`), its own
+                          (`own_mb`)
 
-`--seconds` is how long it plays. The figures of `docs/webshop.md` on difficulty come from `benchmarks.shop_figures`.
+`--seconds` is how long it plays; `--products` of a generated shop, `--goals` and `--index` are the shop's settings. The
+figures of `docs/webshop.md` on difficulty come from `benchmarks.shop_figures`; `benchmarks/catalogue.py` writes a
+catalogue of any size.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from time import perf_counter, process_time
+from typing import Any
 
 from eef.envs.webshop import WebShop
 
 EPISODE = 15
 QUERIES = 200
+MIXED = 400
 COPIES = 2_000
-START = "import sys; from eef.envs.webshop import WebShop; WebShop(sys.argv[1], prompt='none').reset(0)"
+START = """
+import json, sys, time
+from eef.envs.webshop import WebShop
+WebShop(prompt="none", **json.loads(sys.argv[1])).reset(0)
+seconds = time.process_time()
+from benchmarks.webshop import memory
+print(json.dumps([seconds, memory()["rss_mb"]]))
+"""
+
+Options = dict[str, Any]
 
 
 def random_action(env: WebShop, chance: random.Random) -> str:
@@ -63,6 +85,35 @@ def search_time(env: WebShop) -> float:
     return 1e3 * median(times)
 
 
+def mixed_queries(env: WebShop, count: int, seed: int) -> Iterator[str]:
+    """Queries as an agent writes them, of random goals: four kinds in turn."""
+    chance = random.Random(seed)
+    for number in range(count):
+        goal = env.shop.goals[chance.randrange(len(env.shop.goals))]
+        wanted = goal.instruction.split(", and price")[0]
+        words = wanted.split()
+        yield (
+            wanted,
+            " ".join(env.shop.product(goal.asin).title.split()[:6]),
+            " ".join([goal.query, *goal.attributes[:2]]),
+            " ".join(chance.sample(words, min(3, len(words)))),
+        )[number % 4]
+
+
+def query_times(env: WebShop) -> dict[str, float]:
+    """Milliseconds of CPU and of wall time of mixed queries, median and ninety-ninth percentile."""
+    cpu, wall = [], []
+    for query in dict.fromkeys(mixed_queries(env, MIXED, seed=1)):
+        begun, began = process_time(), perf_counter()
+        env.search(query)
+        cpu.append(1e3 * (process_time() - begun))
+        wall.append(1e3 * (perf_counter() - began))
+    return {
+        f"query_{kind}p{part}_ms": round(quantiles(times, n=100)[part - 1], 3)
+        for kind, times in (("", cpu), ("wall_", wall)) for part in (50, 99)
+    }  # fmt: skip
+
+
 def copy_times(env: WebShop) -> tuple[float, float]:
     """CPU microseconds of a snapshot, and of a return to one, in turn to a results page and a product's."""
     env.reset(0)
@@ -85,38 +136,83 @@ def _first_product(env: WebShop) -> str:
     return asin
 
 
-def start_time(data: str) -> float:
-    """Seconds a fresh interpreter takes to its first page."""
+def start_figures(options: Options) -> dict[str, float]:
+    """What a fresh interpreter takes to its first page."""
     begun = perf_counter()
-    subprocess.run([sys.executable, "-c", START, data], check=True)
-    return perf_counter() - begun
+    done = subprocess.run([sys.executable, "-c", START, json.dumps(options)], check=True, stdout=subprocess.PIPE)
+    seconds = perf_counter() - begun
+    cpu, resident = json.loads(done.stdout)
+    return {"start_s": round(seconds, 2), "start_cpu_s": round(cpu, 2), "open_mb": resident}
 
 
-def measure(data: str, seconds: float) -> dict[str, float]:
-    """All figures of the shop on `data`."""
-    env = WebShop(data, prompt="none")
+def memory_of_workers(options: Options, count: int) -> dict[str, list[int]]:
+    """Memory of processes that have the shop open at the same time, each after searches of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    barrier, told = spawn.Barrier(count), spawn.Queue()
+    workers = [spawn.Process(target=_work, args=(options, seed, barrier, told)) for seed in range(count)]
+    for worker in workers:
+        worker.start()
+    found = [told.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    return {key: [each[key] for each in found] for key in found[0]}
+
+
+def _work(options: Options, seed: int, barrier: Any, told: Any) -> None:
+    env = WebShop(prompt="none", **options)
+    for query in mixed_queries(env, MIXED // 4, seed):
+        env.search(query)
+    barrier.wait()
+    told.put(memory())
+    barrier.wait()
+
+
+def memory() -> dict[str, int]:
+    """Of this process, in MB, as Linux counts it."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    kb = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
+    shared, own = kb["Shared_Clean"] + kb["Shared_Dirty"], kb["Private_Clean"] + kb["Private_Dirty"]
+    parts = {"rss_mb": kb["Rss"], "pss_mb": kb["Pss"], "shared_mb": shared, "own_mb": own}
+    return {name: round(size / 1024) for name, size in parts.items()}
+
+
+def measure(options: Options, seconds: float, workers: int) -> dict[str, Any]:
+    """All figures of the shop with these settings."""
+    env = WebShop(prompt="none", **options)
     search = search_time(env)
+    queries = query_times(env)
     steps = steps_per_second(env, seconds)
     snapshot, restore = copy_times(env)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
+        "products": len(env.shop.catalogue),
+        "goals": len(env.shop.goals),
         "steps_per_cpu_second": round(steps),
         "search_ms": round(search, 3),
+        **queries,
         "snapshot_us": round(snapshot, 2),
         "restore_us": round(restore, 2),
-        "start_s": round(start_time(data), 2),
-        "rss_mb": round(memory),
+        **start_figures(options),
+        "rss_mb": round(peak),
+        **({"workers": memory_of_workers(options, workers)} if workers else {}),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how fast the shop is.")
     parser.add_argument("--data", type=Path, help="directory with the official files; a generated shop without")
+    parser.add_argument("--products", type=int, default=1000, help="of a generated shop (default 1000)")
+    parser.add_argument("--goals", choices=("synthetic", "human"), default="synthetic", help="default synthetic")
+    parser.add_argument("--index", default="auto", help="where large files are indexed (`env.index`)")
     parser.add_argument("--seconds", type=float, default=5.0, help="CPU seconds of play (default 5)")
+    parser.add_argument("--workers", type=int, default=0, help="processes whose memory is looked at (default none)")
     given = parser.parse_args()
     data = "synthetic" if given.data is None else str(given.data)
     print(f"data {data}, {given.seconds:g} CPU seconds of play")
-    print(json.dumps(measure(data, given.seconds)))
+    options: Options = {"data": data, "goals": given.goals, "index": given.index}
+    if given.data is None:
+        options["synthetic"] = {"products": given.products}
+    print(json.dumps(measure(options, given.seconds, given.workers)))
 
 
 if __name__ == "__main__":

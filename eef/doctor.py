@@ -16,7 +16,8 @@ from eef.workers import available_cores
 
 LIGHT = ("ijson", "numpy", "pydantic", "PyYAML", "rapidfuzz", "regex", "rich", "typer")
 TRAIN = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors")
-OPTIONAL = {"openai": "api", "pyarrow": "tables"}  # package → the extra it comes with
+# Package → the extra it comes with.
+OPTIONAL = {"gymnasium": "gym", "openai": "api", "pyarrow": "tables", "starlette": "serve", "uvicorn": "serve"}
 SIMULATORS = ((scienceworld, "scienceworld"), (textworld_express, "textworld"))
 OLDEST_PYTHON = (3, 11)
 

@@ -6,6 +6,7 @@ import doctest
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -403,12 +404,23 @@ def printed(results: Results) -> str:
 
 def test_both_tables_have_a_row_for_each_method(results):
     lines = markdown_table(results).splitlines()
-    assert len(lines) == 2 + 4
-    assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+    assert len(lines) == 2 + 4 + 2
+    assert {line.count("|") for line in lines[:-2]} == {len(COLUMNS) + 1}
+    assert lines[-2:] == ["", "toy"]
     shown = printed(results)
     for method in results.methods:
         assert f"{100 * method.score.win_rate:.1f} [" in shown
     assert "toys <b> (seed 3)" in shown
+
+
+def test_every_report_says_on_what_its_numbers_rest(run, results):
+    """In the shop: how large it is, whose goals they are, and who told the nouns that the reward compares."""
+    shop = {"products": 1000, "goals": "human", "tagger": "en_core_web_lg"}
+    played = replace(results, fingerprint={**results.fingerprint, "env": "webshop", **shop})
+    told = "webshop (1,000 products, human goals, nouns by en_core_web_lg)"
+    assert told in draw_page(run, played)
+    assert told in markdown_table(played)
+    assert told in printed(played)
 
 
 def test_a_name_is_no_console_markup(tmp_path):

@@ -17,9 +17,9 @@ PACKAGE = Path(eef.__file__).parent
 # entered where it stands in the way of the data.
 ORDER = (
     "errors", "process", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
-    "env", "methods", "envs", "states", "episode", "rollouts", "store", "ledger", "budget", "explore", "tokens",
-    "interchange", "model", "train", "preference", "checkpoint", "hub", "policies", "student", "evaluate", "card",
-    "pipeline", "noise", "report", "study", "schema", "workers", "doctor", "cli", "__main__",
+    "env", "methods", "envs", "gym", "server", "states", "episode", "rollouts", "store", "ledger", "budget",
+    "explore", "tokens", "interchange", "model", "train", "preference", "checkpoint", "hub", "policies", "student",
+    "evaluate", "card", "pipeline", "noise", "report", "study", "schema", "workers", "doctor", "cli", "__main__",
 )
 TORCH = (
     "eef.model", "eef.train", "eef.preference", "eef.checkpoint", "eef.policies.local", "eef.policies.kvcache",

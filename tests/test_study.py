@@ -58,6 +58,9 @@ def test_results_are_written_as_far_as_they_are(comparison, tmp_path):
     assert "–" in next(line for line in document.splitlines() if line.startswith("| RFT×4"))
     assert "| TWO |" not in document, "a method that was not begun has no row"
     page = (tmp_path / "docs/results.html").read_text()
+    for key, value in study["fingerprint"].items():  # of a shop, its noun tagger among them
+        assert f"- {key}: `{value}`" in document
+        assert f"<dt>{key}</dt><dd>" in page
     assert "default-src" in page
     assert "<script" not in page
 

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -123,6 +125,33 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(files, tmp_path, monkeyp
     again.verify()
     if stop in (60, 119, "terms"):
         assert min(done for what, done in seen if what == "reading products") > 10_000  # did not begin at the start
+
+
+def build_and_be_killed(data, where, part):
+    """Build an index; the process is killed, as by `kill -9`, once a part of the work is told of twice."""
+    index.CHECKPOINT, official.CHUNK, told = 10, 1000, []
+
+    def progress(what, done, total):
+        told.append(what)
+        if told.count(part) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    open_index(OfficialFiles.find(Path(data)), Path(where), progress=progress)
+
+
+@pytest.mark.parametrize("part", ["reading products", "taking checksums"])
+def test_a_killed_build_goes_on_and_ends_the_same(files, tmp_path, part):
+    whole = contents(open_index(files, tmp_path / "whole").directory)
+    worker = multiprocessing.get_context("spawn").Process(
+        target=build_and_be_killed, args=(str(files.items), str(tmp_path / "cache"), part)
+    )
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    assert not index_directory(files, tmp_path / "cache").exists()
+    again = open_index(files, tmp_path / "cache")
+    again.verify()
+    assert contents(again.directory) == whole
 
 
 def test_a_build_of_other_files_is_not_gone_on_with(files, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import pytest
 
 from eef.envs.webshop import WebShop
 from eef.envs.webshop.reward import count_options
+from eef.envs.webshop.search import SMALL
 
 DATA = Path(os.environ.get("EEF_WEBSHOP_DATA") or Path(__file__).parents[2] / "shared" / "data" / "webshop")
 PARTS = ("r_att", "w_att", "r_option", "w_option", "r_price", "w_price", "query_match", "category_match")
@@ -84,8 +85,12 @@ def test_traces(shops, name):
                 }, place
 
 
-def test_searches(shops):
+@pytest.mark.parametrize("small", [SMALL, 0])
+def test_searches(shops, small, monkeypatch):
+    """As a small shop searches and as a large one does."""
+    monkeypatch.setattr("eef.envs.webshop.search.SMALL", small)
     shop = shops["human", "text"]
+    shop.shop.index._cache.clear()
     with gzip.open(DATA / "search_top50.json.gz", "rt", encoding="utf-8") as file:
         recorded = json.load(file)
     assert len(recorded) == 140

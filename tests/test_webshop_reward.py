@@ -20,9 +20,9 @@ from eef.envs.webshop.reward import (
 from eef.errors import EnvError
 from tests.small_shop import ITEMS, NOTES
 
-SOCKS = make_product(ITEMS[0], NOTES["B000000001"], "socks")
-PLAIN = make_product(ITEMS[4], {}, "plain socks")
-TABLE = make_product(ITEMS[2], {}, "table")
+SOCKS = make_product(ITEMS[0], NOTES["B000000001"], "socks", "notes")
+PLAIN = make_product(ITEMS[4], {}, "plain socks", "notes")
+TABLE = make_product(ITEMS[2], {}, "table", "notes")
 GOAL = Goal(
     index=0,
     asin="B000000001",

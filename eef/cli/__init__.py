@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from eef import __version__
-from eef.cli import exports, imports, indexes, noise, runs, seeds, tools, views
+from eef.cli import exports, imports, indexes, noise, runs, seeds, servers, tools, views
 from eef.cli.console import Verbs, heed_termination, put
 
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
@@ -30,8 +30,8 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
         "formats": tools.formats,
     },
     "Tools": {
-        "index": indexes.index, "gold": tools.gold, "check-env": tools.check_env, "make-base": tools.make_base,
-        "doctor": tools.doctor,
+        "index": indexes.index, "gold": tools.gold, "serve-env": servers.serve_env, "check-env": tools.check_env,
+        "make-base": tools.make_base, "doctor": tools.doctor,
     },
 }
 

@@ -15,7 +15,7 @@ from eef.report.pieces import fold, section
 from eef.report.results import Results
 from eef.report.story import telling_story
 from eef.report.storyboard import draw_story
-from eef.report.wording import headline, progress, setting, verdict
+from eef.report.wording import headline, place, progress, setting, verdict
 
 # The page cannot load or run anything, whatever a task's text may hold.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -57,7 +57,7 @@ def _opening(results: Results) -> Html:
     """What came out, in words, and what the run was."""
     about = results.fingerprint
     facts = (
-        f"{about['env']} · student {about['student']} · {about['train_tasks']} training tasks · "
+        f"{place(about)} · student {about['student']} · {about['train_tasks']} training tasks · "
         f"{about['test_tasks']} {about['test_split']} tasks · seed {results.seed}"
     )
     words = {

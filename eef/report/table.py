@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eef.report.results import MethodResult, Results
-from eef.report.wording import display_name, interval_text, minutes, number, reward, round_name
+from eef.report.wording import display_name, interval_text, minutes, number, place, reward, round_name
 
 COLUMNS = (
     "method", "round", "win rate % [95 %]", "mean reward", "newly solved", "rollouts", "tokens", "minutes",
@@ -24,7 +24,10 @@ def rows(results: Results) -> list[tuple[str, ...]]:
 def results_table(results: Results) -> Table:
     """The table for a terminal; the best win rate in bold."""
     title = Text(f"{results.name} (seed {results.seed})")  # a name is no console markup
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    where = Text(place(results.fingerprint))
+    table = Table(
+        title=title, title_justify="left", caption=where, caption_justify="left", box=None, pad_edge=False
+    )
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     best = max((method.score.win_rate for method in results.methods if method.score), default=None)
@@ -34,10 +37,10 @@ def results_table(results: Results) -> Table:
 
 
 def markdown_table(results: Results) -> str:
-    """The table in Markdown, ending in a newline."""
+    """The table in Markdown, and below it where was played; ends in a newline."""
     rule = [":--" if column == "method" else "--:" for column in COLUMNS]
     lines = [COLUMNS, rule, *rows(results)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{place(results.fingerprint)}\n"
 
 
 def _row(method: MethodResult) -> tuple[str, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from eef.pipeline import BC, EXPERT
 from eef.report.results import Comparison, MethodResult, Results, RoundResult, Score
 
 SIGNIFICANT = 0.05
+_TELLING = {"products": "{:,} products", "goals": "{} goals", "tagger": "nouns by {}"}
 NONE = "–"
 NBSP = "\u00a0"
 
@@ -26,6 +29,16 @@ def display_name(method: str) -> str:
 def count_of(number: int, thing: str) -> str:
     """`1 rollout`, `2 rollouts`."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def place(fingerprint: Mapping[str, Any]) -> str:
+    """Where was played, with what of it no number can be read without.
+
+    >>> place({"env": "webshop", "products": 1000, "goals": "human", "tagger": "words", "prompt": "react"})
+    'webshop (1,000 products, human goals, nouns by words)'
+    """
+    told = [words.format(fingerprint[key]) for key, words in _TELLING.items() if key in fingerprint]
+    return f"{fingerprint['env']} ({', '.join(told)})" if told else str(fingerprint["env"])
 
 
 def percent(part: float | None, digits: int = 1) -> str:

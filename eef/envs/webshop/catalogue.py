@@ -25,6 +25,7 @@ DEFAULT_PRICE = 100.0
 LONGEST_ASIN = 10
 RECENT_PRODUCTS = 4096
 NO_GOALS = -1
+MOST_GOALS = 10_000_000
 _NOT_A_PRICE = re.compile(r"[^\d.]")
 
 
@@ -182,7 +183,7 @@ class CatalogueWriter:
         asked = [name for name in human if name in self.known]
         places = dict(zip(asins.tolist(), range(len(asins)), strict=True)) if asked else {}
         for position, asin in sorted((places[asin.encode()], asin) for asin in asked):
-            for record in _asked(human[asin], f"{source}: human instruction of {asin}"):
+            for record in _asked(human[asin], f"beside {source}: human instruction of {asin}"):
                 self._columns.append("human", _line([position, record]))
 
     def _label(self, text: str) -> int:
@@ -230,14 +231,17 @@ def read_products(records: Records, source: str, seen: set[str], *, first: int =
         seen.add(asin)
         notes = records.attributes.get(asin, {})
         if not isinstance(notes, dict):
-            raise DataError(f"{source}: the notes of {asin} are a {type(notes).__name__}, expected an object")
-        yield make_product(item, notes, f"{place} ({asin})")
+            raise DataError(f"beside {source}: the notes of {asin} are a {type(notes).__name__}, expected an object")
+        yield make_product(item, notes, f"{place} ({asin})", f"beside {source}: the notes of {asin}")
 
 
-def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str) -> Product:
-    """A product from its record in the items file and its notes in the attributes file."""
+def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str, beside: str) -> Product:
+    """A product from its record in the items file and its notes in the attributes file.
+
+    DataError says `place`, or `beside` where the notes are malformed.
+    """
     bullets = item.get("small_description", "")
-    return Product(
+    product = Product(
         asin=_text(item, "asin", place),
         title=_text(item, "name", place),
         description=_text(item, "full_description", place),
@@ -247,12 +251,15 @@ def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str) 
         category=_text(item, "category", place),
         product_category=_text(item, "product_category", place),
         options=parse_options(item.get("customization_options"), place),
-        attributes=_texts(notes.get("attributes", ["DUMMY_ATTR"]), "attributes", place),
-        instruction=_instruction(notes, place),
+        attributes=_texts(notes.get("attributes", ["DUMMY_ATTR"]), "attributes", beside),
+        instruction=_instruction(notes, beside),
         instruction_attributes=_texts(
-            notes.get("instruction_attributes") or [], "instruction_attributes", place
+            notes.get("instruction_attributes") or [], "instruction_attributes", beside
         ),
     )
+    if product.combinations > MOST_GOALS:
+        raise DataError(f"{place}: its options have more than {MOST_GOALS:,} combinations, each of them a goal")
+    return product
 
 
 def _instruction(notes: Mapping[str, Any], place: str) -> str:

@@ -20,6 +20,7 @@ from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
 
 ENGINE_VERSION = 1
+STEP_LIMIT = 10
 Observation = Literal["text", "text_rich"]
 Prompt = Literal["react", "none"]
 
@@ -68,7 +69,7 @@ class WebShop:
         products_per_page: int = 10,
         splits: str | Mapping[str, tuple[int, int | None] | str] | None = None,
         overlap: Literal["refuse", "drop"] = "refuse",
-        step_limit: int = 10,
+        step_limit: int = STEP_LIMIT,
         prompt: Prompt = "react",
         tagger: str = "auto",
         attributes_page: bool = False,
@@ -126,12 +127,15 @@ class WebShop:
             self._tasks[split] = TaskSet.of([self.task(index) for index in self._splits[split]])
         return self._tasks[split]
 
+    @property
+    def task_count(self) -> int:
+        """How many goals there are."""
+        return len(self._shop.goals)
+
     def task(self, index: int) -> Task:
         """The task of an official goal index (after the shuffle with seed 233). Raises EnvError."""
-        if not 0 <= index < len(self._shop.goals):
-            raise EnvError(
-                f"WebShop: no goal {index}, there are {len(self._shop.goals)} ({self._goals} goals)"
-            )
+        if not 0 <= index < self.task_count:
+            raise EnvError(f"WebShop: no goal {index}, there are {self.task_count} ({self._goals} goals)")
         return Task(
             id=f"webshop/{index}",
             env=self.name,

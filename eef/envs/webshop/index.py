@@ -13,10 +13,12 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eef.envs.cache import cache_directory
 from eef.envs.webshop.catalogue import CatalogueWriter, read_products
@@ -25,15 +27,47 @@ from eef.envs.webshop.goals import shuffled_goals
 from eef.envs.webshop.official import OfficialFiles, Progress, Records, no_progress
 from eef.envs.webshop.postings import PostingsWriter
 from eef.errors import DataError
-from eef.jsonfile import disk_errors, read_json, write_json
+from eef.jsonfile import disk_errors, write_json
 
-VERSION = 1
 LARGE = 64 << 20
 CHECKPOINT = 20_000
 ROOM = 0.8
 MANIFEST, STATE = "index.json", "building.json"
 
+AnyNote = TypeVar("AnyNote", bound="Note")
+
 _log = logging.getLogger(__name__)
+
+
+class Column(BaseModel):
+    """What a column's file is known by."""
+
+    bytes: int
+    sha256: str
+
+
+class Note(BaseModel):
+    """What is noted beside the columns: of which files they are (path, size, time of change)."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    version: Literal[1] = 1
+    source: list[tuple[str, int, int]]
+
+
+class Manifest(Note):
+    """Of a whole index: the digest of the files, and every column."""
+
+    digest: str
+    columns: dict[str, Column]
+
+
+class State(Note):
+    """Of a build under way: how far the items file is read, and the columns' sizes in bytes at that point."""
+
+    offset: int = 0
+    members: int = 0
+    columns: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +80,9 @@ class Index:
 
     def verify(self, progress: Progress = no_progress) -> None:
         """Compare every file with its checksum. Raises DataError naming the first that differs."""
-        known = read_json(self.directory / MANIFEST)["columns"]
+        known = _noted(self.directory / MANIFEST, Manifest)
         for name, found in checksums(self.directory, progress).items():
-            if found != known[name]:
+            if known is None or found != known.columns.get(name):
                 raise DataError(
                     f"`{self.directory}`: the column `{name}` is not as it was written",
                     hint="build it anew: `eef index DATA --rebuild`",
@@ -77,7 +111,10 @@ def open_index(
     directory = index_directory(files, where)
     if rebuild or not _is_current(directory, files):
         _build_alone(directory, files, progress or _logged(directory), rebuild)
-    return Index(directory, FileColumns(directory), read_json(directory / MANIFEST)["digest"])
+    manifest = _noted(directory / MANIFEST, Manifest)
+    if manifest is None:
+        raise DataError(f"`{directory}` was changed while it was opened", hint="run the same command again")
+    return Index(directory, FileColumns(directory), manifest.digest)
 
 
 def fill(
@@ -100,37 +137,42 @@ def fill(
     columns.append("goal_order", shuffled_goals(int(combinations[combinations > 0].sum())))
 
 
-def checksums(directory: Path, progress: Progress = no_progress) -> dict[str, dict[str, Any]]:
+def checksums(directory: Path, progress: Progress = no_progress) -> dict[str, Column]:
     """Size and SHA-256 of every column in the directory."""
     paths = {name: directory / f"{name}.{kind}" for name, kind in LAYOUT.items()}
     paths = {name: path for name, path in paths.items() if path.exists()}
-    sums: dict[str, dict[str, Any]] = {}
+    sums: dict[str, Column] = {}
     done, total = 0, sum(path.stat().st_size for path in paths.values())
     for name, path in paths.items():
         with path.open("rb") as file:
-            sums[name] = {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-        done += sums[name]["bytes"]
+            sums[name] = Column(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        done += sums[name].bytes
         progress("taking checksums", done, total)
     return sums
 
 
 def _is_current(directory: Path, files: OfficialFiles) -> bool:
-    try:
-        manifest = read_json(directory / MANIFEST)
-    except DataError:
+    manifest = _noted(directory / MANIFEST, Manifest)
+    if manifest is None or manifest.source != _identity(files):
         return False
-    if manifest["version"] != VERSION or manifest["source"] != _identity(files):
-        return False
-    return all(
-        (path := directory / f"{name}.{LAYOUT[name]}").exists() and path.stat().st_size == column["bytes"]
-        for name, column in manifest["columns"].items()
+    return manifest.columns.keys() == LAYOUT.keys() - set(WORKING) and all(
+        (path := directory / f"{name}.{LAYOUT[name]}").exists() and path.stat().st_size == column.bytes
+        for name, column in manifest.columns.items()
     )
 
 
-def _identity(files: OfficialFiles) -> list[list[Any]]:
+def _noted(path: Path, kind: type[AnyNote]) -> AnyNote | None:
+    """A note as it was written; None where there is none, or a damaged one, or another version's."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _identity(files: OfficialFiles) -> list[tuple[str, int, int]]:
     """What tells these files from others, and from what they were: path, size, time of change."""
     states = [(path, path.stat()) for path in files.present()]
-    return [[str(path.resolve()), state.st_size, state.st_mtime_ns] for path, state in states]
+    return [(str(path.resolve()), state.st_size, state.st_mtime_ns) for path, state in states]
 
 
 def _logged(directory: Path) -> Progress:
@@ -187,14 +229,15 @@ def _build(partial: Path, files: OfficialFiles, progress: Progress) -> None:
     source = _identity(files)
     state = _left(partial, source)
     columns = FileColumns(partial)
-    stream, records = files.records(start=state["offset"], progress=progress)
-    before, last = state["members"], [state["members"]]
+    stream, records = files.records(start=state.offset, progress=progress)
+    before, last = state.members, [state.members]
 
     def checkpoint() -> None:
         members = before + stream.members
         if members - last[0] >= CHECKPOINT or stream.ended:
             last[0] = members
-            _remember(partial, source, stream.offset, members, columns)
+            so_far = State(source=source, offset=stream.offset, members=members, columns=columns.sync())
+            write_json(partial / STATE, so_far.model_dump(mode="json"))
             progress("reading products", stream.offset, stream.size)
 
     try:
@@ -210,26 +253,18 @@ def _build(partial: Path, files: OfficialFiles, progress: Progress) -> None:
         raise DataError(f"`{files.items}` or a file beside it was changed while it was read", hint="begin again")
     sums = checksums(partial, progress)
     (partial / STATE).unlink(missing_ok=True)
-    write_json(partial / MANIFEST, {"version": VERSION, "source": source, "digest": digest, "columns": sums})
+    manifest = Manifest(source=source, digest=digest, columns=sums)
+    write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
 
 
-def _remember(partial: Path, source: list[list[Any]], offset: int, members: int, columns: FileColumns) -> None:
-    write_json(
-        partial / STATE,
-        {"version": VERSION, "source": source, "offset": offset, "members": members, "columns": columns.sync()},
-    )
-
-
-def _left(partial: Path, source: list[list[Any]]) -> dict[str, Any]:
+def _left(partial: Path, source: list[tuple[str, int, int]]) -> State:
     """The state to go on from; where it is of other files, or damaged, all begins anew."""
-    try:
-        state: dict[str, Any] = read_json(partial / STATE)
-        if state["version"] == VERSION and state["source"] == source:
-            FileColumns(partial).cut(state["columns"])
+    state = _noted(partial / STATE, State)
+    if state is not None and state.source == source:
+        with suppress(DataError):
+            FileColumns(partial).cut(state.columns)
             return state
-    except DataError:
-        pass
     shutil.rmtree(partial, ignore_errors=True)
     with disk_errors(partial):
         partial.mkdir()
-    return {"offset": 0, "members": 0}
+    return State(source=source)

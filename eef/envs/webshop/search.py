@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 
 import numpy as np
@@ -20,19 +21,27 @@ K1 = 0.9
 B = 0.4
 TOP = 50
 CACHED_QUERIES = 4096
+CACHED_TERMS = 2048
 LONGEST_CACHED = 1000
-LOOKUP_COST = 16  # looking a product up in a list of postings costs as much as reading so many of them
+SMALL = 50_000  # products: in so small a shop all scores are added up sooner than some are left out
+LOOKUP_COST = 32  # looking a product up in a list of postings costs as much as reading so many of them
+TINY = float(np.finfo(np.float64).tiny)
+BLOCKS = 1024  # whose best scores tell what fifty products reach
 
 Hits = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Clause:
-    """A term of a query: where its postings stand, what a match adds for each pair, and at most."""
+    """A term of a query: where its postings stand, what a match adds for each pair, and at most.
+
+    In a small shop `worth` is what it adds to each of its postings.
+    """
 
     postings: slice
     parts: np.ndarray
     most: float
+    worth: np.ndarray | None
 
     @property
     def size(self) -> int:
@@ -58,6 +67,8 @@ class SearchIndex:
         self._filled = max(1, int(np.count_nonzero(totals)))
         self._growth = _growth(columns.read("pairs").reshape(-1, 2), int(totals.sum()) / self._filled)
         self._scores = np.zeros(len(totals))
+        self._blocks = np.arange(0, len(totals), max(1, len(totals) // BLOCKS))
+        self._clause = lru_cache(CACHED_TERMS)(self._make_clause)
         self._cache: OrderedDict[str, Hits] = OrderedDict()
         self._lock = Lock()
 
@@ -93,11 +104,12 @@ class SearchIndex:
         clauses = [clause for word, times in words.items() if (clause := self._clause(word, times))]
         if not clauses:
             return ()
-        products, scores = self._best(sorted(clauses, key=lambda clause: -clause.most))
+        clauses.sort(key=_most, reverse=True)
+        products, scores = self._add_up(clauses) if len(self._scores) <= SMALL else self._best(clauses)
         order = np.lexsort((self.ranks[products], -scores))[:TOP]
         return tuple(zip(products[order].tolist(), scores[order].tolist(), strict=True))
 
-    def _clause(self, word: str, times: int) -> _Clause | None:
+    def _make_clause(self, word: str, times: int) -> _Clause | None:
         """Lucene's weights, in its single precision: weight − weight / (1 + count · 1 / (k1 · …))."""
         key = np.uint64(term_key(word))
         at = int(np.searchsorted(self.terms, key))
@@ -106,41 +118,51 @@ class SearchIndex:
         postings = slice(int(self.offsets[at]), int(self.offsets[at + 1]))
         size = postings.stop - postings.start
         weight = np.float32(times) * np.float32(np.log(1 + (self._filled - size + 0.5) / (size + 0.5)))
-        parts = weight - weight / self._growth
-        return _Clause(postings, parts, float(parts.max()))
+        parts = (weight - weight / self._growth).astype(np.float64)
+        worth = parts.take(self.pair_numbers[postings]) if len(self._scores) <= SMALL else None
+        return _Clause(postings, parts, float(parts.max()), worth)
+
+    def _add_up(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
+        """Products and scores of all that can be among the best, in a small shop."""
+        found = np.concatenate([self.documents[clause.postings] for clause in clauses])
+        worth = np.concatenate([clause.worth for clause in clauses if clause.worth is not None])
+        scores = np.bincount(found, worth, len(self._scores))
+        products = np.flatnonzero(scores >= (self._reached(scores) or TINY))
+        return _best_of(products, scores[products])
 
     def _best(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
         """Products and scores of all that can be among the best.
 
         Rare terms come first. Once those left could not lift a further product among the best, only the products
-        found so far are completed.
+        that they can lift so far are completed.
         """
-        products, done, left = np.empty(0, dtype=np.int32), 0.0, sum(clause.most for clause in clauses)
+        self._scores.fill(0)  # also of what an interrupted search has left
+        done, left = 0.0, sum(clause.most for clause in clauses)
         for at, clause in enumerate(clauses):
-            if left < done and left < (bound := _bound(self._scores[products])):
-                return self._complete(products, clauses[at:], bound, left)
-            products = self._take_up(products, clause)
+            if left < done and left < (bound := self._reached(self._scores)):
+                return self._complete(*self._taken(bound - left), clauses[at:], bound, left)
+            self._take_up(clause)
             done, left = done + clause.most, left - clause.most
-        return _best_of(products, self._taken(products))
+        return _best_of(*self._taken(self._reached(self._scores)))
 
-    def _take_up(self, products: np.ndarray, clause: _Clause) -> np.ndarray:
-        """Add what a term is worth to every product that holds it; the products with a score."""
-        found, scores = self.documents[clause.postings], self._scores
-        fresh = found[scores[found] == 0] if len(products) else found
-        scores[found] += clause.parts[self.pair_numbers[clause.postings]]
-        return np.concatenate((products, fresh)) if len(products) else fresh
+    def _take_up(self, clause: _Clause) -> None:
+        """Add what a term is worth to every product that holds it."""
+        worth = clause.parts.take(self.pair_numbers[clause.postings])
+        np.add.at(self._scores, self.documents[clause.postings], worth)
 
-    def _taken(self, products: np.ndarray) -> np.ndarray:
-        """The products' scores; the table of all scores is left empty for the next query."""
-        scores = self._scores[products]
-        self._scores[products] = 0
-        return scores
+    def _reached(self, scores: np.ndarray) -> float:
+        """A score that fifty products reach: each block of the catalogue has one that reaches its best."""
+        return _bound(np.maximum.reduceat(scores, self._blocks))
+
+    def _taken(self, least: float) -> tuple[np.ndarray, np.ndarray]:
+        """Products with this score at least, and their scores."""
+        products = np.flatnonzero(self._scores >= (least or TINY))
+        return products, self._scores[products]
 
     def _complete(
-        self, products: np.ndarray, clauses: list[_Clause], bound: float, left: float
+        self, products: np.ndarray, scores: np.ndarray, clauses: list[_Clause], bound: float, left: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the terms left to those products which they can lift to the bound."""
-        scores = self._taken(products)
         for clause in clauses:
             hopeful = scores + left >= bound
             products, scores = products[hopeful], scores[hopeful]
@@ -151,14 +173,17 @@ class SearchIndex:
 
     def _worth(self, products: np.ndarray, clause: _Clause) -> np.ndarray:
         """What a term adds to each of the products, 0 for those without it."""
-        found, numbers = self.documents[clause.postings], self.pair_numbers[clause.postings]
         if len(products) * LOOKUP_COST < clause.size:
+            found, numbers = self.documents[clause.postings], self.pair_numbers[clause.postings]
             places = np.minimum(np.searchsorted(found, products), len(found) - 1)
             return np.where(found[places] == products, clause.parts[numbers[places]], 0)
-        self._scores[found] = clause.parts[numbers]
-        worth = self._scores[products]
-        self._scores[found] = 0
-        return worth
+        self._scores.fill(0)
+        self._take_up(clause)
+        return self._scores[products]
+
+
+def _most(clause: _Clause) -> float:
+    return clause.most
 
 
 def _bound(scores: np.ndarray) -> float:

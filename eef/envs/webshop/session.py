@@ -7,7 +7,6 @@ session.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -31,7 +30,6 @@ from eef.envs.webshop.reward import RewardParts, score_purchase
 from eef.envs.webshop.shop import Shop
 
 SHOWN_LABELS = 40
-_ACTION = re.compile(r"(.+)\[(.+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +70,16 @@ class Session:
 def parse(action: str) -> tuple[str, str]:
     """Name and argument of `name[argument]`, the argument in lower case; anything else is ("", "").
 
-    The name reaches to the last bracket that still leaves an argument; what follows the closing one is
-    ignored.
+    Of the first line, the name reaches to the last bracket that still leaves an argument; what follows the last
+    closing one is ignored. It is what the pattern `(.+)\\[(.+)\\]` matches, which takes hours for 100,000 brackets.
+
+    >>> parse("search[Red [wool] socks]"), parse("search[]")
+    (('search[Red ', 'wool] socks'), ('', ''))
     """
-    match = _ACTION.match(action)
-    return (match[1], match[2].lower()) if match else ("", "")
+    line = action.partition("\n")[0]
+    end = line.rfind("]")
+    start = line.rfind("[", 0, max(0, end - 1))
+    return (line[:start], line[start + 1 : end].lower()) if start > 0 else ("", "")
 
 
 def advance(shop: Shop, rules: Rules, session: Session, labels: Mapping[str, Node], action: str) -> Session:

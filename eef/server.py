@@ -1,0 +1,345 @@
+"""Server: episodes of one environment over HTTP, in AgentGym's verbs, so that its clients can play them.
+
+Beside the rollouts: who plays is another program. Requests → `Sessions` → clones of the environment. Every session is
+an episode of its own; all of them share what is read-only.
+
+    POST /create                         → number of a new session, with an episode of a task drawn at random
+    POST /reset   {env_idx, session_id}  → [observation, null]; `session_id` is a task's index, null draws one
+    POST /step    {env_idx, action}      → {state, reward, done, info: null}
+    POST /close   {env_idx}              → {closed}: whether there was such a session
+    GET  /observation?env_idx=           → the page shown last
+    GET  /instruction_text?env_idx=      → "Instruction: " and the task in words
+    GET  /available_actions?env_idx=     → what can be done (WebShop: {has_search_bar, clickables})
+    GET  /list_envs                      → numbers of all sessions
+    GET  /                               → "ok"
+
+A refusal is {error, hint} with status 404 (no such session), 413 or 422 (a body that means nothing, a task there is
+not) or 503 (all sessions are taken: try again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from eef.env import Env, StepResult
+from eef.errors import ConfigError, EnvError
+from eef.task import Task
+
+LOG = logging.getLogger(__name__)
+LARGEST_BODY = 1 << 20
+BACKLOG = 1024
+SWEEPS = 4  # within the time after which an idle session is closed
+
+
+@runtime_checkable
+class Servable(Env, Protocol):
+    """What an environment offers beyond the protocol to be served.
+
+    task_count   its tasks are numbered from 0 below this
+    task         the task of a number; EnvError where there is none
+    available    what can be done now, JSON-ready
+    """
+
+    @property
+    def task_count(self) -> int: ...
+    def task(self, index: int) -> Task: ...
+    def available(self) -> dict[str, Any]: ...
+
+
+class Refusal(Exception):
+    """A request that is answered by an error."""
+
+    def __init__(self, status: int, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.status, self.message, self.hint = status, message, hint
+
+
+@dataclass(slots=True)
+class Session:
+    """One episode under way. `lock` lets one request at it at a time; `used` is when the last one came."""
+
+    env: Servable
+    used: float
+    observation: str = ""
+    instruction: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self, task: Task) -> str:
+        self.observation, self.instruction = self.env.reset(task), task.instruction
+        return self.observation
+
+
+class Sessions:
+    """Episodes of an environment by number, each number given once; may be used from many threads.
+
+    At most `limit` at a time; one that nobody asked for during `idle_s` seconds is closed. `seed` decides which tasks
+    are drawn, `clock` tells the seconds.
+    """
+
+    def __init__(
+        self, env: Servable, *, limit: int, idle_s: float, seed: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limit, self.idle_s = limit, idle_s
+        self._env, self._clock = env, clock
+        self._chance, self._numbers = random.Random(seed), count()
+        self._open: OrderedDict[int, Session] = OrderedDict()  # the longest unused first
+        self._lock = threading.Lock()
+
+    def create(self) -> int:
+        """A new session's number, its episode begun. Raises Refusal where all are taken."""
+        self.expire()
+        with self._lock:
+            if len(self._open) >= self.limit:
+                raise Refusal(503, f"all {self.limit} sessions are taken", "close one, or try again later")
+            number = next(self._numbers)
+            env = cast(Servable, self._env.clone())
+            self._open[number] = Session(env, self._clock())
+        self.reset(number, None)
+        return number
+
+    def reset(self, number: int, index: int | None) -> str:
+        """Begin the task of this index, or one drawn. Raises Refusal, EnvError."""
+        task = self._task(index)
+        with self.at(number) as session:
+            return session.begin(task)
+
+    def step(self, number: int, action: str) -> StepResult:
+        with self.at(number) as session:
+            result = session.env.step(action)
+            session.observation = result.observation
+            return result
+
+    def close(self, number: int) -> bool:
+        """End a session; whether there was one."""
+        with self._lock:
+            session = self._open.pop(number, None)
+        if session is not None:
+            with session.lock:
+                session.env.close()
+        return session is not None
+
+    def expire(self) -> None:
+        """Close those that were idle too long."""
+        with self._lock:
+            last = self._clock() - self.idle_s
+            idle = [number for number, session in self._open.items() if session.used < last]
+        for number in idle:
+            self.close(number)
+
+    def numbers(self) -> list[int]:
+        with self._lock:
+            return sorted(self._open)
+
+    @contextmanager
+    def at(self, number: int) -> Iterator[Session]:
+        """The session, for this thread alone. Raises Refusal where there is none."""
+        self.expire()
+        with self._lock:
+            session = self._open.get(number)
+            if session is not None:
+                session.used = self._clock()
+                self._open.move_to_end(number)
+        if session is None:
+            raise self._unknown(number)
+        with session.lock:
+            if number not in self._open:  # closed while this thread waited
+                raise self._unknown(number)
+            yield session
+
+    def _unknown(self, number: int) -> Refusal:
+        return Refusal(
+            404, f"there is no session {number}: it was never made, closed, or idle for {self.idle_s:g} s",
+            "make one: POST /create",
+        )  # fmt: skip
+
+    def _task(self, index: int | None) -> Task:
+        if index is None:
+            with self._lock:
+                index = self._chance.randrange(self._env.task_count)
+        return self._env.task(index)
+
+
+class Nothing(BaseModel):
+    """A request that says nothing."""
+
+
+class Which(BaseModel):
+    """A request to a session."""
+
+    model_config = ConfigDict(extra="ignore")
+    env_idx: int
+
+
+class Reset(Which):
+    session_id: int | None = None
+
+
+class Step(Which):
+    action: str
+
+
+Query = TypeVar("Query", bound=BaseModel)
+Answer = Callable[[Sessions, Any], Any]
+
+
+def _step(sessions: Sessions, query: Step) -> dict[str, Any]:
+    result = sessions.step(query.env_idx, query.action)
+    return {"state": result.observation, "reward": float(result.reward), "done": result.terminated, "info": None}
+
+
+def _look(read: Callable[[Session], Any]) -> Answer:
+    """An answer that is read from a session."""
+
+    def answer(sessions: Sessions, query: Which) -> Any:
+        with sessions.at(query.env_idx) as session:
+            return read(session)
+
+    return answer
+
+
+VERBS: dict[str, tuple[str, type[BaseModel], Answer]] = {
+    "/": ("GET", Nothing, lambda sessions, query: "ok"),
+    "/list_envs": ("GET", Nothing, lambda sessions, query: sessions.numbers()),
+    "/create": ("POST", Nothing, lambda sessions, query: sessions.create()),
+    "/reset": ("POST", Reset, lambda sessions, query: [sessions.reset(query.env_idx, query.session_id), None]),
+    "/step": ("POST", Step, _step),
+    "/close": ("POST", Which, lambda sessions, query: {"closed": sessions.close(query.env_idx)}),
+    "/observation": ("GET", Which, _look(lambda session: session.observation)),
+    "/instruction_text": ("GET", Which, _look(lambda session: f"Instruction: {session.instruction}")),
+    "/available_actions": ("GET", Which, _look(lambda session: session.env.available())),
+}
+
+
+def make_app(sessions: Sessions) -> Starlette:
+    """The verbs as a web application; it sweeps idle sessions out while it runs, and closes all at its end."""
+
+    @asynccontextmanager
+    async def sweeping(app: Starlette) -> AsyncIterator[None]:
+        sweeper = asyncio.create_task(_sweep(sessions))
+        yield
+        sweeper.cancel()
+        for number in sessions.numbers():
+            sessions.close(number)
+
+    return Starlette(
+        routes=[Route(path, _endpoint(sessions, *verb), methods=[verb[0]]) for path, verb in VERBS.items()],
+        exception_handlers={HTTPException: _http_error},
+        lifespan=sweeping,
+    )
+
+
+async def _sweep(sessions: Sessions) -> None:
+    while True:
+        await asyncio.sleep(sessions.idle_s / SWEEPS)
+        await run_in_threadpool(sessions.expire)
+
+
+def _endpoint(sessions: Sessions, method: str, kind: type[BaseModel], answer: Answer) -> Any:
+    async def endpoint(request: Request) -> Response:
+        try:
+            query = await _read(request, kind)
+            return _json(await run_in_threadpool(answer, sessions, query))
+        except Refusal as error:
+            return _refusal(error.status, error.message, error.hint)
+        except EnvError as error:
+            return _refusal(422, error.message, error.hint)
+        except Exception as error:  # left to the framework it would cost the client its connection
+            LOG.exception("%s failed", request.url.path)
+            return _refusal(500, f"{request.url.path}: {type(error).__name__}: {error}", "the server's log has more")
+
+    return endpoint
+
+
+async def _read(request: Request, kind: type[Query]) -> Query:
+    """What a request asks for, out of its body or its address. Raises Refusal."""
+    try:
+        if kind is Nothing:
+            return kind()
+        if request.method == "POST":
+            return kind.model_validate_json(await _body(request), strict=True)
+        return kind.model_validate_strings(dict(request.query_params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the body"
+        raise Refusal(422, f"{request.url.path}: {place}: {first['msg']}", _wants(kind)) from None
+
+
+def _wants(kind: type[BaseModel]) -> str:
+    return f"wanted: {', '.join(kind.model_fields)}"
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            raise Refusal(413, f"a body has {LARGEST_BODY:,} bytes at most")
+    return bytes(body)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    # ASCII only: a text with half a surrogate pair in it passes as well.
+    return Response(json.dumps(value), status, media_type="application/json")
+
+
+def _refusal(status: int, message: str, hint: str = "") -> Response:
+    return _json({"error": message, "hint": hint}, status)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = ", ".join(f"{method} {path}" for path, (method, *_) in VERBS.items())
+    return _refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}", f"there are {known}")
+
+
+def serve(env: Env, *, host: str, port: int, limit: int, idle_s: float, ready: Callable[[str], None]) -> None:
+    """Serve an environment until the process is told to stop; `ready` is told the address once it can be asked.
+
+    Port 0 takes a free one. Raises ConfigError where the environment cannot be served or the address not be had.
+    """
+    if not isinstance(env, Servable):
+        raise ConfigError(
+            f"environment {env.name!r} cannot be served", hint="it needs `task_count`, `task(index)` and `available()`"
+        )
+    app = make_app(Sessions(env, limit=limit, idle_s=idle_s))
+    with _listening(host, port) as listener:
+        name = f"[{host}]" if ":" in host else host
+        ready(f"http://{name}:{listener.getsockname()[1]}")
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    # asyncio sends at once only on sockets that name their protocol; else each answer waits 40 ms.
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, proto=socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        return listener
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error}", hint="`--port 0` takes a free one"
+        ) from None
