@@ -19,6 +19,7 @@ from eef.process import SPAWN, Failure, end_process, start_process
 
 START_PATIENCE = 120.0  # seconds for a fresh interpreter and its JVM, on a machine that is busy
 _MARGIN = 10.0  # a worker gives its simulator up before it is given up itself
+_SECONDS_TO_NOTICE = 3.0  # that its pipe is closed; it does not while a call hangs
 _SECONDS_TO_END = 5.0
 _DEAD_BEFORE = "dead before it was asked"
 
@@ -158,6 +159,7 @@ class Worker:
         if self._process is None or self._pipe is None:
             return
         self._pipe.close()
+        self._process.join(_SECONDS_TO_NOTICE)  # a signal on top could stop it while it ends its simulator
         end_process(self._process, _SECONDS_TO_END)
         self._process.close()
         self._process = self._pipe = None
@@ -184,7 +186,7 @@ def _serve(opener: Opener, pipe: Connection) -> None:
                 pipe.send(getattr(simulator, name)(*args))
             except EefError as error:
                 pipe.send(Failure.of(error))
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # nobody asks, or waits for the answer, any more
         pass
     finally:
         simulator.close()
