@@ -6,6 +6,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from eef import __version__
 from eef.envs import textworld_express
@@ -19,6 +20,7 @@ TRAIN = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetenso
 # Package → the extra it comes with.
 OPTIONAL = {"gymnasium": "gym", "openai": "api", "pyarrow": "tables", "starlette": "serve", "uvicorn": "serve"}
 SIMULATORS = ((scienceworld, "scienceworld"), (textworld_express, "textworld"))
+STUDENTS = {"base": "webshop", "base-scienceworld": "scienceworld"}  # shipped, by what they are made for
 OLDEST_PYTHON = (3, 11)
 
 
@@ -39,7 +41,7 @@ def diagnose() -> list[Finding]:
     packages += [_package(name, "pip install -e '.[train]'") for name in TRAIN]
     findings = [_python(), Finding("eef", True, __version__), Finding("cores", True, str(available_cores())), *packages]
     if all(finding.ok for finding in packages):
-        findings += [_torch(), _student()]
+        findings += [_torch(), *(_student(name, env) for name, env in STUDENTS.items())]
     optional = [_package(name, f"pip install 'eef[{extra}]'", needed=False) for name, extra in OPTIONAL.items()]
     simulators = [_simulator(each.PACKAGE, each.VERSION, each.JAR, extra) for each, extra in SIMULATORS]
     return [*findings, *optional, _java(), *simulators]
@@ -64,19 +66,20 @@ def _torch() -> Finding:
     return Finding("computing on", True, describe_compute())
 
 
-def _student() -> Finding:
-    """The base student of the package: whole, and loaded once."""
+def _student(name: str, env: str) -> Finding:
+    """A base student of the package: whole, and loaded once."""
     from eef.checkpoint import verify_checkpoint
-    from eef.model import BASE_STUDENT, load_model
+    from eef.model import load_model, locate
 
-    remedy = f"make one: `eef make-base --out {BASE_STUDENT}`"
+    what = f"student `{name}`"
+    remedy = f"install `eef` again, or make one for yourself: `eef make-base --env {env} --out DIR`"
     try:
-        verify_checkpoint(BASE_STUDENT)
-        model, _ = load_model("base", device="cpu")
+        verify_checkpoint(Path(locate(name)))
+        model, _ = load_model(name, device="cpu")
     except EefError as error:
-        return Finding("base student", False, error.message, remedy)
+        return Finding(what, False, error.message, remedy)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Finding("base student", True, f"{parameters / 1e6:.1f} M parameters")
+    return Finding(what, True, f"{parameters / 1e6:.1f} M parameters")
 
 
 def _java() -> Finding:

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eef import doctor
 from eef.chat import format_completion, parse_completion
 from eef.config import load_recipe
 from eef.envs.scienceworld.tasks import part_of
@@ -209,3 +211,15 @@ def test_the_shipped_student_finds_its_way_in_other_variations(monkeypatch, tmp_
         found = zip(predicted, lesson.ids[1:], lesson.weights[1:], strict=True)
         right += [guess == token for guess, token, weight in found if weight]
     assert sum(right) / len(right) > 0.9
+
+
+def test_doctor_holds_every_shipped_student_to_its_manifest(tmp_path, monkeypatch):
+    shipped = tmp_path / "students"
+    shutil.copytree(STUDENTS, shipped)
+    monkeypatch.setattr("eef.model.STUDENTS", shipped)
+    assert {path.name for path in shipped.iterdir()} == set(doctor.STUDENTS)
+    weights = shipped / "base-scienceworld/model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    found = {finding.name: finding.ok for finding in doctor.diagnose()}
+    assert (found["student `base`"], found["student `base-scienceworld`"]) == (True, False)
