@@ -11,6 +11,8 @@ from small_run import eef, small_recipe, write_recipe
 from eef.config import load_recipe
 from eef.ledger import Cost
 from eef.methods import make_method
+from eef.noise import LabelNoise, StateCount
+from eef.report.skills import SkillUse
 from eef.stats import holm
 from eef.study.gather import study_of
 from eef.study.page import study_markdown, study_page
@@ -114,7 +116,9 @@ def test_arms_are_told_from_methods():
         return Piece(
             study="s", method=method, seed=seed, budget=("rollouts", 9), place=place, rounds=int(method != "bc"),
             algorithm=algorithm or method, options=options, fingerprint={}, tasks=("a", "b", "c", "d"), scores=scores,
-            costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}}, skills={},
+            costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}}, starts=((1, 2),),
+            skills={1: {"won": SkillUse(1, {"Next": 0.5}), "lost": SkillUse(0, {"Next": None})}},
+            noise=LabelNoise(1, (StateCount("e", 0, 3, 20),)) if method == "eef" else None,
         )
 
     study = study_of([
@@ -124,6 +128,8 @@ def test_arms_are_told_from_methods():
         *(piece("M1", seed, [1, 0, 0, 0], 4, "eef", M=1, experts=["x"]) for seed in (0, 1)),
         piece("two", 0, [1, 1, 1, 1], 5, "eef", M=5, experts=["x", "y"]),
     ])
+    for each in study.pieces:
+        assert Piece.from_record(json.loads(json.dumps(each.to_record()))) == each
     over = study.over["rollouts"]
     arms = {item.name: item.changes for item in over.methods if item.is_arm}
     assert arms == {"M1": {"M": 1}}

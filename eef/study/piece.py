@@ -103,6 +103,7 @@ class Piece:
             "skills": {
                 str(round): {part: use.to_record() for part, use in each.items()} for round, each in self.skills.items()
             },
+            "noise": self.noise.to_record() if self.noise else None,
         }
 
     @classmethod
