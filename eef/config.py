@@ -13,7 +13,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -486,6 +486,12 @@ def settings_table(kind: type[Settings], prefix: str = "") -> list[SettingRow]:
             type_name, help_text = _type_name(field.annotation), field.description or ""
             rows.append(SettingRow(prefix + name, type_name, default, help_text))
     return rows
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """The hint beside an unknown name: the nearest known one, else all of them."""
+    like = nearest(name, list(known))
+    return f"did you mean {like!r}?" if like else f"there are: {', '.join(known)}"
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:

@@ -11,19 +11,18 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from eef.errors import MethodError, StoreError
 from eef.explore import explore, launches
 from eef.jsonfile import read_json, write_json
-from eef.labels import OkRule, is_expert
+from eef.labels import OkRule, count_wins, is_expert
 from eef.pipeline import Run, StageId
 from eef.rollouts import derive_seed
 from eef.selection import PlannedState
 from eef.stats import chance_of_wins
 from eef.store import Store
-from eef.trajectory import StateRef, Trajectory
+from eef.trajectory import StateRef, Trajectory, TrajectorySet
 
 RECORD_VERSION = 1
 NOISE_FILE = "noise.json"
@@ -130,7 +129,7 @@ def measure_noise(
             batch_size=run.recipe.rollouts.batch_size, fresh_limit=run.recipe.rollouts.fresh_limit,
             told=run.methods[method].told, progress=heard,
         )
-        counts = [_count(store, task, of_task) for task, of_task in chosen]
+        counts = [_count(store.trajectories, of_task[0].trajectory, round) for _, of_task in chosen]
     noise = LabelNoise(round, tuple(count for of_one in counts for count in of_one))
     write_json(run.folder(stage) / NOISE_FILE, noise.to_record())
     return noise
@@ -138,8 +137,9 @@ def measure_noise(
 
 def read_noise(run: Run, method: str) -> LabelNoise | None:
     """The measurement of a method's first round that has one."""
-    paths = (run.directory / method / f"round{round}" / NOISE_FILE for round in range(1, run.recipe.rounds + 1))
-    path: Path | None = next((path for path in paths if path.is_file()), None)
+    rounds = range(1, run.recipe.rounds + 1)
+    paths = (run.folder(StageId(method, round, "explore")) / NOISE_FILE for round in rounds)
+    path = next((path for path in paths if path.is_file()), None)
     return LabelNoise.from_record(read_json(path)) if path else None
 
 
@@ -166,12 +166,7 @@ def _draw(
     return random.Random(seed).sample(sorted(by_task.values(), key=str), min(count, len(by_task)))
 
 
-def _count(store: Store, task: str, states: Sequence[StateRef]) -> list[StateCount]:
-    counts = []
-    played = [item for item in store.trajectories.of_task(task) if item.status != "error" and not is_expert(item)]
-    for state in (None, *states):
-        ends = [item for item in played if item.start == state]
-        if ends:
-            t = state.t if state else 0
-            counts.append(StateCount(states[0].trajectory, t, sum(item.success for item in ends), len(ends)))
-    return counts
+def _count(trajectories: TrajectorySet, expert: str, round: int) -> list[StateCount]:
+    """The states of an expert's trajectory from which rollouts came to an end, the start first."""
+    counts = count_wins(trajectories, trajectories[expert], [round])
+    return [StateCount(expert, t, wins, played) for t, (wins, played) in counts.items() if played]

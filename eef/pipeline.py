@@ -20,7 +20,7 @@ import json
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -258,8 +258,17 @@ class Run:
         record: dict[str, Any] = read_json(path)
         return record
 
+    def episodes(self, method: str, round: int) -> TrajectorySet:
+        """The rollouts of an evaluation, none where it was not begun; for reading."""
+        return read_trajectories(self.folder(StageId(method, round, "evaluate")) / "evaluation")
+
     def is_done(self, stage: StageId) -> bool:
         return self._outcome(stage).is_file()
+
+    def require(self, stage: StageId) -> None:
+        """StoreError where a stage is not done."""
+        if not self.is_done(stage):
+            raise StoreError(f"`{stage}` is not done yet", hint=f"`eef resume {self.directory}` does it")
 
     def _outcome(self, stage: StageId) -> Path:
         """The file which a stage writes last."""
@@ -586,10 +595,9 @@ class Run:
         StoreError where that round has not selected yet."""
         from eef.model import configured_context, load_tokenizer
 
+        self.require(StageId(method, round, "select"))
         selection = self.selection(method, round)
-        if selection is None:
-            stage = StageId(method, round, "select")
-            raise StoreError(f"`{stage}` is not done yet", hint=f"`eef resume {self.directory}` does it")
+        assert selection is not None, "required"
         name = self.recipe.model.name
         limits = [limit for limit in (self.recipe.chat.max_length, configured_context(name)) if limit]
         renderer = Renderer(
@@ -645,11 +653,14 @@ def _joined(path: Path, recipe: Recipe) -> Recipe:
     return parse_settings(Recipe, settings, source=str(path))
 
 
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Keys in which two fingerprints differ, but for the versions, on which nothing in an episode depends."""
+    return sorted(key for key in {*one, *other} - {"eef", "python"} if one.get(key) != other.get(key))
+
+
 def _refuse_other_place(path: Path, now: dict[str, Any]) -> None:
     """Rollouts of two environments do not mix: refuse one that has changed since the run was begun."""
-    versions = {"eef", "python"}
-    before, now = read_json(path), json.loads(json.dumps(now))
-    differing = sorted(key for key in {*before, *now} - versions if before.get(key) != now.get(key))
+    differing = differences(read_json(path), json.loads(json.dumps(now)))
     if differing:
         raise StoreError(
             f"`{path.parent}` was begun in another environment (it differs in: {', '.join(differing)})",

@@ -15,7 +15,7 @@ from eef.envs import make_env, make_expert
 from eef.envs.gold import GoldPaths, play_path
 from eef.envs.jvm import java_version
 from eef.envs.scienceworld import ScienceWorld
-from eef.envs.scienceworld.simulator import OVER, REFUSED, Opener
+from eef.envs.scienceworld.simulator import REFUSED, Opener
 from eef.envs.scienceworld.tasks import (
     ETO_LIMITS,
     PRESETS,
@@ -28,6 +28,7 @@ from eef.envs.scienceworld.tasks import (
     index_of,
     part_of,
 )
+from eef.envs.worker import OVER
 from eef.errors import ConfigError, EnvError
 from eef.policy import GREEDY
 from eef.rollouts import Launch, play

@@ -9,7 +9,6 @@ from eef.errors import ConfigError
 from eef.labels import is_expert
 from eef.pipeline import EXPERT, Run, stages_of
 from eef.selection import TrainingExample
-from eef.store import read_trajectories
 from eef.trajectory import Trajectory, TrajectorySet
 
 
@@ -72,7 +71,7 @@ def places(run: Run, method: str | None, round: int | None) -> Iterator[Place]:
         yield Place(name, None, run.trajectories(name))
     for stage in stages_of(run.recipe):
         if stage.kind == "evaluate" and stage.method in wanted and round in (None, stage.round):
-            yield Place(stage.method, stage.round, read_trajectories(run.folder(stage) / "evaluation"))
+            yield Place(stage.method, stage.round, run.episodes(stage.method, stage.round))
 
 
 def examples_of(run: Run, item: Found) -> Iterator[TrainingExample]:

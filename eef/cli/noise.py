@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
-from eef.cli.console import data, notes, stoppable
+from eef.cli.console import data, stoppable
+from eef.cli.indexes import bars
 from eef.cli.runs import Directory
 from eef.errors import StoreError
 from eef.labels import OkRule
@@ -38,18 +37,13 @@ def label_noise(
     run = Run.open(directory)
     if method not in run.methods:
         raise StoreError(f"`{directory}` has no method `{method}`", hint=f"it has {', '.join(run.recipe.methods)}")
-    needed = StageId(method, round, "explore")
-    if not run.is_done(needed):
-        raise StoreError(f"`{needed}` is not done yet", hint=f"`eef resume {directory}` does it")
+    run.require(StageId(method, round, "explore"))
     with (
-        stoppable("stopped; the same command continues"), process_settings(threads_of(run.recipe, 1)),
-        Bars(TextColumn("rollouts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True),
-             console=notes()) as bars,
+        stoppable("stopped; the same command continues"), process_settings(threads_of(run.recipe, 1)), bars() as move,
     ):
-        bar = bars.add_task("rollouts", total=None)
         noise = measure_noise(
             run, method, round, trajectories=trajectories, rollouts=rollouts,
-            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+            progress=lambda done, total: move("rollouts", done, total),
         )
     data().print(noise_table(noise))
 

@@ -12,7 +12,7 @@ from typing import Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from eef.config import Settings, nearest
+from eef.config import Settings, nearest, suggestion
 from eef.env import Env
 from eef.errors import ConfigError
 from eef.policy import Policy
@@ -86,9 +86,6 @@ def _fitting(name: str, key: str, value: Any, types: Mapping[str, Any]) -> Any:
 
 def _find(table: Mapping[str, tuple[str, str]], name: str, what: str) -> Any:
     if name not in table:
-        like = nearest(name, list(table))
-        raise ConfigError(
-            f"no {what} {name!r}", hint=f"did you mean {like!r}?" if like else f"there are: {', '.join(table)}"
-        )
+        raise ConfigError(f"no {what} {name!r}", hint=suggestion(name, table))
     module, attribute = table[name]
     return getattr(import_module(module), attribute)

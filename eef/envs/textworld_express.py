@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from eef.config import nearest
+from eef.config import suggestion
 from eef.env import StepResult
 from eef.envs.jvm import Jvm, JvmSettings, find_jar, find_java
 from eef.envs.pooled import PooledEnv, PoolSettings
+from eef.envs.worker import OVER
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
 
@@ -29,7 +30,6 @@ SEEDS = 1_000
 """Seeds of each split, for every game."""
 
 SHARING = "sorting"
-OVER = "The episode is over."
 PROMPT = """\
 You play a text game. Each turn you see what came of your last action and answer with one action, such as \
 `look around`, `move north`, `open door to east`, `open fridge`, `take coin`, `put coin in box`, `read cookbook`.
@@ -200,9 +200,7 @@ def _choose(games: str | Sequence[str]) -> tuple[str, ...]:
     names = (games,) if isinstance(games, str) else tuple(games)
     for name in names:
         if name not in GAMES:
-            like = nearest(name, GAMES)
-            hint = f"did you mean {like!r}?" if like else f"there are: {', '.join(GAMES)}"
-            raise ConfigError(f"TextWorldExpress has no game {name!r}", hint=hint)
+            raise ConfigError(f"TextWorldExpress has no game {name!r}", hint=suggestion(name, GAMES))
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"`env.games` is {list(names)}, expected one or more, each once")
     return names

@@ -22,12 +22,13 @@ _MARGIN = 10.0  # a worker gives its simulator up before it is given up itself
 _SECONDS_TO_NOTICE = 3.0  # that its pipe is closed; it does not while a call hangs
 _SECONDS_TO_END = 5.0
 _DEAD_BEFORE = "dead before it was asked"
+OVER = "The episode is over."
 
 
 class Simulator(Protocol):
     """What a worker holds: many episodes, each under the number of its seat. `start` says what an episode begins with.
 
-    `act` after the end of an episode answers that it is over. EnvError: that episode cannot go on; EnvDied: none can.
+    `act` after the end of an episode answers `OVER`. EnvError: that episode cannot go on; EnvDied: none can.
     """
 
     def begin(self, seat: int, start: Any) -> str: ...

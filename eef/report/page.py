@@ -38,19 +38,19 @@ def draw_page(run: Run, results: Results) -> str:
         section("A failure of the expert, explored", draw_story(story)) if story else Html(""),
         draw_skills(results), draw_costs(results), _origin(run, results),
     ]
+    return draw_document(f"{results.name} – report", *sections)
+
+
+def draw_document(title: str, *content: Html) -> str:
+    """A page as a whole: head, style sheet, content."""
+    style = files("eef.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"{tag('title', f'{results.name} – report')}\n<style>\n{page_style()}</style>\n</head>\n<body>\n"
-        f"{tag('main', *sections)}\n</body>\n</html>\n"
+        f"{tag('title', title)}\n<style>\n{style}</style>\n</head>\n<body>\n{tag('main', *content)}\n</body>\n</html>\n"
     )
-
-
-def page_style() -> str:
-    """The style sheet of every page."""
-    return files("eef.report").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def _opening(results: Results) -> Html:

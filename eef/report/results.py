@@ -19,7 +19,6 @@ from eef.pipeline import BC, EXPERT, Kind, Run, StageId, explorers, stages_of
 from eef.report.kinds import Kinds, measure_kinds
 from eef.report.skills import SkillUse, measure_skills
 from eef.stats import Difference, Interval, bootstrap_interval, holm, mcnemar, paired_difference, wilson_interval
-from eef.store import read_trajectories
 from eef.trajectory import TrajectorySet
 
 RECORD_VERSION = 1
@@ -279,7 +278,7 @@ def _gather_round(
     done = _stages_done(run, method, round)
     result = run.evaluation(method, round)
     selection = run.selection(method, round) if "select" in done else None
-    episodes = read_trajectories(run.folder(StageId(method, round, "evaluate")) / "evaluation") if result else ()
+    episodes = run.episodes(method, round) if result else ()
     played = method == BC or not {"collect", "explore"}.isdisjoint(done)
     return RoundResult(
         round=round,

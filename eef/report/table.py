@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from rich.table import Table
 from rich.text import Text
 
@@ -38,9 +40,13 @@ def results_table(results: Results) -> Table:
 
 def markdown_table(results: Results) -> str:
     """The table in Markdown, and below it where was played; ends in a newline."""
-    rule = [":--" if column == "method" else "--:" for column in COLUMNS]
-    lines = [COLUMNS, rule, *rows(results)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{place(results.fingerprint)}\n"
+    return "\n".join([*markdown_lines(COLUMNS, rows(results)), "", place(results.fingerprint), ""])
+
+
+def markdown_lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table in Markdown, its first column to the left and the others to the right."""
+    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _row(method: MethodResult) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eef.checkpoint import save_checkpoint
-from eef.config import TrainSettings, nearest
+from eef.config import TrainSettings, suggestion
 from eef.errors import ConfigError
 from eef.student.course import Course, Played, StudentSettings
 from eef.tokens import Renderer
@@ -93,7 +93,5 @@ def _train_settings(settings: StudentSettings) -> TrainSettings:
 
 def _find(env: str, place: int) -> Any:
     if env not in COURSES:
-        like = nearest(env, list(COURSES))
-        hint = f"did you mean {like!r}?" if like else f"there are: {', '.join(COURSES)}"
-        raise ConfigError(f"there is no base student for {env!r}", hint=hint)
+        raise ConfigError(f"there is no base student for {env!r}", hint=suggestion(env, COURSES))
     return getattr(import_module(COURSES[env][0]), COURSES[env][place])

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from eef.errors import StoreError
-from eef.pipeline import Run
+from eef.pipeline import Run, differences
 from eef.study.piece import Piece, pieces_of, read_piece
 from eef.study.seeds import OverSeeds, gather_seeds
-
-VERSIONS = ("eef", "python")  # may differ between pieces: nothing in an episode depends on them
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +83,7 @@ def _read(directory: Path) -> list[Piece]:
 
 
 def _refuse_mixture(first: Piece, other: Piece) -> None:
-    def place(piece: Piece) -> dict[str, Any]:
-        return {key: value for key, value in piece.fingerprint.items() if key not in VERSIONS}
-
-    if place(first) != place(other):
-        keys = {*place(first), *place(other)}
-        differing = sorted(key for key in keys if place(first).get(key) != place(other).get(key))
+    if differing := differences(first.fingerprint, other.fingerprint):
         raise StoreError(
             f"`{other.name}` was played in another environment than `{first.name}` (it differs in: "
             f"{', '.join(differing)})", hint="name directories of one study",

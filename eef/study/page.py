@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eef.report.markup import Html, join, tag
-from eef.report.page import POLICY, page_style
+from eef.report.page import draw_document
 from eef.report.pieces import note, section, table
+from eef.report.table import markdown_lines
 from eef.study.figures import draw_figures
 from eef.study.gather import Study
 from eef.study.tables import tables_of, verdict
@@ -18,8 +19,7 @@ def study_markdown(study: Study, commands: Sequence[str]) -> str:
     for kind, over in study.over.items():
         parts += ["", f"## {_title(study, kind)}", *(["", told] if (told := verdict(over)) else [])]
         for each in tables_of(over):
-            lines = [each.head, [":--", *["--:"] * (len(each.head) - 1)], *each.rows]
-            parts += ["", f"**{each.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)]
+            parts += ["", f"**{each.title}**", "", *markdown_lines(each.head, each.rows)]
             parts += ["", each.note] if each.note else []
     prints = [f"- {key}: `{value}`" for key, value in study.fingerprint.items()]
     return "\n".join([*parts, "", "## How to get these numbers again", "", "```", *commands, "```", "", *prints, ""])
@@ -38,14 +38,7 @@ def study_page(study: Study, commands: Sequence[str]) -> str:
         sections.append(section(_title(study, kind), told, draw_figures(over), *drawn))
     prints = tag("dl", *(join([tag("dt", key), tag("dd", str(value))]) for key, value in study.fingerprint.items()))
     origin = section("How to get these numbers again", tag("pre", "\n".join(commands)), prints)
-    body = tag("main", tag("h1", "Results"), *sections, origin)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n{tag("title", "Results")}\n'
-        f"<style>\n{page_style()}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return draw_document("Results", tag("h1", "Results"), *sections, origin)
 
 
 def _title(study: Study, kind: str) -> str:

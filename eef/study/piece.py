@@ -13,12 +13,11 @@ from typing import Any
 
 from eef.config import Recipe
 from eef.errors import StoreError
-from eef.jsonfile import read_json, write_json
+from eef.jsonfile import disk_errors, read_json, write_json
 from eef.ledger import LEDGER_FILE, Cost, Ledger
 from eef.noise import LabelNoise, read_noise
 from eef.pipeline import BC, EXPERT, Run, explorers
 from eef.report.skills import SkillUse, measure_skills
-from eef.store import read_trajectories
 from eef.trajectory import TrajectorySet
 
 RECORD_VERSION = 1
@@ -137,16 +136,12 @@ class Piece:
             raise StoreError(f"malformed piece of a study: {error}") from error
 
 
-def piece_file(directory: Path, piece: Piece) -> Path:
-    """Where a piece is kept below a directory: `<budget's kind>/<method>@<seed>.json`."""
-    return directory / piece.budget[0] / f"{piece.name}.json"
-
-
-def write_piece(directory: Path, piece: Piece) -> Path:
-    path = piece_file(directory, piece)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_piece(directory: Path, piece: Piece) -> None:
+    """Keep a piece below a directory, as `<budget's kind>/<method>@<seed>.json` (StoreError)."""
+    path = directory / piece.budget[0] / f"{piece.name}.json"
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, piece.to_record(), indent=None)
-    return path
 
 
 def read_piece(path: Path) -> Piece:
@@ -205,8 +200,7 @@ def _costs(run: Run, method: str) -> dict[int, dict[str, Cost]]:
 
 
 def _skills(run: Run, method: str, round: int) -> dict[str, SkillUse]:
-    folder = run.directory / method / f"round{round}" / "evaluation"
-    return measure_skills(read_trajectories(folder), run.recipe.env.name)
+    return measure_skills(run.episodes(method, round), run.recipe.env.name)
 
 
 def _from_start(trajectories: TrajectorySet, round: int) -> list[tuple[int, int]]:

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from eef.env import StepResult
 from eef.envs.jvm import CONSTANT_HASH, Jvm, JvmSettings
+from eef.envs.worker import OVER
 from eef.errors import ConfigError, EnvError
 
 REFUSED = "The task cannot be reset. Go on from here."
 _ARTICLES = ("a", "an", "the")  # the simulator does not read them
-OVER = "The episode is over."
 _SCRAMBLE = 0x5DEECE66D
 """`java.util.Random.setSeed` keeps its argument xor this number (java.util.Random, "setSeed")."""
 

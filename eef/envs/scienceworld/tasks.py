@@ -6,12 +6,12 @@ variations the first 2⌊n/4⌋ are for training, the next ⌊n/4⌋ for develop
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, TypeVar
 
-from eef.config import nearest
+from eef.config import suggestion
 from eef.errors import ConfigError
 
 Part = Literal["train", "dev", "test"]
@@ -119,7 +119,7 @@ def held_out_part(task: str) -> str:
 def index_of(name: str, variation: int) -> int:
     """The running number of a variation over all tasks. ConfigError where there is none such."""
     if name not in VARIATIONS:
-        raise unknown("task", name, list(VARIATIONS))
+        raise unknown("task", name, VARIATIONS)
     if not 0 <= variation < VARIATIONS[name]:
         raise ConfigError(
             f"ScienceWorld: `{name}` has no variation {variation}", hint=f"it has 0 to {VARIATIONS[name] - 1}"
@@ -210,8 +210,5 @@ def needs_electricity(task: str) -> bool:
     return any(word in task for word in _ELECTRICAL)
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> ConfigError:
-    choices = list(known)
-    like = nearest(name, choices)
-    hint = f"did you mean {like!r}?" if like else f"there are: {', '.join(choices)}"
-    return ConfigError(f"ScienceWorld: no {what} {name!r}", hint=hint)
+def unknown(what: str, name: str, known: Collection[str]) -> ConfigError:
+    return ConfigError(f"ScienceWorld: no {what} {name!r}", hint=suggestion(name, known))
