@@ -23,7 +23,7 @@ from eef.selection import PlannedState
 from eef.store import Store
 from eef.trajectory import StateRef
 from tests.counting import CountingEnv
-from tests.worlds import children, footprint, memory, needs_java
+from tests.worlds import children, footprint, halt, memory, needs_java
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_a_hung_jvm_is_ended_and_its_episode_goes_on_elsewhere():
     env.reset(env.tasks("train")[0])
     seen = env.step("look around")
     jvm = children(env._seat._worker.pid)[0]
-    os.kill(jvm, signal.SIGSTOP)
+    halt(jvm)
     assert env.step("look around") == seen
     assert env.deaths == 1
     assert not os.path.exists(f"/proc/{jvm}"), "ended and reaped"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import re
+import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -84,6 +86,14 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def halt(pid: int) -> None:
+    """Stop a process and wait until no thread of it runs any more: one may still answer after the signal (Linux)."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    while any(_state(int(thread.name)) not in "TZX" for thread in threads.iterdir()):
+        time.sleep(0.01)
+
+
 def memory(pid: int) -> int:
     """Resident memory of a process in MB (Linux)."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 2**20
@@ -123,4 +133,8 @@ def _listening(table: str) -> list[str]:
 
 
 def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    """Of a process or a thread; X where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
