@@ -18,12 +18,12 @@ NBSP = "\u00a0"
 def display_name(method: str) -> str:
     """A method as readers know it.
 
-    >>> [display_name(name) for name in ("expert", "bc", "rft6", "eef")]
-    ['Expert', 'BC', 'RFT×6', 'EEF']
+    >>> [display_name(name) for name in ("expert", "bc", "rft6", "eef", "sft_all")]
+    ['Expert', 'BC', 'RFT×6', 'EEF', 'SFT-ALL']
     """
     if method == EXPERT:
         return "Expert"
-    return re.sub(r"^RFT(\d+)$", r"RFT×\1", method.upper())
+    return re.sub(r"^RFT(\d+)$", r"RFT×\1", method.upper().replace("_", "-"))
 
 
 def count_of(number: int, thing: str) -> str:

@@ -1,10 +1,8 @@
 """The course of ScienceWorld: the way through the house, finding a thing of a kind, saying what it is, putting it down.
 
-Its episodes are the gold paths of *development* variations, which no recipe of ours trains or tests on. Carrying a
-thing to another room is all but new to its student: from the first `pick up` on, the turns are in the contexts of its
-training and seldom carry loss (`carrying_share`). A small world is soon known by heart; so each episode is told
-several times over with its colours and numbers exchanged, for which the page has to be read, and with slips, after
-which it has to go on: actions that name what is not there.
+Its episodes are the gold paths of *development* variations, which no recipe of ours trains or tests on. A small world
+is soon known by heart; so each episode is told several times over with its colours and numbers exchanged, for which the
+page has to be read, and with slips, after which it has to go on: actions that name what is not there.
 """
 
 from __future__ import annotations
@@ -12,12 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, takewhile
+from itertools import chain
 from typing import Any
 
 from pydantic import Field
 
 from eef.chat import build_conversation, format_completion
+from eef.env import FORMAT_ERROR
 from eef.envs import make_env, make_expert
 from eef.envs.scienceworld.thoughts import think
 from eef.policy import GREEDY
@@ -35,6 +34,9 @@ NUMBERS = tuple(str(number) for number in range(1, 11))
 _APART = "[](),.:;'\""
 _JOINED = ((" ,", ","), (" .", "."), (" :", ":"), ("( ", "("), (" )", ")"))
 _UNKNOWN = "No known action matches that input."
+_REFUSALS = (_UNKNOWN, "It's not clear how to get there from here.", FORMAT_ERROR)
+"""What gold paths never meet, but those who err do."""
+
 _STEP_LIMIT = 40
 _AT_A_TIME = 25
 
@@ -48,11 +50,8 @@ class ScienceStudent(StudentSettings):
     tasks: int | None = Field(default=None, ge=1)
     """Variations that are played, one of each kind in turn; all when left out."""
 
-    carrying_share: float = Field(default=0.05, ge=0, le=1)
-    """Share of the turns from the first `pick up` of an episode on that carry loss."""
-
     tellings: int = Field(default=8, ge=1)
-    """Times that each episode is told, with colours and numbers exchanged in all but one."""
+    """Times that each episode is told, each time with colours and numbers exchanged at random."""
 
     longest: int = Field(default=1200, ge=100)
     """Tokens of an episode; longer ones are left out."""
@@ -69,7 +68,7 @@ class ScienceStudent(StudentSettings):
     drill_updates: int = Field(default=650, ge=1)
     """Optimizer updates on the drills."""
 
-    updates: int = Field(default=400, ge=1)
+    updates: int = Field(default=800, ge=1)
     """Optimizer updates on episodes with as many drills among them."""
 
     batch_size: int = Field(default=16, ge=1)
@@ -84,7 +83,7 @@ class ScienceCourse:
         self.episodes = [each for each in play_gold(settings, played) if each.success]
         self.steps = [step for each in self.episodes for step in each.steps]
         texts = chain.from_iterable((step.observation, step.completion) for step in self.steps)
-        vocabulary = science_vocabulary([*texts, *COLOURS])
+        vocabulary = science_vocabulary([*texts, *COLOURS, *_REFUSALS])
         self.words = vocabulary.words
         self.tokenizer = build_tokenizer(vocabulary)
         self.again = len(self.episodes) * settings.tellings
@@ -99,7 +98,7 @@ class ScienceCourse:
         for trajectory in self.episodes:
             for _ in range(self.settings.tellings):
                 turns = with_slips(trajectory.steps, self.steps, self.settings.slips, rng)
-                lesson = make_lesson(turns, renderer, self.settings.carrying_share, rng)
+                lesson = make_lesson(turns, renderer)
                 if len(lesson.ids) <= self.settings.longest:
                     yield Rendered(exchanged(lesson.ids, renderer, rng), lesson.weights)
 
@@ -169,11 +168,9 @@ def with_slips(steps: Sequence[Step], others: Sequence[Step], share: float, rng:
     return told
 
 
-def make_lesson(turns: Sequence[Turn], renderer: Renderer, carrying_share: float, rng: random.Random) -> Rendered:
-    """An episode with loss on what is to be learned: its own turns up to the first `pick up`, and few behind it."""
-    found = len(list(takewhile(lambda turn: not (turn[1] and turn[0].action.startswith("pick up")), turns)))
-    taught = [own and (t < found or rng.random() < carrying_share) for t, (_, own) in enumerate(turns)]
-    return renderer.render(build_conversation("", [step for step, _ in turns]), [float(each) for each in taught])
+def make_lesson(turns: Sequence[Turn], renderer: Renderer) -> Rendered:
+    """An episode with loss on its own turns; its slips are there to be read."""
+    return renderer.render(build_conversation("", [step for step, _ in turns]), [float(own) for _, own in turns])
 
 
 def exchanged(ids: Iterable[int], renderer: Renderer, rng: random.Random) -> tuple[int, ...]:
