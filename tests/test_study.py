@@ -118,6 +118,7 @@ def test_arms_are_told_from_methods():
             algorithm=algorithm or method, options=options, fingerprint={}, tasks=("a", "b", "c", "d"), scores=scores,
             costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}}, starts=((1, 2),),
             skills={1: {"won": SkillUse(1, {"Next": 0.5}), "lost": SkillUse(0, {"Next": None})}},
+            selected={1: {"examples": 3, "steps.student-win": 8 + seed, "steps.beneficial": 2, "tasks.unsolved": 1}},
             noise=LabelNoise(1, (StateCount("e", 0, 3, 20),)) if method == "eef" else None,
         )
 
@@ -145,7 +146,9 @@ def test_arms_are_told_from_methods():
     page = study_page(study, ["command"])
     assert "Win rate of EEF over M" in page
     assert "Win rate over rollouts explored" in page
-    assert study_markdown(study, ["command"]).count("M = 1") == 1
+    document = study_markdown(study, ["command"])
+    assert document.count("M = 1") == 1
+    assert "| EEF | 1.0 | 3.0 | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, "what is trained on, mean of two seeds"
 
 
 def test_methods_are_added_and_what_is_done_stays(comparison):

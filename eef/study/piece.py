@@ -7,7 +7,7 @@ on several machines, and its tables be made again when the runs, their trajector
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from eef.errors import StoreError
 from eef.jsonfile import disk_errors, read_json, write_json
 from eef.ledger import LEDGER_FILE, Cost, Ledger
 from eef.noise import LabelNoise, read_noise
-from eef.pipeline import BC, EXPERT, Run, explorers
+from eef.pipeline import BC, EXPERT, Run, StageId, explorers
 from eef.report.skills import SkillUse, measure_skills
 from eef.trajectory import TrajectorySet
 
@@ -37,8 +37,9 @@ class Piece:
 
     `budget` is (kind, size) of a round, ("none", 0) where methods play what they plan. `place` orders methods in
     tables; `algorithm` is the method an arm is a variant of, `options` all of its options. `scores`, `costs` (then by
-    stage) and `skills` go by round, 0 for what comes before exploring. `starts` are (wins, rollouts) from the start
-    of each training task in the last round. `noise`: its labels against many rollouts, where that was measured.
+    stage), `skills` and `selected` (the counts of what is trained on, `eef.methods.base.make_selection`) go by round, 0
+    for what comes before exploring. `starts` are (wins, rollouts) from the start of each training task in the last
+    round. `noise`: its labels against many rollouts, where that was measured.
     """
 
     study: str
@@ -54,6 +55,7 @@ class Piece:
     scores: Mapping[int, Scores]
     costs: Mapping[int, Mapping[str, Cost]]
     skills: Mapping[int, Mapping[str, SkillUse]]
+    selected: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     starts: tuple[tuple[int, int], ...] = ()
     noise: LabelNoise | None = None
 
@@ -67,9 +69,13 @@ class Piece:
         return self.method not in (EXPERT, BC)
 
     @property
+    def last_round(self) -> int:
+        return self.rounds if self.explores else 0
+
+    @property
     def last(self) -> Scores | None:
         """The scores after the last round, None where it is not finished."""
-        return self.scores.get(self.rounds if self.explores else 0)
+        return self.scores.get(self.last_round)
 
     def wins(self, round: int) -> frozenset[str]:
         """Ids of the tasks won after a round; none where it was not evaluated."""
@@ -102,6 +108,7 @@ class Piece:
             "skills": {
                 str(round): {part: use.to_record() for part, use in each.items()} for round, each in self.skills.items()
             },
+            "selected": {str(round): dict(counts) for round, counts in self.selected.items()},
             "noise": self.noise.to_record() if self.noise else None,
         }
 
@@ -125,11 +132,12 @@ class Piece:
                 int(round): {part: SkillUse(**use) for part, use in each.items()}
                 for round, each in fields.pop("skills").items()
             }
+            selected = {int(round): dict(counts) for round, counts in fields.pop("selected", {}).items()}
             kind, size = fields.pop("budget")
             noise = fields.pop("noise")
             return cls(
                 **{**fields, "tasks": tuple(fields["tasks"]), "starts": tuple((w, n) for w, n in fields["starts"])},
-                budget=(kind, size), scores=scores, costs=costs, skills=skills,
+                budget=(kind, size), scores=scores, costs=costs, skills=skills, selected=selected,
                 noise=LabelNoise.from_record(noise) if noise else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -178,6 +186,9 @@ def summarise_piece(run: Run, method: str) -> Piece:
         },
         costs=_costs(run, method),
         skills={round: _skills(run, method, round) for round in results},
+        selected={
+            round: counts for round in results if (counts := run.outcome(StageId(method, round, "select")))
+        } if method != EXPERT else {},
         starts=tuple(_from_start(run.trajectories(method), rounds)) if explores and rounds in results else (),
         noise=read_noise(run, method),
     )

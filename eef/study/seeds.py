@@ -41,7 +41,8 @@ class MethodOverSeeds:
     `rounds` are its win rates by round and seed, `cost` the mean over seeds of all its stages, `explored` that of
     exploring up to each round (so that a curve may be drawn over what was spent), `skills` those of test episodes by
     round, then by seed. `pass_at_k` is of training tasks, by rollouts from their start in the last round: (k, chance
-    that one of k wins). `solved` counts test tasks won in any seed by difficulty, `newly_solved` the hard ones by seed.
+    that one of k wins). `selected`: what is trained on in the last round, mean counts over seeds. `solved` counts test
+    tasks won in any seed by difficulty, `newly_solved` the hard ones by seed.
     Of its `options`, `changes` are those in which it differs from the method it is a variant of (`algorithm`), if from
     any.
     """
@@ -57,6 +58,7 @@ class MethodOverSeeds:
     explored: Mapping[int, Cost]
     skills: Mapping[int, tuple[Mapping[str, SkillUse], ...]]
     pass_at_k: tuple[int, float] | None
+    selected: Mapping[str, float]
     solved: Mapping[str, int]
     newly_solved: tuple[int | None, ...]
     noise: tuple[LabelNoise, ...]
@@ -225,6 +227,7 @@ def _method(grid: _Grid, name: str) -> MethodOverSeeds:
             number: tuple(piece.skills[number] for piece in known if number in piece.skills) for number in numbers
         },
         pass_at_k=_pass_at_k(known),
+        selected=_mean_counts([counts for piece in known if (counts := piece.selected.get(piece.last_round))]),
         solved=dict(Counter(
             grid.difficulty[task] for task in _won_last(known) if task in grid.difficulty
         )),
@@ -253,6 +256,11 @@ def _mean_cost(costs: Sequence[Cost]) -> Cost:
     return Cost(**{
         name: value / len(costs) if name == "seconds" else round(value / len(costs)) for name, value in total.items()
     })
+
+
+def _mean_counts(counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    names = dict.fromkeys(name for each in counts for name in each)
+    return {name: fmean(each.get(name, 0) for each in counts) for name in names}
 
 
 def _pass_at_k(pieces: Sequence[Piece]) -> tuple[int, float] | None:

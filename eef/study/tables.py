@@ -38,7 +38,10 @@ class Table:
 
 def tables_of(over: OverSeeds) -> list[Table]:
     """The tables of one budget; those without a row are left out."""
-    made = (_methods(over), _pairs(over), _arms(over), _noise(over), _difficulty(over), _skills(over), _costs(over))
+    made = (
+        _methods(over), _pairs(over), _arms(over), _selected(over), _noise(over), _difficulty(over), _skills(over),
+        _costs(over),
+    )
     return [table for table in made if table.rows]
 
 
@@ -147,6 +150,30 @@ def _arms(over: OverSeeds) -> Table:
     return Table("Arms: a method with one thing changed", head, rows, note)
 
 
+def _selected(over: OverSeeds) -> Table:
+    head = ("method", "training tasks without a solution", "examples", "pairs", "the student’s actions", "the expert’s",
+            "of them beneficial", "neutral", "states that need recovery", "recovered")
+    rows = []
+    for item in over.methods:
+        if counts := item.selected:
+            steps = {name.removeprefix("steps."): n for name, n in counts.items() if name.startswith("steps.")}
+            own = steps.pop("student-win", 0)
+            trained = (own, sum(steps.values()), steps.get("beneficial"), steps.get("neutral"))
+            named = (counts.get(name) for name in ("states.recovery", "states.recovered"))
+            rows.append((display_name(item.name), *map(_count, (
+                counts.get("tasks.unsolved"), counts.get("examples"), counts.get("pairs"), *trained, *named
+            ))))
+    note = (
+        "A solution of a task is a win, the expert’s or the student’s, from its start or on from a state inside a "
+        "trajectory; what NAT and SFT-ALL take instead is each trajectory of the expert. Actions are those trained."
+    )
+    return Table("What is trained on in the last round, mean over seeds", head, rows, note)
+
+
+def _count(mean: float | None) -> str:
+    return NONE if mean is None else f"{mean:,.1f}"
+
+
 def _noise(over: OverSeeds) -> Table:
     head = ("method", "rollouts a state", "ok if", "false states %", "false segments %", "states", "rollouts played")
     rules: tuple[OkRule, ...] = ("any", "majority")
@@ -190,9 +217,13 @@ def _skills(over: OverSeeds) -> Table:
     names = skill_names(over)
     rows = [
         (display_name(item.name), str(round), part, *(mean_use(uses, part, name) for name in names))
-        for item in over.methods for round, uses in item.skills.items() if uses and uses[0] for part in ("won", "lost")
+        for item in over.methods for round, uses in item.skills.items()
+        if uses and uses[0] and not (item.is_arm and round < max(item.skills)) for part in ("won", "lost")
     ]
-    return Table("Actions of a kind in a test episode", ("method", "round", "episodes", *names), rows)
+    return Table(
+        "Actions of a kind in a test episode", ("method", "round", "episodes", *names), rows,
+        "Of arms the last round alone." if arms_of(over) else "",
+    )
 
 
 def skill_names(over: OverSeeds) -> list[str]:
