@@ -1,44 +1,48 @@
 """Budget: a method's plan, cut or gone on with until a round is full. Between `Method.plan` and `eef.explore`. Pure.
 
 Methods plan different numbers of rollouts, and their rollouts differ in length. At equal budget each plays its plan in
-turns of one rollout a task, so that a plan which is cut leaves no task out, and begins anew when it is through.
+turns of one rollout a task, so that a plan which is cut leaves no task out, and begins anew when it is through. States
+that were cut off come first in the next round.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 
 from eef.config import BudgetSettings
 from eef.errors import ConfigError
 from eef.selection import PlannedState
+from eef.trajectory import StateRef
 
 
 def waves(
-    plan: Sequence[PlannedState], budget: BudgetSettings, batch_size: int, tokens_of: Callable[[int], int]
+    plan: Sequence[PlannedState], budget: BudgetSettings, batch_size: int, tokens_of: Callable[[int], int],
+    played: Collection[StateRef] = (),
 ) -> Iterator[list[PlannedState]]:
     """The rollouts of a round in portions to be played one after the other; the next one may depend on what they cost.
 
     `tokens_of(n)` are the tokens that the first n rollouts of the round have generated; all portions so far have been
     played when it is asked. By tokens the last portions shrink to what is still to be had, so that the round ends with
-    the rollout that fills it, or close by. Raises ConfigError where rollouts generate no tokens.
+    the rollout that fills it, or close by. `played`: the states that earlier rounds played on from. Raises ConfigError
+    where rollouts generate no tokens.
     """
     if not plan:
         return
     if budget.rollouts is not None:
-        yield list(islice(in_turns(plan), budget.rollouts))
+        yield list(islice(in_turns(plan, played), budget.rollouts))
     elif budget.tokens is not None:
-        yield from _until(budget.tokens, in_turns(plan), batch_size, tokens_of)
+        yield from _until(budget.tokens, in_turns(plan, played), batch_size, tokens_of)
     else:
         yield list(plan)
 
 
-def in_turns(plan: Sequence[PlannedState]) -> Iterator[PlannedState]:
+def in_turns(plan: Sequence[PlannedState], played: Collection[StateRef] = ()) -> Iterator[PlannedState]:
     """The plan as single rollouts without end: one of each task, then the next one of each task, …
 
-    A task's first is its first planned; the others follow in an order that depends on the task alone, since a plan that
-    is cut must not favour early states.
+    A task's first is its first planned; then come the states that earlier rounds have not `played`, then the others,
+    both in an order that depends on the task alone, since a plan that is cut must not favour early states.
 
     >>> [item.task for item in islice(in_turns([PlannedState("a", None, 2), PlannedState("b", None, 1)]), 5)]
     ['a', 'b', 'a', 'b', 'a']
@@ -46,17 +50,17 @@ def in_turns(plan: Sequence[PlannedState]) -> Iterator[PlannedState]:
     of_task: dict[str, list[PlannedState]] = {}
     for item in plan:
         of_task.setdefault(item.task, []).extend([PlannedState(item.task, item.state, 1)] * item.count)
-    orders = [_shuffled(units, task) for task, units in of_task.items() if units]
+    orders = [_in_order(units, task, played) for task, units in of_task.items() if units]
     turn = 0
     while orders:
         yield from (order[turn % len(order)] for order in orders)
         turn += 1
 
 
-def _shuffled(units: list[PlannedState], task: str) -> list[PlannedState]:
+def _in_order(units: list[PlannedState], task: str, played: Collection[StateRef]) -> list[PlannedState]:
     first, *others = units
     random.Random(task).shuffle(others)
-    return [first, *others]
+    return [first, *sorted(others, key=lambda unit: unit.state is None or unit.state in played)]
 
 
 def _until(

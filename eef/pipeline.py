@@ -366,7 +366,8 @@ class Run:
 
             states: list[PlannedState] = []
             student = self.explorer(stage) if plan else None
-            for wave in waves(plan, self.recipe.budget, self.recipe.rollouts.batch_size, tokens_of):
+            earlier = {item.start for item in store.trajectories if item.start and item.round < stage.round}
+            for wave in waves(plan, self.recipe.budget, self.recipe.rollouts.batch_size, tokens_of, earlier):
                 assert student is not None, "what is not planned is not played"
                 states += wave
                 fresh = launches(states, tasks, round=stage.round, seed=self.recipe.seed)[len(planned):]

@@ -67,6 +67,17 @@ def test_what_is_cut_off_is_not_always_the_end():
     assert set(Counter(item.task for item in cut).values()) == {4}
 
 
+def test_what_was_cut_off_comes_first_in_the_next_round():
+    plan = [PlannedState("a", None, 1), *(PlannedState("a", StateRef("e", t), 1) for t in range(1, 11))]
+    first = [item.state for item in islice(in_turns(plan), 6)]
+    second = [item.state for item in islice(in_turns(plan, {state for state in first if state}), 6)]
+    assert first[0] is second[0] is None
+    assert not set(first[1:]) & set(second[1:])
+    whole = list(islice(in_turns(plan), 11))
+    again = list(islice(in_turns(plan, {item.state for item in whole if item.state}), 11))
+    assert whole == again, "a plan that was played whole keeps its order"
+
+
 @given(plans.filter(lambda plan: any(item.count for item in plan)), st.integers(1, 3000), st.integers(1, 40))
 def test_a_budget_of_tokens_ends_with_what_reaches_it(plan, tokens, most):
     costs = [1 + (7 * n) % most for n in range(4000)]

@@ -55,12 +55,14 @@ class Atlas(Configured[AtlasOptions]):
         plan = []
         wanted = self.options.M if self.options.fill == "start" else 0
         for task in tasks:
+            wins = self._wins(trajectories, task)
             states = [
                 StateRef(win.id, t)
-                for win in self._wins(trajectories, task) if win.replayable
+                for win in wins if win.replayable
                 for t in open_states(win, expert_states(win.length, self.options.M))
             ]
-            plan += plan_states(task, states, self.options.rollouts_per_state, wanted)
+            if wins or wanted:
+                plan += plan_states(task, states, self.options.rollouts_per_state, wanted)
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:

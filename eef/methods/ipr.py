@@ -24,6 +24,7 @@ from eef.methods.base import (
     expert_trajectories,
     make_pair,
     make_selection,
+    plan_states,
     suffix,
     whole_path,
 )
@@ -50,12 +51,12 @@ class Ipr(Configured[IprOptions]):
     def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
         plan = []
         for task in tasks:
-            plan.append(PlannedState(task, None, self.options.samples))
-            plan += [
-                PlannedState(task, StateRef(win.id, t), self.options.samples)
-                for win in self._wins(trajectories, task) if win.replayable
-                for t in open_states(win, range(1, win.length))
+            wins = self._wins(trajectories, task)
+            states = [
+                StateRef(win.id, t) for win in wins if win.replayable for t in open_states(win, range(1, win.length))
             ]
+            if wins:
+                plan += plan_states(task, states, self.options.samples)
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
