@@ -180,9 +180,25 @@ def test_equal_seeds_have_no_random_effect():
     first, second = np.eye(8), np.zeros((8, 8))
     effect = stats.seed_effects(first, second)
     assert (effect.mean, effect.deviation) == pytest.approx((1 / 8, 0.0))
-    plain = reference.norm.interval(0.95, 1 / 8, np.sqrt(np.eye(8)[0].var(ddof=1) / 64))
-    assert effect.interval == pytest.approx(plain)
-    assert effect.p_value == pytest.approx(2 * reference.norm.sf(1 / 8 / np.sqrt(np.eye(8)[0].var(ddof=1) / 64)))
+    assert effect.interval == pytest.approx((1 / 8, 1 / 8), abs=1e-5)
+
+
+def test_seeds_far_apart_are_what_a_t_test_over_them_says():
+    """So many tasks that a seed's own mean is known: only the seeds are left to vary."""
+    rates = np.array([0.30, 0.41, 0.30, 0.29, 0.39])
+    first = (np.arange(40_000) < 40_000 * rates[:, None]).astype(float)
+    effect = stats.seed_effects(first, np.full_like(first, 0.3))
+    plain = reference.ttest_1samp(rates, 0.3)
+    assert effect.p_value == pytest.approx(plain.pvalue, rel=1e-3)
+    assert effect.interval == pytest.approx(tuple(end - 0.3 for end in plain.confidence_interval(0.95)), abs=1e-3)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 8, 19, 30])
+def test_students_t_is_scipys(freedom):
+    for t in (0.0, 0.3, 1.0, 2.776, 12.7, 80.0):
+        assert stats._student_within(t, freedom) == pytest.approx(1 - 2 * reference.t.sf(t, freedom), abs=1e-12)
+    for within in (0.5, 0.95, 0.999):
+        assert stats._student_quantile(within, freedom) == pytest.approx(reference.t.ppf(0.5 + within / 2, freedom))
 
 
 def test_seeds_that_differ_widen_the_interval():

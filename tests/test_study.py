@@ -124,7 +124,8 @@ def test_arms_are_told_from_methods():
 
     study = study_of([
         *(piece("bc", seed, "", 1) for seed in (0, 1)),
-        *(piece("rft6", seed, [1, 0, 0, 0], 2) for seed in (0, 1)),
+        *(piece("rft6", seed, [1, 0, 0, 0], 2, cap=None) for seed in (0, 1)),
+        piece("cap1", 0, [1, 0, 0, 0], 6, "rft6", cap=1),
         *(piece("eef", seed, [1, 1, seed, 0], 3, M=5, experts=["x"]) for seed in (0, 1)),
         *(piece("M1", seed, [1, 0, 0, 0], 4, "eef", M=1, experts=["x"]) for seed in (0, 1)),
         piece("two", 0, [1, 1, 1, 1], 5, "eef", M=5, experts=["x", "y"]),
@@ -133,18 +134,19 @@ def test_arms_are_told_from_methods():
         assert Piece.from_record(json.loads(json.dumps(each.to_record()))) == each
     over = study.over["rollouts"]
     arms = {item.name: item.changes for item in over.methods if item.is_arm}
-    assert arms == {"M1": {"M": 1}}
+    assert arms == {"M1": {"M": 1}, "cap1": {"cap": 1}}
     pair = pair_of(over, "eef", "rft6")
     assert (pair.first, pair.difference.mean, pair.first_alone, pair.second_alone) == ("eef", 0.375, 2, 0)
     assert pair_of(over, "two", "eef").seeds == (0,)
     alone = pair_of(over, "M1", "eef")
-    assert alone.p_adjusted == alone.p_value, "the only pair of its family"
-    methods = [pair for pair in over.pairs if "M1" not in (pair.first, pair.second)]
+    assert alone.p_adjusted == min(1.0, 2 * alone.p_value), "of two pairs in its family"
+    methods = [pair for pair in over.pairs if not {"M1", "cap1"} & {pair.first, pair.second}]
     assert [pair.p_adjusted for pair in methods] == holm([pair.p_value for pair in methods])
     assert verdict(over).startswith("In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %; on the same tasks ")
     assert "+37.5 points" in verdict(over)
     page = study_page(study, ["command"])
     assert "Win rate of EEF over M" in page
+    assert "over cap" not in page, "what the method leaves open has no place on an axis"
     assert "Win rate over rollouts explored" in page
     document = study_markdown(study, ["command"])
     assert document.count("M = 1") == 1

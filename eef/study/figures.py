@@ -63,11 +63,18 @@ def _levels(over: OverSeeds) -> list[Level]:
 
 
 def _options(over: OverSeeds) -> Iterator[Html]:
-    """For each number among a method's options that arms change and nothing else: the win rate over it."""
+    """For each number among a method's options that arms change and nothing else: the win rate over it.
+
+    An option that the method itself leaves open (`cap` of `rft`) has no place on such an axis.
+    """
     methods: Mapping[str, MethodOverSeeds] = {item.name: item for item in over.methods}
     swept: dict[tuple[str, str], list[tuple[float, MethodOverSeeds]]] = {}
     for item in over.methods:
-        numbers = {key: value for key, value in item.changes.items() if type(value) in (int, float)}
+        given = methods[item.algorithm].options if item.is_arm else {}
+        numbers = {
+            key: value for key, value in item.changes.items()
+            if type(value) in (int, float) and type(given.get(key)) in (int, float)
+        }
         if item.is_arm and len(item.changes) == len(numbers) == 1:
             [(key, value)] = numbers.items()
             swept.setdefault((item.algorithm, key), []).append((float(value), item))

@@ -42,7 +42,7 @@ class MethodOverSeeds:
     exploring up to each round (so that a curve may be drawn over what was spent), `skills` those of test episodes by
     round, then by seed. `pass_at_k` is of training tasks, by rollouts from their start in the last round: (k, chance
     that one of k wins). `selected`: what is trained on in the last round, mean counts over seeds. `solved` counts test
-    tasks won in any seed by difficulty, `newly_solved` the hard ones by seed.
+    tasks won after the last round by difficulty, mean over seeds; `newly_solved` the hard ones by seed.
     Of its `options`, `changes` are those in which it differs from the method it is a variant of (`algorithm`), if from
     any.
     """
@@ -59,7 +59,7 @@ class MethodOverSeeds:
     skills: Mapping[int, tuple[Mapping[str, SkillUse], ...]]
     pass_at_k: tuple[int, float] | None
     selected: Mapping[str, float]
-    solved: Mapping[str, int]
+    solved: Mapping[str, float]
     newly_solved: tuple[int | None, ...]
     noise: tuple[LabelNoise, ...]
 
@@ -208,6 +208,8 @@ def _method(grid: _Grid, name: str) -> MethodOverSeeds:
     most = max(piece.rounds for piece in known)
     numbers = tuple(range(1, most + 1)) or (0,)
     last = [piece.last if piece else None for piece in row]
+    finished = [piece for piece in known if piece.last]
+    exploring = "collect" if name == EXPERT else "explore"
     return MethodOverSeeds(
         name=name,
         algorithm=known[0].algorithm,
@@ -218,9 +220,9 @@ def _method(grid: _Grid, name: str) -> MethodOverSeeds:
         rounds={
             number: tuple(_rate(piece.scores.get(number)) if piece else None for piece in row) for number in numbers
         },
-        cost=_mean_cost([piece.spent() for piece in known]),
+        cost=_mean_cost([piece.spent() for piece in finished]) if finished else None,
         explored={
-            number: _mean_cost([piece.spent("explore", number) for piece in known if number in piece.scores])
+            number: _mean_cost([piece.spent(exploring, number) for piece in known if number in piece.scores])
             for number in numbers if any(number in piece.scores for piece in known)
         },
         skills={
@@ -228,9 +230,10 @@ def _method(grid: _Grid, name: str) -> MethodOverSeeds:
         },
         pass_at_k=_pass_at_k(known),
         selected=_mean_counts([counts for piece in known if (counts := piece.selected.get(piece.last_round))]),
-        solved=dict(Counter(
-            grid.difficulty[task] for task in _won_last(known) if task in grid.difficulty
-        )),
+        solved=_mean_counts([
+            Counter(grid.difficulty[task] for task in _won_last([piece]) if task in grid.difficulty)
+            for piece in finished
+        ]),
         newly_solved=tuple(
             len([task for task in _won_last([piece]) if grid.difficulty.get(task) == "hard"])
             if piece and piece.last else None for piece in row

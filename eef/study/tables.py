@@ -22,7 +22,7 @@ from eef.report.wording import (
 )
 from eef.study.seeds import MethodOverSeeds, OverSeeds, PairOverSeeds
 
-COSTS = ("rollouts", "env_steps", "replayed_steps", "prompt_tokens", "cached_tokens", "generated_tokens", "updates")
+EXPLORING = ("rollouts", "env_steps", "replayed_steps", "prompt_tokens", "cached_tokens", "generated_tokens")
 NOISE_ROLLOUTS = (1, 3, 5)
 
 
@@ -65,8 +65,9 @@ def verdict(over: OverSeeds) -> str:
     return (
         f"In {count_of(len(pair.seeds), 'seed')} {display_name(subject.name)} wins {percent(ours)} % of the test tasks "
         f"and {display_name(rival.name)} {percent(theirs)} %; on the same tasks the difference is "
-        f"{points(sign * pair.difference.mean)} points (95 % over tasks and seeds: {points(low)} to {points(high)}; "
-        f"{p_value(pair.p_value)})."
+        f"{points(sign * pair.difference.mean)} points (95 % over tasks and seeds: {points(low)} to {points(high)}). "
+        f"Of these trained students on other tasks: {p_value(pair.p_value)}"
+        + (f"; of students trained anew, on these tasks: {p_value(pair.effects.p_value)}." if pair.effects else ".")
     )
 
 
@@ -112,20 +113,21 @@ def _pass(item: MethodOverSeeds) -> str:
 def _pairs(over: OverSeeds) -> Table:
     arms = {item.name for item in arms_of(over)}
     head = ("pair", "difference, points [95 % over tasks]", "[over tasks and seeds]", "seeds", "p", "p (Holm)",
-            "by seed: only first : only second", "tasks only one ever won")
+            "p over seeds", "by seed: only first : only second", "tasks only one ever won")
     rows = [
         (
             f"{display_name(pair.first)} – {display_name(pair.second)}", _difference(pair),
-            f"[{points(pair.both.interval.low)}, {points(pair.both.interval.high)}]", str(len(pair.seeds)),
-            f"{pair.p_value:.4f}", f"{pair.p_adjusted:.4f}",
+            _over_seeds(pair), str(len(pair.seeds)), f"{pair.p_value:.4f}", f"{pair.p_adjusted:.4f}", _p_of_seeds(pair),
             ", ".join(f"{test.only_first} : {test.only_second}" for test in pair.by_seed),
             f"{pair.first_alone} : {pair.second_alone}",
         )
         for pair in over.pairs if not {pair.first, pair.second} & arms
     ]
     note = (
-        "p: exact sign-flip test over tasks, all seeds of a task together; Holm’s correction over this table. Tasks "
-        "only one ever won: by the one in any seed after its last round, by the other in no seed and no round."
+        "p: exact sign-flip test over tasks, all seeds of a task together: would these trained students differ on "
+        "other tasks? Holm’s correction over this table. p over seeds: t test on the seeds’ differences, the seed as a "
+        "random effect: would students trained anew differ on these tasks? Tasks only one ever won: by the one in any "
+        "seed after its last round, by the other in no seed and no round."
     )
     return Table("Pairs of methods on the same tasks", head, rows, note)
 
@@ -135,37 +137,49 @@ def _difference(pair: PairOverSeeds) -> str:
     return f"{points(pair.difference.mean)} [{points(low)}, {points(high)}]"
 
 
+def _over_seeds(pair: PairOverSeeds) -> str:
+    low, high = pair.both.interval
+    return f"[{points(low)}, {points(high)}]" if len(pair.seeds) > 1 else NONE
+
+
+def _p_of_seeds(pair: PairOverSeeds) -> str:
+    return f"{pair.effects.p_value:.4f}" if pair.effects else NONE
+
+
 def _arms(over: OverSeeds) -> Table:
-    head = (
-        "arm", "of", "differs in", "win rate %", "minus its method, points [95 % over tasks]", "seeds", "p", "p (Holm)"
-    )
+    head = ("arm", "of", "differs in", "win rate %", "minus its method, points [95 % over tasks]",
+            "[over tasks and seeds]", "seeds", "p", "p (Holm)", "p over seeds")
     rows = []
     for item in arms_of(over):
         pair = pair_of(over, item.name, item.algorithm)
-        told = ((_difference(pair), str(len(pair.seeds)), f"{pair.p_value:.4f}", f"{pair.p_adjusted:.4f}")
-                if pair else (NONE,) * 4)
+        told = (
+            _difference(pair), _over_seeds(pair), str(len(pair.seeds)), f"{pair.p_value:.4f}",
+            f"{pair.p_adjusted:.4f}", _p_of_seeds(pair),
+        ) if pair else (NONE,) * 6
         names = display_name(item.name), display_name(item.algorithm), changes_text(item)
         rows.append((*names, percent(item.mean), *told))
-    note = "Only seeds that both have; Holm’s correction over this table."
-    return Table("Arms: a method with one thing changed", head, rows, note)
+    note = "Only seeds that both have; p as above, Holm’s correction over this table."
+    return Table("Arms: a method with other options", head, rows, note)
 
 
 def _selected(over: OverSeeds) -> Table:
-    head = ("method", "training tasks without a solution", "examples", "pairs", "the student’s actions", "the expert’s",
-            "of them beneficial", "neutral", "states that need recovery", "recovered")
+    head = ("method", "training tasks without a solution", "examples", "pairs", "actions of the student’s rollouts",
+            "actions taken over", "of them beneficial", "neutral", "states that need recovery", "recovered")
     rows = []
     for item in over.methods:
         if counts := item.selected:
             steps = {name.removeprefix("steps."): n for name, n in counts.items() if name.startswith("steps.")}
             own = steps.pop("student-win", 0)
-            trained = (own, sum(steps.values()), steps.get("beneficial"), steps.get("neutral"))
+            given = (sum(steps.values()), steps.get("beneficial"), steps.get("neutral"))
+            trained = (own, *given) if counts.get("examples") else (None,) * 4
             named = (counts.get(name) for name in ("states.recovery", "states.recovered"))
             rows.append((display_name(item.name), *map(_count, (
                 counts.get("tasks.unsolved"), counts.get("examples"), counts.get("pairs"), *trained, *named
             ))))
     note = (
         "A solution of a task is a win, the expert’s or the student’s, from its start or on from a state inside a "
-        "trajectory; what NAT and SFT-ALL take instead is each trajectory of the expert. Actions are those trained."
+        "trajectory; what NAT and SFT-ALL take instead is each trajectory of the expert. Actions are those trained; "
+        "those taken over are the expert’s or, with `launch = student`, of the failure that was played on from."
     )
     return Table("What is trained on in the last round, mean over seeds", head, rows, note)
 
@@ -202,13 +216,13 @@ def _difficulty(over: OverSeeds) -> Table:
     levels = [level for level in ("easy", "medium", "hard") if level in over.tasks]
     head = ("method", *(f"{level} ({over.tasks[level]})" for level in levels), "newly solved, by seed")
     rows: list[Sequence[str]] = [
-        (display_name(item.name), *(str(item.solved.get(level, 0)) for level in levels),
+        (display_name(item.name), *(f"{item.solved.get(level, 0.0):.1f}" for level in levels),
          ", ".join(map(number, item.newly_solved)))
-        for item in over.methods
+        for item in over.methods if item.known
     ]
     rows.append(("never solved by anyone", *(str(over.never_solved.get(level, 0)) for level in levels), ""))
     return Table(
-        "Test tasks solved in any seed", head, rows,
+        "Test tasks solved after the last round, mean over seeds", head, rows,
         "Easy: always won by expert and behaviour cloning; hard: never; newly solved: the hard ones.",
     )
 
@@ -240,13 +254,20 @@ def mean_use(uses: Iterable[Any], part: str, name: str) -> str:
 
 
 def _costs(over: OverSeeds) -> Table:
-    head = ("method", *(f"{name.replace('_', ' ')}, exploring" for name in COSTS[:-1]), "updates", "minutes in all")
+    exploring = (f"{name.replace('_', ' ')}, exploring" for name in EXPLORING)
+    head = ("method", *exploring, "updates", "processed tokens, training", "minutes in all")
     rows = []
     for item in over.methods:
         explored = item.explored.get(max(item.explored, default=0))
         spent = asdict(explored) if explored else {}
         rows.append((
-            display_name(item.name), *(number(spent.get(name)) for name in COSTS[:-1]),
-            number(item.cost.updates if item.cost else None), minutes(item.cost.seconds if item.cost else None),
+            display_name(item.name), *(number(spent.get(name)) for name in EXPLORING),
+            number(item.cost.updates if item.cost else None),
+            number(item.cost.processed_tokens if item.cost else None),
+            minutes(item.cost.seconds if item.cost else None),
         ))
-    return Table("Cost, mean over seeds", head, rows)
+    note = (
+        "Of finished pieces. The experts’ rollouts are those of all experts together; a method with some of them has "
+        "its part. Minutes are wall-clock time, on machines that may have had other work beside it."
+    )
+    return Table("Cost, mean over seeds", head, rows, note)
