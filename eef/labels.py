@@ -43,12 +43,19 @@ def open_states(origin: Trajectory, states: Iterable[int]) -> tuple[int, ...]:
     """The states of a whole episode from which another can play on: all but those in which its actor is asked back.
 
     ScienceWorld answers an action that could mean several things by a question, to be answered by a number: what was
-    meant is known only to who acted.
+    meant is known only to who acted. Its question stays open over actions that are no answer to it.
     """
-    return tuple(t for t in states if not origin.steps[t].observation.startswith(_ASKED_BACK))
+    asked, open_ = False, set()
+    for t, step in enumerate(origin.steps):
+        unanswered = asked and origin.steps[t - 1].action.lower() in _NO_ANSWERS
+        asked = step.observation.startswith(_ASKED_BACK) or unanswered
+        if not asked:
+            open_.add(t)
+    return tuple(t for t in states if t in open_)
 
 
 _ASKED_BACK = "Ambiguous request"
+_NO_ANSWERS = frozenset(("", "task", "help", "objects", "reset task"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,11 +153,22 @@ class Run:
                 self._expert_file(name)
             elif not name.startswith("hf/"):
                 self._expert(name)
+        self._refuse_shared_tasks()
         if not all(self.is_done(stage) for stage in stages_of(self.recipe) if stage.kind == "train"):
             from eef.model import load_tokenizer
 
             Renderer(load_tokenizer(self.recipe.model.name))
             self._refuse_seen_tasks()
+
+    def _refuse_shared_tasks(self) -> None:
+        """ConfigError where a task is both trained and tested on."""
+        trained = {task.id for task in self.train_tasks}
+        shared = [task.id for task in self.test_tasks if task.id in trained]
+        if shared:
+            raise ConfigError(
+                f"{len(shared)} of the test tasks are training tasks, {shared[0]} among them",
+                hint=f"test on another split: `evaluate.split` is {self.recipe.evaluate.split!r}",
+            )
 
     def _refuse_seen_tasks(self) -> None:
         """ConfigError where the student's manifest says that it was made from a task which the recipe plays."""

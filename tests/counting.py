@@ -30,9 +30,9 @@ class Counting:
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
 
-    def begin(self, seat: int, start: int) -> str:
-        self.counts[seat] = start
-        return f"at {start}"
+    def begin(self, seat: int, start: tuple[int]) -> str:
+        (self.counts[seat],) = start
+        return f"at {start[0]}"
 
     def act(self, seat: int, action: str) -> StepResult:
         verb, _, word = action.partition(" ")
@@ -60,8 +60,10 @@ class Counting:
     def leave(self, seat: int) -> None:
         self.counts.pop(seat, None)
 
-    def gold(self, start: int) -> list[str]:
-        return [str(100 - start)]
+    def gold(self, start: tuple[int]) -> list[str]:
+        if start == (5,):
+            raise EnvError("no way from 5")
+        return [str(100 - start[0])]
 
     def is_alive(self) -> bool:
         return True
@@ -85,7 +87,7 @@ class CountingEnv(PooledEnv):
         ])
 
     def start_of(self, task: Task) -> Any:
-        return task.index
+        return (task.index,)
 
     def fingerprint(self) -> dict[str, Any]:
         return {"env": self.name}

@@ -3,7 +3,10 @@
 import ast
 import doctest
 import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from eef.cli import make_app
 from eef.config import settings_table
 from eef.envs.webshop.synthetic import SyntheticSettings
 from tests.test_structure import ORDER, modules
+from tests.worlds import needs_java
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,6 +103,16 @@ def test_python_in_the_shops_page_runs(capsys):
     for block in blocks(ROOT / "docs" / "webshop.md", "python"):
         exec(compile(block, "docs/webshop.md", "exec"), {})
     assert "Page 1 (Total results:" in capsys.readouterr().out
+
+
+@needs_java
+def test_python_in_scienceworlds_page_is_a_script_that_runs(tmp_path):
+    (block,) = blocks(ROOT / "docs" / "scienceworld.md", "python")
+    (tmp_path / "script.py").write_text(block)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "Your task is to find a" in done.stdout
 
 
 def commands():

@@ -1,14 +1,39 @@
-"""Lapses: what becomes of a path's actions."""
+"""Lapses: what becomes of a path's actions. Paths that cannot be made."""
 
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.envs.gold import lapse
+from eef.envs.gold import GoldExpert, GoldPaths, lapse
 from eef.envs.scienceworld.thoughts import think
+from eef.policy import GREEDY
+from eef.rollouts import Launch, play
+from eef.trajectory import TrajectorySet
+from tests.counting import CountingEnv
 
 ACTIONS = st.lists(st.sampled_from(["go to kitchen", "open door", "0", "1", "focus on dog"]), max_size=20)
+
+
+def test_a_path_that_cannot_be_made_is_one_tasks_affair(tmp_path, monkeypatch):
+    monkeypatch.setenv("EEF_CACHE", str(tmp_path))
+    env = CountingEnv(workers=2)
+    tasks = list(env.tasks("train").head(4))
+    failing = GoldPaths(env).failing(tasks)
+    assert str(failing.pop(tasks[1].id)) == f"no gold path of `{tasks[1].id}` (no way from 5)"
+    assert failing == {tasks[2].id: 0.9, tasks[3].id: 0.85}, "these count to 100, but win less than all"
+    kept = (tmp_path / "gold" / "counting" / "up.jsonl").read_text().splitlines()
+    assert len(kept) == 3
+    expert = GoldExpert(GoldPaths(env), "expert:flawless", 0.0, lambda first, action: "count")
+    launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
+    played = {
+        item.task: item.status for item in play(
+            launches, env=env, policy=expert, trajectories=TrajectorySet(), sampling=GREEDY, step_limit=5, batch_size=4,
+        )
+    }
+    assert played.pop(tasks[1].id) == "error"
+    assert "error" not in played.values()
+    env.close()
 
 
 @given(ACTIONS, st.integers(0, 99))

@@ -43,6 +43,15 @@ def test_no_state_is_open_to_others_in_which_its_actor_is_asked_back(seen):
     assert opened == tuple(t for t, each in enumerate(seen) if each == "a room")
 
 
+def test_a_question_stays_open_until_it_is_answered():
+    told = [
+        ("a room", "open door"), ("Ambiguous request: 0 or 1?", ""), ("Format error", "reset task"),
+        ("Refused", "TASK"), ("Your task is", "0"), ("It is open", "look around"), ("a room", "wait"),
+    ]
+    steps = tuple(Step(observation=seen, completion="", action=action) for seen, action in told)
+    assert open_states(replace(expert(), steps=steps), range(len(told))) == (0, 5, 6)
+
+
 def test_the_worked_example():
     grid = grid_of(*played((0, *STATES), WORKED))
     assert grid.states == (0, 2, 4, 6, 8, 10)

@@ -159,6 +159,12 @@ def test_what_cannot_work_is_refused_before_anything_is_played(student, tmp_path
     assert not (tmp_path / "b").exists()
 
 
+def test_a_task_is_not_both_trained_and_tested_on(student, tmp_path):
+    run = Run.create(tmp_path / "run", two_rounds(student, evaluate={"split": "train"}))
+    with pytest.raises(ConfigError, match="of the test tasks are training tasks, toy/"):
+        run.check()
+
+
 def test_unequal_budgets_are_refused_where_equal_ones_are_asked_for(student, tmp_path):
     recipe = as_recipe(small_recipe(student, methods=["bc", "rft2", "eef"]))
     run = Run.create(tmp_path / "run", recipe)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -59,6 +61,39 @@ def test_episodes_lie_where_fewest_are(shared):
     assert sum(len(worker.seats) for worker in shared.pool.workers) == sum(held) - 6
 
 
+def test_episodes_begun_at_once_lie_where_fewest_are():
+    env = CountingEnv(workers=4)
+    clones, task = [env.clone() for _ in range(32)], env.tasks("train")[0]
+    with ThreadPoolExecutor(32) as threads:
+        for _ in range(2):
+            list(threads.map(lambda clone: clone.reset(task), clones))
+            held = [len(worker.seats) for worker in env.pool.workers]
+            assert sum(held) == 32
+            assert max(held) - min(held) <= 2
+    env.close()
+
+
+def test_gold_paths_are_made_by_all_workers_at_once():
+    env = CountingEnv(workers=3)
+    given = []
+    for worker in env.pool.workers:
+        worker.gold = lambda start, worker=worker: (given.append(worker), time.sleep(0.2), ["1"])[2]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(env.pool.gold, range(3))) == [["1"]] * 3
+    assert len(set(given)) == 3
+    env.close()
+
+
+def test_a_worker_that_cannot_be_started_can_be_started_later(monkeypatch):
+    env = CountingEnv()
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module, "start_process", lambda *args, **kwargs: os.close(-1))
+        with pytest.raises(EnvError, match="cannot be started"):
+            env.reset(env.tasks("train")[0])
+    assert env.reset(env.tasks("train")[0]) == "at 0"
+    env.close()
+
+
 def test_an_episode_outlives_its_worker(env):
     deaths = env.pool.deaths
     for worker in env.pool.workers:
@@ -80,7 +115,7 @@ def test_an_action_that_kills_twice_is_an_error_of_its_episode_alone(shared, env
     other = shared.clone()
     other.reset(shared.tasks("train")[2])
     other.step("5")
-    with pytest.raises(EnvDied, match="ended, or did not answer"):
+    with pytest.raises(EnvDied, match="ended"):
         env.step("die")
     assert other.step("5").observation == "at 20"
     other.close()

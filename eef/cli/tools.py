@@ -20,7 +20,7 @@ from eef.cli.indexes import bars
 from eef.cli.runs import Overrides, as_table
 from eef.config import Recipe, SettingRow, parse_settings, settings_table
 from eef.envs import ENVS, setting_groups
-from eef.errors import ConfigError
+from eef.errors import ConfigError, EnvError
 from eef.methods import METHODS
 from eef.workers import available_cores, process_settings
 
@@ -74,9 +74,11 @@ def gold(
     chosen = list(env.tasks(split).head(tasks))
     with closing(env), stoppable("stopped; the same command continues"), bars() as progress:
         failing = GoldPaths(env).failing(chosen, heard=lambda done: progress("gold paths", done, len(chosen)))
-    for task, reward in failing.items():
-        put(f"{task}\t{reward:.3f}")
-    tell(f"{len(chosen)} gold paths, {len(failing)} of them do not win")
+    broken = {task: error for task, error in failing.items() if isinstance(error, EnvError)}
+    for task, outcome in failing.items():
+        put(f"{task}\t" + (outcome.message if isinstance(outcome, EnvError) else f"{outcome:.3f}"))
+    tell(f"{len(chosen) - len(broken)} gold paths, {len(failing) - len(broken)} of them do not win"
+         + (f"; {len(broken)} could not be made ({next(iter(broken.values())).hint})" if broken else ""))
 
 
 def make_base(

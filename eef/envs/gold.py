@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,30 +49,49 @@ class GoldPaths:
         self._env = env
         self._directory = (directory or cache_directory() / "gold") / env.edition
         self._known: dict[str, GoldPath] = {}
+        self._failed: dict[str, EnvError] = {}
         self._read: set[Path] = set()
 
     def prepare(self, tasks: Iterable[Task], heard: Callable[[int], None] = lambda done: None) -> None:
-        """Make what is missing, as many at a time as there are workers; `heard` is told how many are there."""
+        """Make what is missing, as many at a time as there are workers; `heard` is told how many are done.
+
+        A path of which the simulator breaks, or which takes it too long, is left out; it is not tried again.
+        """
         wanted = list(dict.fromkeys(tasks))
-        missing = [task for task in wanted if self._find(task) is None]
+        missing = [task for task in wanted if self._find(task) is None and self._key(task) not in self._failed]
         threads = ThreadPoolExecutor(len(self._env.pool.workers))
         try:
-            for number, (task, path) in enumerate(zip(missing, threads.map(self._make, missing), strict=True), start=1):
-                self._keep(task, path)
+            made = {threads.submit(self._make, task): task for task in missing}
+            for number, future in enumerate(as_completed(made), start=1):
+                try:
+                    self._keep(made[future], future.result())
+                except EnvError as error:
+                    self._failed[self._key(made[future])] = error
                 heard(len(wanted) - len(missing) + number)
         finally:
             threads.shutdown(cancel_futures=True)
 
     def __getitem__(self, task: Task) -> GoldPath:
+        """The path of a task; EnvError, naming the task, where none could be made."""
         self.prepare([task])
+        if error := self._failed.get(self._key(task)):
+            raise EnvError(f"no gold path of `{task.id}` ({error.message})", hint="raise `env.patience`, `env.memory`?")
         return self._known[self._key(task)]
 
-    def failing(self, tasks: Iterable[Task], heard: Callable[[int], None] = lambda done: None) -> Mapping[str, float]:
-        """The final rewards of the paths that do not win, by task id; `heard` as in `prepare`."""
+    def failing(
+        self, tasks: Iterable[Task], heard: Callable[[int], None] = lambda done: None
+    ) -> Mapping[str, float | EnvError]:
+        """The final rewards of the paths that do not win, by task id, or why there is none; `heard` as in `prepare`."""
         chosen = list(tasks)
         self.prepare(chosen, heard)
-        rewards = {task.id: self[task].reward for task in chosen}
-        return {task: reward for task, reward in rewards.items() if reward < self._env.success_threshold}
+        return {task.id: outcome for task in chosen if (outcome := self._failure(task)) is not None}
+
+    def _failure(self, task: Task) -> float | EnvError | None:
+        try:
+            reward = self[task].reward
+        except EnvError as error:
+            return error
+        return reward if reward < self._env.success_threshold else None
 
     def _make(self, task: Task) -> GoldPath:
         actions = self._env.pool.gold(self._env.start_of(task))
@@ -177,7 +196,10 @@ class GoldExpert:
 
     def _turn(self, task: Task, conversation: Conversation) -> Completion:
         turn = sum(message["role"] == "assistant" for message in conversation)
-        plan = self.plan(task)
+        try:
+            plan = self.plan(task)
+        except EnvError as error:  # of this task alone
+            return Completion(text=error.message, finish="error")
         if turn >= len(plan):
             return Completion(text="", finish="quit")
         first = next(message["content"] for message in conversation if message["role"] == "user")

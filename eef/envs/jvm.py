@@ -108,8 +108,10 @@ class Jvm:
                 die_on_exit=True, enable_auth=True, return_proc=True, create_new_process_group=True,
             )
         except (OSError, ValueError) as error:
+            # in place of the port the gateway read, and quotes, what the JVM says of itself
+            said = str(error).partition("base 10: ")[2] or str(error)
             raise EnvError(
-                f"`{settings.java} {' '.join(settings.options)}` does not start ({error})", hint="lower `env.memory`?"
+                f"`{settings.java} {' '.join(settings.options)}` does not start ({said})", hint="lower `env.memory`?"
             ) from error
         self._gateway = JavaGateway(
             gateway_parameters=GatewayParameters(

@@ -8,8 +8,11 @@ the rollout is recorded as an error.
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, TypeVar
 
@@ -28,6 +31,8 @@ class Pool:
     def __init__(self, opener: Opener, *, size: int, patience: float, name: str) -> None:
         self.workers = [Worker(opener, patience, f"worker {number} of {name}") for number in range(size)]
         self._numbers = count()
+        self._lock = threading.Lock()
+        self._coming: Counter[Worker] = Counter()
         weakref.finalize(self, _close, self.workers)
 
     @property
@@ -39,16 +44,31 @@ class Pool:
         return Seat(self, next(self._numbers))
 
     def choose(self, avoid: Worker | None = None) -> Worker:
-        """The worker with fewest episodes, another one than `avoid` where there is one."""
+        """The worker with fewest episodes, counting those on their way; another one than `avoid` where there is one."""
         others = [worker for worker in self.workers if worker is not avoid] or self.workers
-        return min(others, key=lambda worker: len(worker.seats))
+        return min(others, key=lambda worker: len(worker.seats) + self._coming[worker])
+
+    @contextmanager
+    def on_the_way(self) -> Iterator[Worker]:
+        """The worker with fewest episodes, for something that counts as one of its own as long as this lasts: of many
+        threads that ask at once, each is told another one."""
+        with self._lock:
+            worker = self.choose()
+            self._coming[worker] += 1
+        try:
+            yield worker
+        finally:
+            with self._lock:
+                self._coming[worker] -= 1
 
     def gold(self, start: Any) -> list[str]:
         """The simulator's own solution; asked a second time where the worker died of it."""
         try:
-            return self.choose().gold(start)
+            with self.on_the_way() as worker:
+                return worker.gold(start)
         except EnvDied:
-            return self.choose().gold(start)
+            with self.on_the_way() as worker:
+                return worker.gold(start)
 
     def close(self) -> None:
         _close(self.workers)
@@ -112,7 +132,8 @@ class Seat:
         Raises EnvError where an answer is not the one of before.
         """
         if self._worker is None:
-            self._worker = self._pool.choose()
+            with self._pool.on_the_way() as self._worker:
+                return self._enter()
         while True:
             self._generation, first = self._worker.begin(self._number, self._start)
             try:

@@ -48,6 +48,8 @@ class PooledEnv:
     concurrent = True
 
     def __init__(self, opener: Opener, settings: PoolSettings) -> None:
+        if self.step_limit < 1:
+            raise ConfigError(f"`env.step_limit` is {self.step_limit}, expected 1 or more")
         self.opener = opener
         self.pool = Pool(opener, size=settings.workers, patience=settings.patience, name=self.name)
         self._seat: Seat | None = None

@@ -14,13 +14,14 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
 from eef.env import StepResult
-from eef.errors import ConfigError, EefError, EnvDied
+from eef.errors import ConfigError, EefError, EnvDied, EnvError
 from eef.process import SPAWN, Failure, end_process, start_process
 
 START_PATIENCE = 120.0  # seconds for a fresh interpreter and its JVM, on a machine that is busy
 _MARGIN = 10.0  # a worker gives its simulator up before it is given up itself
 _SECONDS_TO_NOTICE = 3.0  # that its pipe is closed; it does not while a call hangs
 _SECONDS_TO_END = 5.0
+_GUARD = "workers import the script that starts them: what it does must stand below `if __name__ == \"__main__\":`"
 _DEAD_BEFORE = "dead before it was asked"
 OVER = "The episode is over."
 
@@ -121,9 +122,15 @@ class Worker:
         return self._request((name, args), self._patience + _MARGIN)
 
     def _start(self) -> None:
-        self._pipe, theirs = SPAWN.Pipe()
-        self._process = start_process(_serve, (self._opener, theirs), name=self._name, leaf=True)
-        theirs.close()
+        ours, theirs = SPAWN.Pipe()
+        try:
+            self._process = start_process(_serve, (self._opener, theirs), name=self._name, leaf=True)
+        except OSError as error:
+            ours.close()
+            raise EnvError(f"{self._name} cannot be started ({error})", hint="fewer `env.workers`?") from error
+        finally:
+            theirs.close()
+        self._pipe = ours
         self._request(None, START_PATIENCE)
 
     def _request(self, request: tuple[str, tuple[Any, ...]] | None, patience: float) -> Any:
@@ -133,11 +140,16 @@ class Worker:
             if request is not None:
                 self._pipe.send(request)
             if not self._pipe.poll(patience):
-                raise EOFError
+                raise TimeoutError
             answer = self._pipe.recv()
-        except (EOFError, OSError):
+        except (EOFError, OSError) as error:
             self._mourn()
-            raise EnvDied(f"{self._name} ended, or did not answer in {patience:.0f} s") from None
+            late, starting = isinstance(error, TimeoutError), request is None
+            raise EnvDied(
+                f"{self._name} did not answer in {patience:.0f} s" if late
+                else f"{self._name} ended when it was started" if starting else f"{self._name} ended",
+                hint="raise `env.patience`?" if late else _GUARD if starting else "raise `env.memory`?",
+            ) from None
         except BaseException:  # an interruption between question and answer: the next answer would be the wrong one
             self._bury()
             raise

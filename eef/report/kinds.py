@@ -74,6 +74,8 @@ def measure_kinds(episodes: Iterable[Trajectory], env: str) -> Kinds | None:
 def peak(episode: Trajectory) -> float:
     """The highest score of an episode that began at a task's start, in [0, 1]; 0 for one that broke.
 
+    ETO's own figure is -1 where the first action fails a task, so that its mean may be a little lower.
+
     Worked example: rewards 0.5 and -1.5 (a wrong focus after half of the task) end at -1, and the peak is 0.5.
     """
     if episode.status == "error":

@@ -84,7 +84,8 @@ class ScienceWorld(PooledEnv):
             raise ConfigError(f"`env.train` is {list(train)}, expected one or more official parts, each once")
         if not 0.0 < success_threshold <= 1.0:
             raise ConfigError(f"`env.success_threshold` is {success_threshold}, expected above 0 and up to 1")
-        self.step_limit = step_limit or (max(ETO_LIMITS.values()) if self._limits == "eto" else 100)
+        longest = max(ETO_LIMITS.values()) if self._limits == "eto" else 100
+        self.step_limit = longest if step_limit is None else step_limit
         self.success_threshold = success_threshold
         settings = PoolSettings(workers, memory, patience)
         jar = find_jar(PACKAGE, VERSION, JAR)
