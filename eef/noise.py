@@ -38,10 +38,13 @@ class StateCount(NamedTuple):
 
 
 class FalseRates(NamedTuple):
-    """Part of the states whose label is false, and part of the segments between two states."""
+    """Part of the states whose label is false, and part of the segments between two states; and, of all segments that
+    are labelled beneficial (harmful), the part that is not. None where there are none."""
 
     states: float
     segments: float | None
+    beneficial: float | None
+    harmful: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +62,26 @@ class LabelNoise:
         make it what the true ends make it, so that two false ends of a neutral segment cancel out.
 
         Worked example. Two states with 20 rollouts, 20 and 10 of which won: both are truly `ok`, the segment between
-        them neutral. With one rollout the first is never false and the second in half of the cases.
+        them neutral. With one rollout the first is never false and the second in half of the cases: then the segment is
+        labelled harmful, which it never is.
 
         >>> LabelNoise(1, (StateCount("e", 0, 20, 20), StateCount("e", 3, 10, 20))).false_rates(1, "any")
-        FalseRates(states=0.25, segments=0.5)
+        FalseRates(states=0.25, segments=0.5, beneficial=None, harmful=1.0)
         """
         chances = [_chance_ok(state, n, rule) for state in self.states]
         truths = [2 * state.wins >= state.rollouts for state in self.states]
         wrong = [1 - chance if truth else chance for chance, truth in zip(chances, truths, strict=True)]
-        parts = [
-            _chance_false(chances[left], chances[right], truths[left], truths[right])
-            for left, right in pairwise(range(len(self.states)))
+        ends = [
+            (left, right) for left, right in pairwise(range(len(self.states)))
             if self.states[left].trajectory == self.states[right].trajectory
         ]
-        return FalseRates(sum(wrong) / len(wrong), sum(parts) / len(parts) if parts else None)
+        parts = [_chance_false(chances[left], chances[right], truths[left], truths[right]) for left, right in ends]
+        rising = [((1 - chances[left]) * chances[right], truths[right] > truths[left]) for left, right in ends]
+        falling = [(chances[left] * (1 - chances[right]), truths[right] < truths[left]) for left, right in ends]
+        return FalseRates(
+            sum(wrong) / len(wrong), sum(parts) / len(parts) if parts else None,
+            _part_false(rising), _part_false(falling),
+        )
 
     def to_record(self) -> dict[str, Any]:
         return {"version": RECORD_VERSION, "round": self.round, "states": [list(state) for state in self.states]}
@@ -87,6 +96,13 @@ class LabelNoise:
             return cls(int(record["round"]), tuple(StateCount(*state) for state in record["states"]))
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"malformed record of label noise: {error}") from error
+
+
+def _part_false(labelled: Sequence[tuple[float, bool]]) -> float | None:
+    """Of segments that get a label with some chance, and are so in truth or not: the part of such labels that is
+    false."""
+    given = sum(chance for chance, _ in labelled)
+    return sum(chance for chance, true in labelled if not true) / given if given > 0 else None
 
 
 def _chance_ok(state: StateCount, n: int, rule: OkRule) -> float:

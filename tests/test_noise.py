@@ -43,19 +43,25 @@ def test_rates_are_those_of_all_draws(noise, n, rule):
     rates = noise.false_rates(n, rule)
     assert rates.states == pytest.approx(sum(false) / len(false))
     wrong = []
+    given, untrue = {1: 0.0, -1: 0.0}, {1: 0.0, -1: 0.0}
     for left, right in pairwise(range(len(noise.states))):
         if noise.states[left].trajectory == noise.states[right].trajectory:
             ends = [after - before for before, after in product(labels[left], labels[right])]
             truth = truths[right] - truths[left]
             wrong.append(sum(end != truth for end in ends) / len(ends))
+            for label in (1, -1):
+                given[label] += sum(end == label for end in ends) / len(ends)
+                untrue[label] += sum(end == label != truth for end in ends) / len(ends)
     assert rates.segments == (pytest.approx(sum(wrong) / len(wrong)) if wrong else None)
+    for label, part in ((1, rates.beneficial), (-1, rates.harmful)):
+        assert part == (pytest.approx(untrue[label] / given[label]) if given[label] else None)
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 def test_a_state_that_is_always_won_or_lost_has_no_false_label(wins, rollouts, n):
     rollouts = max(rollouts, n)
     sure = LabelNoise(1, (StateCount("e", 0, 0, rollouts), StateCount("e", 2, rollouts, rollouts)))
-    assert sure.false_rates(n, "majority") == (0, 0)
+    assert sure.false_rates(n, "majority") == (0, 0, 0, None)
     assert chance_of_wins(min(wins, rollouts), rollouts, n, 0) == 1
 
 

@@ -91,6 +91,8 @@ def test_the_kept_pieces_tell_all_again(comparison, tmp_path):
         (lambda piece: piece["fingerprint"].update(tagger="other"), "another environment .*differs in: tagger"),
         (lambda piece: piece.update(budget=["rollouts", 99]), "budgets of 12 and 99 a round"),
         (lambda piece: piece.update(study="other"), "of the recipe `other`"),
+        (lambda piece: piece["tasks"].reverse(), "tested on other tasks than"),
+        (lambda piece: piece.update(method="eef", seed=1), "of different options"),
         (lambda piece: piece.update(version=99), "rft4@0.json`: .*has version 99"),
         (lambda piece: piece.pop("scores"), "rft4@0.json`: malformed piece"),
         (lambda piece: piece.update(starts=3), "rft4@0.json`: malformed piece"),

@@ -54,13 +54,14 @@ def noise_table(noise: LabelNoise) -> Table:
         box=None, pad_edge=False, padding=(0, 3, 0, 0), title_justify="left",
         title=f"false labels %, {len(noise.states)} states of round {noise.round}",
     )
-    for column in ("rollouts a state", "states, any", "states, majority", "segments, any", "segments, majority"):
+    parts = ("states", "segments", "beneficial", "harmful")
+    for column in ("rollouts a state", *(f"{part}, {rule}" for part in parts for rule in ("any", "majority"))):
         table.add_column(column, justify="right")
     rules: tuple[OkRule, ...] = ("any", "majority")
     least = min(state.rollouts for state in noise.states)
     for n in (n for n in SIZES if n <= least):
         rates = [noise.false_rates(n, rule) for rule in rules]
         table.add_row(
-            str(n), *(percent(rate.states) for rate in rates), *(percent(rate.segments) for rate in rates)
+            str(n), *(percent(getattr(rate, part)) for part in parts for rate in rates)
         )
     return table

@@ -40,7 +40,8 @@ class Study:
 def gather_study(directories: Sequence[Path]) -> Study:
     """The study whose pieces lie in some directories; a piece that lies in two is taken from the later one.
 
-    StoreError: a directory without a piece; pieces of different studies, environments or budgets of one kind.
+    StoreError: a directory without a piece; pieces of different studies, environments, test tasks or budgets of one
+    kind; pieces of one method with different options or rounds.
     """
     found = {
         (piece.budget[0], piece.method, piece.seed): piece for directory in directories for piece in _read(directory)
@@ -54,6 +55,8 @@ def study_of(pieces: Iterable[Piece]) -> Study:
     first = kept[0]
     for piece in kept:
         _refuse_mixture(first, piece)
+    for pieces_of_one in _by_method(kept):
+        _refuse_other_options(pieces_of_one)
     kinds = dict.fromkeys(piece.budget[0] for piece in kept)
     of_kind = {kind: [piece for piece in kept if piece.budget[0] == kind] for kind in kinds}
     budgets = {}
@@ -82,12 +85,33 @@ def _read(directory: Path) -> list[Piece]:
     return [read_piece(path) for path in files]
 
 
+def _by_method(pieces: Iterable[Piece]) -> Iterable[list[Piece]]:
+    found: dict[tuple[str, str], list[Piece]] = {}
+    for piece in pieces:
+        found.setdefault((piece.budget[0], piece.method), []).append(piece)
+    return found.values()
+
+
+def _refuse_other_options(pieces: Sequence[Piece]) -> None:
+    first = pieces[0]
+    for other in pieces:
+        differing = differences(first.options, other.options) + (["rounds"] if first.rounds != other.rounds else [])
+        if differing:
+            raise StoreError(
+                f"`{other.name}` and `{first.name}` are of different options (they differ in: {', '.join(differing)})",
+                hint="give the method another name in one of them, or leave one directory out",
+            )
+
+
 def _refuse_mixture(first: Piece, other: Piece) -> None:
     if differing := differences(first.fingerprint, other.fingerprint):
         raise StoreError(
             f"`{other.name}` was played in another environment than `{first.name}` (it differs in: "
             f"{', '.join(differing)})", hint="name directories of one study",
         )
+    if first.tasks and other.tasks and first.tasks != other.tasks:
+        raise StoreError(f"`{other.name}` was tested on other tasks than `{first.name}`, or in another order",
+                         hint="name directories of one study (`tasks.test`, `tasks.seed`)")
     if first.study != other.study:
         raise StoreError(f"`{other.name}` is of the recipe `{other.study}`, `{first.name}` of `{first.study}`",
                          hint="name directories of one study")

@@ -35,7 +35,8 @@ class Scores:
 class Piece:
     """A method and a seed. The experts and behaviour cloning, which a seed's methods share, are pieces too.
 
-    `budget` is (kind, size) of a round, ("none", 0) where methods play what they plan. `place` orders methods in
+    `budget` is (kind, size) of a round: ("updates", n) where methods play what they plan, since updates are equal in
+    every comparison, or ("none", 0) where epochs are trained. `place` orders methods in
     tables; `algorithm` is the method an arm is a variant of, `options` all of its options. `scores`, `costs` (then by
     stage), `skills` and `selected` (the counts of what is trained on, `eef.methods.base.make_selection`) go by round, 0
     for what comes before exploring. `starts` are (wins, rollouts) from the start of each training task in the last
@@ -200,6 +201,8 @@ def _begun(run: Run, method: str) -> bool:
 
 def _budget(recipe: Recipe) -> tuple[str, int]:
     kind = recipe.budget.kind
+    if kind == "none":
+        return ("updates", recipe.train.updates) if recipe.train.updates else ("none", 0)
     return kind, getattr(recipe.budget, kind, None) or 0
 
 

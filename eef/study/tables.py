@@ -189,7 +189,8 @@ def _count(mean: float | None) -> str:
 
 
 def _noise(over: OverSeeds) -> Table:
-    head = ("method", "rollouts a state", "ok if", "false states %", "false segments %", "states", "rollouts played")
+    head = ("method", "rollouts a state", "ok if", "false states %", "false segments %", "false among beneficial %",
+            "among harmful %", "states", "rollouts played")
     rules: tuple[OkRule, ...] = ("any", "majority")
     rows = [
         _noise_row(item, n, rule) for item in over.methods if item.noise for n in NOISE_ROLLOUTS for rule in rules
@@ -197,18 +198,21 @@ def _noise(over: OverSeeds) -> Table:
     ]
     note = (
         "False: not what the majority of all rollouts from that state says. Segment: an expert’s actions between two "
-        "states."
+        "states. Most segments are neutral in truth, so that few false ones are many of those labelled otherwise."
     )
     return Table("Label noise", head, rows, note)
 
 
 def _noise_row(item: MethodOverSeeds, n: int, rule: OkRule) -> Sequence[str]:
     rates = [noise.false_rates(n, rule) for noise in item.noise]
-    segments = [rate.segments for rate in rates if rate.segments is not None]
+    parts = (
+        [value for rate in rates if (value := getattr(rate, name)) is not None]
+        for name in ("segments", "beneficial", "harmful")
+    )
     played = [state.rollouts for noise in item.noise for state in noise.states]
     return (
         display_name(item.name), str(n), rule if n > 1 else "it wins", percent(fmean(rate.states for rate in rates)),
-        percent(fmean(segments) if segments else None), str(len(played)), number(sum(played)),
+        *(percent(fmean(part) if part else None) for part in parts), str(len(played)), number(sum(played)),
     )
 
 
