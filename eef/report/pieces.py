@@ -11,7 +11,7 @@ from eef.report.results import Results
 from eef.report.wording import display_name
 
 KINDS = {EXPERT: "expert-d", BC: "bc-b", "eef": "eef-a"}
-OTHERS = ("other1-c", "other2-e", "other3-b", "other4-d")
+OTHERS = ("other1-c", "other2-e", "other3-b", "other4-d", "other5-a", "other6-c")
 
 
 def kind_of(method: str, results: Results) -> str:
