@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eef import __version__
 from eef.envs import textworld_express
-from eef.envs.jvm import find_jar, find_java, java_version
+from eef.envs.jvm import find_jar, find_java, heeds_constant_hash, java_version
 from eef.envs.scienceworld import env as scienceworld
 from eef.errors import ConfigError, EefError
 from eef.workers import available_cores
@@ -89,7 +89,11 @@ def _java() -> Finding:
     except ConfigError as error:
         remedy = f"for ScienceWorld and TextWorldExpress: {error.hint}"
         return Finding("java", False, error.message, remedy, needed=False)
-    return Finding("java", True, f"{java_version(java)} ({java})")
+    found = f"{java_version(java)} ({java})"
+    if not heeds_constant_hash(java):
+        remedy = "install OpenJDK's own JVM (HotSpot), or set `env.deterministic = false` to do without"
+        return Finding("java", False, f"{found}, no HotSpot: ScienceWorld refuses it", remedy, needed=False)
+    return Finding("java", True, found)
 
 
 def _simulator(package: str, version: str, jar: str, extra: str) -> Finding:

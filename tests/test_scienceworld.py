@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from eef import doctor
 from eef.env import Env, StepResult, check_env, replay
 from eef.envs import make_env, make_expert
 from eef.envs.gold import GoldPaths, play_path
@@ -149,6 +150,16 @@ def test_a_java_that_will_not_do(monkeypatch, tmp_path, body, message):
     with pytest.raises(ConfigError, match=message) as caught:
         ScienceWorld()
     assert "apt-get install default-jre-headless" in caught.value.hint
+
+
+def test_doctor_names_a_java_without_the_flags(monkeypatch, tmp_path):
+    body = """case "$*" in *-XX*) exit 1;; *) echo 'openjdk version "17.0.9"' >&2;; esac"""
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", fake_java(tmp_path, body))
+    found = doctor._java()
+    assert not found.ok
+    assert "no HotSpot: ScienceWorld refuses it" in found.found
+    assert "`env.deterministic = false`" in found.remedy
 
 
 def test_no_java_and_another_package(monkeypatch, tmp_path):

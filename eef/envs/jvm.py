@@ -61,6 +61,12 @@ def java_version(java: str) -> int:
     return int(match[1])
 
 
+def heeds_constant_hash(java: str) -> bool:
+    """Whether a Java knows the flags of `CONSTANT_HASH` (HotSpot does); a JVM that runs is probed for what they do."""
+    told = subprocess.run([java, *CONSTANT_HASH[1:], "-version"], capture_output=True, check=False)
+    return told.returncode == 0
+
+
 def find_jar(package: str, version: str, jar: str) -> str:
     """Path of the JAR in an installed package, which must have exactly this version (ConfigError)."""
     mend = f"`pip install {package}=={version}`"
