@@ -16,9 +16,10 @@ from eef import doctor
 from eef.chat import format_completion, parse_completion
 from eef.config import load_recipe
 from eef.envs.scienceworld.tasks import part_of
-from eef.errors import ConfigError
+from eef.errors import ConfigError, EnvError
 from eef.model import STUDENTS, load_model
 from eef.pipeline import Run
+from eef.policy import Completion, Scripted
 from eef.student import make_base, student_settings
 from eef.student.scienceworld import (
     COLOURS,
@@ -197,6 +198,18 @@ def test_the_shipped_student_has_seen_development_variations_alone():
 
 @pytest.mark.long
 @needs_student
+@needs_java
+def test_no_student_is_made_of_what_is_left_where_a_path_breaks(monkeypatch):
+    monkeypatch.setattr("eef.student.scienceworld.make_expert", lambda env, name: Broken("expert:flawless", str))
+    with pytest.raises(EnvError, match=r"scienceworld/\S+ cannot be learned from: policy: no path"):
+        list(play_gold(ScienceStudent(tasks=1), lambda part, parts: None))
+
+
+class Broken(Scripted):
+    def act(self, conversations, seeds, sampling):
+        return [Completion(text="no path", finish="error") for _ in conversations]
+
+
 @needs_java
 def test_the_shipped_student_finds_its_way_in_other_variations(monkeypatch, tmp_path):
     """Of flawless episodes in test variations it predicts nearly all that it was taught."""

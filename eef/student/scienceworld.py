@@ -19,6 +19,7 @@ from eef.chat import build_conversation, format_completion
 from eef.env import FORMAT_ERROR
 from eef.envs import make_env, make_expert
 from eef.envs.scienceworld.thoughts import think
+from eef.errors import EnvError
 from eef.policy import GREEDY
 from eef.rollouts import Launch, play
 from eef.student.course import Played, StudentSettings, copying
@@ -132,7 +133,10 @@ def science_vocabulary(texts: Iterable[str]) -> Vocabulary:
 
 
 def play_gold(settings: ScienceStudent, played: Played) -> Iterator[Trajectory]:
-    """The gold paths of the development variations, played in the world of the recipes (open containers, no prompt)."""
+    """The gold paths of the development variations, played in the world of the recipes (open containers, no prompt).
+
+    EnvError where one breaks: a student made from the others would be another one.
+    """
     options = {"tasks": settings.kinds, "simplifications": "eto", "prompt": "none", "step_limit": _STEP_LIMIT}
     env = make_env("scienceworld", options)
     tasks = env.tasks(PART).head(settings.tasks)
@@ -143,6 +147,8 @@ def play_gold(settings: ScienceStudent, played: Played) -> Iterator[Trajectory]:
             step_limit=env.step_limit, batch_size=_AT_A_TIME,
         )
         for number, trajectory in enumerate(found, start=1):
+            if trajectory.status == "error":
+                raise EnvError(f"{trajectory.task} cannot be learned from: {trajectory.error}")
             yield trajectory
             played(number, len(tasks))
     finally:
