@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eef import __version__
 from eef.envs import textworld_express
-from eef.envs.jvm import find_jar, find_java, heeds_constant_hash, java_version
+from eef.envs.jvm import INSTALL_HOTSPOT, find_jar, find_java, heeds_constant_hash, java_version
 from eef.envs.scienceworld import env as scienceworld
 from eef.errors import ConfigError, EefError
 from eef.workers import available_cores
@@ -91,8 +91,7 @@ def _java() -> Finding:
         return Finding("java", False, error.message, remedy, needed=False)
     found = f"{java_version(java)} ({java})"
     if not heeds_constant_hash(java):
-        remedy = "install OpenJDK's own JVM (HotSpot), or set `env.deterministic = false` to do without"
-        return Finding("java", False, f"{found}, no HotSpot: ScienceWorld refuses it", remedy, needed=False)
+        return Finding("java", False, f"{found}, no HotSpot: ScienceWorld refuses it", INSTALL_HOTSPOT, needed=False)
     return Finding("java", True, found)
 
 

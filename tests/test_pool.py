@@ -115,7 +115,7 @@ def test_an_action_that_kills_twice_is_an_error_of_its_episode_alone(shared, env
     other = shared.clone()
     other.reset(shared.tasks("train")[2])
     other.step("5")
-    with pytest.raises(EnvDied, match="ended"):
+    with pytest.raises(EnvDied, match=r"^worker \d of counting ended$"):
         env.step("die")
     assert other.step("5").observation == "at 20"
     other.close()
@@ -126,7 +126,7 @@ def test_a_hung_worker_is_ended(monkeypatch):
     env = CountingEnv(patience=0.5)
     env.reset(env.tasks("train")[0])
     pid = env.pool.workers[0].pid
-    with pytest.raises(EnvDied):
+    with pytest.raises(EnvDied, match="did not answer in 0 s"):
         env.step("hang")
     assert env.pool.deaths == 2
     assert not os.path.exists(f"/proc/{pid}"), "ended and reaped"

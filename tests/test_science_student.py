@@ -196,8 +196,6 @@ def test_the_shipped_student_has_seen_development_variations_alone():
         assert int(variation) in part_of(kind, "dev")
 
 
-@pytest.mark.long
-@needs_student
 @needs_java
 def test_no_student_is_made_of_what_is_left_where_a_path_breaks(monkeypatch):
     monkeypatch.setattr("eef.student.scienceworld.make_expert", lambda env, name: Broken("expert:flawless", str))
@@ -210,6 +208,8 @@ class Broken(Scripted):
         return [Completion(text="no path", finish="error") for _ in conversations]
 
 
+@pytest.mark.long
+@needs_student
 @needs_java
 def test_the_shipped_student_finds_its_way_in_other_variations(monkeypatch, tmp_path):
     """Of flawless episodes in test variations it predicts nearly all that it was taught."""

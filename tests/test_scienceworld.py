@@ -107,6 +107,8 @@ def test_named_simplifications_adapt_to_the_task():
         ({"tasks": ["boil", "boil"]}, "each once", ""),
         ({"workers": 0}, "`env.workers` is 0", ""),
         ({"memory": 1}, "`env.memory` is 1", ""),
+        ({"step_limit": 0}, "`env.step_limit` is 0, expected 1 or more", ""),
+        ({"step_limit": -5}, "`env.step_limit` is -5", ""),
         ({"success_threshold": 0}, "`env.success_threshold` is 0", ""),
         ({"train": ["tests"]}, "`env.train` is ['tests']", ""),
         ({"train": ["train", "train"]}, "each once", ""),
@@ -183,6 +185,14 @@ def test_a_java_that_does_not_heed_the_flags(env):
     assert "`env.deterministic = false`" in caught.value.hint
     assert ScienceWorld(deterministic=False).fingerprint()["deterministic"] is False
     assert ScienceWorld(deterministic=False).edition != env.edition
+
+
+def test_a_jvm_that_does_not_start_says_why():
+    env = ScienceWorld(memory=99_999_999)
+    with pytest.raises(EnvError, match=r"does not start: .*(heap|memory|space)") as caught:
+        env.reset(env.task("boil", 0))
+    assert caught.value.hint == "lower `env.memory`?"
+    env.close()
 
 
 def test_held_out_tasks_are_seen_and_unseen_ones_in_turn():

@@ -129,6 +129,7 @@ def test_a_whole_run(env, tmp_path):
         ({"games": "coins"}, "no game 'coins'", "did you mean 'coin'?"),
         ({"games": []}, "`env.games` is []", ""),
         ({"tasks_per_split": 0}, "`env.tasks_per_split` is 0", ""),
+        ({"step_limit": 0}, "`env.step_limit` is 0, expected 1 or more", ""),
     ],
 )
 def test_mistakes(options, message, hint):

@@ -75,7 +75,8 @@ class GoldPaths:
         """The path of a task; EnvError, naming the task, where none could be made."""
         self.prepare([task])
         if error := self._failed.get(self._key(task)):
-            raise EnvError(f"no gold path of `{task.id}` ({error.message})", hint="raise `env.patience`, `env.memory`?")
+            hint = error.hint or "raise `env.patience`, `env.memory`?"
+            raise EnvError(f"no gold path of `{task.id}` ({error.message})", hint=hint)
         return self._known[self._key(task)]
 
     def failing(

@@ -22,6 +22,7 @@ from eef.errors import ConfigError, EnvDied, EnvError
 
 OLDEST_JAVA = 11
 INSTALL_JAVA = "install a Java runtime: `apt-get install default-jre-headless` (Debian, Ubuntu), or set `JAVA_HOME`"
+INSTALL_HOTSPOT = "install OpenJDK's own JVM (HotSpot), or set `env.deterministic = false` to do without"
 _SECONDS_TO_END = 1.0
 OUT_OF_MEMORY = 3
 """Exit status of a JVM that was told to end when its heap is full."""
@@ -50,21 +51,25 @@ def find_java() -> str:
 def java_version(java: str) -> int:
     """The main version of a Java (1.8 is 8). ConfigError where it cannot be run or does not say."""
     try:
-        told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+        status, said = _ask_version(java)
     except OSError as error:
         raise ConfigError(f"`{java}` cannot be run: {error}", hint=INSTALL_JAVA) from error
-    words = told.stderr + told.stdout
-    match = re.search(r'version "(?:1\.)?(\d+)', words)
-    if told.returncode != 0 or match is None:
-        said = " ".join(words.split())[:200] or "nothing"
-        raise ConfigError(f"`{java} -version` does not say which Java it is: {said}", hint=INSTALL_JAVA)
+    match = re.search(r'version "(?:1\.)?(\d+)', said)
+    if status != 0 or match is None:
+        raise ConfigError(f"`{java} -version` does not say which Java it is: {said or 'nothing'}", hint=INSTALL_JAVA)
     return int(match[1])
 
 
 def heeds_constant_hash(java: str) -> bool:
     """Whether a Java knows the flags of `CONSTANT_HASH` (HotSpot does); a JVM that runs is probed for what they do."""
-    told = subprocess.run([java, *CONSTANT_HASH[1:], "-version"], capture_output=True, check=False)
-    return told.returncode == 0
+    status, _ = _ask_version(java, *CONSTANT_HASH[1:])
+    return status == 0
+
+
+def _ask_version(java: str, *options: str) -> tuple[int, str]:
+    """Exit status and words of a Java asked for its version: also why it does not start with some options."""
+    told = subprocess.run([java, *options, "-version"], capture_output=True, text=True, check=False)
+    return told.returncode, " ".join((told.stderr + told.stdout).split())[:200]
 
 
 def find_jar(package: str, version: str, jar: str) -> str:
@@ -98,6 +103,14 @@ class JvmSettings:
         return [f"-Xmx{self.memory}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", *self.flags]
 
 
+def _why_not(settings: JvmSettings, error: Exception) -> str:
+    """What a Java that did not start says: py4j reads its first line alone, as a number. Else the error."""
+    if isinstance(error, OSError):
+        return str(error)
+    status, said = _ask_version(settings.java, *settings.options)
+    return said if status != 0 and said else str(error)
+
+
 class Jvm:
     """A running JVM; `view` leads to its classes.
 
@@ -114,10 +127,9 @@ class Jvm:
                 die_on_exit=True, enable_auth=True, return_proc=True, create_new_process_group=True,
             )
         except (OSError, ValueError) as error:
-            # in place of the port the gateway read, and quotes, what the JVM says of itself
-            said = str(error).partition("base 10: ")[2] or str(error)
             raise EnvError(
-                f"`{settings.java} {' '.join(settings.options)}` does not start ({said})", hint="lower `env.memory`?"
+                f"`{settings.java} {' '.join(settings.options)}` does not start: {_why_not(settings, error)}",
+                hint="lower `env.memory`?",
             ) from error
         self._gateway = JavaGateway(
             gateway_parameters=GatewayParameters(

@@ -144,12 +144,13 @@ class Worker:
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._mourn()
-            late, starting = isinstance(error, TimeoutError), request is None
-            raise EnvDied(
-                f"{self._name} did not answer in {patience:.0f} s" if late
-                else f"{self._name} ended when it was started" if starting else f"{self._name} ended",
-                hint="raise `env.patience`?" if late else _GUARD if starting else "raise `env.memory`?",
-            ) from None
+            if isinstance(error, TimeoutError):
+                what, hint = f"did not answer in {patience:.0f} s", "raise `env.patience`?"
+            elif request is None:
+                what, hint = "ended when it was started", _GUARD
+            else:
+                what, hint = "ended", "raise `env.memory`?"
+            raise EnvDied(f"{self._name} {what}", hint=hint) from None
         except BaseException:  # an interruption between question and answer: the next answer would be the wrong one
             self._bury()
             raise

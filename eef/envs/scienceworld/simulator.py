@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from eef.env import StepResult
-from eef.envs.jvm import CONSTANT_HASH, Jvm, JvmSettings
+from eef.envs.jvm import CONSTANT_HASH, INSTALL_HOTSPOT, Jvm, JvmSettings
 from eef.envs.worker import OVER
 from eef.errors import ConfigError, EnvError
 
@@ -63,7 +63,7 @@ class ScienceWorldSimulator:
             self._jvm.end()
             raise ConfigError(
                 f"`{settings.java}` does not heed `{CONSTANT_HASH[-1]}`: ScienceWorld would never be the same twice",
-                hint="install OpenJDK's own JVM (HotSpot), or set `env.deterministic = false` to do without",
+                hint=INSTALL_HOTSPOT,
             )
         self._games: dict[int, Game] = {}
         self._playing: Game | None = None
