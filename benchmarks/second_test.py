@@ -17,8 +17,8 @@ from statistics import fmean
 from typing import Any
 
 from eef.pipeline import BC, Run, StageId
-from eef.policy import GREEDY
-from eef.rollouts import Launch, play
+from eef.policy import Sampling
+from eef.rollouts import Launch, Player, batches
 from eef.stats import difference_over_seeds, seed_effects, sign_flip_test
 from eef.trajectory import TrajectorySet
 from eef.workers import process_settings
@@ -26,15 +26,15 @@ from eef.workers import process_settings
 
 def wins(run: Run, method: str, split: str) -> list[float]:
     """1.0 for each task of the split that the method's last student wins."""
-    tasks = list(run.env.tasks(split).head(run.recipe.tasks.test))
-    student = run.explorer(StageId(method, run.recipe.rounds + 1, "explore")) if method != BC else run.explorer(
-        StageId(run.recipe.methods[-1], 1, "explore")
-    )
+    tasks, recipe = list(run.env.tasks(split).head(run.recipe.tasks.test)), run.recipe
+    # what a round explores with is what the round before has left; the first one's is behaviour cloning
+    student = run.explorer(StageId(method, 1 if method == BC else recipe.rounds + 1, "explore"))
+    sampling = Sampling(**recipe.evaluation_sampling.model_dump())
     launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
-    played = play(
-        launches, env=run.env, policy=student, trajectories=TrajectorySet(), sampling=GREEDY,
-        step_limit=run.step_limit, batch_size=run.recipe.rollouts.batch_size,
-    )
+    with Player(
+        run.env, student, TrajectorySet(), sampling=sampling, step_limit=run.step_limit, told=run.methods[method].told,
+    ) as player:
+        played = [item for batch in batches(launches, recipe.rollouts.batch_size) for item in player.play(batch)]
     won = {item.task: item.success for item in played}
     return [float(won[task.id]) for task in tasks]
 

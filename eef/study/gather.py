@@ -52,11 +52,11 @@ def gather_study(directories: Sequence[Path]) -> Study:
 def study_of(pieces: Iterable[Piece]) -> Study:
     """The study of some pieces (StoreError where they do not belong together)."""
     kept = tuple(pieces)
-    first = kept[0]
+    first = next((piece for piece in kept if piece.tasks), kept[0])
     for piece in kept:
         _refuse_mixture(first, piece)
-    for pieces_of_one in _by_method(kept):
-        _refuse_other_options(pieces_of_one)
+    for of_method in _by_method(kept):
+        _refuse_other_options(of_method)
     kinds = dict.fromkeys(piece.budget[0] for piece in kept)
     of_kind = {kind: [piece for piece in kept if piece.budget[0] == kind] for kind in kinds}
     budgets = {}
@@ -109,7 +109,7 @@ def _refuse_mixture(first: Piece, other: Piece) -> None:
             f"`{other.name}` was played in another environment than `{first.name}` (it differs in: "
             f"{', '.join(differing)})", hint="name directories of one study",
         )
-    if first.tasks and other.tasks and first.tasks != other.tasks:
+    if other.tasks and first.tasks != other.tasks:
         raise StoreError(f"`{other.name}` was tested on other tasks than `{first.name}`, or in another order",
                          hint="name directories of one study (`tasks.test`, `tasks.seed`)")
     if first.study != other.study:

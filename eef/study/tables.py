@@ -20,10 +20,12 @@ from eef.report.wording import (
     points,
     reward,
 )
+from eef.stats import Difference
 from eef.study.seeds import MethodOverSeeds, OverSeeds, PairOverSeeds
 
 EXPLORING = ("rollouts", "env_steps", "replayed_steps", "prompt_tokens", "cached_tokens", "generated_tokens")
 NOISE_ROLLOUTS = (1, 3, 5)
+PAIR_HEAD = ("[over tasks and seeds]", "seeds", "p", "p (Holm)", "p over seeds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +114,11 @@ def _pass(item: MethodOverSeeds) -> str:
 
 def _pairs(over: OverSeeds) -> Table:
     arms = {item.name for item in arms_of(over)}
-    head = ("pair", "difference, points [95 % over tasks]", "[over tasks and seeds]", "seeds", "p", "p (Holm)",
-            "p over seeds", "by seed: only first : only second", "tasks only one ever won")
+    head = ("pair", "difference, points [95 % over tasks]", *PAIR_HEAD, "by seed: only first : only second",
+            "tasks only one ever won")
     rows = [
         (
-            f"{display_name(pair.first)} – {display_name(pair.second)}", _difference(pair),
-            _over_seeds(pair), str(len(pair.seeds)), f"{pair.p_value:.4f}", f"{pair.p_adjusted:.4f}", _p_of_seeds(pair),
+            f"{display_name(pair.first)} – {display_name(pair.second)}", *_pair_cells(pair),
             ", ".join(f"{test.only_first} : {test.only_second}" for test in pair.by_seed),
             f"{pair.first_alone} : {pair.second_alone}",
         )
@@ -132,30 +133,27 @@ def _pairs(over: OverSeeds) -> Table:
     return Table("Pairs of methods on the same tasks", head, rows, note)
 
 
-def _difference(pair: PairOverSeeds) -> str:
-    low, high = pair.difference.interval
-    return f"{points(pair.difference.mean)} [{points(low)}, {points(high)}]"
+def _pair_cells(pair: PairOverSeeds) -> tuple[str, ...]:
+    """The difference with its interval over tasks, then what stands under `PAIR_HEAD`; a dash for what one seed cannot
+    tell."""
+    return (
+        f"{points(pair.difference.mean)} {_interval(pair.difference)}",
+        _interval(pair.both) if len(pair.seeds) > 1 else NONE, str(len(pair.seeds)),
+        f"{pair.p_value:.4f}", f"{pair.p_adjusted:.4f}", f"{pair.effects.p_value:.4f}" if pair.effects else NONE,
+    )
 
 
-def _over_seeds(pair: PairOverSeeds) -> str:
-    low, high = pair.both.interval
-    return f"[{points(low)}, {points(high)}]" if len(pair.seeds) > 1 else NONE
-
-
-def _p_of_seeds(pair: PairOverSeeds) -> str:
-    return f"{pair.effects.p_value:.4f}" if pair.effects else NONE
+def _interval(difference: Difference) -> str:
+    low, high = difference.interval
+    return f"[{points(low)}, {points(high)}]"
 
 
 def _arms(over: OverSeeds) -> Table:
-    head = ("arm", "of", "differs in", "win rate %", "minus its method, points [95 % over tasks]",
-            "[over tasks and seeds]", "seeds", "p", "p (Holm)", "p over seeds")
+    head = ("arm", "of", "differs in", "win rate %", "minus its method, points [95 % over tasks]", *PAIR_HEAD)
     rows = []
     for item in arms_of(over):
         pair = pair_of(over, item.name, item.algorithm)
-        told = (
-            _difference(pair), _over_seeds(pair), str(len(pair.seeds)), f"{pair.p_value:.4f}",
-            f"{pair.p_adjusted:.4f}", _p_of_seeds(pair),
-        ) if pair else (NONE,) * 6
+        told = _pair_cells(pair) if pair else (NONE,) * (1 + len(PAIR_HEAD))
         names = display_name(item.name), display_name(item.algorithm), changes_text(item)
         rows.append((*names, percent(item.mean), *told))
     note = "Only seeds that both have; p as above, Holm’s correction over this table."
