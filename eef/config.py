@@ -300,31 +300,31 @@ class EvaluateSettings(Settings):
 
 
 class BudgetSettings(Settings):
-    """What the methods of a run have in common. Methods that explore nothing (`bc`, `sft_all`, `nat`) have none."""
+    """What the methods of a run have as much of. Without any of these each plays what it plans, and the report shows
+    what it took. Methods that explore nothing (`bc`, `sft_all`, `nat`) have none."""
 
-    equal: Literal["none", "rollouts"] = "none"
-    """`rollouts`: refuse a run whose methods plan different numbers of rollouts a round;
-    `none`: allow it, the report shows what each took."""
+    rollouts_per_task: int | None = Field(default=None, ge=1)
+    """Rollouts of a round for each training task, of each method that explores: what it plans is played in turns of
+    one rollout a task, begun anew when it is through, until the round is full. RFT×6 and `eef` with M = 5 plan 6."""
 
     rollouts: int | None = Field(default=None, ge=1)
-    """Rollouts of a round, of each method that explores: what it plans is played in turns of one rollout a task,
-    begun anew when it is through, until the round is full."""
+    """The same as rollouts of all tasks together."""
 
     tokens: int | None = Field(default=None, ge=1)
     """The same by tokens that the student generates: the round is full with the rollout that reaches it."""
 
     @model_validator(mode="after")
     def _one_measure(self) -> BudgetSettings:
-        if self.rollouts is not None and self.tokens is not None:
-            raise ValueError("`rollouts` and `tokens` both say when a round is full; leave one out")
-        if self.equal == "rollouts" and (self.rollouts is not None or self.tokens is not None):
-            raise ValueError('`equal = "rollouts"` has no effect: `rollouts` or `tokens` says when a round is full')
+        given = [name for name in ("rollouts_per_task", "rollouts", "tokens") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"`{given[0]}` and `{given[1]}` both say when a round is full; leave one out")
         return self
 
-    @property
-    def kind(self) -> Literal["rollouts", "tokens", "none"]:
-        """What all methods have as much of: rollouts, tokens, or nothing that is known before."""
-        return "tokens" if self.tokens else "rollouts" if self.rollouts or self.equal == "rollouts" else "none"
+    def of_round(self, tasks: int) -> BudgetSettings:
+        """The same for a round of so many training tasks: in `rollouts` or `tokens`, or empty."""
+        if self.rollouts_per_task is None:
+            return self
+        return BudgetSettings(rollouts=self.rollouts_per_task * tasks)
 
 
 class Recipe(Settings):

@@ -29,7 +29,7 @@ from typing import Any, Literal
 from eef import __version__
 from eef.budget import waves
 from eef.card import model_card
-from eef.config import ApiSettings, Recipe, SamplingSettings, parse_settings
+from eef.config import ApiSettings, BudgetSettings, Recipe, SamplingSettings, parse_settings
 from eef.env import Env
 from eef.envs import make_env, make_expert
 from eef.errors import ConfigError, DataError, EefError, MethodError, StoreError
@@ -190,6 +190,11 @@ class Run:
     @cached_property
     def env(self) -> Env:
         return make_env(self.recipe.env.name, self.recipe.env.options)
+
+    @property
+    def budget(self) -> BudgetSettings:
+        """Of a round of each method that explores, in rollouts or tokens; empty where each plays what it plans."""
+        return self.recipe.budget.of_round(len(self.train_tasks))
 
     @cached_property
     def train_tasks(self) -> TaskSet:
@@ -378,7 +383,7 @@ class Run:
             states: list[PlannedState] = []
             student = self.explorer(stage) if plan else None
             earlier = {item.start for item in store.trajectories if item.start and item.round < stage.round}
-            for wave in waves(plan, self.recipe.budget, self.recipe.rollouts.batch_size, tokens_of, earlier):
+            for wave in waves(plan, self.budget, self.recipe.rollouts.batch_size, tokens_of, earlier):
                 assert student is not None, "what is not planned is not played"
                 states += wave
                 fresh = launches(states, tasks, round=stage.round, seed=self.recipe.seed)[len(planned):]
@@ -390,24 +395,9 @@ class Run:
             self._finish_rollouts(stage, [item for item in store.trajectories if _is_of(item, stage)])
 
     def plan(self, stage: StageId, trajectories: TrajectorySet) -> list[PlannedState]:
-        """What a method plays in a round. ConfigError where budgets are to be equal and it plans another number."""
-        method = self.methods[stage.method]
-        plan = method.plan(trajectories, [task.id for task in self.train_tasks], stage.round)
-        if self.recipe.budget.equal == "rollouts":
-            self._check_budget(stage, trajectories, plan)
-        return plan
-
-    def _check_budget(self, stage: StageId, trajectories: TrajectorySet, plan: list[PlannedState]) -> None:
+        """What a method would play in a round; the budget cuts it, or lets it begin anew."""
         tasks = [task.id for task in self.train_tasks]
-        planned = sum(item.count for item in plan)
-        for name in explorers(self.recipe):
-            other = sum(item.count for item in self.methods[name].plan(trajectories, tasks, stage.round))
-            if planned and other and other != planned:
-                raise ConfigError(
-                    f"budgets are not equal: `{stage.method}` plans {planned} rollouts a round, `{name}` {other}",
-                    hint='set `options.eef.fill = "start"` and compare with `rft6`, or `budget.rollouts` (all get as '
-                    'many), or `budget.equal = "none"`',
-                )
+        return self.methods[stage.method].plan(trajectories, tasks, stage.round)
 
     def _select(self, stage: StageId, listener: Listener) -> None:
         method: Method = self.methods[stage.method]

@@ -42,7 +42,7 @@ def small_recipe(student: Path, **changes: Any) -> dict[str, Any]:
     """Settings of the whole run; `changes` replace groups or single values of groups."""
     recipe: dict[str, Any] = {
         "name": "small", "rounds": 1, "methods": ["bc", "rft4", "eef"],
-        "options": {"eef": {"M": 3, "fill": "start"}}, "budget": {"equal": "rollouts"},
+        "options": {"eef": {"M": 3}}, "budget": {"rollouts_per_task": 4},
         "env": {"name": "toy"}, "expert": {"names": ["scripted/weak"]}, "tasks": {"train": 8, "test": 6},
         "model": {"name": str(student)}, "sampling": {"max_tokens": 8},
         "rollouts": {"batch_size": 4, "step_limit": 7},

@@ -301,7 +301,7 @@ def test_a_real_server_with_faults_between_collects_an_expert_set(transformers_s
         recipe = as_recipe({
             **small_recipe(student, methods=["bc"], expert={
                 "names": [f"openai/{model}"], "api": {"base_url": f"{faulty}/v1", "backoff": 0.05, "retries": 20}}),
-            "env": shop, "budget": {"equal": "none"}, "options": {}, "rollouts": {"batch_size": 4},
+            "env": shop, "options": {}, "rollouts": {"batch_size": 4},
             "sampling": {"temperature": 0.0, "max_tokens": 96},
         })
         run = Run.create(tmp_path / "run", recipe)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 from grids import TASK, expert, played, rollout, worlds
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eef.budget import in_turns
 from eef.errors import MethodError
 from eef.labels import expert_states
 from eef.methods import make_method
@@ -74,15 +77,16 @@ def test_masked_experts_never_lend_an_action_to_a_students_win(world, examples):
 
 
 def test_the_first_round_of_own_failures_is_rft():
-    filled = plan(STORE, launch="student", fill="start")
-    assert filled == [PlannedState(TASK, None, 6)]
+    planned = plan(STORE, launch="student")
+    assert planned == [PlannedState(TASK, None, 1)]
+    assert [item.state for item in islice(in_turns(planned), 6)] == [None] * 6
 
 
 def test_later_rounds_start_in_the_latest_own_failure():
     old = rollout("old", None, "lose", actions="abcdef")
     new = rollout("new", None, "lose", actions="abcdefgh", round=2)
     broken = rollout("broken", None, "error", round=2)
-    planned = plan([expert(), old, new, broken], round=3, launch="student", M=2, fill="start")
+    planned = plan([expert(), old, new, broken], round=3, launch="student", M=2)
     assert planned == [PlannedState(TASK, None, 1), *(PlannedState(TASK, StateRef("new", t), 1) for t in (2, 4))]
     assert plan([expert(), old], round=2, launch="student", M=2)[1].state == StateRef("old", 2)
 
@@ -107,8 +111,8 @@ def test_one_of_two_experts():
     store = [expert("s"), expert("w", by="weak"), expert("v", by="weak", win=True, task="toy/2")]
     assert {item.state.trajectory for item in plan(store) if item.state} == {"s", "w"}
     assert {item.state.trajectory for item in plan(store, experts=["strong"]) if item.state} == {"s"}
-    assert sum(item.count for item in plan(store, experts=["strong"], fill="start")) == 6
-    assert sum(item.count for item in plan(store, fill="start")) == 11
+    assert sum(item.count for item in plan(store, experts=["strong"])) == 6
+    assert sum(item.count for item in plan(store)) == 11
     store.append(rollout("own", None, "win"))
     tasks = (TASK, "toy/2")
     assert {example.id for example in select(store, tasks=tasks).examples} == {"own@0", "v@0"}

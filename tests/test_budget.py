@@ -106,7 +106,7 @@ def run_of(student, directory, budget, **changes):
     methods = ["bc", "rft", "eef", "eef-two", "nat"]
     options = {"eef": {"M": 5}, "eef-two": {"method": "eef", "rollouts_per_state": 2}}
     run = Run.create(directory, as_recipe(small_recipe(
-        student, methods=methods, budget={"equal": "none", **budget}, train={"updates": 2}, **changes
+        student, methods=methods, budget={"rollouts_per_task": None, **budget}, train={"updates": 2}, **changes
     ) | {"options": options}))
     carry_out(run, lambda progress: None)
     return run
@@ -127,6 +127,19 @@ def test_a_round_is_full_by_rollouts(student, tmp_path):
     assert {method: explored(run, method).rollouts for method in ("rft", "eef", "eef-two", "nat")} == {
         "rft": 30, "eef": 30, "eef-two": 30, "nat": 0,
     }
+
+
+def test_a_round_is_full_by_rollouts_of_each_task(student, tmp_path):
+    run = run_of(student, tmp_path / "run", {"rollouts_per_task": 3})
+    for method in ("rft", "eef", "eef-two"):
+        counts = Counter(item.task for item in run.trajectories(method) if item.author.startswith("policy:"))
+        assert counts == Counter({task.id: 3 for task in run.train_tasks})
+
+
+@pytest.mark.parametrize("two", [{"rollouts": 9, "tokens": 9}, {"rollouts_per_task": 2, "rollouts": 9}])
+def test_one_measure_says_when_a_round_is_full(student, two):
+    with pytest.raises(ConfigError, match="both say when a round is full"):
+        as_recipe(small_recipe(student, budget={"rollouts_per_task": None, **two}))
 
 
 def test_a_round_is_full_by_tokens_and_can_be_left(student, tmp_path):

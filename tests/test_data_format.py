@@ -31,7 +31,7 @@ def left(student, tmp_path_factory):
     experts = ["scripted/weak", f"file/{directory / 'own.jsonl'}"]
     recipe = write_recipe(directory / "small.json", small_recipe(
         student, methods=["bc", "eef", "eef+dpo"], expert={"names": experts}, train={"updates": 2},
-        budget={"equal": "none"},
+        budget={"rollouts_per_task": None},
     ))
     done = eef("run", recipe, "--out", directory / "run", "--quiet")
     assert done.exit_code == 0, done.stderr

@@ -344,7 +344,7 @@ def test_loss_on_actions_is_for_targets_of_tokens(tmp_path):
 
 
 def test_a_run_is_exported_and_each_row_followed_back(student, tmp_path):
-    recipe = as_recipe({**small_recipe(student), "methods": ["bc"], "options": {}, "budget": {"equal": "none"}})
+    recipe = as_recipe({**small_recipe(student), "methods": ["bc"], "options": {}})
     run = Run.create(tmp_path / "run", recipe)
     for stage in (StageId("expert", 0, "collect"), StageId("bc", 0, "select")):
         run.carry_out(stage, lambda progress: None)

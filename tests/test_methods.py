@@ -306,7 +306,6 @@ options = st.fixed_dictionaries(
         "rollouts_per_state": st.integers(1, 3),
         "ok_rule": st.sampled_from(["any", "majority"]),
         "expert_states": st.sampled_from(["failed", "all"]),
-        "fill": st.sampled_from(["none", "start"]),
         "grid": st.sampled_from(["round", "all"]),
         "accumulate": st.sampled_from(["all", "round"]),
         "solution": st.sampled_from(["nearest", "newest", "all"]),
@@ -448,23 +447,12 @@ def test_every_important_state_with_a_win_behind_it_is_solved(world):
 def test_without_expert_failures_eef_is_rft(world, each, count):
     store, tasks = world.trajectories, world.tasks
     assume(any(item.success for item in store))
-    experts = max(1, *(sum(item.task == task for item in world.experts) for task in tasks))
-    eef = make_method("eef", {"M": count, "rollouts_per_state": each, "fill": "start", "examples": "rft"})
-    rft = make_method("rft", {"k": each * (1 + count * experts)})
+    eef = make_method("eef", {"M": count, "rollouts_per_state": each, "examples": "rft"})
+    rft = make_method("rft", {"k": each})
     assert eef.plan(store, tasks, 1) == rft.plan(store, tasks, 1)
     assert eef.select(store, tasks, world.round).examples == rft.select(store, tasks, world.round).examples
     one, capped = make_method("eef"), make_method("rft", {"cap": 1})
     assert one.select(store, tasks, world.round).examples == capped.select(store, tasks, world.round).examples
-
-
-@given(worlds(), st.integers(0, 6), st.integers(1, 3), st.sampled_from(["failed", "all"]))
-def test_filled_budgets_are_equal_for_every_task(world, count, each, which):
-    settings = {"M": count, "rollouts_per_state": each, "expert_states": which, "fill": "start"}
-    plan = make_method("eef", settings).plan(world.trajectories, world.tasks, 1)
-    per_task = {task: sum(item.count for item in plan if item.task == task) for task in world.tasks}
-    known = [item.task for item in world.experts if item.status != "error"]
-    experts = max(1, *(known.count(task) for task in world.tasks))
-    assert set(per_task.values()) == {each * (1 + count * experts)}
 
 
 def test_the_defaults_are_those_of_the_method():

@@ -165,14 +165,6 @@ def test_a_task_is_not_both_trained_and_tested_on(student, tmp_path):
         run.check()
 
 
-def test_unequal_budgets_are_refused_where_equal_ones_are_asked_for(student, tmp_path):
-    recipe = as_recipe(small_recipe(student, methods=["bc", "rft2", "eef"]))
-    run = Run.create(tmp_path / "run", recipe)
-    with pytest.raises(ConfigError, match="`rft2` plans 16 rollouts a round, `eef` 32") as raised:
-        carry_out(run)
-    assert "rft6" in raised.value.hint
-
-
 def test_each_round_may_go_on_from_the_last_checkpoint(student, finished, tmp_path):
     run = Run.create(tmp_path / "run", two_rounds(student).model_copy(
         update={"train": two_rounds(student).train.model_copy(update={"start": "last"})}

@@ -386,7 +386,7 @@ def test_where_there_is_nothing_to_compare_that_is_said(tmp_path):
 
 def test_equal_rollouts_are_said_only_where_they_are_equal(tmp_path, results):
     assert "with as many rollouts" not in headline(results)  # eef plays from inside failures on top
-    run = begin(tmp_path, rounds=1, options={"eef": {"M": 1, "fill": "start"}}, budget={"equal": "rollouts"})
+    run = begin(tmp_path, rounds=1, options={"eef": {"M": 1}}, budget={"rollouts_per_task": 2})
     for stage in stages_of(run.recipe):
         run.carry_out(stage, lambda progress: None)
     assert "with as many rollouts" in headline(gather(run))

@@ -24,7 +24,8 @@ from eef.study.tables import pair_of, verdict
 def comparison(student, tmp_path_factory):
     """Two seeds of which the second lacks a method; (directory, command)."""
     place = tmp_path_factory.mktemp("study")
-    settings = small_recipe(student, tasks={"train": 5, "test": 5}, train={"updates": 2}, budget={"equal": "none"})
+    unlike = {"tasks": {"train": 5, "test": 5}, "train": {"updates": 2}, "budget": {"rollouts_per_task": None}}
+    settings = small_recipe(student, **unlike)
     settings["options"] = {"eef": {"M": 3}, "two": {"method": "eef", "M": 1}}
     recipe = write_recipe(place / "small.json", {**settings, "methods": ["rft4", "eef", "two"]})
     command = ("compare", recipe, "--seeds", 2, "--budget", "rollouts=12", "--out", place / "runs", "--quiet")
@@ -93,7 +94,11 @@ def test_the_kept_pieces_tell_all_again(comparison, tmp_path):
         (lambda piece: piece.update(study="other"), "of the recipe `other`"),
         (lambda piece: piece["tasks"].reverse(), "tested on other tasks than"),
         (lambda piece: piece.update(method="eef", seed=1), "of different options"),
+        (lambda piece: piece["settings"].update({"train.learning_rate": 1.0}),
+         "of different settings .*differ in: train.learning_rate"),
+        (lambda piece: piece["settings"].pop("dpo.beta"), "differ in: dpo.beta"),
         (lambda piece: piece.update(version=99), "rft4@0.json`: .*has version 99"),
+        (lambda piece: piece.pop("settings"), "rft4@0.json`: malformed piece"),
         (lambda piece: piece.pop("scores"), "rft4@0.json`: malformed piece"),
         (lambda piece: piece.update(starts=3), "rft4@0.json`: malformed piece"),
     ],
@@ -117,7 +122,7 @@ def test_arms_are_told_from_methods():
         scores |= {0: Scores((0.0,) * 4, (False,) * 4)} if method == "bc" else {}
         return Piece(
             study="s", method=method, seed=seed, budget=("rollouts", 9), place=place, rounds=int(method != "bc"),
-            algorithm=algorithm or method, options=options, fingerprint={}, tasks=("a", "b", "c", "d"), scores=scores,
+            algorithm=algorithm or method, options=options, settings={}, fingerprint={}, tasks=("a", "b", "c", "d"), scores=scores,
             costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}}, starts=((1, 2),),
             skills={1: {"won": SkillUse(1, {"Next": 0.5}), "lost": SkillUse(0, {"Next": None})}},
             selected={1: {"examples": 3, "steps.student-win": 8 + seed, "steps.beneficial": 2, "tasks.unsolved": 1}},

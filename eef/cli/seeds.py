@@ -160,7 +160,7 @@ def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
     if kind == "updates":
         settings["train"] |= {"updates": int(number), "epochs": None}
     else:
-        settings["budget"] = {"equal": "none", kind: int(number)}
+        settings["budget"] = {kind: int(number)}
     return parse_settings(Recipe, settings, source=recipe.name)
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -41,9 +41,6 @@ class AtlasOptions(MethodOptions):
     share: float = Field(default=0.3, gt=0, le=1)
     """Part of an expert's steps that is trained at most (rounded up)."""
 
-    fill: Literal["none", "start"] = "none"
-    """`start`: rollouts from a task's start make up for the states it lacks, as with `eef`."""
-
 
 @dataclass(frozen=True, slots=True)
 class Atlas(Configured[AtlasOptions]):
@@ -53,7 +50,6 @@ class Atlas(Configured[AtlasOptions]):
 
     def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
         plan = []
-        wanted = self.options.M if self.options.fill == "start" else 0
         for task in tasks:
             wins = self._wins(trajectories, task)
             states = [
@@ -61,8 +57,8 @@ class Atlas(Configured[AtlasOptions]):
                 for win in wins if win.replayable
                 for t in open_states(win, expert_states(win.length, self.options.M))
             ]
-            if wins or wanted:
-                plan += plan_states(task, states, self.options.rollouts_per_state, wanted)
+            if wins:
+                plan += plan_states(task, states, self.options.rollouts_per_state)
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:

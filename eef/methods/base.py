@@ -81,12 +81,9 @@ class Configured(Generic[OptionsT]):
         return ""
 
 
-def plan_states(
-    task: str, states: Sequence[StateRef], each: int, wanted: int = 0
-) -> list[PlannedState]:
-    """`each` rollouts from a task's start and from each of its states; the start makes up for those under `wanted`."""
-    start = PlannedState(task, None, each * (1 + max(0, wanted - len(states))))
-    return [start, *(PlannedState(task, state, each) for state in states)]
+def plan_states(task: str, states: Sequence[StateRef], each: int) -> list[PlannedState]:
+    """`each` rollouts from a task's start and from each of its states."""
+    return [PlannedState(task, state, each) for state in (None, *states)]
 
 
 def expert_trajectories(

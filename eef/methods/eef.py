@@ -76,10 +76,6 @@ class EefOptions(MethodOptions):
     recovery: bool = True
     """Train on solutions of the states that need recovery."""
 
-    fill: Literal["none", "start"] = "none"
-    """`start`: rollouts from a task's start make up for the states it lacks, so that every task gets
-    rollouts_per_state × (1 + M × experts) rollouts a round: with one expert, those of RFT × (1 + M)."""
-
     grid: Literal["round", "all"] = "round"
     """Label the expert's actions by the rollouts of this round, or of all rounds up to it."""
 
@@ -145,14 +141,13 @@ class Eef(Configured[EefOptions]):
         if self.options.launch == "expert":
             _refuse_text_alone(trajectories, self.options.experts)
         plan = []
-        wanted = self._wanted(trajectories, tasks)
         for task in tasks:
             states = [
                 StateRef(origin.id, t)
                 for origin in self._explored(trajectories, task, round)
                 for t in self._states(trajectories, origin, round)
             ]
-            plan += plan_states(task, states, self.options.rollouts_per_state, wanted)
+            plan += plan_states(task, states, self.options.rollouts_per_state)
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
@@ -193,15 +188,6 @@ class Eef(Configured[EefOptions]):
         key = f"{origin.id} in round {round}"
         chosen = choose_states(self.options.state_choice, origin.length, self.options.M, measured, key)
         return open_states(origin, chosen)
-
-    def _wanted(self, trajectories: TrajectorySet, tasks: Sequence[str]) -> int:
-        """States that every task is to have, or rollouts from its start instead."""
-        if self.options.fill == "none":
-            return 0
-        if self.options.launch == "student":
-            return self.options.M
-        known = (len(expert_trajectories(trajectories, task, self.options.experts)) for task in tasks)
-        return self.options.M * max((1, *known))
 
     def _explored(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
         if self.options.launch == "student":

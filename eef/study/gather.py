@@ -41,7 +41,7 @@ def gather_study(directories: Sequence[Path]) -> Study:
     """The study whose pieces lie in some directories; a piece that lies in two is taken from the later one.
 
     StoreError: a directory without a piece; pieces of different studies, environments, test tasks or budgets of one
-    kind; pieces of one method with different options or rounds.
+    kind; pieces of one method with different options or rounds, of one kind of budget with different settings.
     """
     found = {
         (piece.budget[0], piece.method, piece.seed): piece for directory in directories for piece in _read(directory)
@@ -61,6 +61,7 @@ def study_of(pieces: Iterable[Piece]) -> Study:
     of_kind = {kind: [piece for piece in kept if piece.budget[0] == kind] for kind in kinds}
     budgets = {}
     for kind, same in of_kind.items():
+        _refuse_other_settings(same)
         sizes = {piece.budget[1] for piece in same}
         if len(sizes) > 1:
             raise StoreError(
@@ -100,6 +101,17 @@ def _refuse_other_options(pieces: Sequence[Piece]) -> None:
             raise StoreError(
                 f"`{other.name}` and `{first.name}` are of different options (they differ in: {', '.join(differing)})",
                 hint="give the method another name in one of them, or leave one directory out",
+            )
+
+
+def _refuse_other_settings(pieces: Sequence[Piece]) -> None:
+    """Pieces at one kind of budget must share all else: at equal updates, `train.updates` is the budget itself."""
+    first = pieces[0]
+    for other in pieces:
+        if differing := differences(first.settings, other.settings):
+            raise StoreError(
+                f"`{other.name}` and `{first.name}` are of different settings (they differ in: {', '.join(differing)})",
+                hint="play one of them anew with the settings of the other, or leave it out",
             )
 
 

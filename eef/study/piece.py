@@ -21,6 +21,11 @@ from eef.report.skills import SkillUse, measure_skills
 from eef.trajectory import TrajectorySet
 
 RECORD_VERSION = 1
+SHARED = ("expert", "model", "chat", "sampling", "rollouts", "tasks", "train", "dpo", "evaluate")
+NOT_SHARED = {  # what no number depends on, but for last bits; a seed is its piece's, a server its owner's
+    "expert.api", "model.name", "model.device", "rollouts.batch_size", "train.micro_tokens", "train.seed",
+    "train.save_every", "train.threads", "train.gradient_checkpointing",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,8 @@ class Piece:
 
     `budget` is (kind, size) of a round: ("updates", n) where methods play what they plan, since updates are equal in
     every comparison, or ("none", 0) where epochs are trained. `place` orders methods in
-    tables; `algorithm` is the method an arm is a variant of, `options` all of its options. `scores`, `costs` (then by
+    tables; `algorithm` is the method an arm is a variant of, `options` all of its options, `settings` those of the
+    recipe that methods must share to be compared. `scores`, `costs` (then by
     stage), `skills` and `selected` (the counts of what is trained on, `eef.methods.base.make_selection`) go by round, 0
     for what comes before exploring. `starts` are (wins, rollouts) from the start of each training task in the last
     round. `noise`: its labels against many rollouts, where that was measured.
@@ -51,6 +57,7 @@ class Piece:
     rounds: int
     algorithm: str
     options: Mapping[str, Any]
+    settings: Mapping[str, Any]
     fingerprint: Mapping[str, Any]
     tasks: tuple[str, ...]
     scores: Mapping[int, Scores]
@@ -173,10 +180,11 @@ def summarise_piece(run: Run, method: str) -> Piece:
     rounds = recipe.rounds if explores else 0
     results = {round: result for round in range(rounds + 1) if (result := run.evaluation(method, round))}
     return Piece(
-        study=recipe.name, method=method, seed=recipe.seed, budget=_budget(recipe),
+        study=recipe.name, method=method, seed=recipe.seed, budget=_budget(run),
         place=(EXPERT, BC, *explorers(recipe)).index(method), rounds=rounds,
         algorithm=str(recipe.options.get(method, {}).get("method", method)),
         options=run.methods[method].options.model_dump(mode="json") if method in run.methods else {},
+        settings=_shared_settings(run.recipe),
         fingerprint=read_json(run.directory / "fingerprint.json"),
         tasks=tuple(outcome.task for result in list(results.values())[:1] for outcome in result.outcomes),
         scores={
@@ -199,11 +207,23 @@ def _begun(run: Run, method: str) -> bool:
     return (run.directory / method / LEDGER_FILE).is_file()
 
 
-def _budget(recipe: Recipe) -> tuple[str, int]:
-    kind = recipe.budget.kind
-    if kind == "none":
-        return ("updates", recipe.train.updates) if recipe.train.updates else ("none", 0)
-    return kind, getattr(recipe.budget, kind, None) or 0
+def _shared_settings(recipe: Recipe) -> dict[str, Any]:
+    """What must be the same for methods to be compared, by its name in the recipe; the environment and the student
+    are the fingerprint's, and what is a matter of memory and speed is no matter."""
+    groups = recipe.model_dump(mode="json", include=set(SHARED))
+    return {
+        name: value for group in SHARED for key, value in groups[group].items()
+        if (name := f"{group}.{key}") not in NOT_SHARED
+    }
+
+
+def _budget(run: Run) -> tuple[str, int]:
+    budget, updates = run.budget, run.recipe.train.updates
+    if budget.rollouts:
+        return "rollouts", budget.rollouts
+    if budget.tokens:
+        return "tokens", budget.tokens
+    return ("updates", updates) if updates else ("none", 0)
 
 
 def _costs(run: Run, method: str) -> dict[int, dict[str, Cost]]:
