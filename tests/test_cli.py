@@ -221,7 +221,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest(recipe, tmp_path):
         (["expert.names=['open/gpt']"], "no expert 'open/gpt'", "`scripted/<preset>`"),
         (["methods=['bc', 'efe']", "options=null"], "`options`", None),
         (["methods=['bc', 'efe']", "options={}"], "unknown method `efe`", "`eef`"),
-        (["options.eef.fil=start"], "`fil` is no known setting", "did you mean `fill`?"),
+        (["options.eef.grids=all"], "`grids` is no known setting", "did you mean `grid`?"),
         (["env.name=tyo"], "no environment 'tyo'", "'toy'"),
         (["env.tasks=3"], "`env.tasks` is no setting of 'toy'", "`tasks_per_split`"),
         (["train.updates"], "is not `key=value`", "`train.updates=200`"),

@@ -122,7 +122,8 @@ def test_arms_are_told_from_methods():
         scores |= {0: Scores((0.0,) * 4, (False,) * 4)} if method == "bc" else {}
         return Piece(
             study="s", method=method, seed=seed, budget=("rollouts", 9), place=place, rounds=int(method != "bc"),
-            algorithm=algorithm or method, options=options, settings={}, fingerprint={}, tasks=("a", "b", "c", "d"), scores=scores,
+            algorithm=algorithm or method, options=options, settings={}, fingerprint={},
+            tasks=("a", "b", "c", "d"), scores=scores,
             costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}}, starts=((1, 2),),
             skills={1: {"won": SkillUse(1, {"Next": 0.5}), "lost": SkillUse(0, {"Next": None})}},
             selected={1: {"examples": 3, "steps.student-win": 8 + seed, "steps.beneficial": 2, "tasks.unsolved": 1}},
