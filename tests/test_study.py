@@ -130,14 +130,15 @@ def test_arms_are_told_from_methods():
             noise=LabelNoise(1, (StateCount("e", 0, 3, 20),)) if method == "eef" else None,
         )
 
-    study = study_of([
+    pieces = [
         *(piece("bc", seed, "", 1) for seed in (0, 1)),
         *(piece("rft6", seed, [1, 0, 0, 0], 2, cap=None) for seed in (0, 1)),
         piece("cap1", 0, [1, 0, 0, 0], 6, "rft6", cap=1),
         *(piece("eef", seed, [1, 1, seed, 0], 3, M=5, experts=["x"]) for seed in (0, 1)),
         *(piece("M1", seed, [1, 0, 0, 0], 4, "eef", M=1, experts=["x"]) for seed in (0, 1)),
         piece("two", 0, [1, 1, 1, 1], 5, "eef", M=5, experts=["x", "y"]),
-    ])
+    ]
+    study = study_of(pieces)
     for each in study.pieces:
         assert Piece.from_record(json.loads(json.dumps(each.to_record()))) == each
     over = study.over["rollouts"]
@@ -153,9 +154,11 @@ def test_arms_are_told_from_methods():
     assert verdict(over).startswith("In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %; on the same tasks ")
     assert "+37.5 points" in verdict(over)
     page = study_page(study, ["command"])
-    assert "Win rate of EEF over M" in page
+    assert "Win rate of EEF over M, all else equal (in 2 seeds: 0, 1)." in page
     assert "over cap" not in page, "what the method leaves open has no place on an axis"
     assert "Win rate over rollouts explored" in page
+    fewer = study_page(study_of([*pieces, piece("M2", 1, [1, 0, 0, 0], 7, "eef", M=2, experts=["x"])]), ["command"])
+    assert "Win rate of EEF over M, all else equal (in 1 seed: 1)." in fewer, "the same students at every point"
     document = study_markdown(study, ["command"])
     assert document.count("M = 1") == 1
     assert "| EEF | 1.0 | 3.0 | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, "what is trained on, mean of two seeds"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from statistics import fmean
 
 from eef.labels import OkRule
@@ -10,7 +10,7 @@ from eef.pipeline import BC, EXPERT
 from eef.report.figure import Curve, Level, Point, bar_chart, line_chart
 from eef.report.markup import Html, tag
 from eef.report.pieces import KINDS, OTHERS, figure
-from eef.report.wording import display_name
+from eef.report.wording import count_of, display_name
 from eef.study.seeds import MethodOverSeeds, OverSeeds
 from eef.study.tables import NOISE_ROLLOUTS, skill_names
 
@@ -51,19 +51,20 @@ def _over(over: OverSeeds, x_title: str, place: Callable[[MethodOverSeeds, int],
             curves.append(Curve(display_name(item.name), kinds[item.name], points))
     title = f"Win rate over {x_title}"
     return figure(f"{title}. {BAND}", line_chart(
-        curves, _levels(over), title=title, x_title=x_title, whole_x=x_title == "round"
+        curves, _levels(over, over.seeds), title=title, x_title=x_title, whole_x=x_title == "round"
     ))
 
 
-def _levels(over: OverSeeds) -> list[Level]:
+def _levels(over: OverSeeds, seeds: Collection[int]) -> list[Level]:
     return [
-        Level(display_name(item.name), KINDS[item.name], item.mean)
-        for item in over.methods if item.name in (EXPERT, BC) and item.mean is not None
+        Level(display_name(item.name), KINDS[item.name], fmean(rates))
+        for item in over.methods if item.name in (EXPERT, BC) and (rates := over.rates_in(item, seeds))
     ]
 
 
 def _options(over: OverSeeds) -> Iterator[Html]:
-    """For each number among a method's options that arms change and nothing else: the win rate over it.
+    """For each number among a method's options that arms change and nothing else: the win rate over it, in the seeds
+    that all of them have.
 
     An option that the method itself leaves open (`cap` of `rft`) has no place on such an axis.
     """
@@ -79,17 +80,18 @@ def _options(over: OverSeeds) -> Iterator[Html]:
             [(key, value)] = numbers.items()
             swept.setdefault((item.algorithm, key), []).append((float(value), item))
     for (algorithm, key), arms in swept.items():
-        reference = methods[algorithm]
-        arms.append((float(reference.options[key]), reference))
-        points = tuple(
-            Point(value, item.mean, min(item.known), max(item.known))
-            for value, item in sorted(arms, key=lambda arm: arm[0]) if item.mean is not None
-        )
-        title = f"Win rate of {display_name(algorithm)} over {key}"
-        curve = Curve(display_name(algorithm), kinds_of(over)[algorithm], points)
-        yield figure(f"{title}, all else equal. {BAND}", line_chart(
-            [curve], _levels(over), title=title, x_title=key, whole_x=True
-        ))
+        arms.append((float(methods[algorithm].options[key]), methods[algorithm]))
+        begun = sorted((arm for arm in arms if arm[1].known), key=lambda arm: arm[0])
+        seeds = [seed for seed in over.seeds if all(over.rates_in(item, [seed]) for _, item in begun)]
+        if begun and seeds:
+            rates = [(value, over.rates_in(item, seeds)) for value, item in begun]
+            points = tuple(Point(value, fmean(each), min(each), max(each)) for value, each in rates)
+            title = f"Win rate of {display_name(algorithm)} over {key}"
+            curve = Curve(display_name(algorithm), kinds_of(over)[algorithm], points)
+            played = f"in {count_of(len(seeds), 'seed')}: {', '.join(map(str, seeds))}"
+            yield figure(f"{title}, all else equal ({played}). {BAND}", line_chart(
+                [curve], _levels(over, seeds), title=title, x_title=key, whole_x=True
+            ))
 
 
 def _noise(over: OverSeeds) -> Iterator[Html]:

@@ -7,7 +7,7 @@ finished; what is missing is shown as missing (None).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations
@@ -136,6 +136,12 @@ class OverSeeds:
     pairs: tuple[PairOverSeeds, ...]
     tasks: Mapping[str, int]
     never_solved: Mapping[str, int]
+
+    def rates_in(self, item: MethodOverSeeds, seeds: Collection[int]) -> list[float]:
+        """A method's win rates in some of the seeds; one that is not finished there is left out."""
+        return [
+            rate for seed, rate in zip(self.seeds, item.win_rates, strict=True) if seed in seeds and rate is not None
+        ]
 
     def to_record(self) -> dict[str, Any]:
         return {

@@ -62,7 +62,7 @@ def verdict(over: OverSeeds) -> str:
     if subject is None or rival is None or pair is None:
         return ""
     sign = 1 if pair.first == subject.name else -1
-    ours, theirs = (_mean_of(over, item, pair.seeds) for item in (subject, rival))
+    ours, theirs = (fmean(over.rates_in(item, pair.seeds)) for item in (subject, rival))
     low, high = sorted(sign * end for end in pair.both.interval)
     return (
         f"In {count_of(len(pair.seeds), 'seed')} {display_name(subject.name)} wins {percent(ours)} % of the test tasks "
@@ -71,12 +71,6 @@ def verdict(over: OverSeeds) -> str:
         f"Of these trained students on other tasks: {p_value(pair.p_value)}"
         + (f"; of students trained anew, on these tasks: {p_value(pair.effects.p_value)}." if pair.effects else ".")
     )
-
-
-def _mean_of(over: OverSeeds, item: MethodOverSeeds, seeds: Sequence[int]) -> float:
-    """The mean win rate in some seeds, in all of which it is finished."""
-    rates = zip(over.seeds, item.win_rates, strict=True)
-    return fmean(rate for seed, rate in rates if seed in seeds and rate is not None)
 
 
 def pair_of(over: OverSeeds, one: str, other: str) -> PairOverSeeds | None:
