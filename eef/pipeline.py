@@ -21,8 +21,10 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +57,7 @@ from eef.trajectory import Trajectory, TrajectorySet
 
 Kind = Literal["collect", "explore", "select", "train", "evaluate"]
 EXPERT, BC = "expert", "bc"
+LIBRARIES = ("torch", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +236,7 @@ class Run:
             "test_split": self.recipe.evaluate.split,
             "test_tasks": len(self.test_tasks),
             "student": self.recipe.model.name,
-            "eef": __version__,
-            "python": platform.python_version(),
+            **versions(),
         }
 
     def folder(self, stage: StageId) -> Path:
@@ -655,9 +657,18 @@ def _joined(path: Path, recipe: Recipe) -> Recipe:
     return parse_settings(Recipe, settings, source=str(path))
 
 
+def versions() -> dict[str, str]:
+    """What a run is computed with: this package, Python and the libraries whose sums are a student's."""
+    found = {"eef": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[library] = version(library)
+    return found
+
+
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Keys in which two fingerprints differ, but for the versions, on which nothing in an episode depends."""
-    return sorted(key for key in {*one, *other} - {"eef", "python"} if one.get(key) != other.get(key))
+    return sorted(key for key in {*one, *other} - {"eef", "python", *LIBRARIES} if one.get(key) != other.get(key))
 
 
 def _refuse_other_place(path: Path, now: dict[str, Any]) -> None:
