@@ -305,13 +305,15 @@ class BudgetSettings(Settings):
 
     rollouts_per_task: int | None = Field(default=None, ge=1)
     """Rollouts of a round for each training task, of each method that explores: what it plans is played in turns of
-    one rollout a task, begun anew when it is through, until the round is full. RFT×6 and `eef` with M = 5 plan 6."""
+    one rollout a task, begun anew when it is through, until the round is full. A method that plays some of the tasks
+    alone (`ipr`, `atlas`: those an expert won) has as many rollouts in all, so more for each of them."""
 
     rollouts: int | None = Field(default=None, ge=1)
     """The same as rollouts of all tasks together."""
 
     tokens: int | None = Field(default=None, ge=1)
-    """The same by tokens that the student generates: the round is full with the rollout that reaches it."""
+    """The same by tokens that the student generates. The round is full with the batch that reaches them; batches
+    shrink towards the end, but let the tokens be worth several `rollouts.batch_size`."""
 
     @model_validator(mode="after")
     def _one_measure(self) -> BudgetSettings:

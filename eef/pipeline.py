@@ -31,7 +31,7 @@ from typing import Any, Literal
 from eef import __version__
 from eef.budget import waves
 from eef.card import model_card
-from eef.config import ApiSettings, BudgetSettings, Recipe, SamplingSettings, parse_settings
+from eef.config import ApiSettings, Recipe, SamplingSettings, parse_settings
 from eef.env import Env
 from eef.envs import make_env, make_expert
 from eef.errors import ConfigError, DataError, EefError, MethodError, StoreError
@@ -58,6 +58,7 @@ from eef.trajectory import Trajectory, TrajectorySet
 Kind = Literal["collect", "explore", "select", "train", "evaluate"]
 EXPERT, BC = "expert", "bc"
 LIBRARIES = ("torch", "transformers")
+VERSIONS = ("eef", "python", *LIBRARIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +195,6 @@ class Run:
     def env(self) -> Env:
         return make_env(self.recipe.env.name, self.recipe.env.options)
 
-    @property
-    def budget(self) -> BudgetSettings:
-        """Of a round of each method that explores, in rollouts or tokens; empty where each plays what it plans."""
-        return self.recipe.budget.of_round(len(self.train_tasks))
-
     @cached_property
     def train_tasks(self) -> TaskSet:
         return self._tasks("train", self.recipe.tasks.train)
@@ -210,6 +206,8 @@ class Run:
     def _tasks(self, split: str, count: int | None) -> TaskSet:
         """The tasks of a split that the recipe takes; ConfigError where there are fewer than it asks for."""
         tasks = self.env.tasks(split)
+        if not tasks:
+            raise ConfigError(f"the environment has no task of split {split!r}", hint="`env.options`, `env.data`")
         if count is not None and count > len(tasks):
             raise ConfigError(
                 f"the recipe takes {count} tasks of split {split!r}, which has {len(tasks)}",
@@ -379,13 +377,15 @@ class Run:
             planned: list[Launch] = []
 
             def tokens_of(count: int) -> int:
-                ended = (_last_try(store.trajectories, launch.id) for launch in planned[:count])
+                tries = (name for launch in planned[:count] for name in _tries(launch.id))
+                ended = (store.trajectories[name] for name in tries if name in store.trajectories)
                 return sum(item.usage.generated_tokens for item in ended)
 
             states: list[PlannedState] = []
             student = self.explorer(stage) if plan else None
-            earlier = {item.start for item in store.trajectories if item.start and item.round < stage.round}
-            for wave in waves(plan, self.budget, self.recipe.rollouts.batch_size, tokens_of, earlier):
+            earlier = Counter(item.start for item in store.trajectories if item.start and item.round < stage.round)
+            budget = self.recipe.budget.of_round(len(self.train_tasks))
+            for wave in waves(plan, budget, self.recipe.rollouts.batch_size, tokens_of, earlier):
                 assert student is not None, "what is not planned is not played"
                 states += wave
                 fresh = launches(states, tasks, round=stage.round, seed=self.recipe.seed)[len(planned):]
@@ -500,11 +500,14 @@ class Run:
             progress=heard,
         )
         self._deaths[stage] += self.env.deaths - deaths
-        if planned and outcome.errors == len(planned):
-            first = _last_try(store.trajectories, planned[0].id)
+        # the last portions of a budget may be of one rollout each: one that breaks is a record like any other
+        recent = known[-max(len(planned), self.recipe.rollouts.batch_size):]
+        last = [_last_try(store.trajectories, launch.id) for launch in recent] if outcome.errors else []
+        if last and all(item.status == "error" for item in last):
+            aside = store.set_aside({name for launch in recent for name in _tries(launch.id)})
             raise StoreError(
-                f"`{stage}`: every rollout broke; the first with: {first.error}",
-                hint=f"mend the cause, remove `{store.path.parent}`, then `eef resume {self.directory}`",
+                f"`{stage}`: every rollout broke; the first with: {last[0].error}",
+                hint=f"mend the cause, then `eef resume {self.directory}`; the broken ones now lie in `{aside}`",
             )
 
     def _finish_rollouts(
@@ -667,8 +670,9 @@ def versions() -> dict[str, str]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Keys in which two fingerprints differ, but for the versions, on which nothing in an episode depends."""
-    return sorted(key for key in {*one, *other} - {"eef", "python", *LIBRARIES} if one.get(key) != other.get(key))
+    """Keys in which two fingerprints differ, but for the versions: they are told, not compared, since no rule of an
+    episode depends on them."""
+    return sorted(key for key in {*one, *other} - {*VERSIONS} if one.get(key) != other.get(key))
 
 
 def _refuse_other_place(path: Path, now: dict[str, Any]) -> None:
@@ -688,5 +692,10 @@ def _is_of(item: Trajectory, stage: StageId) -> bool:
 
 def _last_try(trajectories: TrajectorySet, launch: str) -> Trajectory:
     """The rollout of a launch; where it broke, its second try."""
-    again = f"{launch}~1"
-    return trajectories[again if again in trajectories else launch]
+    first, again = _tries(launch)
+    return trajectories[again if again in trajectories else first]
+
+
+def _tries(launch: str) -> tuple[str, str]:
+    """The ids of a launch's rollout and of its second try."""
+    return launch, f"{launch}~1"

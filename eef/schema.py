@@ -114,7 +114,7 @@ def _head() -> list[str]:
         "# Data format", "",
         "Every file `eef` writes, as `eef formats --markdown` prints them from the code that writes them. JSON and "
         "JSON Lines, UTF-8. A file is written whole or not at all; a line of a `.jsonl` that grows is written whole, "
-        "and a torn last one (a crash) is moved aside to `….torn`.", "",
+        "and a torn last one (a crash) is moved aside to `….torn`, rollouts that all broke to `….broken`.", "",
         f"Trajectory records are migrated when they are read: version 0 to {RECORD_VERSION}, a numbered step each.", "",
         *(f"- {index} → {index + 1}: {(inspect.getdoc(step) or '').split(': ', 1)[1]}" for index, step in
           enumerate(MIGRATIONS)), "",

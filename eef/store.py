@@ -9,14 +9,23 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
 from eef.errors import DataError, StoreError
-from eef.jsonfile import Record, append_line, disk_errors, mend, numbered_records
+from eef.jsonfile import (
+    Record,
+    append_jsonl,
+    append_line,
+    disk_errors,
+    mend,
+    numbered_records,
+    read_jsonl,
+    write_jsonl,
+)
 from eef.trajectory import RECORD_VERSION, Trajectory, TrajectorySet
 
 STORE_FILE = "trajectories.jsonl"
@@ -88,6 +97,20 @@ class Store:
         self.trajectories.check(trajectory)
         append_line(self._file, self.path, trajectory.to_record())
         self.trajectories.add(trajectory)
+
+    def set_aside(self, ids: Collection[str]) -> Path:
+        """Move trajectories, from which nothing goes on, to a file beside the store's; their launches can be played
+        anew. Returns that file. StoreError: disk full, …"""
+        aside = self.path.with_name(f"{self.path.name}.broken")
+        records = read_jsonl(self.path)
+        for record in records:
+            if record["id"] in ids:
+                append_jsonl(aside, record)
+        self._file.close()
+        write_jsonl(self.path, (record for record in records if record["id"] not in ids))
+        self._file = FileIO(self.path, "a")
+        self.trajectories = TrajectorySet(item for item in self.trajectories if item.id not in ids)
+        return aside
 
     def close(self) -> None:
         self._file.close()

@@ -12,9 +12,11 @@ from small_run import as_recipe, small_recipe
 
 from eef.budget import in_turns, waves
 from eef.config import BudgetSettings
-from eef.errors import ConfigError
+from eef.errors import ConfigError, StoreError
+from eef.jsonfile import read_jsonl
 from eef.ledger import Stage
-from eef.pipeline import Run, stages_of
+from eef.pipeline import Run, StageId, stages_of
+from eef.policy import Completion
 from eef.selection import PlannedState
 from eef.trajectory import StateRef
 
@@ -46,14 +48,13 @@ def test_every_task_gets_as_many_rollouts(plan, count):
 
 @given(plans)
 def test_a_plan_that_fits_is_played_once_through(plan):
-    wanted = Counter()
+    of_task = {}
     for item in plan:
-        wanted[(item.task, item.state)] += item.count
-    counts = Counter(item.task for item in plan for _ in range(item.count))
-    if len(set(counts.values())) != 1:
-        return
-    units = islice(in_turns(plan), sum(counts.values()))
-    assert Counter((item.task, item.state) for item in units) == +wanted
+        of_task.setdefault(item.task, Counter())[item.state] += item.count
+    for task, wanted in of_task.items():
+        alone = [item for item in plan if item.task == task]
+        units = islice(in_turns(alone), wanted.total())
+        assert Counter(item.state for item in units) == +wanted
 
 
 def test_what_is_cut_off_is_not_always_the_end():
@@ -67,15 +68,24 @@ def test_what_is_cut_off_is_not_always_the_end():
     assert set(Counter(item.task for item in cut).values()) == {4}
 
 
-def test_what_was_cut_off_comes_first_in_the_next_round():
-    plan = [PlannedState("a", None, 1), *(PlannedState("a", StateRef("e", t), 1) for t in range(1, 11))]
-    first = [item.state for item in islice(in_turns(plan), 6)]
-    second = [item.state for item in islice(in_turns(plan, {state for state in first if state}), 6)]
-    assert first[0] is second[0] is None
-    assert not set(first[1:]) & set(second[1:])
+@given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 6))
+def test_states_are_played_equally_often_over_the_rounds(states, size, rounds):
+    plan = [PlannedState("a", None, 1), *(PlannedState("a", StateRef("e", t), 1) for t in range(1, states + 1))]
+    played = Counter()
+    for _ in range(rounds):
+        units = list(islice(in_turns(plan, played), min(size, states + 1)))
+        assert units[0].state is None
+        played.update(item.state for item in units[1:])
+        assert played.total() == 0 or max(played.values()) - min(played[item.state] for item in plan[1:]) <= 1
+
+
+def test_a_plan_that_was_played_whole_keeps_its_order():
+    plan = [PlannedState("a", None, 3), *(PlannedState("a", StateRef("e", t), 1) for t in range(1, 9))]
     whole = list(islice(in_turns(plan), 11))
-    again = list(islice(in_turns(plan, {item.state for item in whole if item.state}), 11))
-    assert whole == again, "a plan that was played whole keeps its order"
+    assert [item.state for item in whole][:1] + [item.state for item in whole][-2:] == [None] * 3
+    again = list(islice(in_turns(plan, Counter(item.state for item in whole if item.state)), 11))
+    assert Counter(whole) == Counter(again)
+    assert [item for item in again if item.state] == [item for item in whole if item.state]
 
 
 @given(plans.filter(lambda plan: any(item.count for item in plan)), st.integers(1, 3000), st.integers(1, 40))
@@ -86,6 +96,13 @@ def test_a_budget_of_tokens_ends_with_what_reaches_it(plan, tokens, most):
     assert spent >= tokens
     assert sum(costs[: len(units) - sizes[-1]]) < tokens
     assert max(sizes) <= 4
+
+
+@given(plans.filter(lambda plan: any(item.count for item in plan)), st.integers(1, 50), st.integers(1, 100))
+def test_little_is_played_beyond_a_budget_of_tokens(plan, cost, rollouts):
+    tokens = rollouts * cost
+    units, sizes = played(plan, BudgetSettings(tokens=tokens), lambda n: cost)
+    assert len(units) == max(rollouts, sizes[0]), "rollouts of one length fill it to the token"
 
 
 def test_no_budget_is_the_plan_itself():
@@ -165,3 +182,63 @@ def test_a_round_is_full_by_tokens_and_can_be_left(student, tmp_path):
             cut.carry_out(stage, lambda progress: None)
     assert {item.id for item in cut.trajectories("eef")} == {item.id for item in whole.trajectories("eef")}
     assert explored(cut, "eef").generated_tokens == explored(whole, "eef").generated_tokens
+
+
+class Worn:
+    """A student whose completions are worth ten tokens each, and which breaks while `broken(conversations)`."""
+
+    name, batch_invariant = "policy:eef@round0", True
+
+    def __init__(self, broken):
+        self.broken = broken
+
+    def act(self, conversations, seeds, sampling):
+        if self.broken(conversations):
+            raise RuntimeError("the server is gone")
+        return [Completion(text="Action: noop[]", generated_tokens=10) for _ in conversations]
+
+
+def up_to_exploring(run):
+    stages = stages_of(run.recipe)
+    return stages[:stages.index(StageId("eef", 1, "explore")) + 1]
+
+
+def by_worn(monkeypatch, broken):
+    monkeypatch.setattr(Run, "explorer", lambda self, stage: Worn(broken))
+
+
+def test_one_rollout_that_breaks_at_the_end_of_a_round_is_a_record(student, tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "run", as_recipe(small_recipe(
+        student, methods=["eef"], budget={"rollouts_per_task": None, "tokens": 1500}
+    )))
+    alone = []
+
+    def broken(conversations):
+        alone.extend(conversations if len(conversations) == 1 else ())
+        return 0 < len(alone) <= 2  # a portion of one rollout, and its second try
+
+    by_worn(monkeypatch, broken)
+    for stage in up_to_exploring(run):
+        run.carry_out(stage, lambda progress: None)
+    assert run.outcome(StageId("eef", 1, "explore"))["errors"] == 2
+    assert explored(run, "eef").generated_tokens >= 1500
+
+
+@pytest.mark.parametrize("budget", [{"rollouts": 8}, {"tokens": 300}])
+def test_where_every_rollout_broke_all_is_played_anew_once_that_is_mended(student, tmp_path, monkeypatch, budget):
+    run = Run.create(tmp_path / "run", as_recipe(small_recipe(
+        student, methods=["eef"], budget={"rollouts_per_task": None, **budget}
+    )))
+    *before, explore = up_to_exploring(run)
+    for stage in before:
+        run.carry_out(stage, lambda progress: None)
+    by_worn(monkeypatch, lambda conversations: True)
+    with pytest.raises(StoreError, match=r"every rollout broke; the first with: .*the server is gone") as caught:
+        run.carry_out(explore, lambda progress: None)
+    aside = tmp_path / "run/eef/trajectories.jsonl.broken"
+    assert str(aside) in caught.value.hint
+    assert len(read_jsonl(aside)) == 2 * budget.get("rollouts", 4), "both tries"
+    by_worn(monkeypatch, lambda conversations: False)
+    run = Run.open(tmp_path / "run")
+    run.carry_out(explore, lambda progress: None)
+    assert run.outcome(explore)["errors"] == 0

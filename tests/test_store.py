@@ -80,6 +80,16 @@ def test_a_torn_last_line_is_moved_aside_and_counted(tmp_path):
     assert (tmp_path / "trajectories.jsonl.torn").read_bytes() == b'{"id": "c", "ta\n'
 
 
+def test_what_is_set_aside_can_be_stored_anew(tmp_path):
+    stored(tmp_path, "a", "b", "c")
+    with Store.open(tmp_path) as store:
+        aside = store.set_aside({"b", "unknown"})
+        assert [each.id for each in store.trajectories] == ["a", "c"]
+        store.append(recorded("b", "x"))
+    assert [each.id for each in read_trajectories(tmp_path)] == ["a", "c", "b"]
+    assert [record["id"] for record in read_jsonl(aside)] == ["b"]
+
+
 def test_a_last_line_that_lacks_only_its_newline_is_whole(tmp_path):
     path = stored(tmp_path, "a", "b")
     content = path.read_bytes()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
-from small_run import eef, small_recipe, write_recipe
+from small_run import as_recipe, eef, small_recipe, write_recipe
 
-from eef.config import load_recipe
+from eef.cli.seeds import with_budget
+from eef.config import BudgetSettings, load_recipe
 from eef.ledger import Cost
 from eef.methods import make_method
 from eef.noise import LabelNoise, StateCount
@@ -100,7 +102,11 @@ def test_the_kept_pieces_tell_all_again(comparison, tmp_path):
         (lambda piece: piece.update(version=99), "rft4@0.json`: .*has version 99"),
         (lambda piece: piece.pop("settings"), "rft4@0.json`: malformed piece"),
         (lambda piece: piece.pop("scores"), "rft4@0.json`: malformed piece"),
-        (lambda piece: piece.update(starts=3), "rft4@0.json`: malformed piece"),
+        (lambda piece: piece.update(starts=3), "rft4@0.json`: malformed piece .*`starts`"),
+        (lambda piece: piece.update(options=None), "rft4@0.json`: malformed piece .*`options`"),
+        (lambda piece: piece.update(budget=["rollouts", None]), "rft4@0.json`: malformed piece .*`budget.1`"),
+        (lambda piece: piece["scores"]["1"].update(won="01"), "round 1 has 5 rewards and 2 wins of 5 tasks"),
+        (lambda piece: piece["settings"].update({"rollouts.batch_size": 99}), "differ in: rollouts.batch_size"),
     ],
 )
 def test_pieces_that_do_not_belong_together_are_refused(comparison, tmp_path, change, message):
@@ -161,7 +167,53 @@ def test_arms_are_told_from_methods():
     assert "Win rate of EEF over M, all else equal (in 1 seed: 1)." in fewer, "the same students at every point"
     document = study_markdown(study, ["command"])
     assert document.count("M = 1") == 1
+    begun = replace(piece("late", 0, [1, 0, 0, 0], 8), rounds=2)
+    document = study_markdown(study_of([*pieces, begun]), ["command"])
+    assert re.search(r"\| EEF \| 9( \| \d+){4} \| 90 ", document), "cost of the rounds up to the last one"
+    assert re.search(r"\| LATE( \| –){9} \|", document), "what is not finished has none"
     assert "| EEF | 1.0 | 3.0 | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, "what is trained on, mean of two seeds"
+
+
+def test_commands_carry_out_what_is_there(comparison, tmp_path):
+    directory, _ = comparison
+    assert eef("results", directory, "--out", tmp_path).exit_code == 0
+    document = (tmp_path / "docs/results.md").read_text()
+    common = "--budget rollouts=12 --out runs/small-rollouts"
+    assert f"eef compare recipes/small.toml --methods rft4 --seeds 1 {common}\n" in document
+    assert f"eef compare recipes/small.toml --methods eef --seeds 2 {common}\n" in document
+    (tmp_path / "results/pieces/rollouts/eef@0.json").unlink()
+    assert eef("results", tmp_path / "results/pieces", "--out", tmp_path).exit_code == 0
+    document = (tmp_path / "docs/results.md").read_text()
+    assert f"eef compare recipes/small.toml --methods eef --seeds 2 {common} --piece eef@1\n" in document
+
+
+def test_versions_of_all_pieces_are_told(comparison, tmp_path):
+    directory, _ = comparison
+    assert eef("results", directory, "--out", tmp_path).exit_code == 0
+    path = tmp_path / "results/pieces/rollouts/rft4@0.json"
+    piece = json.loads(path.read_text())
+    piece["fingerprint"]["torch"] = "0.1"
+    path.write_text(json.dumps(piece))
+    assert eef("results", tmp_path / "results/pieces", "--out", tmp_path).exit_code == 0
+    torch = json.loads((tmp_path / "results/study.json").read_text())["fingerprint"]["torch"]
+    assert re.fullmatch(r"0\.1, \d+\.\d+.*", torch)
+
+
+def test_a_comparison_of_which_nothing_is_played_has_no_results(comparison, tmp_path):
+    directory, _ = comparison
+    (tmp_path / "seed0").mkdir()
+    for name in ("recipe.json", "fingerprint.json"):
+        (tmp_path / "seed0" / name).write_text((directory / "seed0" / name).read_text())
+    done = eef("results", tmp_path, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "no piece of the comparison has been begun" in done.stderr
+
+
+def test_at_equal_updates_no_other_budget_holds(student):
+    recipe = with_budget(as_recipe(small_recipe(student)), "updates=3")
+    assert recipe.budget == BudgetSettings()
+    assert recipe.train.updates == 3
+    assert with_budget(recipe, "tokens=70").budget == BudgetSettings(tokens=70)
 
 
 def test_methods_are_added_and_what_is_done_stays(comparison):
@@ -187,6 +239,7 @@ def test_a_method_that_was_begun_keeps_its_options(comparison):
     [
         (("--piece", "eef@7"), "no piece of this comparison"), (("--piece", "eef"), "no piece"),
         (("--budget", "seconds=3"), "is no budget"), (("--budget", "rollouts=many"), "is no budget"),
+        (("--budget", "rollouts=²"), "is no budget"), (("--piece", "eef@²"), "no piece"),
     ],
 )
 def test_a_mistake_is_named(comparison, option, message):

@@ -114,14 +114,21 @@ def results(
 
 
 def _commands(study: Study) -> list[str]:
-    """The commands that carry out the study's pieces again."""
+    """The commands that carry out the finished pieces of a study again: one for all methods with the same seeds."""
+    first, name = min(piece.seed for piece in study.pieces), study.pieces[0].study
     lines = []
     for kind, over in study.over.items():
         size = f" --budget {kind}={study.budgets[kind]}" if study.budgets[kind] else ""
-        name = study.pieces[0].study
-        methods = ",".join(item.name for item in over.methods if item.name not in (EXPERT, BC))
-        given = f"--methods {methods} --seeds {len(over.seeds)}{size}"
-        lines.append(f"eef compare recipes/{name}.toml {given} --out runs/{name}-{kind}")
+        with_seeds: dict[tuple[int, ...], list[str]] = {}
+        for item in over.methods:
+            seeds = tuple(seed for seed in over.seeds if over.rates_in(item, [seed]))
+            if seeds and item.name not in (EXPERT, BC):
+                with_seeds.setdefault(seeds, []).append(item.name)
+        for seeds, methods in with_seeds.items():
+            given = f"--methods {','.join(methods)} --seeds {seeds[-1] - first + 1}{size}"
+            gaps = len(seeds) < seeds[-1] - first + 1
+            pieces = [f" --piece {method}@{seed}" for method in methods for seed in seeds] if gaps else []
+            lines.append(f"eef compare recipes/{name}.toml {given} --out runs/{name}-{kind}{''.join(pieces)}")
     return lines
 
 
@@ -142,7 +149,7 @@ def _pieces(asked: list[str] | None, names: tuple[str, ...], seeds: range) -> se
     chosen = set()
     for item in asked:
         name, _, seed = item.rpartition("@")
-        if not seed.isdigit() or (name, int(seed)) not in every:
+        if not seed.isdecimal() or (name, int(seed)) not in every:
             known = f"methods {', '.join(names)}; seeds {seeds.start} to {seeds.stop - 1}"
             raise ConfigError(f"`--piece {item}` is no piece of this comparison", hint=f"METHOD@SEED with {known}")
         chosen.add((name, int(seed)))
@@ -154,13 +161,12 @@ def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
     if budget is None:
         return recipe
     kind, _, number = budget.partition("=")
-    if kind not in ("rollouts", "tokens", "updates") or not number.isdigit() or int(number) < 1:
+    if kind not in ("rollouts", "tokens", "updates") or not number.isdecimal() or int(number) < 1:
         raise ConfigError(f"`--budget {budget}` is no budget", hint="`rollouts=720`, `tokens=107000` or `updates=26`")
     settings = recipe.model_dump()
+    settings["budget"] = {kind: int(number)} if kind != "updates" else {}
     if kind == "updates":
         settings["train"] |= {"updates": int(number), "epochs": None}
-    else:
-        settings["budget"] = {kind: int(number)}
     return parse_settings(Recipe, settings, source=recipe.name)
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from eef.errors import StoreError
-from eef.pipeline import Run, differences
+from eef.pipeline import VERSIONS, Run, differences
 from eef.study.piece import Piece, pieces_of, read_piece
 from eef.study.seeds import OverSeeds, gather_seeds
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """The pieces of a study and, by kind of budget, their numbers. `fingerprint`: the environment, for all the same;
-    `budgets`: the size of each kind."""
+    """The pieces of a study and, by kind of budget, their numbers. `fingerprint`: the environment, for all the same,
+    and the versions that any of them was played with; `budgets`: the size of each kind."""
 
     pieces: tuple[Piece, ...]
     over: Mapping[str, OverSeeds]
@@ -52,6 +52,8 @@ def gather_study(directories: Sequence[Path]) -> Study:
 def study_of(pieces: Iterable[Piece]) -> Study:
     """The study of some pieces (StoreError where they do not belong together)."""
     kept = tuple(pieces)
+    if not kept:
+        raise StoreError("no piece of the comparison has been begun", hint="`eef compare` goes on with it")
     first = next((piece for piece in kept if piece.tasks), kept[0])
     for piece in kept:
         _refuse_mixture(first, piece)
@@ -70,7 +72,7 @@ def study_of(pieces: Iterable[Piece]) -> Study:
             )
         budgets[kind] = sizes.pop()
     over = {kind: gather_seeds(same) for kind, same in of_kind.items()}
-    return Study(kept, over, budgets, first.fingerprint)
+    return Study(kept, over, budgets, {**first.fingerprint, **_versions(kept)})
 
 
 def _read(directory: Path) -> list[Piece]:
@@ -84,6 +86,13 @@ def _read(directory: Path) -> list[Piece]:
             f"`{directory}` holds no comparison", hint="`eef compare` makes one, with `seed0` … in it"
         )
     return [read_piece(path) for path in files]
+
+
+def _versions(pieces: Iterable[Piece]) -> dict[str, str]:
+    """`2.12.0, 2.13.0`: those that the pieces tell of each package."""
+    told = {name: sorted({str(piece.fingerprint[name]) for piece in pieces if name in piece.fingerprint})
+            for name in VERSIONS}
+    return {name: ", ".join(each) for name, each in told.items() if each}
 
 
 def _by_method(pieces: Iterable[Piece]) -> Iterable[list[Piece]]:

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from eef.config import Recipe
 from eef.errors import StoreError
 from eef.jsonfile import disk_errors, read_json, write_json
@@ -20,11 +22,11 @@ from eef.pipeline import BC, EXPERT, Run, StageId, explorers
 from eef.report.skills import SkillUse, measure_skills
 from eef.trajectory import TrajectorySet
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 SHARED = ("expert", "model", "chat", "sampling", "rollouts", "tasks", "train", "dpo", "evaluate")
 NOT_SHARED = {  # what no number depends on, but for last bits; a seed is its piece's, a server its owner's
-    "expert.api", "model.name", "model.device", "rollouts.batch_size", "train.micro_tokens", "train.seed",
-    "train.save_every", "train.threads", "train.gradient_checkpointing",
+    "expert.api", "model.name", "model.device", "train.micro_tokens", "train.seed", "train.save_every",
+    "train.threads", "train.gradient_checkpointing",
 }
 
 
@@ -128,28 +130,27 @@ class Piece:
         if version != RECORD_VERSION:
             raise StoreError(f"a study's piece has version {version!r}, this `eef` reads {RECORD_VERSION}")
         try:
+            noise = fields.pop("noise")
             scores = {
-                int(round): Scores(tuple(each["rewards"]), tuple(won == "1" for won in each["won"]))
+                round: {**each, "won": tuple(won == "1" for won in each["won"])}
                 for round, each in fields.pop("scores").items()
             }
-            costs = {
-                int(round): {stage: Cost(**cost) for stage, cost in each.items()}
-                for round, each in fields.pop("costs").items()
-            }
-            skills = {
-                int(round): {part: SkillUse(**use) for part, use in each.items()}
-                for round, each in fields.pop("skills").items()
-            }
-            selected = {int(round): dict(counts) for round, counts in fields.pop("selected", {}).items()}
-            kind, size = fields.pop("budget")
-            noise = fields.pop("noise")
-            return cls(
-                **{**fields, "tasks": tuple(fields["tasks"]), "starts": tuple((w, n) for w, n in fields["starts"])},
-                budget=(kind, size), scores=scores, costs=costs, skills=skills, selected=selected,
-                noise=LabelNoise.from_record(noise) if noise else None,
-            )
+            piece = TypeAdapter(cls).validate_python({
+                **fields, "scores": scores, "noise": LabelNoise.from_record(noise) if noise else None,
+            })
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            key = ".".join(map(str, problem["loc"]))
+            raise StoreError(f"malformed piece of a study: `{key}`: {problem['msg']}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"malformed piece of a study: {error}") from error
+        for round, each in piece.scores.items():
+            if not len(each.rewards) == len(each.won) == len(piece.tasks):
+                raise StoreError(
+                    f"malformed piece of a study: round {round} has {len(each.rewards)} rewards and {len(each.won)} "
+                    f"wins of {len(piece.tasks)} tasks"
+                )
+        return piece
 
 
 def write_piece(directory: Path, piece: Piece) -> None:
@@ -177,15 +178,16 @@ def pieces_of(run: Run) -> list[Piece]:
 def summarise_piece(run: Run, method: str) -> Piece:
     """A method of a run in few numbers, as far as it is."""
     recipe, explores = run.recipe, method not in (EXPERT, BC)
+    fingerprint = read_json(run.directory / "fingerprint.json")
     rounds = recipe.rounds if explores else 0
     results = {round: result for round in range(rounds + 1) if (result := run.evaluation(method, round))}
     return Piece(
-        study=recipe.name, method=method, seed=recipe.seed, budget=_budget(run),
+        study=recipe.name, method=method, seed=recipe.seed, budget=_budget(recipe, fingerprint["train_tasks"]),
         place=(EXPERT, BC, *explorers(recipe)).index(method), rounds=rounds,
         algorithm=str(recipe.options.get(method, {}).get("method", method)),
         options=run.methods[method].options.model_dump(mode="json") if method in run.methods else {},
-        settings=_shared_settings(run.recipe),
-        fingerprint=read_json(run.directory / "fingerprint.json"),
+        settings=_shared_settings(recipe),
+        fingerprint=fingerprint,
         tasks=tuple(outcome.task for result in list(results.values())[:1] for outcome in result.outcomes),
         scores={
             round: Scores(
@@ -217,8 +219,8 @@ def _shared_settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _budget(run: Run) -> tuple[str, int]:
-    budget, updates = run.budget, run.recipe.train.updates
+def _budget(recipe: Recipe, tasks: int) -> tuple[str, int]:
+    budget, updates = recipe.budget.of_round(tasks), recipe.train.updates
     if budget.rollouts:
         return "rollouts", budget.rollouts
     if budget.tokens:

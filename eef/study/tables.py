@@ -254,7 +254,7 @@ def _costs(over: OverSeeds) -> Table:
     head = ("method", *exploring, "updates", "processed tokens, training", "minutes in all")
     rows = []
     for item in over.methods:
-        explored = item.explored.get(max(item.explored, default=0))
+        explored = item.explored.get(max(item.rounds))
         spent = asdict(explored) if explored else {}
         rows.append((
             display_name(item.name), *(number(spent.get(name)) for name in EXPLORING),
