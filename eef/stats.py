@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
@@ -172,14 +173,24 @@ def difference_over_seeds(
 
     Source: the pigeonhole bootstrap of crossed random effects, Owen, Ann. Appl. Stat. 1 (2007).
     """
-    gaps, generator = _gaps(first, second), np.random.default_rng(seed)
-    rows, columns = (generator.multinomial(size, np.full(size, 1 / size), resamples) / size for size in gaps.shape)
+    gaps = _gaps(first, second)
+    rows, columns = _resampled_weights(*gaps.shape, resamples, seed)
     if over == "tasks":
         rows = np.full_like(rows, 1 / len(gaps))
     means = ((rows @ gaps) * columns).sum(axis=1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Difference(float(gaps.mean()), Interval(float(low), float(high)))
+
+
+@lru_cache(maxsize=8)
+def _resampled_weights(
+    seeds: int, tasks: int, resamples: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The part of each seed and of each task in each resample; kept, for a study draws them for hundreds of pairs."""
+    generator = np.random.default_rng(seed)
+    rows, columns = (generator.multinomial(size, np.full(size, 1 / size), resamples) / size for size in (seeds, tasks))
+    return rows, columns
 
 
 def seed_effects(first: Table, second: Table, *, confidence: float = 0.95) -> SeedEffects | None:
