@@ -121,23 +121,24 @@ def test_pieces_that_do_not_belong_together_are_refused(comparison, tmp_path, ch
     assert re.search(message, done.stderr.replace("\n", " "))
 
 
+def piece(method, seed, won, place, algorithm=None, **options):
+    explores = method not in ("expert", "bc")
+    scores = {int(explores): Scores(tuple(map(float, won)), tuple(map(bool, won)))}
+    return Piece(
+        study="s", method=method, seed=seed, budget=("rollouts", 9), place=place, rounds=int(explores),
+        algorithm=algorithm or method, options=options, settings={}, fingerprint={},
+        tasks=("a", "b", "c", "d"), scores=scores,
+        costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}}, starts=((1, 2),),
+        skills={1: {"won": SkillUse(1, {"Next": 0.5}), "lost": SkillUse(0, {"Next": None})}},
+        selected={1: {"examples": 3, "steps.student-win": 8 + seed, "steps.beneficial": 2, "tasks.unsolved": 1}},
+        noise=LabelNoise(1, (StateCount("e", 0, 3, 20),)) if method == "eef" else None,
+    )
+
+
 def test_arms_are_told_from_methods():
     """Worked numbers: two seeds, four tasks; what each pair and family says."""
-    def piece(method, seed, won, place, algorithm=None, **options):
-        scores = {1: Scores(tuple(map(float, won)), tuple(map(bool, won)))} if method != "bc" else {}
-        scores |= {0: Scores((0.0,) * 4, (False,) * 4)} if method == "bc" else {}
-        return Piece(
-            study="s", method=method, seed=seed, budget=("rollouts", 9), place=place, rounds=int(method != "bc"),
-            algorithm=algorithm or method, options=options, settings={}, fingerprint={},
-            tasks=("a", "b", "c", "d"), scores=scores,
-            costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}}, starts=((1, 2),),
-            skills={1: {"won": SkillUse(1, {"Next": 0.5}), "lost": SkillUse(0, {"Next": None})}},
-            selected={1: {"examples": 3, "steps.student-win": 8 + seed, "steps.beneficial": 2, "tasks.unsolved": 1}},
-            noise=LabelNoise(1, (StateCount("e", 0, 3, 20),)) if method == "eef" else None,
-        )
-
     pieces = [
-        *(piece("bc", seed, "", 1) for seed in (0, 1)),
+        *(piece("bc", seed, [0, 0, 0, 0], 1) for seed in (0, 1)),
         *(piece("rft6", seed, [1, 0, 0, 0], 2, cap=None) for seed in (0, 1)),
         piece("cap1", 0, [1, 0, 0, 0], 6, "rft6", cap=1),
         *(piece("eef", seed, [1, 1, seed, 0], 3, M=5, experts=["x"]) for seed in (0, 1)),
@@ -166,12 +167,32 @@ def test_arms_are_told_from_methods():
     fewer = study_page(study_of([*pieces, piece("M2", 1, [1, 0, 0, 0], 7, "eef", M=2, experts=["x"])]), ["command"])
     assert "Win rate of EEF over M, all else equal (in 1 seed: 1)." in fewer, "the same students at every point"
     document = study_markdown(study, ["command"])
+    assert "Each mean is over the seeds there are" in document, "of two and of cap1 there is one seed"
     assert document.count("M = 1") == 1
     begun = replace(piece("late", 0, [1, 0, 0, 0], 8), rounds=2)
     document = study_markdown(study_of([*pieces, begun]), ["command"])
     assert re.search(r"\| EEF \| 9( \| \d+){4} \| 90 ", document), "cost of the rounds up to the last one"
     assert re.search(r"\| LATE( \| –){9} \|", document), "what is not finished has none"
     assert "| EEF | 1.0 | 3.0 | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, "what is trained on, mean of two seeds"
+
+
+def test_difficulty_and_new_solutions_do_not_hang_on_the_number_of_seeds():
+    """Tasks a to d are won by 2, 1, 0 and 0 of two evaluations a seed; the student wins b, c and d."""
+    def over(seeds):
+        return study_of([
+            each for seed in range(seeds) for each in (
+                piece("expert", seed, [1, 1, 0, 0], 0), piece("bc", seed, [1, 0, 0, 0], 1),
+                piece("eef", seed, [0, 1, 1, 1], 2),
+            )
+        ]).over["rollouts"]
+
+    for seeds in (1, 7):
+        student = next(item for item in over(seeds).methods if item.name == "eef")
+        assert over(seeds).tasks == {"easy": 1, "medium": 1, "hard": 2}
+        assert student.solved == {"medium": 1, "hard": 2}
+        assert student.newly_solved == (2,) * seeds
+    lone = study_of([piece("bc", 0, [0, 0, 0, 0], 1), piece("eef", 0, [1, 1, 1, 1], 2)]).over["rollouts"]
+    assert lone.methods[-1].newly_solved == (None,), "the expert's evaluation is missing"
 
 
 def test_commands_carry_out_what_is_there(comparison, tmp_path):

@@ -42,9 +42,9 @@ class MethodOverSeeds:
     exploring up to each round (so that a curve may be drawn over what was spent), `skills` those of test episodes by
     round, then by seed. `pass_at_k` is of training tasks, by rollouts from their start in the last round: (k, chance
     that one of k wins). `selected`: what is trained on in the last round, mean counts over seeds. `solved` counts test
-    tasks won after the last round by difficulty, mean over seeds; `newly_solved` the hard ones by seed.
-    Of its `options`, `changes` are those in which it differs from the method it is a variant of (`algorithm`), if from
-    any.
+    tasks won after the last round by difficulty, mean over seeds; `newly_solved` those lost by expert and behaviour
+    cloning of the same seed. Of its `options`, `changes` are those in which it differs from the method it is a variant
+    of (`algorithm`), if from any.
     """
 
     name: str
@@ -175,14 +175,22 @@ class _Grid:
 
     @cached_property
     def difficulty(self) -> dict[str, str]:
-        """Each test task as easy, medium or hard: won by all, some or none of the evaluations before any exploring
-        (the expert's and behaviour cloning's, of all seeds)."""
+        """Each test task as easy, medium or hard: won by more than two thirds, some, or less than a third of the
+        evaluations before any exploring (the expert's and behaviour cloning's, of all seeds)."""
         baselines = [piece for name in (EXPERT, BC) for piece in self.known(name) if piece.last]
         wins = Counter(task for piece in baselines for task in piece.wins(0))
         return {
-            task: "hard" if not wins[task] else "easy" if wins[task] == len(baselines) else "medium"
+            task: "hard" if 3 * wins[task] < len(baselines) else
+            "easy" if 3 * wins[task] > 2 * len(baselines) else "medium"
             for piece in baselines[:1] for task in piece.tasks
         }
+
+    def newly_solved(self, piece: Piece) -> int | None:
+        """Test tasks won after the last round, and by neither the expert nor behaviour cloning of the same seed; None
+        where one of them is not finished."""
+        baselines = [self.pieces.get((name, piece.seed)) for name in (EXPERT, BC)]
+        before = [each.wins(0) for each in baselines if each is not None and each.last]
+        return len(piece.wins(piece.last_round).difference(*before)) if piece.last and len(before) == 2 else None
 
 
 def gather_seeds(pieces: Iterable[Piece]) -> OverSeeds:
@@ -240,10 +248,7 @@ def _method(grid: _Grid, name: str) -> MethodOverSeeds:
             Counter(grid.difficulty[task] for task in _won_last([piece]) if task in grid.difficulty)
             for piece in finished
         ]),
-        newly_solved=tuple(
-            len([task for task in _won_last([piece]) if grid.difficulty.get(task) == "hard"])
-            if piece and piece.last else None for piece in row
-        ),
+        newly_solved=tuple(grid.newly_solved(piece) if piece else None for piece in row),
         noise=tuple(piece.noise for piece in known if piece.noise),
     )
 

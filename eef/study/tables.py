@@ -99,7 +99,11 @@ def _methods(over: OverSeeds) -> Table:
          reward(item.mean_reward), _pass(item))
         for item in over.methods
     ]
-    return Table("Methods and arms after the last round, greedy on the test tasks", head, rows)
+    uneven = any(None in item.win_rates for item in over.methods)
+    return Table(
+        "Methods and arms after the last round, greedy on the test tasks", head, rows,
+        "Each mean is over the seeds there are; the tables of differences take those that both have." if uneven else "",
+    )
 
 
 def _pass(item: MethodOverSeeds) -> str:
@@ -219,7 +223,8 @@ def _difficulty(over: OverSeeds) -> Table:
     rows.append(("never solved by anyone", *(str(over.never_solved.get(level, 0)) for level in levels), ""))
     return Table(
         "Test tasks solved after the last round, mean over seeds", head, rows,
-        "Easy: always won by expert and behaviour cloning; hard: never; newly solved: the hard ones.",
+        "Easy: won in more than two thirds of the evaluations of expert and behaviour cloning, all seeds together; "
+        "hard: in less than a third. Newly solved: won by neither of the two with the same seed.",
     )
 
 
