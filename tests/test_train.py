@@ -81,8 +81,9 @@ def test_accumulated_in_parts_equals_the_batch_at_once(micro_tokens):
         losses, gradients, weights = trained_in_parts(micro_tokens, updates)
         expected_losses, expected_gradients, expected_weights = trained_in_parts(100_000, updates)
         assert losses == pytest.approx(expected_losses, rel=1e-6)
-        assert torch.allclose(gradients, expected_gradients, atol=1e-6)
-        # Adam divides by the gradient's own size: where that is next to nothing, so is what can be said of the step
+        # Adam divides by the gradient's own size: where that is next to nothing, so is what can be said of the step,
+        # and of the gradients of those after it
+        assert torch.allclose(gradients, expected_gradients, atol=1e-6 if updates == 1 else 1e-5)
         assert torch.allclose(weights, expected_weights, atol=1e-5)
 
 
