@@ -58,6 +58,11 @@ def launches(
     return planned
 
 
+def tries(launch: str) -> tuple[str, str]:
+    """The ids of a launch's rollout and of its second try."""
+    return launch, f"{launch}~1"
+
+
 def explore(
     launches: Sequence[Launch],
     store: Store,
@@ -140,4 +145,4 @@ def _is_broken(trajectory: Trajectory) -> bool:
 
 
 def _second_try(launch: Launch) -> Launch:
-    return replace(launch, id=f"{launch.id}~1", seed=derive_seed(launch.seed, 1))
+    return replace(launch, id=tries(launch.id)[1], seed=derive_seed(launch.seed, 1))

@@ -36,7 +36,7 @@ from eef.env import Env
 from eef.envs import make_env, make_expert
 from eef.errors import ConfigError, DataError, EefError, MethodError, StoreError
 from eef.evaluate import EvalResult, summarise
-from eef.explore import explore, launches
+from eef.explore import explore, launches, tries
 from eef.interchange.lessons import Lesson, make_lessons
 from eef.interchange.reading import Reading
 from eef.interchange.verify import TEXT, KnownTasks
@@ -207,7 +207,7 @@ class Run:
         """The tasks of a split that the recipe takes; ConfigError where there are fewer than it asks for."""
         tasks = self.env.tasks(split)
         if not tasks:
-            raise ConfigError(f"the environment has no task of split {split!r}", hint="`env.options`, `env.data`")
+            raise ConfigError(f"the environment has no task of split {split!r}", hint="take another split, other data")
         if count is not None and count > len(tasks):
             raise ConfigError(
                 f"the recipe takes {count} tasks of split {split!r}, which has {len(tasks)}",
@@ -377,8 +377,8 @@ class Run:
             planned: list[Launch] = []
 
             def tokens_of(count: int) -> int:
-                tries = (name for launch in planned[:count] for name in _tries(launch.id))
-                ended = (store.trajectories[name] for name in tries if name in store.trajectories)
+                names = (name for launch in planned[:count] for name in tries(launch.id))
+                ended = (store.trajectories[name] for name in names if name in store.trajectories)
                 return sum(item.usage.generated_tokens for item in ended)
 
             states: list[PlannedState] = []
@@ -504,7 +504,7 @@ class Run:
         recent = known[-max(len(planned), self.recipe.rollouts.batch_size):]
         last = [_last_try(store.trajectories, launch.id) for launch in recent] if outcome.errors else []
         if last and all(item.status == "error" for item in last):
-            aside = store.set_aside({name for launch in recent for name in _tries(launch.id)})
+            aside = store.set_aside({name for launch in recent for name in tries(launch.id)})
             raise StoreError(
                 f"`{stage}`: every rollout broke; the first with: {last[0].error}",
                 hint=f"mend the cause, then `eef resume {self.directory}`; the broken ones now lie in `{aside}`",
@@ -692,10 +692,5 @@ def _is_of(item: Trajectory, stage: StageId) -> bool:
 
 def _last_try(trajectories: TrajectorySet, launch: str) -> Trajectory:
     """The rollout of a launch; where it broke, its second try."""
-    first, again = _tries(launch)
+    first, again = tries(launch)
     return trajectories[again if again in trajectories else first]
-
-
-def _tries(launch: str) -> tuple[str, str]:
-    """The ids of a launch's rollout and of its second try."""
-    return launch, f"{launch}~1"

@@ -1,7 +1,8 @@
 """Store: every trajectory of a run, one JSON line each, append-only.
 
 Rollouts are appended here the moment they are finished; methods, labels and reports read the `TrajectorySet`
-kept in memory. What `append` has returned from is on the disk, what it failed on left no trace.
+kept in memory. What `append` has returned from is on the disk, what it failed on left no trace. Nothing is ever
+deleted: where every rollout of a stage broke, they are moved to a file beside the store's (`Store.set_aside`).
 """
 
 from __future__ import annotations

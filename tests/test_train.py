@@ -71,7 +71,9 @@ def trained_in_parts(micro_tokens, updates):
         value.register_post_accumulate_grad_hook(
             lambda value, name=name: gradients.__setitem__(name, value.grad.flatten().clone())
         )
-    losses = train(model, examples(), settings(updates=updates, micro_tokens=micro_tokens)).losses
+    # a low rate: the steps in which last bits count must not carry the weights of later updates apart
+    chosen = settings(updates=updates, micro_tokens=micro_tokens, learning_rate=3e-4)
+    losses = train(model, examples(), chosen).losses
     return losses, torch.cat([gradients[name] for name, _ in model.named_parameters()]), weights_of(model)
 
 
@@ -81,10 +83,9 @@ def test_accumulated_in_parts_equals_the_batch_at_once(micro_tokens):
         losses, gradients, weights = trained_in_parts(micro_tokens, updates)
         expected_losses, expected_gradients, expected_weights = trained_in_parts(100_000, updates)
         assert losses == pytest.approx(expected_losses, rel=1e-6)
-        # Adam divides by the gradient's own size: where that is next to nothing, so is what can be said of the step,
-        # and of the gradients of those after it
-        assert torch.allclose(gradients, expected_gradients, atol=1e-6 if updates == 1 else 1e-5)
-        assert torch.allclose(weights, expected_weights, atol=1e-5)
+        assert torch.allclose(gradients, expected_gradients, atol=1e-6)
+        # Adam divides by the gradient's own size: where that is next to nothing, so is what can be said of the step
+        assert torch.allclose(weights, expected_weights, atol=1e-6)
 
 
 def test_training_lowers_the_loss_of_what_is_trained():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ class Piece:
                 round: {**each, "won": tuple(won == "1" for won in each["won"])}
                 for round, each in fields.pop("scores").items()
             }
-            piece = TypeAdapter(cls).validate_python({
+            piece = _adapter().validate_python({
                 **fields, "scores": scores, "noise": LabelNoise.from_record(noise) if noise else None,
             })
         except ValidationError as error:
@@ -151,6 +152,11 @@ class Piece:
                     f"wins of {len(piece.tasks)} tasks"
                 )
         return piece
+
+
+@cache
+def _adapter() -> TypeAdapter[Piece]:
+    return TypeAdapter(Piece)
 
 
 def write_piece(directory: Path, piece: Piece) -> None:
