@@ -6,7 +6,7 @@ OUT ?= runs/demo
 JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/ready
-WHOLE_RUNS := tests/test_cli.py tests/test_workers.py
+WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
 .PHONY: help setup demo check lint test test-long docs clean
 .DEFAULT_GOAL := help

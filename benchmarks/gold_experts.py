@@ -17,8 +17,8 @@ from contextlib import closing
 from statistics import fmean
 from typing import Any
 
-from eef.envs.gold import GoldPath, make_gold_expert, play_path
 from eef.envs.scienceworld import ScienceWorld
+from eef.envs.simulators.gold_paths import GoldPath, make_gold_expert, play_path
 from eef.task import group_of
 
 

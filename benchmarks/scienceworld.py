@@ -27,8 +27,8 @@ from time import perf_counter
 from typing import Any
 
 from eef.env import replay
-from eef.envs.gold import GoldPaths
 from eef.envs.scienceworld import ScienceWorld
+from eef.envs.simulators.gold_paths import GoldPaths
 from eef.task import Task
 from eef.trajectory import PathStep, Step
 

@@ -4,7 +4,7 @@ RUNS is a directory of `eef compare`. Settings of a recipe that were tried on it
 split `--split` (`validation`) was played by none of the runs. As many tasks as the recipe tests on, greedily.
 
     won      win rate of each seed, by method
-    pairs    first minus second: difference, intervals over tasks and over tasks and seeds, both p values (`eef.stats`)
+    pairs    first minus second: difference, intervals over tasks and over tasks and seeds, both p values (`eef.analysis.stats`)
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eef.pipeline import BC, Run, StageId
+from eef.analysis.stats import difference_over_seeds, seed_effects, sign_flip_test
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import BC, StageId
 from eef.policy import Sampling
-from eef.rollouts import Launch, Player, batches
-from eef.stats import difference_over_seeds, seed_effects, sign_flip_test
+from eef.rollouts.runner import Launch, Player, batches
 from eef.trajectory import TrajectorySet
-from eef.workers import process_settings
+from eef.utils.compute import process_settings
 
 
 def wins(run: Run, method: str, split: str) -> list[float]:

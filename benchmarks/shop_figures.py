@@ -18,7 +18,7 @@ from eef.envs.webshop import Product, WebShop
 from eef.envs.webshop.expert import BACK, NEXT, PRESETS, make_shop_expert
 from eef.envs.webshop.nouns import STAND_IN, choose_tagger
 from eef.envs.webshop.reward import count_options, match_type
-from tests.shopping import mean_of, open_shop, play_all, win_rate
+from tests.fakes.shopping import mean_of, open_shop, play_all, win_rate
 
 KNOBS: tuple[dict[str, Any], ...] = (
     {}, {"family_size": 4}, {"family_size": 24}, {"family_size": 40}, {"look_alikes": 0.0}, {"look_alikes": 1.0},

@@ -21,7 +21,7 @@ WAYS = {"one": (1, "ACTIVE"), "spinning": (CORES, "ACTIVE"), "sleeping": (CORES,
 _TRAIN = f"""
 import random, time
 from eef.config import TrainSettings
-from eef.model import load_model
+from eef.models.loading import load_model
 from eef.tokens import Rendered
 from eef.train import train
 model, tokenizer = load_model("base", dtype="float32", device="cpu")

@@ -40,7 +40,7 @@ class TrainingExample:
     which prove the labels. `told` is what the prompt says beside the environment's own (`eef.chat`): how the episode
     ends, for methods that train on failures too.
 
-    Worked example (the recovery state 4 of the example in `eef.labels`): the student's win from state 6 took two
+    Worked example (the recovery state 4 of the example in `eef.methods.labels`): the student's win from state 6 took two
     steps; the example is that branch's path of 8 steps with weights (0, 0, 0, 0, 1, 1, 1, 1) and reasons
     (context ×4, beneficial ×2, student-win ×2).
     """
@@ -81,7 +81,7 @@ class PreferencePair:
     Both are whole paths from the task's start. Their weights are 0 up to the state and on what is not compared; a
     way's log-probability is the weighted sum over the rest.
 
-    Worked example (the expert's harmful segment (2, 4) of the example in `eef.labels`): `chosen` is the student's win
+    Worked example (the expert's harmful segment (2, 4) of the example in `eef.methods.labels`): `chosen` is the student's win
     from state 2 with weights (0, 0, 1, 1), `rejected` the expert's path with weights (0, 0, 1, 1, 0, …, 0).
     """
 

@@ -7,7 +7,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from hypothesis import settings
-from small_run import save_student, small_recipe, write_recipe
+
+from tests.fakes.small_run import save_student, small_recipe, write_recipe
 
 settings.register_profile("eef", deadline=None, max_examples=60)
 settings.load_profile("eef")

@@ -11,19 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef import config
-from eef.config import (
-    LoraSettings,
-    Recipe,
-    SettingRow,
-    Settings,
-    TrainSettings,
-    apply_override,
-    load_recipe,
-    parse_settings,
-    settings_table,
-)
+from eef.config import SettingRow, Settings, apply_override, parse_settings, settings_table
 from eef.errors import ConfigError
-from eef.methods import METHODS
+from eef.methods.registry import METHODS
+from eef.models.settings import LoraSettings
+from eef.pipeline.recipe import Recipe, load_recipe
+from eef.training.settings import TrainSettings
 
 TOML = """
 name = "shop"

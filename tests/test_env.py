@@ -13,7 +13,7 @@ from eef.env import FORMAT_ERROR, Env, StepResult, check_env, execute, replay
 from eef.envs.toy import Corridor, ToyEnv, toy_player
 from eef.errors import EnvError, ReplayMismatch
 from eef.policy import GREEDY
-from eef.rollouts import Launch, play
+from eef.rollouts.runner import Launch, play
 from eef.task import TaskSet
 from eef.trajectory import PathStep, Step, TrajectorySet
 

@@ -13,18 +13,17 @@ import eef
 
 PACKAGE = Path(eef.__file__).parent
 
-# Data runs down this list, imports run up it only; a package stands for all of its modules. A new module is
-# entered where it stands in the way of the data.
+# Data flows down this list; imports run up it only. A folder stands for all of its modules.
 ORDER = (
-    "errors", "process", "jsonfile", "config", "stats", "task", "trajectory", "selection", "labels", "policy", "chat",
-    "env", "methods", "envs", "gym", "server", "states", "episode", "rollouts", "store", "ledger", "budget",
-    "explore", "tokens", "interchange", "model", "train", "preference", "checkpoint", "hub", "policies", "student",
-    "evaluate", "card", "pipeline", "noise", "report", "study", "schema", "workers", "doctor", "cli", "__main__",
+    "errors", "utils", "config", "task", "trajectory", "selection", "policy", "chat", "env", "renderer", "methods",
+    "envs", "models", "policies", "rollouts", "training", "importers", "exporters", "students", "pipeline", "analysis",
+    "report", "cli", "__main__",
 )
 TORCH = (
-    "eef.model", "eef.train", "eef.preference", "eef.checkpoint", "eef.policies.local", "eef.policies.kvcache",
-    "eef.hub", "eef.student", "eef.student.course", "eef.student.tokenizer", "eef.student.shop",
-    "eef.student.scienceworld",
+    "eef.models.loading", "eef.models.checkpoint", "eef.models.hub", "eef.policies.local", "eef.policies.kv_cache",
+    "eef.training.batching", "eef.training.trainer", "eef.training.sft", "eef.training.dpo", "eef.training.round",
+    "eef.students.builder", "eef.students.curriculum", "eef.students.tokenizer", "eef.students.webshop",
+    "eef.students.scienceworld",
 )
 
 

@@ -7,22 +7,12 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from strategies import families, trajectories
 
 from eef.errors import StoreError
 from eef.selection import TrainingExample
-from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
-
-
-def steps(*actions: str) -> tuple[Step, ...]:
-    return tuple(Step(observation=f"before {a}", completion=f"Action: {a}", action=a) for a in actions)
-
-
-def recorded(name: str, *actions: str, start: StateRef | None = None, author: str = "expert:e") -> Trajectory:
-    return Trajectory(
-        id=name, task="toy/1", author=author, steps=steps(*actions), final_observation=f"end of {name}",
-        status="terminated", reward=0.0, success=False, start=start,
-    )
+from eef.trajectory import StateRef, Trajectory, TrajectorySet
+from tests.fakes.records import recorded
+from tests.fakes.strategies import families, trajectories
 
 
 @pytest.fixture

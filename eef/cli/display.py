@@ -13,8 +13,9 @@ from rich.table import Table
 
 from eef.cli.console import duration, notes
 from eef.cli.figures import figures
-from eef.pipeline import BC, EXPERT, Progress, Run, StageId, explorers
-from eef.report.wording import NONE, display_name, percent
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import BC, EXPERT, Progress, StageId, explorers
+from eef.report.formatting import NONE, display_name, percent
 
 
 class Display:

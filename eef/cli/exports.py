@@ -9,13 +9,14 @@ import typer
 
 from eef.cli.console import put, stoppable, tell
 from eef.cli.runs import Directory, Method
-from eef.config import DType
 from eef.errors import ConfigError, StoreError
-from eef.interchange.trainers import export as write
-from eef.interchange.trainers import find_target
-from eef.pipeline import Run, StageId, stages_of
-from eef.report.wording import count_of
-from eef.workers import available_cores, process_settings
+from eef.exporters.targets import export as write
+from eef.exporters.targets import find_target
+from eef.models.settings import DType
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import StageId, stages_of
+from eef.report.formatting import count_of
+from eef.utils.compute import available_cores, process_settings
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run.", show_default=False)]
 
@@ -71,7 +72,7 @@ def merge(
     if out.resolve() == checkpoint.resolve():
         raise ConfigError("`--out` is the checkpoint itself", hint="give the full model another directory")
     with stoppable("stopped; nothing was written"), process_settings(available_cores()):
-        from eef.checkpoint import merge_checkpoint
+        from eef.models.checkpoint import merge_checkpoint
 
         merge_checkpoint(checkpoint, out, dtype=dtype)
     put(str(out))
@@ -90,7 +91,7 @@ def push(
     Example: `eef push runs/demo/eef/round3/checkpoint me/shopper`
     """
     with stoppable("stopped; what was uploaded stays"), process_settings(available_cores()):
-        from eef.hub import push as upload
+        from eef.models.hub import push as upload
 
         put(upload(checkpoint, repository, private=not public, endpoint=endpoint))
 

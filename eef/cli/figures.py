@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from eef.evaluate import EvalResult
-from eef.pipeline import Run, StageId
-from eef.report.wording import count_of, percent, reward
+from eef.pipeline.evaluation import EvalResult
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import StageId
+from eef.report.formatting import count_of, percent, reward
 
 
 def figures(run: Run, stage: StageId) -> str:

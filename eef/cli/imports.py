@@ -14,14 +14,14 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from eef.cli.console import notes, put, stoppable, tell
 from eef.cli.runs import Overrides, as_table
 from eef.config import nearest
-from eef.envs import make_env
+from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError, EnvError
-from eef.interchange.formats import FORMATS
-from eef.interchange.reading import ImportReport, Reading
-from eef.interchange.rows import Rejection
-from eef.interchange.verify import KnownTasks
-from eef.jsonfile import write_jsonl
+from eef.importers.formats import FORMATS
+from eef.importers.importer import ImportReport, Reading
+from eef.importers.rows import Rejection
+from eef.importers.verify import KnownTasks
 from eef.trajectory import Trajectory
+from eef.utils.jsonl import write_jsonl
 
 _SHOWN = 20  # rejected rows that are named on the screen; all are in the file beside the output
 

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from eef.cli.console import notes, put, stoppable, tell
-from eef.config import Recipe
-from eef.envs import prepare_env
+from eef.envs.registry import prepare_env
+from eef.pipeline.recipe import Recipe
 
 
 def index(

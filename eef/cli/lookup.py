@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eef.errors import ConfigError
-from eef.labels import is_expert
-from eef.pipeline import EXPERT, Run, stages_of
+from eef.methods.labels import is_expert
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import EXPERT, stages_of
 from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 

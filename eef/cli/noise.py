@@ -7,15 +7,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from eef.analysis.label_noise import LabelNoise, measure_noise
 from eef.cli.console import data, stoppable
 from eef.cli.indexes import bars
 from eef.cli.runs import Directory
 from eef.errors import StoreError
-from eef.labels import OkRule
-from eef.noise import LabelNoise, measure_noise
-from eef.pipeline import Run, StageId
-from eef.report.wording import percent
-from eef.workers import process_settings, threads_of
+from eef.methods.labels import OkRule
+from eef.pipeline.parallel import threads_of
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import StageId
+from eef.report.formatting import percent
+from eef.utils.compute import process_settings
 
 SIZES = (1, 2, 3, 5, 7, 9)
 

@@ -11,8 +11,9 @@ from eef.cli.console import data, tell
 from eef.cli.lookup import Found, examples_of
 from eef.errors import ConfigError
 from eef.methods.eef import Eef
-from eef.pipeline import EXPERT, Run, StageId
-from eef.report.wording import reward
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import EXPERT, StageId
+from eef.report.formatting import reward
 from eef.selection import TrainingExample
 from eef.trajectory import PathStep
 
@@ -126,8 +127,8 @@ def _short(observation: str, full: bool) -> str:
 
 
 def _show_mask(run: Run, item: Found, name: str) -> None:
-    from eef.model import load_tokenizer
-    from eef.tokens import Renderer, render_example, show_mask
+    from eef.models.loading import load_tokenizer
+    from eef.renderer import Renderer, render_example, show_mask
 
     if item.example is None:
         ids = [example.id for example in examples_of(run, item)]

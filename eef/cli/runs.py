@@ -9,18 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
+from eef.analysis.results import Results, gather
 from eef.cli.console import duration, notes, put, stoppable, tell
 from eef.cli.display import display_of
 from eef.cli.indexes import prepare
-from eef.config import Recipe, apply_override, load_recipe
+from eef.config import apply_override
 from eef.errors import ConfigError
-from eef.jsonfile import write_json
-from eef.pipeline import EXPERT, Kind, Run, StageId, stages_of
-from eef.report.page import write_page
-from eef.report.results import Results, gather
-from eef.report.table import results_table
-from eef.report.wording import headline, verdict
-from eef.workers import carry_out_all, process_settings, threads_of
+from eef.pipeline.parallel import carry_out_all, threads_of
+from eef.pipeline.pipeline import Run
+from eef.pipeline.recipe import Recipe, load_recipe
+from eef.pipeline.stages import EXPERT, Kind, StageId, stages_of
+from eef.report.run_page import write_page
+from eef.report.run_table import results_table
+from eef.report.summary import headline, verdict
+from eef.utils.compute import process_settings
+from eef.utils.jsonl import write_json
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.", show_default=False)]
 RecipeFile = Annotated[

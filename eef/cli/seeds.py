@@ -8,19 +8,22 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from eef.analysis.aggregate import OverSeeds, gather_seeds
+from eef.analysis.study import Study, gather_study
+from eef.analysis.trial import pieces_of, write_piece
 from eef.cli.console import data, put, stoppable, tell
 from eef.cli.display import display_of
 from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, create_run, read_recipe, write_report
-from eef.config import Recipe, parse_settings
+from eef.config import parse_settings
 from eef.errors import ConfigError
-from eef.jsonfile import disk_errors, write_json, write_text
-from eef.pipeline import BC, EXPERT, Run
-from eef.report.wording import display_name, percent, points, reward
-from eef.study.gather import Study, gather_study
-from eef.study.page import study_markdown, study_page
-from eef.study.piece import pieces_of, write_piece
-from eef.study.seeds import OverSeeds, gather_seeds
-from eef.workers import carry_out_all, process_settings, threads_of
+from eef.pipeline.parallel import carry_out_all, threads_of
+from eef.pipeline.pipeline import Run
+from eef.pipeline.recipe import Recipe
+from eef.pipeline.stages import BC, EXPERT
+from eef.report.formatting import display_name, percent, points, reward
+from eef.report.study_page import study_markdown, study_page
+from eef.utils.compute import process_settings
+from eef.utils.jsonl import disk_errors, write_json, write_text
 
 
 def compare(

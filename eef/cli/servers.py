@@ -9,7 +9,7 @@ import typer
 from eef.cli.console import put, stoppable, tell
 from eef.cli.indexes import bars
 from eef.cli.runs import Overrides, as_table
-from eef.envs import make_env, prepare_env
+from eef.envs.registry import make_env, prepare_env
 from eef.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -31,7 +31,7 @@ def serve_env(
     Example: `eef serve-env webshop --set data=webshop/data --port 36001`
     """
     try:
-        from eef.server import serve
+        from eef.envs.server import serve
     except ImportError as error:
         raise ConfigError(f"`eef serve-env` needs {error.name}", hint="pip install 'eef[serve]'") from None
 

@@ -18,11 +18,12 @@ from rich.text import Text
 from eef.cli.console import data, notes, put, stoppable, tell
 from eef.cli.indexes import bars
 from eef.cli.runs import Overrides, as_table
-from eef.config import Recipe, SettingRow, parse_settings, settings_table
-from eef.envs import ENVS, setting_groups
+from eef.config import SettingRow, parse_settings, settings_table
+from eef.envs.registry import ENVS, setting_groups
 from eef.errors import ConfigError, EnvError
-from eef.methods import METHODS
-from eef.workers import available_cores, process_settings
+from eef.methods.registry import METHODS
+from eef.pipeline.recipe import Recipe
+from eef.utils.compute import available_cores, process_settings
 
 _HEADING = """\
 # Settings
@@ -42,7 +43,7 @@ def check_env(
     Example: `eef check-env webshop --set products_per_page=5`
     """
     from eef.env import check_env as check
-    from eef.envs import make_env
+    from eef.envs.registry import make_env
 
     checked = check(make_env(name, as_table(overrides)), split=split)
     for what in checked:
@@ -64,9 +65,9 @@ def gold(
 
     Example: `eef gold scienceworld --set tasks=boil --split dev`
     """
-    from eef.envs import make_env
-    from eef.envs.gold import GoldPaths
-    from eef.envs.pooled import PooledEnv
+    from eef.envs.registry import make_env
+    from eef.envs.simulators.env import PooledEnv
+    from eef.envs.simulators.gold_paths import GoldPaths
 
     env = make_env(name, as_table(overrides))
     if not isinstance(env, PooledEnv):
@@ -92,9 +93,9 @@ def make_base(
     Example: `eef make-base --env scienceworld --out student --set updates=200`
     """
     with stoppable("stopped; nothing was written"), process_settings(available_cores()):
-        from eef.student import make_base as make
-        from eef.student import student_settings
-        from eef.train import TrainProgress
+        from eef.students.builder import make_base as make
+        from eef.students.builder import student_settings
+        from eef.training.trainer import TrainProgress
 
         settings = parse_settings(student_settings(env), as_table(overrides), source="make-base")
         with Bars(
@@ -120,7 +121,7 @@ def doctor() -> None:
 
     Example: `eef doctor`
     """
-    from eef.doctor import diagnose
+    from eef.cli.diagnosis import diagnose
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     with process_settings(available_cores()):
@@ -164,8 +165,8 @@ def formats(
 
     Example: `eef formats`
     """
-    from eef.schema import FILES
-    from eef.schema import markdown as document
+    from docs.generate import FILES
+    from docs.generate import markdown as document
 
     if markdown:
         put(document())

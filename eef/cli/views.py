@@ -8,17 +8,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from eef.analysis.results import gather
 from eef.cli.console import data, duration, tell
 from eef.cli.figures import figures
 from eef.cli.lookup import find_examples, find_trajectories, places
 from eef.cli.paths import show_one
 from eef.cli.runs import Directory
 from eef.errors import StoreError
-from eef.ledger import LEDGER_FILE, Ledger, Stage
-from eef.pipeline import EXPERT, Run, StageId, stages_of
-from eef.report.results import gather
-from eef.report.table import results_table
-from eef.report.wording import NONE, reward
+from eef.pipeline.ledger import LEDGER_FILE, Ledger, Stage
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import EXPERT, StageId, stages_of
+from eef.report.formatting import NONE, reward
+from eef.report.run_table import results_table
 from eef.trajectory import Trajectory
 
 

@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 from eef.config import suggestion
 from eef.env import StepResult
-from eef.envs.jvm import Jvm, JvmSettings, find_jar, find_java
-from eef.envs.pooled import PooledEnv, PoolSettings
-from eef.envs.worker import OVER
+from eef.envs.simulators.env import PooledEnv, PoolSettings
+from eef.envs.simulators.jvm import Jvm, JvmSettings, find_jar, find_java
+from eef.envs.simulators.worker import OVER
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
 
@@ -70,7 +70,7 @@ class Opener:
 
 
 class TextWorldSimulator:
-    """Follows `eef.envs.worker.Simulator`."""
+    """Follows `eef.envs.simulators.worker.Simulator`."""
 
     def __init__(self, settings: JvmSettings) -> None:
         self._jvm = Jvm(settings)

@@ -14,17 +14,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.labels import count_wins, expert_states, open_states
-from eef.methods.base import (
-    Configured,
-    MethodOptions,
-    check_experts,
-    distinct,
-    expert_trajectories,
-    make_selection,
-    plan_states,
-    scaled,
-)
+from eef.methods.base import Configured, MethodOptions
+from eef.methods.examples import make_selection, plan_states, scaled
+from eef.methods.labels import count_wins, expert_states, open_states
+from eef.methods.queries import check_experts, distinct, expert_trajectories
 from eef.selection import PlannedState, Selection, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 

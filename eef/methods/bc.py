@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eef.methods.base import (
-    Configured,
-    MethodOptions,
-    select_whole,
-    whole_wins,
-    winning,
-)
+from eef.methods.base import Configured, MethodOptions
+from eef.methods.examples import select_whole
+from eef.methods.queries import whole_wins, winning
 from eef.selection import PlannedState, Selection
 from eef.trajectory import Trajectory, TrajectorySet
 

@@ -1,7 +1,7 @@
 """Exploring Expert Failures (EEF, arXiv 2504.13145): explore from inside the experts' failures too.
 
 `plan`: every task's start and M states of each failed expert trajectory. `select`: the important states are
-every start and every state that needs recovery (`eef.labels`); each is given a *solution*, a win whose path
+every start and every state that needs recovery (`eef.methods.labels`); each is given a *solution*, a win whose path
 leads through it, of which the actions behind the state are trained. The expert's actions in a solution are
 trained like the student's; those of harmful segments stay visible and are never trained.
 
@@ -20,23 +20,20 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from eef.errors import MethodError
-from eef.labels import OkGrid, OkRule, count_wins, is_expert, measure_grid, open_states
-from eef.methods.base import (
-    Configured,
-    MethodOptions,
+from eef.methods.base import Configured, MethodOptions
+from eef.methods.examples import make_selection, plan_states, scaled
+from eef.methods.labels import OkGrid, OkRule, count_wins, is_expert, measure_grid, open_states
+from eef.methods.queries import (
     by_least_expert,
     check_experts,
     distinct,
     expert_part,
     expert_trajectories,
     from_the_start,
-    make_selection,
-    plan_states,
-    scaled,
     whole_wins,
     winning,
 )
-from eef.methods.choice import StateChoice, choose_states
+from eef.methods.state_choice import StateChoice, choose_states
 from eef.selection import PlannedState, Selection, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from eef.labels import OkGrid, Segment
-from eef.methods.base import by_least_expert, make_pair, make_selection, suffix
 from eef.methods.eef import Eef
+from eef.methods.examples import make_pair, make_selection, suffix
+from eef.methods.labels import OkGrid, Segment
+from eef.methods.queries import by_least_expert
 from eef.selection import PreferencePair, Selection
 from eef.trajectory import TrajectorySet
 

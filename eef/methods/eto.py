@@ -12,17 +12,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eef.methods.base import (
-    Configured,
-    MethodOptions,
-    check_experts,
-    distinct,
-    expert_trajectories,
-    from_the_start,
-    make_pair,
-    make_selection,
-    whole_path,
-)
+from eef.methods.base import Configured, MethodOptions
+from eef.methods.examples import make_pair, make_selection, whole_path
+from eef.methods.queries import check_experts, distinct, expert_trajectories, from_the_start
 from eef.selection import PlannedState, PreferencePair, Selection
 from eef.trajectory import TrajectorySet
 

@@ -15,19 +15,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.labels import open_states, rollouts_from
-from eef.methods.base import (
-    Configured,
-    MethodOptions,
-    check_experts,
-    distinct,
-    expert_trajectories,
-    make_pair,
-    make_selection,
-    plan_states,
-    suffix,
-    whole_path,
-)
+from eef.methods.base import Configured, MethodOptions
+from eef.methods.examples import make_pair, make_selection, plan_states, suffix, whole_path
+from eef.methods.labels import open_states, rollouts_from
+from eef.methods.queries import check_experts, distinct, expert_trajectories
 from eef.selection import PlannedState, PreferencePair, Selection
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 

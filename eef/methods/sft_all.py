@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eef.methods.base import (
-    Configured,
-    MethodOptions,
-    distinct,
-    expert_trajectories,
-    select_whole,
-)
+from eef.methods.base import Configured, MethodOptions
+from eef.methods.examples import select_whole
+from eef.methods.queries import distinct, expert_trajectories
 from eef.selection import PlannedState, Selection
 from eef.trajectory import Trajectory, TrajectorySet
 

@@ -1,0 +1,1 @@
+"""Policies: whatever writes the next completion."""

@@ -1,6 +1,6 @@
 """LocalPolicy: a transformers model in process, with a key/value cache that lives from turn to turn.
 
-Where rollouts get their completions from (`eef.rollouts`) when no server is used. A turn computes only what is new: the
+Where rollouts get their completions from (`eef.rollouts.runner`) when no server is used. A turn computes only what is new: the
 last observation and the completion itself. Conversations which begin alike share the beginning's computation.
 """
 
@@ -16,10 +16,10 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from eef.model import context_length, logits_only_at
-from eef.policies.kvcache import Place, RowCache
+from eef.models.loading import context_length, logits_only_at
+from eef.policies.kv_cache import Place, RowCache
 from eef.policy import Completion, Conversation, Sampling
-from eef.tokens import Renderer
+from eef.renderer import Renderer
 
 _PREFILL_TOKENS = 4096  # of a forward pass, padding included
 _WORTH_SHARING = 64  # tokens saved, below which a pass of its own costs more
@@ -49,7 +49,7 @@ class Row:
 
 
 class LocalPolicy:
-    """Acts by a model that `eef.model.load_model` gave.
+    """Acts by a model that `eef.models.loading.load_model` gave.
 
     Its completions depend, in the last bits, on the batch they are computed in (`batch_invariant` is False): equal
     calls in equal order give equal completions. A call whose conversations do not all go on from those of the call

@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 import openai
 
 from eef.chat import cut_completion
-from eef.config import ApiSettings
 from eef.errors import ConfigError, ModelError
-from eef.policies.journal import Journal, question_id
+from eef.policies.response_cache import Journal, question_id
+from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Sampling
 
 _LONGEST_WAIT = 120.0  # seconds, whatever a server asks for

@@ -1,1 +1,1 @@
-"""Report: a run directory, finished or not → numbers (`results`), tables for text (`table`), one HTML page (`page`)."""
+"""Reports: HTML, Markdown and terminal tables, without numbers of their own."""

@@ -1,14 +1,12 @@
 """ScienceWorld: the environment as the rest of the project sees it – tasks, splits, observations, rewards.
 
-The front of the package. Episodes are played in workers (`eef.envs.pool`), each with a JVM of its own.
+The front of the package. Episodes are played in workers (`eef.envs.simulators.pool`), each with a JVM of its own.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from eef.envs.jvm import CONSTANT_HASH, JvmSettings, find_jar, find_java
-from eef.envs.pooled import PooledEnv, PoolSettings
 from eef.envs.scienceworld.prompt import REACT_PROMPT
 from eef.envs.scienceworld.simulator import Opener, Start
 from eef.envs.scienceworld.tasks import (
@@ -24,6 +22,8 @@ from eef.envs.scienceworld.tasks import (
     part_of,
 )
 from eef.envs.scienceworld.thoughts import think
+from eef.envs.simulators.env import PooledEnv, PoolSettings
+from eef.envs.simulators.jvm import CONSTANT_HASH, JvmSettings, find_jar, find_java
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
 

@@ -1,4 +1,4 @@
-"""The simulator in its JVM, for many episodes at once. Lives in a worker process (`eef.envs.worker`).
+"""The simulator in its JVM, for many episodes at once. Lives in a worker process (`eef.envs.simulators.worker`).
 
 The package keeps some of an episode's state in objects that all episodes of a JVM share: a random number generator,
 which drives the world, and the next free id. Before another episode goes on these are put away, and its own are put
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from eef.env import StepResult
-from eef.envs.jvm import CONSTANT_HASH, INSTALL_HOTSPOT, Jvm, JvmSettings
-from eef.envs.worker import OVER
+from eef.envs.simulators.jvm import CONSTANT_HASH, INSTALL_HOTSPOT, Jvm, JvmSettings
+from eef.envs.simulators.worker import OVER
 from eef.errors import ConfigError, EnvError
 
 REFUSED = "The task cannot be reset. Go on from here."
@@ -55,7 +55,7 @@ class Opener:
 
 
 class ScienceWorldSimulator:
-    """Follows `eef.envs.worker.Simulator`."""
+    """Follows `eef.envs.simulators.worker.Simulator`."""
 
     def __init__(self, settings: JvmSettings, deterministic: bool) -> None:
         self._jvm = Jvm(settings)

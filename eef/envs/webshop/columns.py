@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from eef.errors import DataError
-from eef.jsonfile import disk_errors
+from eef.utils.jsonl import disk_errors
 
 # Column → type of its entries. Those in WORKING are needed only until all products have been read.
 LAYOUT: Mapping[str, str] = {

@@ -20,14 +20,14 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eef.envs.cache import cache_directory
 from eef.envs.webshop.catalogue import CatalogueWriter, read_products
 from eef.envs.webshop.columns import LAYOUT, WORKING, Columns, FileColumns
 from eef.envs.webshop.goals import shuffled_goals
 from eef.envs.webshop.official import OfficialFiles, Progress, Records, no_progress
 from eef.envs.webshop.postings import PostingsWriter
 from eef.errors import DataError
-from eef.jsonfile import disk_errors, write_json
+from eef.utils.cache import cache_directory
+from eef.utils.jsonl import disk_errors, write_json
 
 LARGE = 64 << 20
 CHECKPOINT = 20_000

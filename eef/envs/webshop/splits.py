@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eef.errors import ConfigError, DataError, EnvError
-from eef.jsonfile import read_json
+from eef.utils.jsonl import read_json
 
 CANONICAL_FROM = 3000
 CANONICAL: Mapping[str, tuple[int, int | None]] = {

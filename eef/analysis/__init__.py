@@ -1,0 +1,1 @@
+"""Analysis: the numbers of runs and studies, without markup."""

@@ -1,0 +1,375 @@
+"""Results: the numbers of a run, finished or not, read from its directory. Read by tables, page and `results.json`.
+
+Nothing here is measured anew: evaluations, ledgers, selections and stored rollouts are read, and `eef.analysis.stats` is
+asked. What has not been measured is None, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import combinations
+from typing import Any
+
+from eef.analysis.behaviors import SkillUse, measure_skills
+from eef.analysis.stats import (
+    Difference,
+    Interval,
+    bootstrap_interval,
+    holm,
+    mcnemar,
+    paired_difference,
+    wilson_interval,
+)
+from eef.analysis.task_groups import Kinds, measure_kinds
+from eef.methods.labels import is_student
+from eef.pipeline.evaluation import EvalResult, newly_solved
+from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger, Stage
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import BC, EXPERT, Kind, StageId, explorers, stages_of
+from eef.trajectory import TrajectorySet
+from eef.utils.jsonl import read_json
+
+RECORD_VERSION = 1
+COUNTS = tuple(field.name for field in fields(Cost) if field.name != "rollouts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """How a policy did on the test tasks.
+
+    `interval`: Wilson's, 95 %, of the win rate; `reward_interval`: bootstrap over tasks, 95 %, of the mean reward.
+    `finished`: part of the episodes that the environment ended (WebShop: something was bought).
+    """
+
+    wins: int
+    tasks: int
+    win_rate: float
+    interval: Interval
+    mean_reward: float
+    reward_interval: Interval
+    finished: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundResult:
+    """What is known of one round of a method. None: that stage is not done yet, or the round has none such.
+
+    `newly_solved`: test tasks won now and by neither the expert nor behaviour cloning. `explored`: counts of the
+    round's rollouts on the training tasks. `train_tasks_won`: training tasks won by the expert or, up to this
+    round, by the student, from the start or from inside an expert's trajectory. `kinds`: scores by kind of test task
+    (None where they have none). `costs` by kind of stage.
+    """
+
+    round: int
+    evaluation: EvalResult | None
+    score: Score | None
+    newly_solved: int | None
+    explored: Mapping[str, int] | None
+    selection: Mapping[str, int] | None
+    train_tasks_won: int | None
+    skills: Mapping[str, SkillUse]
+    kinds: Kinds | None
+    costs: Mapping[str, Cost]
+
+    @property
+    def exploration(self) -> Cost | None:
+        """Cost of the rollouts that were trained on; the experts' own for the expert."""
+        return self.costs.get("explore") or self.costs.get("collect")
+
+    def to_record(self) -> dict[str, Any]:
+        return {
+            "round": self.round,
+            **_score_record(self.score),
+            "newly_solved": self.newly_solved,
+            "train_tasks_won": self.train_tasks_won,
+            "explored": self.explored,
+            "selection": self.selection,
+            "skills": {part: use.to_record() for part, use in self.skills.items()},
+            "kinds": self.kinds.to_record() if self.kinds else None,
+            "costs": {stage: asdict(cost) for stage, cost in self.costs.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodResult:
+    """A method and its rounds in which anything is done. Its row in a table is its last evaluated round."""
+
+    name: str
+    rounds: tuple[RoundResult, ...]
+
+    @property
+    def last(self) -> RoundResult | None:
+        """The last round that was evaluated."""
+        return next((item for item in reversed(self.rounds) if item.score is not None), None)
+
+    @property
+    def score(self) -> Score | None:
+        """The score of `last`."""
+        return self.last.score if self.last else None
+
+    @property
+    def evaluated(self) -> tuple[RoundResult, ...]:
+        return tuple(item for item in self.rounds if item.score is not None)
+
+    @property
+    def rollouts(self) -> int | None:
+        """Rollouts explored up to `last`: 0 for behaviour cloning, its trajectories for the expert."""
+        return None if self.last is None else sum(cost.rollouts for cost in self._explorations())
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens generated in these rollouts."""
+        return None if self.last is None else sum(cost.generated_tokens for cost in self._explorations())
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of all stages up to `last`: exploring (the expert: collecting), training, evaluating."""
+        return None if self.last is None else self.cost.seconds
+
+    @property
+    def cost(self) -> Cost:
+        """The sum over all stages up to `last`; behaviour cloning, from which the others start, apart."""
+        return sum((cost for item in self._counted() for cost in item.costs.values()), Cost())
+
+    def cost_of(self, *kinds: Kind) -> Cost | None:
+        """The sum over stages of some kinds up to `last`; None where there is no such stage."""
+        costs = [cost for item in self._counted() for kind, cost in item.costs.items() if kind in kinds]
+        return sum(costs, Cost()) if costs else None
+
+    def rollouts_up_to(self, round: int) -> int:
+        """Rollouts explored in the rounds 1 … `round`."""
+        return sum(item.exploration.rollouts for item in self.rounds if item.exploration and item.round <= round)
+
+    def to_record(self) -> dict[str, Any]:
+        """Row and rounds. `rollouts` and `tokens` (generated) count exploration alone, by which budgets are
+        compared; the other counts are sums over all stages of the method, evaluation included."""
+        last = self.last
+        counts = {name: getattr(self.cost, name) if last else None for name in COUNTS}
+        return {
+            "round": last.round if last else None,
+            **_score_record(self.score),
+            "newly_solved": last.newly_solved if last else None,
+            "train_tasks_won": last.train_tasks_won if last else None,
+            "rollouts": self.rollouts,
+            "tokens": self.tokens,
+            **counts,
+            "rounds": [item.to_record() for item in self.rounds],
+        }
+
+    def _counted(self) -> list[RoundResult]:
+        return [item for item in self.rounds if self.last is not None and item.round <= self.last.round]
+
+    def _explorations(self) -> list[Cost]:
+        return [item.exploration for item in self._counted() if item.exploration is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two methods on the same test tasks, each in its last evaluated round; differences are first minus second.
+
+    `p_value`: exact McNemar test of the wins, two-sided; `p_adjusted`: the same by Holm's correction for all
+    comparisons of the run. Intervals: paired bootstrap over tasks, 95 %.
+    """
+
+    first: str
+    second: str
+    rounds: tuple[int, int]
+    only_first: int
+    only_second: int
+    wins: Difference
+    reward: Difference
+    p_value: float
+    p_adjusted: float
+
+    def to_record(self) -> dict[str, Any]:
+        return {
+            "a": self.first, "b": self.second, "rounds": list(self.rounds),
+            "only_a": self.only_first, "only_b": self.only_second,
+            "win_difference": self.wins.mean, "win_interval": list(self.wins.interval),
+            "p_value": self.p_value, "p_adjusted": self.p_adjusted,
+            "reward_difference": self.reward.mean, "reward_interval": list(self.reward.interval),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """The numbers of a run. `stages` are (done, planned); `never_solved`: test tasks that no method has ever won."""
+
+    name: str
+    seed: int
+    methods: tuple[MethodResult, ...]
+    comparisons: tuple[Comparison, ...]
+    stages: tuple[int, int]
+    never_solved: int | None
+    fingerprint: Mapping[str, Any]
+
+    def __getitem__(self, method: str) -> MethodResult:
+        return next(item for item in self.methods if item.name == method)
+
+    @property
+    def explorers(self) -> tuple[MethodResult, ...]:
+        """The methods that go through rounds."""
+        return tuple(item for item in self.methods if item.name not in (EXPERT, BC))
+
+    @property
+    def unsolved_before(self) -> int | None:
+        """Test tasks that neither the expert nor behaviour cloning wins; None until both are evaluated."""
+        known = [last.evaluation for name in (EXPERT, BC) if (last := self[name].last) and last.evaluation]
+        return _unsolved(known) if len(known) == 2 else None
+
+    def comparison(self, first: str, second: str) -> Comparison | None:
+        """The comparison of two methods, in either order; None while one of them is not evaluated."""
+        return next((item for item in self.comparisons if {item.first, item.second} == {first, second}), None)
+
+    def to_record(self) -> dict[str, Any]:
+        return {
+            "version": RECORD_VERSION,
+            "name": self.name,
+            "seed": self.seed,
+            "stages": {"done": self.stages[0], "planned": self.stages[1]},
+            "methods": {method.name: method.to_record() for method in self.methods},
+            "comparisons": [comparison.to_record() for comparison in self.comparisons],
+            "never_solved": self.never_solved,
+            "fingerprint": dict(self.fingerprint),
+        }
+
+
+def gather(run: Run) -> Results:
+    """The results of a run as far as it is. Reads alone: it can stand beside a process that carries the run out."""
+    names = [EXPERT, BC, *explorers(run.recipe)]
+    baselines = [found for name in (EXPERT, BC) if (found := run.evaluation(name, 0)) is not None]
+    methods = tuple(_gather_method(run, name, baselines) for name in names)
+    played = [item.evaluation for method in methods for item in method.rounds if item.evaluation]
+    planned = stages_of(run.recipe)
+    return Results(
+        name=run.recipe.name,
+        seed=run.recipe.seed,
+        methods=methods,
+        comparisons=_compare(methods),
+        stages=(sum(run.is_done(stage) for stage in planned), len(planned)),
+        never_solved=_unsolved(played) if played else None,
+        fingerprint=read_json(run.directory / "fingerprint.json"),
+    )
+
+
+def score(result: EvalResult) -> Score:
+    """The score of an evaluation."""
+    rewards = [outcome.reward for outcome in result.outcomes]
+    wins, tasks = len(result.wins), len(rewards)
+    return Score(
+        wins=wins, tasks=tasks, win_rate=result.success_rate, interval=wilson_interval(wins, tasks),
+        mean_reward=result.mean_reward, reward_interval=bootstrap_interval(rewards),
+        finished=sum(outcome.finished for outcome in result.outcomes) / tasks,
+    )
+
+
+def _gather_method(run: Run, method: str, baselines: list[EvalResult]) -> MethodResult:
+    numbers = [0] if method in (EXPERT, BC) else list(range(1, run.recipe.rounds + 1))
+    begun = [number for number in numbers if _stages_done(run, method, number)]
+    path = run.directory / method / LEDGER_FILE
+    ledger = Ledger(path).entries if path.is_file() else {}
+    trajectories = run.trajectories(method) if begun else TrajectorySet()
+    return MethodResult(
+        name=method,
+        rounds=tuple(_gather_round(run, method, number, baselines, ledger, trajectories) for number in begun),
+    )
+
+
+def _gather_round(
+    run: Run,
+    method: str,
+    round: int,
+    baselines: list[EvalResult],
+    ledger: Mapping[Stage, Cost],
+    trajectories: TrajectorySet,
+) -> RoundResult:
+    done = _stages_done(run, method, round)
+    result = run.evaluation(method, round)
+    selection = run.selection(method, round) if "select" in done else None
+    episodes = run.episodes(method, round) if result else ()
+    played = method == BC or not {"collect", "explore"}.isdisjoint(done)
+    return RoundResult(
+        round=round,
+        evaluation=result,
+        score=score(result) if result else None,
+        newly_solved=_newly_solved(method, result, baselines),
+        explored=_explored(run.outcome(StageId(method, round, "explore")), trajectories, round),
+        selection=selection.counts if selection else None,
+        train_tasks_won=_tasks_won(trajectories, round) if played else None,
+        skills=measure_skills(episodes, run.recipe.env.name) if result else {},
+        kinds=measure_kinds(episodes, run.recipe.env.name),
+        costs={kind: cost for kind in done if (cost := ledger.get(Stage(method, round, kind))) is not None},
+    )
+
+
+def _stages_done(run: Run, method: str, round: int) -> list[Kind]:
+    """The kinds of the round's stages that are done."""
+    return [
+        stage.kind for stage in stages_of(run.recipe)
+        if (stage.method, stage.round) == (method, round) and run.is_done(stage)
+    ]
+
+
+def _newly_solved(method: str, result: EvalResult | None, baselines: list[EvalResult]) -> int | None:
+    """None for the two it is measured against, and until both are evaluated."""
+    if result is None or method in (EXPERT, BC) or len(baselines) < 2:
+        return None
+    return len(newly_solved(result, baselines))
+
+
+def _explored(
+    counts: Mapping[str, int] | None, trajectories: TrajectorySet, round: int
+) -> Mapping[str, int] | None:
+    """The stage's own counts, and apart those of its rollouts that began inside an expert's trajectory."""
+    if counts is None:
+        return None
+    inside = [item for item in trajectories if is_student(item) and item.round == round and item.start]
+    return {**counts, "from_inside": len(inside), "wins_from_inside": sum(item.success for item in inside)}
+
+
+def _tasks_won(trajectories: TrajectorySet, round: int) -> int:
+    """Training tasks that were won by anyone up to a round."""
+    return len({item.task for item in trajectories if item.success and item.round <= round})
+
+
+def _unsolved(results: list[EvalResult]) -> int:
+    """Tasks that none of these evaluations has won."""
+    tasks = {outcome.task for result in results for outcome in result.outcomes}
+    return len(tasks.difference(*(result.wins for result in results)))
+
+
+def _compare(methods: tuple[MethodResult, ...]) -> tuple[Comparison, ...]:
+    """All pairs of evaluated methods, the later one in the run's order first: what is new against what it is
+    measured by."""
+    rows = [(method.name, last.evaluation) for method in methods if (last := method.last) and last.evaluation]
+    pairs = [(first, second) for second, first in combinations(rows, 2)]
+    tests = [mcnemar(*_paired(first[1], second[1], "success")) for first, second in pairs]
+    adjusted = holm([test.p_value for test in tests])
+    return tuple(
+        Comparison(
+            first=first[0], second=second[0], rounds=(first[1].round, second[1].round),
+            only_first=test.only_first, only_second=test.only_second,
+            wins=paired_difference(*_paired(first[1], second[1], "success")),
+            reward=paired_difference(*_paired(first[1], second[1], "reward")),
+            p_value=test.p_value, p_adjusted=p_adjusted,
+        )
+        for (first, second), test, p_adjusted in zip(pairs, tests, adjusted, strict=True)
+    )
+
+
+def _paired(first: EvalResult, second: EvalResult, field: str) -> tuple[list[Any], list[Any]]:
+    """A field of the outcomes of two evaluations, paired by task."""
+    values = {outcome.task: getattr(outcome, field) for outcome in second.outcomes}
+    return (
+        [getattr(outcome, field) for outcome in first.outcomes],
+        [values[outcome.task] for outcome in first.outcomes],
+    )
+
+
+def _score_record(score: Score | None) -> dict[str, Any]:
+    """The fields of a score, or None for each."""
+    if score is None:
+        return dict.fromkeys((field.name for field in fields(Score)), None)
+    record = asdict(score)
+    return {**record, "interval": list(score.interval), "reward_interval": list(score.reward_interval)}

@@ -1,0 +1,1 @@
+"""Environments played in processes of their own: workers, pools, JVMs and gold paths."""

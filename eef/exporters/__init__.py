@@ -1,0 +1,1 @@
+"""Exporters: training examples as files for other trainers."""

@@ -1,0 +1,67 @@
+"""Lessons: training examples as messages and as tokens, each with its weights and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from eef.policy import Conversation
+from eef.renderer import Rendered, Renderer, fits, weighted_conversation
+from eef.selection import TrainingExample
+from eef.trajectory import TrajectorySet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """One training example, ready for another trainer, cut behind its last trained turn.
+
+    `weights[i]` belongs to the i-th assistant message. `rendered` and `spans` are what `eef` itself trains on: the ids,
+    and the text of these ids, with the weight of each token and stretch. `meta` follows it back: example, task,
+    trajectory, and of each assistant message the author, the reason, the source.
+    """
+
+    conversation: Conversation
+    weights: tuple[float, ...]
+    rendered: Rendered
+    spans: list[tuple[str, float]]
+    meta: dict[str, Any]
+
+    @property
+    def binary(self) -> bool:
+        """Whether every weight is 0 or 1."""
+        return all(weight in (0.0, 1.0) for weight in self.weights)
+
+    def weighted(self) -> Iterator[tuple[dict[str, str], float]]:
+        """Each message with its weight: 0 for all that the agent did not write."""
+        left = iter(self.weights)
+        for message in self.conversation:
+            yield message, next(left) if message["role"] == "assistant" else 0.0
+
+    def trained(self) -> Iterator[tuple[int, float]]:
+        """(index in the conversation, weight) of each trained message."""
+        return ((index, weight) for index, (_, weight) in enumerate(self.weighted()) if weight != 0)
+
+
+def make_lessons(
+    examples: Iterable[TrainingExample], trajectories: TrajectorySet, prompt: str, renderer: Renderer, **about: Any
+) -> Iterator[Lesson]:
+    """The lessons of the examples that `eef` would train on: those that fit into the model's context. `about` (run,
+    method, round) goes into each `meta`."""
+    for example in examples:
+        conversation, weights = weighted_conversation(example, trajectories, prompt)
+        rendered = renderer.render(conversation, weights)
+        if fits(rendered, renderer) and any(weights):
+            yield Lesson(
+                conversation=conversation, weights=weights, rendered=rendered,
+                spans=renderer.spans(conversation, weights), meta={**about, **_origins(example, trajectories, weights)},
+            )
+
+
+def _origins(example: TrainingExample, trajectories: TrajectorySet, weights: tuple[float, ...]) -> dict[str, Any]:
+    path = trajectories.path(example.trajectory)[: len(weights)]
+    return {
+        "example": example.id, "task": example.task, "trajectory": example.trajectory, "state": example.state,
+        "authors": [item.author for item in path], "reasons": list(example.reasons[: len(weights)]),
+        "evidence": list(example.evidence), "source": trajectories[example.trajectory].source,
+    }

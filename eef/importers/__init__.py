@@ -1,0 +1,1 @@
+"""Importers: trajectories recorded by other tools, replayed and verified."""

@@ -1,0 +1,171 @@
+"""Formats: what a row is, seen from its keys, and how each published format becomes an `Imported`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from eef.errors import StoreError
+from eef.importers.conversations import said, split_episode
+from eef.importers.episode import Imported, Unreadable, whole_reward
+from eef.importers.react import read_react
+from eef.rollouts.store import migrate
+from eef.trajectory import Trajectory
+
+Record = dict[str, Any]
+
+
+def detect(row: Record) -> str | None:
+    """The name of the format a row has, None where it has none we know."""
+    return next((name for name, (fits, _, _) in FORMATS.items() if fits(row)), None)
+
+
+def read_row(row: Record, wanted: str = "auto") -> Imported:
+    """The episode of a row. Unreadable: no known format, another than `wanted`, or not as that format has it."""
+    name = detect(row)
+    if name is None:
+        raise Unreadable(f"no known format: it has {', '.join(sorted(row)[:8]) or 'no keys'}")
+    if wanted not in ("auto", name):
+        raise Unreadable(f"it is `{name}`, not `{wanted}`")
+    try:
+        return FORMATS[name][1](row)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise Unreadable(f"malformed `{name}` row: {type(error).__name__} {error}") from error
+
+
+def _read_own(row: Record) -> Imported:
+    """A record of a store of ours. One that starts inside another is no episode by itself."""
+    try:
+        trajectory = Trajectory.from_record(migrate(row))
+    except StoreError as error:
+        raise Unreadable(error.message) from error
+    if trajectory.start is not None:
+        raise Unreadable(f"it starts inside another trajectory ({trajectory.start}), and is no whole episode")
+    if trajectory.status == "error":
+        raise Unreadable(f"a broken rollout: {trajectory.error}")
+    return Imported(
+        format="eef", steps=trajectory.steps, final_observation=trajectory.final_observation, key=trajectory.id,
+        task=trajectory.task, reward=trajectory.reward, success=trajectory.success,
+        terminated=trajectory.status == "terminated", author=trajectory.author,
+        source=trajectory.source or "",
+    )
+
+
+def _read_sharegpt(row: Record) -> Imported:
+    return _conversation("sharegpt", row, row["conversations"], key=row.get("id", ""))
+
+
+def _read_agentgym(row: Record) -> Imported:
+    key = str(row.get("item_id", row.get("id", "")))
+    number = key.rpartition("_")[2]
+    return _conversation("agentgym", row, row["conversations"], key=key, task=int(number) if number.isdigit() else None)
+
+
+def _read_messages(row: Record) -> Imported:
+    meta: Record = row["meta"] if isinstance(row.get("meta"), dict) else {}
+    return _conversation("messages", {**row, **meta}, row["messages"], key=row.get("id", meta.get("id", "")))
+
+
+def _read_completions(row: Record) -> Imported:
+    """verifiers before traces: the messages shown, then those that followed."""
+    shown = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
+    key = "" if row.get("example_id") is None else f"{row['example_id']}#{row.get('rollout', row.get('id', 0))}"
+    return _conversation("verifiers", row, [*shown, *row["completion"]], key=key)
+
+
+def _read_traces(row: Record) -> Imported:
+    """verifiers: an episode of one trace, whose messages are a path through its nodes to the last one."""
+    traces = row.get("traces", [row])
+    if len(traces) != 1:
+        raise Unreadable(f"an episode of {len(traces)} agents; one is read")
+    trace = traces[0]
+    if trace.get("errors"):
+        raise Unreadable("a trace that ended in an error")
+    rewards = [item for item in (trace.get("rewards") or {}).values() if item is not None]
+    reward = sum(item["score"] * item.get("weight", 1.0) for item in rewards) if rewards else None
+    task = trace["task"].get("data") or {}
+    return _conversation(
+        "verifiers", {"reward": reward, "instruction": task.get("instruction")}, _path(trace["nodes"]),
+        key=trace.get("id", ""), task=task.get("idx", task.get("id")),
+    )
+
+
+def _path(nodes: list[Record]) -> list[Record]:
+    """The messages from the root to the last node. A branch that the last one does not lead to is another context."""
+    path: list[Record] = []
+    at: int | None = len(nodes) - 1
+    while at is not None and len(path) <= len(nodes):
+        path.append(nodes[at]["message"])
+        at = nodes[at].get("parent")
+    return path[::-1]
+
+
+def _read_inspect(row: Record) -> Imported:
+    """A sample of an inspect log: its messages, and the mean of its scores."""
+    if row.get("error"):
+        raise Unreadable("a sample that ended in an error")
+    values = [_score(score.get("value")) for score in (row.get("scores") or {}).values()]
+    known = [value for value in values if value is not None]
+    reward = sum(known) / len(known) if known else None
+    return _conversation(
+        "inspect", {"reward": reward}, row["messages"], key=f"{row.get('id')}#{row.get('epoch', 1)}", task=row.get("id")
+    )
+
+
+def _score(value: Any) -> float | None:
+    """inspect writes C, P, I, N for correct, partial, incorrect, no answer."""
+    grades = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
+    if isinstance(value, str):
+        return grades.get(value)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _conversation(
+    name: str, row: Record, messages: list[Any], *, key: object = "", task: str | int | None = None
+) -> Imported:
+    prompt, steps, final = split_episode([said(message, number) for number, message in enumerate(messages)])
+    reward = row.get("reward", row.get("score"))
+    return Imported(
+        format=name, steps=steps, final_observation=final, key="" if key is None else str(key),
+        task=row.get("task", row.get("task_idx")) if task is None else task,
+        instruction=str(row.get("instruction") or ""), prompt=prompt, reward=whole_reward(reward),
+        success=row.get("success"), terminated=not row.get("truncated", False), author=str(row.get("author") or ""),
+    )
+
+
+FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], Imported], str]] = {
+    "eef": (
+        lambda row: {"author", "steps", "final_observation"} <= row.keys(), _read_own,
+        "a trajectory of a store of ours (`trajectories.jsonl`)",
+    ),
+    "react": (
+        lambda row: {"initial_observation", "steps"} <= row.keys(), read_react,
+        "ReAct logs in bracket format: `initial_observation`, `steps[action, observation]`, thoughts as `think[…]`",
+    ),
+    "agentgym": (
+        lambda row: "conversations" in row and ("item_id" in row or _any_has(row["conversations"], "loss")),
+        _read_agentgym, "AgentGym: `conversations[from, value, loss]`, `item_id`",
+    ),
+    "sharegpt": (
+        lambda row: "conversations" in row, _read_sharegpt,
+        "ETO and FastChat: `conversations[from, value]`, `id`, `reward`",
+    ),
+    "inspect": (
+        lambda row: "messages" in row and "scores" in row and "epoch" in row, _read_inspect,
+        "inspect logs: `.eval`, or the same as JSON",
+    ),
+    "messages": (
+        lambda row: "messages" in row, _read_messages,
+        "OpenAI messages: `messages[role, content, tool_calls]`, masks as `train`, `weight`, `loss` or `loss_weight`",
+    ),
+    "verifiers": (
+        lambda row: "traces" in row or {"nodes", "task"} <= row.keys() or {"prompt", "completion"} <= row.keys(),
+        lambda row: _read_completions(row) if "completion" in row else _read_traces(row),
+        "verifiers: `traces.jsonl`, or older rows of `prompt`, `completion`, `reward`",
+    ),
+}
+"""Name → (whether a row has this format, its reader, what it is); the first that fits is taken."""
+
+
+def _any_has(messages: Any, key: str) -> bool:
+    return isinstance(messages, list) and any(isinstance(item, dict) and key in item for item in messages)

@@ -1,0 +1,64 @@
+"""ReAct logs in bracket format: `think[…]`, `search[…]`, `click[…]`, each with the observation that followed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eef.chat import format_completion
+from eef.importers.episode import Imported, Unreadable, require_steps, whole_reward
+from eef.trajectory import Step
+
+_ENDS = ("click[buy now]",)
+
+
+def read_react(row: dict[str, Any]) -> Imported:
+    """A row of `initial_observation` and `steps[action, observation]`. A thought belongs to the action it precedes.
+
+    >>> row = {"initial_observation": "a shop", "reward": 1.0, "steps": [
+    ...     {"action": "think[red fits.]", "observation": "OK."}, {"action": "click[red]", "observation": "bought"}]}
+    >>> read_react(row).steps[0].completion
+    'Thought: red fits.\\nAction: click[red]'
+
+    Unreadable: an entry without action or observation, no action at all, a reward outside [0, 1].
+    """
+    steps = require_steps(_steps(row))
+    last = row["steps"][-1]
+    return Imported(
+        format="react",
+        steps=steps,
+        final_observation=last["observation"],
+        key=str(row.get("session", row.get("task_idx", ""))),
+        task=row.get("task_idx"),
+        instruction=str(row.get("instruction") or ""),
+        reward=whole_reward(row.get("reward")),
+        success=row.get("success"),
+        terminated=last["action"].lower() in _ENDS or last["observation"].startswith("Your score"),
+    )
+
+
+def _steps(row: dict[str, Any]) -> list[Step]:
+    steps: list[Step] = []
+    seen, thoughts = row["initial_observation"], []
+    for number, entry in enumerate(row["steps"]):
+        action, observation = _entry(entry, number)
+        if action.startswith("think["):
+            thoughts.append(action[len("think[") :].removesuffix("]"))
+            continue
+        steps.append(_step(seen, thoughts, action))
+        seen, thoughts = observation, []
+    if thoughts:  # the log ends in a thought
+        steps.append(_step(seen, thoughts, ""))
+    return steps
+
+
+def _entry(entry: Any, number: int) -> tuple[str, str]:
+    action, observation = (entry.get(name) if isinstance(entry, dict) else None for name in ("action", "observation"))
+    if not isinstance(action, str) or not isinstance(observation, str):
+        raise Unreadable(f"steps[{number}] has no text for `action` and `observation`")
+    return action.strip(), observation
+
+
+def _step(seen: str, thoughts: list[str], action: str) -> Step:
+    thought = " ".join(thoughts)
+    completion = format_completion(thought, action) if action else f"Thought: {thought}"
+    return Step(observation=seen, completion=completion, action=action)

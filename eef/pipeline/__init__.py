@@ -1,0 +1,1 @@
+"""The pipeline: a recipe executed stage by stage in a run directory."""

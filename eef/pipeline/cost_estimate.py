@@ -1,0 +1,82 @@
+"""Estimate: what an expert behind a server would take, told before anything is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from eef.chat import build_conversation
+from eef.env import Env
+from eef.policies.settings import ApiSettings
+from eef.policy import GREEDY, Policy, Sampling
+from eef.rollouts.runner import Launch, play
+from eef.task import TaskSet
+from eef.trajectory import Trajectory, TrajectorySet
+
+CHARACTERS = 4  # of a token, as a rule of thumb for English
+_SAMPLE = 8  # tasks that are played for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Requests and tokens of playing `tasks` tasks, and their cost. `basis` says what it rests on."""
+
+    tasks: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    basis: str
+
+
+def estimate(
+    env: Env, tasks: TaskSet, guide: Policy | None, *, settings: ApiSettings, sampling: Sampling, step_limit: int
+) -> tuple[Estimate, Estimate]:
+    """(likely, at most). The first few tasks are played by `guide`; each request sends the whole conversation so far.
+
+    Without a guide the likely is the most: every episode goes to its limit on pages like the first ones.
+    """
+    sample = tasks.head(_SAMPLE)
+    episodes = list(_episodes(env, sample, guide, step_limit)) if guide else []
+    seen = [len(step.observation) for episode in episodes for step in episode.steps]
+    seen = seen or [len(env.reset(task)) for task in sample]
+    longest = _tokens(len(env.prompt)) * step_limit + sum(
+        _tokens(max(seen)) * turn + sampling.max_tokens * (turn - 1) for turn in range(1, step_limit + 1)
+    )
+    count, limit = len(tasks), step_limit
+    most = _priced(count, count * limit, count * longest, count * limit * sampling.max_tokens, settings, "")
+    if not episodes:
+        return most, most
+    share = count / len(episodes)
+    requests = share * sum(len(episode.steps) for episode in episodes)
+    prompts = share * sum(_prompts(env, episode) for episode in episodes)
+    written = share * sum(_tokens(len(step.completion)) for episode in episodes for step in episode.steps)
+    basis = f"likely: as the scripted expert played {len(episodes)} of them, {CHARACTERS} characters a token"
+    return _priced(count, round(requests), round(prompts), round(written), settings, basis), most
+
+
+def _episodes(env: Env, sample: TaskSet, guide: Policy, step_limit: int) -> Iterable[Trajectory]:
+    planned = [Launch(task.id, task, None, number, 0) for number, task in enumerate(sample)]
+    return play(
+        planned, env=env, policy=guide, trajectories=TrajectorySet(), sampling=GREEDY, step_limit=step_limit,
+        batch_size=max(1, len(planned)),
+    )
+
+
+def _prompts(env: Env, episode: Trajectory) -> int:
+    """Prompt tokens of all turns of an episode."""
+    steps = episode.steps
+    talks = (build_conversation(env.prompt, steps[:t], steps[t].observation) for t in range(len(steps)))
+    return sum(_tokens(sum(len(message["content"]) for message in talk)) for talk in talks)
+
+
+def _tokens(characters: int) -> int:
+    return -(-characters // CHARACTERS)
+
+
+def _priced(tasks: int, requests: int, prompts: int, written: int, settings: ApiSettings, basis: str) -> Estimate:
+    cost = (prompts * settings.prompt_price + written * settings.completion_price) / 1e6
+    return Estimate(
+        tasks=tasks, requests=requests, prompt_tokens=prompts, completion_tokens=written, cost=cost,
+        basis=basis or "every episode goes to its limit, on pages like the longest ones seen",
+    )

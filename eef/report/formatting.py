@@ -1,0 +1,110 @@
+"""Numbers and names as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from eef.analysis.results import RoundResult, Score
+from eef.pipeline.stages import EXPERT
+
+_TELLING = {"products": "{:,} products", "goals": "{} goals", "tagger": "nouns by {}"}
+NONE = "–"
+NBSP = "\u00a0"
+
+
+def display_name(method: str) -> str:
+    """A method as readers know it.
+
+    >>> [display_name(name) for name in ("expert", "bc", "rft6", "eef", "sft_all")]
+    ['Expert', 'BC', 'RFT×6', 'EEF', 'SFT-ALL']
+    """
+    if method == EXPERT:
+        return "Expert"
+    return re.sub(r"^RFT(\d+)$", r"RFT×\1", method.upper().replace("_", "-"))
+
+
+def count_of(number: int, thing: str) -> str:
+    """`1 rollout`, `2 rollouts`."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def place(fingerprint: Mapping[str, Any]) -> str:
+    """Where was played, with what of it no number can be read without.
+
+    >>> place({"env": "webshop", "products": 1000, "goals": "human", "tagger": "words", "prompt": "react"})
+    'webshop (1,000 products, human goals, nouns by words)'
+    """
+    told = [words.format(fingerprint[key]) for key, words in _TELLING.items() if key in fingerprint]
+    return f"{fingerprint['env']} ({', '.join(told)})" if told else str(fingerprint["env"])
+
+
+def percent(part: float | None, digits: int = 1) -> str:
+    """A part of 1 in percent, without the sign: `0.464` is `46.4`."""
+    return NONE if part is None else f"{100 * part:.{digits}f}"
+
+
+def points(difference: float) -> str:
+    """A difference of parts in percentage points.
+
+    >>> points(0.122), points(-0.05), points(-0.0001)
+    ('+12.2', '−5.0', '0.0')
+    """
+    return _signed(100 * difference, 1)
+
+
+def number(value: float | None) -> str:
+    """A count with separators; large ones in millions."""
+    if value is None:
+        return NONE
+    return f"{value / 1e6:,.2f} M" if value >= 1e6 else f"{value:,.0f}"
+
+
+def minutes(seconds: float | None) -> str:
+    return NONE if seconds is None else f"{seconds / 60:,.1f}"
+
+
+def reward(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}"
+
+
+def signed_reward(difference: float) -> str:
+    return _signed(difference, 3)
+
+
+def _signed(value: float, digits: int) -> str:
+    """Rounded, with its sign (a true minus); zero has none."""
+    text = f"{value:+z.{digits}f}".replace("-", "−")
+    return text if text.strip("+0.") else text[1:]
+
+
+def p_value(p: float) -> str:
+    text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    return text.replace(" ", NBSP)
+
+
+def round_name(item: RoundResult | None) -> str:
+    """The number of a round; none for the expert and behaviour cloning, which have one only."""
+    return NONE if item is None or item.round == 0 else str(item.round)
+
+
+def interval_text(score: Score | None) -> str:
+    """`46.4 [42.1, 50.8]`"""
+    if score is None:
+        return NONE
+    return f"{percent(score.win_rate)} [{percent(score.interval.low)}, {percent(score.interval.high)}]"
+
+
+def chance(p: float) -> str:
+    """How often chance alone does as much, in words.
+
+    >>> chance(0.21), chance(0.004)
+    ('in about 21 of 100 such comparisons', 'in about 4 of 1,000 such comparisons')
+    """
+    if p >= 0.995:
+        return "nearly every time"
+    if p < 0.001:
+        return "in fewer than 1 of 1,000 such comparisons"
+    times, of = (100 * p, "100") if p >= 0.0095 else (1000 * p, "1,000")
+    return f"in about {times:.0f} of {of} such comparisons"

@@ -1,0 +1,1 @@
+"""Rollouts: from planned states to stored trajectories."""

@@ -1,0 +1,1 @@
+"""Base students: small models made from scratch, with their curricula."""

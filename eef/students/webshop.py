@@ -1,0 +1,212 @@
+"""The course of the generated shop: reading pages, comparing products, acting.
+
+Its episodes are played in random shops *other* than those a recipe plays in. Turning pages and going back are new to
+its student: they occur in the contexts of its training, so that it can act on any page, but their turns carry no loss
+(or seldom do, `turning_share`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from pydantic import Field
+
+from eef.chat import build_conversation, format_completion
+from eef.envs.webshop import WebShop, lexicon
+from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
+from eef.envs.webshop.synthetic import SyntheticSettings
+from eef.policy import GREEDY
+from eef.renderer import Rendered, Renderer
+from eef.rollouts.runner import Launch, derive_seed, play
+from eef.students.curriculum import Played, StudentSettings, copying
+from eef.students.tokenizer import Vocabulary, build_tokenizer
+from eef.trajectory import Step, Trajectory, TrajectorySet
+
+MARKS = ("yes", "not", "no.", "fits.", "seen.", "missing.")
+"""What the scripted expert says of each thing that it reads."""
+
+DECISIONS = ("none", "go", "choose", "all")
+"""Words with which it begins to say what it does."""
+
+PAGE_WORDS = (
+    "webshop instruction: search back to page (total results: next prev < > price: rating: n.a. description features "
+    "reviews buy now thank you for shopping with us! i am looking a need find me would like an and in , price lower "
+    "than dollars of the that is on or my from not be mistaken for: every day click thought: action: yes not no. "
+    "fits. seen. need none next missing. choose all chosen. go back good enough. format error: found. answer …"
+)
+
+
+class ShopStudent(StudentSettings):
+    """How the shop's base student is made."""
+
+    shops: int = Field(default=120, ge=1)
+    """Random shops that are played in."""
+
+    tasks: int = Field(default=60, ge=1)
+    """Tasks played in each shop."""
+
+    turning_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the turns to another page, or back, that carry loss."""
+
+    copying_share: float = Field(default=0.25, ge=0, le=1)
+    """Share of the drills that copy a row of random words and numbers; the others look up."""
+
+    mark_weight: float = Field(default=3.0, gt=0)
+    """Loss weight of the words which say whether something read is wanted, or what is done; of all others it is 1."""
+
+    single_turns: int = Field(default=2, ge=0)
+    """Turns of each episode which are lessons of their own as well, without what came before."""
+
+
+def shop_vocabulary() -> Vocabulary:
+    """The synthetic shop's words; a product number of a small shop is a prefix and one more token.
+
+    >>> tokenizer = build_tokenizer(shop_vocabulary())
+    >>> tokenizer.tokenize("click[B000000123]"), tokenizer.tokenize("B000123456")
+    (['click', '[', 'b000000', '##123', ']'], ['b000', '##123', '##456'])
+    """
+    words = (*PAGE_WORDS.split(), *lexicon.words(), "b000", "b000000")
+    return Vocabulary(words, numbers=1000, apart="[]", joined=((" [ ", "["), (" ]", "]")), inside=(".99",))
+
+
+class ShopCourse:
+    """Follows `eef.students.curriculum.Course`."""
+
+    def __init__(self, settings: ShopStudent, played: Played) -> None:
+        self.settings = settings
+        self.tokenizer = build_tokenizer(shop_vocabulary())
+        self.again = settings.shops * settings.tasks
+        self.about: dict[str, Any] = {}
+
+    def drill(self, renderer: Renderer, rng: random.Random) -> Rendered:
+        if rng.random() >= self.settings.copying_share:
+            return _looking_up(renderer, self.settings, rng)
+        known = renderer.tokenizer.convert_tokens_to_ids(list(lexicon.words()))
+        numbers = renderer.tokenizer.convert_tokens_to_ids([f"##{number:03d}" for number in range(1000)])
+        return copying(renderer, [known, numbers], rng)
+
+    def lessons(self, renderer: Renderer, rng: random.Random, played: Played) -> Iterator[Rendered]:
+        return _lessons(renderer, self.settings, rng, played)
+
+
+# --- drills ------------------------------------------------------------------------------------------------------
+
+
+def _looking_up(renderer: Renderer, settings: ShopStudent, rng: random.Random) -> Rendered:
+    """What is wanted, a list of products, and these read aloud up to the first that has both attributes."""
+    family = rng.choice(lexicon.families())
+    pool = rng.sample(family.attributes, rng.randint(3, 6))
+    wanted = rng.sample(pool, 2)
+    numbers = rng.sample(range(10**3), rng.randint(2, 6))
+    products = [(f"B{number:09d}", _two_of(pool, wanted, rng)) for number in numbers]
+    fitting = rng.randrange(len(products))
+    products[fitting] = (products[fitting][0], rng.sample(wanted, 2))
+    first = next(at for at, (_, attributes) in enumerate(products) if set(attributes) == set(wanted))
+    shown = [f"{asin} [SEP] {rng.choice(lexicon.BRANDS)} {' '.join(has)} {family.noun}" for asin, has in products]
+    read = [f"need {' '.join(wanted)}.", *(_read(asin, has, wanted) for asin, has in products[: first + 1])]
+    question = f"{', '.join(wanted)} {family.noun} [SEP] {' [SEP] '.join(shown)}"
+    answer = format_completion(" ".join(read), f"click[{products[first][0]}]")
+    drill = renderer.render(
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], [1.0]
+    )
+    return _stress(drill, renderer, settings)
+
+
+def _two_of(pool: list[str], wanted: list[str], rng: random.Random) -> list[str]:
+    """Two attributes of a product; of four products one has just one of those wanted, beyond what chance gives."""
+    if rng.random() < 0.75:
+        return rng.sample(pool, 2)
+    return rng.sample([rng.choice(wanted), rng.choice([name for name in pool if name not in wanted])], 2)
+
+
+def _read(asin: str, has: list[str], wanted: list[str]) -> str:
+    """A product read aloud as the scripted expert does it."""
+    marked = [f"{name} {'yes' if name in wanted else 'not'}" for name in has]
+    return " ".join([asin, *marked, "fits." if set(has) == set(wanted) else "no."])
+
+
+def _stress(lesson: Rendered, renderer: Renderer, settings: ShopStudent) -> Rendered:
+    """The lesson with `mark_weight` on the marks and decisions that carry loss."""
+    stressed = _ids((*MARKS, *DECISIONS), renderer)
+    weights = zip(lesson.ids, lesson.weights, strict=True)
+    return Rendered(
+        lesson.ids, tuple(weight * (settings.mark_weight if token in stressed else 1.0) for token, weight in weights)
+    )
+
+
+# --- episodes ----------------------------------------------------------------------------------------------------
+
+
+def _lessons(
+    renderer: Renderer, settings: ShopStudent, rng: random.Random, played: Played
+) -> Iterator[Rendered]:
+    """A flawless shopper's episodes in random shops, whole, and some turns alone; very long ones are left out."""
+    for shop in range(settings.shops):
+        for trajectory in _play_shop(_random_shop(rng), settings.tasks, rng.randrange(2**31)):
+            lesson = _lesson(trajectory, renderer, settings, rng)
+            if len(lesson.ids) > settings.longest:
+                continue
+            yield lesson
+            alone = [step for step in trajectory.steps if _understood_alone(step)]
+            for step in rng.sample(alone, min(settings.single_turns, len(alone))):
+                yield _lesson(replace(trajectory, steps=(step,)), renderer, settings, rng)
+        played(shop + 1, settings.shops)
+
+
+def _understood_alone(step: Step) -> bool:
+    """Whether a turn reads its page and needs none of those before."""
+    return step.completion.startswith("Thought: need") and " seen." not in step.completion
+
+
+def _random_shop(rng: random.Random) -> WebShop:
+    """A shop unlike any other: size, page length, options and what makes it hard are all drawn."""
+    return WebShop(
+        data="synthetic", goals="human", observation="text", prompt="none",
+        products_per_page=rng.choice([3, 4, 4, 5, 5, 6, 8]), step_limit=20,
+        synthetic=SyntheticSettings(
+            seed=derive_seed("base", rng.random()),
+            products=rng.randint(100, 240),
+            family_size=rng.randint(4, 14),
+            attribute_pool=rng.randint(3, 8),
+            look_alikes=rng.choice([0.0, 0.2, 0.5]),
+            missing_options=rng.choice([0.25, 0.4, 0.5, 0.6]),
+            option_types=rng.randint(1, 3),
+            search_noise=rng.choice([0.0, 0.5, 1.0]),
+            price_spread=0,
+        ),
+    )
+
+
+def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
+    expert = make_shop_expert(shop, "flawless")
+    chosen = shop.tasks("train").shuffled(seed).head(tasks)
+    launches = [Launch(task.id, task, None, derive_seed(seed, task.id), 0) for task in chosen]
+    return play(
+        launches, env=shop, policy=expert, trajectories=TrajectorySet(), sampling=GREEDY,
+        step_limit=shop.step_limit, batch_size=len(launches),
+    )
+
+
+def _lesson(trajectory: Trajectory, renderer: Renderer, settings: ShopStudent, rng: random.Random) -> Rendered:
+    """An episode with loss on what is to be learned. Of a turn to another page only the reading is, not the decision.
+
+    "B000000123 long lasting not travel sized yes no. none fits. next page." carries loss up to and including `no.`.
+    """
+    marks = _ids(MARKS, renderer)
+    untaught = [step.action in (NEXT, BACK) and rng.random() >= settings.turning_share for step in trajectory.steps]
+    lesson = renderer.render(build_conversation("", trajectory.steps), [0.5 if each else 1.0 for each in untaught])
+    weights: list[float] = []
+    for weight, turn in groupby(zip(lesson.ids, lesson.weights, strict=True), key=itemgetter(1)):
+        ids = [token for token, _ in turn]
+        read = len(ids) if weight == 1.0 else max((at + 1 for at, token in enumerate(ids) if token in marks), default=0)
+        weights += [float(weight > 0)] * read + [0.0] * (len(ids) - read)
+    return _stress(Rendered(lesson.ids, tuple(weights)), renderer, settings)
+
+
+def _ids(words: Sequence[str], renderer: Renderer) -> set[int]:
+    return set(renderer.tokenizer.convert_tokens_to_ids(list(words)))

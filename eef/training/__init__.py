@@ -1,0 +1,1 @@
+"""Training: from rendered examples to changed weights."""

@@ -1,0 +1,75 @@
+"""Batches, micro-batches and padded tensors of rendered examples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from eef.renderer import Rendered
+
+Item = TypeVar("Item")
+
+_GRAIN = 16  # widths of a batch are multiples of it: few shapes, for each of which a kernel is made once
+
+
+def batches(examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of example indices: each epoch is a permutation of its own, and a batch may span two epochs."""
+    left: list[int] = []
+    epoch = 0
+    while True:
+        while len(left) < batch_size:
+            order = list(range(examples))
+            random.Random(f"{seed}/{epoch}").shuffle(order)
+            left += order
+            epoch += 1
+        yield left[:batch_size]
+        left = left[batch_size:]
+
+
+def micro_batches(
+    batch: Sequence[Item], micro_tokens: int, length: Callable[[Item], int]
+) -> list[list[Item]]:
+    """The batch, sorted by length, in parts of at most `micro_tokens` tokens with padding (but at least one item).
+
+    >>> [[*part] for part in micro_batches([9, 2, 3, 10], 20, lambda tokens: tokens)]
+    [[10, 9], [3, 2]]
+    """
+    parts: list[list[Item]] = []
+    for item in sorted(batch, key=lambda item: -length(item)):
+        # sorted from long to short, so the first of a part is as wide as the part
+        if parts and (len(parts[-1]) + 1) * length(parts[-1][0]) <= micro_tokens:
+            parts[-1].append(item)
+        else:
+            parts.append([item])
+    return parts
+
+
+def tensors(part: Sequence[Rendered]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(ids [rows, width], positions [n], targets [n], weights [n]) of a micro-batch with n trained tokens.
+
+    `ids` is padded on the right with 0 to a multiple of 16, and lacks what predicts nothing: the last token of the
+    longest example. Position p of the flattened `ids` predicts its target.
+
+    Worked example (ids 5 6 7 with weights 0 1 1, and ids 8 9 with weights 0 1), cut after two of 16 columns:
+
+        ids  5 6 …    positions  0 1 16    targets  6 7 9    weights  1 1 1
+             8 9 …
+    """
+    longest = max(len(example.ids) for example in part)
+    width = 1 + _GRAIN * -(-(longest - 1) // _GRAIN)
+    ids = np.zeros((len(part), width), np.int64)
+    weights = np.zeros((len(part), width), np.float32)
+    for row, example in enumerate(part):
+        ids[row, : len(example.ids)] = example.ids
+        weights[row, : len(example.ids)] = example.weights
+    rows, columns = np.nonzero(weights[:, 1:])
+    positions, targets = rows * (width - 1) + columns, ids[rows, columns + 1]
+    chosen = weights[rows, columns + 1]
+    inputs = np.ascontiguousarray(ids[:, :-1])
+    return (
+        torch.from_numpy(inputs), torch.from_numpy(positions), torch.from_numpy(targets), torch.from_numpy(chosen)
+    )

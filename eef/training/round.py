@@ -1,0 +1,77 @@
+"""The training of one round: examples first, then preference pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eef.renderer import Rendered, RenderedPair
+from eef.training.dpo import Heard, train_pairs
+from eef.training.settings import DpoSettings, TrainSettings
+from eef.training.sft import train
+from eef.training.trainer import TrainProgress, TrainResult
+
+PAIRS = "pairs"  # where the points to resume from of this part of a training are kept
+
+
+def tune(
+    model: Any,
+    examples: Sequence[Rendered],
+    pairs: Sequence[RenderedPair],
+    settings: TrainSettings,
+    dpo: DpoSettings,
+    *,
+    directory: Path | None = None,
+    progress: Heard | None = None,
+) -> TrainResult:
+    """Train a model in place on a round's examples, then on its pairs. Raises what `train` raises.
+
+    `settings.updates` are those of both together: `dpo.share` of them goes to the pairs where there are both.
+    """
+    first, second = _settings_of(bool(examples), bool(pairs), settings, dpo)
+    result = TrainResult(updates=0)
+    if first is not None:
+        after = second.updates if second and second.updates else 0
+        result = train(model, examples, first, directory=directory, progress=_behind(result, after, progress))
+    if second is not None:
+        points = directory / PAIRS if directory else None
+        later = train_pairs(model, pairs, second, dpo.beta, directory=points, progress=_behind(result, 0, progress))
+        result = _sum(result, later)
+    return result
+
+
+def _settings_of(
+    examples: bool, pairs: bool, settings: TrainSettings, dpo: DpoSettings
+) -> tuple[TrainSettings | None, TrainSettings | None]:
+    """Settings for examples and for pairs; None where there are none (or no update is left)."""
+    first, second = settings, settings.model_copy(update={"learning_rate": dpo.learning_rate})
+    if not examples or not pairs or settings.updates is None:
+        return first if examples else None, second if pairs else None
+    for_pairs = min(max(1, round(dpo.share * settings.updates)), settings.updates - 1)
+    first = first.model_copy(update={"updates": settings.updates - for_pairs})
+    return first, second.model_copy(update={"updates": for_pairs}) if for_pairs else None
+
+
+def _behind(done: TrainResult, to_come: int, progress: Heard | None) -> Heard | None:
+    """A listener to one part of a training that tells of the whole."""
+    if progress is None:
+        return None
+
+    def heard(part: TrainProgress) -> None:
+        progress(replace(
+            part, update=done.updates + part.update, updates=done.updates + part.updates + to_come,
+            trained_tokens=done.trained_tokens + part.trained_tokens,
+            processed_tokens=done.processed_tokens + part.processed_tokens, seconds=done.seconds + part.seconds,
+        ))
+
+    return heard
+
+
+def _sum(first: TrainResult, second: TrainResult) -> TrainResult:
+    return TrainResult(
+        updates=first.updates + second.updates, trained_tokens=first.trained_tokens + second.trained_tokens,
+        processed_tokens=first.processed_tokens + second.processed_tokens,
+        losses=[*first.losses, *second.losses], seconds=first.seconds + second.seconds,
+    )

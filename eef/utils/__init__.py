@@ -1,0 +1,1 @@
+"""Helpers that know nothing of agents: files, locks, processes, CPU cores."""

@@ -1,0 +1,414 @@
+"""The program from outside: what it leaves, how it goes on after an interruption, how it tells a mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from eef.cli.display import LiveDisplay
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import Progress, StageId
+from eef.utils.locks import take_lock
+from tests.fakes import ROOT
+from tests.fakes.small_run import (
+    eef,
+    lines_in,
+    losses,
+    numbers,
+    rollouts,
+    save_student,
+    small_recipe,
+    start,
+    stop_when,
+    write_recipe,
+)
+from tests.fakes.small_shop import write_shop
+
+METHODS = ("expert", "bc", "rft4", "eef")
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    """A run that nothing interrupted."""
+    directory = tmp_path_factory.mktemp("runs") / "finished"
+    done = eef("run", recipe, "--out", directory)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == f"{directory / 'results.json'}\n"
+    return directory
+
+
+def same(directory, other):
+    """Whether two runs came to the same numbers, rollouts and losses."""
+    assert numbers(directory) == numbers(other)
+    assert losses(directory, METHODS) == losses(other, METHODS)
+    assert [rollouts(directory, name) for name in ("expert", "eef")] == [
+        rollouts(other, name) for name in ("expert", "eef")
+    ]
+
+
+def refused(done, message, hint=None):
+    """Whether a command ended as a mistake should: status 2, one line and a hint, no traceback, nothing on stdout."""
+    assert (done.exit_code, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert lines[-1 if hint is None else -2].startswith("error: ")
+    assert message in lines[-1 if hint is None else -2]
+    assert hint is None or (lines[-1].startswith("hint: ") and hint in lines[-1])
+    assert "Traceback" not in done.stderr
+
+
+# --- a run ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_results_and_a_page(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["stages"] == {"done": 13, "planned": 13}
+    assert set(results["methods"]) == set(METHODS)
+    assert results["methods"]["eef"]["rollouts"] == results["methods"]["rft4"]["rollouts"] == 32
+    assert "</html>" in (finished / "report.html").read_text()
+
+
+def test_a_finished_run_is_not_carried_out_again(finished, recipe):
+    before = numbers(finished)
+    done = eef("run", recipe, "--out", finished)
+    assert done.exit_code == 0
+    assert "eef train" not in done.stderr
+    assert "EEF" in done.stderr
+    assert numbers(finished) == before
+    assert eef("resume", finished, "--quiet").stderr == ""
+
+
+def test_stages_by_hand_make_the_same_run(finished, recipe, tmp_path):
+    directory = tmp_path / "run"
+    assert eef("collect", recipe, "--out", directory, "--quiet").stdout == f"{directory}\n"
+    refused(eef("train", directory, "--method", "bc"), "`bc train` needs `bc select` first", "`eef resume ")
+    for verb, method in (
+        ("evaluate", "expert"), ("select", "bc"), ("train", "bc"), ("evaluate", "bc"), ("explore", "eef"),
+        ("select", "eef"), ("train", "eef"), ("evaluate", "eef"),
+    ):
+        assert eef(verb, directory, "--method", method, "--quiet").exit_code == 0
+    assert "done already" in eef("train", directory, "--method", "eef", "--round", "1").stderr
+    assert eef("report", directory).stdout == f"{directory / 'report.html'}\n"
+    assert numbers(directory)["methods"]["eef"] == numbers(finished)["methods"]["eef"]
+    refused(eef("explore", directory, "--method", "bc"), "no `explore` stage of `--method bc`", "--method rft4")
+
+
+def test_a_setting_on_the_command_line_wins(student, tmp_path):
+    recipe = write_recipe(tmp_path / "small.json", small_recipe(student))
+    overrides = ("--set", "tasks.train=3", "--set", "expert.names=['scripted/flawless']", "--set", "name=other")
+    assert eef("collect", recipe, "--out", tmp_path / "run", *overrides, "--quiet").exit_code == 0
+    assert lines_in(tmp_path / "run/expert/trajectories.jsonl") == 3
+    resolved = json.loads((tmp_path / "run/recipe.json").read_text())
+    assert (resolved["name"], resolved["expert"]["names"]) == ("other", ["scripted/flawless"])
+
+
+def test_several_seeds_are_compared(student, tmp_path):
+    recipe = write_recipe(tmp_path / "small.json", small_recipe(student, train={"updates": 2}))
+    command = ("compare", recipe, "--methods", "bc,eef", "--seeds", 2, "--out", tmp_path / "seeds", "--quiet")
+    done = eef(*command, "--set", "seed=5")
+    assert done.exit_code == 0, done.stderr
+    together = json.loads((tmp_path / "seeds/seeds.json").read_text())
+    assert together["seeds"] == [5, 6]
+    assert [method["name"] for method in together["methods"]] == ["expert", "bc", "eef"]
+    assert [(pair["first"], pair["second"]) for pair in together["pairs"]] == [("eef", "bc")]
+    assert "EEF – BC" in done.stdout
+    resolved = json.loads((tmp_path / "seeds/seed6/recipe.json").read_text())
+    assert (resolved["seed"], resolved["train"]["seed"], set(resolved["options"])) == (6, 6, {"eef"})
+
+
+# --- interruptions -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_killed_twice_ends_as_if_it_had_not_been(finished, recipe, tmp_path):
+    directory = tmp_path / "run"
+    explored = directory / "rft4/trajectories.jsonl"
+    exploring = start("run", recipe, "--out", directory, "--quiet")
+    assert stop_when(exploring, lambda: lines_in(explored) >= 6, signal.SIGKILL)[0] == -signal.SIGKILL
+    assert lines_in(explored) < 32
+    training = start("resume", directory, "--quiet")
+    points = directory / "eef/round1/training"
+    stop_when(training, lambda: any(points.glob("update-*/manifest.json")), signal.SIGKILL)
+    assert not (directory / "eef/round1/training.json").exists()
+    assert eef("resume", directory, "--quiet").exit_code == 0
+    same(directory, finished)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_is_one_line_and_loses_nothing(number, status, finished, recipe, tmp_path):
+    directory = tmp_path / "run"
+    process = start("run", recipe, "--out", directory)
+    ended, told = stop_when(process, lambda: lines_in(directory / "rft4/trajectories.jsonl") >= 2, number)
+    assert ended == status
+    assert told.splitlines()[-1] == f"stopped; `eef resume {directory}` continues"
+    assert "Traceback" not in told
+    assert eef("resume", directory, "--quiet").exit_code == 0
+    same(directory, finished)
+
+
+def test_two_processes_do_not_work_on_one_method(finished, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(finished, directory)
+    (directory / "eef/round1/selection.json").unlink()
+    with take_lock(directory / "eef/stage.lock"):
+        refused(eef("resume", directory), f"is being written by process {os.getpid()}", "wait until it has ended")
+    assert eef("resume", directory, "--quiet").exit_code == 0
+
+
+# --- a full disk ---------------------------------------------------------------------------------------------------
+
+
+def disk_of(directory: Path, kilobytes: int) -> bool:
+    """Make a directory a disk of its own; False where that is not allowed."""
+    directory.mkdir(exist_ok=True)
+    options = f"size={kilobytes}k" if not directory.is_mount() else f"remount,size={kilobytes}k"
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("kilobytes", "save_every"), [(20, "null"), (300, "null"), (300, "2")])
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(kilobytes, save_every, finished, recipe, tmp_path):
+    """20 kB end in the expert's rollouts, 300 kB in the first checkpoint or in the first point to resume from."""
+    disk = tmp_path / "disk"
+    try:
+        if not disk_of(disk, kilobytes):
+            pytest.skip("no right to mount")
+        done = eef("run", recipe, "--out", disk / "run", "--set", f"train.save_every={save_every}")
+        refused(done, "No space left on device", "free some space")
+        assert disk_of(disk, 50_000)
+        assert eef("resume", disk / "run", "--quiet").exit_code == 0
+        same(disk / "run", finished)
+    finally:
+        subprocess.run(["umount", disk], capture_output=True, check=False)
+
+
+def test_a_file_that_may_not_grow_is_told(recipe, tmp_path):
+    """Where no disk can be mounted, a limit on the size of a file stands in: this one ends in the first checkpoint."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    process = start("run", recipe, "--out", tmp_path / "run", preexec_fn=limit)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2, told
+    assert "error: cannot write" in told
+    assert "hint: " in told.splitlines()[-1]
+    assert "Traceback" not in told
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest(recipe, tmp_path):
+    message = "`train.updatse` is no known setting"
+    refused(eef("run", recipe, "--set", "train.updatse=3", "--out", tmp_path / "run"), message, "`train.updates`")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message", "hint"),
+    [
+        (["tasks.train=100"], "the recipe takes 100 tasks of split 'train', which has 40", "`tasks.train`"),
+        (["expert.names=[]"], "`expert.names`", None),
+        (["expert.names=['scripted/strnog']"], "no scripted expert 'strnog'", "strong"),
+        (["expert.names=['open/gpt']"], "no expert 'open/gpt'", "`scripted/<preset>`"),
+        (["methods=['bc', 'efe']", "options=null"], "`options`", None),
+        (["methods=['bc', 'efe']", "options={}"], "unknown method `efe`", "`eef`"),
+        (["options.eef.grids=all"], "`grids` is no known setting", "did you mean `grid`?"),
+        (["env.name=tyo"], "no environment 'tyo'", "'toy'"),
+        (["env.tasks=3"], "`env.tasks` is no setting of 'toy'", "`tasks_per_split`"),
+        (["train.updates"], "is not `key=value`", "`train.updates=200`"),
+        (["train.updates=many"], "`train.updates` is 'many'", None),
+        (["model.name=/no/where"], "no such model directory: `/no/where`", "hub id"),
+        (["rollouts.step_limit=1"], "method `bc` has nothing to train on: no win in 8 tasks", "expert"),
+    ],
+)
+def test_a_recipe_that_cannot_be_carried_out_is_told(overrides, message, hint, recipe, tmp_path):
+    options = [part for override in overrides for part in ("--set", override)]
+    refused(eef("run", recipe, "--out", tmp_path / "run", *options), message, hint)
+
+
+def test_a_recipe_that_is_none_is_told(finished, tmp_path):
+    refused(eef("run", tmp_path / "none.toml"), "there is no recipe", "`eef settings`")
+    refused(eef("run", finished), "is a directory, not a recipe", f"`eef resume {finished}`")
+    (tmp_path / "torn.toml").write_text("name = ")
+    refused(eef("run", tmp_path / "torn.toml"), "torn.toml: not valid toml")
+    refused(eef("resume", tmp_path), "is no run directory", "`eef run`")
+
+
+def test_a_run_is_not_entered_with_another_recipe(finished, recipe):
+    refused(eef("run", recipe, "--out", finished, "--set", "seed=3"), "differs in: seed", "another directory")
+
+
+def test_a_mistake_found_before_anything_is_played_can_be_mended_in_place(recipe, student, tmp_path):
+    assert eef("run", recipe, "--out", tmp_path / "run", "--set", "model.name=/no/where").exit_code == 2
+    assert eef("collect", recipe, "--out", tmp_path / "run", "--quiet").exit_code == 0
+
+
+def test_a_model_without_a_tokenizer_is_told_before_anything_is_played(student, recipe, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(student, bare, ignore=shutil.ignore_patterns("*token*", "*.jinja"))
+    done = eef("run", recipe, "--out", tmp_path / "run", "--set", f"model.name={bare}")
+    refused(done, f"model '{bare}': no usable tokenizer", "there is none in that directory")
+    assert not (tmp_path / "run/expert").exists()
+
+
+def test_data_files_that_are_missing_or_malformed_are_told(recipe, tmp_path):
+    shop = ("--set", "env.name=webshop", "--out", tmp_path / "run")
+    refused(eef("run", recipe, *shop, "--set", f"env.data={tmp_path / 'none'}"), "none", "items_shuffle")
+    data = write_shop(tmp_path / "shop")
+    broken = data / "items_shuffle.json"
+    broken.write_text(broken.read_text()[:-20])
+    refused(eef("run", recipe, *shop, "--set", f"env.data={data}"), "items_shuffle.json", "fetched to its end")
+
+
+def test_a_damaged_store_names_file_and_line(finished, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(finished, directory)
+    store = directory / "expert/trajectories.jsonl"
+    store.write_text("{}\n" + store.read_text())
+    refused(eef("show", directory), "expert/trajectories.jsonl`, line 1")
+
+
+def test_a_bug_is_a_traceback_and_status_1(tmp_path):
+    script = (
+        "import sys; from eef.cli import main, views; sys.argv = ['eef', 'settings']\n"
+        "import eef.cli.tools; eef.cli.tools.settings_table = None; main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+# --- limits that are no mistakes -----------------------------------------------------------------------------------
+
+
+def test_what_is_longer_than_the_context_is_counted_and_never_cut(recipe, tmp_path):
+    """The examples have 357 to 615 tokens."""
+    small = save_student(tmp_path / "small", context=408)
+    overrides = ("--set", f"model.name={small}", "--set", "rollouts.step_limit=30")
+    done = eef("run", recipe, "--out", tmp_path / "run", *overrides)
+    assert done.exit_code == 0, done.stderr
+    training = json.loads((tmp_path / "run/bc/round0/training.json").read_text())
+    assert (training["examples"], len(training["too_long"])) == (2, 6)
+    assert "6 examples left out, longer than the context" in done.stderr
+    explored = json.loads((tmp_path / "run/eef/round1/explored.json").read_text())
+    assert explored["overflows"] > 0
+    assert f"{explored['overflows']} ended at the end of the context" in done.stderr
+
+
+def test_a_context_that_no_example_fits_into_is_told(recipe, tmp_path):
+    tiny = save_student(tmp_path / "tiny", context=120)
+    done = eef("run", recipe, "--out", tmp_path / "run", "--set", f"model.name={tiny}")
+    refused(done, "all 3 examples are longer than the model's context", "`chat.max_length`")
+
+
+def test_an_expert_that_never_fails_is_no_mistake(recipe, tmp_path):
+    overrides = ("--set", "expert.names=['scripted/flawless']", "--set", "rollouts.step_limit=20")
+    done = eef("run", recipe, "--out", tmp_path / "run", *overrides)
+    assert done.exit_code == 0, done.stderr
+    assert "the expert never failed, so there are no failures to explore" in done.stderr
+
+
+# --- looking -------------------------------------------------------------------------------------------------------
+
+
+def test_show_gives_an_overview(finished):
+    done = eef("show", finished)
+    assert "eef explore (round 1)" in done.stdout
+    assert "RFT×4" in done.stdout
+    assert "toy/43" in done.stderr
+
+
+def test_show_gives_a_task_a_trajectory_and_an_example(finished):
+    task = eef("show", finished, "toy/40").stdout
+    assert "expert:weak/toy/40" in task
+    assert "round1/toy/40@0#0" in task
+    expert = next(record for record in rollouts(finished, "expert") if not record["success"])
+    path = eef("show", finished, expert["id"]).stdout
+    assert "lost" in path
+    assert "; in round 1 " in path
+    example = json.loads((finished / "eef/round1/examples.jsonl").read_text().splitlines()[0])
+    shown = eef("show", finished, example["id"], "--method", "eef").stdout
+    assert f"weight {example['weights'][0]:g}, {example['reasons'][0]}" in shown
+    assert "evidence" in shown
+
+
+def test_show_gives_the_mask_of_an_example(finished):
+    example = json.loads((finished / "eef/round1/examples.jsonl").read_text().splitlines()[0])
+    done = eef("show", finished, example["id"], "--method", "eef", "--mask")
+    assert done.stdout.count("⟦") == sum(weight > 0 for weight in example["weights"])
+    assert "tokens are trained" in done.stderr
+
+
+def test_show_says_what_it_cannot_find(finished):
+    refused(eef("show", finished, "toy/999"), "no trajectory, example or task 'toy/999'", "overview")
+    refused(eef("show", finished, "round1/toy/40@0#0"), "stands for 2 things", "`--method rft4`, `--method eef`")
+    refused(eef("show", finished, "toy/40", "--method", "dpo"), "no method `dpo`", "eef")
+    refused(eef("show", finished, "expert:weak/toy/40", "--mask"), "only a training example has a loss mask", "")
+
+
+def test_a_terminal_shows_bars_and_the_results_so_far(finished):
+    screen = io.StringIO()
+    run = Run.open(finished)
+    stage = StageId("eef", 1, "train")
+    with LiveDisplay(run, Console(file=screen, force_terminal=True, width=100)) as display:
+        for progress in (
+            Progress(stage, 0, 0), Progress(stage, 3, 12, "loss 2.500"), Progress(stage, 0, 0, finished=True),
+        ):
+            display.hear(progress)
+    shown = Text.from_ansi(screen.getvalue()).plain
+    assert "eef train (round 1): 12 updates on" in shown
+    assert "win rate %   start   round 1" in shown
+
+
+# --- tools ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_help_of_every_command_has_an_example():
+    help_text = eef("--help").stdout
+    for command in ("run", "resume", "collect", "explore", "select", "train", "evaluate", "show", "report", "compare",
+                    "check-env", "gold", "make-base", "doctor", "settings"):
+        assert command in help_text
+        assert "Example:" in eef(command, "--help").stdout
+    assert eef("--version").stdout.startswith("eef ")
+
+
+def test_help_loads_no_torch():
+    script = "import sys; from eef.cli import make_app; make_app(); print('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_check_env_holds_an_environment_to_the_protocol():
+    done = eef("check-env", "toy", "--set", "tasks_per_split=5")
+    assert done.exit_code == 0
+    assert "task ids are unique" in done.stdout
+    refused(eef("check-env", "toy", "--split", "dev"), "no split 'dev'", "`train`")
+
+
+def test_settings_names_every_setting():
+    shown = eef("settings", "--markdown").stdout
+    for key in ("train.updates", "options.eef.M", "env.products_per_page"):
+        assert key in shown
+    assert "train.updates" in eef("settings").stdout
+
+
+def test_a_base_student_is_made(tmp_path):
+    small = ("shops=1", "tasks=2", "updates=1", "drills=20", "drill_updates=1", "width=32", "layers=1")
+    overrides = [part for setting in small for part in ("--set", setting)]
+    done = eef("make-base", "--out", tmp_path / "base", *overrides)
+    assert done.stdout == f"{tmp_path / 'base'}\n"
+    assert (tmp_path / "base/manifest.json").is_file()
+    refused(eef("make-base", "--out", tmp_path / "other", "--set", "shop=1"), "`shop` is no known setting", "`shops`")

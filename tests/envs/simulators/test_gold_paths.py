@@ -1,0 +1,66 @@
+"""Lapses: what becomes of a path's actions. Paths that cannot be made."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.envs.scienceworld.thoughts import think
+from eef.envs.simulators.gold_paths import GoldExpert, GoldPaths, lapse
+from eef.policy import GREEDY
+from eef.rollouts.runner import Launch, play
+from eef.trajectory import TrajectorySet
+from tests.fakes.counting import CountingEnv
+
+ACTIONS = st.lists(st.sampled_from(["go to kitchen", "open door", "0", "1", "focus on dog"]), max_size=20)
+
+
+def test_a_path_that_cannot_be_made_is_one_tasks_affair(tmp_path, monkeypatch):
+    monkeypatch.setenv("EEF_CACHE", str(tmp_path))
+    env = CountingEnv(workers=2)
+    tasks = list(env.tasks("train").head(4))
+    failing = GoldPaths(env).failing(tasks)
+    assert str(failing.pop(tasks[1].id)) == f"no gold path of `{tasks[1].id}` (no way from 5)"
+    assert failing == {tasks[2].id: 0.9, tasks[3].id: 0.85}, "these count to 100, but win less than all"
+    kept = (tmp_path / "gold" / "counting" / "up.jsonl").read_text().splitlines()
+    assert len(kept) == 3
+    expert = GoldExpert(GoldPaths(env), "expert:flawless", 0.0, lambda first, action: "count")
+    launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
+    played = {
+        item.task: item.status for item in play(
+            launches, env=env, policy=expert, trajectories=TrajectorySet(), sampling=GREEDY, step_limit=5, batch_size=4,
+        )
+    }
+    assert played.pop(tasks[1].id) == "error"
+    assert "error" not in played.values()
+    env.close()
+
+
+@given(ACTIONS, st.integers(0, 99))
+def test_without_lapses_it_is_the_path(actions, seed):
+    assert lapse(actions, 0.0, random.Random(seed)) == actions
+
+
+@given(ACTIONS, st.floats(0, 1), st.integers(0, 99))
+def test_only_the_paths_own_actions_are_played(actions, rate, seed):
+    played = lapse(actions, rate, random.Random(seed))
+    assert set(played) <= set(actions)
+    assert played == lapse(actions, rate, random.Random(seed))
+
+
+def test_an_answer_shares_the_fate_of_what_it_answers():
+    for seed in range(200):
+        played = lapse(["look around", "open door", "0", "go to hall"], 0.5, random.Random(seed))
+        for before, action in zip(["", *played], played, strict=False):
+            assert (action == "0") <= (before == "open door")
+
+
+def test_lapses_come_at_their_rate():
+    kept = [len(lapse(["a", "b", "c", "d"] * 5, 0.2, random.Random(seed))) for seed in range(400)]
+    assert 12 < sum(kept) / len(kept) < 18  # drops take a part, and an early stop all that would follow
+
+
+def test_every_action_has_a_thought():
+    first = "Your task is to turn on the red light bulb. First, focus on it."
+    assert think(first, "connect battery anode to black wire").endswith("from battery anode to black wire.")
+    assert think(first, "eat soup") == "I am to turn on the red light bulb, then focus on it: now I eat soup."

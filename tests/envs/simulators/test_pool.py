@@ -1,0 +1,296 @@
+"""The pool: episodes in worker processes go as they would in this one, whatever becomes of the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from eef.chat import format_completion
+from eef.env import StepResult, check_env
+from eef.envs.scienceworld import ScienceWorld
+from eef.envs.simulators import worker as worker_module
+from eef.envs.textworld_express import TextWorldExpress
+from eef.errors import ConfigError, EnvDied, EnvError
+from eef.policy import GREEDY, Scripted
+from eef.rollouts.explore import explore, launches
+from eef.rollouts.runner import derive_seed
+from eef.rollouts.store import Store
+from eef.selection import PlannedState
+from eef.trajectory import StateRef
+from tests.fakes.counting import CountingEnv
+from tests.fakes.worlds import children, footprint, halt, memory, needs_java
+
+
+@pytest.fixture(scope="module")
+def shared():
+    env = CountingEnv(workers=2)
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def env(shared):
+    """A clone with an episode that stands at 7."""
+    clone = shared.clone()
+    clone.reset(shared.tasks("train")[0])
+    clone.step("7")
+    yield clone
+    clone.close()
+
+
+def test_it_keeps_the_protocol(shared):
+    assert len(check_env(shared, actions=["1", "20", "no number", "100", "1"])) > 10
+
+
+def test_episodes_lie_where_fewest_are(shared):
+    clones = [shared.clone() for _ in range(6)]
+    for clone in clones:
+        clone.reset(shared.tasks("train")[1])
+    held = [len(worker.seats) for worker in shared.pool.workers]
+    assert sum(held) >= 6
+    assert abs(held[0] - held[1]) <= 1
+    for clone in clones:
+        clone.close()
+    assert sum(len(worker.seats) for worker in shared.pool.workers) == sum(held) - 6
+
+
+def test_episodes_begun_at_once_lie_where_fewest_are():
+    env = CountingEnv(workers=4)
+    clones, task = [env.clone() for _ in range(32)], env.tasks("train")[0]
+    with ThreadPoolExecutor(32) as threads:
+        for _ in range(2):
+            list(threads.map(lambda clone: clone.reset(task), clones))
+            held = [len(worker.seats) for worker in env.pool.workers]
+            assert sum(held) == 32
+            assert max(held) - min(held) <= 2
+    env.close()
+
+
+def test_gold_paths_are_made_by_all_workers_at_once():
+    env = CountingEnv(workers=3)
+    given = []
+    for worker in env.pool.workers:
+        worker.gold = lambda start, worker=worker: (given.append(worker), time.sleep(0.2), ["1"])[2]
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(env.pool.gold, range(3))) == [["1"]] * 3
+    assert len(set(given)) == 3
+    env.close()
+
+
+def test_a_worker_that_cannot_be_started_can_be_started_later(monkeypatch):
+    env = CountingEnv()
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module, "start_process", lambda *args, **kwargs: os.close(-1))
+        with pytest.raises(EnvError, match="cannot be started"):
+            env.reset(env.tasks("train")[0])
+    assert env.reset(env.tasks("train")[0]) == "at 0"
+    env.close()
+
+
+def test_an_episode_outlives_its_worker(env):
+    deaths = env.pool.deaths
+    for worker in env.pool.workers:
+        if worker.pid is not None:
+            os.kill(worker.pid, signal.SIGKILL)
+            worker._process.join()
+    assert env.step("3") == StepResult("at 10", 0.03, False)
+    assert env.pool.deaths > deaths
+
+
+def test_an_action_that_kills_once_is_carried_out_elsewhere(env, tmp_path):
+    before = env._seat._worker
+    assert env.step(f"die {tmp_path / 'once'}") == StepResult("at 7", 0.0, False)
+    assert env._seat._worker is not before
+    assert env.step("1").observation == "at 8"
+
+
+def test_an_action_that_kills_twice_is_an_error_of_its_episode_alone(shared, env):
+    other = shared.clone()
+    other.reset(shared.tasks("train")[2])
+    other.step("5")
+    with pytest.raises(EnvDied, match=r"^worker \d of counting ended$"):
+        env.step("die")
+    assert other.step("5").observation == "at 20"
+    other.close()
+
+
+def test_a_hung_worker_is_ended(monkeypatch):
+    monkeypatch.setattr(worker_module, "_MARGIN", 0.0)
+    env = CountingEnv(patience=0.5)
+    env.reset(env.tasks("train")[0])
+    pid = env.pool.workers[0].pid
+    with pytest.raises(EnvDied, match="did not answer in 0 s"):
+        env.step("hang")
+    assert env.pool.deaths == 2
+    assert not os.path.exists(f"/proc/{pid}"), "ended and reaped"
+    env.close()
+
+
+def test_a_broken_episode_leaves_its_worker_alone(env):
+    deaths = env.pool.deaths
+    with pytest.raises(EnvError, match="it broke"):
+        env.step("break")
+    assert env.step("1").observation == "at 8"
+    assert env.pool.deaths == deaths
+
+
+def test_an_episode_that_goes_another_way_is_not_gone_on_with(env):
+    env.step("moody")
+    os.kill(env._seat._worker.pid, signal.SIGKILL)
+    env._seat._worker._process.join()
+    with pytest.raises(EnvError, match="went another way"):
+        env.step("1")
+
+
+def test_what_cannot_be_opened_is_the_users_to_mend(tmp_path):
+    env = CountingEnv(refuses=True)
+    with pytest.raises(ConfigError, match="no counting here") as caught:
+        env.reset(env.tasks("train")[0])
+    assert caught.value.hint == "count elsewhere"
+    with pytest.raises(ConfigError, match="no counting here"):
+        play_all(env, tmp_path / "store")
+
+
+def test_no_process_is_left():
+    env = CountingEnv(workers=2)
+    clones = [env.clone() for _ in range(2)]
+    for clone in clones:
+        clone.reset(env.tasks("train")[0])
+    pids = [worker.pid for worker in env.pool.workers]
+    env.close()
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert clones[0].step("1").observation == "at 1", "and it starts again when it is asked"
+    env.close()
+
+
+# --- exploration ---------------------------------------------------------------------------------------------------
+
+ACTIONS = ("look around", "inventory", "open fridge", "move north", "move south", "move east", "take coin", "wait")
+
+
+def restless(conversation, seed):
+    """A student that does anything."""
+    return format_completion("", ACTIONS[derive_seed(seed, len(conversation)) % len(ACTIONS)])
+
+
+def counter(conversation, seed):
+    return format_completion("", str(seed % 40))
+
+
+def play_all(env, directory, script=counter, *, progress=None):
+    """Rollouts from the start of each task, then from inside them; all that the store holds, without the seconds."""
+    known = {task.id: task for task in env.tasks("train").head(6)}
+    policy = Scripted("policy:student", script)
+    settings = {"sampling": GREEDY, "step_limit": 8, "batch_size": 5, "progress": progress}
+    with Store.open(directory) as store:
+        plan = [PlannedState(task, None, 2) for task in known]
+        explore(launches(plan, known, round=1, seed=0), store, env, policy, **settings)
+        inside = [
+            PlannedState(item.task, item.state, 1)
+            for item in (_inside(each) for each in list(store.trajectories)) if item is not None
+        ]
+        explore(launches(inside, known, round=2, seed=0), store, env, policy, **settings)
+        return [replace(each, usage=replace(each.usage, seconds=0.0)) for each in store.trajectories]
+
+
+def _inside(trajectory):
+    if trajectory.length < 3:
+        return None
+    return PlannedState(trajectory.task, StateRef(trajectory.id, 2), 1)
+
+
+def test_two_workers_play_what_one_plays(tmp_path):
+    played = []
+    for workers in (1, 2):
+        env = CountingEnv(workers=workers)
+        played.append(play_all(env, tmp_path / str(workers)))
+        env.close()
+    assert sorted(played[0], key=lambda each: each.id) == sorted(played[1], key=lambda each: each.id)
+    assert {each.status for each in played[0]} <= {"terminated", "truncated"}
+    assert any(each.start for each in played[0])
+
+
+@needs_java
+def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
+    """SIGKILL for a JVM or its worker again and again: the store holds what it holds without."""
+    env = TextWorldExpress(games=("coin", "mapreader"), workers=2)
+    calm = play_all(env, tmp_path / "calm", restless)
+    stop, killed, stored = threading.Event(), [], []
+
+    def harass():
+        while not stop.wait(0.05):
+            worker = env.pool.workers[len(killed) % 2]
+            over = not killed or (env.pool.deaths >= len(killed) and len(stored) >= killed[-1] + 3)
+            if worker.seats and over:  # so that no request dies twice
+                jvms = children(worker.pid)
+                kill(jvms[0] if len(killed) % 3 else worker.pid)
+                killed.append(len(stored))
+
+    thread = threading.Thread(target=harass)
+    thread.start()
+    try:
+        harassed = play_all(env, tmp_path / "harassed", restless, progress=stored.append)
+    finally:
+        stop.set()
+        thread.join()
+    assert sorted(harassed, key=lambda each: each.id) == sorted(calm, key=lambda each: each.id)
+    assert len(killed) > 1
+    assert env.pool.deaths >= len(killed) - 1
+    env.close()
+    assert footprint()["zombies"] == 0
+
+
+@needs_java
+def test_a_hung_jvm_is_ended_and_its_episode_goes_on_elsewhere():
+    env = TextWorldExpress(games="coin", workers=2, patience=5.0)
+    env.reset(env.tasks("train")[0])
+    seen = env.step("look around")
+    jvm = children(env._seat._worker.pid)[0]
+    halt(jvm)
+    assert env.step("look around") == seen
+    assert env.deaths == 1
+    assert not os.path.exists(f"/proc/{jvm}"), "ended and reaped"
+    env.close()
+
+
+def kill(pid):
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.long
+@needs_java
+def test_two_thousand_episodes_leak_nothing():
+    """Memory of a JVM and of its worker, processes, files and ports stay where they are; every 250 episodes the JVM
+    of the other worker is killed."""
+    env = ScienceWorld(tasks=("find-plant", "lifespan-longest-lived", "identify-life-stages-2"), workers=2, memory=256)
+    tasks = list(env.tasks("train"))
+    env.reset(tasks[0])
+    env.close()
+    before, seen = footprint(), []
+    clones = [env.clone() for _ in range(4)]
+    for number in range(1, 2001):
+        clone = clones[number % 4]
+        clone.reset(tasks[number % len(tasks)])
+        for action in ("look around", "go to kitchen", "look around", "open cupboard"):
+            clone.step(action)
+        if number % 250 == 125:
+            kill(children(env.pool.workers[1].pid)[0])
+        if number % 250 == 0:
+            worker = env.pool.workers[0].pid
+            seen.append((memory(children(worker)[0]), memory(worker), footprint()))
+            print(number, *seen[-1])
+    assert env.deaths == 8
+    env.close()
+    (jvm, python, held), (jvm_last, python_last, held_last) = seen[1], seen[-1]
+    assert jvm_last < min(600, jvm + 60)
+    assert python_last < python + 20
+    assert held_last == held
+    assert footprint() == before

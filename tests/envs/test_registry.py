@@ -1,0 +1,49 @@
+"""Environments by name: settings are checked before anything is loaded, and a mistake names the nearest right word."""
+
+import pytest
+
+from eef.envs.registry import ENVS, EXPERTS, make_env, make_expert
+from eef.errors import ConfigError, EnvError
+
+SMALL = {"synthetic": {"products": 100}}
+
+
+@pytest.mark.parametrize(("name", "options"), [("webshop", SMALL), ("toy", {"tasks_per_split": 3})])
+def test_by_name(name, options):
+    env = make_env(name, options)
+    assert env.name == name
+    assert make_expert(env, "strong").name == "expert:strong"
+    with pytest.raises(EnvError, match="no scripted expert 'best'"):
+        make_expert(env, "best")
+
+
+def test_whatever_has_an_expert_is_an_environment():
+    assert set(EXPERTS) <= set(ENVS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message", "hint"),
+    [
+        ("webshp", {}, "no environment 'webshp'", "did you mean 'webshop'?"),
+        ("atari", {}, "no environment 'atari'", "there are: webshop, scienceworld, textworld-express, toy"),
+        ("webshop", {"step_limits": 3}, "`env.step_limits` is no setting of 'webshop'", "did you mean `step_limit`?"),
+        ("toy", {"zzz": 3}, "`env.zzz` is no setting of 'toy'", "known here: tasks_per_split, step_limit"),
+        ("webshop", {"data": 5}, "`env.data` is 5: ", ""),
+        ("webshop", {"step_limit": "long"}, "`env.step_limit` is 'long': ", ""),
+        ("webshop", {"splits": 5}, "`env.splits` is 5: ", ""),
+        ("webshop", {"splits": {"test": [1]}}, "`env.splits` is ", ""),
+        ("webshop", {"goals": "easy"}, "`env.goals` is 'easy': input should be 'synthetic' or 'human'", ""),
+        ("webshop", {"synthetic": {"sed": 1}}, "`synthetic`: `sed` is no known setting", "did you mean `seed`?"),
+        ("toy", {"tasks_per_split": 1.5}, "`env.tasks_per_split` is 1.5: ", ""),
+    ],
+)
+def test_mistakes(name, options, message, hint):
+    with pytest.raises(ConfigError) as caught:
+        make_env(name, options)
+    assert message in caught.value.message
+    assert caught.value.hint == hint
+
+
+def test_lists_of_a_recipe_are_taken_as_pairs():
+    env = make_env("webshop", {**SMALL, "goals": "human", "splits": {"test": [0, 30], "train": [30, None]}})
+    assert {name: len(env.tasks(name)) for name in ("test", "train")} == {"test": 30, "train": 70}

@@ -1,0 +1,297 @@
+"""The server: AgentGym's verbs over real HTTP, sessions counted and ended, many clients at once, nothing left."""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.env import StepResult
+from eef.envs.registry import make_env
+from eef.envs.server import LARGEST_BODY, Refusal, Sessions, _listening, make_app, serve
+from eef.envs.toy import ToyEnv
+from eef.errors import ConfigError, EnvError
+
+SHOP = {"synthetic": {"products": 100}, "tagger": "words"}
+PLAYERS, EPISODE, ROUNDS = 64, 6, 4
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Corridors(ToyEnv):
+    """Another environment than the shop, with what a server asks of it."""
+
+    @property
+    def task_count(self):
+        return self.tasks_per_split
+
+    def task(self, index):
+        if not 0 <= index < self.task_count:
+            raise EnvError(f"no corridor {index}")
+        return self.tasks("test")[index]
+
+    def available(self):
+        return {"verbs": ["left", "right", "take", "open"]}
+
+
+@contextmanager
+def listening(sessions):
+    """The sessions behind a server in a thread; yields a client of it."""
+    with _listening("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(make_app(sessions), log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            with httpx2.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return make_env("webshop", SHOP)
+
+
+def sessions_of(env, **settings):
+    return Sessions(env, **{"limit": 100, "idle_s": 1e6, **settings})
+
+
+def play(env, index, chance):
+    """A trace in the process: actions of a random shopper, and what followed each."""
+    trace = [(None, env.reset(env.task(index)), env.available())]
+    for _ in range(EPISODE):
+        can = env.available()
+        choices = [f"click[{label}]" for label in can["clickables"]] + ["nothing", f"search[{env.goal.query} 'é']"]
+        action = chance.choice(choices)
+        result = env.step(action)
+        trace.append((action, result, env.available()))
+        if result.terminated:
+            break
+    return trace
+
+
+def test_the_verbs(shop):
+    env = shop.clone()
+    with listening(sessions_of(shop)) as client:
+        assert client.get("/").json() == "ok"
+        number = client.post("/create").json()
+        assert type(number) is int
+        assert client.get("/list_envs").json() == [number]
+        seen = client.post("/reset", json={"env_idx": number, "session_id": 3}).json()
+        assert seen == [env.reset(3), None]
+        at = {"env_idx": number}
+        assert client.get("/instruction_text", params=at).json() == f"Instruction: {env.task(3).instruction}"
+        assert client.get("/available_actions", params=at).json() == {"has_search_bar": True, "clickables": ["search"]}
+        for action in (f"search[{env.goal.query}]", f"click[{env.goal.asin}]", "Click[x]", "click[buy now]"):
+            told, result = client.post("/step", json={**at, "action": action}).json(), env.step(action)
+            assert told == {
+                "state": result.observation, "reward": result.reward, "done": result.terminated, "info": None
+            }
+            assert client.get("/observation", params=at).json() == result.observation
+            assert client.get("/available_actions", params=at).json() == env.available()
+        assert told["done"] is True
+        assert client.post("/reset", json={**at, "session_id": None}).json()[0].startswith("WebShop [SEP] Instruction:")
+        assert client.post("/close", json=at).json() == {"closed": True}
+        assert client.post("/close", json=at).json() == {"closed": False}
+        assert client.get("/list_envs").json() == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "sent", "status", "words"),
+    [
+        ("POST", "/step", {"content": b"{"}, 422, "Invalid JSON"),
+        ("POST", "/step", {"content": b""}, 422, "Invalid JSON"),
+        ("POST", "/step", {"content": b"\xff\xfe"}, 422, "JSON"),
+        ("POST", "/step", {"json": {"env_idx": 0}}, 422, "action: Field required"),
+        ("POST", "/step", {"json": {"env_idx": "0", "action": "x"}}, 422, "env_idx: Input should be a valid integer"),
+        ("POST", "/step", {"json": {"env_idx": True, "action": "x"}}, 422, "env_idx"),
+        ("POST", "/step", {"json": {"env_idx": 0, "action": 5}}, 422, "action: Input should be a valid string"),
+        ("POST", "/step", {"json": [0, "x"]}, 422, "the body"),
+        ("POST", "/step", {"json": {"env_idx": 99, "action": "x"}}, 404, "there is no session 99"),
+        ("POST", "/step", {"json": {"env_idx": 10**30, "action": "x"}}, 404, "there is no session"),
+        ("POST", "/step", {"content": b"x" * (LARGEST_BODY + 1)}, 413, "bytes at most"),
+        ("POST", "/reset", {"json": {"env_idx": 0, "session_id": 10**9}}, 422, "no goal 1000000000"),
+        ("POST", "/reset", {"json": {"env_idx": 0, "session_id": -1}}, 422, "no goal -1"),
+        ("POST", "/reset", {"json": {"env_idx": 0, "session_id": "a"}}, 422, "session_id"),
+        ("GET", "/observation", {}, 422, "env_idx: Field required"),
+        ("GET", "/observation", {"params": {"env_idx": "x"}}, 422, "valid integer"),
+        ("GET", "/available_actions", {"params": {"env_idx": -1}}, 404, "there is no session -1"),
+        ("GET", "/step", {}, 405, "Method Not Allowed"),
+        ("GET", "/nowhere", {}, 404, "/nowhere"),
+    ],
+)
+def test_a_bad_request_is_told_why(bad_requests, verb, path, sent, status, words):
+    answer = bad_requests.request(verb, path, **sent)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+    assert words in answer.json()["error"]
+
+
+@pytest.fixture(scope="module")
+def bad_requests(shop):
+    with listening(sessions_of(shop)) as client:
+        assert client.post("/create").json() == 0
+        yield client
+        assert client.post("/step", json={"env_idx": 0, "action": "search[ok]"}).status_code == 200
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec=None)),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts, max_size=3), max_leaves=5,
+)  # fmt: skip
+bodies = st.one_of(
+    st.binary(max_size=30),
+    values.map(lambda value: json.dumps(value).encode()),
+    st.fixed_dictionaries({"env_idx": st.just(0) | values}, optional={"action": values, "session_id": values}).map(
+        lambda value: json.dumps(value).encode()
+    ),
+)  # fmt: skip
+
+
+@given(st.sampled_from(["/step", "/reset"]), bodies)
+def test_no_body_is_too_odd(bad_requests, path, body):
+    answer = bad_requests.post(path, content=body)
+    assert answer.status_code in (200, 404, 422)
+    assert answer.status_code == 200 or set(answer.json()) == {"error", "hint"}
+
+
+def test_no_more_sessions_than_allowed(shop):
+    with listening(sessions_of(shop, limit=2)) as client:
+        numbers = [client.post("/create").json() for _ in range(2)]
+        full = client.post("/create")
+        assert (full.status_code, full.json()["error"]) == (503, "all 2 sessions are taken")
+        client.post("/close", json={"env_idx": numbers[0]})
+        assert client.post("/create").json() not in numbers
+
+
+def test_idle_sessions_end(shop):
+    clock = Clock()
+    sessions = sessions_of(shop, idle_s=10, clock=clock, limit=2)
+    old, used = sessions.create(), sessions.create()
+    clock.now = 8
+    sessions.step(used, "search[x]")
+    clock.now = 15
+    assert type(sessions.create()) is int
+    with pytest.raises(Refusal, match="idle for 10 s"):
+        sessions.step(old, "search[x]")
+    assert sessions.step(used, "search[x]").observation
+    clock.now = 100
+    sessions.expire()
+    assert sessions.numbers() == []
+
+
+def test_idle_sessions_end_without_a_request(shop):
+    sessions = sessions_of(shop, idle_s=0.2)
+    with listening(sessions) as client:
+        client.post("/create")
+        while sessions.numbers():
+            threading.Event().wait(0.02)
+
+
+def test_the_draws_follow_the_seed(shop):
+    def drawn(seed):
+        sessions = sessions_of(shop, seed=seed)
+        number = sessions.create()
+        return [sessions.reset(number, None) for _ in range(5)]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_a_fault_of_the_environment_is_the_servers():
+    class Broken(Corridors):
+        def step(self, action):
+            if action == "open":
+                raise RuntimeError("the lock is rusty")
+            return StepResult("\ud800 half a pair", 0.0, False)
+
+    with listening(sessions_of(Broken())) as client:
+        number = client.post("/create").json()
+        for _ in range(20):  # the connection is kept: nothing is lost by asking again at once
+            answer = client.post("/step", json={"env_idx": number, "action": "open"})
+            assert (answer.status_code, "rusty" in answer.json()["error"]) == (500, True)
+        answer = client.post("/step", json={"env_idx": number, "action": "left"})
+        assert json.loads(answer.content)["state"] == "\ud800 half a pair"
+
+
+def test_another_environment_is_served_as_well():
+    env = Corridors()
+    with listening(sessions_of(Corridors())) as client:
+        at = {"env_idx": client.post("/create").json()}
+        assert client.post("/reset", json={**at, "session_id": 2}).json()[0] == env.reset(env.task(2))
+        for action in ("right", "take red", "open"):
+            assert client.post("/step", json={**at, "action": action}).json()["state"] == env.step(action).observation
+        assert client.get("/available_actions", params=at).json() == env.available()
+
+
+def test_what_cannot_be_served():
+    with pytest.raises(ConfigError, match="'toy' cannot be served"):
+        serve(ToyEnv(), host="127.0.0.1", port=0, limit=1, idle_s=1, ready=print)
+    with _listening("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
+        _listening("127.0.0.1", taken.getsockname()[1])
+
+
+async def trace_of(client, trace, index):
+    """The same episode over HTTP."""
+
+    async def ask(method, path, **sent):
+        answer = await client.request(method, path, **sent)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    number = await ask("POST", "/create")
+    observation, _ = await ask("POST", "/reset", json={"env_idx": number, "session_id": index})
+    found = [(None, observation, await ask("GET", "/available_actions", params={"env_idx": number}))]
+    for action, *_ in trace[1:]:
+        told = await ask("POST", "/step", json={"env_idx": number, "action": action})
+        result = StepResult(told["state"], told["reward"], told["done"])
+        found.append((action, result, await ask("GET", "/available_actions", params={"env_idx": number})))
+    assert await ask("POST", "/close", json={"env_idx": number}) == {"closed": True}
+    return found
+
+
+async def play_at_once(address, traces):
+    limits = httpx2.Limits(max_connections=len(traces))
+    async with httpx2.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
+        return await asyncio.gather(*(trace_of(client, trace, index) for index, trace in traces.items()))
+
+
+def state_of(pid):
+    """Resident memory in MB, threads and open files of a process."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["VmRSS"].split()[0]) / 1024, int(status["Threads"]), len(os.listdir(f"/proc/{pid}/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_many_clients_at_once_play_as_in_the_process_and_leave_nothing(shop):
+    env, chance = shop.clone(), random.Random(0)
+    traces = {index: play(env, index, chance) for index in range(PLAYERS)}
+    command = [sys.executable, "-m", "eef", "serve-env", "webshop", "--port", "0", "--sessions", str(PLAYERS)]
+    settings = ["--set", "synthetic.products=100", "--set", "tagger=words"]
+    with subprocess.Popen([*command, *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        address, states = server.stdout.readline().strip(), []
+        for _ in range(ROUNDS):
+            assert asyncio.run(play_at_once(address, traces)) == list(traces.values())
+            assert httpx2.get(f"{address}/list_envs").json() == []
+            states.append(state_of(server.pid))
+        server.terminate()
+        assert (server.wait(), server.stdout.read(), server.stderr.read()) == (143, "", "stopped\n")
+    memory, threads, files = zip(*states, strict=True)
+    assert memory[-1] - memory[1] < 2, states
+    assert max(threads) <= 42, states  # starlette's pool has 40
+    assert files[-1] <= files[0] + 2, states  # connections that are just being closed

@@ -1,0 +1,148 @@
+"""TextWorldExpress on its real simulator: the protocol, gold paths of every game, replay, a small exploration."""
+
+import pytest
+
+from eef.analysis.results import gather
+from eef.config import parse_settings
+from eef.env import check_env, replay
+from eef.envs.registry import make_env, make_expert
+from eef.envs.simulators.gold_paths import GoldPaths
+from eef.envs.textworld_express import FOLDS, GAMES, TextWorldExpress
+from eef.errors import ConfigError, EnvError
+from eef.pipeline.ledger import Cost
+from eef.pipeline.pipeline import Run
+from eef.pipeline.recipe import Recipe
+from eef.pipeline.stages import stages_of
+from eef.report.run_page import draw_page
+from eef.utils.jsonl import write_json
+from tests.fakes.small_run import eef
+from tests.fakes.worlds import needs_java, record, wander
+
+pytestmark = needs_java
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EEF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        world = TextWorldExpress(tasks_per_split=5)
+        yield world
+        world.close()
+
+
+def test_it_keeps_the_protocol(env):
+    assert len(check_env(env, actions=["look around", "", "no such thing", "take coin", "move north"])) > 10
+
+
+def test_splits_hold_every_game_and_share_nothing(env):
+    ids = [task.id for split in FOLDS for task in env.tasks(split)]
+    assert len(ids) == len(set(ids)) == 3 * 5 * len(GAMES)
+    assert [task.id.split("/")[1] for task in env.tasks("train").head(len(GAMES))] == list(GAMES)
+    with pytest.raises(EnvError, match="no split 'unseen'"):
+        env.tasks("unseen")
+
+
+def test_gold_paths_win_and_come_back_in_a_fresh_process(env, tmp_path):
+    tasks = list(env.tasks("test").head(len(GAMES)))
+    paths = GoldPaths(env, tmp_path)
+    assert paths.failing(tasks) == {}
+    recorded = [(task, *record(env, task, list(paths[task].actions))) for task in tasks]
+    recorded += [(task, *wander(env, task, 10, seed=0)) for task in tasks]
+    env.pool.close()
+    for task, path, last in recorded:
+        assert replay(env, task, path) == last
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_episodes_that_take_turns_go_as_they_go_alone(env, game):
+    """Also two of the same task, and while its gold path is made."""
+    task = next(task for task in env.tasks("dev") if task.id.split("/")[1] == game)
+    path = GoldPaths(env)[task]
+    alone, last = record(env, task, list(path.actions))
+    clones = [env.clone(), env.clone()]
+    for clone in clones:
+        clone.reset(task)
+    seen = [[clone.step(item.step.action) for clone in clones] for item in alone[:-1]]
+    env.pool.gold(env.start_of(task))
+    seen.append([clone.step(alone[-1].step.action) for clone in clones])
+    expected = [item.step.observation for item in alone[1:]] + [last.observation]
+    assert [[each.observation for each in pair] for pair in seen] == [[each, each] for each in expected]
+    for clone in clones:
+        clone.close()
+
+
+def test_an_expert_that_lapses_fails_sometimes(env):
+    expert = make_expert(env, "lapsing-60")
+    tasks = env.tasks("train").head(8)
+    plans = [expert.plan(task) for task in tasks]
+    assert plans == [make_expert(env, "lapsing-60").plan(task) for task in tasks]
+    assert any(len(plan) < len(GoldPaths(env)[task].actions) for plan, task in zip(plans, tasks, strict=True))
+
+
+def test_gold_paths_are_made_by_a_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("EEF_CACHE", str(tmp_path))
+    done = eef("gold", "textworld-express", "--set", 'games="coin"', "--split", "dev", "--tasks", "3")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "3 gold paths, 0 of them do not win" in done.stderr
+    kept = (tmp_path / "gold" / "textworld-express-1.1.0" / "coin.jsonl").read_text().splitlines()
+    assert len(kept) == 3
+    refused = eef("gold", "toy")
+    assert refused.exit_code == 2
+    assert "'toy' has no gold paths" in refused.stderr
+
+
+class PlayedRun(Run):
+    """A run whose students are gold paths with ever fewer lapses, and whose training only says it was done."""
+
+    def _student(self, trained):
+        student = make_expert(self.env, f"lapsing-{40 - 10 * trained.round}")
+        student.name = f"policy:{trained.method}@round{trained.round}"
+        return student
+
+    def _train(self, stage, listener):
+        self.ledger(stage.method).record(stage.method, stage.round, "train", Cost(updates=1))
+        (self.folder(stage) / "checkpoint").mkdir()
+        write_json(self.folder(stage) / "checkpoint" / "manifest.json", {})
+
+
+def test_a_whole_run(env, tmp_path):
+    recipe = parse_settings(Recipe, {
+        "env": {"name": "textworld-express", "tasks_per_split": 5}, "expert": {"names": ["scripted/lapsing-30"]},
+        "tasks": {"train": 8, "test": 8}, "rounds": 1, "methods": ["bc", "rft2", "eef"],
+    }, source="test")
+    run = PlayedRun.create(tmp_path / "run", recipe)
+    run.__dict__["env"] = env  # where `cached_property` keeps it
+    for stage in stages_of(recipe):
+        run.carry_out(stage, lambda progress: None)
+    results = gather(run)
+    eef = results["eef"].last
+    assert eef.explored["from_inside"] > 0
+    assert (eef.explored["errors"], eef.explored["mismatches"], eef.explored["deaths"]) == (0, 0, 0)
+    assert eef.selection["examples"] > 0
+    assert set(eef.kinds.kinds) == set(GAMES)
+    page = draw_page(run, results)
+    assert "Score by kind of task" in page
+    assert "peckingorder" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"games": "coins"}, "no game 'coins'", "did you mean 'coin'?"),
+        ({"games": []}, "`env.games` is []", ""),
+        ({"tasks_per_split": 0}, "`env.tasks_per_split` is 0", ""),
+        ({"step_limit": 0}, "`env.step_limit` is 0, expected 1 or more", ""),
+    ],
+)
+def test_mistakes(options, message, hint):
+    with pytest.raises(ConfigError) as caught:
+        make_env("textworld-express", options)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_parameters_that_the_simulator_refuses():
+    env = TextWorldExpress(games="coin", parameters="rooms=3")
+    with pytest.raises(EnvError, match="cannot load"):
+        env.reset(env.tasks("train")[0])
+    env.close()

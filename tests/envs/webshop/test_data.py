@@ -1,0 +1,280 @@
+"""From the official files to products, prices, goals and splits; and what is said of malformed files."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.envs.webshop import Records, WebShop
+from eef.envs.webshop.catalogue import Catalogue, parse_options, parse_prices
+from eef.envs.webshop.goals import NO_BOUND, Goals, Prices, draw_bound
+from eef.envs.webshop.splits import Splits
+from eef.errors import ConfigError, DataError, EnvError
+from tests.fakes.small_shop import HUMAN, ITEMS, NOTES, write_shop
+
+RECORDS = Records(items=ITEMS, attributes=NOTES, human=HUMAN)
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    return Catalogue.of(RECORDS)
+
+
+def test_usable_products(catalogue):
+    """Not usable: a second record of an asin, the asin `nan`, one of more than ten characters."""
+    assert [product.asin for product in catalogue] == [f"B00000000{at}" for at in range(1, 6)]
+    assert catalogue.position("B000000003") == 2
+    assert catalogue.position("B000000009") is None
+
+
+def test_a_product(catalogue):
+    socks = catalogue[0]
+    assert socks.query == "wool socks"
+    assert socks.options == {"color": ("dark blue", "red", 'an "odd" one'), "size": ("s | m", "l")}
+    assert socks.attributes == ("machine wash", "merino wool")
+    assert socks.search_text == (
+        "merino wool socks socks for cold feet.\nwash cold. soft "
+        'color: dark blue, red, an "odd" one, and size: s | m, l'
+    )
+    assert catalogue[4].attributes == ("DUMMY_ATTR",)
+    assert catalogue[1].options == {}
+
+
+@pytest.mark.parametrize(
+    ("pricing", "prices"),
+    [
+        (None, (100.0,)),
+        ("", (100.0,)),
+        ("$12.99", (12.99,)),
+        ("$1,234.50", (1234.5,)),
+        ("$6.63 - $8.37", (6.63, 8.37)),
+        ("$1 $2 $3", (1.0, 2.0)),
+    ],
+)
+def test_prices(pricing, prices):
+    assert parse_prices(pricing, "here") == prices
+
+
+@pytest.mark.parametrize("pricing", ["12.99", "$", "$a"])
+def test_malformed_prices(pricing):
+    with pytest.raises(DataError, match="here: `pricing`"):
+        parse_prices(pricing, "here")
+
+
+@pytest.mark.parametrize("options", [["a"], {"color": [{}]}, {"color": ["red"]}, {"color": [{"value": 3}]}])
+def test_malformed_options(options):
+    with pytest.raises(DataError, match="here: `customization_options`"):
+        parse_options(options, "here")
+
+
+def test_draws_come_in_the_order_of_the_products(catalogue):
+    """First the prices of the ranges, then for each source of goals two of the four tens above its price."""
+    rng = random.Random(3)
+    prices = Prices(catalogue, rng)
+    again = random.Random(3)
+    assert [prices[at] for at in range(5)] == [12.5, again.uniform(5.0, 9.5), 100.0, 12.5, 12.5]
+    goals = Goals.synthetic(catalogue, prices, rng)
+    bounds = [max(again.sample([20, 30, 40, 50], 2)) for _ in range(2)]
+    assert {goal.asin: goal.price_upper for goal in goals} == dict(
+        zip(["B000000001", "B000000004"], bounds, strict=True)
+    )
+
+
+def test_synthetic_goals_are_all_combinations_shuffled_with_the_official_seed(catalogue):
+    goals = Goals.synthetic(catalogue, Prices(catalogue, random.Random(0)), random.Random(0))
+    combinations = [
+        (("color", color), ("size", size))
+        for color in ("dark blue", "red", 'an "odd" one')
+        for size in ("s | m", "l")
+    ]
+    expected = [*combinations, ()]
+    random.Random(233).shuffle(expected)
+    assert [goal.options for goal in goals] == expected
+    assert [goal.index for goal in goals] == list(range(7))
+    bound = goals[0].price_upper
+    whole = next(goal for goal in goals if goal.options == combinations[3])
+    assert whole.instruction == (
+        "Find me wool socks with merino wool with color: red, and size: l, and price lower than "
+        f"{whole.price_upper:.2f} dollars"
+    )
+    assert bound in (20, 30, 40, 50)
+    assert whole.attributes == ("merino wool",)
+
+
+def test_human_goals(catalogue):
+    """A record without attributes makes no goal; the full stop goes before the price comes."""
+    goals = Goals.written(catalogue, Prices(catalogue, random.Random(0)), random.Random(0))
+    assert len(goals) == 1
+    goal = goals[0]
+    assert (
+        goal.instruction
+        == f"i want merino socks, dark blue, and price lower than {goal.price_upper:.2f} dollars"
+    )
+    assert (goal.options, goal.attributes, goal.query) == (("dark blue",), ("merino wool",), "wool socks")
+
+
+@given(st.floats(0.01, 2000), st.integers(0, 9))
+def test_bounds_lie_above_the_price(price, seed):
+    bound = draw_bound(price, random.Random(seed))
+    assert bound == NO_BOUND if price >= 980 else price < bound <= price + 50
+
+
+def test_goals_past_either_end(catalogue):
+    goals = Goals.synthetic(catalogue, Prices(catalogue, random.Random(0)), random.Random(0))
+    with pytest.raises(IndexError):
+        goals[7]
+
+
+@given(st.integers(0, 20_000))
+def test_default_splits_part_all_goals(goals):
+    ranges = Splits.default(goals).indices
+    assert sorted(index for part in ranges.values() for index in part) == list(range(goals))
+
+
+def test_default_splits():
+    assert Splits.default(12_087).indices == {
+        "test": range(500),
+        "validation": range(500, 1500),
+        "train": range(1500, 12_087),
+    }
+    assert Splits.default(1).split_of(0) == "train"
+
+
+def test_given_splits():
+    splits = Splits.of({"test": (0, 10), "train": (10, None), "late": (90, 300)}, "human", 90)
+    assert splits["train"] == range(10, 90)
+    assert (splits.split_of(9), splits.split_of(10), len(splits["late"])) == ("test", "train", 0)
+    with pytest.raises(EnvError, match="no split 'dev'"):
+        splits["dev"]
+    with pytest.raises(ConfigError, match="overlap at goal 5"):
+        Splits.of({"test": (0, 10), "train": (5, None)}, "human", 90)
+
+
+@pytest.mark.parametrize("bounds", [(10, 5), (-1, 5), (0,), "all", 7, ("0", None)])
+def test_malformed_splits(bounds):
+    with pytest.raises(ConfigError, match="`splits` test"):
+        Splits.of({"test": bounds}, "human", 90)
+
+
+def test_presets():
+    train = {name: Splits.of(name, "human", 12_087)["train"] for name in ("canonical", "eef-11k", "eef-3k")}
+    assert [len(part) for part in train.values()] == [10_587, 10_587, 3000]
+    assert all(part[0] == 1500 for part in train.values())
+    assert Splits.of("synthetic-1k", "synthetic", 6910)["test"] == range(500)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "goals", "message"),
+    [
+        ("canonical", "human", 13, "'canonical' is of 1,501 goals or more, this shop has 13 human ones"),
+        ("eef-3k", "synthetic", 12_087, "'eef-3k' is of 12,087 human goals"),
+        ("synthetic-1k", "human", 12_087, "6,910 synthetic goals"),
+        ("eef-12k", "human", 12_087, "'eef-12k', no preset"),
+    ],
+)
+def test_presets_of_another_shop(name, kind, goals, message):
+    with pytest.raises(ConfigError, match=message):
+        Splits.of(name, kind, goals)
+
+
+@pytest.fixture
+def lists(tmp_path):
+    (tmp_path / "train_indices.json").write_text("[30, 20, 5, 40]")
+    (tmp_path / "test_indices.json").write_text("[5, 6]")
+    return tmp_path
+
+
+def test_lists_of_goals_are_the_users_files(lists):
+    """As in ETO's, the two share a goal: that is refused, or the goal is left out of training."""
+    with pytest.raises(ConfigError, match="overlap at goal 5: train and test share 1 goals") as caught:
+        Splits.of(f"eto:{lists}", "human", 50)
+    assert "drop" in caught.value.hint
+    splits = Splits.of(f"eto:{lists}", "human", 50, "drop")
+    assert dict(splits.indices) == {"train": (30, 20, 40), "test": (5, 6)}
+    assert (splits.split_of(20), splits.split_of(5), splits.split_of(0)) == ("train", "test", "")
+    assert splits.to_record()["test"][0] == 2
+    assert splits.to_record() != Splits.of(f"eto:{lists}", "human", 41, "drop").to_record() | {"train": [0, ""]}
+
+
+@pytest.mark.parametrize("content", ["[1, 50]", "[-1]", '["1"]', "{}", "3", "[true]", "[1, 1]", "[1", "[1.0]"])
+def test_lists_that_are_none(lists, content):
+    (lists / "test_indices.json").write_text(content)
+    with pytest.raises(DataError, match=r"test_indices.json"):
+        Splits.of(f"eto:{lists}", "human", 50)
+
+
+def test_tasks_of_a_list_come_in_its_order(tmp_path, lists):
+    (lists / "train_indices.json").write_text("[6, 3]")
+    (lists / "test_indices.json").write_text("[0]")
+    env = WebShop(write_shop(tmp_path / "shop"), splits=f"eto:{lists}")
+    assert [(task.index, task.split) for task in env.tasks("train")] == [(6, "train"), (3, "train")]
+    assert json.loads(json.dumps(env.fingerprint())) == env.fingerprint()
+
+
+def test_a_directory_that_is_none(tmp_path):
+    with pytest.raises(DataError, match="not a directory"):
+        WebShop(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no `items_shuffle"):
+        WebShop(tmp_path)
+
+
+def test_two_catalogues_in_a_directory(tmp_path):
+    write_shop(tmp_path)
+    (tmp_path / "items_shuffle_1000.json").write_text(json.dumps(ITEMS[:1]))
+    (tmp_path / "items_ins_v2_1000.json").write_text(json.dumps(NOTES))
+    with pytest.raises(DataError, match="several catalogues"):
+        WebShop(tmp_path)
+    assert len(WebShop(tmp_path / "items_shuffle_1000.json").shop.catalogue) == 1
+
+
+def test_a_missing_file(tmp_path):
+    write_shop(tmp_path)
+    (tmp_path / "items_human_ins.json").unlink()
+    assert len(WebShop(tmp_path).shop.goals) == 7
+    with pytest.raises(DataError, match="no human goals"):
+        WebShop(tmp_path, goals="human")
+    (tmp_path / "items_ins_v2.json").unlink()
+    with pytest.raises(DataError, match=r"items_ins_v2.json` is missing"):
+        WebShop(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"items": {}}, "holds a dict, expected a list"),
+        ({"notes": []}, "holds a list, expected a dict"),
+        ({"items": [*ITEMS, "a"]}, "product 8: expected an object, got str"),
+        (
+            {"items": [{**ITEMS[0], "name": None}]},
+            r"product 0 \(B000000001\): `name` is None, expected a string",
+        ),
+        ({"items": [{**ITEMS[0], "pricing": "12"}]}, r"product 0 \(B000000001\): `pricing` is '12'"),
+        ({"items": [{**ITEMS[0], "small_description": [1]}]}, "`small_description`"),
+        ({"notes": {"B000000001": []}}, "the notes of B000000001"),
+        ({"notes": {"B000000001": {"attributes": "silk"}}}, r"beside items_shuffle.json: the notes of B0+1: `attr"),
+        ({"notes": {"B000000001": {"instruction": "Find me socks"}}}, "no `instruction_attributes`"),
+        ({"notes": {"B000000001": {"instruction": 3}}}, "`instruction` is 3"),
+        ({"items": [{**ITEMS[0], "asin": "b000000001"}]}, "`asin` is 'b000000001', expected capital letters"),
+        ({"items": [{**ITEMS[0], "asin": 5}]}, "product 0: `asin` is 5, expected a string"),
+        ({"items": [{**ITEMS[0], "pricing": 12}]}, "`pricing` is 12"),
+        ({"human": {"B000000001": {}}}, r"beside items_shuffle.json: human instruction of B000000001"),
+        ({"human": {"B000000001": ["a"]}}, "human instruction of B000000001"),
+    ],
+)
+def test_malformed_files(tmp_path, files, message):
+    with pytest.raises(DataError, match=message):
+        WebShop(write_shop(tmp_path, **files))
+
+
+def test_malformed_human_records(tmp_path):
+    with pytest.raises(DataError, match="human instruction of B000000001"):
+        WebShop(write_shop(tmp_path, human={"B000000001": [{}]}), goals="human")
+
+
+def test_a_file_that_is_not_json(tmp_path):
+    write_shop(tmp_path)
+    (tmp_path / "items_shuffle.json").write_text('[{"asin": ')
+    with pytest.raises(DataError, match=r"items_shuffle.json` is not JSON: .*entry 0, near byte"):
+        WebShop(tmp_path)

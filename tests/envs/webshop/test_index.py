@@ -1,0 +1,348 @@
+"""The index on disk: as the shop in memory, built once, whatever interrupts it, and never of other files."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.envs.webshop import WebShop, index, official
+from eef.envs.webshop.columns import LAYOUT
+from eef.envs.webshop.index import index_directory, open_index
+from eef.envs.webshop.official import JsonStream, OfficialFiles
+from eef.envs.webshop.shop import prepare
+from eef.envs.webshop.synthetic import SyntheticSettings, generate
+from eef.errors import ConfigError, DataError
+from eef.utils.cache import cache_directory
+from tests.fakes.small_run import eef
+from tests.fakes.small_shop import write_shop
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    records = generate(SyntheticSettings(products=120))
+    directory = tmp_path_factory.mktemp("data")
+    return write_shop(directory, items=records.items, notes=records.attributes, human=records.human)
+
+
+@pytest.fixture
+def files(data, tmp_path):
+    """The same files where a test may change them."""
+    return OfficialFiles.find(shutil.copytree(data, tmp_path / "data"))
+
+
+def contents(directory):
+    """Every column's bytes."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "index.json"}
+
+
+@pytest.mark.parametrize("goals", ["human", "synthetic"])
+def test_a_shop_on_disk_is_the_shop_in_memory(data, tmp_path, goals):
+    disk, memory = (WebShop(data, goals=goals, index=index) for index in (str(tmp_path), "memory"))
+    assert disk.fingerprint() == memory.fingerprint()
+    assert list(disk.shop.goals) == list(memory.shop.goals)
+    assert list(disk.shop.catalogue) == list(memory.shop.catalogue)
+    for goal in list(memory.shop.goals)[:20]:
+        assert disk.search(goal.instruction) == memory.search(goal.instruction)
+        assert disk.shop.catalogue.get(goal.asin) == memory.shop.catalogue.get(goal.asin)
+    for env in (disk, memory):
+        env.reset(0)
+    assert disk.step("search[<c> garden]") == memory.step("search[<c> garden]")
+
+
+def test_it_is_built_once(files, tmp_path, monkeypatch):
+    built = open_index(files, tmp_path / "cache")
+    assert built.directory.parent == tmp_path / "cache" / "webshop"
+    assert sorted(path.name for path in built.directory.parent.iterdir()) == [
+        built.directory.name, f"{built.directory.name}.lock",
+    ]  # fmt: skip
+    monkeypatch.setattr(index, "_build", None)
+    assert open_index(files, tmp_path / "cache").digest == built.digest
+    assert prepare({"data": str(files.items), "index": str(tmp_path / "cache")}, lambda *_: None) is None
+
+
+@pytest.mark.parametrize("which", ["items", "attributes", "human"])
+def test_other_files_make_another_index(files, tmp_path, which):
+    before = open_index(files, tmp_path)
+    path = getattr(files, which)
+    path.write_text(path.read_text() + " ")
+    after = open_index(files, tmp_path)
+    assert (after.directory, after.digest != before.digest) == (before.directory, True)
+
+
+def test_an_index_that_lost_a_part_is_built_anew(files, tmp_path):
+    built = open_index(files, tmp_path)
+    whole = contents(built.directory)
+    os.truncate(built.directory / "documents.i4", 8)
+    (built.directory / "ranks.i4").unlink()
+    assert contents(open_index(files, tmp_path).directory) == whole
+
+
+def test_checksums_find_what_the_sizes_do_not(files, tmp_path):
+    built = open_index(files, tmp_path)
+    built.verify()
+    path = built.directory / "records.u1"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="`records` is not as it was written") as caught:
+        open_index(files, tmp_path).verify()
+    assert "--rebuild" in caught.value.hint
+    open_index(files, tmp_path, rebuild=True).verify()
+
+
+class Stopped(BaseException):
+    """What a killed process looks like from inside."""
+
+
+@pytest.mark.parametrize("stop", [1, 7, 60, 119, "terms", "goal_order", "digest"])
+def test_an_interrupted_build_goes_on_and_ends_the_same(files, tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(index, "CHECKPOINT", 10)
+    monkeypatch.setattr(official, "CHUNK", 1000)
+    whole = contents(open_index(files, tmp_path / "whole").directory)
+    appended, written = index.FileColumns.append, []
+
+    def append(self, name, values):
+        written.append(name)
+        if name == stop or written.count("records") == stop:
+            raise Stopped
+        appended(self, name, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index.FileColumns, "append", append)
+        if stop == "digest":
+            patch.setattr(OfficialFiles, "digest", lambda self, progress: exec("raise Stopped", {"Stopped": Stopped}))
+        with pytest.raises(Stopped):
+            open_index(files, tmp_path / "cache")
+    seen = []
+    again = open_index(files, tmp_path / "cache", progress=lambda what, done, total: seen.append((what, done)))
+    assert contents(again.directory) == whole
+    again.verify()
+    if stop in (60, 119, "terms"):
+        assert min(done for what, done in seen if what == "reading products") > 10_000  # did not begin at the start
+
+
+def build_and_be_killed(data, where, part):
+    """Build an index; the process is killed, as by `kill -9`, once a part of the work is told of twice."""
+    index.CHECKPOINT, official.CHUNK, told = 10, 1000, []
+
+    def progress(what, done, total):
+        told.append(what)
+        if told.count(part) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    open_index(OfficialFiles.find(Path(data)), Path(where), progress=progress)
+
+
+@pytest.mark.parametrize("part", ["reading products", "taking checksums"])
+def test_a_killed_build_goes_on_and_ends_the_same(files, tmp_path, part):
+    whole = contents(open_index(files, tmp_path / "whole").directory)
+    worker = multiprocessing.get_context("spawn").Process(
+        target=build_and_be_killed, args=(str(files.items), str(tmp_path / "cache"), part)
+    )
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    assert not index_directory(files, tmp_path / "cache").exists()
+    again = open_index(files, tmp_path / "cache")
+    again.verify()
+    assert contents(again.directory) == whole
+
+
+def test_a_build_of_other_files_is_not_gone_on_with(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "CHECKPOINT", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(index.CatalogueWriter, "finish", lambda *_: exec("raise Stopped", {"Stopped": Stopped}))
+        with pytest.raises(Stopped):
+            open_index(files, tmp_path / "cache")
+    items = json.loads(files.items.read_text())
+    files.items.write_text(json.dumps(items[:50]))
+    found = open_index(files, tmp_path / "cache")
+    assert len(found.columns.read("asins")) == 50
+
+
+def build(data, where, results):
+    env = WebShop(data, goals="human", index=where)
+    results.put((len(env.shop.catalogue), env.fingerprint()["sha256"]))
+
+
+def test_two_processes_at_once(files, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [
+        context.Process(target=build, args=(str(files.items), str(tmp_path / "cache"), results)) for _ in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    answers = [results.get(timeout=120) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert answers[0] == answers[1] == (120, OfficialFiles.find(files.items.parent).digest())
+
+
+def test_where_it_lies(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("EEF_CACHE", str(tmp_path / "mine"))
+    assert cache_directory() == tmp_path / "mine"
+    assert index_directory(files).parent == tmp_path / "mine" / "webshop"
+    monkeypatch.delenv("EEF_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_directory() == tmp_path / "eef"
+
+
+def test_large_files_go_to_disk_by_themselves(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("EEF_CACHE", str(tmp_path))
+    WebShop(files.items)
+    assert not (tmp_path / "webshop").exists()
+    monkeypatch.setattr(index, "LARGE", 1000)
+    WebShop(files.items)
+    assert index_directory(files).is_dir()
+
+
+def test_too_little_room_is_said_at_once(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "ROOM", 1e12)
+    with pytest.raises(DataError, match=r"GB in .* are free") as caught:
+        open_index(files, tmp_path)
+    assert "EEF_CACHE" in caught.value.hint
+
+
+def test_a_generated_shop_has_no_index():
+    with pytest.raises(ConfigError, match="`index` has no effect"):
+        WebShop(index="memory")
+
+
+def test_every_column_is_written(data, tmp_path):
+    built = open_index(OfficialFiles.find(data), tmp_path)
+    there = {path.name.split(".")[0] for path in built.directory.iterdir()} - {"index"}
+    assert there == set(LAYOUT) - set(index.WORKING)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def stream(path, opening, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(official, "CHUNK", 7)
+        found = JsonStream(path, opening, **options)
+        return [(value, found.offset) for value in found]
+
+
+@given(value=st.lists(JSON, max_size=5), indent=st.sampled_from([None, 1]), ascii=st.booleans())
+def test_a_list_is_streamed_as_it_is_parsed(tmp_path_factory, value, indent, ascii):
+    path = tmp_path_factory.getbasetemp() / "list.json"
+    path.write_text(json.dumps(value, indent=indent, ensure_ascii=ascii), encoding="utf-8", errors="surrogatepass")
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        with pytest.raises(DataError, match="not UTF-8"):
+            stream(path, "[")
+        return
+    found = stream(path, "[")
+    assert [member for (_, member), _ in found] == value
+    for at, (_, offset) in enumerate(found):
+        assert [member for (_, member), _ in stream(path, "[", start=offset)] == value[at + 1 :]
+
+
+@given(value=st.dictionaries(st.text("ab\\\"é", max_size=3), JSON, max_size=4))
+def test_an_object_is_streamed_as_it_is_parsed(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "object.json"
+    path.write_text(json.dumps(value))
+    assert dict(member for member, _ in stream(path, "{")) == value
+    assert {key: json.loads(text) for (key, text), _ in stream(path, "{", raw=True)} == value
+
+
+@given(st.data())
+def test_a_file_cut_off_anywhere_is_refused(tmp_path_factory, data):
+    whole = json.dumps([{"asin": "B01", "é": [1, 2.5, None]}, {"x": "y\\"}], ensure_ascii=False).encode()
+    path = tmp_path_factory.getbasetemp() / "cut.json"
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    with pytest.raises(DataError, match=r"cut.json` is not JSON: .* \(entry \d, near byte \d+\)"):
+        stream(path, "[")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1 2]", "[1,]", "[,1]", "[1]]", "[1] x", "[nul]", "x", "", "[" * 100_000, "[1" + "0" * 5000 + "]"],
+)
+def test_what_is_no_list(tmp_path, text):
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"odd.json"):
+        list(JsonStream(path, "["))
+
+
+@pytest.mark.parametrize("text", ['{"a" 1}', '{"a": 1,}', "{1: 2}", '{"a"', '{"a": 1 "b": 2}'])
+def test_what_is_no_object(tmp_path, text):
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="is not JSON"):
+        list(JsonStream(path, "{"))
+
+
+def test_an_endless_entry_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(official, "LONGEST", 1000)
+    monkeypatch.setattr(official, "CHUNK", 100)
+    path = tmp_path / "long.json"
+    path.write_text('["' + "a" * 10_000)
+    found = JsonStream(path, "[")
+    with pytest.raises(DataError, match="entry 0"):
+        list(found)
+    assert found.offset <= 3000
+
+
+# --- the command and a run -----------------------------------------------------------------------------------------
+
+
+def test_the_command_builds_an_index_and_says_where(files, tmp_path):
+    first = eef("index", files.items.parent, "--out", tmp_path / "cache")
+    found = index_directory(files, tmp_path / "cache")
+    assert (first.exit_code, first.stdout.strip()) == (0, str(found))
+    assert "reading products" in first.stderr
+    assert "taking checksums" in first.stderr
+    manifest = found / "index.json"
+    built = manifest.stat().st_ino
+    again = eef("index", files.items, "--out", tmp_path / "cache", "--verify")
+    assert again.exit_code == 0
+    assert "reading products" not in again.stderr
+    assert manifest.stat().st_ino == built
+    assert "reading products" in eef("index", files.items, "--out", tmp_path / "cache", "--rebuild").stderr
+
+
+def test_the_command_says_when_a_run_will_not_use_what_it_built(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("EEF_CACHE", str(tmp_path / "own"))
+    told = eef("index", files.items.parent)
+    assert told.exit_code == 0
+    assert "hint: so small a catalogue is read into memory" in told.stderr
+    missing = eef("index", tmp_path / "nothing")
+    assert missing.exit_code == 2
+    assert "hint: give a directory with WebShop's" in missing.stderr
+
+
+def test_the_command_finds_what_was_damaged(files, tmp_path):
+    column = open_index(files, tmp_path).directory / f"prices.{LAYOUT['prices']}"
+    column.write_bytes(bytes(column.stat().st_size))
+    told = eef("index", files.items, "--out", tmp_path, "--verify")
+    assert told.exit_code == 2
+    assert "the column `prices` is not as it was written" in told.stderr
+    assert eef("index", files.items, "--out", tmp_path, "--rebuild", "--verify").exit_code == 0
+
+
+def test_a_run_builds_the_index_it_needs_with_a_bar(files, tmp_path):
+    options = {"name": "webshop", "data": str(files.items), "index": str(tmp_path / "cache"), "goals": "human",
+               "splits": {"train": [0, 2], "test": [2, 4]}}
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"name": "shop", "env": options, "expert": {"names": ["scripted/strong"]}}))
+    run = eef("collect", recipe, "--out", tmp_path / "run")
+    assert run.exit_code == 0
+    assert "reading products" in run.stderr
+    again = eef("collect", tmp_path / "run")
+    assert again.exit_code == 0
+    assert "reading products" not in again.stderr

@@ -1,0 +1,93 @@
+"""A simulator without a JVM, for tests of the pool: it counts, and dies, hangs or breaks when it is told to."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eef.env import StepResult
+from eef.envs.simulators.env import PooledEnv, PoolSettings
+from eef.errors import ConfigError, EnvError
+from eef.task import Task, TaskSet
+
+
+@dataclass(frozen=True)
+class CountingOpener:
+    refuses: bool = False
+
+    def __call__(self) -> Counting:
+        if self.refuses:
+            raise ConfigError("no counting here", hint="count elsewhere")
+        return Counting()
+
+
+class Counting:
+    """The task's number is counted up by every action that is a number; 100 ends the episode."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+
+    def begin(self, seat: int, start: tuple[int]) -> str:
+        (self.counts[seat],) = start
+        return f"at {start[0]}"
+
+    def act(self, seat: int, action: str) -> StepResult:
+        verb, _, word = action.partition(" ")
+        if verb == "die" and self._may(word):
+            os._exit(9)
+        if verb == "hang":
+            time.sleep(60)
+        if verb == "break":
+            raise EnvError("it broke")
+        if verb == "moody":
+            return StepResult(f"in {os.getpid()}", 0.0, False)
+        before = self.counts[seat]
+        self.counts[seat] = min(100, before + int(action)) if action.isdigit() else before
+        now = self.counts[seat]
+        return StepResult(f"at {now}", (now - before) / 100, now == 100)
+
+    def _may(self, word: str) -> bool:
+        """`die PATH` dies once: where the file is not there yet."""
+        if word and Path(word).exists():
+            return False
+        if word:
+            Path(word).touch()
+        return True
+
+    def leave(self, seat: int) -> None:
+        self.counts.pop(seat, None)
+
+    def gold(self, start: tuple[int]) -> list[str]:
+        if start == (5,):
+            raise EnvError("no way from 5")
+        return [str(100 - start[0])]
+
+    def is_alive(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.counts.clear()
+
+
+class CountingEnv(PooledEnv):
+    name = edition = "counting"
+    step_limit = 10
+    prompt = ""
+
+    def __init__(self, *, workers: int = 1, patience: float = 20.0, refuses: bool = False) -> None:
+        super().__init__(CountingOpener(refuses), PoolSettings(workers, 64, patience))
+
+    def tasks(self, split: str) -> TaskSet:
+        return TaskSet.of([
+            Task(id=f"counting/up/{index}", env=self.name, index=index, split=split, instruction="count")
+            for index in range(0, 60, 5)
+        ])
+
+    def start_of(self, task: Task) -> Any:
+        return (task.index,)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"env": self.name}

@@ -1,0 +1,69 @@
+"""Synthetic shops for tests, an oracle that buys what a goal asks for, and whole rounds of expert play."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from eef.envs.webshop import WebShop
+from eef.envs.webshop.expert import View
+from eef.envs.webshop.goals import Goal
+from eef.policy import GREEDY, Policy
+from eef.rollouts.runner import Launch, derive_seed, play
+from eef.trajectory import Trajectory, TrajectorySet
+
+
+def open_shop(goals: str = "human", *, compat: bool | None = None, per_page: int = 4, **settings: Any) -> WebShop:
+    """A generated shop; `settings` are those of the catalogue."""
+    return WebShop(
+        goals=goals, prompt="none", tagger="words", products_per_page=per_page, compat=compat,  # type: ignore[arg-type]
+        synthetic={"products": 200, **settings},
+    )
+
+
+def rank(env: WebShop, goal: Goal) -> int:
+    """The place of a goal's product in what the expert's query finds, from 1; 0 where it is not among the hits."""
+    hits = [asin for asin, _ in env.search(query(env, goal))]
+    return hits.index(goal.asin) + 1 if goal.asin in hits else 0
+
+
+def query(env: WebShop, goal: Goal) -> str:
+    """What the expert searches for."""
+    env.reset(goal.index)
+    return View(env.shop, env.rules, env.session).query
+
+
+def buy(env: WebShop, goal: Goal) -> float:
+    """The reward for buying the goal's product with the goal's options, on the way that any shopper has to go."""
+    place = rank(env, goal)
+    env.reset(goal.index)
+    env.step(f"search[{query(env, goal)}]")
+    for _ in range((place - 1) // env.rules.products_per_page):
+        env.step("click[next >]")
+    env.step(f"click[{goal.asin}]")
+    for option in goal.options:
+        env.step(f"click[{option if isinstance(option, str) else option[1]}]")
+    return env.step("click[buy now]").reward
+
+
+def play_all(
+    env: WebShop, policy: Policy, tasks: int = 100, *, limit: int = 60, seed: int = 0, batch_size: int = 100
+) -> dict[str, Trajectory]:
+    """The first training tasks played by a policy: task → trajectory."""
+    launches = [
+        Launch(task.id, task, None, derive_seed(seed, task.id), 0) for task in env.tasks("train").head(tasks)
+    ]
+    played = play(
+        launches, env=env, policy=policy, trajectories=TrajectorySet(), sampling=GREEDY, step_limit=limit,
+        batch_size=batch_size,
+    )
+    return {trajectory.task: trajectory for trajectory in played}
+
+
+def win_rate(played: dict[str, Trajectory]) -> float:
+    return fmean(trajectory.success for trajectory in played.values())
+
+
+def mean_of(played: dict[str, Trajectory], action: str) -> float:
+    """How often an episode has an action, in the mean."""
+    return fmean(sum(step.action == action for step in item.steps) for item in played.values())

@@ -1,0 +1,436 @@
+"""Imports: every published format, detection row by row, replay, masks, and all that can be wrong with a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.envs.toy import ToyEnv, make_toy_expert
+from eef.errors import DataError, EnvError, MethodError
+from eef.importers.conversations import call_as_action, said, split_episode
+from eef.importers.episode import Unreadable
+from eef.importers.formats import FORMATS, detect, read_row
+from eef.importers.importer import Reading
+from eef.importers.rows import Rejection
+from eef.importers.verify import KnownTasks
+from eef.methods.labels import is_expert
+from eef.methods.registry import make_method
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import StageId, stages_of
+from eef.policy import Sampling
+from eef.rollouts.explore import explore
+from eef.rollouts.runner import Launch, play
+from eef.rollouts.store import Store, read_trajectories
+from eef.trajectory import StateRef, Trajectory, TrajectorySet
+from tests.fakes.small_run import as_recipe, eef, small_recipe
+
+REACT = Path(os.environ.get("EEF_REACT_LOG", "recordings/react.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def env():
+    return ToyEnv()
+
+
+@pytest.fixture(scope="module")
+def known(env):
+    return KnownTasks(env, {split: env.tasks(split) for split in ("train", "test")})
+
+
+@pytest.fixture(scope="module")
+def played(env):
+    """The toy's weak expert on some tasks: what the rows below tell."""
+    launches = [Launch(f"expert:weak/{task.id}", task, None, n, 0) for n, task in enumerate(env.tasks("train").head(8))]
+    ended = play(launches, env=env, policy=make_toy_expert(env, "weak"), trajectories=TrajectorySet(),
+                 sampling=Sampling(), step_limit=10, batch_size=8)
+    return sorted(ended, key=lambda item: item.task)
+
+
+def messages_of(item, system=True):
+    talk = [{"role": "system", "content": "The rules."}] if system else []
+    for step in item.steps:
+        talk += [{"role": "user", "content": step.observation}, {"role": "assistant", "content": step.completion}]
+    return talk
+
+
+def rows_of(item, format):
+    """A trajectory as another format would tell it."""
+    number = int(item.task.split("/")[1])
+    named = [{"from": {"user": "human", "assistant": "gpt"}[said["role"]], "value": said["content"]}
+             for said in messages_of(item, system=False)]
+    agreed = [{"from": "human", "value": "You walk along a corridor."}, {"from": "gpt", "value": "OK"}]
+    if format == "sharegpt":
+        return {"id": f"toy_{number}", "conversations": agreed + named, "reward": item.reward, "task_idx": number}
+    if format == "agentgym":
+        told = [{**said, "loss": None if said["from"] == "human" else True} for said in named]
+        return {"item_id": f"toy_{number}", "conversations": told, "reward": item.reward}
+    if format == "messages":
+        return {"id": item.id, "messages": messages_of(item), "reward": item.reward, "task": item.task}
+    if format == "react":
+        first, *_ = item.steps
+        seen = [*(step.observation for step in item.steps[1:]), item.final_observation]
+        steps = []
+        for step, after in zip(item.steps, seen, strict=True):
+            steps += [{"action": "think[hm]", "observation": "OK."}, {"action": step.action, "observation": after}]
+        return {"task_idx": number, "session": f"fixed_{number}", "initial_observation": first.observation,
+                "steps": steps, "reward": item.reward}
+    if format == "verifiers":
+        talk = messages_of(item)
+        nodes = [{"parent": n - 1 if n else None, "message": said, "sampled": False} for n, said in enumerate(talk)]
+        trace = {"version": 1, "id": f"trace{number}", "task": {"type": "T", "data": {"idx": number}}, "nodes": nodes,
+                 "rewards": {"win": {"score": item.reward}}, "errors": []}
+        return {"env": {"id": "toy"}, "task": trace["task"], "traces": [trace], "ok": True}
+    if format == "inspect":
+        return {"id": number, "epoch": 1, "messages": messages_of(item), "scores": {"match": {"value": item.reward}}}
+    assert format == "eef"
+    return item.to_record()
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path, known=None, **options):
+    reading = Reading(known, **options)
+    items = list(reading.trajectories([path] if isinstance(path, Path) else path))
+    taken = [item for item in items if isinstance(item, Trajectory)]
+    return taken, [item for item in items if isinstance(item, Rejection)], reading.report
+
+
+# --- formats -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_format_is_detected_replayed_and_read_back(format, played, known, tmp_path):
+    taken, rejected, report = read(write(tmp_path / "a.jsonl", [rows_of(item, format) for item in played]), known)
+    assert rejected == []
+    assert report.formats == {format: 8}
+    assert (report.imported, report.replayed, report.won) == (8, 8, sum(item.success for item in played))
+    for item, original in zip(taken, played, strict=True):
+        assert is_expert(item)
+        assert item.replayable
+        assert (item.task, item.reward, item.success, item.status) == (
+            original.task, original.reward, original.success, original.status
+        )
+        assert [(s.observation, s.action, s.reward) for s in item.steps] == [
+            (s.observation, s.action, s.reward) for s in original.steps
+        ]
+        if format == "react":
+            assert all(step.completion.startswith("Thought: hm\nAction: ") for step in item.steps)
+        else:
+            assert [step.completion for step in item.steps] == [step.completion for step in original.steps]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_without_an_environment_it_is_text_only(format, played, tmp_path):
+    taken, _, report = read(write(tmp_path / "a.jsonl", [rows_of(item, format) for item in played]))
+    assert (report.imported, report.replayed, report.text_only) == (8, 0, 8)
+    assert not any(item.replayable for item in taken)
+    assert all(item.task.startswith("text/") for item in taken)
+    assert [item.reward for item in taken] == [item.reward for item in played]
+    assert all(item.source == f"{tmp_path / 'a.jsonl'}:{line}" for line, item in enumerate(taken, start=1))
+    again, _, _ = read(write(tmp_path / "b.jsonl", [item.to_record() for item in taken]))
+    assert again == taken
+
+
+@pytest.mark.parametrize("change", ["observation", "action", "reward", "more"])
+def test_what_does_not_come_back_is_text_only_and_the_difference_is_shown(change, played, known, tmp_path):
+    row = rows_of(played[0], "messages")
+    talk = row["messages"]
+    if change == "observation":
+        talk[3]["content"] = talk[3]["content"].replace("Room", "Hall")
+    elif change == "action":
+        talk[2]["content"] = "Thought: no.\nAction: dance"
+    elif change == "reward":
+        row["reward"] = 0.25
+    else:
+        talk += [{"role": "user", "content": "more"}, {"role": "assistant", "content": "Action: left"}]
+    (item,), _, report = read(write(tmp_path / "a.jsonl", [row]), known)
+    assert not item.replayable
+    assert played[0].task in report.differences[0]
+    expected = {"observation": "told 'Hall", "action": "at step 1", "reward": "told 'reward 0.25'", "more": "told"}
+    assert expected[change] in report.differences[0]
+
+
+def test_masks_come_with_the_turns_and_are_never_trained(played, known, tmp_path):
+    won = next(item for item in played if item.success)
+    row = rows_of(won, "agentgym")
+    row["conversations"][1]["loss"] = False
+    (item,), _, report = read(write(tmp_path / "a.jsonl", [row]), known)
+    assert [step.weight for step in item.steps] == [0.0, *[1.0] * (len(item.steps) - 1)]
+    assert report.masked == 1
+    for method in ("bc", "eef"):
+        options = {"expert_states": "all"} if method == "eef" else {}
+        example, = make_method(method, options).select(TrajectorySet([item]), [item.task], 1).examples
+        assert example.weights[0] == 0
+        assert example.reasons[0] == "masked"
+        assert set(example.weights[1:]) == {1.0}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["weight", "train", "loss", "loss_weight"]), st.booleans()), min_size=1))
+def test_every_name_of_a_mask_is_heeded(masks):
+    talk = []
+    for name, trained in masks:
+        talk += [{"role": "user", "content": "see"}, {"role": "assistant", "content": "Action: go", name: trained}]
+    _, steps, _ = split_episode([said(message, n) for n, message in enumerate(talk)])
+    assert [step.weight for step in steps] == [float(trained) for _, trained in masks]
+
+
+def test_tool_calls_are_actions():
+    call = {"function": {"name": "search", "arguments": '{"query": "red mug"}'}}
+    talk = [{"role": "user", "content": "find it"}, {"role": "assistant", "content": "A mug.", "tool_calls": [call]},
+            {"role": "tool", "content": "a page", "tool_call_id": "1"}]
+    _, (step,), final = split_episode([said(message, n) for n, message in enumerate(talk)])
+    assert (step.completion, step.action, final) == (
+        "Thought: A mug.\nAction: search[red mug]", "search[red mug]", "a page"
+    )
+    assert call_as_action("buy", {"item": "B1", "size": "L"}) == 'buy[{"item": "B1", "size": "L"}]'
+
+
+@pytest.mark.parametrize("compression", ["ZIP_DEFLATED", "ZIP_ZSTANDARD"])
+def test_an_inspect_archive_is_read(compression, played, known, tmp_path):
+    if sys.version_info < (3, 14):
+        pytest.importorskip("zipfile_zstd")
+    path = tmp_path / "log.eval"
+    with zipfile.ZipFile(path, "w", getattr(zipfile, compression)) as archive:
+        archive.writestr("header.json", "{}")
+        for number, item in enumerate(played):
+            archive.writestr(f"samples/{number}_epoch_1.json", json.dumps(rows_of(item, "inspect")))
+    assert read(path, known)[2].replayed == 8
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+def talk(*roles):
+    return [{"role": role, "content": "Action: go" if role == "assistant" else "see"} for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (b"{oops}", "not JSON"),
+        (b"7", "a int where an object was expected"),
+        (b'{"a": "\xff"}', "not UTF-8: byte 0xff at position 7"),
+        (b'{"text": "x"}', "no known format: it has text"),
+        (json.dumps({"messages": talk("user", "assistant")}).encode(), "no reward, and no replay that gives one"),
+        (json.dumps({"messages": talk("assistant", "user"), "reward": 1}).encode(), "the agent speaks first"),
+        (json.dumps({"messages": talk("user", "assistant", "assistant"), "reward": 1}).encode(), "twice in a row"),
+        (json.dumps({"messages": talk("user", "assistant", "system"), "reward": 1}).encode(), "system message behind"),
+        (json.dumps({"messages": talk("user", "wizard"), "reward": 1}).encode(), "unknown role 'wizard'"),
+        (json.dumps({"messages": talk("user", "assistant"), "reward": 7}).encode(), "no number in [0, 1]"),
+        (json.dumps({"messages": [3], "reward": 1}).encode(), "message 0 is a int"),
+        (json.dumps({"messages": talk("user"), "reward": 1}).encode(), "no turn of the agent"),
+        (json.dumps({"messages": 3, "reward": 1}).encode(), "malformed `messages` row"),
+        (json.dumps({"steps": [{"action": "a"}], "initial_observation": "o", "reward": 1}).encode(), "steps[0]"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deep"),
+    ],
+)
+def test_a_bad_row_is_named_and_the_others_are_taken(row, reason, tmp_path):
+    good = json.dumps({"messages": talk("user", "assistant"), "reward": 1.0, "id": "good"}).encode()
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(good + b"\n" + row + b"\n\n" + good.replace(b"good", b"fine"))
+    taken, rejected, report = read(path)
+    assert [item.id for item in taken] == ["expert:a/good", "expert:a/fine"]
+    assert rejected[0].place == f"{path}:2"
+    assert reason in rejected[0].reason
+    assert (report.imported, report.rejected) == (2, 1)
+
+
+def test_an_id_that_is_there_twice_is_named(tmp_path):
+    row = {"messages": talk("user", "assistant"), "reward": 1.0, "id": "same"}
+    taken, (rejection,), _ = read(write(tmp_path / "a.jsonl", [row, row]))
+    assert len(taken) == 1
+    assert rejection.reason == f"duplicate id 'same': {tmp_path / 'a.jsonl'}:1 has it"
+
+
+def test_rows_of_several_formats_may_stand_in_one_file(played, known, tmp_path):
+    rows = [rows_of(item, format) for item, format in zip(played, FORMATS, strict=False)]
+    _, rejected, report = read(write(tmp_path / "a.jsonl", rows), known)
+    assert (rejected, report.formats) == ([], dict.fromkeys(FORMATS, 1))
+    _, rejected, report = read(write(tmp_path / "a.jsonl", rows), known, wanted="react")
+    assert report.formats == {"react": 1}
+    assert {item.reason for item in rejected} == {f"it is `{name}`, not `react`" for name in FORMATS if name != "react"}
+
+
+def test_an_array_on_one_line_and_one_that_breaks_off(tmp_path):
+    row = {"messages": talk("user", "assistant"), "reward": 1.0}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([row] * 3))
+    assert [item.source for item in read(path)[0]] == [f"{path}:row {n}" for n in (1, 2, 3)]
+    path.write_text(json.dumps([row] * 3)[:-40])
+    taken, (rejection,), _ = read(path)
+    assert len(taken) == 2
+    assert (rejection.place, "all behind it cannot be read" in rejection.reason) == (f"{path}:row 3", True)
+
+
+def test_missing_and_empty_files_are_told(tmp_path):
+    with pytest.raises(DataError, match="cannot read"):
+        read(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(DataError, match="is empty"):
+        read(tmp_path / "empty.jsonl")
+    (tmp_path / "a.eval").write_bytes(b"PK\x03\x04 broken")
+    assert "a broken archive" in read(tmp_path / "a.eval")[1][0].reason
+
+
+_BOUNDED = """
+import resource, sys
+from pathlib import Path
+from eef.importers.importer import Reading
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]) << 20,) * 2)
+reading = Reading()
+for item in reading.trajectories([Path(sys.argv[1])]):
+    pass
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(reading.report.imported, int(status["VmHWM"].split()[0]) >> 10)
+"""
+
+
+def bounded(path, mebibytes):
+    """(trajectories read, peak memory in MiB) in a process which may take no more than that."""
+    command = [sys.executable, "-c", _BOUNDED, str(path), str(mebibytes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    return tuple(int(word) for word in done.stdout.split())
+
+
+def test_fifty_megabytes_on_one_line_are_read_in_little_memory(tmp_path):
+    long = {"role": "user", "content": "x" * 50_000}
+    row = json.dumps({"messages": [*talk("user", "assistant"), long], "reward": 1.0})
+    path = tmp_path / "a.json"
+    path.write_text("[" + ",".join([row] * 1000) + "]")
+    assert path.stat().st_size > 50_000_000
+    count, peak = bounded(path, 1024)
+    assert count == 1000
+    assert peak < 200
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_trajectories_stream(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with path.open("w") as file:
+        for number in range(100_000):
+            row = {"messages": [*talk("user", "assistant"), {"role": "user", "content": "x" * 2000}], "reward": 1.0}
+            file.write(json.dumps({**row, "id": number}) + "\n")
+    count, peak = bounded(path, 1024)
+    assert count == 100_000
+    assert peak < 250  # the file has 220 MiB; what grows is the ids, by which duplicates are found
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_at_all_raise_anything_but_a_clear_error(content):
+    with tempfile.TemporaryDirectory() as directory, suppress(DataError):
+        path = Path(directory) / "a"
+        path.write_bytes(content)
+        read(path)
+
+
+KEYS = [
+    "messages", "conversations", "role", "from", "content", "value", "reward", "steps", "action", "observation",
+    "initial_observation", "traces", "nodes", "task", "scores", "epoch", "prompt", "completion", "author",
+    "final_observation", "weight",
+]
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=30,
+))
+def test_no_row_at_all_raises_anything_but_its_rejection(value):
+    if isinstance(value, dict):
+        assert detect(value) in (None, *FORMATS)
+        with suppress(Unreadable):
+            read_row(value)
+
+
+# --- the real log --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not REACT.is_file(), reason=f"no log at {REACT}; set EEF_REACT_LOG to it")
+def test_the_real_react_log_is_imported_whole(tmp_path):
+    done = eef("import", REACT, "--out", tmp_path / "react.jsonl")
+    assert done.exit_code == 0
+    assert done.stdout.strip() == str(tmp_path / "react.jsonl")
+    assert "formats   500 react" in done.stderr
+    assert "imported  500 of 500 rows" in done.stderr
+    assert "won 35.8 % (179), mean reward 0.638, failed 321" in done.stderr
+    assert "text only 500" in done.stderr
+    taken, rejected, _ = read(REACT)
+    assert rejected == []
+    rows = [json.loads(line) for line in REACT.read_text().splitlines()]
+    for item, row in zip(taken, rows, strict=True):
+        acted = [entry["action"] for entry in row["steps"] if not entry["action"].startswith("think[")]
+        assert [step.action for step in item.steps if step.action] == acted
+        assert sum(step.observation == "Invalid action!" for step in item.steps) == sum(
+            entry["observation"] == "Invalid action!" for entry in row["steps"][:-1]
+        )
+    thoughts = sum(entry["action"].startswith("think[") for row in rows for entry in row["steps"])
+    assert thoughts == 1089
+    assert all("think[" not in step.completion for item in taken for step in item.steps)
+
+
+# --- in a run ------------------------------------------------------------------------------------------------------
+
+
+def test_exit_status_goes_by_the_outcome(tmp_path):
+    row = {"messages": talk("user", "assistant"), "reward": 1.0}
+    good, mixed, bad = (write(tmp_path / name, rows) for name, rows in
+                        (("good.jsonl", [row]), ("mixed.jsonl", [row, {}]), ("bad.jsonl", [{}])))
+    for path, status in ((good, 0), (mixed, 1), (bad, 2)):
+        out = tmp_path / f"{path.stem}-out.jsonl"
+        done = eef("import", path, "--out", out)
+        assert done.exit_code == status
+        assert out.exists() == (status < 2)
+        assert (tmp_path / f"{out.name}.rejected.jsonl").exists() == (status > 0)
+    assert f"rejected  {bad}:1: no known format" in done.stderr
+    assert eef("import", good, "--format", "sharegtp").exit_code == 2
+
+
+def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(played, env, student, tmp_path):
+    test = [rows_of(item, "messages") for item in play(
+        [Launch("t", env.tasks("test")[0], None, 1, 0)], env=env, policy=make_toy_expert(env, "flawless"),
+        trajectories=TrajectorySet(), sampling=Sampling(), step_limit=10, batch_size=1)]
+    foreign = {"messages": talk("user", "assistant"), "reward": 1.0, "id": "foreign"}
+    other = {**rows_of(played[7], "messages"), "id": "other"}
+    own = [rows_of(item, "messages") for item in played[:6]]
+    path = write(tmp_path / "experts.jsonl", [*own, *test, other, foreign])
+    recipe = as_recipe(small_recipe(student, expert={"names": [f"file/{path}"]}, tasks={"train": 6}))
+    run = Run.create(tmp_path / "run", recipe)
+    run.check()
+    run.carry_out(StageId("expert", 0, "collect"), lambda progress: None)
+    outcome = run.outcome(StageId("expert", 0, "collect"))
+    assert (outcome["rollouts"], outcome["text_only"]) == (7, 1)
+    told = outcome["sources"][f"file/{path}"]
+    assert (told["imported"], told["held_out"], told["replayed"]) == (7, 2, 6)
+    run.carry_out(StageId("bc", 0, "select"), lambda progress: None)
+    trained = {example.task for example in run.selection("bc", 0).examples}
+    assert any(task.startswith("text/") for task in trained)
+    assert trained.isdisjoint(task.id for task in env.tasks("test"))
+    assert StageId("expert", 0, "evaluate") not in stages_of(recipe)
+
+
+def test_text_only_trajectories_are_refused_for_exploration(played, env, tmp_path):
+    taken, _, _ = read(write(tmp_path / "a.jsonl", [rows_of(item, "messages") for item in played]))
+    lost = next(item for item in taken if not item.success)
+    store_of = TrajectorySet(taken)
+    with pytest.raises(MethodError, match=r"all \d+ of them are text only"):
+        make_method("eef").plan(store_of, [], 1)
+    with Store.open(tmp_path) as store:
+        store.append(lost)
+        launch = Launch("x", env.tasks("train")[0], StateRef(lost.id, 1), 0, 1)
+        with pytest.raises(EnvError, match=r"that trajectory is text only \(.*a\.jsonl:\d"):
+            explore([launch], store, env, make_toy_expert(env, "weak"), sampling=Sampling(), step_limit=9, batch_size=1)
+    assert len(read_trajectories(tmp_path)) == 1

@@ -1,0 +1,241 @@
+"""What EEF is compared with: SFT-ALL, NAT, ETO, IPR, ATLaS; and the records of pairs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.errors import MethodError, StoreError
+from eef.methods.nat import TOLD
+from eef.methods.registry import METHODS, make_method
+from eef.selection import PlannedState, PreferencePair, TrainingExample
+from eef.trajectory import StateRef, TrajectorySet
+from tests.fakes.grids import TASK, expert, rollout, worlds
+
+FAILED, WON = expert("f", actions="abcd"), expert("w", actions="xyz", win=True, task="toy/2")
+TASKS = (TASK, "toy/2")
+
+
+def select(method, store, *, round=1, tasks=TASKS, **options):
+    return make_method(method, options).select(TrajectorySet(store), tasks, round)
+
+
+def plan(method, store, *, tasks=TASKS, **options):
+    return make_method(method, options).plan(TrajectorySet(store), tasks, 1)
+
+
+def named(selection):
+    return {example.id: example for example in selection.examples}
+
+
+# SFT-ALL and NAT
+
+
+def test_sft_all_trains_on_failures_like_wins():
+    store = [FAILED, WON, expert("broken", status="error"), rollout("r", None, "win")]
+    examples = named(select("sft_all", store))
+    assert {name: set(item.reasons) for name, item in examples.items()} == {
+        "f@0": {"expert-failure"}, "w@0": {"expert-win"},
+    }
+    assert all(set(item.weights) == {1.0} for item in examples.values())
+    assert plan("sft_all", store) == []
+
+
+def test_nat_tells_the_outcome():
+    examples = named(select("nat", [FAILED, WON]))
+    assert (examples["f@0"].told, examples["w@0"].told) == ("This episode fails.", "This episode succeeds.")
+    assert make_method("nat").told == "This episode succeeds."
+    assert plan("nat", [FAILED]) == []
+
+
+def test_nats_control_tells_nothing_but_that_they_differ():
+    method = make_method("nat", {"tags": "meaningless"})
+    told = {item.told for item in method.select(TrajectorySet([FAILED, WON]), TASKS, 1).examples}
+    assert told == set(TOLD["meaningless"])
+    assert method.told == named(select("nat", [FAILED, WON], tags="meaningless"))["w@0"].told
+
+
+def test_nat_may_explore():
+    assert plan("nat", [FAILED], k=2) == [PlannedState(task, None, 2) for task in TASKS]
+    store = [FAILED, rollout("r", None, "lose"), rollout("later", None, "win", actions="q", round=2)]
+    examples = named(select("nat", store, k=2))
+    assert (set(examples), examples["r@0"].told) == ({"f@0", "r@0"}, "This episode fails.")
+
+
+def test_the_others_tell_nothing():
+    assert {name for name in METHODS if make_method(name).told} == {"nat"}
+
+
+# ETO
+
+
+def test_eto_prefers_wins_to_failures_of_the_other():
+    own_failure, own_win = rollout("l", None, "lose", task="toy/2"), rollout("v", None, "win", actions="q")
+    selection = select("eto", [FAILED, WON, own_failure, own_win])
+    ways = {(pair.chosen.trajectory, pair.rejected.trajectory) for pair in selection.pairs}
+    assert (ways, selection.examples) == ({("w", "l"), ("v", "f")}, ())
+    assert selection.counts == {"examples": 0, "pairs": 2, "tasks.unsolved": 0}
+    assert plan("eto", [FAILED], k=3) == [PlannedState(task, None, 3) for task in TASKS]
+
+
+def test_eto_compares_this_round_or_all():
+    store = [FAILED, rollout("a", None, "win", actions="q"), rollout("b", None, "win", actions="r", round=2)]
+    assert [pair.chosen.trajectory for pair in select("eto", store, round=2).pairs] == ["b"]
+    assert [pair.chosen.trajectory for pair in select("eto", store, round=2, pairs="all").pairs] == ["a", "b"]
+    assert [pair.chosen.trajectory for pair in select("eto", store, round=1, pairs="all").pairs] == ["a"]
+
+
+def test_where_nothing_differs_there_is_no_pair():
+    with pytest.raises(MethodError, match="nothing to train on"):
+        select("eto", [FAILED, rollout("r", None, "lose")])
+
+
+@given(worlds(), st.sampled_from(["eto", "ipr"]))
+def test_a_pair_is_a_win_before_a_failure_of_the_same_task(world, method):
+    try:
+        selection = select(method, [*world.experts, *world.rollouts], round=world.round, tasks=world.tasks)
+    except MethodError:
+        return
+    for pair in selection.pairs:
+        chosen, rejected = (world.trajectories[way.trajectory] for way in (pair.chosen, pair.rejected))
+        assert chosen.success
+        assert not rejected.success
+        assert rejected.status != "error"
+        assert chosen.task == rejected.task == pair.task
+
+
+# IPR
+
+
+def value(name, t, *outcomes, round=1):
+    start = StateRef("w", t) if t else None
+    return [
+        rollout(f"{name}{number}", start, outcome, actions=f"{name}{number}", task="toy/2", round=round)
+        for number, outcome in enumerate(outcomes)
+    ]
+
+
+def test_ipr_plays_on_from_every_state_of_an_experts_win_and_nowhere_else():
+    assert plan("ipr", [FAILED, WON], samples=2) == [
+        PlannedState("toy/2", None, 2),
+        PlannedState("toy/2", StateRef("w", 1), 2), PlannedState("toy/2", StateRef("w", 2), 2),
+    ]
+
+
+def test_ipr_prefers_the_expert_where_its_step_gains():
+    """Values 0.5, 0.5, 0 and 1 (the end): the expert's first step gains nothing, its second loses, its third gains."""
+    store = [FAILED, WON, *value("a", 0, "win", "lose"), *value("b", 1, "win", "lose"), *value("c", 2, "lose", "lose")]
+    selection = select("ipr", store)
+    assert [(pair.chosen.id, pair.rejected.id) for pair in selection.pairs] == [
+        ("w@0", "a1@0"), ("w@2", "c0@2"), ("w@2", "c1@2"),
+    ]
+    assert selection.pairs[1].chosen.weights == (0.0, 0.0, 1.0)
+    assert selection.pairs[1].rejected.weights == (0.0,) * 2 + (1.0,) * 2
+    assert list(named(selection)) == ["w@0"]
+
+
+def test_iprs_threshold():
+    store = [WON, *value("a", 0, "win"), *value("b", 1, "win", "lose"), *value("c", 2, "win", "win", "lose")]
+    ids = [[pair.chosen.id for pair in select("ipr", store, threshold=rise).pairs] for rise in (0.1, 0.2, 0.4)]
+    assert ids == [["w@1", "w@2"], ["w@2"], []]
+
+
+# ATLaS
+
+
+def test_atlas_trains_the_steps_along_which_the_win_rate_rises_most():
+    store = [FAILED, WON, *value("a", 0, "lose", "lose"), *value("b", 1, "win", "lose"), *value("c", 2, "win", "win")]
+    for share, weights in ((0.3, (1.0, 0.0, 0.0)), (0.6, (1.0, 1.0, 0.0)), (1.0, (1.0, 1.0, 0.0))):
+        (example,) = select("atlas", store, share=share).examples
+        assert (example.weights, example.state) == (weights, 0)
+    assert set(example.reasons) == {"critical", "context"}
+
+
+def test_atlas_plays_on_from_the_experts_wins():
+    assert plan("atlas", [FAILED, WON], M=1) == [
+        PlannedState("toy/2", None, 1), PlannedState("toy/2", StateRef("w", 1), 1),
+    ], "a task that no expert won is not trained on"
+
+
+@given(worlds(), st.floats(0.1, 1))
+def test_atlas_never_trains_more_than_its_share(world, share):
+    try:
+        selection = select("atlas", [*world.experts, *world.rollouts], tasks=world.tasks, share=share)
+    except MethodError:
+        return
+    for example in selection.examples:
+        assert 0 < sum(example.weights) < share * len(example.weights) + 1
+        assert world.trajectories[example.trajectory].author.startswith("expert:")
+
+
+# records
+
+
+@given(worlds(), st.sampled_from(["nat", "eto", "ipr", "eef+dpo"]))
+def test_records_come_back_as_they_were(world, method):
+    try:
+        selection = select(method, [*world.experts, *world.rollouts], round=world.round, tasks=world.tasks)
+    except MethodError:
+        return
+    for example in selection.examples:
+        assert TrainingExample.from_record(example.to_record()) == example
+    for pair in selection.pairs:
+        assert PreferencePair.from_record(pair.to_record()) == pair
+
+
+def test_an_example_of_version_1_is_told_nothing():
+    example = named(select("nat", [FAILED, WON]))["w@0"]
+    record = {key: field for key, field in example.to_record().items() if key != "told"} | {"version": 1}
+    assert TrainingExample.from_record(record) == replace(example, told="")
+    for version in (0, 3, None):
+        with pytest.raises(StoreError, match="this `eef` reads 1 to 2"):
+            TrainingExample.from_record({**record, "version": version})
+
+
+def test_a_pair_of_two_tasks_is_refused():
+    examples = named(select("sft_all", [FAILED, WON]))
+    with pytest.raises(StoreError, match="other tasks"):
+        PreferencePair(id="p", task=TASK, chosen=examples["w@0"], rejected=examples["f@0"])
+
+
+# what was imported
+
+
+def masked(item, *where):
+    steps = tuple(replace(step, weight=float(t not in where)) for t, step in enumerate(item.steps))
+    return replace(item, steps=steps)
+
+
+@pytest.mark.parametrize("method", ["sft_all", "nat", "rft", "eef", "ipr"])
+def test_steps_that_imported_data_masks_are_never_trained(method):
+    example = named(select(method, [FAILED, masked(WON, 1)]))["w@0"]
+    assert (example.weights, example.reasons[1]) == ((1.0, 0.0, 1.0), "masked")
+
+
+def test_masked_steps_are_neither_critical_nor_compared():
+    won, lost = masked(WON, 1), masked(FAILED, 0)
+    played = [rollout("s", None, "lose", task="toy/2"), rollout("v", None, "win", actions="q")]
+    assert named(select("atlas", [won, *played], share=1))["w@0"].weights == (1.0, 0.0, 1.0)
+    ways = {way.trajectory: way.weights for pair in select("eto", [lost, won, *played]).pairs
+            for way in (pair.chosen, pair.rejected)}
+    assert (ways["w"], ways["f"]) == ((1.0, 0.0, 1.0), (0.0, 1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("method", ["atlas", "ipr"])
+def test_wins_that_are_text_only_are_not_played_on_from(method):
+    states = [item.state for item in plan(method, [replace(WON, replayable=False)])]
+    assert set(states) == {None}
+    assert any(plan(method, [WON])[number].state for number in range(2, 4))
+
+
+def test_failures_that_are_text_only_leave_eef_nothing_to_play_on_from():
+    text, other = replace(FAILED, replayable=False), expert("g", actions="abcd", by="weak")
+    with pytest.raises(MethodError, match="all 1 of them are text only"):
+        plan("eef", [text])
+    assert {item.state.trajectory for item in plan("eef", [text, other]) if item.state} == {"g"}
+    with pytest.raises(MethodError, match="text only"):
+        plan("eef", [text, other], experts=["strong"])
+    assert plan("eef", [text], launch="student")

@@ -1,0 +1,122 @@
+"""Expert states, the ok grid, segments and recovery states."""
+
+import doctest
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.methods import labels
+from eef.methods.labels import expert_states, measure_grid, open_states
+from eef.trajectory import StateRef, Step, TrajectorySet
+from tests.fakes.grids import expert, played, rollout
+
+STATES = (2, 4, 6, 8, 10)
+WORKED = ("lose", "win", "lose", "win", "win", "lose")
+
+
+def grid_of(*trajectories, states=STATES, rounds=(1,), rule="any"):
+    first = expert()
+    return measure_grid(TrajectorySet([first, *trajectories]), first, states, rounds=rounds, rule=rule)
+
+
+def test_doctests():
+    assert doctest.testmod(labels).failed == 0
+
+
+@given(st.integers(0, 60), st.integers(0, 12))
+def test_expert_states_are_evenly_spaced_inside_the_path(length, count):
+    states = expert_states(length, count)
+    stride = max(1, length // (count + 1))
+    assert all(0 < t < length for t in states)
+    assert len(states) <= count
+    assert list(states) == [t for t in range(stride, stride * count + 1, stride) if t < length]
+    assert len(states) == count or length <= count
+
+
+@given(st.lists(st.sampled_from(["a room", "Ambiguous request: Please enter the number for the action you intended"]),
+                min_size=1, max_size=12))
+def test_no_state_is_open_to_others_in_which_its_actor_is_asked_back(seen):
+    steps = tuple(Step(observation=each, completion="", action="a") for each in seen)
+    opened = open_states(replace(expert(), steps=steps), range(len(seen)))
+    assert opened == tuple(t for t, each in enumerate(seen) if each == "a room")
+
+
+def test_a_question_stays_open_until_it_is_answered():
+    told = [
+        ("a room", "open door"), ("Ambiguous request: 0 or 1?", ""), ("Format error", "reset task"),
+        ("Refused", "TASK"), ("Your task is", "0"), ("It is open", "look around"), ("a room", "wait"),
+    ]
+    steps = tuple(Step(observation=seen, completion="", action=action) for seen, action in told)
+    assert open_states(replace(expert(), steps=steps), range(len(told))) == (0, 5, 6)
+
+
+def test_the_worked_example():
+    grid = grid_of(*played((0, *STATES), WORKED))
+    assert grid.states == (0, 2, 4, 6, 8, 10)
+    assert grid.ok == (False, True, False, True, True, False)
+    assert [(segment.start, segment.end, segment.label) for segment in grid.segments()] == [
+        (0, 2, "beneficial"), (2, 4, "harmful"), (4, 6, "beneficial"), (6, 8, "neutral"), (8, 10, "harmful"),
+    ]
+    assert grid.recovery_states() == (4, 10)
+
+
+def test_a_step_belongs_to_the_segment_around_it():
+    grid = grid_of(*played((0, *STATES), WORKED))
+    assert [grid.segment_at(t).label for t in (0, 1, 2, 3)] == ["beneficial"] * 2 + ["harmful"] * 2
+    assert grid.segment_at(10) is None
+
+
+@pytest.mark.parametrize("unknown", ["error", "-"])
+def test_a_state_without_a_rollout_that_ended_is_unknown(unknown):
+    grid = grid_of(*played((0, *STATES), ("win", unknown, "lose", "lose", "win", unknown)))
+    assert grid.ok == (True, None, False, False, True, None)
+    assert [segment.label for segment in grid.segments()] == [
+        "unknown", "unknown", "neutral", "beneficial", "unknown",
+    ]
+    assert grid.recovery_states() == ()
+
+
+def test_rollouts_from_the_start_count_for_every_expert_of_the_task():
+    experts = [expert("e"), expert("f", by="weak")]
+    other = rollout("elsewhere", None, "win", task="toy/2")
+    store = TrajectorySet([*experts, rollout("r", None, "win"), other])
+    for item in experts:
+        assert measure_grid(store, item, STATES, rounds=(1,), rule="any").rollouts[0] == ("r",)
+
+
+def test_the_experts_own_episode_is_no_rollout():
+    assert grid_of(rounds=range(2)).rollouts[0] == ()
+
+
+def test_rounds_are_told_apart():
+    first, second = played((0, 2), ("win", "lose")), played((0, 2), ("lose", "lose"), round=2)
+    assert grid_of(*first, *second, states=(2,), rounds=(1,)).ok == (True, False)
+    assert grid_of(*first, *second, states=(2,), rounds=(2,)).ok == (False, False)
+    assert grid_of(*first, *second, states=(2,), rounds=range(3)).wins == (1, 0)
+
+
+@given(st.lists(st.sampled_from(["win", "lose", "error"]), max_size=7))
+def test_the_rules_for_several_rollouts(outcomes):
+    rollouts = [rollout(f"r{number}", StateRef("e", 2), outcome) for number, outcome in enumerate(outcomes)]
+    ended = [outcome for outcome in outcomes if outcome != "error"]
+    wins = ended.count("win")
+    by_any, by_majority = (grid_of(*rollouts, states=(2,), rule=rule).ok[1] for rule in ("any", "majority"))
+    assert by_any == (wins > 0 if ended else None)
+    assert by_majority == (wins / len(ended) >= 0.5 if ended else None)
+
+
+def test_the_gain_of_a_segment_is_the_rise_of_the_win_rate():
+    rollouts = [
+        *(rollout(f"a{n}", None, outcome) for n, outcome in enumerate(["win", "lose", "lose", "lose"])),
+        *(rollout(f"b{n}", StateRef("e", 2), outcome) for n, outcome in enumerate(["win"] * 3 + ["lose"])),
+    ]
+    (segment,) = grid_of(*rollouts, states=(2,), rule="majority").segments()
+    assert (segment.label, segment.gain) == ("beneficial", 0.5)
+
+
+def test_the_proof_of_a_solution_begins_one_state_before_it():
+    grid = grid_of(*played((0, *STATES), WORKED))
+    assert grid.rollouts_between(4, 6) == ("e@2:1", "e@4:1", "e@6:1")
+    assert grid.rollouts_between(0, 2) == ("e@0:1", "e@2:1")

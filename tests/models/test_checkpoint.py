@@ -1,0 +1,158 @@
+"""Models out: merged adapters, the card beside the weights, and a push to a fake of the hub's API."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from eef.errors import ConfigError, DataError, ModelError, StoreError
+from eef.models.checkpoint import save_checkpoint, verify_checkpoint
+from eef.models.hub import push
+from eef.models.loading import load_model
+from eef.models.settings import LoraSettings
+from eef.pipeline.evaluation import EvalResult, Outcome
+from eef.pipeline.ledger import Cost
+from eef.pipeline.model_card import base_licence, model_card
+from eef.renderer import Rendered
+from eef.training.settings import TrainSettings
+from eef.training.sft import train
+from tests.fakes.served import serving
+from tests.fakes.small_run import as_recipe, eef, small_recipe
+from tests.fakes.tiny import save_tiny, tiny_model, tiny_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # of peft
+
+TOKEN = "hf_verySecretToken"
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    """A checkpoint of adapters that were trained a little, beside its base."""
+    base = save_tiny(tmp_path_factory.mktemp("base"))
+    (base / "README.md").write_text("---\nlicense: mit\n---\n# tiny\n")
+    model, tokenizer = load_model(str(base), device="cpu", lora=LoraSettings(rank=4))
+    ids = tuple(tokenizer("Action: go")["input_ids"])
+    settings = TrainSettings(updates=3, batch_size=1, learning_rate=0.05, threads=1)
+    train(model, [Rendered(ids, (1.0,) * len(ids))], settings)
+    directory = tmp_path_factory.mktemp("trained") / "checkpoint"
+    save_checkpoint(model, tokenizer, directory, base=str(base), about={"method": "bc"})
+    (directory / "README.md").write_text(card(base, lora={"rank": 4}))
+    return directory, base, ids
+
+
+def card(base, **model):
+    recipe = as_recipe(small_recipe(base, model={"name": str(base), **model}))
+    outcome = Outcome(task="toy/1", reward=1.0, success=True, finished=True, steps=3)
+    outcomes = (outcome, replace(outcome, success=False))
+    result = EvalResult(policy="p", method="bc", round=0, split="test", outcomes=outcomes, cost=Cost())
+    return model_card(recipe=recipe, method="bc", round=0, counts={"examples": 5}, result=result,
+                      fingerprint={"env": "toy", "prompt": "a|b\nc"})
+
+
+def logits(path, ids):
+    model, _ = load_model(str(path), device="cpu")
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits
+
+
+def test_merged_adapters_are_a_full_model_that_says_the_same(adapters, tmp_path):
+    directory, base, ids = adapters
+    done = eef("merge", directory, "--out", tmp_path / "full")
+    assert done.exit_code == 0, done.stderr
+    verify_checkpoint(tmp_path / "full")
+    assert not (tmp_path / "full/adapter_config.json").exists()
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():  # plain transformers, without peft
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "full")(torch.tensor([ids])).logits
+    assert torch.allclose(plain, logits(directory, ids), atol=1e-4)
+    assert not torch.allclose(plain, logits(base, ids), atol=1e-2)
+    assert "library_name: transformers" in (tmp_path / "full/README.md").read_text()
+    again = eef("merge", tmp_path / "full", "--out", tmp_path / "again")
+    assert (again.exit_code, "it has no adapters to merge" in again.stderr) == (2, True)
+
+
+def test_a_card_says_what_was_trained_on_what_and_how_it_did(adapters):
+    _, base, _ = adapters
+    text = card(base, lora={"rank": 4})
+    head = yaml.safe_load(text.split("---")[1])
+    assert (head["library_name"], head["license"], head["base_model"]) == ("peft", "mit", str(base))
+    assert "Win rate 50.0 %, mean reward 1.000 on 2 tasks" in text
+    assert '"updates": 12' in text
+    assert "| examples | 5 |" in text
+    assert "| prompt | a\\|b c |" in text
+    assert (base_licence("base"), base_licence("hf/no/where")) == ("apache-2.0", None)
+
+
+class Hub:
+    """The part of the hub's API that an upload asks: repositories, which files go how, commits."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.status, self.repositories, self.files = status, {}, {}
+
+    def __call__(self, path, headers, body):
+        sent = {name.lower(): value for name, value in headers.items()}
+        if self.status != 200 or sent.get("authorization") != f"Bearer {TOKEN}":
+            return (self.status if self.status != 200 else 401), {}, b'{"error": "no"}'
+        path = path.split("?")[0]
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            self.repositories[asked["organization"] + "/" + asked["name"]] = asked
+            return 200, {}, json.dumps({"url": f"http://{sent['host']}/me/it"}).encode()
+        if path.endswith("/preupload/main"):
+            files = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                     for each in json.loads(body)["files"]]
+            return 200, {}, json.dumps({"files": files}).encode()
+        if path.endswith("/commit/main"):
+            for line in body.decode().splitlines():
+                told = json.loads(line)
+                if told["key"] == "file":
+                    self.files[told["value"]["path"]] = base64.b64decode(told["value"]["content"])
+            made = {"commitUrl": f"http://{sent['host']}/me/it/commit/0", "commitOid": "0" * 40, "success": True}
+            return 200, {}, json.dumps(made).encode()
+        return 200, {}, b"{}"
+
+
+def test_a_push_uploads_the_whole_checkpoint_with_its_card(adapters, monkeypatch, tmp_path):
+    directory, _, _ = adapters
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    (directory / "training").mkdir(exist_ok=True)
+    (directory / "training/state.bin").write_bytes(b"x")
+    hub = Hub()
+    with serving(hub) as (base, _):
+        done = eef("push", directory, "me/shopper", "--endpoint", base)
+        assert done.exit_code == 0, done.stderr
+        assert done.stdout.strip() == f"{base}/me/shopper"
+    assert hub.repositories["me/shopper"].get("visibility") == "private"
+    kept = {str(path.relative_to(directory)) for path in directory.iterdir() if path.is_file()}
+    assert set(hub.files) == kept
+    assert all(content == (directory / name).read_bytes() for name, content in hub.files.items())
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_what_a_hub_refuses_is_told_without_the_token(adapters, monkeypatch, tmp_path):
+    directory, _, _ = adapters
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(ConfigError, match="the environment has no `HF_TOKEN`"):
+        push(directory, "me/it")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with serving(Hub(403)) as (base, _), pytest.raises(StoreError, match=r"refuses `me/it` \(403\)") as caught:
+        push(directory, "me/it", endpoint=base)
+    assert TOKEN not in caught.value.message + caught.value.hint
+    with pytest.raises(ConfigError, match="no name of a repository"), serving(Hub()) as (base, _):
+        push(directory, "not/a/name", endpoint=base)
+    bare = save_tiny(tmp_path / "bare")
+    with pytest.raises(DataError, match="no complete checkpoint"):
+        push(bare, "me/it")
+    save_checkpoint(tiny_model(), tiny_tokenizer(), tmp_path / "whole", base="none")
+    with pytest.raises(DataError, match="no model card"):
+        push(tmp_path / "whole", "me/it")
+    with pytest.raises(ModelError, match="no usable"):
+        load_model(str(tmp_path))
+    assert os.environ["HF_TOKEN"] == TOKEN

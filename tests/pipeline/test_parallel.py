@@ -1,0 +1,146 @@
+"""Methods side by side: the same numbers as one after the other, and no process that outlives its run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from eef.errors import EnvError, MethodError, ReplayMismatch, StoreError, WorkerError
+from eef.pipeline.parallel import carry_out_all, threads_of
+from eef.pipeline.pipeline import Run
+from eef.pipeline.stages import explorers
+from eef.utils.compute import available_cores, process_settings
+from eef.utils.locks import take_lock
+from eef.utils.processes import Failure
+from tests.fakes.small_run import (
+    as_recipe,
+    eef,
+    lines_in,
+    losses,
+    numbers,
+    rollouts,
+    small_recipe,
+    start,
+    stop_when,
+    wait_until,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    """A run whose methods were carried out one after the other."""
+    directory = tmp_path_factory.mktemp("runs") / "finished"
+    assert eef("run", recipe, "--out", directory, "--quiet").exit_code == 0
+    return directory
+
+
+def same(directory, other):
+    assert numbers(directory) == numbers(other)
+    assert losses(directory, ("bc", "rft4", "eef")) == losses(other, ("bc", "rft4", "eef"))
+    assert rollouts(directory, "eef") == rollouts(other, "eef")
+
+
+def workers_of(process):
+    """Ids of the workers which a process has started."""
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        children = [int(child) for child in file.read().split()]
+    return [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def lives(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def exploring(directory):
+    """Whether both methods have begun to play."""
+    return all(lines_in(directory / name / "trajectories.jsonl") >= 1 for name in ("rft4", "eef"))
+
+
+def begin(recipe, directory):
+    """A run with two workers, in the middle of it: the process, and those it has started."""
+    process = start("run", recipe, "--out", directory, "--jobs", "2")
+    wait_until(lambda: exploring(directory) or process.poll() is not None)
+    return process, workers_of(process)
+
+
+def test_two_jobs_give_what_one_gives(finished, student, tmp_path):
+    heard = []
+    carry_out_all(Run.create(tmp_path / "run", as_recipe(small_recipe(student))), 2, heard.append)
+    done = [str(progress.stage) for progress in heard if progress.finished]
+    assert len(done) == 13
+    assert done[:5] == ["expert collect", "expert evaluate", "bc select", "bc train", "bc evaluate"]
+    assert eef("report", tmp_path / "run").exit_code == 0
+    same(tmp_path / "run", finished)
+
+
+def test_a_killed_worker_is_told_and_ends_the_others(finished, recipe, tmp_path):
+    process, workers = begin(recipe, tmp_path / "run")
+    os.kill(workers[0], signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    lines = told.splitlines()
+    assert lines[-2].startswith("error: the process that worked on `")
+    assert lines[-2].endswith("was ended by SIGKILL")
+    assert "out of memory?" in lines[-1]
+    wait_until(lambda: not any(lives(worker) for worker in workers))
+    assert eef("resume", tmp_path / "run", "--quiet").exit_code == 0
+    same(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_worker_outlives_its_run(number, finished, recipe, tmp_path):
+    process, workers = begin(recipe, tmp_path / "run")
+    assert len(workers) == 2
+    status, told = stop_when(process, lambda: True, number)
+    assert status == (130 if number == signal.SIGINT else -number)
+    assert "Traceback" not in told
+    wait_until(lambda: not any(lives(worker) for worker in workers))
+    assert eef("resume", tmp_path / "run", "--quiet").exit_code == 0
+    same(tmp_path / "run", finished)
+
+
+def test_an_error_of_a_worker_is_raised_with_its_hint(finished, tmp_path):
+    run = Run.open(finished)
+    for name in explorers(run.recipe):
+        (finished / name / "round1" / "evaluation.json").rename(finished / name / "round1" / "kept.json")
+    try:
+        with take_lock(finished / "eef/stage.lock"), pytest.raises(StoreError, match="is being written by") as raised:
+            carry_out_all(run, 2, lambda progress: None)
+        assert raised.value.hint.startswith("wait until it has ended")
+    finally:
+        for name in explorers(run.recipe):
+            (finished / name / "round1" / "kept.json").replace(finished / name / "round1" / "evaluation.json")
+
+
+def test_a_failure_keeps_its_kind():
+    error = Failure.of(MethodError("nothing won", hint="more tasks")).error()
+    assert (type(error), error.message, error.hint) == (MethodError, "nothing won", "more tasks")
+    mismatch = Failure.of(ReplayMismatch("differs", step=1, expected="a", observed="b")).error()
+    assert type(mismatch) is EnvError
+
+
+def test_threads_are_shared_by_processes(monkeypatch, student):
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    recipe = as_recipe(small_recipe(student, train={"threads": None}))
+    assert available_cores() == 8
+    assert [threads_of(recipe, jobs) for jobs in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    assert threads_of(as_recipe(small_recipe(student, train={"threads": 3})), 4) == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
+    with process_settings(2):
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["TRANSFORMERS_VERBOSITY"]) == ("2", "info")
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def test_a_worker_error_is_a_mistake_with_a_way_out():
+    assert WorkerError.exit_status == 2

@@ -1,0 +1,188 @@
+"""LocalPolicy against `model.generate`, over growing conversations, rows that drop out, and changed orders."""
+
+import random
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
+
+from eef.policies.local import LocalPolicy, Segment, choose, has_full_attention, shared_segments  # noqa: E402
+from eef.policy import GREEDY, Sampling  # noqa: E402
+from eef.renderer import Renderer  # noqa: E402
+from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
+
+pytestmark = pytest.mark.torch
+SHORT = Sampling(temperature=0.0, max_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.set_num_threads(1)
+    return tiny_model()
+
+
+def make_policy(model, tokenizer=None, **options):
+    tokenizer = tokenizer or tiny_tokenizer()
+    return LocalPolicy(model, tokenizer, Renderer(tokenizer), name="policy:tiny", **options)
+
+
+def generate(model, conversation, max_tokens):
+    tokenizer = tiny_tokenizer()
+    renderer = Renderer(tokenizer)
+    ids = torch.tensor([renderer.prompt(conversation)])
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False,
+        eos_token_id=sorted(renderer.stop_ids), pad_token_id=256,
+    )[0, ids.shape[1] :].tolist()
+    return tokenizer.decode(out, skip_special_tokens=True)
+
+
+def start(count, seed=0):
+    draw = random.Random(seed)
+    return [
+        [{"role": "system", "content": "rules " * 12}, {"role": "user", "content": "o" * draw.randint(1, 40) + str(n)}]
+        for n in range(count)
+    ]
+
+
+def go_on(conversation, completion, seed):
+    text = "page " * random.Random(seed).randint(0, 12) + str(seed)
+    return [*conversation, {"role": "assistant", "content": completion.text}, {"role": "user", "content": text}]
+
+
+def test_equals_generate_over_turns_with_dropouts_and_changed_order(model):
+    policy = make_policy(model)
+    conversations = start(9)
+    for turn in range(5):
+        completions = policy.act(conversations, list(range(len(conversations))), SHORT)
+        assert [completion.text for completion in completions] == [generate(model, c, 12) for c in conversations]
+        if turn:
+            assert all(completion.cached_tokens > 100 for completion in completions)
+        conversations = [
+            go_on(c, done, 10 * turn + n) for n, (c, done) in enumerate(zip(conversations, completions, strict=True))
+        ]
+        if turn == 1:
+            conversations = conversations[1:5] + conversations[7:]
+        if turn == 2:
+            conversations.reverse()
+
+
+def eager_to_stop(seed=0):
+    """A model that ends its turns at different lengths."""
+    model = tiny_model(seed=seed)
+    with torch.no_grad():
+        model.lm_head.weight[256] *= 2  # a longer row wins more often
+    return model
+
+
+def play(policy, sampling, turns=4, count=10):
+    """All completions of a few turns, where rows drop out."""
+    conversations, heard = start(count), []
+    for turn in range(turns):
+        completions = policy.act(conversations, [100 * turn + n for n in range(len(conversations))], sampling)
+        heard.append(completions)
+        conversations = [go_on(c, done, n) for n, (c, done) in enumerate(zip(conversations, completions, strict=True))]
+        conversations = conversations[: len(conversations) - 2]
+    return heard
+
+
+def test_turns_of_different_lengths_equal_generate():
+    model = eager_to_stop()
+    policy, conversations = make_policy(model), start(12)
+    finishes = set()
+    for turn in range(3):
+        completions = policy.act(conversations, range(12), Sampling(temperature=0.0, max_tokens=30))
+        assert [completion.text for completion in completions] == [generate(model, c, 30) for c in conversations]
+        finishes |= {completion.finish for completion in completions}
+        conversations = [
+            go_on(c, done, 7 * turn + n) for n, (c, done) in enumerate(zip(conversations, completions, strict=True))
+        ]
+    assert finishes == {"stop", "length"}
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_sampling_is_given_by_the_seeds(top_p):
+    sampling = Sampling(temperature=1.0, top_p=top_p, max_tokens=10)
+    assert play(make_policy(tiny_model()), sampling) == play(make_policy(tiny_model()), sampling)
+    policy, conversations = make_policy(tiny_model()), start(4)
+    one = policy.act(conversations, [1, 2, 3, 4], sampling)
+    other = policy.act(conversations, [1, 2, 9, 4], sampling)
+    assert [a.text == b.text for a, b in zip(one, other, strict=True)] == [True, True, False, True]
+
+
+def test_a_new_batch_owes_nothing_to_the_one_before(model):
+    fresh, used = make_policy(model), make_policy(model)
+    used.act(start(7, seed=3), range(7), SHORT)
+    assert fresh.act(start(5), range(5), SHORT) == used.act(start(5), range(5), SHORT)
+
+
+def test_counts_what_was_computed(model):
+    policy, conversation = make_policy(model), start(1)[0]
+    (first,) = policy.act([conversation], [0], SHORT)
+    assert (first.cached_tokens, first.generated_tokens, first.finish) == (0, 12, "length")
+    (second,) = policy.act([go_on(conversation, first, 1)], [0], SHORT)
+    assert first.prompt_tokens <= second.cached_tokens < second.prompt_tokens
+
+
+def test_what_prompts_have_in_common_is_computed_once(model):
+    conversations = [start(1)[0]] * 3 + start(3)
+    completions = make_policy(model).act(conversations, range(6), SHORT)
+    assert [completion.text for completion in completions] == [generate(model, c, 12) for c in conversations]
+    computed = sum(completion.prompt_tokens - completion.cached_tokens for completion in completions)
+    assert computed < 0.5 * sum(completion.prompt_tokens for completion in completions)
+
+
+def test_shared_segments_of_nested_prompts():
+    prompts = [[1, 2, 3, 4], [1, 2, 3, 5], [9], [1, 2, 6]]
+    assert shared_segments(prompts, worth=1) == [[Segment(0, (1, 3), 0, 2)], [Segment(0, (1,), 2, 3)]]
+    assert shared_segments(prompts, worth=5) == []
+
+
+def test_a_conversation_without_room_overflows_and_the_others_go_on():
+    model = tiny_model(context=128)
+    short = [{"role": "user", "content": "hello"}]
+    long = [{"role": "user", "content": "x" * 200}]
+    tight = [{"role": "user", "content": "y" * 80}]
+    limits = Sampling(temperature=0.0, max_tokens=60)
+    completions = make_policy(model).act([long, tight, short], [0, 1, 2], limits)
+    assert [completion.finish for completion in completions] == ["overflow", "length", "length"]
+    assert completions[0].text == ""
+    assert completions[1].prompt_tokens + completions[1].generated_tokens == 128  # all the room there is
+    assert completions[2].generated_tokens == 60
+    assert completions[2].text == generate(model, short, 60)
+    (alone,) = make_policy(model).act([long], [0], GREEDY)
+    assert alone.finish == "overflow"
+
+
+def test_a_sliding_window_model_is_played_by_generate():
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=258, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=16, initializer_range=0.3, bos_token_id=None, eos_token_id=256,
+    )
+    model = MistralForCausalLM(config).eval()
+    assert not has_full_attention(model)
+    assert has_full_attention(tiny_model())
+    conversations = start(4)
+    completions = make_policy(model).act(conversations, range(4), SHORT)
+    assert [completion.text for completion in completions] == [generate(model, c, 12) for c in conversations]
+    warm = Sampling(temperature=1.0, max_tokens=8)
+    again = make_policy(model).act(conversations, range(4), warm)
+    assert make_policy(model).act(conversations, range(4), warm) == again
+
+
+def test_choose_follows_the_probabilities():
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(10_000, 3)
+    draws = 1.0 - torch.rand(10_000, generator=torch.Generator().manual_seed(0))
+    shares = choose(logits, draws, Sampling(temperature=1.0)).bincount(minlength=3) / 10_000
+    assert shares.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
+    nucleus = choose(logits, draws, Sampling(temperature=1.0, top_p=0.6)).bincount(minlength=3) / 10_000
+    assert nucleus.tolist() == pytest.approx([5 / 8, 3 / 8, 0], abs=0.02)
+
+
+@pytest.mark.parametrize("draw", [1e-16, 0.5, 1.0])
+def test_a_token_without_probability_is_never_drawn(draw):
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
+    assert int(choose(logits, torch.tensor([draw]), Sampling(temperature=1.0))) in (1, 2)

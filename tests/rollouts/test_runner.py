@@ -1,0 +1,425 @@
+"""Rollouts: batched equals one by one, replayed equals restored, and what breaks breaks alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.chat import parse_completion
+from eef.env import FORMAT_ERROR, execute, replay
+from eef.envs.toy import ToyEnv, toy_player
+from eef.errors import ConfigError, ModelError
+from eef.policy import GREEDY, Completion, Sampling, Scripted
+from eef.rollouts import restore as states
+from eef.rollouts.runner import Launch, derive_seed, is_replay_mismatch, play
+from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
+from tests.fakes.toy_rollouts import STUDENT, WithoutSnapshot, expert_trajectories, from_starts, run
+
+
+def from_states(env, trajectories, every=1):
+    """A launch from each state of each trajectory (its end left out), two of them from the first states."""
+    tasks = {task.id: task for task in env.tasks("train")}
+    return [
+        Launch(f"{each.id}@{t}#{k}", tasks[each.task], StateRef(each.id, t), derive_seed(each.id, t, k), 1)
+        for each in trajectories
+        for t in range(0, len(each.steps), every)
+        for k in range(2)
+    ]
+
+
+
+
+def timeless(trajectories, **usage):
+    """By id, without what a second run may measure otherwise."""
+    return {each.id: replace(each, usage=replace(each.usage, seconds=0.0, **usage)) for each in trajectories}
+
+
+
+
+def alone(env, launch, policy, step_limit):
+    """One episode from a task's start, played as plainly as can be."""
+    observation = env.reset(launch.task)
+    conversation = [{"role": "system", "content": env.prompt}]
+    steps = []
+    terminated = False
+    while not terminated and len(steps) < step_limit:
+        conversation.append({"role": "user", "content": observation})
+        completion = policy.act([conversation], [derive_seed(launch.seed, len(steps))], GREEDY)[0].text
+        conversation.append({"role": "assistant", "content": completion})
+        action = parse_completion(completion)[1]
+        result = execute(env, action)
+        step = Step(observation=observation, completion=completion, action=action, reward=result.reward)
+        steps.append(step)
+        observation, terminated = result.observation, result.terminated
+    reward = env.score([step.reward for step in steps])
+    return Trajectory(
+        id=launch.id, task=launch.task.id, author=policy.name, round=launch.round, seed=launch.seed,
+        steps=tuple(steps), final_observation=observation,
+        status="terminated" if terminated else "truncated", reward=reward, success=reward >= 1.0,
+    )
+
+
+@given(st.integers(1, 9), st.integers(0, 5))
+def test_batches_of_any_size_play_what_each_episode_plays_alone(batch_size, seed):
+    env = ToyEnv()
+    launches = from_starts(env, seed=seed)
+    expected = {launch.id: alone(env, launch, STUDENT, 10) for launch in launches}
+    assert timeless(run(launches, env, batch_size=batch_size)) == expected
+
+
+def test_trajectories_come_as_they_end_batch_by_batch():
+    launches = from_starts(ToyEnv(), 8)
+    played = run(launches, batch_size=4)
+    ids = [launch.id for launch in launches]
+    assert {each.id for each in played[:4]} == set(ids[:4])
+    for half in (played[:4], played[4:]):
+        ends = [(len(each.steps), ids.index(each.id)) for each in half]
+        assert ends == sorted(ends)
+
+
+def test_a_snapshot_start_is_a_replayed_start():
+    experts = expert_trajectories()
+    launches = from_states(ToyEnv(), experts)
+    restored = run(launches, ToyEnv(), trajectories=experts)
+    replayed = run(launches, WithoutSnapshot(), trajectories=experts)
+    assert timeless(restored, replayed_steps=0) == timeless(replayed, replayed_steps=0)
+    assert all(each.usage.replayed_steps == each.first for each in replayed)
+    for each in restored:  # the second rollout of a state finds the snapshot of the first
+        assert each.usage.replayed_steps == (each.first if each.id.endswith("#0") else 0)
+
+
+def test_few_snapshots_change_nothing(monkeypatch):
+    experts = expert_trajectories()
+    launches = from_states(ToyEnv(), experts)[::-1] + from_starts(ToyEnv())
+    expected = timeless(run(launches, trajectories=experts), replayed_steps=0)
+    monkeypatch.setattr(states, "CAPACITY", 1)
+    assert timeless(run(launches, trajectories=experts), replayed_steps=0) == expected
+
+
+def test_branches_of_branches_are_legal_episodes():
+    env = ToyEnv()
+    held = TrajectorySet(expert_trajectories())
+    for generation in range(3):
+        launches = [
+            replace(launch, id=f"g{generation}/{number}")
+            for number, launch in enumerate(from_states(env, list(held)[-4:], every=2))
+        ]
+        for trajectory in run(launches, env, trajectories=held):
+            held.add(trajectory)
+    assert max(each.id.count("/") for each in held) == 1
+    for trajectory in held:
+        task = next(task for task in env.tasks("train") if task.id == trajectory.task)
+        end = replay(env, task, held.path(trajectory.id))
+        assert end.observation == trajectory.final_observation
+        assert end.terminated == (trajectory.status == "terminated")
+        assert trajectory.length <= 10
+
+
+def test_the_prefix_counts_against_the_limit_unless_the_limit_is_fresh():
+    waiting = Scripted("policy:waiting", lambda conversation, seed: "Action: left")
+    env = ToyEnv()
+    (origin,) = run(from_starts(env, 1), env, waiting, step_limit=6)
+    assert (origin.status, origin.length, origin.reward, origin.success) == ("truncated", 6, 0.0, False)
+    launch = Launch("b", env.tasks("train")[0], StateRef(origin.id, 4), 0, 1)
+    assert len(run([launch], env, waiting, [origin], step_limit=6)[0].steps) == 2
+    assert len(run([launch], env, waiting, [origin], step_limit=6, fresh_limit=True)[0].steps) == 6
+    (spent,) = run([launch], env, waiting, [origin], step_limit=4)
+    assert (spent.status, spent.steps, spent.reward) == ("truncated", (), 0.0)
+    assert spent.final_observation == origin.steps[4].observation
+
+
+def test_the_reward_of_the_prefix_counts():
+    class Collecting(ToyEnv):
+        def step(self, action):
+            return replace(super().step(action), reward=0.25)
+
+        def score(self, rewards):
+            return min(1.0, sum(rewards))
+
+    env = Collecting()
+    waiting = Scripted("policy:waiting", lambda conversation, seed: "Action: left")
+    (origin,) = run(from_starts(env, 1), env, waiting, step_limit=3)
+    launch = Launch("b", env.tasks("train")[0], StateRef(origin.id, 2), 0, 1)
+    (branch,) = run([launch], env, waiting, [origin], step_limit=4)
+    assert (origin.reward, branch.reward, branch.success) == (0.75, 1.0, True)
+
+
+def test_the_policy_sees_prompt_prefix_and_observation_and_a_seed_a_turn():
+    seen = []
+
+    class Watching(Scripted):
+        def act(self, conversations, seeds, sampling):
+            seen.append((conversations[0], seeds[0], sampling))
+            return super().act(conversations, seeds, sampling)
+
+    env = ToyEnv()
+    (origin,) = expert_trajectories(1)
+    launch = Launch("b", env.tasks("train")[0], StateRef(origin.id, 1), 5, 1)
+    watching = Watching("policy:w", lambda conversation, seed: "Thought: so. Action: left")
+    (branch,) = run([launch], env, watching, [origin], step_limit=3)
+    conversation, _, sampling = seen[1]
+    assert [message["role"] for message in conversation] == ["system", *["user", "assistant"] * 2, "user"]
+    assert [message["content"] for message in conversation] == [
+        env.prompt, origin.steps[0].observation, origin.steps[0].completion, origin.steps[1].observation,
+        "Thought: so. Action: left", branch.steps[1].observation,
+    ]
+    assert [entry[1] for entry in seen] == [derive_seed(5, 1), derive_seed(5, 2)]
+    assert sampling == GREEDY
+    assert (branch.author, branch.start, branch.seed, branch.round) == ("policy:w", launch.state, 5, 1)
+
+
+def test_seeds_are_the_same_on_every_machine():
+    assert derive_seed(0, "round1/toy/3@0#0") == 1893033192
+    assert derive_seed("a", "b") != derive_seed("ab") != derive_seed("a, b")
+    assert all(0 <= derive_seed(number) < 2**31 for number in range(1000))
+
+
+def test_a_completion_without_an_action_costs_a_step_and_is_answered():
+    mute = Scripted("policy:mute", lambda conversation, seed: "I would open it")
+    (played,) = run(from_starts(ToyEnv(), 1), policy=mute, step_limit=2)
+    assert [(step.action, step.completion) for step in played.steps] == [("", "I would open it")] * 2
+    assert [played.steps[1].observation, played.final_observation] == [FORMAT_ERROR] * 2
+
+
+class Finishing:
+    """Ends the second turn of one conversation as it is told to."""
+
+    name = "policy:finishing"
+    batch_invariant = True
+
+    def __init__(self, finish: str) -> None:
+        self.finish = finish
+
+    def act(self, conversations, seeds, sampling: Sampling) -> list[Completion]:
+        return [
+            Completion(
+                text="Action: left" if self.finish in ("stop", "length") or len(each) < 4 else "no room",
+                finish="stop" if len(each) < 4 else self.finish,
+                prompt_tokens=len(each), cached_tokens=1, generated_tokens=3,
+            )
+            for each in conversations
+        ]
+
+
+@pytest.mark.parametrize(
+    ("finish", "status", "error", "steps"),
+    [
+        ("overflow", "truncated", "context overflow", 1),
+        ("error", "error", "policy: no room", 1),
+        ("length", "truncated", None, 3),
+        ("stop", "truncated", None, 3),
+    ],
+)
+def test_how_a_completion_finishes_decides_how_the_rollout_does(finish, status, error, steps):
+    (played,) = run(from_starts(ToyEnv(), 1), policy=Finishing(finish), step_limit=3)
+    assert (played.status, played.error, len(played.steps)) == (status, error, steps)
+    assert played.reward == (None if status == "error" else 0.0)
+    turns = max(2, steps)
+    assert played.usage.prompt_tokens == sum(2 * turn for turn in range(1, turns + 1))
+    assert (played.usage.cached_tokens, played.usage.generated_tokens) == (turns, 3 * turns)
+    assert played.usage.seconds > 0
+
+
+class Breaking(ToyEnv):
+    """Breaks in one task, in the way it is told to."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.playing = ""
+
+    def broken(self, how: str) -> bool:
+        return self.how == how and self.playing == self.tasks("train")[2].id
+
+    def reset(self, task):
+        self.playing = task.id
+        if self.broken("reset"):
+            raise OSError("no such page")
+        return super().reset(task)
+
+    def step(self, action):
+        if self.broken("step"):
+            raise KeyError("page")
+        result = super().step(action)
+        return replace(result, reward=float("nan")) if self.broken("nan") else result
+
+    def score(self, rewards):
+        return 7.0 if self.broken("score") else super().score(rewards)
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ("reset", "env: OSError: no such page"),
+        ("step", "env: KeyError: 'page'"),
+        ("nan", "env: EnvError: the environment gave the reward nan"),
+        ("score", "env: EnvError: the score 7.0 lies outside [0, 1]"),
+    ],
+)
+def test_an_environment_that_breaks_breaks_one_episode(how, error):
+    launches = from_starts(ToyEnv())
+    expected = timeless(run(launches))
+    played = timeless(run(launches, Breaking(how)))
+    broken = played.pop(launches[2].id)
+    del expected[launches[2].id]
+    assert played == expected
+    assert (broken.status, broken.error, broken.reward, broken.success) == ("error", error, None, False)
+
+
+def test_a_policy_that_breaks_on_one_conversation_breaks_one_episode():
+    launches = from_starts(ToyEnv())
+    goal = launches[2].task.instruction
+
+    def script(conversation, seed):
+        if len(conversation) == 6 and conversation[1]["content"].startswith(goal):
+            raise ZeroDivisionError
+        return STUDENT.act([conversation], [seed], GREEDY)[0].text
+
+    expected = timeless(run(launches))
+    played = timeless(run(launches, policy=Scripted(STUDENT.name, script)))
+    broken = [name for name in played if played[name] != expected[name]]
+    assert launches[2].id in broken
+    same_goal = {each.task.id for each in launches if each.task.instruction == goal}
+    assert {played[name].task for name in broken} <= same_goal
+    assert played[launches[2].id].error == "policy: ZeroDivisionError"
+    assert played[launches[2].id].steps == expected[launches[2].id].steps[:2]
+
+
+@pytest.mark.parametrize("error", [ModelError("no such server"), KeyboardInterrupt()])
+def test_a_policy_that_cannot_be_used_and_an_interruption_go_through(error):
+    def script(conversation, seed):
+        raise error
+
+    with pytest.raises(type(error)):
+        run(from_starts(ToyEnv()), policy=Scripted("policy:p", script))
+
+
+def test_a_state_that_does_not_come_back_is_an_error_of_its_own_kind():
+    experts = expert_trajectories(3)
+    wrong = replace(experts[0].steps[2], observation="Room 9 of 9.")
+    experts[0] = replace(experts[0], steps=(*experts[0].steps[:2], wrong, *experts[0].steps[3:]))
+    played = run(from_states(ToyEnv(), experts), trajectories=experts)
+    lost = [each for each in played if is_replay_mismatch(each)]
+    assert {(each.start.trajectory, each.start.t >= 2) for each in lost} == {("e0", True)}
+    assert sum(each.status == "error" for each in played) == len(lost)
+    # state 2 itself is compared too, though no recorded action starts from it
+    assert "in e0@2 another observation than recorded is seen" in lost[0].error
+    assert (lost[0].steps, lost[0].reward, lost[0].usage.generated_tokens) == ((), None, 0)
+    assert run(from_starts(ToyEnv(), 1), ToyEnv())[0].error is None
+
+
+def test_a_state_after_the_end_cannot_be_started_from():
+    env = ToyEnv()
+    (won,) = run(from_starts(env, 1), env, toy_player("expert:e", 1.0))
+    launch = Launch("b", env.tasks("train")[0], StateRef(won.id, won.length), 0, 1)
+    (played,) = run([launch], env, trajectories=[won])
+    assert is_replay_mismatch(played)
+    assert "the episode is over" in played.error
+
+
+def test_clones_are_few_and_closed_and_the_environment_stays_open():
+    made, closed = [], []
+
+    class Counted(Breaking):
+        def clone(self):
+            made.append(super().clone())
+            return made[-1]
+
+        def close(self):
+            closed.append(self)
+            raise OSError("will not close")
+
+    env = Counted("step")
+    run(from_starts(env, 12), env, batch_size=4)
+    assert len(made) == 5  # one a place, and one more for the place that broke
+    assert sorted(map(id, closed)) == sorted(map(id, made))
+
+
+def test_progress_hears_of_each_after_the_caller():
+    heard = []
+    launches = from_starts(ToyEnv(), 5)
+    rollouts = play(
+        launches, env=ToyEnv(), policy=STUDENT, trajectories=TrajectorySet(), sampling=GREEDY,
+        step_limit=10, batch_size=2, progress=lambda each: heard.append(each.id),
+    )
+    first = next(rollouts)
+    assert heard == []
+    rest = list(rollouts)
+    assert heard == [first.id, *(each.id for each in rest)]
+
+
+def test_a_policy_that_answers_too_few_is_a_bug():
+    class Short(Scripted):
+        def act(self, conversations, seeds, sampling):
+            return super().act(conversations[1:], seeds[1:], sampling)
+
+    with pytest.raises(ValueError, match="shorter"):
+        run(from_starts(ToyEnv()), policy=Short("policy:p", lambda conversation, seed: "Action: left"))
+
+
+# --- environments and policies of other kinds ----------------------------------------------------------------------
+
+
+class Concurrent(WithoutSnapshot):
+    concurrent = True
+
+
+class Unusable(ToyEnv):
+    def reset(self, task):
+        raise ConfigError("no Java", hint="install it")
+
+
+def test_episodes_side_by_side_are_those_of_one_thread():
+    experts = expert_trajectories()
+    planned = from_states(ToyEnv(), experts)
+    played = [run(planned, env, trajectories=experts) for env in (WithoutSnapshot(), Concurrent())]
+    assert timeless(played[0]) == timeless(played[1])
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_an_environment_that_cannot_be_used_as_asked_is_the_users_to_mend(concurrent):
+    env = Unusable()
+    env.concurrent = concurrent
+    with pytest.raises(ConfigError, match="no Java"):
+        run(from_starts(env), env)
+
+
+def test_a_policy_may_take_no_further_turn():
+    class Quitter:
+        name, batch_invariant = "policy:quitter", True
+
+        def act(self, conversations, seeds, sampling):
+            return [
+                Completion(text="", finish="quit") if len(talk) > 3 else Completion(text="Action: right")
+                for talk in conversations
+            ]
+
+    for played in run(from_starts(ToyEnv(), 4), policy=Quitter()):
+        assert (played.status, played.error) == ("truncated", "the policy took no further turn")
+        assert len(played.steps) == 1
+
+
+def test_a_tasks_own_limit_holds_where_it_is_lower():
+    waiting = Scripted("policy:waiting", lambda conversation, seed: "Action: look")
+    launches = [
+        replace(launch, task=replace(launch.task, step_limit=limit))
+        for launch, limit in zip(from_starts(ToyEnv(), 3), (2, 9, None), strict=True)
+    ]
+    assert [len(each.steps) for each in run(launches, policy=waiting, step_limit=5)] == [2, 5, 5]
+
+
+def test_an_oracle_is_told_the_tasks():
+    class Teller:
+        name, batch_invariant = "expert:teller", True
+
+        def act(self, conversations, seeds, sampling):
+            raise AssertionError("not told")
+
+        def act_on(self, tasks, conversations, seeds, sampling):
+            return [Completion(text=f"Action: say {task.id}") for task in tasks]
+
+    for played in run(from_starts(ToyEnv(), 5), policy=Teller(), step_limit=2, batch_size=3):
+        assert {step.action for step in played.steps} == {f"say {played.task}"}

@@ -1,0 +1,300 @@
+"""Store, ledger and JSON files: what was written is there, whatever happened on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.errors import DataError, StoreError
+from eef.pipeline.ledger import Cost, Ledger, Stage, usage_of
+from eef.rollouts.store import MIGRATIONS, STORE_FILE, Store, read_trajectories
+from eef.trajectory import RECORD_VERSION, StateRef, Step, Usage
+from eef.utils.jsonl import append_jsonl, read_json, read_jsonl, write_json
+from tests.fakes import ROOT
+from tests.fakes.records import recorded
+from tests.fakes.strategies import families, trajectories
+
+
+def stored(directory: Path, *names: str) -> Path:
+    with Store.open(directory) as store:
+        for name in names:
+            store.append(recorded(name, "a", "b"))
+    return directory / STORE_FILE
+
+
+@given(families(), st.lists(st.booleans(), min_size=8, max_size=8))
+def test_a_reopened_store_holds_what_was_appended(family, reopen):
+    with tempfile.TemporaryDirectory() as name:
+        store = Store.open(Path(name))
+        for trajectory, again in zip(family, reopen, strict=False):
+            store.append(trajectory)
+            if again:
+                store.close()
+                store = Store.open(Path(name))
+                assert store.torn == 0
+        store.close()
+        held = read_trajectories(Path(name))
+        assert list(held) == family
+        for each in family:
+            assert held.path(each.id) == store.trajectories.path(each.id)
+
+
+@given(families(), st.data())
+def test_a_file_cut_anywhere_loses_at_most_the_line_that_was_cut(family, data):
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with Store.open(directory) as store:
+            for trajectory in family:
+                store.append(trajectory)
+        path = directory / STORE_FILE
+        content = path.read_bytes()
+        cut = data.draw(st.integers(0, len(content)))
+        path.write_bytes(content[:cut])
+        # a line that lacks only its newline is whole
+        whole = content[:cut].count(b"\n") + (content[cut : cut + 1] == b"\n")
+        assert list(read_trajectories(directory)) == family[:whole]
+        with Store.open(directory) as store:
+            assert list(store.trajectories) == family[:whole]
+            for trajectory in family[whole:]:
+                store.append(trajectory)
+        assert path.read_bytes() == content
+
+
+def test_a_torn_last_line_is_moved_aside_and_counted(tmp_path):
+    path = stored(tmp_path, "a", "b")
+    with path.open("ab") as file:
+        file.write(b'{"id": "c", "ta')
+    with Store.open(tmp_path) as store:
+        assert store.torn == 1
+        store.append(recorded("c", "a"))
+    assert [each.id for each in read_trajectories(tmp_path)] == ["a", "b", "c"]
+    assert (tmp_path / "trajectories.jsonl.torn").read_bytes() == b'{"id": "c", "ta\n'
+
+
+def test_what_is_set_aside_can_be_stored_anew(tmp_path):
+    stored(tmp_path, "a", "b", "c")
+    with Store.open(tmp_path) as store:
+        aside = store.set_aside({"b", "unknown"})
+        assert [each.id for each in store.trajectories] == ["a", "c"]
+        store.append(recorded("b", "x"))
+    assert [each.id for each in read_trajectories(tmp_path)] == ["a", "c", "b"]
+    assert [record["id"] for record in read_jsonl(aside)] == ["b"]
+
+
+def test_a_last_line_that_lacks_only_its_newline_is_whole(tmp_path):
+    path = stored(tmp_path, "a", "b")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with Store.open(tmp_path) as store:
+        assert store.torn == 0
+        store.append(recorded("c", "x"))
+    assert path.read_bytes().startswith(content)
+    assert [each.id for each in read_trajectories(tmp_path)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (b"{oops}", "not JSON"),
+        (b"[1]", "a list where an object was expected"),
+        (b"\xff\xfe", "not JSON"),
+        (b'{"version": 1, "id": "x"}', "malformed trajectory record 'x': 'start'"),
+        (b'{"version": 7}', "has version 7"),
+        (b'{"version": true}', "has version True"),
+    ],
+)
+def test_a_malformed_line_is_named_by_file_and_line(tmp_path, line, what):
+    path = stored(tmp_path, "a", "b")
+    first, second = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, line, second, b""]))
+    with pytest.raises(DataError, match="line 2") as caught:
+        Store.open(tmp_path)
+    assert str(path) in caught.value.message
+    assert what in caught.value.message
+    with pytest.raises(DataError):  # the lock was given up, else this were a StoreError
+        Store.open(tmp_path)
+
+
+def test_a_line_that_is_there_twice_is_named(tmp_path):
+    path = stored(tmp_path, "a")
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(DataError, match=r"line 2: trajectory id 'a' occurs twice"):
+        Store.open(tmp_path)
+
+
+def test_a_version_0_record_is_migrated(tmp_path):
+    assert len(MIGRATIONS) == RECORD_VERSION
+    step = {"observation": "o", "completion": "Action: a", "action": "a"}
+    old = {
+        "id": "old", "task": "toy/1", "author": "expert:e", "steps": [step], "final_observation": "end",
+        "status": "terminated", "reward": 1.0, "success": True,
+    }
+    (tmp_path / STORE_FILE).write_text(json.dumps(old) + "\n")
+    with Store.open(tmp_path) as store:
+        store.append(recorded("new", "x", start=StateRef("old", 1)))
+    old_again, new = read_trajectories(tmp_path)
+    assert old_again.steps == (Step(observation="o", completion="Action: a", action="a"),)
+    assert (old_again.start, old_again.round, old_again.usage) == (None, 0, Usage())
+    assert new.to_record()["version"] == RECORD_VERSION
+
+
+def test_a_refused_trajectory_is_not_written(tmp_path):
+    path = stored(tmp_path, "a")
+    before = path.read_bytes()
+    with Store.open(tmp_path) as store:
+        with pytest.raises(StoreError, match="twice"):
+            store.append(recorded("a", "x"))
+        with pytest.raises(StoreError, match="unknown"):
+            store.append(recorded("b", "x", start=StateRef("nobody", 0)))
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_loses_nothing_that_was_stored(tmp_path):
+    path = stored(tmp_path, "a")
+    size = path.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with Store.open(tmp_path) as store:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # room for the first 20 bytes of a line
+        try:
+            with pytest.raises(StoreError, match="cannot write") as caught:
+                store.append(recorded("b", "x"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, old_handler)
+        assert "free some space" in caught.value.hint
+        assert path.stat().st_size == size
+        assert "b" not in store.trajectories
+        store.append(recorded("b", "x"))
+    assert [each.id for each in read_trajectories(tmp_path)] == ["a", "b"]
+
+
+def test_an_interrupted_append_leaves_no_half_line(tmp_path, monkeypatch):
+    path = stored(tmp_path, "a")
+    before = path.read_bytes()
+
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    with Store.open(tmp_path) as store:
+        monkeypatch.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.append(recorded("b", "x"))
+        assert len(store.trajectories) == 1
+    assert path.read_bytes() == before
+
+
+def test_a_second_writer_is_told_who_writes(tmp_path):
+    with Store.open(tmp_path):
+        with pytest.raises(StoreError, match=f"being written by process {os.getpid()} ") as caught:
+            Store.open(tmp_path)
+        assert "another directory" in caught.value.hint
+        assert list(read_trajectories(tmp_path)) == []
+    Store.open(tmp_path).close()
+
+
+def test_a_killed_writer_leaves_no_lock_and_all_that_it_stored(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path; from eef.rollouts.store import Store\n"
+        "from tests.fakes.records import recorded\n"
+        "store = Store.open(Path(sys.argv[1])); store.append(recorded('a', 'x')); os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert killed.returncode == -9
+    with Store.open(tmp_path) as store:
+        assert [each.id for each in store.trajectories] == ["a"]
+
+
+def test_a_store_that_cannot_be_made_or_read_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"):
+        Store.open(tmp_path / "file" / "run")
+    assert len(read_trajectories(tmp_path / "nowhere")) == 0
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none()))
+def test_json_comes_back(value):
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "value.json"
+        write_json(path, {"before": 1})
+        write_json(path, value)
+        assert read_json(path) == value
+        assert [each.name for each in Path(name).iterdir()] == ["value.json"]
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "value.json"
+    write_json(path, 1)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match="No space left"):
+        write_json(path, 2)
+    assert read_json(path) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_json_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(DataError, match="cannot read"):
+        read_json(tmp_path / "missing.json")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(DataError, match=r"broken.json` is not JSON"):
+        read_json(tmp_path / "broken.json")
+
+
+def test_jsonl_appends_and_skips_blank_lines(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_jsonl(path, {"a": "\u2028\x85\r"})
+    path.write_bytes(path.read_bytes() + b"\n  \n")
+    append_jsonl(path, {"b": "ü"})
+    assert read_jsonl(path) == [{"a": "\u2028\x85\r"}, {"b": "ü"}]
+    assert "ü" in path.read_text(encoding="utf-8")
+    path.write_bytes(path.read_bytes() + b'{"c"')
+    assert len(read_jsonl(path, torn_ok=True)) == 2
+    with pytest.raises(DataError, match="line 5"):
+        read_jsonl(path)
+
+
+@given(st.lists(trajectories(), max_size=5))
+def test_usage_is_summed(played):
+    cost = usage_of(played)
+    assert cost.rollouts == len(played)
+    assert cost.env_steps == sum(len(each.steps) for each in played)
+    assert cost.prompt_tokens == sum(each.usage.prompt_tokens for each in played)
+    assert cost.seconds == pytest.approx(sum(each.usage.seconds for each in played))
+
+
+def test_the_ledger_counts_a_stage_once_however_often_it_is_entered(tmp_path):
+    ledger = Ledger.open(tmp_path)
+    ledger.record("eef", 1, "explore", Cost(rollouts=3, seconds=1.5))
+    ledger.record("eef", 1, "explore", Cost(rollouts=6, seconds=3.0))
+    ledger.record("eef", 1, "train", Cost(updates=10, trained_tokens=70))
+    ledger.record("rft", 1, "explore", Cost(rollouts=1))
+    with ledger.path.open("ab") as file:
+        file.write(b'{"method": "ee')
+    again = Ledger.open(tmp_path)
+    assert again.entries == ledger.entries
+    assert next(iter(again.entries)) == Stage("eef", 1, "explore")
+    assert again.totals("eef") == Cost(rollouts=6, updates=10, trained_tokens=70, seconds=3.0)
+    assert again.totals("nat") == Cost()
+    before = again.path.read_bytes()
+    again.record("eef", 1, "explore", Cost(rollouts=6, seconds=3.0))
+    assert again.path.read_bytes() == before
+
+
+def test_a_malformed_ledger_entry_is_named(tmp_path):
+    (tmp_path / "ledger.jsonl").write_text('{"method": "eef", "round": 1}\n')
+    with pytest.raises(DataError, match=r"ledger.jsonl`, line 1: malformed ledger entry \('stage'\)"):
+        Ledger.open(tmp_path)

@@ -1,0 +1,288 @@
+"""The base student: a tokenizer that reads and writes a synthetic shop without loss, lessons, and how it is made."""
+
+import hashlib
+import json
+import random
+import re
+import string
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eef.chat import format_completion, parse_completion
+from eef.envs.webshop import lexicon
+from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
+from eef.errors import ConfigError
+from eef.models.loading import BASE_STUDENT, load_model
+from eef.renderer import Renderer
+from eef.students.builder import make_base
+from eef.students.curriculum import copying
+from eef.students.tokenizer import build_tokenizer
+from eef.students.webshop import DECISIONS, MARKS, ShopStudent, _lesson, _looking_up, _play_shop, shop_vocabulary
+from tests.fakes.shopping import open_shop, play_all
+
+pytestmark = pytest.mark.torch
+
+SHOPS = ({}, {"products": 400, "family_size": 5, "option_types": 3}, {"products": 1200, "family_size": 2})
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(shop_vocabulary())
+
+
+@pytest.fixture(scope="module")
+def renderer(tokenizer):
+    return Renderer(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    """Episodes of a weak expert, which does whatever an expert can do, each with the shop it was played in."""
+    shops = [open_shop(goals, **shop) for shop in SHOPS for goals in ("human", "synthetic")]
+    return [(env, played) for env in shops for played in play_all(env, make_shop_expert(env, "weak"), 40).values()]
+
+
+# --- the tokenizer -------------------------------------------------------------------------------------------------
+
+
+def encode(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_completions_come_back(tokenizer, episodes):
+    """Read, written and read again they are the same ids, and what was written does the same in the shop."""
+    for env, trajectory in episodes:
+        env.reset(int(trajectory.task.removeprefix("webshop/")))
+        for step in trajectory.steps:
+            ids = encode(tokenizer, step.completion)
+            written = tokenizer.decode(ids)
+            assert encode(tokenizer, written) == ids
+            assert parse_completion(written)[1] == step.action.lower()
+            before = env.snapshot()
+            expected = env.step(step.action)
+            env.restore(before)
+            assert env.step(parse_completion(written)[1]) == expected
+
+
+def test_everything_in_a_synthetic_shop_is_known(tokenizer, episodes):
+    for env, trajectory in episodes:
+        texts = [each for step in trajectory.steps for each in (step.observation, step.completion)]
+        texts.append(trajectory.final_observation)
+        product = env.shop.catalogue[0]
+        texts += [product.description, *product.bullets, product.title]
+        for text in texts:
+            assert tokenizer.unk_token_id not in encode(tokenizer, text), text
+
+
+def test_the_words_of_the_shop_are_one_token_each(tokenizer):
+    for word in [*lexicon.words(), "webshop", "instruction:", "[SEP]", *MARKS, *DECISIONS]:
+        assert len(encode(tokenizer, word)) == 1, word
+
+
+@given(st.lists(st.text(string.ascii_letters + string.digits + string.punctuation, min_size=1, max_size=9), max_size=6))
+def test_any_ascii_text_can_be_spelled(tokenizer, words):
+    """Case and the width of spaces are lost; brackets stand for those of an action."""
+    text = " ".join(words).replace("[", "(").replace("]", ")").replace("<|", "<")
+    ids = encode(tokenizer, text)
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids) == text.lower()
+
+
+def test_a_product_number_of_a_small_shop_is_two_tokens(tokenizer):
+    assert tokenizer.tokenize("B000000042") == ["b000000", "##042"]
+    assert tokenizer.tokenize("b000123456") == ["b000", "##123", "##456"]
+
+
+def test_turns_are_told_apart_by_special_tokens(renderer, tokenizer):
+    conversation = [
+        {"role": "system", "content": "be kind"}, {"role": "user", "content": "page"},
+        {"role": "assistant", "content": "Action: click[red]"}, {"role": "user", "content": "page"},
+    ]
+    text = tokenizer.decode(renderer.prompt(conversation))
+    assert text.startswith("<|system|>")
+    assert text.endswith("<|assistant|>")
+    assert renderer.stop_ids == {tokenizer.convert_tokens_to_ids("<|end|>")}
+
+
+# --- lessons -------------------------------------------------------------------------------------------------------
+
+
+def turns(rendered, tokenizer):
+    """(ids, weights) of each turn of the student, its end among them, and the weights of all that is between."""
+    begin, end = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
+    own, others, speaking = [], [], False
+    for token, weight in zip(rendered.ids, rendered.weights, strict=True):
+        if speaking:
+            own[-1][0].append(token)
+            own[-1][1].append(weight)
+        else:
+            others.append(weight)
+        if token == begin:
+            own.append(([], []))
+        speaking = token == begin or (speaking and token != end)
+    return own, others
+
+
+@pytest.fixture(scope="module")
+def played():
+    return list(_play_shop(open_shop(missing_options=0.6), 40, seed=1))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_of_turning_pages_the_reading_is_taught_and_the_decision_is_not(played, renderer, tokenizer, share):
+    """What is read before a page is turned ends with a mark; from there on there is loss only where it is taught."""
+    settings = ShopStudent(turning_share=share, mark_weight=1.0)
+    turned = 0
+    for trajectory in played:
+        own, others = turns(_lesson(trajectory, renderer, settings, random.Random(0)), tokenizer)
+        assert len(own) == len(trajectory.steps)
+        assert set(others) == {0.0}
+        for step, (ids, weights) in zip(trajectory.steps, own, strict=True):
+            assert ids[:-1] == encode(tokenizer, step.completion)
+            if step.action not in (NEXT, BACK):
+                assert set(weights) == {1.0}
+                continue
+            turned += 1
+            read = weights.index(share) if not share else len(ids)
+            assert weights == [1.0] * read + [0.0] * (len(ids) - read)
+            if not share:  # the loss ends behind a mark, and what is left is the decision
+                left = tokenizer.decode(ids[read:-1])
+                assert re.fullmatch(r"(thought: )?((none fits\. )?next page\.|go back\.) action: .*", left), left
+    assert turned > 20
+
+
+def test_marks_and_decisions_weigh_more(played, renderer, tokenizer):
+    lesson = _lesson(played[0], renderer, ShopStudent(mark_weight=5.0), random.Random(0))
+    weighty = set(tokenizer.convert_tokens_to_ids([*MARKS, *DECISIONS]))
+    for token, weight in zip(lesson.ids, lesson.weights, strict=True):
+        assert weight in ((0.0, 5.0) if token in weighty else (0.0, 1.0))
+    assert 5.0 in lesson.weights
+
+
+def test_some_turning_can_be_taught(played, renderer, tokenizer):
+    rng = random.Random(0)
+    lessons = [_lesson(trajectory, renderer, ShopStudent(turning_share=0.5), rng) for trajectory in played]
+    taught = [
+        weights[-1] > 0
+        for trajectory, lesson in zip(played, lessons, strict=True)
+        for step, (_, weights) in zip(trajectory.steps, turns(lesson, tokenizer)[0], strict=True)
+        if step.action in (NEXT, BACK)
+    ]
+    assert 0.3 < sum(taught) / len(taught) < 0.7
+
+
+@given(st.integers(0, 2**31))
+def test_a_drill_in_looking_up_opens_the_first_product_that_has_both(renderer, tokenizer, seed):
+    drill = _looking_up(renderer, ShopStudent(mark_weight=2.0), random.Random(seed))
+    question, answer = tokenizer.decode(drill.ids).split("<|assistant|>")
+    wanted, *shown = (part.strip() for part in question.replace("<|end|>", "").split("[sep]"))
+    attributes = [part.strip() for part in wanted.removeprefix("<|user|>").split(",")]
+    attributes[1] = " ".join(attributes[1].split()[:2])
+    titles = dict(zip(shown[::2], shown[1::2], strict=True))
+    assert len(titles) == len(shown) // 2, "a product number comes once"
+    thought, action = parse_completion(answer.replace("<|end|>", ""))
+    fitting = next(asin for asin, title in titles.items() if all(name in title for name in attributes))
+    assert action == f"click[{fitting}]"
+    need, *read = re.split(r" (?=b000)", thought)
+    assert need == f"need {' '.join(attributes)}."
+    for said, (asin, title) in zip(read, titles.items(), strict=False):
+        named = re.findall(r"([\w-]+ [\w-]+) (yes|not)\b", said.removeprefix(f"{asin} "))
+        assert [mark for _, mark in named] == ["yes" if name in attributes else "not" for name, _ in named]
+        assert f" {' '.join(name for name, _ in named)} " in title
+        assert said.endswith(" fits." if asin == fitting else " no.")
+    assert len(read) == list(titles).index(fitting) + 1
+    assert set(drill.weights) == {0.0, 1.0, 2.0}
+    assert drill.trained == len(encode(tokenizer, format_completion(thought, action))) + 1
+
+
+@given(st.integers(0, 2**31))
+def test_a_drill_in_copying_writes_the_row_again(renderer, seed):
+    drill = copying(renderer, [range(100), range(500, 600)], random.Random(seed))
+    middle = len(drill.ids) // 2
+    assert drill.ids[1:middle] == drill.ids[middle + 1 :]
+    assert drill.weights == (0.0,) * (middle + 1) + (1.0,) * (middle - 1)
+
+
+# --- the one that is shipped ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_model("base", dtype="float32", device="cpu", lora=None)
+
+
+def test_the_shipped_student_has_this_tokenizer_and_whole_weights(shipped):
+    model, tokenizer = shipped
+    manifest = json.loads((BASE_STUDENT / "manifest.json").read_text())
+    weights = (BASE_STUDENT / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == manifest["sha256"]["model.safetensors"]
+    assert tokenizer.get_vocab() == build_tokenizer(shop_vocabulary()).get_vocab()
+    assert model.config.vocab_size == len(tokenizer)
+
+
+def test_the_shipped_student_reads_shops_it_has_not_seen(shipped):
+    """It tells what is needed from what is not, in drills and whole episodes; what it was not taught it does not do."""
+    model, tokenizer = shipped
+    renderer, rng, plain = Renderer(tokenizer), random.Random(4_242), ShopStudent(mark_weight=1.0)
+    lessons = [_looking_up(renderer, plain, rng) for _ in range(20)]
+    lessons += [
+        _lesson(trajectory, renderer, plain, rng)
+        for trajectory in _play_shop(open_shop(seed=4_242, price_spread=0), 12, seed=1)
+    ]
+    marks = set(tokenizer.convert_tokens_to_ids(list(MARKS)))
+    right = []
+    for lesson in lessons:
+        with torch.no_grad():
+            predicted = model(input_ids=torch.tensor([lesson.ids])).logits[0, :-1].argmax(-1).tolist()
+        right += [
+            guess == token
+            for guess, token, weight in zip(predicted, lesson.ids[1:], lesson.weights[1:], strict=True)
+            if weight and token in marks
+        ]
+    assert len(right) > 200
+    assert sum(right) / len(right) > 0.95
+
+
+# --- how it is made ------------------------------------------------------------------------------------------------
+
+SMALL = ShopStudent(
+    width=32, layers=1, drills=20, drill_updates=2, shops=2, tasks=6, updates=3, batch_size=4, threads=1
+)
+
+
+def test_it_is_made_loaded_and_the_same_each_time(tmp_path):
+    heard = []
+    for name in ("one", "two"):
+        make_base(
+            "webshop", tmp_path / name, SMALL, played=lambda shop, shops: heard.append(("shops", shop, shops)),
+            trained=lambda lessons, progress: heard.append((lessons, progress.update, progress.updates)),
+        )
+    assert heard[: len(heard) // 2] == [
+        ("shops", 1, 2), ("shops", 2, 2), ("drills", 1, 2), ("drills", 2, 2),
+        ("lessons", 1, 3), ("lessons", 2, 3), ("lessons", 3, 3),
+    ]
+    models = []
+    for name in ("one", "two", "one"):
+        model, tokenizer = load_model(str(tmp_path / name), dtype="float32", device="cpu", lora=None)
+        assert tokenizer.get_vocab() == build_tokenizer(shop_vocabulary()).get_vocab()
+        assert model.config.hidden_size == 32
+        models.append(model.state_dict())
+    assert all(torch.equal(models[0][key], other[key]) for other in models for key in models[0])
+
+
+def test_another_seed_makes_another_student(tmp_path):
+    weights = []
+    for seed in (1, 2):
+        make_base("webshop", tmp_path / str(seed), SMALL.model_copy(update={"seed": seed, "updates": 1}))
+        model, _ = load_model(str(tmp_path / str(seed)), dtype="float32", device="cpu", lora=None)
+        weights.append(model.get_input_embeddings().weight)
+    assert not torch.equal(*weights)
+
+
+def test_episodes_that_are_all_too_long(tmp_path):
+    with pytest.raises(ConfigError, match="longer than `longest` = 100"):
+        make_base("webshop", tmp_path / "none", SMALL.model_copy(update={"longest": 100}))
+    assert not (tmp_path / "none").exists()
