@@ -34,6 +34,7 @@ check: lint ## Lint, types and the fast tests
 
 lint: setup ## Lint and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 test: setup ## All tests but those that take minutes each

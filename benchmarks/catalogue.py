@@ -29,8 +29,27 @@ _COMMON = (
 )
 COMMON = _COMMON.split()
 # As often as on the official products.
-OPTION_NAMES = ["color"] * 286 + ["size"] * 268 + ["style"] * 21 + ["flavor name"] * 12 + ["fit type"] * 11
-SYLLABLES = ("ba", "cor", "den", "fi", "gal", "hu", "ki", "lor", "men", "no", "pra", "qui", "ras", "tel", "vo", "zan")
+OPTION_NAMES = (
+    ["color"] * 286 + ["size"] * 268 + ["style"] * 21 + ["flavor name"] * 12 + ["fit type"] * 11
+)
+SYLLABLES = (
+    "ba",
+    "cor",
+    "den",
+    "fi",
+    "gal",
+    "hu",
+    "ki",
+    "lor",
+    "men",
+    "no",
+    "pra",
+    "qui",
+    "ras",
+    "tel",
+    "vo",
+    "zan",
+)
 
 
 class Words:
@@ -38,7 +57,9 @@ class Words:
 
     def __init__(self, seed: int, size: int = 400_000) -> None:
         self._rng = np.random.default_rng(seed)
-        self._words = np.array([*COMMON, *(_coined(at) for at in range(size - len(COMMON)))], dtype=object)
+        self._words = np.array(
+            [*COMMON, *(_coined(at) for at in range(size - len(COMMON)))], dtype=object
+        )
         weights = 1 / (np.arange(size) + 5.0)
         self._chances = np.cumsum(weights / weights.sum())
         self._drawn: list[str] = []
@@ -47,7 +68,10 @@ class Words:
     def take(self, count: int) -> list[str]:
         if self._at + count > len(self._drawn):
             places = np.searchsorted(self._chances, self._rng.random(100_000))
-            self._drawn, self._at = self._words[np.minimum(places, len(self._words) - 1)].tolist(), 0
+            self._drawn, self._at = (
+                self._words[np.minimum(places, len(self._words) - 1)].tolist(),
+                0,
+            )
         self._at += count
         return self._drawn[self._at - count : self._at]
 
@@ -67,14 +91,20 @@ def products(count: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, 
     queries = [" ".join(words.take(2)) for _ in range(246)]
     stock = [json.dumps(_unread(number, rng, words)) for number in range(1000)]
     for number in range(count):
-        yield _item(number, rng, words, queries), _notes(rng, words, phrases), stock[number % len(stock)]
+        yield (
+            _item(number, rng, words, queries),
+            _notes(rng, words, phrases),
+            stock[number % len(stock)],
+        )
 
 
 def _item(number: int, rng: random.Random, words: Words, queries: list[str]) -> dict[str, Any]:
     query = queries[int(rng.random() * len(queries))]
     asin = f"B{number * 387_420_489 % 10**9:09d}"
     title = " ".join(words.take(min(41, max(4, int(rng.gauss(18, 6)))))).title()
-    bullets = [" ".join(words.take(4 + int(28 * rng.random()))) for _ in range(3 + int(5 * rng.random()))]
+    bullets = [
+        " ".join(words.take(4 + int(28 * rng.random()))) for _ in range(3 + int(5 * rng.random()))
+    ]
     if rng.random() < 0.07:
         bullets[0] = ""
     return {
@@ -119,7 +149,9 @@ def _options(rng: random.Random, words: Words, asin: str) -> dict[str, Any] | st
 
 
 def _notes(rng: random.Random, words: Words, phrases: list[str]) -> dict[str, Any]:
-    attributes = rng.sample(phrases, 0 if rng.random() < 0.185 else min(27, 1 + int(rng.expovariate(1 / 2.4))))
+    attributes = rng.sample(
+        phrases, 0 if rng.random() < 0.185 else min(27, 1 + int(rng.expovariate(1 / 2.4)))
+    )
     notes: dict[str, Any] = {"attributes": attributes}
     if attributes and rng.random() < 0.5:
         wanted = attributes[:3]
@@ -138,8 +170,12 @@ def write(directory: Path, count: int, seed: int) -> None:
     ):
         for number, (item, notes, unread) in enumerate(products(count, seed)):
             items.write(f"{', ' if number else '['}{json.dumps(item)[:-1]}, {unread[1:]}")
-            attributes.write(f"{', ' if number else '{'}\"{item['asin']}\": {json.dumps(notes)}")
-            if notes.get("instruction") and len(human) < HUMAN and number % max(1, count // (3 * HUMAN)) == 0:
+            attributes.write(f'{", " if number else "{"}"{item["asin"]}": {json.dumps(notes)}')
+            if (
+                notes.get("instruction")
+                and len(human) < HUMAN
+                and number % max(1, count // (3 * HUMAN)) == 0
+            ):
                 human[item["asin"]] = [_asked(item, notes)]
         items.write("]")
         attributes.write("}")
@@ -156,7 +192,9 @@ def _asked(item: dict[str, Any], notes: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a catalogue in the schema of WebShop's official files.")
+    parser = argparse.ArgumentParser(
+        description="Write a catalogue in the schema of WebShop's official files."
+    )
     parser.add_argument("directory", type=Path, help="where the three files go")
     parser.add_argument("--products", type=int, default=OFFICIAL)
     parser.add_argument("--seed", type=int, default=0)

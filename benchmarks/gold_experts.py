@@ -40,9 +40,13 @@ def measure(env: ScienceWorld, name: str, tasks: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure how often ScienceWorld's scripted experts win.")
+    parser = argparse.ArgumentParser(
+        description="Measure how often ScienceWorld's scripted experts win."
+    )
     parser.add_argument("experts", nargs="*", default=["flawless", "strong", "weak"])
-    parser.add_argument("--tasks", type=int, default=144, help="training tasks of eto-24 (default 144)")
+    parser.add_argument(
+        "--tasks", type=int, default=144, help="training tasks of eto-24 (default 144)"
+    )
     given = parser.parse_args()
     with closing(ScienceWorld(tasks="eto-24")) as env:
         print(json.dumps({name: measure(env, name, given.tasks) for name in given.experts}))

@@ -70,7 +70,9 @@ def record(env: ScienceWorld, name: str, variation: int) -> Episode:
     actions = GoldPaths(env)[task].actions
     seen, path = env.reset(task), []
     for action in actions:
-        path.append(PathStep(Step(observation=seen, completion="", action=action), "gold", "expert:gold"))
+        path.append(
+            PathStep(Step(observation=seen, completion="", action=action), "gold", "expert:gold")
+        )
         seen = env.step(action).observation
     return Episode(task, tuple(path))
 
@@ -79,8 +81,12 @@ def bare(env: ScienceWorld) -> Way:
     """The library itself, in a JVM that is told the same."""
     import scienceworld.scienceworld as library
 
-    library.launch_gateway = functools.partial(library.launch_gateway, javaopts=env.opener.jvm.options)
-    world = library.ScienceWorldEnv("", envStepLimit=10**6)  # it ends its JVM when nothing holds it any more
+    library.launch_gateway = functools.partial(
+        library.launch_gateway, javaopts=env.opener.jvm.options
+    )
+    world = library.ScienceWorldEnv(
+        "", envStepLimit=10**6
+    )  # it ends its JVM when nothing holds it any more
     server = world.server
 
     def load(episode: Episode) -> None:
@@ -163,10 +169,16 @@ def _family(pid: int) -> Iterator[int]:
 
 def measure(turns: int) -> dict[str, dict[str, float]]:
     """The medians of all figures, by way of playing."""
-    with closing(ScienceWorld()) as env, closing(ScienceWorld()) as one, closing(ScienceWorld(workers=2)) as two:
+    with (
+        closing(ScienceWorld()) as env,
+        closing(ScienceWorld()) as one,
+        closing(ScienceWorld(workers=2)) as two,
+    ):
         episodes = [record(env, *each) for each in TASKS]
         ways = {
-            "bare library": bare(env), "one worker": one_by_one(env), "one worker, 8 episodes": side_by_side(one),
+            "bare library": bare(env),
+            "one worker": one_by_one(env),
+            "one worker, 8 episodes": side_by_side(one),
             "two workers, 8 episodes": side_by_side(two),
         }
         found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}

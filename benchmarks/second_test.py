@@ -33,19 +33,34 @@ def wins(run: Run, method: str, split: str) -> list[float]:
     sampling = Sampling(**recipe.evaluation_sampling.model_dump())
     launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
     with Player(
-        run.env, student, TrajectorySet(), sampling=sampling, step_limit=run.step_limit, told=run.methods[method].told,
+        run.env,
+        student,
+        TrajectorySet(),
+        sampling=sampling,
+        step_limit=run.step_limit,
+        told=run.methods[method].told,
     ) as player:
-        played = [item for batch in batches(launches, recipe.rollouts.batch_size) for item in player.play(batch)]
+        played = [
+            item
+            for batch in batches(launches, recipe.rollouts.batch_size)
+            for item in player.play(batch)
+        ]
     won = {item.task: item.success for item in played}
     return [float(won[task.id]) for task in tasks]
 
 
 def compare(one: list[list[float]], other: list[list[float]]) -> dict[str, Any]:
-    over_tasks, both = difference_over_seeds(one, other), difference_over_seeds(one, other, over="both")
+    over_tasks, both = (
+        difference_over_seeds(one, other),
+        difference_over_seeds(one, other, over="both"),
+    )
     effects = seed_effects(one, other)
     return {
-        "difference": over_tasks.mean, "interval": over_tasks.interval, "interval_over_seeds": both.interval,
-        "p": sign_flip_test(one, other), "p_over_seeds": effects.p_value if effects else None,
+        "difference": over_tasks.mean,
+        "interval": over_tasks.interval,
+        "interval_over_seeds": both.interval,
+        "p": sign_flip_test(one, other),
+        "p_over_seeds": effects.p_value if effects else None,
     }
 
 
@@ -61,11 +76,20 @@ def main() -> None:
         for method in given.methods:
             tables[method] = [wins(run, method, given.split) for run in runs]
             print(method, [round(100 * fmean(row), 1) for row in tables[method]], flush=True)
-    print(json.dumps({
-        "split": given.split,
-        "won": {method: [round(fmean(row), 4) for row in table] for method, table in tables.items()},
-        "pairs": {f"{a}_vs_{b}": compare(tables[a], tables[b]) for b, a in combinations(tables, 2)},
-    }))
+    print(
+        json.dumps(
+            {
+                "split": given.split,
+                "won": {
+                    method: [round(fmean(row), 4) for row in table]
+                    for method, table in tables.items()
+                },
+                "pairs": {
+                    f"{a}_vs_{b}": compare(tables[a], tables[b]) for b, a in combinations(tables, 2)
+                },
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

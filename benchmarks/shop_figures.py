@@ -21,10 +21,22 @@ from eef.envs.webshop.reward import count_options, match_type
 from tests.fakes.shopping import mean_of, open_shop, play_all, win_rate
 
 KNOBS: tuple[dict[str, Any], ...] = (
-    {}, {"family_size": 4}, {"family_size": 24}, {"family_size": 40}, {"look_alikes": 0.0}, {"look_alikes": 1.0},
-    {"missing_options": 0.0}, {"missing_options": 0.8}, {"search_noise": 0.0}, {"search_noise": 0.5},
-    {"option_types": 0}, {"option_types": 3}, {"attribute_pool": 2}, {"attribute_pool": 10},
-    {"price_spread": 0}, {"price_spread": 200},
+    {},
+    {"family_size": 4},
+    {"family_size": 24},
+    {"family_size": 40},
+    {"look_alikes": 0.0},
+    {"look_alikes": 1.0},
+    {"missing_options": 0.0},
+    {"missing_options": 0.8},
+    {"search_noise": 0.0},
+    {"search_noise": 0.5},
+    {"option_types": 0},
+    {"option_types": 3},
+    {"attribute_pool": 2},
+    {"attribute_pool": 10},
+    {"price_spread": 0},
+    {"price_spread": 200},
 )
 
 
@@ -39,8 +51,13 @@ def slip(env: WebShop) -> None:
     """Goals that not even the goal's own options meet."""
     goals = list(env.shop.goals)
     for compat in (True, False):
-        lost = sum(count_options(_values(goal), goal.options, compat=compat) < len(goal.options) for goal in goals)
-        print(f"compat={compat}: {lost} of {len(goals)} goals cannot be won ({100 * lost / len(goals):.1f} %)")
+        lost = sum(
+            count_options(_values(goal), goal.options, compat=compat) < len(goal.options)
+            for goal in goals
+        )
+        print(
+            f"compat={compat}: {lost} of {len(goals)} goals cannot be won ({100 * lost / len(goals):.1f} %)"
+        )
 
 
 def _values(goal: Any) -> list[str]:
@@ -55,7 +72,9 @@ def knobs() -> None:
         played = play_all(env, make_shop_expert(env, "flawless"), 250)
         name = ", ".join(f"`{key} = {value}`" for key, value in knob.items()) or "defaults"
         steps = fmean(trajectory.length for trajectory in played.values())
-        print(f"| {name} | {steps:.1f} | {mean_of(played, NEXT):.2f} | {mean_of(played, BACK):.2f} |")
+        print(
+            f"| {name} | {steps:.1f} | {mean_of(played, NEXT):.2f} | {mean_of(played, BACK):.2f} |"
+        )
 
 
 def taggers(env: WebShop, model: str) -> None:

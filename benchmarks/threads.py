@@ -54,10 +54,18 @@ def measure() -> dict[str, float]:
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(REPEATS):
         for way, (threads, policy) in WAYS.items():
-            settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": policy}
+            settings = {
+                "OMP_NUM_THREADS": str(threads),
+                "MKL_NUM_THREADS": str(threads),
+                "OMP_WAIT_POLICY": policy,
+            }
             environment = {**os.environ, **settings}
             done = subprocess.run(
-                [sys.executable, "-c", _TRAIN], env=environment, capture_output=True, text=True, check=True
+                [sys.executable, "-c", _TRAIN],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
             )
             times[way].append(float(done.stdout))
             time.sleep(0.2)

@@ -76,7 +76,11 @@ def steps_per_second(env: WebShop, seconds: float) -> float:
 
 def search_time(env: WebShop) -> float:
     """Median CPU milliseconds of searches for whole instructions, each sought once."""
-    queries = list(dict.fromkeys(env.shop.goals[at].instruction for at in range(min(QUERIES, len(env.shop.goals)))))
+    queries = list(
+        dict.fromkeys(
+            env.shop.goals[at].instruction for at in range(min(QUERIES, len(env.shop.goals)))
+        )
+    )
     times = []
     for query in queries:
         begun = process_time()
@@ -139,7 +143,9 @@ def _first_product(env: WebShop) -> str:
 def start_figures(options: Options) -> dict[str, float]:
     """What a fresh interpreter takes to its first page."""
     begun = perf_counter()
-    done = subprocess.run([sys.executable, "-c", START, json.dumps(options)], check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, "-c", START, json.dumps(options)], check=True, stdout=subprocess.PIPE
+    )
     seconds = perf_counter() - begun
     cpu, resident = json.loads(done.stdout)
     return {"start_s": round(seconds, 2), "start_cpu_s": round(cpu, 2), "open_mb": resident}
@@ -149,7 +155,9 @@ def memory_of_workers(options: Options, count: int) -> dict[str, list[int]]:
     """Memory of processes that have the shop open at the same time, each after searches of its own."""
     spawn = multiprocessing.get_context("spawn")
     barrier, told = spawn.Barrier(count), spawn.Queue()
-    workers = [spawn.Process(target=_work, args=(options, seed, barrier, told)) for seed in range(count)]
+    workers = [
+        spawn.Process(target=_work, args=(options, seed, barrier, told)) for seed in range(count)
+    ]
     for worker in workers:
         worker.start()
     found = [told.get() for _ in workers]
@@ -200,12 +208,24 @@ def measure(options: Options, seconds: float, workers: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how fast the shop is.")
-    parser.add_argument("--data", type=Path, help="directory with the official files; a generated shop without")
-    parser.add_argument("--products", type=int, default=1000, help="of a generated shop (default 1000)")
-    parser.add_argument("--goals", choices=("synthetic", "human"), default="synthetic", help="default synthetic")
-    parser.add_argument("--index", default="auto", help="where large files are indexed (`env.index`)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="CPU seconds of play (default 5)")
-    parser.add_argument("--workers", type=int, default=0, help="processes whose memory is looked at (default none)")
+    parser.add_argument(
+        "--data", type=Path, help="directory with the official files; a generated shop without"
+    )
+    parser.add_argument(
+        "--products", type=int, default=1000, help="of a generated shop (default 1000)"
+    )
+    parser.add_argument(
+        "--goals", choices=("synthetic", "human"), default="synthetic", help="default synthetic"
+    )
+    parser.add_argument(
+        "--index", default="auto", help="where large files are indexed (`env.index`)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="CPU seconds of play (default 5)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes whose memory is looked at (default none)"
+    )
     given = parser.parse_args()
     data = "synthetic" if given.data is None else str(given.data)
     print(f"data {data}, {given.seconds:g} CPU seconds of play")

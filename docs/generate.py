@@ -50,55 +50,150 @@ def _of(kind: type, **more: str) -> dict[str, str]:
     return {**more, **{each.name: str(each.type) for each in fields(kind)}}
 
 
-def _file(path: str, about: str, keys: dict[str, str] | None = None, *records: type, **options: Any) -> FileSchema:
+def _file(
+    path: str, about: str, keys: dict[str, str] | None = None, *records: type, **options: Any
+) -> FileSchema:
     optional = options.pop("optional", ())
     required = frozenset(key for key in keys or {} if key not in optional)
-    return FileSchema(path=path, about=about, keys=keys, required=required, records=records, **options)
+    return FileSchema(
+        path=path, about=about, keys=keys, required=required, records=records, **options
+    )
 
 
 FILES = (
-    _file("recipe.json", "The resolved recipe, every default written out (`docs/settings.md`).",
-          dict.fromkeys(Recipe.model_fields, "see `docs/settings.md`")),
-    _file("fingerprint.json", "The environment's fingerprint, and all else that decides whether two numbers can stand "
-          "in one table. Its keys depend on the environment."),
-    _file("*/trajectories.jsonl", "Every rollout of a method in the order it ended (`expert`: the expert data), also "
-          "in each round's `evaluation/`, and what `eef import` writes. A line is a trajectory.",
-          _of(Trajectory, version=_VERSION), Trajectory, Step, StateRef, Usage, version=RECORD_VERSION),
-    _file("expert/answers.jsonl", "What a server answered, a line each, the moment it did: nothing is asked twice.",
-          {"question": "digest of model, messages, seed and sampling", "completion": "Completion | None",
-           "requests": "attempts it took", "troubles": "what went wrong → how often"}, Completion),
-    _file("*/ledger.jsonl", "What each stage cost; a later line of a stage replaces an earlier one.",
-          {**_of(Stage), **_of(Cost)}, Stage, Cost),
-    _file("*/round*/explored.json", "What came of a round's rollouts, or of collecting (there with `text_only` and "
-          "`sources`: an import's report by expert, and `api`, what servers were asked).",
-          {"rollouts": "int", "wins": "int", "errors": "int", "mismatches": "states that did not come back",
-           "overflows": "int", "deaths": "workers that died or hung, and were started anew", "text_only": "int",
-           "sources": "expert → ImportReport; `api` → Spent"}, ImportReport, Spent, optional=("text_only", "sources")),
-    _file("*/round*/examples.jsonl", "What a round trains on. A line is an example.",
-          _of(TrainingExample, version=_VERSION), TrainingExample, version=EXAMPLE_VERSION),
-    _file("*/round*/pairs.jsonl", "What a round trains on by preference; a line is a pair. Only where there are such.",
-          _of(PreferencePair, version=_VERSION), PreferencePair, version=EXAMPLE_VERSION),
-    _file("*/round*/selection.json",
-          "Counts of the selection, by name (`examples`, `steps.<reason>`, `segments.<label>` …)."),
-    _file("*/round*/training.json", "How a training went.",
-          {"updates": "int", "examples": "int", "pairs": "int", "too_long": "ids of examples and pairs left out",
-           "losses": "loss by update"}),
-    _file("*/round*/checkpoint/manifest.json", "What a checkpoint is; written last.",
-          {"recipe": "str", "method": "str", "round": "int", "base": "model it was trained from",
-           "sha256": "weights file → checksum"}),
-    _file("*/round*/checkpoint/*",
-          "The model itself, as Hugging Face (or PEFT) has it, safetensors alone, and its card."),
-    _file("*/round*/evaluation.json", "The result of an evaluation.",
-          _of(EvalResult, version=_VERSION), EvalResult, Outcome, version=EVALUATION_VERSION),
-    _file("*/round*/noise.json", "How often labels are false (`eef label-noise`, whose rollouts lie in `noise/` beside "
-          "it): the round, and (trajectory, t, wins, rollouts) of each state.",
-          {"version": _VERSION, "round": "int", "states": "list of [trajectory, t, wins, rollouts]"},
-          version=NOISE_VERSION),
-    _file("results.json", "The numbers of a run, as the report shows them.",
-          {"version": _VERSION, "name": "str", "seed": "int", "stages": "{done, planned}",
-           "methods": "method → its row, and its rounds", "comparisons": "pairs of methods on the same tasks",
-           "never_solved": "int | None", "fingerprint": "as in `fingerprint.json`"}, Score, RoundResult,
-          version=RESULTS_VERSION),
+    _file(
+        "recipe.json",
+        "The resolved recipe, every default written out (`docs/settings.md`).",
+        dict.fromkeys(Recipe.model_fields, "see `docs/settings.md`"),
+    ),
+    _file(
+        "fingerprint.json",
+        "The environment's fingerprint, and all else that decides whether two numbers can stand "
+        "in one table. Its keys depend on the environment.",
+    ),
+    _file(
+        "*/trajectories.jsonl",
+        "Every rollout of a method in the order it ended (`expert`: the expert data), also "
+        "in each round's `evaluation/`, and what `eef import` writes. A line is a trajectory.",
+        _of(Trajectory, version=_VERSION),
+        Trajectory,
+        Step,
+        StateRef,
+        Usage,
+        version=RECORD_VERSION,
+    ),
+    _file(
+        "expert/answers.jsonl",
+        "What a server answered, a line each, the moment it did: nothing is asked twice.",
+        {
+            "question": "digest of model, messages, seed and sampling",
+            "completion": "Completion | None",
+            "requests": "attempts it took",
+            "troubles": "what went wrong → how often",
+        },
+        Completion,
+    ),
+    _file(
+        "*/ledger.jsonl",
+        "What each stage cost; a later line of a stage replaces an earlier one.",
+        {**_of(Stage), **_of(Cost)},
+        Stage,
+        Cost,
+    ),
+    _file(
+        "*/round*/explored.json",
+        "What came of a round's rollouts, or of collecting (there with `text_only` and "
+        "`sources`: an import's report by expert, and `api`, what servers were asked).",
+        {
+            "rollouts": "int",
+            "wins": "int",
+            "errors": "int",
+            "mismatches": "states that did not come back",
+            "overflows": "int",
+            "deaths": "workers that died or hung, and were started anew",
+            "text_only": "int",
+            "sources": "expert → ImportReport; `api` → Spent",
+        },
+        ImportReport,
+        Spent,
+        optional=("text_only", "sources"),
+    ),
+    _file(
+        "*/round*/examples.jsonl",
+        "What a round trains on. A line is an example.",
+        _of(TrainingExample, version=_VERSION),
+        TrainingExample,
+        version=EXAMPLE_VERSION,
+    ),
+    _file(
+        "*/round*/pairs.jsonl",
+        "What a round trains on by preference; a line is a pair. Only where there are such.",
+        _of(PreferencePair, version=_VERSION),
+        PreferencePair,
+        version=EXAMPLE_VERSION,
+    ),
+    _file(
+        "*/round*/selection.json",
+        "Counts of the selection, by name (`examples`, `steps.<reason>`, `segments.<label>` …).",
+    ),
+    _file(
+        "*/round*/training.json",
+        "How a training went.",
+        {
+            "updates": "int",
+            "examples": "int",
+            "pairs": "int",
+            "too_long": "ids of examples and pairs left out",
+            "losses": "loss by update",
+        },
+    ),
+    _file(
+        "*/round*/checkpoint/manifest.json",
+        "What a checkpoint is; written last.",
+        {
+            "recipe": "str",
+            "method": "str",
+            "round": "int",
+            "base": "model it was trained from",
+            "sha256": "weights file → checksum",
+        },
+    ),
+    _file(
+        "*/round*/checkpoint/*",
+        "The model itself, as Hugging Face (or PEFT) has it, safetensors alone, and its card.",
+    ),
+    _file(
+        "*/round*/evaluation.json",
+        "The result of an evaluation.",
+        _of(EvalResult, version=_VERSION),
+        EvalResult,
+        Outcome,
+        version=EVALUATION_VERSION,
+    ),
+    _file(
+        "*/round*/noise.json",
+        "How often labels are false (`eef label-noise`, whose rollouts lie in `noise/` beside "
+        "it): the round, and (trajectory, t, wins, rollouts) of each state.",
+        {"version": _VERSION, "round": "int", "states": "list of [trajectory, t, wins, rollouts]"},
+        version=NOISE_VERSION,
+    ),
+    _file(
+        "results.json",
+        "The numbers of a run, as the report shows them.",
+        {
+            "version": _VERSION,
+            "name": "str",
+            "seed": "int",
+            "stages": "{done, planned}",
+            "methods": "method → its row, and its rounds",
+            "comparisons": "pairs of methods on the same tasks",
+            "never_solved": "int | None",
+            "fingerprint": "as in `fingerprint.json`",
+        },
+        Score,
+        RoundResult,
+        version=RESULTS_VERSION,
+    ),
     _file("report.html", "The report: one page, nothing outside it."),
     _file("*.lock", "Held while a process writes there; empty of meaning otherwise."),
 )
@@ -111,14 +206,21 @@ def markdown() -> str:
 
 def _head() -> list[str]:
     return [
-        "# Data format", "",
+        "# Data format",
+        "",
         "Every file `eef` writes, as `eef formats --markdown` prints them from the code that writes them. JSON and "
         "JSON Lines, UTF-8. A file is written whole or not at all; a line of a `.jsonl` that grows is written whole, "
-        "and a torn last one (a crash) is moved aside to `….torn`, rollouts that all broke to `….broken`.", "",
-        f"Trajectory records are migrated when they are read: version 0 to {RECORD_VERSION}, a numbered step each.", "",
-        *(f"- {index} → {index + 1}: {(inspect.getdoc(step) or '').split(': ', 1)[1]}" for index, step in
-          enumerate(MIGRATIONS)), "",
-        "## A run directory", "",
+        "and a torn last one (a crash) is moved aside to `….torn`, rollouts that all broke to `….broken`.",
+        "",
+        f"Trajectory records are migrated when they are read: version 0 to {RECORD_VERSION}, a numbered step each.",
+        "",
+        *(
+            f"- {index} → {index + 1}: {(inspect.getdoc(step) or '').split(': ', 1)[1]}"
+            for index, step in enumerate(MIGRATIONS)
+        ),
+        "",
+        "## A run directory",
+        "",
     ]
 
 
@@ -133,7 +235,9 @@ def _run_files() -> Iterator[str]:
             yield ""
         for kind in each.records:
             if kind not in told:
-                yield from _record(kind, shown=bool(each.keys) and set(_of(kind)) <= set(each.keys or ()))
+                yield from _record(
+                    kind, shown=bool(each.keys) and set(_of(kind)) <= set(each.keys or ())
+                )
             told.add(kind)
 
 
@@ -142,7 +246,10 @@ def _record(kind: type, *, shown: bool) -> Iterator[str]:
     yield from (f"**{kind.__name__}**", "", inspect.cleandoc(kind.__doc__ or ""), "")
     if not shown:
         yield from ("| field | type | when left out |", "|:--|:--|:--|")
-        yield from (f"| `{each.name}` | {_cell(str(each.type))} | {_default(each)} |" for each in fields(kind))
+        yield from (
+            f"| `{each.name}` | {_cell(str(each.type))} | {_default(each)} |"
+            for each in fields(kind)
+        )
         yield ""
 
 
@@ -159,11 +266,20 @@ def _cell(text: str) -> str:
 def _imports() -> Iterator[str]:
     yield from ("## What `eef import` reads", "", "| format | what it is |", "|:--|:--|")
     yield from (f"| `{name}` | {_cell(about)} |" for name, (_, _, about) in FORMATS.items())
-    yield from ("", "It writes trajectories, a line each, and beside them `<name>.rejected.jsonl`: `place` and "
-                "`reason` of each row that was not taken.", "")
+    yield from (
+        "",
+        "It writes trajectories, a line each, and beside them `<name>.rejected.jsonl`: `place` and "
+        "`reason` of each row that was not taken.",
+        "",
+    )
 
 
 def _exports() -> Iterator[str]:
     yield from ("## What `eef export` writes", "", "The README that lies beside each:", "")
     for name, guide in GUIDES.items():
-        yield from (f"### `--to {name}`", "", guide.format(count="N", end="<end of turn>").strip(), "")
+        yield from (
+            f"### `--to {name}`",
+            "",
+            guide.format(count="N", end="<end of turn>").strip(),
+            "",
+        )

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from eef.policy import Conversation
 from eef.trajectory import Step
 
-_REACT = re.compile(r"^\s*(?:thought:\s*(?P<thought>.*?))?\s*\baction:\s*(?P<action>.+?)\s*$", re.I | re.S)
+_REACT = re.compile(
+    r"^\s*(?:thought:\s*(?P<thought>.*?))?\s*\baction:\s*(?P<action>.+?)\s*$", re.I | re.S
+)
 _ACTION_LINE = re.compile(r"\baction:\s*[^\n]+", re.I)
 
 

@@ -23,7 +23,10 @@ from eef.errors import ConfigError
 class Settings(BaseModel):
     """A group of settings: unknown keys and values of another type are errors, and nothing changes later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -51,12 +54,16 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"override `{override}` is not `key=value`", hint="for example `train.updates=200`")
+        raise ConfigError(
+            f"override `{override}` is not `key=value`", hint="for example `train.updates=200`"
+        )
     table = data
     for depth, part in enumerate(parts[:-1], start=1):
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"override `{override}`: `{'.'.join(parts[:depth])}` is a value, not a table")
+            raise ConfigError(
+                f"override `{override}`: `{'.'.join(parts[:depth])}` is a value, not a table"
+            )
     table[parts[-1]] = _toml_value(text.strip())
 
 
@@ -128,7 +135,9 @@ def _hint_for_unknown(kind: type[Settings], key: str) -> str:
     """The nearest key in the same table, else the nearest by its last word in any table."""
     table, _, word = key.rpartition(".")
     keys = _known_keys(kind)
-    siblings = {last: known for known, last in keys if known == (f"{table}.{last}" if table else last)}
+    siblings = {
+        last: known for known, last in keys if known == (f"{table}.{last}" if table else last)
+    }
     anywhere = {last: known for known, last in reversed(keys)}  # the first group that has the word
     for choices in (siblings, anywhere):
         found = nearest(word, list(choices))
@@ -162,7 +171,9 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _type_name(annotation: Any) -> str:
     if isinstance(annotation, types.UnionType):
-        return " or ".join(_type_name(item) for item in _members(annotation) if item is not types.NoneType)
+        return " or ".join(
+            _type_name(item) for item in _members(annotation) if item is not types.NoneType
+        )
     origin = typing.get_origin(annotation)
     if origin is Literal:
         return " or ".join(f"`{item}`" for item in typing.get_args(annotation))

@@ -88,12 +88,16 @@ def replay(env: Env, task: Task, path: Iterable[PathStep]) -> StepResult:
         if now.terminated:
             raise ReplayMismatch(
                 f"replay of {task.id}: the episode ended before recorded step {index}",
-                step=index, expected=item.step.observation, observed=now.observation,
+                step=index,
+                expected=item.step.observation,
+                observed=now.observation,
             )
         if now.observation != item.step.observation:
             raise ReplayMismatch(
                 f"replay of {task.id}: step {index} sees another observation than recorded",
-                step=index, expected=item.step.observation, observed=now.observation,
+                step=index,
+                expected=item.step.observation,
+                observed=now.observation,
             )
         now = execute(env, item.step.action)
     return now
@@ -114,10 +118,15 @@ def check_env(env: Env, *, split: str = "train", actions: Iterable[str] = ()) ->
     actions = list(actions) or ["", "no such action", "search[a]", "click[b]"]
     tasks = env.tasks(split).head(3)
     require(len(tasks) > 0, f"split {split!r} has tasks")
-    require(len({task.id for task in env.tasks(split)}) == len(env.tasks(split)), "task ids are unique")
+    require(
+        len({task.id for task in env.tasks(split)}) == len(env.tasks(split)), "task ids are unique"
+    )
     for task in tasks:
         first = env.reset(task)
-        require(isinstance(first, str) and bool(first), f"{task.id}: reset returns the first observation")
+        require(
+            isinstance(first, str) and bool(first),
+            f"{task.id}: reset returns the first observation",
+        )
         with closing(env.clone()) as clone:
             runs = [_play(env, task, actions), _play(clone, task, actions)]
         require(runs[0] == runs[1], f"{task.id}: a clone plays the same episode (deterministic)")
@@ -155,4 +164,6 @@ def _check_snapshot(env: Env, task: Task, actions: list[str], require: Any) -> N
             for index, expected in enumerate(after):
                 player.restore(snapshots[index])
                 again = player.step(actions[index])
-                require(again == expected, f"{task.id}: {whose} before step {index} plays on the same")
+                require(
+                    again == expected, f"{task.id}: {whose} before step {index} plays on the same"
+                )

@@ -45,7 +45,9 @@ class ReplayMismatch(EnvError):
     """Replaying recorded actions gave another observation than the record; `step` is the index of that action."""
 
     def __init__(self, message: str, *, step: int, expected: str, observed: str) -> None:
-        super().__init__(message, hint="the environment's settings differ from those of the recording")
+        super().__init__(
+            message, hint="the environment's settings differ from those of the recording"
+        )
         self.step = step
         self.expected = expected
         self.observed = observed

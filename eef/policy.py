@@ -62,7 +62,11 @@ class Oracle(Policy, Protocol):
     """A policy that is told which task each conversation is about: a scripted expert which looks the way up."""
 
     def act_on(
-        self, tasks: Sequence[Task], conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
+        self,
+        tasks: Sequence[Task],
+        conversations: Sequence[Conversation],
+        seeds: Sequence[int],
+        sampling: Sampling,
     ) -> list[Completion]: ...
 
 
@@ -75,7 +79,9 @@ class Scripted:
         self.name = name
         self._script = script
 
-    def act(self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+    def act(
+        self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
+    ) -> list[Completion]:
         return [
             Completion(text=self._script(conversation, seed))
             for conversation, seed in zip(conversations, seeds, strict=True)

@@ -25,11 +25,15 @@ from eef.selection import PreferencePair, TrainingExample
 from eef.trajectory import TrajectorySet
 
 LossOn = Literal["completion", "action"]
-Messages = tuple[tuple[str, str], ...]  # (role, content) of each message: a conversation that can be a key
+Messages = tuple[
+    tuple[str, str], ...
+]  # (role, content) of each message: a conversation that can be a key
 
 _ACTION = re.compile(r"\baction:\s*", re.I)
 _CACHED_TEXTS = 16_384
-_NEXT_TURN = (("user", "."),)  # stands for the observation which ends a turn, where only that end is wanted
+_NEXT_TURN = (
+    ("user", "."),
+)  # stands for the observation which ends a turn, where only that end is wanted
 
 
 class ChatSettings(Settings):
@@ -89,7 +93,9 @@ class Renderer:
     next one), or which does not end a turn by a special token.
     """
 
-    def __init__(self, tokenizer: Any, *, loss_on: LossOn = "completion", max_length: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, *, loss_on: LossOn = "completion", max_length: int | None = None
+    ) -> None:
         if not tokenizer.chat_template:
             raise ModelError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template",
@@ -99,13 +105,17 @@ class Renderer:
         self.loss_on = loss_on
         self.max_length = max_length
         self._pieces: Callable[[Messages], tuple[str, ...]] = lru_cache(_CACHED_TEXTS)(self._split)
-        self._encode: Callable[[str, bool], tuple[int, ...]] = lru_cache(_CACHED_TEXTS)(self._tokenize)
+        self._encode: Callable[[str, bool], tuple[int, ...]] = lru_cache(_CACHED_TEXTS)(
+            self._tokenize
+        )
         self.stop_ids = self._find_stop_ids()
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """Ids of a conversation that ends in a user message, up to where the next completion begins."""
         pieces = self._pieces(_key(conversation))
-        return [token for index, piece in enumerate(pieces) for token in self._encode(piece, index == 0)]
+        return [
+            token for index, piece in enumerate(pieces) for token in self._encode(piece, index == 0)
+        ]
 
     def render(self, conversation: Conversation, weights: Sequence[float]) -> Rendered:
         """Ids up to the end of the last assistant message, with `weights[i]` on the i-th assistant message.
@@ -126,7 +136,9 @@ class Renderer:
         keep = len(ids) - self._after_turn(rest[-1]) if rest else 0
         return Rendered(tuple(ids[:keep]), tuple(values[:keep]))
 
-    def spans(self, conversation: Conversation, weights: Sequence[float]) -> list[tuple[str, float]]:
+    def spans(
+        self, conversation: Conversation, weights: Sequence[float]
+    ) -> list[tuple[str, float]]:
         """The text of a rendering with the weight of each stretch of it, neighbours of equal weight joined.
 
         It is what other trainers must show and train: `render` gives its ids. Takes what `render` takes.
@@ -156,13 +168,17 @@ class Renderer:
             raise self._broken("does not end every assistant message in the same way")
         return min(ends)
 
-    def _add_turn(self, ids: list[int], values: list[float], completion: str, after: str, weight: float) -> None:
+    def _add_turn(
+        self, ids: list[int], values: list[float], completion: str, after: str, weight: float
+    ) -> None:
         """Append a completion and what stands between it and the next."""
         written, between = self._encode(completion, False), self._encode(after, False)
         free = self._before_action(completion) if self.loss_on == "action" else 0
         beyond = self._after_turn(after)
         ids += written + between
-        values += [0.0] * free + [weight] * (len(written) - free + len(between) - beyond) + [0.0] * beyond
+        values += (
+            [0.0] * free + [weight] * (len(written) - free + len(between) - beyond) + [0.0] * beyond
+        )
 
     def _after_turn(self, between: str) -> int:
         """Number of tokens of `between` which follow the end of the turn."""
@@ -177,13 +193,17 @@ class Renderer:
         match = _ACTION.search(completion)
         action = match.end() if match else len(completion)
         anchor = self.tokenizer.eos_token
-        offsets = self.tokenizer(anchor + completion, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = self.tokenizer(
+            anchor + completion, add_special_tokens=False, return_offsets_mapping=True
+        )
         return sum(end <= len(anchor) + action for _, end in offsets["offset_mapping"][1:])
 
     def _split(self, messages: Messages) -> tuple[str, ...]:
         """Pieces of the prompt for a conversation that ends in a user message; they join to the template's text."""
         text = self._text(messages)
-        last = max((index for index, (role, _) in enumerate(messages) if role == "assistant"), default=None)
+        last = max(
+            (index for index, (role, _) in enumerate(messages) if role == "assistant"), default=None
+        )
         if last is None:
             return (text,)
         earlier = self._pieces(messages[:last])
@@ -206,7 +226,9 @@ class Renderer:
     def _text(self, messages: Messages) -> str:
         conversation = [{"role": role, "content": content} for role, content in messages]
         try:
-            text: str = self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+            text: str = self.tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=True
+            )
         except Exception as error:  # a template is a program: it raises what it likes
             raise self._broken(f"refuses a conversation: {error}") from error
         return text
@@ -216,7 +238,11 @@ class Renderer:
         (some tokenizers put a space there)."""
         if first:
             return tuple(self.tokenizer(piece, add_special_tokens=False)["input_ids"])
-        return tuple(self.tokenizer(self.tokenizer.eos_token + piece, add_special_tokens=False)["input_ids"][1:])
+        return tuple(
+            self.tokenizer(self.tokenizer.eos_token + piece, add_special_tokens=False)["input_ids"][
+                1:
+            ]
+        )
 
     def _find_stop_ids(self) -> frozenset[int]:
         """The end of sequence, and the first special token behind a completion."""
@@ -251,14 +277,21 @@ def weighted_conversation(
     """The messages of an example up to its last trained step, and the weight of each assistant message."""
     steps = [item.step for item in trajectories.path(example.trajectory)]
     if len(steps) != len(example.weights):
-        raise ModelError(f"example {example.id!r} has {len(example.weights)} weights for a path of {len(steps)} steps")
-    length = max((index + 1 for index, weight in enumerate(example.weights) if weight != 0), default=0)
+        raise ModelError(
+            f"example {example.id!r} has {len(example.weights)} weights for a path of {len(steps)} steps"
+        )
+    length = max(
+        (index + 1 for index, weight in enumerate(example.weights) if weight != 0), default=0
+    )
     conversation = build_conversation(prompt, steps[:length], told=example.told)
     return conversation, example.weights[:length]
 
 
 def render_all(
-    examples: Iterable[TrainingExample], trajectories: TrajectorySet, prompt: str, renderer: Renderer
+    examples: Iterable[TrainingExample],
+    trajectories: TrajectorySet,
+    prompt: str,
+    renderer: Renderer,
 ) -> tuple[list[Rendered], list[str]]:
     """The renderings of all examples that fit into `renderer.max_length`, and the ids of those that do not.
 
@@ -280,7 +313,10 @@ def render_pairs(
     """The renderings of all pairs of which both ways fit, and the ids of those that do not; as with `render_all`."""
     fitting, overflows = [], []
     for pair in pairs:
-        ways = [render_example(way, trajectories, prompt, renderer) for way in (pair.chosen, pair.rejected)]
+        ways = [
+            render_example(way, trajectories, prompt, renderer)
+            for way in (pair.chosen, pair.rejected)
+        ]
         if all(fits(way, renderer) for way in ways):
             fitting.append(RenderedPair(*ways))
         else:
@@ -296,7 +332,9 @@ def fits(rendered: Rendered, renderer: Renderer) -> bool:
 def show_mask(rendered: Rendered, tokenizer: Any) -> Text:
     """The text, coloured by weight: dim = 0 (context), green = 1 or more, yellow = in between."""
     text = Text()
-    for weight, tokens in groupby(zip(rendered.ids, rendered.weights, strict=True), key=lambda pair: pair[1]):
+    for weight, tokens in groupby(
+        zip(rendered.ids, rendered.weights, strict=True), key=lambda pair: pair[1]
+    ):
         style = "dim" if weight == 0 else "green" if weight >= 1 else "yellow"
         text.append(tokenizer.decode([token for token, _ in tokens]), style=style)
     return text

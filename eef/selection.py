@@ -56,7 +56,9 @@ class TrainingExample:
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.reasons):
-            raise StoreError(f"example {self.id!r}: {len(self.weights)} weights, {len(self.reasons)} reasons")
+            raise StoreError(
+                f"example {self.id!r}: {len(self.weights)} weights, {len(self.reasons)} reasons"
+            )
 
     def to_record(self) -> dict[str, Any]:
         return {"version": RECORD_VERSION, **asdict(self)}
@@ -66,7 +68,9 @@ class TrainingExample:
         fields = dict(record)
         version = fields.pop("version", None)
         if version != RECORD_VERSION and version not in MIGRATIONS:
-            raise StoreError(f"example record has version {version!r}, this `eef` reads 1 to {RECORD_VERSION}")
+            raise StoreError(
+                f"example record has version {version!r}, this `eef` reads 1 to {RECORD_VERSION}"
+            )
         for older in range(version, RECORD_VERSION):
             fields = MIGRATIONS[older](fields)
         for name in ("weights", "reasons", "evidence"):
@@ -96,14 +100,19 @@ class PreferencePair:
 
     def to_record(self) -> dict[str, Any]:
         return {
-            "version": RECORD_VERSION, "id": self.id, "task": self.task,
-            "chosen": self.chosen.to_record(), "rejected": self.rejected.to_record(),
+            "version": RECORD_VERSION,
+            "id": self.id,
+            "task": self.task,
+            "chosen": self.chosen.to_record(),
+            "rejected": self.rejected.to_record(),
         }
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> PreferencePair:
         return cls(
-            id=record["id"], task=record["task"], chosen=TrainingExample.from_record(record["chosen"]),
+            id=record["id"],
+            task=record["task"],
+            chosen=TrainingExample.from_record(record["chosen"]),
             rejected=TrainingExample.from_record(record["rejected"]),
         )
 

@@ -111,14 +111,20 @@ class Trajectory:
         fields = dict(record)
         version = fields.pop("version", None)
         if version != RECORD_VERSION:
-            raise StoreError(f"trajectory record has version {version!r}, this `eef` reads {RECORD_VERSION}")
+            raise StoreError(
+                f"trajectory record has version {version!r}, this `eef` reads {RECORD_VERSION}"
+            )
         try:
             start = fields.pop("start")
             steps = tuple(Step(**step) for step in fields.pop("steps"))
             usage = Usage(**fields.pop("usage"))
-            return cls(start=StateRef(**start) if start else None, steps=steps, usage=usage, **fields)
+            return cls(
+                start=StateRef(**start) if start else None, steps=steps, usage=usage, **fields
+            )
         except (KeyError, TypeError) as error:
-            raise StoreError(f"malformed trajectory record {record.get('id')!r}: {error}") from error
+            raise StoreError(
+                f"malformed trajectory record {record.get('id')!r}: {error}"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +158,13 @@ class TrajectorySet:
         if trajectory.start is not None:
             origin = self._by_id.get(trajectory.start.trajectory)
             if origin is None:
-                raise StoreError(f"trajectory {trajectory.id!r} starts in unknown {trajectory.start}")
+                raise StoreError(
+                    f"trajectory {trajectory.id!r} starts in unknown {trajectory.start}"
+                )
             if not 0 <= trajectory.start.t <= origin.length:
-                raise StoreError(f"trajectory {trajectory.id!r} starts outside its origin: {trajectory.start}")
+                raise StoreError(
+                    f"trajectory {trajectory.id!r} starts outside its origin: {trajectory.start}"
+                )
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -55,7 +55,11 @@ def test_doctests():
 
 def test_a_toml_recipe(recipe_file):
     loaded = load_recipe(recipe_file)
-    assert (loaded.name, loaded.methods, loaded.options) == ("shop", ("bc", "eef"), {"eef": {"M": 3}})
+    assert (loaded.name, loaded.methods, loaded.options) == (
+        "shop",
+        ("bc", "eef"),
+        {"eef": {"M": 3}},
+    )
     assert (loaded.env.name, loaded.env.options) == ("webshop", {"products": 1000})
     assert loaded.model.lora == LoraSettings(rank=8)
     assert (loaded.train.updates, loaded.train.epochs, loaded.train.seed) == (200, None, 7)
@@ -96,8 +100,12 @@ def test_an_override_changes_its_key_alone(text):
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("train.updates", "not `key=value`"), ("=3", "not `key=value`"), ("train..updates=3", "not `key=value`"),
-     ("seed.x=3", "`seed` is a value, not a table")],
+    [
+        ("train.updates", "not `key=value`"),
+        ("=3", "not `key=value`"),
+        ("train..updates=3", "not `key=value`"),
+        ("seed.x=3", "`seed` is a value, not a table"),
+    ],
 )
 def test_an_override_that_cannot_be(recipe_file, override, message):
     with pytest.raises(ConfigError, match=message):
@@ -107,10 +115,22 @@ def test_an_override_that_cannot_be(recipe_file, override, message):
 @pytest.mark.parametrize(
     ("settings", "message", "hint"),
     [
-        ({"train": {"learnin_rate": 1}}, "`train.learnin_rate` is no known", "mean `train.learning_rate`?"),
-        ({"learning_rate": 1}, "`learning_rate` is no known", "did you mean `train.learning_rate`?"),
+        (
+            {"train": {"learnin_rate": 1}},
+            "`train.learnin_rate` is no known",
+            "mean `train.learning_rate`?",
+        ),
+        (
+            {"learning_rate": 1},
+            "`learning_rate` is no known",
+            "did you mean `train.learning_rate`?",
+        ),
         ({"trian": {"updates": 1}}, "`trian` is no known", "did you mean `train`?"),
-        ({"model": {"lora": {"rnk": 8}}}, "`model.lora.rnk` is no known", "did you mean `model.lora.rank`?"),
+        (
+            {"model": {"lora": {"rnk": 8}}},
+            "`model.lora.rnk` is no known",
+            "did you mean `model.lora.rank`?",
+        ),
         ({"chat": {"zzz": 8}}, "`chat.zzz` is no known", "known here: loss_on, max_length"),
         ({"train": {"updates": "5"}}, "`train.updates` is '5': .* valid integer", ""),
         ({"train": 3}, "`train` is 3: input should be a valid table", ""),

@@ -25,7 +25,9 @@ def record(env: ToyEnv, index: int, actions: list[str]) -> list[PathStep]:
     observation = env.reset(env.tasks("train")[index])
     path = []
     for action in actions:
-        path.append(PathStep(Step(observation=observation, completion="", action=action), "t", "expert:e"))
+        path.append(
+            PathStep(Step(observation=observation, completion="", action=action), "t", "expert:e")
+        )
         result = execute(env, action)
         observation = result.observation
         if result.terminated:
@@ -78,13 +80,20 @@ def test_an_episode_must_have_begun():
         ToyEnv().snapshot()
 
 
-@pytest.mark.parametrize(("skill", "least", "most"), [(1.0, 1.0, 1.0), (0.7, 0.4, 0.9), (0.0, 0.0, 0.1)])
+@pytest.mark.parametrize(
+    ("skill", "least", "most"), [(1.0, 1.0, 1.0), (0.7, 0.4, 0.9), (0.0, 0.0, 0.1)]
+)
 def test_players_win_as_often_as_they_are_skilled(skill, least, most):
     env = ToyEnv()
     launches = [Launch(task.id, task, None, task.index, 0) for task in env.tasks("train")]
     played = play(
-        launches, env=env, policy=toy_player("expert:toy", skill), trajectories=TrajectorySet(),
-        sampling=GREEDY, step_limit=env.step_limit, batch_size=8,
+        launches,
+        env=env,
+        policy=toy_player("expert:toy", skill),
+        trajectories=TrajectorySet(),
+        sampling=GREEDY,
+        step_limit=env.step_limit,
+        batch_size=8,
     )
     wins = Counter(trajectory.success for trajectory in played)
     assert least <= wins[True] / len(launches) <= most

@@ -49,7 +49,11 @@ TALK = [
 
 def text_of(rendered, tokenizer, wanted):
     return tokenizer.decode(
-        [token for token, weight in zip(rendered.ids, rendered.weights, strict=True) if weight == wanted]
+        [
+            token
+            for token, weight in zip(rendered.ids, rendered.weights, strict=True)
+            if weight == wanted
+        ]
     )
 
 
@@ -75,7 +79,9 @@ def test_a_completion_carries_its_weight_and_so_does_its_end(template):
     tokenizer = tiny_tokenizer(template)
     rendered = Renderer(tokenizer).render(TALK, [0.5, 1.0])
     assert text_of(rendered, tokenizer, 0.5).strip() == "Thought: go.\nAction: click[next >]<|end|>"
-    assert text_of(rendered, tokenizer, 1.0).strip() == "Thought: fits.\nAction: click[buy now]<|end|>"
+    assert (
+        text_of(rendered, tokenizer, 1.0).strip() == "Thought: fits.\nAction: click[buy now]<|end|>"
+    )
     assert rendered.ids[-1] == tokenizer.eos_token_id
 
 
@@ -103,16 +109,22 @@ def test_any_text_keeps_its_place(texts, name):
     rendered = renderer.render(talk, [1.0] * (len(talk) // 2))
     prompt = renderer.prompt(talk[:1])
     assert list(rendered.ids[: len(prompt)]) == prompt
-    assert sum(token in renderer.stop_ids for token, w in zip(rendered.ids, rendered.weights, strict=True) if w) == (
-        len(talk) // 2
-    )
+    assert sum(
+        token in renderer.stop_ids
+        for token, w in zip(rendered.ids, rendered.weights, strict=True)
+        if w
+    ) == (len(talk) // 2)
 
 
 def test_a_tokenizer_which_puts_a_space_before_a_text_does_so_once():
-    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -2.0), ("▁ab", -1.0), ("a", -3.0), ("b", -3.0)], 0))
+    tokenizer = Tokenizer(
+        models.Unigram([("<unk>", 0.0), ("▁", -2.0), ("▁ab", -1.0), ("a", -3.0), ("b", -3.0)], 0)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     tokenizer.add_special_tokens([AddedToken("<|end|>", special=True)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", unk_token="<unk>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", unk_token="<unk>"
+    )
     fast.chat_template = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}"
     talk = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "ab"}]
     rendered = Renderer(fast).render(talk, [1.0])
@@ -123,9 +135,15 @@ def test_a_tokenizer_which_puts_a_space_before_a_text_does_so_once():
     ("template", "message"),
     [
         (None, "has no chat template"),
-        (CHATML.replace("{{ message['content'] }}", "{{ message['content'][:3] }}"), "changes the text"),
+        (
+            CHATML.replace("{{ message['content'] }}", "{{ message['content'][:3] }}"),
+            "changes the text",
+        ),
         (CHATML.replace("<|end|>", ""), None),
-        ("{% for m in messages %}{{ m['content'] }}\n{% endfor %}", "does not end an assistant message"),
+        (
+            "{% for m in messages %}{{ m['content'] }}\n{% endfor %}",
+            "does not end an assistant message",
+        ),
         ("{{ messages | length }} turns" + CHATML, "rewrites earlier messages"),
         ("{{ raise_exception('no') }}", "refuses a conversation: no"),
     ],
@@ -147,12 +165,23 @@ def test_weights_must_match_the_messages():
 
 def trajectories():
     def step(name):
-        return Step(observation=f"page {name}", completion=f"Thought: {name}\nAction: go[{name}]", action=f"go[{name}]")
+        return Step(
+            observation=f"page {name}",
+            completion=f"Thought: {name}\nAction: go[{name}]",
+            action=f"go[{name}]",
+        )
 
     def trajectory(name, start, steps):
         return Trajectory(
-            id=name, task="t", author="expert:a", start=start, steps=tuple(step(f"{name}{i}") for i in range(steps)),
-            final_observation="end", status="terminated", reward=1.0, success=True,
+            id=name,
+            task="t",
+            author="expert:a",
+            start=start,
+            steps=tuple(step(f"{name}{i}") for i in range(steps)),
+            final_observation="end",
+            status="terminated",
+            reward=1.0,
+            success=True,
         )
 
     return TrajectorySet([trajectory("e", None, 4), trajectory("s", StateRef("e", 2), 2)])
@@ -160,7 +189,11 @@ def trajectories():
 
 def example(weights, trajectory="s"):
     return TrainingExample(
-        id=f"x{len(weights)}{sum(weights)}", task="t", trajectory=trajectory, state=0, weights=weights,
+        id=f"x{len(weights)}{sum(weights)}",
+        task="t",
+        trajectory=trajectory,
+        state=0,
+        weights=weights,
         reasons=("why",) * len(weights),
     )
 
@@ -179,7 +212,9 @@ def test_an_example_is_its_path_up_to_the_last_trained_step():
 
 def test_what_is_too_long_is_left_out_and_named():
     short, long = example((1, 0, 0, 0)), example((1, 1, 1, 1))
-    fitting, overflows = render_all([short, long], trajectories(), "", Renderer(tiny_tokenizer(), max_length=120))
+    fitting, overflows = render_all(
+        [short, long], trajectories(), "", Renderer(tiny_tokenizer(), max_length=120)
+    )
     assert [len(rendered.ids) <= 120 for rendered in fitting] == [True]
     assert overflows == [long.id]
 
@@ -196,7 +231,9 @@ def test_merges_never_cross_into_a_completion():
     """A tokenizer trained on the joined text would merge what ends a prompt with what begins a completion."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.add_special_tokens(["<|end|>"])
-    tokenizer.train_from_iterator(["agent:Action: go"] * 50, trainers.BpeTrainer(special_tokens=["<|end|>"]))
+    tokenizer.train_from_iterator(
+        ["agent:Action: go"] * 50, trainers.BpeTrainer(special_tokens=["<|end|>"])
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
     fast.chat_template = (
         "{% for m in messages %}{{ 'agent:' if m['role'] == 'assistant' else '' }}{{ m['content'] }}<|end|>{% endfor %}"

@@ -15,14 +15,46 @@ PACKAGE = Path(eef.__file__).parent
 
 # Data flows down this list; imports run up it only. A folder stands for all of its modules.
 ORDER = (
-    "errors", "utils", "config", "task", "trajectory", "selection", "policy", "chat", "env", "renderer", "methods",
-    "envs", "models", "policies", "rollouts", "training", "importers", "exporters", "students", "pipeline", "analysis",
-    "report", "cli", "__main__",
+    "errors",
+    "utils",
+    "config",
+    "task",
+    "trajectory",
+    "selection",
+    "policy",
+    "chat",
+    "env",
+    "renderer",
+    "methods",
+    "envs",
+    "models",
+    "policies",
+    "rollouts",
+    "training",
+    "importers",
+    "exporters",
+    "students",
+    "pipeline",
+    "analysis",
+    "report",
+    "cli",
+    "__main__",
 )
 TORCH = (
-    "eef.models.loading", "eef.models.checkpoint", "eef.models.hub", "eef.policies.local", "eef.policies.kv_cache",
-    "eef.training.batching", "eef.training.trainer", "eef.training.sft", "eef.training.dpo", "eef.training.round",
-    "eef.students.builder", "eef.students.curriculum", "eef.students.tokenizer", "eef.students.webshop",
+    "eef.models.loading",
+    "eef.models.checkpoint",
+    "eef.models.hub",
+    "eef.policies.local",
+    "eef.policies.kv_cache",
+    "eef.training.batching",
+    "eef.training.trainer",
+    "eef.training.sft",
+    "eef.training.dpo",
+    "eef.training.round",
+    "eef.students.builder",
+    "eef.students.curriculum",
+    "eef.students.tokenizer",
+    "eef.students.webshop",
     "eef.students.scienceworld",
 )
 
@@ -68,8 +100,12 @@ def test_every_module_has_its_place():
 def test_torch_is_loaded_only_where_it_is_needed():
     light = [name for name in modules() if name not in TORCH]
     heavy = ("torch", "transformers", "peft", "accelerate")
-    script = f"import sys, {', '.join(light)}; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    script = (
+        f"import sys, {', '.join(light)}; print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 

@@ -113,7 +113,12 @@ def test_a_set_lists_by_task_in_order_of_arrival(family):
 
 def test_a_training_example_comes_back_and_needs_a_reason_for_each_weight():
     example = TrainingExample(
-        id="x", task="toy/1", trajectory="c", state=4, weights=(0.0, 1.0), reasons=("context", "student-win"),
+        id="x",
+        task="toy/1",
+        trajectory="c",
+        state=4,
+        weights=(0.0, 1.0),
+        reasons=("context", "student-win"),
         evidence=("c",),
     )
     assert TrainingExample.from_record(json.loads(json.dumps(example.to_record()))) == example

@@ -114,13 +114,22 @@ class PairOverSeeds:
     def to_record(self) -> dict[str, Any]:
         effects = self.effects
         return {
-            "first": self.first, "second": self.second, "seeds": list(self.seeds),
-            "difference": self.difference.mean, "interval": list(self.difference.interval),
-            "interval_over_seeds": list(self.both.interval), "p": self.p_value, "p_adjusted": self.p_adjusted,
-            "reward_difference": self.reward.mean, "reward_interval": list(self.reward.interval),
-            "random_effect": {**effects._asdict(), "interval": list(effects.interval)} if effects else None,
+            "first": self.first,
+            "second": self.second,
+            "seeds": list(self.seeds),
+            "difference": self.difference.mean,
+            "interval": list(self.difference.interval),
+            "interval_over_seeds": list(self.both.interval),
+            "p": self.p_value,
+            "p_adjusted": self.p_adjusted,
+            "reward_difference": self.reward.mean,
+            "reward_interval": list(self.reward.interval),
+            "random_effect": {**effects._asdict(), "interval": list(effects.interval)}
+            if effects
+            else None,
             "by_seed": [test._asdict() for test in self.by_seed],
-            "first_alone": self.first_alone, "second_alone": self.second_alone,
+            "first_alone": self.first_alone,
+            "second_alone": self.second_alone,
         }
 
 
@@ -140,7 +149,9 @@ class OverSeeds:
     def rates_in(self, item: MethodOverSeeds, seeds: Collection[int]) -> list[float]:
         """A method's win rates in some of the seeds; one that is not finished there is left out."""
         return [
-            rate for seed, rate in zip(self.seeds, item.win_rates, strict=True) if seed in seeds and rate is not None
+            rate
+            for seed, rate in zip(self.seeds, item.win_rates, strict=True)
+            if seed in seeds and rate is not None
         ]
 
     def to_record(self) -> dict[str, Any]:
@@ -148,7 +159,8 @@ class OverSeeds:
             "version": RECORD_VERSION,
             "seeds": list(self.seeds),
             "methods": [
-                {**asdict(method), "mean": method.mean, "deviation": method.deviation} for method in self.methods
+                {**asdict(method), "mean": method.mean, "deviation": method.deviation}
+                for method in self.methods
             ],
             "pairs": [pair.to_record() for pair in self.pairs],
             "tasks": dict(self.tasks),
@@ -180,9 +192,13 @@ class _Grid:
         baselines = [piece for name in (EXPERT, BC) for piece in self.known(name) if piece.last]
         wins = Counter(task for piece in baselines for task in piece.wins(0))
         return {
-            task: "hard" if 3 * wins[task] < len(baselines) else
-            "easy" if 3 * wins[task] > 2 * len(baselines) else "medium"
-            for piece in baselines[:1] for task in piece.tasks
+            task: "hard"
+            if 3 * wins[task] < len(baselines)
+            else "easy"
+            if 3 * wins[task] > 2 * len(baselines)
+            else "medium"
+            for piece in baselines[:1]
+            for task in piece.tasks
         }
 
     def newly_solved(self, piece: Piece) -> int | None:
@@ -190,7 +206,11 @@ class _Grid:
         where one of them is not finished."""
         baselines = [self.pieces.get((name, piece.seed)) for name in (EXPERT, BC)]
         before = [each.wins(0) for each in baselines if each is not None and each.last]
-        return len(piece.wins(piece.last_round).difference(*before)) if piece.last and len(before) == 2 else None
+        return (
+            len(piece.wins(piece.last_round).difference(*before))
+            if piece.last and len(before) == 2
+            else None
+        )
 
 
 def gather_seeds(pieces: Iterable[Piece]) -> OverSeeds:
@@ -232,22 +252,33 @@ def _method(grid: _Grid, name: str) -> MethodOverSeeds:
         win_rates=tuple(_rate(scores) for scores in last),
         rewards=tuple(fmean(scores.rewards) if scores else None for scores in last),
         rounds={
-            number: tuple(_rate(piece.scores.get(number)) if piece else None for piece in row) for number in numbers
+            number: tuple(_rate(piece.scores.get(number)) if piece else None for piece in row)
+            for number in numbers
         },
         cost=_mean_cost([piece.spent() for piece in finished]) if finished else None,
         explored={
-            number: _mean_cost([piece.spent(exploring, number) for piece in known if number in piece.scores])
-            for number in numbers if any(number in piece.scores for piece in known)
+            number: _mean_cost(
+                [piece.spent(exploring, number) for piece in known if number in piece.scores]
+            )
+            for number in numbers
+            if any(number in piece.scores for piece in known)
         },
         skills={
-            number: tuple(piece.skills[number] for piece in known if number in piece.skills) for number in numbers
+            number: tuple(piece.skills[number] for piece in known if number in piece.skills)
+            for number in numbers
         },
         pass_at_k=_pass_at_k(known),
-        selected=_mean_counts([counts for piece in known if (counts := piece.selected.get(piece.last_round))]),
-        solved=_mean_counts([
-            Counter(grid.difficulty[task] for task in _won_last([piece]) if task in grid.difficulty)
-            for piece in finished
-        ]),
+        selected=_mean_counts(
+            [counts for piece in known if (counts := piece.selected.get(piece.last_round))]
+        ),
+        solved=_mean_counts(
+            [
+                Counter(
+                    grid.difficulty[task] for task in _won_last([piece]) if task in grid.difficulty
+                )
+                for piece in finished
+            ]
+        ),
         newly_solved=tuple(grid.newly_solved(piece) if piece else None for piece in row),
         noise=tuple(piece.noise for piece in known if piece.noise),
     )
@@ -267,9 +298,12 @@ def _changes(grid: _Grid, piece: Piece) -> dict[str, Any]:
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:
     total = asdict(sum(costs, Cost()))
-    return Cost(**{
-        name: value / len(costs) if name == "seconds" else round(value / len(costs)) for name, value in total.items()
-    })
+    return Cost(
+        **{
+            name: value / len(costs) if name == "seconds" else round(value / len(costs))
+            for name, value in total.items()
+        }
+    )
 
 
 def _mean_counts(counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
@@ -292,7 +326,8 @@ def _pairs(grid: _Grid, methods: Sequence[MethodOverSeeds]) -> tuple[PairOverSee
     found, families = [], []
     for earlier, later in combinations([item for item in methods if item.name != EXPERT], 2):
         both = [
-            (one, other) for one, other in zip(grid.row(later.name), grid.row(earlier.name), strict=True)
+            (one, other)
+            for one, other in zip(grid.row(later.name), grid.row(earlier.name), strict=True)
             if one and other and one.last and other.last
         ]
         if both:
@@ -301,7 +336,8 @@ def _pairs(grid: _Grid, methods: Sequence[MethodOverSeeds]) -> tuple[PairOverSee
     tests = [sign_flip_test(*_tables(both, "won")) for _, _, both in found]
     adjusted = _holm_by_family(tests, families)
     return tuple(
-        _pair(*pair, p_value, corrected) for pair, p_value, corrected in zip(found, tests, adjusted, strict=True)
+        _pair(*pair, p_value, corrected)
+        for pair, p_value, corrected in zip(found, tests, adjusted, strict=True)
     )
 
 
@@ -310,7 +346,10 @@ def _family(first: MethodOverSeeds, second: MethodOverSeeds) -> str:
     arms = [item for item in (first, second) if item.is_arm]
     if not arms:
         return "methods"
-    of_its_method = len(arms) == 1 and {first.name, second.name} == {arms[0].name, arms[0].algorithm}
+    of_its_method = len(arms) == 1 and {first.name, second.name} == {
+        arms[0].name,
+        arms[0].algorithm,
+    }
     return "arms" if of_its_method else "rest"
 
 
@@ -327,14 +366,21 @@ def _pair(first: str, second: str, both: Both, p_value: float, p_adjusted: float
     wins = _tables(both, "won")
     ones, others = zip(*both, strict=True)
     return PairOverSeeds(
-        first=first, second=second, seeds=tuple(one.seed for one, _ in both), p_value=p_value,
+        first=first,
+        second=second,
+        seeds=tuple(one.seed for one, _ in both),
+        p_value=p_value,
         p_adjusted=p_adjusted,
-        difference=difference_over_seeds(*wins), both=difference_over_seeds(*wins, over="both"),
-        reward=difference_over_seeds(*_tables(both, "rewards")), effects=seed_effects(*wins),
+        difference=difference_over_seeds(*wins),
+        both=difference_over_seeds(*wins, over="both"),
+        reward=difference_over_seeds(*_tables(both, "rewards")),
+        effects=seed_effects(*wins),
         by_seed=tuple(
-            mcnemar([win > 0 for win in one], [win > 0 for win in other]) for one, other in zip(*wins, strict=True)
+            mcnemar([win > 0 for win in one], [win > 0 for win in other])
+            for one, other in zip(*wins, strict=True)
         ),
-        first_alone=len(_won_last(ones) - _won_ever(others)), second_alone=len(_won_last(others) - _won_ever(ones)),
+        first_alone=len(_won_last(ones) - _won_ever(others)),
+        second_alone=len(_won_last(others) - _won_ever(ones)),
     )
 
 
@@ -342,6 +388,7 @@ def _tables(both: Both, field: str) -> tuple[list[list[float]], list[list[float]
     """A field of the last scores, [seeds, tasks] of the first and of the second; all play the same tasks in one
     order."""
     one, other = (
-        [[float(value) for value in getattr(pair[side].last, field)] for pair in both] for side in (0, 1)
+        [[float(value) for value in getattr(pair[side].last, field)] for pair in both]
+        for side in (0, 1)
     )
     return one, other

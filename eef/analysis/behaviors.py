@@ -68,7 +68,9 @@ def count_kinds(steps: Sequence[Step], kinds: Iterable[Kind]) -> dict[str, int]:
     >>> count_kinds([page, page], [Kind("Next", r"click\\[(next >)\\]", free=1)])
     {'Next': 1}
     """
-    return {kind.name: max(0, sum(_is_of(step, kind) for step in steps) - kind.free) for kind in kinds}
+    return {
+        kind.name: max(0, sum(_is_of(step, kind) for step in steps) - kind.free) for kind in kinds
+    }
 
 
 def measure_skills(episodes: Iterable[Trajectory], env: str) -> dict[str, SkillUse]:
@@ -80,7 +82,9 @@ def measure_skills(episodes: Iterable[Trajectory], env: str) -> dict[str, SkillU
     played = [episode for episode in episodes if episode.status != "error"]
     parts = {"won": True, "lost": False}
     return {
-        name: _average([count_kinds(item.steps, kinds) for item in played if item.success is won], kinds)
+        name: _average(
+            [count_kinds(item.steps, kinds) for item in played if item.success is won], kinds
+        )
         for name, won in parts.items()
         if kinds
     }

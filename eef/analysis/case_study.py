@@ -49,14 +49,20 @@ def _stories(run: Run) -> Iterator[Story]:
         if not isinstance(method, Eef):
             continue
         trajectories = run.trajectories(name)
-        failed = sorted((item for item in trajectories if _has_failed(item)), key=lambda item: item.id)
+        failed = sorted(
+            (item for item in trajectories if _has_failed(item)), key=lambda item: item.id
+        )
         for round in range(1, run.recipe.rounds + 1):
-            selection = run.selection(name, round) if run.is_done(StageId(name, round, "select")) else None
+            selection = (
+                run.selection(name, round) if run.is_done(StageId(name, round, "select")) else None
+            )
             if selection is None:
                 continue
             for expert in failed:
                 grid = method.measure(trajectories, expert, round)
-                examples = tuple(item for item in selection.examples if _comes_from(trajectories, item, expert))
+                examples = tuple(
+                    item for item in selection.examples if _comes_from(trajectories, item, expert)
+                )
                 yield Story(name, round, expert, grid, examples, trajectories, len(failed))
 
 

@@ -71,30 +71,52 @@ class LabelNoise:
         """
         chances = [_chance_ok(state, n, rule) for state in self.states]
         truths = [2 * state.wins >= state.rollouts for state in self.states]
-        wrong = [1 - chance if truth else chance for chance, truth in zip(chances, truths, strict=True)]
+        wrong = [
+            1 - chance if truth else chance for chance, truth in zip(chances, truths, strict=True)
+        ]
         ends = [
-            (left, right) for left, right in pairwise(range(len(self.states)))
+            (left, right)
+            for left, right in pairwise(range(len(self.states)))
             if self.states[left].trajectory == self.states[right].trajectory
         ]
-        parts = [_chance_false(chances[left], chances[right], truths[left], truths[right]) for left, right in ends]
-        rising = [((1 - chances[left]) * chances[right], truths[right] > truths[left]) for left, right in ends]
-        falling = [(chances[left] * (1 - chances[right]), truths[right] < truths[left]) for left, right in ends]
+        parts = [
+            _chance_false(chances[left], chances[right], truths[left], truths[right])
+            for left, right in ends
+        ]
+        rising = [
+            ((1 - chances[left]) * chances[right], truths[right] > truths[left])
+            for left, right in ends
+        ]
+        falling = [
+            (chances[left] * (1 - chances[right]), truths[right] < truths[left])
+            for left, right in ends
+        ]
         return FalseRates(
-            sum(wrong) / len(wrong), sum(parts) / len(parts) if parts else None,
-            _part_false(rising), _part_false(falling),
+            sum(wrong) / len(wrong),
+            sum(parts) / len(parts) if parts else None,
+            _part_false(rising),
+            _part_false(falling),
         )
 
     def to_record(self) -> dict[str, Any]:
-        return {"version": RECORD_VERSION, "round": self.round, "states": [list(state) for state in self.states]}
+        return {
+            "version": RECORD_VERSION,
+            "round": self.round,
+            "states": [list(state) for state in self.states],
+        }
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> LabelNoise:
         """The measurement of a record (StoreError: another version, or malformed)."""
         if record.get("version") != RECORD_VERSION:
             found = record.get("version")
-            raise StoreError(f"a record of label noise has version {found!r}, this `eef` reads {RECORD_VERSION}")
+            raise StoreError(
+                f"a record of label noise has version {found!r}, this `eef` reads {RECORD_VERSION}"
+            )
         try:
-            return cls(int(record["round"]), tuple(StateCount(*state) for state in record["states"]))
+            return cls(
+                int(record["round"]), tuple(StateCount(*state) for state in record["states"])
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"malformed record of label noise: {error}") from error
 
@@ -119,7 +141,12 @@ def _chance_false(before: float, after: float, truly_before: bool, truly_after: 
 
 
 def measure_noise(
-    run: Run, method: str, round: int, *, trajectories: int, rollouts: int,
+    run: Run,
+    method: str,
+    round: int,
+    *,
+    trajectories: int,
+    rollouts: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LabelNoise:
     """Play `rollouts` from the start and each planned state of `trajectories` experts' failures, drawn at random.
@@ -130,7 +157,11 @@ def measure_noise(
     stage = StageId(method, round, "explore")
     chosen = _draw(_planned(run, stage), trajectories, run.recipe.seed)
     tasks = {task.id: task for task in run.train_tasks}
-    states = [PlannedState(task, state, rollouts) for task, of_task in chosen for state in (None, *of_task)]
+    states = [
+        PlannedState(task, state, rollouts)
+        for task, of_task in chosen
+        for state in (None, *of_task)
+    ]
     planned = launches(states, tasks, round=round, seed=derive_seed(run.recipe.seed, "noise"))
     with Store.open(run.folder(stage) / "noise", base=run.trajectories("expert")) as store:
         done = sum(launch.id in store.trajectories for launch in planned)
@@ -142,9 +173,16 @@ def measure_noise(
 
         progress(done, len(planned))
         explore(
-            planned, store, run.env, run.explorer(stage), sampling=run.sampling, step_limit=run.step_limit,
-            batch_size=run.recipe.rollouts.batch_size, fresh_limit=run.recipe.rollouts.fresh_limit,
-            told=run.methods[method].told, progress=heard,
+            planned,
+            store,
+            run.env,
+            run.explorer(stage),
+            sampling=run.sampling,
+            step_limit=run.step_limit,
+            batch_size=run.recipe.rollouts.batch_size,
+            fresh_limit=run.recipe.rollouts.fresh_limit,
+            told=run.methods[method].told,
+            progress=heard,
         )
         counts = [_count(store.trajectories, of_task[0].trajectory, round) for _, of_task in chosen]
     noise = LabelNoise(round, tuple(count for of_one in counts for count in of_one))
@@ -179,7 +217,9 @@ def _draw(
     planned: dict[str, tuple[str, list[StateRef]]], count: int, seed: int
 ) -> Sequence[tuple[str, list[StateRef]]]:
     """Some of the trajectories; each task once, since its start is measured with them."""
-    by_task = {task: (task, sorted(states, key=lambda state: state.t)) for task, states in planned.values()}
+    by_task = {
+        task: (task, sorted(states, key=lambda state: state.t)) for task, states in planned.values()
+    }
     return random.Random(seed).sample(sorted(by_task.values(), key=str), min(count, len(by_task)))
 
 

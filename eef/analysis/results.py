@@ -120,7 +120,11 @@ class MethodResult:
     @property
     def tokens(self) -> int | None:
         """Tokens generated in these rollouts."""
-        return None if self.last is None else sum(cost.generated_tokens for cost in self._explorations())
+        return (
+            None
+            if self.last is None
+            else sum(cost.generated_tokens for cost in self._explorations())
+        )
 
     @property
     def seconds(self) -> float | None:
@@ -134,12 +138,18 @@ class MethodResult:
 
     def cost_of(self, *kinds: Kind) -> Cost | None:
         """The sum over stages of some kinds up to `last`; None where there is no such stage."""
-        costs = [cost for item in self._counted() for kind, cost in item.costs.items() if kind in kinds]
+        costs = [
+            cost for item in self._counted() for kind, cost in item.costs.items() if kind in kinds
+        ]
         return sum(costs, Cost()) if costs else None
 
     def rollouts_up_to(self, round: int) -> int:
         """Rollouts explored in the rounds 1 … `round`."""
-        return sum(item.exploration.rollouts for item in self.rounds if item.exploration and item.round <= round)
+        return sum(
+            item.exploration.rollouts
+            for item in self.rounds
+            if item.exploration and item.round <= round
+        )
 
     def to_record(self) -> dict[str, Any]:
         """Row and rounds. `rollouts` and `tokens` (generated) count exploration alone, by which budgets are
@@ -158,7 +168,9 @@ class MethodResult:
         }
 
     def _counted(self) -> list[RoundResult]:
-        return [item for item in self.rounds if self.last is not None and item.round <= self.last.round]
+        return [
+            item for item in self.rounds if self.last is not None and item.round <= self.last.round
+        ]
 
     def _explorations(self) -> list[Cost]:
         return [item.exploration for item in self._counted() if item.exploration is not None]
@@ -184,11 +196,17 @@ class Comparison:
 
     def to_record(self) -> dict[str, Any]:
         return {
-            "a": self.first, "b": self.second, "rounds": list(self.rounds),
-            "only_a": self.only_first, "only_b": self.only_second,
-            "win_difference": self.wins.mean, "win_interval": list(self.wins.interval),
-            "p_value": self.p_value, "p_adjusted": self.p_adjusted,
-            "reward_difference": self.reward.mean, "reward_interval": list(self.reward.interval),
+            "a": self.first,
+            "b": self.second,
+            "rounds": list(self.rounds),
+            "only_a": self.only_first,
+            "only_b": self.only_second,
+            "win_difference": self.wins.mean,
+            "win_interval": list(self.wins.interval),
+            "p_value": self.p_value,
+            "p_adjusted": self.p_adjusted,
+            "reward_difference": self.reward.mean,
+            "reward_interval": list(self.reward.interval),
         }
 
 
@@ -215,12 +233,19 @@ class Results:
     @property
     def unsolved_before(self) -> int | None:
         """Test tasks that neither the expert nor behaviour cloning wins; None until both are evaluated."""
-        known = [last.evaluation for name in (EXPERT, BC) if (last := self[name].last) and last.evaluation]
+        known = [
+            last.evaluation
+            for name in (EXPERT, BC)
+            if (last := self[name].last) and last.evaluation
+        ]
         return _unsolved(known) if len(known) == 2 else None
 
     def comparison(self, first: str, second: str) -> Comparison | None:
         """The comparison of two methods, in either order; None while one of them is not evaluated."""
-        return next((item for item in self.comparisons if {item.first, item.second} == {first, second}), None)
+        return next(
+            (item for item in self.comparisons if {item.first, item.second} == {first, second}),
+            None,
+        )
 
     def to_record(self) -> dict[str, Any]:
         return {
@@ -258,8 +283,12 @@ def score(result: EvalResult) -> Score:
     rewards = [outcome.reward for outcome in result.outcomes]
     wins, tasks = len(result.wins), len(rewards)
     return Score(
-        wins=wins, tasks=tasks, win_rate=result.success_rate, interval=wilson_interval(wins, tasks),
-        mean_reward=result.mean_reward, reward_interval=bootstrap_interval(rewards),
+        wins=wins,
+        tasks=tasks,
+        win_rate=result.success_rate,
+        interval=wilson_interval(wins, tasks),
+        mean_reward=result.mean_reward,
+        reward_interval=bootstrap_interval(rewards),
         finished=sum(outcome.finished for outcome in result.outcomes) / tasks,
     )
 
@@ -272,7 +301,9 @@ def _gather_method(run: Run, method: str, baselines: list[EvalResult]) -> Method
     trajectories = run.trajectories(method) if begun else TrajectorySet()
     return MethodResult(
         name=method,
-        rounds=tuple(_gather_round(run, method, number, baselines, ledger, trajectories) for number in begun),
+        rounds=tuple(
+            _gather_round(run, method, number, baselines, ledger, trajectories) for number in begun
+        ),
     )
 
 
@@ -299,19 +330,26 @@ def _gather_round(
         train_tasks_won=_tasks_won(trajectories, round) if played else None,
         skills=measure_skills(episodes, run.recipe.env.name) if result else {},
         kinds=measure_kinds(episodes, run.recipe.env.name),
-        costs={kind: cost for kind in done if (cost := ledger.get(Stage(method, round, kind))) is not None},
+        costs={
+            kind: cost
+            for kind in done
+            if (cost := ledger.get(Stage(method, round, kind))) is not None
+        },
     )
 
 
 def _stages_done(run: Run, method: str, round: int) -> list[Kind]:
     """The kinds of the round's stages that are done."""
     return [
-        stage.kind for stage in stages_of(run.recipe)
+        stage.kind
+        for stage in stages_of(run.recipe)
         if (stage.method, stage.round) == (method, round) and run.is_done(stage)
     ]
 
 
-def _newly_solved(method: str, result: EvalResult | None, baselines: list[EvalResult]) -> int | None:
+def _newly_solved(
+    method: str, result: EvalResult | None, baselines: list[EvalResult]
+) -> int | None:
     """None for the two it is measured against, and until both are evaluated."""
     if result is None or method in (EXPERT, BC) or len(baselines) < 2:
         return None
@@ -324,8 +362,14 @@ def _explored(
     """The stage's own counts, and apart those of its rollouts that began inside an expert's trajectory."""
     if counts is None:
         return None
-    inside = [item for item in trajectories if is_student(item) and item.round == round and item.start]
-    return {**counts, "from_inside": len(inside), "wins_from_inside": sum(item.success for item in inside)}
+    inside = [
+        item for item in trajectories if is_student(item) and item.round == round and item.start
+    ]
+    return {
+        **counts,
+        "from_inside": len(inside),
+        "wins_from_inside": sum(item.success for item in inside),
+    }
 
 
 def _tasks_won(trajectories: TrajectorySet, round: int) -> int:
@@ -342,17 +386,25 @@ def _unsolved(results: list[EvalResult]) -> int:
 def _compare(methods: tuple[MethodResult, ...]) -> tuple[Comparison, ...]:
     """All pairs of evaluated methods, the later one in the run's order first: what is new against what it is
     measured by."""
-    rows = [(method.name, last.evaluation) for method in methods if (last := method.last) and last.evaluation]
+    rows = [
+        (method.name, last.evaluation)
+        for method in methods
+        if (last := method.last) and last.evaluation
+    ]
     pairs = [(first, second) for second, first in combinations(rows, 2)]
     tests = [mcnemar(*_paired(first[1], second[1], "success")) for first, second in pairs]
     adjusted = holm([test.p_value for test in tests])
     return tuple(
         Comparison(
-            first=first[0], second=second[0], rounds=(first[1].round, second[1].round),
-            only_first=test.only_first, only_second=test.only_second,
+            first=first[0],
+            second=second[0],
+            rounds=(first[1].round, second[1].round),
+            only_first=test.only_first,
+            only_second=test.only_second,
             wins=paired_difference(*_paired(first[1], second[1], "success")),
             reward=paired_difference(*_paired(first[1], second[1], "reward")),
-            p_value=test.p_value, p_adjusted=p_adjusted,
+            p_value=test.p_value,
+            p_adjusted=p_adjusted,
         )
         for (first, second), test, p_adjusted in zip(pairs, tests, adjusted, strict=True)
     )
@@ -372,4 +424,8 @@ def _score_record(score: Score | None) -> dict[str, Any]:
     if score is None:
         return dict.fromkeys((field.name for field in fields(Score)), None)
     record = asdict(score)
-    return {**record, "interval": list(score.interval), "reward_interval": list(score.reward_interval)}
+    return {
+        **record,
+        "interval": list(score.interval),
+        "reward_interval": list(score.reward_interval),
+    }

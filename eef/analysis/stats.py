@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 Table = Sequence[Sequence[float]]
 
-_LEAST_VARIANCE = 1e-12  # of a mean: a seed whose tasks all differ alike would else weigh infinitely much
+_LEAST_VARIANCE = (
+    1e-12  # of a mean: a seed whose tasks all differ alike would else weigh infinitely much
+)
 
 
 class Interval(NamedTuple):
@@ -189,7 +191,10 @@ def _resampled_weights(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The part of each seed and of each task in each resample; kept, for a study draws them for hundreds of pairs."""
     generator = np.random.default_rng(seed)
-    rows, columns = (generator.multinomial(size, np.full(size, 1 / size), resamples) / size for size in (seeds, tasks))
+    rows, columns = (
+        generator.multinomial(size, np.full(size, 1 / size), resamples) / size
+        for size in (seeds, tasks)
+    )
     return rows, columns
 
 
@@ -206,13 +211,17 @@ def seed_effects(first: Table, second: Table, *, confidence: float = 0.95) -> Se
     gaps = _gaps(first, second)
     if len(gaps) < 2:
         return None
-    within = np.maximum(gaps.var(axis=1, ddof=min(1, gaps.shape[1] - 1)) / gaps.shape[1], _LEAST_VARIANCE)
+    within = np.maximum(
+        gaps.var(axis=1, ddof=min(1, gaps.shape[1] - 1)) / gaps.shape[1], _LEAST_VARIANCE
+    )
     mean, variance, between = _random_effect(gaps.mean(axis=1), within)
     spread = ((gaps.mean(axis=1) - mean) ** 2 / (within + between)).sum() / (len(gaps) - 1)
     error = math.sqrt(max(variance * float(spread), _LEAST_VARIANCE))
     half = _student_quantile(confidence, len(gaps) - 1) * error
     p_value = 1.0 - _student_within(abs(mean) / error, len(gaps) - 1)
-    return SeedEffects(mean, math.sqrt(between), Interval(mean - half, mean + half), max(0.0, p_value))
+    return SeedEffects(
+        mean, math.sqrt(between), Interval(mean - half, mean + half), max(0.0, p_value)
+    )
 
 
 def _student_within(t: float, freedom: int) -> float:
@@ -252,7 +261,11 @@ def _random_effect(
     excess = (weights * (effects - fixed) ** 2).sum() - (len(effects) - 1)
     between = max(0.0, excess / (weights.sum() - (weights**2).sum() / weights.sum()))
     weights = 1 / (variances + between)
-    return float((weights * effects).sum() / weights.sum()), float(1 / weights.sum()), float(between)
+    return (
+        float((weights * effects).sum() / weights.sum()),
+        float(1 / weights.sum()),
+        float(between),
+    )
 
 
 def pass_at_k(wins: int, rollouts: int, k: int) -> float:
@@ -276,7 +289,10 @@ def chance_of_wins(wins: int, total: int, draws: int, least: int) -> float:
     """
     if not 0 <= wins <= total or not 0 <= draws <= total:
         raise ValueError(f"{draws} of {total} rollouts, of which {wins} won")
-    ways = sum(math.comb(wins, won) * math.comb(total - wins, draws - won) for won in range(max(0, least), draws + 1))
+    ways = sum(
+        math.comb(wins, won) * math.comb(total - wins, draws - won)
+        for won in range(max(0, least), draws + 1)
+    )
     return ways / math.comb(total, draws)
 
 

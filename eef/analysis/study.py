@@ -45,7 +45,9 @@ def gather_study(directories: Sequence[Path]) -> Study:
     kind; pieces of one method with different options or rounds, of one kind of budget with different settings.
     """
     found = {
-        (piece.budget[0], piece.method, piece.seed): piece for directory in directories for piece in _read(directory)
+        (piece.budget[0], piece.method, piece.seed): piece
+        for directory in directories
+        for piece in _read(directory)
     }
     return study_of(found.values())
 
@@ -54,7 +56,9 @@ def study_of(pieces: Iterable[Piece]) -> Study:
     """The study of some pieces (StoreError where they do not belong together)."""
     kept = tuple(pieces)
     if not kept:
-        raise StoreError("no piece of the comparison has been begun", hint="`eef compare` goes on with it")
+        raise StoreError(
+            "no piece of the comparison has been begun", hint="`eef compare` goes on with it"
+        )
     first = next((piece for piece in kept if piece.tasks), kept[0])
     for piece in kept:
         _refuse_mixture(first, piece)
@@ -84,15 +88,20 @@ def _read(directory: Path) -> list[Piece]:
     files = sorted(directory.rglob("*@*.json"))
     if not files:
         raise StoreError(
-            f"`{directory}` holds no comparison", hint="`eef compare` makes one, with `seed0` … in it"
+            f"`{directory}` holds no comparison",
+            hint="`eef compare` makes one, with `seed0` … in it",
         )
     return [read_piece(path) for path in files]
 
 
 def _versions(pieces: Iterable[Piece]) -> dict[str, str]:
     """`2.12.0, 2.13.0`: those that the pieces tell of each package."""
-    told = {name: sorted({str(piece.fingerprint[name]) for piece in pieces if name in piece.fingerprint})
-            for name in VERSIONS}
+    told = {
+        name: sorted(
+            {str(piece.fingerprint[name]) for piece in pieces if name in piece.fingerprint}
+        )
+        for name in VERSIONS
+    }
     return {name: ", ".join(each) for name, each in told.items() if each}
 
 
@@ -106,7 +115,9 @@ def _by_method(pieces: Iterable[Piece]) -> Iterable[list[Piece]]:
 def _refuse_other_options(pieces: Sequence[Piece]) -> None:
     first = pieces[0]
     for other in pieces:
-        differing = differences(first.options, other.options) + (["rounds"] if first.rounds != other.rounds else [])
+        differing = differences(first.options, other.options) + (
+            ["rounds"] if first.rounds != other.rounds else []
+        )
         if differing:
             raise StoreError(
                 f"`{other.name}` and `{first.name}` are of different options (they differ in: {', '.join(differing)})",
@@ -129,11 +140,16 @@ def _refuse_mixture(first: Piece, other: Piece) -> None:
     if differing := differences(first.fingerprint, other.fingerprint):
         raise StoreError(
             f"`{other.name}` was played in another environment than `{first.name}` (it differs in: "
-            f"{', '.join(differing)})", hint="name directories of one study",
+            f"{', '.join(differing)})",
+            hint="name directories of one study",
         )
     if other.tasks and first.tasks != other.tasks:
-        raise StoreError(f"`{other.name}` was tested on other tasks than `{first.name}`, or in another order",
-                         hint="name directories of one study (`tasks.test`, `tasks.seed`)")
+        raise StoreError(
+            f"`{other.name}` was tested on other tasks than `{first.name}`, or in another order",
+            hint="name directories of one study (`tasks.test`, `tasks.seed`)",
+        )
     if first.study != other.study:
-        raise StoreError(f"`{other.name}` is of the recipe `{other.study}`, `{first.name}` of `{first.study}`",
-                         hint="name directories of one study")
+        raise StoreError(
+            f"`{other.name}` is of the recipe `{other.study}`, `{first.name}` of `{first.study}`",
+            hint="name directories of one study",
+        )

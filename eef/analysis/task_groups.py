@@ -37,8 +37,10 @@ class KindScore:
         """At least one episode; one that broke counts as lost with 0, as in every mean."""
         played = list(episodes)
         return cls(
-            tasks=len(played), wins=sum(item.success for item in played),
-            mean_reward=fmean(item.reward or 0.0 for item in played), mean_peak=fmean(map(peak, played)),
+            tasks=len(played),
+            wins=sum(item.success for item in played),
+            mean_reward=fmean(item.reward or 0.0 for item in played),
+            mean_peak=fmean(map(peak, played)),
         )
 
 
@@ -83,7 +85,12 @@ def peak(episode: Trajectory) -> float:
     return min(1.0, round(max(accumulate((step.reward for step in episode.steps), initial=0.0)), 6))
 
 
-def _divide(played: Mapping[str, Trajectory], name_of: Callable[[str], str]) -> dict[str, KindScore]:
+def _divide(
+    played: Mapping[str, Trajectory], name_of: Callable[[str], str]
+) -> dict[str, KindScore]:
     """Episodes by a name of their task, in the order of the names; tasks without one are left out."""
     names = sorted({name_of(task) for task in played} - {""})
-    return {name: KindScore.of(item for task, item in played.items() if name_of(task) == name) for name in names}
+    return {
+        name: KindScore.of(item for task, item in played.items() if name_of(task) == name)
+        for name in names
+    }

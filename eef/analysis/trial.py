@@ -27,8 +27,14 @@ from eef.utils.jsonl import disk_errors, read_json, write_json
 RECORD_VERSION = 2
 SHARED = ("expert", "model", "chat", "sampling", "rollouts", "tasks", "train", "dpo", "evaluate")
 NOT_SHARED = {  # what no number depends on, but for last bits; a seed is its piece's, a server its owner's
-    "expert.api", "model.name", "model.device", "train.micro_tokens", "train.seed", "train.save_every",
-    "train.threads", "train.gradient_checkpointing",
+    "expert.api",
+    "model.name",
+    "model.device",
+    "train.micro_tokens",
+    "train.seed",
+    "train.save_every",
+    "train.threads",
+    "train.gradient_checkpointing",
 }
 
 
@@ -98,8 +104,11 @@ class Piece:
         """What its stages cost together: all, or those of a kind; of all rounds, or up to one."""
         return sum(
             (
-                cost for round, stages in self.costs.items() if rounds is None or round <= rounds
-                for kind, cost in stages.items() if stage in (None, kind)
+                cost
+                for round, stages in self.costs.items()
+                if rounds is None or round <= rounds
+                for kind, cost in stages.items()
+                if stage in (None, kind)
             ),
             Cost(),
         )
@@ -108,17 +117,25 @@ class Piece:
         """A record without what is zero or empty in costs, so that it stays small."""
         costs = {
             str(round): {
-                stage: {key: value for key, value in asdict(cost).items() if value} for stage, cost in each.items()
-            } for round, each in self.costs.items()
+                stage: {key: value for key, value in asdict(cost).items() if value}
+                for stage, cost in each.items()
+            }
+            for round, each in self.costs.items()
         }
         return {
-            "version": RECORD_VERSION, **asdict(self), "costs": costs,
+            "version": RECORD_VERSION,
+            **asdict(self),
+            "costs": costs,
             "scores": {
-                str(round): {"rewards": list(each.rewards), "won": "".join("01"[won] for won in each.won)}
+                str(round): {
+                    "rewards": list(each.rewards),
+                    "won": "".join("01"[won] for won in each.won),
+                }
                 for round, each in self.scores.items()
             },
             "skills": {
-                str(round): {part: use.to_record() for part, use in each.items()} for round, each in self.skills.items()
+                str(round): {part: use.to_record() for part, use in each.items()}
+                for round, each in self.skills.items()
             },
             "selected": {str(round): dict(counts) for round, counts in self.selected.items()},
             "noise": self.noise.to_record() if self.noise else None,
@@ -130,16 +147,22 @@ class Piece:
         fields = dict(record)
         version = fields.pop("version", None)
         if version != RECORD_VERSION:
-            raise StoreError(f"a study's piece has version {version!r}, this `eef` reads {RECORD_VERSION}")
+            raise StoreError(
+                f"a study's piece has version {version!r}, this `eef` reads {RECORD_VERSION}"
+            )
         try:
             noise = fields.pop("noise")
             scores = {
                 round: {**each, "won": tuple(won == "1" for won in each["won"])}
                 for round, each in fields.pop("scores").items()
             }
-            piece = _adapter().validate_python({
-                **fields, "scores": scores, "noise": LabelNoise.from_record(noise) if noise else None,
-            })
+            piece = _adapter().validate_python(
+                {
+                    **fields,
+                    "scores": scores,
+                    "noise": LabelNoise.from_record(noise) if noise else None,
+                }
+            )
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             key = ".".join(map(str, problem["loc"]))
@@ -174,12 +197,18 @@ def read_piece(path: Path) -> Piece:
     try:
         return Piece.from_record(record if isinstance(record, dict) else {})
     except StoreError as error:
-        raise StoreError(f"`{path}`: {error}", hint="`eef results` writes these files; remove what is none") from error
+        raise StoreError(
+            f"`{path}`: {error}", hint="`eef results` writes these files; remove what is none"
+        ) from error
 
 
 def pieces_of(run: Run) -> list[Piece]:
     """The pieces of a run, the finished and the begun ones, in the order of its tables."""
-    return [summarise_piece(run, name) for name in (EXPERT, BC, *explorers(run.recipe)) if _begun(run, name)]
+    return [
+        summarise_piece(run, name)
+        for name in (EXPERT, BC, *explorers(run.recipe))
+        if _begun(run, name)
+    ]
 
 
 def summarise_piece(run: Run, method: str) -> Piece:
@@ -187,27 +216,44 @@ def summarise_piece(run: Run, method: str) -> Piece:
     recipe, explores = run.recipe, method not in (EXPERT, BC)
     fingerprint = read_json(run.directory / "fingerprint.json")
     rounds = recipe.rounds if explores else 0
-    results = {round: result for round in range(rounds + 1) if (result := run.evaluation(method, round))}
+    results = {
+        round: result for round in range(rounds + 1) if (result := run.evaluation(method, round))
+    }
     return Piece(
-        study=recipe.name, method=method, seed=recipe.seed, budget=_budget(recipe, fingerprint["train_tasks"]),
-        place=(EXPERT, BC, *explorers(recipe)).index(method), rounds=rounds,
+        study=recipe.name,
+        method=method,
+        seed=recipe.seed,
+        budget=_budget(recipe, fingerprint["train_tasks"]),
+        place=(EXPERT, BC, *explorers(recipe)).index(method),
+        rounds=rounds,
         algorithm=str(recipe.options.get(method, {}).get("method", method)),
-        options=run.methods[method].options.model_dump(mode="json") if method in run.methods else {},
+        options=run.methods[method].options.model_dump(mode="json")
+        if method in run.methods
+        else {},
         settings=_shared_settings(recipe),
         fingerprint=fingerprint,
-        tasks=tuple(outcome.task for result in list(results.values())[:1] for outcome in result.outcomes),
+        tasks=tuple(
+            outcome.task for result in list(results.values())[:1] for outcome in result.outcomes
+        ),
         scores={
             round: Scores(
                 tuple(outcome.reward for outcome in result.outcomes),
                 tuple(outcome.success for outcome in result.outcomes),
-            ) for round, result in results.items()
+            )
+            for round, result in results.items()
         },
         costs=_costs(run, method),
         skills={round: _skills(run, method, round) for round in results},
         selected={
-            round: counts for round in results if (counts := run.outcome(StageId(method, round, "select")))
-        } if method != EXPERT else {},
-        starts=tuple(_from_start(run.trajectories(method), rounds)) if explores and rounds in results else (),
+            round: counts
+            for round in results
+            if (counts := run.outcome(StageId(method, round, "select")))
+        }
+        if method != EXPERT
+        else {},
+        starts=tuple(_from_start(run.trajectories(method), rounds))
+        if explores and rounds in results
+        else (),
         noise=read_noise(run, method),
     )
 
@@ -221,7 +267,9 @@ def _shared_settings(recipe: Recipe) -> dict[str, Any]:
     are the fingerprint's, and what is a matter of memory and speed is no matter."""
     groups = recipe.model_dump(mode="json", include=set(SHARED))
     return {
-        name: value for group in SHARED for key, value in groups[group].items()
+        name: value
+        for group in SHARED
+        for key, value in groups[group].items()
         if (name := f"{group}.{key}") not in NOT_SHARED
     }
 

@@ -18,20 +18,33 @@ from eef.cli.console import Verbs, heed_termination, put
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "Carry out": {"run": runs.run, "resume": runs.resume, "compare": seeds.compare},
     "One stage at a time": {
-        "collect": runs.collect, "explore": runs.explore, "select": runs.select, "train": runs.train,
+        "collect": runs.collect,
+        "explore": runs.explore,
+        "select": runs.select,
+        "train": runs.train,
         "evaluate": runs.evaluate,
     },
     "Data and models, in and out": {
-        "import": imports.import_files, "export": exports.export, "merge": exports.merge, "push": exports.push,
+        "import": imports.import_files,
+        "export": exports.export,
+        "merge": exports.merge,
+        "push": exports.push,
     },
     "Look": {
-        "show": views.show, "report": runs.report, "results": seeds.results, "label-noise": noise.label_noise,
+        "show": views.show,
+        "report": runs.report,
+        "results": seeds.results,
+        "label-noise": noise.label_noise,
         "settings": tools.settings,
         "formats": tools.formats,
     },
     "Tools": {
-        "index": indexes.index, "gold": tools.gold, "serve-env": servers.serve_env, "check-env": tools.check_env,
-        "make-base": tools.make_base, "doctor": tools.doctor,
+        "index": indexes.index,
+        "gold": tools.gold,
+        "serve-env": servers.serve_env,
+        "check-env": tools.check_env,
+        "make-base": tools.make_base,
+        "doctor": tools.doctor,
     },
 }
 
@@ -45,8 +58,12 @@ def main() -> None:
 def make_app() -> typer.Typer:
     """The commands by name."""
     app = typer.Typer(
-        cls=Verbs, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-        rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]},
+        cls=Verbs,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_eef)
     for panel, commands in GROUPS.items():
@@ -63,7 +80,10 @@ def _print_version(asked: bool) -> None:
 
 def _eef(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
     """Tune LLM agents from expert trajectories, the failed ones included.

@@ -42,7 +42,9 @@ def stoppable(words: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         tell(words)
-        raise typer.Exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)) from None
+        raise typer.Exit(
+            128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+        ) from None
 
 
 def heed_termination() -> None:
@@ -67,7 +69,11 @@ def data() -> Console:
 def _console(*, stderr: bool) -> Console:
     """Where there is no terminal to fit into, tables are as wide as a log can bear."""
     console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_LOG_WIDTH)
+    return (
+        console
+        if console.is_terminal
+        else Console(stderr=stderr, highlight=False, width=_LOG_WIDTH)
+    )
 
 
 def tell(words: str) -> None:

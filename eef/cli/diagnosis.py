@@ -11,16 +11,31 @@ from pathlib import Path
 from eef import __version__
 from eef.envs import textworld_express
 from eef.envs.scienceworld import env as scienceworld
-from eef.envs.simulators.jvm import INSTALL_HOTSPOT, find_jar, find_java, heeds_constant_hash, java_version
+from eef.envs.simulators.jvm import (
+    INSTALL_HOTSPOT,
+    find_jar,
+    find_java,
+    heeds_constant_hash,
+    java_version,
+)
 from eef.errors import ConfigError, EefError
 from eef.utils.compute import available_cores
 
 LIGHT = ("ijson", "numpy", "pydantic", "PyYAML", "rapidfuzz", "regex", "rich", "typer")
 TRAIN = ("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors")
 # Package → the extra it comes with.
-OPTIONAL = {"gymnasium": "gym", "openai": "api", "pyarrow": "tables", "starlette": "serve", "uvicorn": "serve"}
+OPTIONAL = {
+    "gymnasium": "gym",
+    "openai": "api",
+    "pyarrow": "tables",
+    "starlette": "serve",
+    "uvicorn": "serve",
+}
 SIMULATORS = ((scienceworld, "scienceworld"), (textworld_express, "textworld"))
-STUDENTS = {"base": "webshop", "base-scienceworld": "scienceworld"}  # shipped, by what they are made for
+STUDENTS = {
+    "base": "webshop",
+    "base-scienceworld": "scienceworld",
+}  # shipped, by what they are made for
 OLDEST_PYTHON = (3, 11)
 
 
@@ -39,18 +54,33 @@ def diagnose() -> list[Finding]:
     """All findings, the most basic first. Loads torch and the base student where they are there."""
     packages = [_package(name, "pip install -e .") for name in LIGHT]
     packages += [_package(name, "pip install -e '.[train]'") for name in TRAIN]
-    findings = [_python(), Finding("eef", True, __version__), Finding("cores", True, str(available_cores())), *packages]
+    findings = [
+        _python(),
+        Finding("eef", True, __version__),
+        Finding("cores", True, str(available_cores())),
+        *packages,
+    ]
     if all(finding.ok for finding in packages):
         findings += [_torch(), *(_student(name, env) for name, env in STUDENTS.items())]
-    optional = [_package(name, f"pip install 'eef[{extra}]'", needed=False) for name, extra in OPTIONAL.items()]
-    simulators = [_simulator(each.PACKAGE, each.VERSION, each.JAR, extra) for each, extra in SIMULATORS]
+    optional = [
+        _package(name, f"pip install 'eef[{extra}]'", needed=False)
+        for name, extra in OPTIONAL.items()
+    ]
+    simulators = [
+        _simulator(each.PACKAGE, each.VERSION, each.JAR, extra) for each, extra in SIMULATORS
+    ]
     return [*findings, *optional, _java(), *simulators]
 
 
 def _python() -> Finding:
     oldest = ".".join(map(str, OLDEST_PYTHON))
     ok = sys.version_info[:2] >= OLDEST_PYTHON
-    return Finding("python", ok, platform.python_version(), f"install Python {oldest} or newer, then `make setup`")
+    return Finding(
+        "python",
+        ok,
+        platform.python_version(),
+        f"install Python {oldest} or newer, then `make setup`",
+    )
 
 
 def _package(name: str, command: str, *, needed: bool = True) -> Finding:
@@ -91,7 +121,13 @@ def _java() -> Finding:
         return Finding("java", False, error.message, remedy, needed=False)
     found = f"{java_version(java)} ({java})"
     if not heeds_constant_hash(java):
-        return Finding("java", False, f"{found}, no HotSpot: ScienceWorld refuses it", INSTALL_HOTSPOT, needed=False)
+        return Finding(
+            "java",
+            False,
+            f"{found}, no HotSpot: ScienceWorld refuses it",
+            INSTALL_HOTSPOT,
+            needed=False,
+        )
     return Finding("java", True, found)
 
 
@@ -100,5 +136,7 @@ def _simulator(package: str, version: str, jar: str, extra: str) -> Finding:
     try:
         find_jar(package, version, jar)
     except ConfigError as error:
-        return Finding(package, False, error.message, f"`pip install -e '.[{extra}]'`", needed=False)
+        return Finding(
+            package, False, error.message, f"`pip install -e '.[{extra}]'`", needed=False
+        )
     return Finding(package, True, version)

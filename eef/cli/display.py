@@ -28,7 +28,10 @@ class Display:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         return None
 
@@ -56,8 +59,12 @@ class LiveDisplay(LineDisplay):
     def __init__(self, run: Run, console: Console) -> None:
         super().__init__(run, console)
         self._bars = Bars(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True), console=console,
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
         )
         self._loading: TaskID | None = self._bars.add_task("loading", total=None, note="")
         self._bar_of: dict[str, TaskID] = {}
@@ -69,7 +76,10 @@ class LiveDisplay(LineDisplay):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._live.stop()
 
@@ -90,7 +100,9 @@ class LiveDisplay(LineDisplay):
             bar = self._bar_of[method] = self._bars.add_task(str(stage), total=None, note="")
         before = self._stage_of.get(method)
         if before is None or before.stage != stage or before.total == 0:
-            self._bars.reset(bar, total=progress.total or None, completed=progress.done, description=str(stage))
+            self._bars.reset(
+                bar, total=progress.total or None, completed=progress.done, description=str(stage)
+            )
         self._stage_of[method] = progress
         if progress.finished:
             self._bars.update(bar, visible=False)

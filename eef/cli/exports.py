@@ -18,7 +18,9 @@ from eef.pipeline.stages import StageId, stages_of
 from eef.report.formatting import count_of
 from eef.utils.compute import available_cores, process_settings
 
-Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run.", show_default=False)]
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of a run.", show_default=False)
+]
 
 
 def export(
@@ -27,15 +29,20 @@ def export(
         str,
         typer.Option(
             help="`trl`, `axolotl`, `llamafactory`, `llamafactory-v1`, `ms-swift`, `openai`, `together`, `agentgym`, "
-            "`verl`, `exploded`, `parquet` or `atif`.", show_default=False,
+            "`verl`, `exploded`, `parquet` or `atif`.",
+            show_default=False,
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the files go; `DIR/export/<to>` when left out.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the files go; `DIR/export/<to>` when left out."),
     ] = None,
     method: Method = None,
     round: Annotated[
-        int | None, typer.Option(min=0, help="This round; the last one selected when left out.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0, help="This round; the last one selected when left out.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Write what a round trains on as the files of another trainer.
@@ -62,7 +69,12 @@ def export(
 
 def merge(
     checkpoint: Checkpoint,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the full model goes; what stands there is replaced.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="Where the full model goes; what stands there is replaced."
+        ),
+    ],
     dtype: Annotated[DType, typer.Option(help="Number format of the weights.")] = "float32",
 ) -> None:
     """Work a LoRA checkpoint's adapters into its base: a full model that loads anywhere.
@@ -70,7 +82,9 @@ def merge(
     Example: `eef merge runs/8b/eef/round3/checkpoint --out models/8b-eef`
     """
     if out.resolve() == checkpoint.resolve():
-        raise ConfigError("`--out` is the checkpoint itself", hint="give the full model another directory")
+        raise ConfigError(
+            "`--out` is the checkpoint itself", hint="give the full model another directory"
+        )
     with stoppable("stopped; nothing was written"), process_settings(available_cores()):
         from eef.models.checkpoint import merge_checkpoint
 
@@ -80,10 +94,15 @@ def merge(
 
 def push(
     checkpoint: Checkpoint,
-    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository.", show_default=False)],
-    public: Annotated[bool, typer.Option("--public", help="Make a new repository public; it is private else.")] = False,
+    repository: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="Repository.", show_default=False)
+    ],
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new repository public; it is private else.")
+    ] = False,
     endpoint: Annotated[
-        str | None, typer.Option(metavar="URL", help="Address of the hub; huggingface.co when left out.")
+        str | None,
+        typer.Option(metavar="URL", help="Address of the hub; huggingface.co when left out."),
     ] = None,
 ) -> None:
     """Upload a checkpoint with its card to a model hub. The token is read from the environment (`HF_TOKEN`).
@@ -98,12 +117,24 @@ def push(
 
 def _chosen(run: Run, method: str | None, round: int | None) -> StageId:
     """The selection that was asked for; the last of the one method that has any."""
-    of_kind = [stage for stage in stages_of(run.recipe) if stage.kind == "select" and run.is_done(stage)]
-    fitting = [stage for stage in of_kind if method in (None, stage.method) and round in (None, stage.round)]
+    of_kind = [
+        stage for stage in stages_of(run.recipe) if stage.kind == "select" and run.is_done(stage)
+    ]
+    fitting = [
+        stage
+        for stage in of_kind
+        if method in (None, stage.method) and round in (None, stage.round)
+    ]
     methods = list(dict.fromkeys(stage.method for stage in fitting))
     if not fitting:
-        known = ", ".join(f"`--method {stage.method} --round {stage.round}`" for stage in of_kind) or "none yet"
+        known = (
+            ", ".join(f"`--method {stage.method} --round {stage.round}`" for stage in of_kind)
+            or "none yet"
+        )
         raise StoreError("this run has selected nothing of that kind", hint=f"there are: {known}")
     if len(methods) > 1 and method is None:
-        raise ConfigError(f"several methods have selected: {', '.join(methods)}", hint=f"add `--method {methods[-1]}`")
+        raise ConfigError(
+            f"several methods have selected: {', '.join(methods)}",
+            hint=f"add `--method {methods[-1]}`",
+        )
     return fitting[-1]

@@ -16,7 +16,11 @@ def figures(run: Run, stage: StageId) -> str:
     if record is None:
         return ""
     words = {
-        "collect": _collected, "explore": _explored, "select": _selected, "train": _trained, "evaluate": _evaluated,
+        "collect": _collected,
+        "explore": _explored,
+        "select": _selected,
+        "train": _trained,
+        "evaluate": _evaluated,
     }
     return words[stage.kind](record)
 
@@ -38,7 +42,11 @@ def _collected(record: dict[str, Any]) -> str:
 def _asked(spent: dict[str, Any]) -> str:
     words = f"{count_of(spent['requests'], 'request')}, {spent['prompt_tokens'] + spent['completion_tokens']:,} tokens"
     troubles = ", ".join(f"{count} × {kind}" for kind, count in spent["troubles"].items())
-    return words + (f", cost {spent['cost']:.2f}" if spent["cost"] else "") + (f" ({troubles})" if troubles else "")
+    return (
+        words
+        + (f", cost {spent['cost']:.2f}" if spent["cost"] else "")
+        + (f" ({troubles})" if troubles else "")
+    )
 
 
 def _explored(record: dict[str, Any]) -> str:
@@ -62,12 +70,16 @@ def _selected(record: dict[str, Any]) -> str:
 
 
 def _trained(record: dict[str, Any]) -> str:
-    parts = [count_of(record[f"{kind}s"], kind) for kind in ("example", "pair") if record.get(f"{kind}s")]
+    parts = [
+        count_of(record[f"{kind}s"], kind) for kind in ("example", "pair") if record.get(f"{kind}s")
+    ]
     words = f"{count_of(record['updates'], 'update')} on {' and '.join(parts)}"
     if record["losses"]:
         words += f", loss {record['losses'][-1]:.3f}"
     if record["too_long"]:
-        words += f"; {count_of(len(record['too_long']), 'example')} left out, longer than the context"
+        words += (
+            f"; {count_of(len(record['too_long']), 'example')} left out, longer than the context"
+        )
     return words
 
 

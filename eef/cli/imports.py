@@ -27,21 +27,33 @@ _SHOWN = 20  # rejected rows that are named on the screen; all are in the file b
 
 
 def import_files(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files to read.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="Files to read.", show_default=False)
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where the trajectories go; `<name>-imported.jsonl` when left out."),
+        typer.Option(
+            metavar="FILE", help="Where the trajectories go; `<name>-imported.jsonl` when left out."
+        ),
     ] = None,
-    format: Annotated[str, typer.Option(help="`auto` (each row by itself), or the one format to take.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="`auto` (each row by itself), or the one format to take.")
+    ] = "auto",
     author: Annotated[
         str, typer.Option(help="Who played them; what rows say, or the file's name, when left out.")
     ] = "",
     reward: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Reward of rows that tell none (1: they are wins).", show_default=False),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Reward of rows that tell none (1: they are wins).",
+            show_default=False,
+        ),
     ] = None,
     env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment to replay them in, and so to verify them.")
+        str,
+        typer.Option(metavar="NAME", help="Environment to replay them in, and so to verify them."),
     ] = "",
     overrides: Overrides = None,
 ) -> None:
@@ -57,10 +69,15 @@ def import_files(
     """
     _check_format(format)
     if overrides and not env:
-        raise ConfigError("`--set` has no effect without `--env`", hint="name the environment, or leave it out")
+        raise ConfigError(
+            "`--set` has no effect without `--env`", hint="name the environment, or leave it out"
+        )
     target = out or Path(f"{files[0].stem}-imported.jsonl")
     if target.resolve() in [path.resolve() for path in files]:
-        raise ConfigError(f"`{target}` is one of the files to read", hint="give the output another name by `--out`")
+        raise ConfigError(
+            f"`{target}` is one of the files to read",
+            hint="give the output another name by `--out`",
+        )
     reading = Reading(_known(env, overrides), wanted=format, author=author, reward=reward)
     rejected: list[Rejection] = []
     with stoppable("stopped; nothing was written"):

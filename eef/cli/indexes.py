@@ -19,14 +19,25 @@ from eef.pipeline.recipe import Recipe
 def index(
     data: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Directory with WebShop's files, or its items file.", show_default=False),
+        typer.Argument(
+            metavar="DIR",
+            help="Directory with WebShop's files, or its items file.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where indexes are kept (`env.index`); the cache directory when left out."),
+        typer.Option(
+            metavar="DIR",
+            help="Where indexes are kept (`env.index`); the cache directory when left out.",
+        ),
     ] = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build it anew, even if one is there.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its checksum.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build it anew, even if one is there.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every file with its checksum.")
+    ] = False,
 ) -> None:
     """Index WebShop's official files on disk, so that a shop of a million products opens at once; prints where.
 
@@ -59,8 +70,12 @@ def prepare(recipe: Recipe, *, quiet: bool) -> None:
 def bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each part of a work, moved by (part, done, of how much); nothing is shown where nothing is done."""
     shown = Bars(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(compact=True),
-        console=notes(), disable=quiet,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+        console=notes(),
+        disable=quiet,
     )
     bar_of: dict[str, TaskID] = {}
 

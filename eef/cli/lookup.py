@@ -54,13 +54,18 @@ def find_examples(run: Run, name: str, method: str | None, round: int | None) ->
                 yield Found(place, place.trajectories[example.trajectory], example)
 
 
-def find_trajectories(run: Run, name: str, method: str | None, round: int | None) -> Iterator[Found]:
+def find_trajectories(
+    run: Run, name: str, method: str | None, round: int | None
+) -> Iterator[Found]:
     """The trajectories with an id, each in the first place that holds it."""
     seen: set[tuple[str, int | None]] = set()
     for place in places(run, method, round):
         if name in place.trajectories:
             trajectory = place.trajectories[name]
-            key = (EXPERT if is_expert(trajectory) and place.round is None else place.method, place.round)
+            key = (
+                EXPERT if is_expert(trajectory) and place.round is None else place.method,
+                place.round,
+            )
             if key not in seen:
                 seen.add(key)
                 yield Found(place, trajectory)

@@ -25,8 +25,12 @@ SIZES = (1, 2, 3, 5, 7, 9)
 def label_noise(
     directory: Directory,
     method: Annotated[str, typer.Option(help="The method whose labels are measured.")] = "eef",
-    round: Annotated[int, typer.Option(min=1, help="The round in which the states were explored.")] = 1,
-    trajectories: Annotated[int, typer.Option(min=1, help="Failures of the expert, drawn at random.")] = 20,
+    round: Annotated[
+        int, typer.Option(min=1, help="The round in which the states were explored.")
+    ] = 1,
+    trajectories: Annotated[
+        int, typer.Option(min=1, help="Failures of the expert, drawn at random.")
+    ] = 20,
     rollouts: Annotated[int, typer.Option(min=3, help="Rollouts from each state.")] = 20,
 ) -> None:
     """Measure how often a state's label is false: play many rollouts from states that a round explored.
@@ -38,13 +42,22 @@ def label_noise(
     """
     run = Run.open(directory)
     if method not in run.methods:
-        raise StoreError(f"`{directory}` has no method `{method}`", hint=f"it has {', '.join(run.recipe.methods)}")
+        raise StoreError(
+            f"`{directory}` has no method `{method}`",
+            hint=f"it has {', '.join(run.recipe.methods)}",
+        )
     run.require(StageId(method, round, "explore"))
     with (
-        stoppable("stopped; the same command continues"), process_settings(threads_of(run.recipe, 1)), bars() as move,
+        stoppable("stopped; the same command continues"),
+        process_settings(threads_of(run.recipe, 1)),
+        bars() as move,
     ):
         noise = measure_noise(
-            run, method, round, trajectories=trajectories, rollouts=rollouts,
+            run,
+            method,
+            round,
+            trajectories=trajectories,
+            rollouts=rollouts,
             progress=lambda done, total: move("rollouts", done, total),
         )
     data().print(noise_table(noise))
@@ -53,17 +66,21 @@ def label_noise(
 def noise_table(noise: LabelNoise) -> Table:
     """False labels by rollouts a state and rule."""
     table = Table(
-        box=None, pad_edge=False, padding=(0, 3, 0, 0), title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+        title_justify="left",
         title=f"false labels %, {len(noise.states)} states of round {noise.round}",
     )
     parts = ("states", "segments", "beneficial", "harmful")
-    for column in ("rollouts a state", *(f"{part}, {rule}" for part in parts for rule in ("any", "majority"))):
+    for column in (
+        "rollouts a state",
+        *(f"{part}, {rule}" for part in parts for rule in ("any", "majority")),
+    ):
         table.add_column(column, justify="right")
     rules: tuple[OkRule, ...] = ("any", "majority")
     least = min(state.rollouts for state in noise.states)
     for n in (n for n in SIZES if n <= least):
         rates = [noise.false_rates(n, rule) for rule in rules]
-        table.add_row(
-            str(n), *(percent(getattr(rate, part)) for part in parts for rate in rates)
-        )
+        table.add_row(str(n), *(percent(getattr(rate, part)) for part in parts for rate in rates))
     return table

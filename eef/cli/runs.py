@@ -25,22 +25,32 @@ from eef.report.summary import headline, verdict
 from eef.utils.compute import process_settings
 from eef.utils.jsonl import write_json
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.", show_default=False)]
+Directory = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A run directory.", show_default=False)
+]
 RecipeFile = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A recipe: a `.toml`, `.yaml` or `.json` file.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe: a `.toml`, `.yaml` or `.json` file.", show_default=False
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Lay a setting over the recipe, e.g. `train.updates=50`."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Lay a setting over the recipe, e.g. `train.updates=50`."
+    ),
 ]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Methods worked on side by side; the recipe's `jobs` when left out.")
+    int | None,
+    typer.Option(min=1, help="Methods worked on side by side; the recipe's `jobs` when left out."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table.")]
 Method = Annotated[str | None, typer.Option(help="This method alone.", show_default=False)]
 Round = Annotated[
     int | None,
-    typer.Option(min=0, help="This round alone; each method's next one when left out.", show_default=False),
+    typer.Option(
+        min=0, help="This round alone; each method's next one when left out.", show_default=False
+    ),
 ]
 
 
@@ -48,7 +58,10 @@ def run(
     recipe: RecipeFile,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The run directory; `runs/<name of the recipe>` when left out.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The run directory; `runs/<name of the recipe>` when left out."
+        ),
     ] = None,
     jobs: Jobs = None,
     quiet: Quiet = False,
@@ -74,22 +87,40 @@ def resume(directory: Directory, jobs: Jobs = None, quiet: Quiet = False) -> Non
 def collect(
     source: Annotated[
         Path,
-        typer.Argument(metavar="DIR|RECIPE", help="A run directory, or a recipe to begin one.", show_default=False),
+        typer.Argument(
+            metavar="DIR|RECIPE",
+            help="A run directory, or a recipe to begin one.",
+            show_default=False,
+        ),
     ],
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With a recipe: the run directory to begin.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="With a recipe: the run directory to begin.", show_default=False
+        ),
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option(metavar="EXPERT", help="With a recipe: who plays, e.g. `openai/gpt-4.1`.", show_default=False),
+        typer.Option(
+            metavar="EXPERT",
+            help="With a recipe: who plays, e.g. `openai/gpt-4.1`.",
+            show_default=False,
+        ),
     ] = None,
     base_url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Server of an `openai/…` expert, with its `/v1`.", show_default=False),
+        typer.Option(
+            metavar="URL",
+            help="Server of an `openai/…` expert, with its `/v1`.",
+            show_default=False,
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what an `openai/…` expert would take, and ask it nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what an `openai/…` expert would take, and ask it nothing."
+        ),
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -101,8 +132,11 @@ def collect(
 
     Example: `eef collect recipes/demo.toml --policy openai/MODEL --base-url http://127.0.0.1:8000/v1 --out runs/mine`
     """
-    chosen = [*(overrides or ()), *([f"expert.names=[{json.dumps(policy)}]"] if policy else ()),
-              *([f"expert.api.base_url={json.dumps(base_url)}"] if base_url else ())]
+    chosen = [
+        *(overrides or ()),
+        *([f"expert.names=[{json.dumps(policy)}]"] if policy else ()),
+        *([f"expert.api.base_url={json.dumps(base_url)}"] if base_url else ()),
+    ]
     if source.is_dir() and (out or chosen):
         raise ConfigError(
             f"`{source}` is a run directory: `--out`, `--set`, `--policy` and `--base-url` have no effect",
@@ -123,19 +157,26 @@ def _tell_estimate(recipe: Recipe) -> None:
     """What the `openai/…` experts of a recipe would take."""
     models = [name for name in recipe.expert.names if name.startswith("openai/")]
     if not models:
-        raise ConfigError("`--dry-run` is for `openai/…` experts, and the recipe names none", hint="see `--policy`")
+        raise ConfigError(
+            "`--dry-run` is for `openai/…` experts, and the recipe names none",
+            hint="see `--policy`",
+        )
     found = Run(Path("runs") / recipe.name, recipe)
     likely, most = found.estimate()
     for name in models:
         put(f"{name}: {most.tasks:,} tasks, up to {found.step_limit} turns each; nothing was asked")
         for words, each in (("likely", likely), ("at most", most)):
             cost = f", cost {each.cost:,.2f}" if each.cost else ""
-            put(f"{words:<8} {each.requests:,} requests, {each.prompt_tokens:,} prompt tokens, "
-                f"{each.completion_tokens:,} completion tokens{cost}")
+            put(
+                f"{words:<8} {each.requests:,} requests, {each.prompt_tokens:,} prompt tokens, "
+                f"{each.completion_tokens:,} completion tokens{cost}"
+            )
     tell(likely.basis)
 
 
-def explore(directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False) -> None:
+def explore(
+    directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False
+) -> None:
     """Let the student of the round before play what a method plans.
 
     Example: `eef explore runs/demo --method eef --round 1`
@@ -143,7 +184,9 @@ def explore(directory: Directory, method: Method = None, round: Round = None, qu
     _by_hand(directory, "explore", method, round, quiet)
 
 
-def select(directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False) -> None:
+def select(
+    directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False
+) -> None:
     """Choose what a method trains on from what was played.
 
     Example: `eef select runs/demo --method eef --round 1`
@@ -151,7 +194,9 @@ def select(directory: Directory, method: Method = None, round: Round = None, qui
     _by_hand(directory, "select", method, round, quiet)
 
 
-def train(directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False) -> None:
+def train(
+    directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False
+) -> None:
     """Train the student of a round on what was selected.
 
     Example: `eef train runs/demo --method bc`
@@ -159,7 +204,9 @@ def train(directory: Directory, method: Method = None, round: Round = None, quie
     _by_hand(directory, "train", method, round, quiet)
 
 
-def evaluate(directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False) -> None:
+def evaluate(
+    directory: Directory, method: Method = None, round: Round = None, quiet: Quiet = False
+) -> None:
     """Play the test tasks with the student of a round (`--method expert`: with the expert).
 
     Example: `eef evaluate runs/demo --method eef --round 1`
@@ -180,9 +227,14 @@ def report(directory: Directory) -> None:
 def read_recipe(path: Path, overrides: list[str] | None) -> Recipe:
     """A recipe with its overrides. ConfigError where the file is not there, or is a run."""
     if path.is_dir():
-        raise ConfigError(f"`{path}` is a directory, not a recipe", hint=f"is it a run? `eef resume {path}` goes on")
+        raise ConfigError(
+            f"`{path}` is a directory, not a recipe",
+            hint=f"is it a run? `eef resume {path}` goes on",
+        )
     if not path.exists():
-        raise ConfigError(f"there is no recipe `{path}`", hint="`eef settings` shows what one can hold")
+        raise ConfigError(
+            f"there is no recipe `{path}`", hint="`eef settings` shows what one can hold"
+        )
     return load_recipe(path, overrides or ())
 
 
@@ -247,7 +299,9 @@ def _conclude(found: Run, results: Results, seconds: float) -> None:
     tell(f"time:    {duration(seconds)}")
 
 
-def _by_hand(directory: Path, kind: Kind, method: str | None, round: int | None, quiet: bool) -> None:
+def _by_hand(
+    directory: Path, kind: Kind, method: str | None, round: int | None, quiet: bool
+) -> None:
     found = _open_run(directory, quiet=quiet)
     _stages(found, _chosen(found, kind, method, round), quiet)
 
@@ -258,12 +312,20 @@ def _chosen(found: Run, kind: Kind, method: str | None, round: int | None) -> li
     ConfigError where the run has no such stage.
     """
     of_kind = [stage for stage in stages_of(found.recipe) if stage.kind == kind]
-    chosen = [stage for stage in of_kind if method in (None, stage.method) and round in (None, stage.round)]
+    chosen = [
+        stage
+        for stage in of_kind
+        if method in (None, stage.method) and round in (None, stage.round)
+    ]
     if not chosen:
         options = {"--method": method, "--round": round}
-        asked = " ".join(f"{option} {value}" for option, value in options.items() if value is not None)
+        asked = " ".join(
+            f"{option} {value}" for option, value in options.items() if value is not None
+        )
         known = ", ".join(f"`--method {stage.method} --round {stage.round}`" for stage in of_kind)
-        raise ConfigError(f"this run has no `{kind}` stage of `{asked}`", hint=f"there are: {known}")
+        raise ConfigError(
+            f"this run has no `{kind}` stage of `{asked}`", hint=f"there are: {known}"
+        )
     if round is not None:
         return chosen
     undone = [stage for stage in chosen if not found.is_done(stage)]

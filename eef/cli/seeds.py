@@ -29,21 +29,29 @@ from eef.utils.jsonl import disk_errors, write_json, write_text
 def compare(
     recipe: RecipeFile,
     out: Annotated[
-        Path | None, typer.Option(
-            metavar="DIR", help="A run directory for each seed goes in here; `runs/<name>-seeds` when left out."
-        )
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A run directory for each seed goes in here; `runs/<name>-seeds` when left out.",
+        ),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Methods to compare; the recipe's when left out.")
+        str | None,
+        typer.Option(metavar="A,B", help="Methods to compare; the recipe's when left out."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted from the recipe's.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds, counted from the recipe's.")
+    ] = 3,
     budget: Annotated[
-        str | None, typer.Option(
-            metavar="KIND=N", help="What a round of each method may take: `rollouts=N`, `tokens=N` or `updates=N`."
-        )
+        str | None,
+        typer.Option(
+            metavar="KIND=N",
+            help="What a round of each method may take: `rollouts=N`, `tokens=N` or `updates=N`.",
+        ),
     ] = None,
     piece: Annotated[
-        list[str] | None, typer.Option(metavar="METHOD@SEED", help="Carry out this piece alone (may be repeated).")
+        list[str] | None,
+        typer.Option(metavar="METHOD@SEED", help="Carry out this piece alone (may be repeated)."),
     ] = None,
     overrides: Overrides = None,
     jobs: Jobs = None,
@@ -67,7 +75,9 @@ def compare(
             chosen = tuple(name for name in names if (name, seed) in wanted)
             if not chosen and not (directory / f"seed{seed}" / "recipe.json").exists():
                 continue
-            found = create_run(directory / f"seed{seed}", with_seed(settings, seed, names), quiet=quiet)
+            found = create_run(
+                directory / f"seed{seed}", with_seed(settings, seed, names), quiet=quiet
+            )
             runs.append(found)
             if chosen:
                 _carry_out_pieces(found, chosen, jobs, quiet=quiet)
@@ -81,7 +91,8 @@ def results(
     directories: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR…", show_default=False,
+            metavar="DIR…",
+            show_default=False,
             help="Directories of `eef compare`, or of pieces that this command has kept.",
         ),
     ],
@@ -130,12 +141,20 @@ def _commands(study: Study) -> list[str]:
         for seeds, methods in with_seeds.items():
             given = f"--methods {','.join(methods)} --seeds {seeds[-1] - first + 1}{size}"
             gaps = len(seeds) < seeds[-1] - first + 1
-            pieces = [f" --piece {method}@{seed}" for method in methods for seed in seeds] if gaps else []
-            lines.append(f"eef compare recipes/{name}.toml {given} --out runs/{name}-{kind}{''.join(pieces)}")
+            pieces = (
+                [f" --piece {method}@{seed}" for method in methods for seed in seeds]
+                if gaps
+                else []
+            )
+            lines.append(
+                f"eef compare recipes/{name}.toml {given} --out runs/{name}-{kind}{''.join(pieces)}"
+            )
     return lines
 
 
-def _carry_out_pieces(found: Run, methods: tuple[str, ...], jobs: int | None, *, quiet: bool) -> None:
+def _carry_out_pieces(
+    found: Run, methods: tuple[str, ...], jobs: int | None, *, quiet: bool
+) -> None:
     if not quiet:
         tell(f"seed {found.recipe.seed}, {', '.join(methods)}: {found.directory}")
     with process_settings(threads_of(found.recipe, 1)), display_of(found, quiet=quiet) as display:
@@ -154,7 +173,9 @@ def _pieces(asked: list[str] | None, names: tuple[str, ...], seeds: range) -> se
         name, _, seed = item.rpartition("@")
         if not seed.isdecimal() or (name, int(seed)) not in every:
             known = f"methods {', '.join(names)}; seeds {seeds.start} to {seeds.stop - 1}"
-            raise ConfigError(f"`--piece {item}` is no piece of this comparison", hint=f"METHOD@SEED with {known}")
+            raise ConfigError(
+                f"`--piece {item}` is no piece of this comparison", hint=f"METHOD@SEED with {known}"
+            )
         chosen.add((name, int(seed)))
     return chosen
 
@@ -165,7 +186,10 @@ def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
         return recipe
     kind, _, number = budget.partition("=")
     if kind not in ("rollouts", "tokens", "updates") or not number.isdecimal() or int(number) < 1:
-        raise ConfigError(f"`--budget {budget}` is no budget", hint="`rollouts=720`, `tokens=107000` or `updates=26`")
+        raise ConfigError(
+            f"`--budget {budget}` is no budget",
+            hint="`rollouts=720`, `tokens=107000` or `updates=26`",
+        )
     settings = recipe.model_dump()
     settings["budget"] = {kind: int(number)} if kind != "updates" else {}
     if kind == "updates":
@@ -179,21 +203,34 @@ def with_seed(recipe: Recipe, seed: int, methods: tuple[str, ...]) -> Recipe:
     settings["train"]["seed"] += seed - settings["seed"]
     settings |= {"seed": seed, "methods": methods}
     kept = {*methods, BC}
-    settings["options"] = {name: options for name, options in settings["options"].items() if name in kept}
+    settings["options"] = {
+        name: options for name, options in settings["options"].items() if name in kept
+    }
     return parse_settings(Recipe, settings, source=recipe.name)
 
 
 def seeds_tables(together: OverSeeds) -> tuple[Table, Table]:
     """Methods by their numbers over seeds, and pairs of methods by their difference."""
-    methods = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title="win rate %", title_justify="left")
-    for column in ("method", "mean", "± sd", *(f"seed {seed}" for seed in together.seeds), "mean reward"):
+    methods = Table(
+        box=None, pad_edge=False, padding=(0, 3, 0, 0), title="win rate %", title_justify="left"
+    )
+    for column in (
+        "method",
+        "mean",
+        "± sd",
+        *(f"seed {seed}" for seed in together.seeds),
+        "mean reward",
+    ):
         methods.add_column(column, justify="left" if column == "method" else "right")
     for item in together.methods:
         seeds = [percent(rate) for rate in item.win_rates]
         mean, deviation = percent(item.mean), percent(item.deviation)
         methods.add_row(display_name(item.name), mean, deviation, *seeds, reward(item.mean_reward))
     pairs = Table(
-        box=None, pad_edge=False, padding=(0, 3, 0, 0), title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+        title_justify="left",
         title="\nwins on the same tasks, all seeds of a task together (exact sign-flip test)",
     )
     for column in ("pair", "difference [95 %]", "seeds", "p", "p (Holm)"):
@@ -202,7 +239,9 @@ def seeds_tables(together: OverSeeds) -> tuple[Table, Table]:
         low, high = pair.difference.interval
         pairs.add_row(
             f"{display_name(pair.first)} – {display_name(pair.second)}",
-            f"{points(pair.difference.mean)} [{points(low)}, {points(high)}]", str(len(pair.seeds)),
-            f"{pair.p_value:.3f}", f"{pair.p_adjusted:.3f}",
+            f"{points(pair.difference.mean)} [{points(low)}, {points(high)}]",
+            str(len(pair.seeds)),
+            f"{pair.p_value:.3f}",
+            f"{pair.p_adjusted:.3f}",
         )
     return methods, pairs

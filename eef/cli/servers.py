@@ -16,12 +16,22 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve_env(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an environment.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of an environment.", show_default=False)
+    ],
     overrides: Overrides = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; the default is this machine's own.")] = LOOPBACK[0],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 36001,
-    sessions: Annotated[int, typer.Option(min=1, help="Sessions at a time; beyond, `/create` gives 503.")] = 1024,
-    idle: Annotated[float, typer.Option(min=1, help="Seconds without a request that end a session.")] = 3600,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is this machine's own.")
+    ] = LOOPBACK[0],
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 36001,
+    sessions: Annotated[
+        int, typer.Option(min=1, help="Sessions at a time; beyond, `/create` gives 503.")
+    ] = 1024,
+    idle: Annotated[
+        float, typer.Option(min=1, help="Seconds without a request that end a session.")
+    ] = 3600,
 ) -> None:
     """Serve an environment over HTTP in AgentGym's verbs, so that its clients can play it; prints the address.
 
@@ -33,7 +43,9 @@ def serve_env(
     try:
         from eef.envs.server import serve
     except ImportError as error:
-        raise ConfigError(f"`eef serve-env` needs {error.name}", hint="pip install 'eef[serve]'") from None
+        raise ConfigError(
+            f"`eef serve-env` needs {error.name}", hint="pip install 'eef[serve]'"
+        ) from None
 
     options = as_table(overrides)
     with stoppable("stopped"):

@@ -34,7 +34,9 @@ Every setting and its default, as `eef settings --markdown` prints them. A recip
 
 
 def check_env(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of an environment.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of an environment.", show_default=False)
+    ],
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="Split whose first tasks are played.")] = "train",
 ) -> None:
@@ -52,8 +54,12 @@ def check_env(
 
 
 def gold(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="`scienceworld` or `textworld-express`.",
-                                        show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="`scienceworld` or `textworld-express`.", show_default=False
+        ),
+    ],
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="Split whose tasks are solved.")] = "train",
     tasks: Annotated[int | None, typer.Option(metavar="N", help="The first N tasks alone.")] = None,
@@ -71,21 +77,36 @@ def gold(
 
     env = make_env(name, as_table(overrides))
     if not isinstance(env, PooledEnv):
-        raise ConfigError(f"{name!r} has no gold paths", hint="scienceworld and textworld-express have")
+        raise ConfigError(
+            f"{name!r} has no gold paths", hint="scienceworld and textworld-express have"
+        )
     chosen = list(env.tasks(split).head(tasks))
     with closing(env), stoppable("stopped; the same command continues"), bars() as progress:
-        failing = GoldPaths(env).failing(chosen, heard=lambda done: progress("gold paths", done, len(chosen)))
+        failing = GoldPaths(env).failing(
+            chosen, heard=lambda done: progress("gold paths", done, len(chosen))
+        )
     broken = {task: error for task, error in failing.items() if isinstance(error, EnvError)}
     for task, outcome in failing.items():
         put(f"{task}\t" + (outcome.message if isinstance(outcome, EnvError) else f"{outcome:.3f}"))
-    tell(f"{len(chosen) - len(broken)} gold paths, {len(failing) - len(broken)} of them do not win"
-         + (f"; {len(broken)} could not be made ({next(iter(broken.values())).hint})" if broken else ""))
+    tell(
+        f"{len(chosen) - len(broken)} gold paths, {len(failing) - len(broken)} of them do not win"
+        + (
+            f"; {len(broken)} could not be made ({next(iter(broken.values())).hint})"
+            if broken
+            else ""
+        )
+    )
 
 
 def make_base(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the model goes; what stands there is replaced.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Where the model goes; what stands there is replaced."),
+    ],
     overrides: Overrides = None,
-    env: Annotated[str, typer.Option(metavar="NAME", help="Environment that it is to play.")] = "webshop",
+    env: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment that it is to play.")
+    ] = "webshop",
 ) -> None:
     """Make a small base student from scratch, on drills and on episodes: in random shops, or along gold paths of
     ScienceWorld's development variations.
@@ -99,8 +120,12 @@ def make_base(
 
         settings = parse_settings(student_settings(env), as_table(overrides), source="make-base")
         with Bars(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(compact=True), console=notes(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            console=notes(),
         ) as bars:
             bar_of: dict[str, TaskID] = {}
 
@@ -110,9 +135,20 @@ def make_base(
                 bars.update(bar_of[what], completed=done, total=total, note=note)
 
             def trained(lessons: str, progress: TrainProgress) -> None:
-                move(f"training on {lessons}", progress.update, progress.updates, f"loss {progress.loss:.3f}")
+                move(
+                    f"training on {lessons}",
+                    progress.update,
+                    progress.updates,
+                    f"loss {progress.loss:.3f}",
+                )
 
-            make(env, out, settings, played=lambda part, parts: move("playing", part, parts), trained=trained)
+            make(
+                env,
+                out,
+                settings,
+                played=lambda part, parts: move("playing", part, parts),
+                trained=trained,
+            )
     put(str(out))
 
 
@@ -139,7 +175,9 @@ def doctor() -> None:
 
 
 def settings(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown tables, for documents.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As Markdown tables, for documents.")
+    ] = False,
 ) -> None:
     """Print every setting of a recipe with its default and what it means: methods' options and environments' too.
 
@@ -153,13 +191,19 @@ def settings(
         show(f"method {name}", settings_table(kind.Options, f"options.{name}."))
     for name in ENVS:
         about = _describe_env(name)
-        put(f"## environment {name}\n\n```\n{about}\n```\n" if markdown else f"\nenvironment {name}\n{about}")
+        put(
+            f"## environment {name}\n\n```\n{about}\n```\n"
+            if markdown
+            else f"\nenvironment {name}\n{about}"
+        )
         for key, group in setting_groups(name).items():
             show(f"environment {name}: {key}", settings_table(group, f"env.{key}."))
 
 
 def formats(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As the document `docs/data-format.md`.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As the document `docs/data-format.md`.")
+    ] = False,
 ) -> None:
     """Print every file that a run directory holds and what stands in it.
 
@@ -175,17 +219,23 @@ def formats(
     for column in ("file", "what stands in it", "keys"):
         table.add_column(column)
     for each in FILES:
-        table.add_row(Text(each.path, style="bold"), Text(each.about), Text(", ".join(each.keys or ())))
+        table.add_row(
+            Text(each.path, style="bold"), Text(each.about), Text(", ".join(each.keys or ()))
+        )
     data().print(table)
 
 
 def _print_table(title: str, rows: list[SettingRow]) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=f"\n{title}", title_justify="left")
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 3, 0, 0), title=f"\n{title}", title_justify="left"
+    )
     table.add_column("setting", no_wrap=True)
     table.add_column("default")
     table.add_column("meaning", ratio=1)
     for row in rows:
-        table.add_row(Text(row.key, style="bold"), Text(row.default), Text(" ".join(row.description.split())))
+        table.add_row(
+            Text(row.key, style="bold"), Text(row.default), Text(" ".join(row.description.split()))
+        )
     data().print(table)
 
 

@@ -27,12 +27,20 @@ def show(
     directory: Directory,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[TRAJECTORY|EXAMPLE|TASK]", help="Id of what to look at.", show_default=False),
+        typer.Argument(
+            metavar="[TRAJECTORY|EXAMPLE|TASK]", help="Id of what to look at.", show_default=False
+        ),
     ] = None,
-    mask: Annotated[bool, typer.Option("--mask", help="Print an example's tokens, coloured by loss weight.")] = False,
+    mask: Annotated[
+        bool, typer.Option("--mask", help="Print an example's tokens, coloured by loss weight.")
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Print observations to their end.")] = False,
-    method: Annotated[str | None, typer.Option(help="Look in this method alone.", show_default=False)] = None,
-    round: Annotated[int | None, typer.Option(help="Look in this round alone.", show_default=False)] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Look in this method alone.", show_default=False)
+    ] = None,
+    round: Annotated[
+        int | None, typer.Option(help="Look in this round alone.", show_default=False)
+    ] = None,
 ) -> None:
     """Look into a run: an overview, or a task, a trajectory, a training example by its id.
 
@@ -45,7 +53,9 @@ def show(
     if name is None:
         _show_overview(run)
         return
-    found = list(find_examples(run, name, method, round)) or list(find_trajectories(run, name, method, round))
+    found = list(find_examples(run, name, method, round)) or list(
+        find_trajectories(run, name, method, round)
+    )
     if found:
         show_one(run, found, name, mask=mask, full=full)
     else:
@@ -57,8 +67,13 @@ def show(
 
 def _show_overview(run: Run) -> None:
     console, recipe, results = data(), run.recipe, gather(run)
-    console.print(f"{recipe.name}: {recipe.env.name}, seed {recipe.seed}, {recipe.rounds} rounds", markup=False)
-    console.print(f"experts {', '.join(recipe.expert.names)}; student {recipe.model.name}\n", markup=False)
+    console.print(
+        f"{recipe.name}: {recipe.env.name}, seed {recipe.seed}, {recipe.rounds} rounds",
+        markup=False,
+    )
+    console.print(
+        f"experts {', '.join(recipe.expert.names)}; student {recipe.model.name}\n", markup=False
+    )
     console.print(_stages_table(run))
     console.print()
     console.print(results_table(results))
@@ -94,7 +109,9 @@ def _time(run: Run, stage: StageId) -> str:
 def _show_task(run: Run, task: str, method: str | None, round: int | None) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in ("trajectory", "author", "round", "start", "steps", "ended", "reward"):
-        table.add_column(column, justify="right" if column in ("round", "steps", "reward") else "left")
+        table.add_column(
+            column, justify="right" if column in ("round", "steps", "reward") else "left"
+        )
     seen: set[tuple[str, str]] = set()
     for place in places(run, method, round):
         for item in place.trajectories.of_task(task):

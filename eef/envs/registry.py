@@ -43,7 +43,9 @@ def make_env(name: str, options: Mapping[str, Any]) -> Env:
     return cast(Env, _find(ENVS, name, "environment")(**_fitting_all(name, options)))
 
 
-def prepare_env(name: str, options: Mapping[str, Any], progress: Callable[[str, int, int], None]) -> None:
+def prepare_env(
+    name: str, options: Mapping[str, Any], progress: Callable[[str, int, int], None]
+) -> None:
     """Do what the environment needs done once before it is first made (WebShop: the index of large official files).
 
     `progress` is told what is done, how far it is and of how much, and nothing where nothing is to be done. Raises
@@ -61,7 +63,10 @@ def make_expert(env: Env, preset: str) -> Policy:
 
 def setting_groups(name: str) -> dict[str, type[Settings]]:
     """The groups inside an environment's own settings, by the key they stand under: `synthetic` of `webshop`."""
-    return {key: getattr(import_module(module), kind) for key, (module, kind) in GROUPS.get(name, {}).items()}
+    return {
+        key: getattr(import_module(module), kind)
+        for key, (module, kind) in GROUPS.get(name, {}).items()
+    }
 
 
 def _fitting_all(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,13 @@ class Sessions:
     """
 
     def __init__(
-        self, env: Servable, *, limit: int, idle_s: float, seed: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        env: Servable,
+        *,
+        limit: int,
+        idle_s: float,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit, self.idle_s = limit, idle_s
         self._env, self._clock = env, clock
@@ -111,7 +117,9 @@ class Sessions:
         self.expire()
         with self._lock:
             if len(self._open) >= self.limit:
-                raise Refusal(503, f"all {self.limit} sessions are taken", "close one, or try again later")
+                raise Refusal(
+                    503, f"all {self.limit} sessions are taken", "close one, or try again later"
+                )
             number = next(self._numbers)
             env = cast(Servable, self._env.clone())
             self._open[number] = Session(env, self._clock())
@@ -205,7 +213,12 @@ Answer = Callable[[Sessions, Any], Any]
 
 def _step(sessions: Sessions, query: Step) -> dict[str, Any]:
     result = sessions.step(query.env_idx, query.action)
-    return {"state": result.observation, "reward": float(result.reward), "done": result.terminated, "info": None}
+    return {
+        "state": result.observation,
+        "reward": float(result.reward),
+        "done": result.terminated,
+        "info": None,
+    }
 
 
 def _look(read: Callable[[Session], Any]) -> Answer:
@@ -222,11 +235,19 @@ VERBS: dict[str, tuple[str, type[BaseModel], Answer]] = {
     "/": ("GET", Nothing, lambda sessions, query: "ok"),
     "/list_envs": ("GET", Nothing, lambda sessions, query: sessions.numbers()),
     "/create": ("POST", Nothing, lambda sessions, query: sessions.create()),
-    "/reset": ("POST", Reset, lambda sessions, query: [sessions.reset(query.env_idx, query.session_id), None]),
+    "/reset": (
+        "POST",
+        Reset,
+        lambda sessions, query: [sessions.reset(query.env_idx, query.session_id), None],
+    ),
     "/step": ("POST", Step, _step),
     "/close": ("POST", Which, lambda sessions, query: {"closed": sessions.close(query.env_idx)}),
     "/observation": ("GET", Which, _look(lambda session: session.observation)),
-    "/instruction_text": ("GET", Which, _look(lambda session: f"Instruction: {session.instruction}")),
+    "/instruction_text": (
+        "GET",
+        Which,
+        _look(lambda session: f"Instruction: {session.instruction}"),
+    ),
     "/available_actions": ("GET", Which, _look(lambda session: session.env.available())),
 }
 
@@ -243,7 +264,10 @@ def make_app(sessions: Sessions) -> Starlette:
             sessions.close(number)
 
     return Starlette(
-        routes=[Route(path, _endpoint(sessions, *verb), methods=[verb[0]]) for path, verb in VERBS.items()],
+        routes=[
+            Route(path, _endpoint(sessions, *verb), methods=[verb[0]])
+            for path, verb in VERBS.items()
+        ],
         exception_handlers={HTTPException: _http_error},
         lifespan=sweeping,
     )
@@ -266,7 +290,11 @@ def _endpoint(sessions: Sessions, method: str, kind: type[BaseModel], answer: An
             return _refusal(422, error.message, error.hint)
         except Exception as error:  # left to the framework it would cost the client its connection
             LOG.exception("%s failed", request.url.path)
-            return _refusal(500, f"{request.url.path}: {type(error).__name__}: {error}", "the server's log has more")
+            return _refusal(
+                500,
+                f"{request.url.path}: {type(error).__name__}: {error}",
+                "the server's log has more",
+            )
 
     return endpoint
 
@@ -310,29 +338,40 @@ def _refusal(status: int, message: str, hint: str = "") -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = ", ".join(f"{method} {path}" for path, (method, *_) in VERBS.items())
-    return _refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}", f"there are {known}")
+    return _refusal(
+        error.status_code,
+        f"{request.method} {request.url.path}: {error.detail}",
+        f"there are {known}",
+    )
 
 
-def serve(env: Env, *, host: str, port: int, limit: int, idle_s: float, ready: Callable[[str], None]) -> None:
+def serve(
+    env: Env, *, host: str, port: int, limit: int, idle_s: float, ready: Callable[[str], None]
+) -> None:
     """Serve an environment until the process is told to stop; `ready` is told the address once it can be asked.
 
     Port 0 takes a free one. Raises ConfigError where the environment cannot be served or the address not be had.
     """
     if not isinstance(env, Servable):
         raise ConfigError(
-            f"environment {env.name!r} cannot be served", hint="it needs `task_count`, `task(index)` and `available()`"
+            f"environment {env.name!r} cannot be served",
+            hint="it needs `task_count`, `task(index)` and `available()`",
         )
     app = make_app(Sessions(env, limit=limit, idle_s=idle_s))
     with _listening(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         ready(f"http://{name}:{listener.getsockname()[1]}")
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=5
+        )
         uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:
     # asyncio sends at once only on sockets that name their protocol; else each answer waits 40 ms.
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, proto=socket.IPPROTO_TCP)
+    listener = socket.socket(
+        socket.AF_INET6 if ":" in host else socket.AF_INET, proto=socket.IPPROTO_TCP
+    )
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -22,7 +22,16 @@ from eef.task import Task, TaskSet
 
 ENGINE_VERSION = 1
 PACKAGE, VERSION, JAR = "textworld-express", "1.1.0", "textworld_express/textworld-express.jar"
-GAMES = ("cookingworld", "twc", "coin", "mapreader", "arithmetic", "sorting", "simonsays", "peckingorder")
+GAMES = (
+    "cookingworld",
+    "twc",
+    "coin",
+    "mapreader",
+    "arithmetic",
+    "sorting",
+    "simonsays",
+    "peckingorder",
+)
 FOLDS = {"train": 0, "dev": 10_000, "test": 20_000}
 """First seed of each split."""
 
@@ -118,7 +127,9 @@ class TextWorldSimulator:
         """Bring a game to its start; returns what is seen there."""
         if game.start.game == SHARING:
             self._sorting = game
-        answer = json.loads(game.interface.generateNewGameJSON(game.start.seed, game.start.fold, gold))
+        answer = json.loads(
+            game.interface.generateNewGameJSON(game.start.seed, game.start.fold, gold)
+        )
         return str(answer["observation"])
 
     def _load(self, start: Start) -> Any:
@@ -173,7 +184,9 @@ class TextWorldExpress(PooledEnv):
     def tasks(self, split: str) -> TaskSet:
         """The tasks of a split, one of each game in turn. Raises EnvError for an unknown split."""
         if split not in FOLDS:
-            raise EnvError(f"TextWorldExpress has no split {split!r}", hint=f"there are: {', '.join(FOLDS)}")
+            raise EnvError(
+                f"TextWorldExpress has no split {split!r}", hint=f"there are: {', '.join(FOLDS)}"
+            )
         seeds = range(FOLDS[split], FOLDS[split] + self._seeds)
         return TaskSet.of([_task(game, seed, split) for seed in seeds for game in self._games])
 
@@ -185,8 +198,13 @@ class TextWorldExpress(PooledEnv):
 
     def fingerprint(self) -> dict[str, Any]:
         return {
-            "env": self.name, "engine": ENGINE_VERSION, "package": VERSION, "games": list(self._games),
-            "parameters": self._parameters, "tasks_per_split": self._seeds, "prompt": self._prompt_name,
+            "env": self.name,
+            "engine": ENGINE_VERSION,
+            "package": VERSION,
+            "games": list(self._games),
+            "parameters": self._parameters,
+            "tasks_per_split": self._seeds,
+            "prompt": self._prompt_name,
         }
 
 
@@ -200,7 +218,9 @@ def _choose(games: str | Sequence[str]) -> tuple[str, ...]:
     names = (games,) if isinstance(games, str) else tuple(games)
     for name in names:
         if name not in GAMES:
-            raise ConfigError(f"TextWorldExpress has no game {name!r}", hint=suggestion(name, GAMES))
+            raise ConfigError(
+                f"TextWorldExpress has no game {name!r}", hint=suggestion(name, GAMES)
+            )
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"`env.games` is {list(names)}, expected one or more, each once")
     return names
@@ -208,8 +228,11 @@ def _choose(games: str | Sequence[str]) -> tuple[str, ...]:
 
 def _task(game: str, seed: int, split: str) -> Task:
     return Task(
-        id=f"textworld-express/{game}/{seed}", env="textworld-express", index=_STRIDE * GAMES.index(game) + seed,
-        split=split, instruction=f"{game}, seed {seed}",
+        id=f"textworld-express/{game}/{seed}",
+        env="textworld-express",
+        index=_STRIDE * GAMES.index(game) + seed,
+        split=split,
+        instruction=f"{game}, seed {seed}",
     )
 
 

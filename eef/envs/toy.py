@@ -43,11 +43,15 @@ class Corridor:
         chest = " with the chest" if self.room == len(self.keys) - 1 else ""
         here = ", ".join(sorted(self.keys[self.room])) or "none"
         held = f"the {self.held} key" if self.held else "nothing"
-        return f"Room {self.room + 1} of {len(self.keys)}{chest}. Keys here: {here}. You hold: {held}."
+        return (
+            f"Room {self.room + 1} of {len(self.keys)}{chest}. Keys here: {here}. You hold: {held}."
+        )
 
     def take(self, colour: str) -> Corridor:
         here = self.keys[self.room] - {colour} | ({self.held} if self.held else set())
-        return replace(self, held=colour, keys=(*self.keys[: self.room], here, *self.keys[self.room + 1 :]))
+        return replace(
+            self, held=colour, keys=(*self.keys[: self.room], here, *self.keys[self.room + 1 :])
+        )
 
 
 class ToyEnv:
@@ -70,9 +74,13 @@ class ToyEnv:
 
     def tasks(self, split: str) -> TaskSet:
         if split not in ("train", "test"):
-            raise EnvError(f"the toy environment has no split {split!r}", hint="take `train` or `test`")
+            raise EnvError(
+                f"the toy environment has no split {split!r}", hint="take `train` or `test`"
+            )
         first = 0 if split == "test" else self.tasks_per_split
-        return TaskSet.of([_task(index, split) for index in range(first, first + self.tasks_per_split)])
+        return TaskSet.of(
+            [_task(index, split) for index in range(first, first + self.tasks_per_split)]
+        )
 
     def reset(self, task: Task) -> str:
         self._now = _corridor(task.index)
@@ -140,7 +148,9 @@ def toy_player(name: str, skill: float) -> Scripted:
         if chance.random() < skill:
             return format_completion("This brings me nearer.", right)
         moves = ["left", "right", "open", *(f"take {colour}" for colour in _COLOURS)]
-        return format_completion("Let me try this.", chance.choice([move for move in moves if move != right]))
+        return format_completion(
+            "Let me try this.", chance.choice([move for move in moves if move != right])
+        )
 
     return Scripted(name, script)
 
@@ -151,7 +161,9 @@ SKILLS = {"flawless": 1.0, "strong": 0.9, "weak": 0.7}
 def make_toy_expert(env: ToyEnv, preset: str) -> Scripted:
     """The scripted expert `expert:<preset>`; the presets differ in skill."""
     if preset not in SKILLS:
-        raise EnvError(f"no scripted expert {preset!r} for the toy", hint=f"there are: {', '.join(SKILLS)}")
+        raise EnvError(
+            f"no scripted expert {preset!r} for the toy", hint=f"there are: {', '.join(SKILLS)}"
+        )
     return toy_player(f"expert:{preset}", SKILLS[preset])
 
 

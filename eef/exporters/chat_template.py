@@ -44,15 +44,26 @@ def _frame(tokenizer: Any) -> dict[str, str] | None:
     before_user = assistant_user.removeprefix(after_assistant)
     begin = alone.split(_TALK[1][1])[0].removesuffix(before_user)
     frame = {
-        "begin": begin, "before_system": before_system.removeprefix(begin),
-        "after_system": system_user.removesuffix(before_user), "before_user": before_user, "after_user": after_user,
-        "asks": asks, "after_assistant": after_assistant,
+        "begin": begin,
+        "before_system": before_system.removeprefix(begin),
+        "after_system": system_user.removesuffix(before_user),
+        "before_user": before_user,
+        "after_user": after_user,
+        "asks": asks,
+        "after_assistant": after_assistant,
     }
     again = (
-        begin + frame["before_system"], frame["after_system"] + before_user, after_user + asks,
-        after_assistant + before_user, after_user,
+        begin + frame["before_system"],
+        frame["after_system"] + before_user,
+        after_user + asks,
+        after_assistant + before_user,
+        after_user,
     )
-    return frame if again == (before_system, system_user, user_assistant, assistant_user, after_user) else None
+    return (
+        frame
+        if again == (before_system, system_user, user_assistant, assistant_user, after_user)
+        else None
+    )
 
 
 def _between(text: str) -> tuple[str, ...]:
@@ -72,17 +83,34 @@ def _render(tokenizer: Any, talk: list[tuple[str, str]], **options: Any) -> str:
 
 def _write(frame: dict[str, str], end: str, after: str) -> str:
     """The template; fixed texts stand in it as Jinja strings, which are written like JSON's."""
-    told = {name: json.dumps(text, ensure_ascii=False) for name, text in {**frame, "end": end, "after": after}.items()}
+    told = {
+        name: json.dumps(text, ensure_ascii=False)
+        for name, text in {**frame, "end": end, "after": after}.items()
+    }
     put = {name: "{{ " + text + " }}" for name, text in told.items()}
     said = "{{ message['content'] }}" + put["end"]
     return (
         put["begin"] + "{% for message in messages %}"
-        "{% if message['role'] == 'system' %}" + put["before_system"] + "{{ message['content'] }}" + put["after_system"]
-        + "{% elif message['role'] == 'user' %}" + put["before_user"] + "{{ message['content'] }}" + put["after_user"]
-        + "{% elif message['role'] == 'assistant' %}" + put["asks"]
-        + "{% if message['train'] %}{% generation %}" + said + "{% endgeneration %}{% else %}" + said + "{% endif %}"
-        + put["after"] + "{% endif %}{% endfor %}"
-        + "{% if add_generation_prompt %}" + put["asks"] + "{% endif %}"
+        "{% if message['role'] == 'system' %}"
+        + put["before_system"]
+        + "{{ message['content'] }}"
+        + put["after_system"]
+        + "{% elif message['role'] == 'user' %}"
+        + put["before_user"]
+        + "{{ message['content'] }}"
+        + put["after_user"]
+        + "{% elif message['role'] == 'assistant' %}"
+        + put["asks"]
+        + "{% if message['train'] %}{% generation %}"
+        + said
+        + "{% endgeneration %}{% else %}"
+        + said
+        + "{% endif %}"
+        + put["after"]
+        + "{% endif %}{% endfor %}"
+        + "{% if add_generation_prompt %}"
+        + put["asks"]
+        + "{% endif %}"
     )
 
 

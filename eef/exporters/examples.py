@@ -44,7 +44,11 @@ class Lesson:
 
 
 def make_lessons(
-    examples: Iterable[TrainingExample], trajectories: TrajectorySet, prompt: str, renderer: Renderer, **about: Any
+    examples: Iterable[TrainingExample],
+    trajectories: TrajectorySet,
+    prompt: str,
+    renderer: Renderer,
+    **about: Any,
 ) -> Iterator[Lesson]:
     """The lessons of the examples that `eef` would train on: those that fit into the model's context. `about` (run,
     method, round) goes into each `meta`."""
@@ -53,15 +57,25 @@ def make_lessons(
         rendered = renderer.render(conversation, weights)
         if fits(rendered, renderer) and any(weights):
             yield Lesson(
-                conversation=conversation, weights=weights, rendered=rendered,
-                spans=renderer.spans(conversation, weights), meta={**about, **_origins(example, trajectories, weights)},
+                conversation=conversation,
+                weights=weights,
+                rendered=rendered,
+                spans=renderer.spans(conversation, weights),
+                meta={**about, **_origins(example, trajectories, weights)},
             )
 
 
-def _origins(example: TrainingExample, trajectories: TrajectorySet, weights: tuple[float, ...]) -> dict[str, Any]:
+def _origins(
+    example: TrainingExample, trajectories: TrajectorySet, weights: tuple[float, ...]
+) -> dict[str, Any]:
     path = trajectories.path(example.trajectory)[: len(weights)]
     return {
-        "example": example.id, "task": example.task, "trajectory": example.trajectory, "state": example.state,
-        "authors": [item.author for item in path], "reasons": list(example.reasons[: len(weights)]),
-        "evidence": list(example.evidence), "source": trajectories[example.trajectory].source,
+        "example": example.id,
+        "task": example.task,
+        "trajectory": example.trajectory,
+        "state": example.state,
+        "authors": [item.author for item in path],
+        "reasons": list(example.reasons[: len(weights)]),
+        "evidence": list(example.evidence),
+        "source": trajectories[example.trajectory].source,
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 _HEAD = "{count} examples, written by `eef export`. The text that carries loss is the text `eef` trains on"
 
 GUIDES = {
-    "trl": _HEAD + """ (each turn's end, `{end}`, among it).
+    "trl": _HEAD
+    + """ (each turn's end, `{end}`, among it).
 
 - `tokens.parquet`: `input_ids` and `labels` (-100: no loss). Nothing is left to a template or a tokenizer:
 
@@ -17,7 +18,8 @@ GUIDES = {
   `tokenizer.chat_template` to that file's text and `SFTConfig(assistant_only_loss=True, max_length=None)`. The template
   is there where it gives the text of the model's own for every example.
 """,
-    "axolotl": _HEAD + """.
+    "axolotl": _HEAD
+    + """.
 
     datasets:
       - path: train.jsonl
@@ -33,50 +35,59 @@ GUIDES = {
 
 Each row ends in a trained turn, as Axolotl asks for.
 """,
-    "llamafactory": _HEAD + """, but for what is said below.
+    "llamafactory": _HEAD
+    + """, but for what is said below.
 
 - `v0/`: a row for each trained action, which is its last message. Set `dataset_dir` to that directory, `dataset: eef`
   and `mask_history: true`. An example with n trained actions is n rows, each of the same weight in the loss.
 - `v1/`: `loss_weight` on every message. v1 gives a message's weight to its header and to what follows its end of turn
   too (`<|im_start|>assistant\\n` and a newline, in ChatML): these fixed tokens carry loss there and none in `eef`.
 """,
-    "llamafactory-v1": _HEAD + """, but for this: LLaMA-Factory v1 gives a message's weight to its header and to what
+    "llamafactory-v1": _HEAD
+    + """, but for this: LLaMA-Factory v1 gives a message's weight to its header and to what
 follows its end of turn too (`<|im_start|>assistant\\n` and a newline, in ChatML).
 
 `loss_weight` stands on every message.
 """,
-    "ms-swift": _HEAD + """.
+    "ms-swift": _HEAD
+    + """.
 
     swift sft --dataset train.jsonl …
 
 `loss` stands on every message; ms-swift heeds it on the assistant's. Where weights are real numbers they stand in
 `loss_scale`, and `--is_binary_loss_scale false` must be given.
 """,
-    "openai": _HEAD + """.
+    "openai": _HEAD
+    + """.
 
 `weight` (0 or 1) stands on every message. OpenAI's schema has it for the assistant's messages; it trains no others.
 """,
-    "together": _HEAD + """.
+    "together": _HEAD
+    + """.
 
 `weight` (0 or 1) stands on every message: one weight anywhere makes Together train on all messages that have none.
 """,
-    "agentgym": _HEAD + """, in AgentGym's `conversations[from, value, loss]` with `item_id`.
+    "agentgym": _HEAD
+    + """, in AgentGym's `conversations[from, value, loss]` with `item_id`.
 
 Rules in words stand where AgentGym has them: as a first turn of the user, to which the agent agrees (`loss` false).
 """,
-    "verl": _HEAD + """.
+    "verl": _HEAD
+    + """.
 
 verl's own multi-turn dataset trains every turn of the assistant. `dataset.py` gives it the ids and `loss_mask` of
 `train.parquet` as they are:
 
     data.train_files=train.parquet data.custom_cls.path=dataset.py data.custom_cls.name=MaskedDataset
 """,
-    "exploded": _HEAD + """.
+    "exploded": _HEAD
+    + """.
 
 A row for each trained action: `prompt` (all the text before it, special tokens included), `completion` (the action and
 `{end}`), `weight`. Tokenize both without adding special tokens, and put loss on the completion alone.
 """,
-    "parquet": _HEAD + """.
+    "parquet": _HEAD
+    + """.
 
 Our rows: `messages` (with `train` and `weight` on each), `input_ids` and `weights` (a loss weight for each token),
 `meta` (JSON: where each turn comes from, and why it is trained).

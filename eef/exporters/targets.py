@@ -45,7 +45,9 @@ def export(name: str, lessons: Sequence[Lesson], directory: Path, renderer: Rend
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     target.write(lessons, directory, renderer)
-    write_text(directory / "README.md", GUIDES[name].format(count=len(lessons), end=end_of_turn(renderer)))
+    write_text(
+        directory / "README.md", GUIDES[name].format(count=len(lessons), end=end_of_turn(renderer))
+    )
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
@@ -61,15 +63,19 @@ def find_target(name: str) -> Target:
 def end_of_turn(renderer: Renderer) -> str:
     """The text that ends a turn."""
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    return renderer.spans(talk, [1.0])[-1][0][1 if renderer.loss_on == "completion" else 0 :].removeprefix("b")
+    return renderer.spans(talk, [1.0])[-1][0][
+        1 if renderer.loss_on == "completion" else 0 :
+    ].removeprefix("b")
 
 
 def _check(name: str, target: Target, lessons: Sequence[Lesson], renderer: Renderer) -> None:
     if not lessons:
-        raise MethodError("there is nothing to export: no example with a trained step", hint="see `eef show DIR`")
+        raise MethodError(
+            "there is nothing to export: no example with a trained step", hint="see `eef show DIR`"
+        )
     if target.messages and renderer.loss_on == "action":
         raise MethodError(
-            f"`{name}` trains whole messages, and `chat.loss_on` is \"action\"",
+            f'`{name}` trains whole messages, and `chat.loss_on` is "action"',
             hint=f"take a target of tokens: {', '.join(key for key, item in TARGETS.items() if not item.messages)}",
         )
     odd = next((lesson for lesson in lessons if target.binary and not lesson.binary), None)
@@ -107,10 +113,16 @@ def _weights(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> 
 
 def _swift(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
     rows = (
-        {"messages": [
-            {**message, "loss": weight != 0, **({} if lesson.binary else {"loss_scale": weight})}
-            for message, weight in lesson.weighted()
-        ]}
+        {
+            "messages": [
+                {
+                    **message,
+                    "loss": weight != 0,
+                    **({} if lesson.binary else {"loss_scale": weight}),
+                }
+                for message, weight in lesson.weighted()
+            ]
+        }
         for lesson in lessons
     )
     write_jsonl(directory / "train.jsonl", rows)
@@ -121,11 +133,23 @@ def _llamafactory(lessons: Sequence[Lesson], directory: Path, renderer: Renderer
     with disk_errors(old):
         old.mkdir(exist_ok=True)
     write_jsonl(old / "train.jsonl", (row for lesson in lessons for row in _row_an_action(lesson)))
-    write_json(old / "dataset_info.json", {"eef": {
-        "file_name": "train.jsonl", "formatting": "sharegpt", "columns": {"messages": "messages"},
-        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
-                 "system_tag": "system"},
-    }})
+    write_json(
+        old / "dataset_info.json",
+        {
+            "eef": {
+                "file_name": "train.jsonl",
+                "formatting": "sharegpt",
+                "columns": {"messages": "messages"},
+                "tags": {
+                    "role_tag": "role",
+                    "content_tag": "content",
+                    "user_tag": "user",
+                    "assistant_tag": "assistant",
+                    "system_tag": "system",
+                },
+            }
+        },
+    )
     _llamafactory_v1(lessons, directory / "v1", renderer)
 
 
@@ -139,10 +163,16 @@ def _llamafactory_v1(lessons: Sequence[Lesson], directory: Path, renderer: Rende
     with disk_errors(directory):
         directory.mkdir(exist_ok=True)
     rows = (
-        {"messages": [
-            {"role": message["role"], "content": [{"type": "text", "value": message["content"]}], "loss_weight": weight}
-            for message, weight in lesson.weighted()
-        ]}
+        {
+            "messages": [
+                {
+                    "role": message["role"],
+                    "content": [{"type": "text", "value": message["content"]}],
+                    "loss_weight": weight,
+                }
+                for message, weight in lesson.weighted()
+            ]
+        }
         for lesson in lessons
     )
     write_jsonl(directory / "train.jsonl", rows)
@@ -150,7 +180,8 @@ def _llamafactory_v1(lessons: Sequence[Lesson], directory: Path, renderer: Rende
 
 def _agentgym(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
     rows = [
-        {"conversations": list(_turns(lesson)), "item_id": lesson.meta["task"].replace("/", "_")} for lesson in lessons
+        {"conversations": list(_turns(lesson)), "item_id": lesson.meta["task"].replace("/", "_")}
+        for lesson in lessons
     ]
     write_json(directory / "train.json", rows)
 
@@ -181,11 +212,20 @@ def atif(lesson: Lesson) -> Record:
             steps[-1]["observation"] = {"results": [{"content": content}]}
             continue
         source = "agent" if role == "assistant" else role
-        steps.append({"step_id": len(steps) + 1, "source": source, "message": content,
-                      "extra": {"train": weight != 0, "weight": weight}})
+        steps.append(
+            {
+                "step_id": len(steps) + 1,
+                "source": source,
+                "message": content,
+                "extra": {"train": weight != 0, "weight": weight},
+            }
+        )
     return {
-        "schema_version": "ATIF-v1.6", "session_id": lesson.meta["example"],
-        "agent": {"name": "eef", "version": __version__}, "steps": steps, "extra": lesson.meta,
+        "schema_version": "ATIF-v1.6",
+        "session_id": lesson.meta["example"],
+        "agent": {"name": "eef", "version": __version__},
+        "steps": steps,
+        "extra": lesson.meta,
     }
 
 
@@ -208,22 +248,31 @@ def prompts_and_completions(lesson: Lesson) -> Iterator[Record]:
 
 def _parquet(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
     rows = [
-        {"messages": [
-            {**message, "train": weight != 0, "weight": weight} for message, weight in lesson.weighted()],
-         "input_ids": lesson.rendered.ids, "weights": lesson.rendered.weights, "meta": json.dumps(lesson.meta)}
+        {
+            "messages": [
+                {**message, "train": weight != 0, "weight": weight}
+                for message, weight in lesson.weighted()
+            ],
+            "input_ids": lesson.rendered.ids,
+            "weights": lesson.rendered.weights,
+            "meta": json.dumps(lesson.meta),
+        }
         for lesson in lessons
     ]
     write_table(directory / "train.parquet", rows)
 
 
 def _trl(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
-    write_table(directory / "tokens.parquet", [
-        {"input_ids": lesson.rendered.ids, "labels": labels(lesson)} for lesson in lessons
-    ])
+    write_table(
+        directory / "tokens.parquet",
+        [{"input_ids": lesson.rendered.ids, "labels": labels(lesson)} for lesson in lessons],
+    )
     path = directory / "chat_template.jinja"
     template = None
     if renderer.loss_on == "completion":
-        write_jsonl(directory / "messages.jsonl", (_with(lesson, "train", bool) for lesson in lessons))
+        write_jsonl(
+            directory / "messages.jsonl", (_with(lesson, "train", bool) for lesson in lessons)
+        )
         template = marked_template(renderer.tokenizer, end_of_turn(renderer), lessons)
     if template is None:
         path.unlink(missing_ok=True)
@@ -238,10 +287,17 @@ def labels(lesson: Lesson) -> list[int]:
 
 
 def _verl(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
-    write_table(directory / "train.parquet", [
-        {"messages": lesson.conversation, "input_ids": lesson.rendered.ids, "loss_mask": lesson.rendered.weights}
-        for lesson in lessons
-    ])
+    write_table(
+        directory / "train.parquet",
+        [
+            {
+                "messages": lesson.conversation,
+                "input_ids": lesson.rendered.ids,
+                "loss_mask": lesson.rendered.weights,
+            }
+            for lesson in lessons
+        ],
+    )
     write_text(directory / "dataset.py", VERL_DATASET)
 
 
@@ -251,7 +307,9 @@ def write_table(path: Path, rows: Sequence[Record]) -> None:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise ConfigError("parquet files need `pyarrow`", hint="`pip install 'eef[tables]'`") from error
+        raise ConfigError(
+            "parquet files need `pyarrow`", hint="`pip install 'eef[tables]'`"
+        ) from error
     with disk_errors(path):
         parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
 

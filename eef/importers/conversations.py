@@ -20,9 +20,19 @@ from eef.trajectory import Step
 Role = Literal["system", "user", "agent"]
 
 _ROLES: dict[str, Role] = {
-    "system": "system", "developer": "system",
-    "human": "user", "user": "user", "tool": "user", "function": "user", "observation": "user", "environment": "user",
-    "gpt": "agent", "assistant": "agent", "model": "agent", "agent": "agent", "function_call": "agent",
+    "system": "system",
+    "developer": "system",
+    "human": "user",
+    "user": "user",
+    "tool": "user",
+    "function": "user",
+    "observation": "user",
+    "environment": "user",
+    "gpt": "agent",
+    "assistant": "agent",
+    "model": "agent",
+    "agent": "agent",
+    "function_call": "agent",
 }
 _OBSERVATION = re.compile(r"^\s*Observation:\s*", re.I)
 _AGREES = re.compile(r"\s*(ok|okay|sure|understood|got it)\b[^\n]{0,120}\s*", re.I)
@@ -65,13 +75,17 @@ def split_episode(talk: Sequence[Said]) -> tuple[str, tuple[Step, ...], str]:
     seen: list[str] = []
     for number, message in enumerate(rest, start=len(talk) - len(rest)):
         if message.role == "system":
-            raise Unreadable(f"message {number} is a system message behind the conversation's start")
+            raise Unreadable(
+                f"message {number} is a system message behind the conversation's start"
+            )
         if message.role == "user":
             seen.append(message.text)
             continue
         if not seen:
             before = "twice in a row" if steps else "first"
-            raise Unreadable(f"message {number}: the agent speaks {before}, with nothing to see before it")
+            raise Unreadable(
+                f"message {number}: the agent speaks {before}, with nothing to see before it"
+            )
         steps.append(_step(_shown(seen), message))
         seen = []
     return rules, require_steps(steps), _shown(seen)
@@ -156,7 +170,11 @@ def _preamble(talk: Sequence[Said]) -> tuple[str, list[Said]]:
     rest = list(talk)
     while rest and rest[0].role == "system":
         rules.append(rest.pop(0).text)
-    if len(rest) > 2 and [message.role for message in rest[:3]] == ["user", "agent", "user"] and _agrees(rest[1]):
+    if (
+        len(rest) > 2
+        and [message.role for message in rest[:3]] == ["user", "agent", "user"]
+        and _agrees(rest[1])
+    ):
         rules.append(rest[0].text)
         rest = rest[2:]
     return "\n\n".join(rules), rest

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from eef.trajectory import Step
 
-_INSTRUCTION = re.compile(r"\binstruction:\s*(?:\[SEP\])?\s*(.+?)\s*(?:\[SEP\]|\n|\[[A-Z]|$)", re.I | re.S)
+_INSTRUCTION = re.compile(
+    r"\binstruction:\s*(?:\[SEP\])?\s*(.+?)\s*(?:\[SEP\]|\n|\[[A-Z]|$)", re.I | re.S
+)
 _PRICE = re.compile(r",? and price lower than [\d.]+ dollars", re.I)
 
 

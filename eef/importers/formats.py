@@ -40,13 +40,21 @@ def _read_own(row: Record) -> Imported:
     except StoreError as error:
         raise Unreadable(error.message) from error
     if trajectory.start is not None:
-        raise Unreadable(f"it starts inside another trajectory ({trajectory.start}), and is no whole episode")
+        raise Unreadable(
+            f"it starts inside another trajectory ({trajectory.start}), and is no whole episode"
+        )
     if trajectory.status == "error":
         raise Unreadable(f"a broken rollout: {trajectory.error}")
     return Imported(
-        format="eef", steps=trajectory.steps, final_observation=trajectory.final_observation, key=trajectory.id,
-        task=trajectory.task, reward=trajectory.reward, success=trajectory.success,
-        terminated=trajectory.status == "terminated", author=trajectory.author,
+        format="eef",
+        steps=trajectory.steps,
+        final_observation=trajectory.final_observation,
+        key=trajectory.id,
+        task=trajectory.task,
+        reward=trajectory.reward,
+        success=trajectory.success,
+        terminated=trajectory.status == "terminated",
+        author=trajectory.author,
         source=trajectory.source or "",
     )
 
@@ -58,18 +66,34 @@ def _read_sharegpt(row: Record) -> Imported:
 def _read_agentgym(row: Record) -> Imported:
     key = str(row.get("item_id", row.get("id", "")))
     number = key.rpartition("_")[2]
-    return _conversation("agentgym", row, row["conversations"], key=key, task=int(number) if number.isdigit() else None)
+    return _conversation(
+        "agentgym",
+        row,
+        row["conversations"],
+        key=key,
+        task=int(number) if number.isdigit() else None,
+    )
 
 
 def _read_messages(row: Record) -> Imported:
     meta: Record = row["meta"] if isinstance(row.get("meta"), dict) else {}
-    return _conversation("messages", {**row, **meta}, row["messages"], key=row.get("id", meta.get("id", "")))
+    return _conversation(
+        "messages", {**row, **meta}, row["messages"], key=row.get("id", meta.get("id", ""))
+    )
 
 
 def _read_completions(row: Record) -> Imported:
     """verifiers before traces: the messages shown, then those that followed."""
-    shown = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
-    key = "" if row.get("example_id") is None else f"{row['example_id']}#{row.get('rollout', row.get('id', 0))}"
+    shown = (
+        row["prompt"]
+        if isinstance(row["prompt"], list)
+        else [{"role": "user", "content": row["prompt"]}]
+    )
+    key = (
+        ""
+        if row.get("example_id") is None
+        else f"{row['example_id']}#{row.get('rollout', row.get('id', 0))}"
+    )
     return _conversation("verifiers", row, [*shown, *row["completion"]], key=key)
 
 
@@ -85,8 +109,11 @@ def _read_traces(row: Record) -> Imported:
     reward = sum(item["score"] * item.get("weight", 1.0) for item in rewards) if rewards else None
     task = trace["task"].get("data") or {}
     return _conversation(
-        "verifiers", {"reward": reward, "instruction": task.get("instruction")}, _path(trace["nodes"]),
-        key=trace.get("id", ""), task=task.get("idx", task.get("id")),
+        "verifiers",
+        {"reward": reward, "instruction": task.get("instruction")},
+        _path(trace["nodes"]),
+        key=trace.get("id", ""),
+        task=task.get("idx", task.get("id")),
     )
 
 
@@ -108,7 +135,11 @@ def _read_inspect(row: Record) -> Imported:
     known = [value for value in values if value is not None]
     reward = sum(known) / len(known) if known else None
     return _conversation(
-        "inspect", {"reward": reward}, row["messages"], key=f"{row.get('id')}#{row.get('epoch', 1)}", task=row.get("id")
+        "inspect",
+        {"reward": reward},
+        row["messages"],
+        key=f"{row.get('id')}#{row.get('epoch', 1)}",
+        task=row.get("id"),
     )
 
 
@@ -123,43 +154,64 @@ def _score(value: Any) -> float | None:
 def _conversation(
     name: str, row: Record, messages: list[Any], *, key: object = "", task: str | int | None = None
 ) -> Imported:
-    prompt, steps, final = split_episode([said(message, number) for number, message in enumerate(messages)])
+    prompt, steps, final = split_episode(
+        [said(message, number) for number, message in enumerate(messages)]
+    )
     reward = row.get("reward", row.get("score"))
     return Imported(
-        format=name, steps=steps, final_observation=final, key="" if key is None else str(key),
+        format=name,
+        steps=steps,
+        final_observation=final,
+        key="" if key is None else str(key),
         task=row.get("task", row.get("task_idx")) if task is None else task,
-        instruction=str(row.get("instruction") or ""), prompt=prompt, reward=whole_reward(reward),
-        success=row.get("success"), terminated=not row.get("truncated", False), author=str(row.get("author") or ""),
+        instruction=str(row.get("instruction") or ""),
+        prompt=prompt,
+        reward=whole_reward(reward),
+        success=row.get("success"),
+        terminated=not row.get("truncated", False),
+        author=str(row.get("author") or ""),
     )
 
 
 FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], Imported], str]] = {
     "eef": (
-        lambda row: {"author", "steps", "final_observation"} <= row.keys(), _read_own,
+        lambda row: {"author", "steps", "final_observation"} <= row.keys(),
+        _read_own,
         "a trajectory of a store of ours (`trajectories.jsonl`)",
     ),
     "react": (
-        lambda row: {"initial_observation", "steps"} <= row.keys(), read_react,
+        lambda row: {"initial_observation", "steps"} <= row.keys(),
+        read_react,
         "ReAct logs in bracket format: `initial_observation`, `steps[action, observation]`, thoughts as `think[…]`",
     ),
     "agentgym": (
-        lambda row: "conversations" in row and ("item_id" in row or _any_has(row["conversations"], "loss")),
-        _read_agentgym, "AgentGym: `conversations[from, value, loss]`, `item_id`",
+        lambda row: (
+            "conversations" in row and ("item_id" in row or _any_has(row["conversations"], "loss"))
+        ),
+        _read_agentgym,
+        "AgentGym: `conversations[from, value, loss]`, `item_id`",
     ),
     "sharegpt": (
-        lambda row: "conversations" in row, _read_sharegpt,
+        lambda row: "conversations" in row,
+        _read_sharegpt,
         "ETO and FastChat: `conversations[from, value]`, `id`, `reward`",
     ),
     "inspect": (
-        lambda row: "messages" in row and "scores" in row and "epoch" in row, _read_inspect,
+        lambda row: "messages" in row and "scores" in row and "epoch" in row,
+        _read_inspect,
         "inspect logs: `.eval`, or the same as JSON",
     ),
     "messages": (
-        lambda row: "messages" in row, _read_messages,
+        lambda row: "messages" in row,
+        _read_messages,
         "OpenAI messages: `messages[role, content, tool_calls]`, masks as `train`, `weight`, `loss` or `loss_weight`",
     ),
     "verifiers": (
-        lambda row: "traces" in row or {"nodes", "task"} <= row.keys() or {"prompt", "completion"} <= row.keys(),
+        lambda row: (
+            "traces" in row
+            or {"nodes", "task"} <= row.keys()
+            or {"prompt", "completion"} <= row.keys()
+        ),
         lambda row: _read_completions(row) if "completion" in row else _read_traces(row),
         "verifiers: `traces.jsonl`, or older rows of `prompt`, `completion`, `reward`",
     ),
@@ -168,4 +220,6 @@ FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], Imported],
 
 
 def _any_has(messages: Any, key: str) -> bool:
-    return isinstance(messages, list) and any(isinstance(item, dict) and key in item for item in messages)
+    return isinstance(messages, list) and any(
+        isinstance(item, dict) and key in item for item in messages
+    )

@@ -52,10 +52,17 @@ class ImportReport:
 
     def to_record(self) -> dict[str, Any]:
         return {
-            "formats": dict(self.formats), "imported": self.imported, "won": self.won,
-            "mean_reward": self.mean_reward, "replayed": self.replayed, "text_only": self.text_only,
-            "masked_turns": self.masked, "rejected": self.rejected, "held_out": self.held_out,
-            "reasons": dict(self.reasons), "differences": self.differences,
+            "formats": dict(self.formats),
+            "imported": self.imported,
+            "won": self.won,
+            "mean_reward": self.mean_reward,
+            "replayed": self.replayed,
+            "text_only": self.text_only,
+            "masked_turns": self.masked,
+            "rejected": self.rejected,
+            "held_out": self.held_out,
+            "reasons": dict(self.reasons),
+            "differences": self.differences,
         }
 
     def take(self, place: str, imported: Imported, trajectory: Trajectory, difference: str) -> None:
@@ -86,7 +93,12 @@ class Reading:
     """
 
     def __init__(
-        self, known: KnownTasks | None = None, *, wanted: str = "auto", author: str = "", reward: float | None = None,
+        self,
+        known: KnownTasks | None = None,
+        *,
+        wanted: str = "auto",
+        author: str = "",
+        reward: float | None = None,
         held_out: Mapping[str, str] | None = None,
     ) -> None:
         self.report = ImportReport()
@@ -108,12 +120,16 @@ class Reading:
             imported = read_row(row.data, self._wanted)
             author = self._named(imported, path)
             id = self._identify(imported, author, row.place)
-            found = verify(imported, self._known, id=id, author=author, source=row.place, reward=self._reward)
+            found = verify(
+                imported, self._known, id=id, author=author, source=row.place, reward=self._reward
+            )
         except Unreadable as error:
             return Rejection(row.place, str(error))
         if self._known and self._known.is_among(found.trajectory.task, imported, self._held_out):
             self.report.held_out += 1
-            why = self._held_out.get(found.trajectory.task, "it asks for what only such tasks ask for")
+            why = self._held_out.get(
+                found.trajectory.task, "it asks for what only such tasks ask for"
+            )
             return Rejection(row.place, f"held out: {why}")
         self._places[id] = row.place
         self.report.take(row.place, imported, found.trajectory, found.difference)

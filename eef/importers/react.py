@@ -52,7 +52,9 @@ def _steps(row: dict[str, Any]) -> list[Step]:
 
 
 def _entry(entry: Any, number: int) -> tuple[str, str]:
-    action, observation = (entry.get(name) if isinstance(entry, dict) else None for name in ("action", "observation"))
+    action, observation = (
+        entry.get(name) if isinstance(entry, dict) else None for name in ("action", "observation")
+    )
     if not isinstance(action, str) or not isinstance(observation, str):
         raise Unreadable(f"steps[{number}] has no text for `action` and `observation`")
     return action.strip(), observation

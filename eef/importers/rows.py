@@ -21,7 +21,9 @@ from eef.errors import DataError
 
 _ZIP, _BOM = b"PK\x03\x04", b"\xef\xbb\xbf"
 _WHOLE = 1 << 28  # bytes: a file which is one object is read at once up to this size
-_NOT_COMPRESSED_AS_WE_READ = "compressed in a way this Python cannot read (zstd?): `pip install 'eef[inspect]'`"
+_NOT_COMPRESSED_AS_WE_READ = (
+    "compressed in a way this Python cannot read (zstd?): `pip install 'eef[inspect]'`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,10 @@ def read_rows(path: Path) -> Iterator[Row | Rejection]:
         with path.open("rb") as file:
             start = _sniff(file)
             if not start:
-                raise DataError(f"`{path}` is empty", hint="each line, or each item of an array, is one trajectory")
+                raise DataError(
+                    f"`{path}` is empty",
+                    hint="each line, or each item of an array, is one trajectory",
+                )
             if start.startswith(_ZIP):
                 yield from _archive(path)
             elif start.startswith(b"["):
@@ -71,7 +76,9 @@ def _array(path: Path, file: BufferedReader) -> Iterator[Row | Rejection]:
             yield _checked(f"{path}:row {number}", item)
     except (ijson.JSONError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
-        yield Rejection(f"{path}:row {number + 1}", f"not JSON, and all behind it cannot be read: {reason}")
+        yield Rejection(
+            f"{path}:row {number + 1}", f"not JSON, and all behind it cannot be read: {reason}"
+        )
 
 
 def _lines(path: Path, file: BufferedReader) -> Iterator[Row | Rejection]:
@@ -83,13 +90,17 @@ def _lines(path: Path, file: BufferedReader) -> Iterator[Row | Rejection]:
             yield from _object(path, file)
             return
         place = f"{path}:{number}"
-        yield Rejection(place, item.reason) if isinstance(item, Rejection) else _checked(place, item)
+        yield (
+            Rejection(place, item.reason) if isinstance(item, Rejection) else _checked(place, item)
+        )
 
 
 def _object(path: Path, file: BufferedReader) -> Iterator[Row | Rejection]:
     """A file that is one object over many lines: a row, or the samples of an inspect log."""
     if path.stat().st_size > _WHOLE:
-        yield Rejection(f"{path}:1", f"one JSON object of {path.stat().st_size} bytes: write an object a line")
+        yield Rejection(
+            f"{path}:1", f"one JSON object of {path.stat().st_size} bytes: write an object a line"
+        )
         return
     item = _parse(path.read_bytes().removeprefix(_BOM))
     if isinstance(item, Rejection):
@@ -103,13 +114,22 @@ def _object(path: Path, file: BufferedReader) -> Iterator[Row | Rejection]:
 
 def _archive(path: Path) -> Iterator[Row | Rejection]:
     """The samples of an inspect log, which is a zip archive of JSON files, as a rule compressed by zstd."""
-    with suppress(ImportError):  # where it is there, zipfile reads zstd too, as it does by itself from Python 3.14 on
+    with suppress(
+        ImportError
+    ):  # where it is there, zipfile reads zstd too, as it does by itself from Python 3.14 on
         import zipfile_zstd  # noqa: F401
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.startswith("samples/") and name.endswith(".json")]
+            members = [
+                name
+                for name in archive.namelist()
+                if name.startswith("samples/") and name.endswith(".json")
+            ]
             if not members:
-                yield Rejection(str(path), "an archive without `samples/*.json`: it is no inspect log with samples")
+                yield Rejection(
+                    str(path),
+                    "an archive without `samples/*.json`: it is no inspect log with samples",
+                )
             for name in sorted(members):
                 yield _member(archive, path, name)
     except zipfile.BadZipFile as error:

@@ -46,12 +46,18 @@ class KnownTasks:
         named = self._by_id.get(str(imported.task)) or (
             self._by_number.get(imported.task) if isinstance(imported.task, int) else None
         )
-        return list({task.id: task for task in (*([named] if named else ()), *self.asking_for(imported))}.values())
+        return list(
+            {
+                task.id: task for task in (*([named] if named else ()), *self.asking_for(imported))
+            }.values()
+        )
 
     def asking_for(self, imported: Imported) -> list[Task]:
         """The tasks whose goal is that of the episode, or else the first line of what it sees."""
         goal = imported.goal()
-        return self._by_goal.get(goal_key(goal)) or self._by_goal.get(goal_key(goal.split("\n", 1)[0]), [])
+        return self._by_goal.get(goal_key(goal)) or self._by_goal.get(
+            goal_key(goal.split("\n", 1)[0]), []
+        )
 
     def is_among(self, task: str, imported: Imported, ids: Container[str]) -> bool:
         """Whether an episode of `task` is of one of the tasks `ids`: by its task, else because its goal is that of
@@ -63,7 +69,13 @@ class KnownTasks:
 
 
 def verify(
-    imported: Imported, known: KnownTasks | None, *, id: str, author: str, source: str, reward: float | None
+    imported: Imported,
+    known: KnownTasks | None,
+    *,
+    id: str,
+    author: str,
+    source: str,
+    reward: float | None,
 ) -> Verified:
     """The trajectory of an imported episode, replayed where a task of `known` gives the observations that are told.
 
@@ -71,7 +83,9 @@ def verify(
     """
     shell = _shell(imported, id, author, imported.source or source)
     if known is None:
-        return Verified(_as_told(imported, known, shell, reward), "no environment at hand to replay it in")
+        return Verified(
+            _as_told(imported, known, shell, reward), "no environment at hand to replay it in"
+        )
     differences: list[tuple[int, str]] = [(-1, f"{known.env.name} has no task that asks for this")]
     for task in known.candidates(imported):
         try:
@@ -87,8 +101,15 @@ def verify(
 def _shell(imported: Imported, id: str, author: str, source: str) -> Trajectory:
     """All that does not depend on a replay."""
     return Trajectory(
-        id=id, task="", author=author, steps=imported.steps, final_observation=imported.final_observation,
-        status="terminated", reward=None, success=False, source=source,
+        id=id,
+        task="",
+        author=author,
+        steps=imported.steps,
+        final_observation=imported.final_observation,
+        status="terminated",
+        reward=None,
+        success=False,
+        source=source,
     )
 
 
@@ -110,19 +131,31 @@ def _replayed(env: Env, task: Task, imported: Imported, shell: Trajectory) -> Tr
     if imported.reward is not None and abs(reward - imported.reward) > _SAME_REWARD:
         raise _differs(task, len(steps), f"reward {imported.reward:g}", f"reward {reward:g}")
     return replace(
-        shell, task=task.id, steps=tuple(steps), final_observation=seen, reward=reward,
-        status="terminated" if over else "truncated", success=reward >= env.success_threshold,
+        shell,
+        task=task.id,
+        steps=tuple(steps),
+        final_observation=seen,
+        reward=reward,
+        status="terminated" if over else "truncated",
+        success=reward >= env.success_threshold,
         usage=Usage(replayed_steps=len(steps)),
     )
 
 
-def _as_told(imported: Imported, known: KnownTasks | None, shell: Trajectory, reward: float | None) -> Trajectory:
+def _as_told(
+    imported: Imported, known: KnownTasks | None, shell: Trajectory, reward: float | None
+) -> Trajectory:
     told = reward if imported.reward is None else imported.reward
     if told is None:
-        raise Unreadable("no reward, and no replay that gives one (`--reward 1` takes such rows for wins)")
+        raise Unreadable(
+            "no reward, and no replay that gives one (`--reward 1` takes such rows for wins)"
+        )
     won = told >= (known.env.success_threshold if known else 1.0)
     return replace(
-        shell, task=_task_of(imported, known), reward=told, replayable=False,
+        shell,
+        task=_task_of(imported, known),
+        reward=told,
+        replayable=False,
         status="terminated" if imported.terminated else "truncated",
         success=won if imported.success is None else bool(imported.success),
     )
@@ -144,13 +177,17 @@ def _same(one: str, other: str) -> bool:
 
 
 def _differs(task: Task, t: int, told: str, seen: str) -> ReplayMismatch:
-    message = f"{task.id} differs at step {t}: told {_around(told, seen)!r}, seen {_around(seen, told)!r}"
+    message = (
+        f"{task.id} differs at step {t}: told {_around(told, seen)!r}, seen {_around(seen, told)!r}"
+    )
     return ReplayMismatch(message, step=t, expected=told, observed=seen)
 
 
 def _around(text: str, other: str) -> str:
     """The text from shortly before its first difference on."""
     words, others = text.split(), other.split()
-    same = next((i for i, pair in enumerate(zip(words, others, strict=False)) if pair[0] != pair[1]), 0)
+    same = next(
+        (i for i, pair in enumerate(zip(words, others, strict=False)) if pair[0] != pair[1]), 0
+    )
     shown = " ".join(words[max(0, same - 3) :])
     return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + " …"

@@ -41,13 +41,16 @@ class Atlas(Configured[AtlasOptions]):
 
     Options: ClassVar[type[MethodOptions]] = AtlasOptions
 
-    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> list[PlannedState]:
         plan = []
         for task in tasks:
             wins = self._wins(trajectories, task)
             states = [
                 StateRef(win.id, t)
-                for win in wins if win.replayable
+                for win in wins
+                if win.replayable
                 for t in open_states(win, expert_states(win.length, self.options.M))
             ]
             if wins:
@@ -58,7 +61,9 @@ class Atlas(Configured[AtlasOptions]):
         check_experts(trajectories, self.options.bc_experts)
         wins = [win for task in tasks for win in self._wins(trajectories, task)]
         examples = [self._example(trajectories, win, round) for win in wins]
-        return make_selection(self.name, [example for example in examples if any(example.weights)], tasks)
+        return make_selection(
+            self.name, [example for example in examples if any(example.weights)], tasks
+        )
 
     def _wins(self, trajectories: TrajectorySet, task: str) -> list[Trajectory]:
         episodes = expert_trajectories(trajectories, task, self.options.bc_experts)
@@ -73,8 +78,12 @@ class Atlas(Configured[AtlasOptions]):
             for t, step in enumerate(win.steps)
         ]
         return TrainingExample(
-            id=f"{win.id}@0", task=win.task, trajectory=win.id, state=0,
-            weights=tuple(weight for weight, _ in steps), reasons=tuple(reason for _, reason in steps),
+            id=f"{win.id}@0",
+            task=win.task,
+            trajectory=win.id,
+            state=0,
+            weights=tuple(weight for weight, _ in steps),
+            reasons=tuple(reason for _, reason in steps),
             evidence=(win.id,),
         )
 
@@ -88,7 +97,9 @@ def step_gains(measured: dict[int, tuple[int, int]], length: int) -> list[float]
     >>> step_gains({0: (0, 2), 2: (1, 2)}, 4)
     [0.25, 0.25, 0.25, 0.25]
     """
-    rates = {t: wins / played for t, (wins, played) in measured.items() if played and t < length} | {length: 1.0}
+    rates = {
+        t: wins / played for t, (wins, played) in measured.items() if played and t < length
+    } | {length: 1.0}
     gains = [0.0] * length
     for start, end in pairwise(sorted(rates)):
         for t in range(start, end):

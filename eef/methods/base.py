@@ -19,6 +19,7 @@ class MethodOptions(Settings):
     bc_experts: tuple[str, ...] | None = Field(default=None, strict=False)
     """Experts (without `expert:`) whose wins are trained on; every expert's when left out."""
 
+
 OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 
 
@@ -46,7 +47,9 @@ class Method(Protocol):
         """The method under a name with checked options (ConfigError)."""
         ...
 
-    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> list[PlannedState]:
         """The states to play on from in a round, the tasks in the order given."""
         ...
 
@@ -66,7 +69,9 @@ class Configured(Generic[OptionsT]):
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, object]) -> Self:
-        return cls(name, cast(OptionsT, parse_settings(cls.Options, options, source=f"options.{name}")))
+        return cls(
+            name, cast(OptionsT, parse_settings(cls.Options, options, source=f"options.{name}"))
+        )
 
     @property
     def told(self) -> str:

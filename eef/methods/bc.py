@@ -23,11 +23,15 @@ class Bc(Configured[BcOptions]):
 
     Options: ClassVar[type[MethodOptions]] = BcOptions
 
-    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> list[PlannedState]:
         return []
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         def won(task: str) -> list[Trajectory]:
-            return whole_wins(trajectories, winning(trajectories, task, range(0), self.options.bc_experts))
+            return whole_wins(
+                trajectories, winning(trajectories, task, range(0), self.options.bc_experts)
+            )
 
         return select_whole(self, trajectories, tasks, won)

@@ -106,7 +106,9 @@ class EefOptions(MethodOptions):
     @model_validator(mode="after")
     def _own_failures_are_no_experts(self) -> EefOptions:
         if self.launch == "student" and (self.expert_states == "all"):
-            raise ValueError('`expert_states` has no effect with `launch = "student"`: no expert is played on from')
+            raise ValueError(
+                '`expert_states` has no effect with `launch = "student"`: no expert is played on from'
+            )
         return self
 
 
@@ -125,7 +127,11 @@ class _Evidence:
         """
         if state is None:
             return list(self.wins)
-        return [win for win in self.wins if _origin(win) == state.trajectory and expert_part(win) >= state.t]
+        return [
+            win
+            for win in self.wins
+            if _origin(win) == state.trajectory and expert_part(win) >= state.t
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,9 @@ class Eef(Configured[EefOptions]):
 
     Options: ClassVar[type[MethodOptions]] = EefOptions
 
-    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> list[PlannedState]:
         if self.options.launch == "expert":
             _refuse_text_alone(trajectories, self.options.experts)
         plan = []
@@ -158,7 +166,11 @@ class Eef(Configured[EefOptions]):
             for grid in evidence.grids.values():
                 counts.update(f"segments.{segment.label}" for segment in grid.segments())
                 for t in grid.recovery_states():
-                    solved = self._solve(evidence, StateRef(grid.trajectory, t)) if self.options.recovery else []
+                    solved = (
+                        self._solve(evidence, StateRef(grid.trajectory, t))
+                        if self.options.recovery
+                        else []
+                    )
                     counts.update({"states.recovery": 1, "states.recovered": int(bool(solved))})
                     examples += solved
         return make_selection(self.name, _unique(trajectories, examples), tasks, counts)
@@ -173,23 +185,32 @@ class Eef(Configured[EefOptions]):
         rounds = _rounds(self.options.grid, round)
         chosen = {t for each in rounds if each for t in self._states(trajectories, expert, each)}
         begun = {
-            item.start.t for item in trajectories.of_task(expert.task)
+            item.start.t
+            for item in trajectories.of_task(expert.task)
             if item.start and item.start.trajectory == expert.id and item.round in rounds
         }
         # a budget may leave planned states out: segments then reach from one that was played on from to the next
-        return measure_grid(trajectories, expert, sorted(chosen & begun), rounds=rounds, rule=self.options.ok_rule)
+        return measure_grid(
+            trajectories, expert, sorted(chosen & begun), rounds=rounds, rule=self.options.ok_rule
+        )
 
-    def _states(self, trajectories: TrajectorySet, origin: Trajectory, round: int) -> tuple[int, ...]:
+    def _states(
+        self, trajectories: TrajectorySet, origin: Trajectory, round: int
+    ) -> tuple[int, ...]:
         """The states of a trajectory that a round plays on from; earlier rounds alone decide."""
         measured = count_wins(trajectories, origin, range(1, round))
         key = f"{origin.id} in round {round}"
-        chosen = choose_states(self.options.state_choice, origin.length, self.options.M, measured, key)
+        chosen = choose_states(
+            self.options.state_choice, origin.length, self.options.M, measured, key
+        )
         return open_states(origin, chosen)
 
     def _explored(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
         if self.options.launch == "student":
             own = from_the_start(trajectories, task, range(1, round))
-            failed = sorted((item for item in own if not item.success), key=lambda item: (-item.round, item.id))
+            failed = sorted(
+                (item for item in own if not item.success), key=lambda item: (-item.round, item.id)
+            )
             return failed[:1]
         known = expert_trajectories(trajectories, task, self.options.experts)
         experts = [item for item in known if item.replayable]
@@ -202,7 +223,11 @@ class Eef(Configured[EefOptions]):
 
     def _solve_start(self, evidence: _Evidence) -> list[TrainingExample]:
         """The examples for a task's start; no win at all leaves the task for a later round."""
-        whole = whole_wins(evidence.trajectories, evidence.wins) if self.options.examples == "rft" else []
+        whole = (
+            whole_wins(evidence.trajectories, evidence.wins)
+            if self.options.examples == "rft"
+            else []
+        )
         if whole:
             return [self._example(evidence, win, 0, 1.0) for win in whole]
         return self._solve(evidence, None)
@@ -219,7 +244,9 @@ class Eef(Configured[EefOptions]):
     def _preference(self, win: Trajectory) -> tuple[int, tuple[int, int, str]]:
         return -win.round if self.options.solution == "newest" else 0, by_least_expert(win)
 
-    def _example(self, evidence: _Evidence, win: Trajectory, state: int, share: float) -> TrainingExample:
+    def _example(
+        self, evidence: _Evidence, win: Trajectory, state: int, share: float
+    ) -> TrainingExample:
         """A win's path with weight 0 before `state`; `share` scales the weights behind it."""
         grid = evidence.grids.get(_origin(win))
         given = [item.step.weight for item in evidence.trajectories.path(win.id)]
@@ -230,7 +257,10 @@ class Eef(Configured[EefOptions]):
         scale = share * self._reward_weight(win)
         proof = grid.rollouts_between(state, expert_part(win)) if grid else ()
         return TrainingExample(
-            id=f"{win.id}@{state}", task=win.task, trajectory=win.id, state=state,
+            id=f"{win.id}@{state}",
+            task=win.task,
+            trajectory=win.id,
+            state=state,
             weights=tuple(scale * weight for weight, _ in steps),
             reasons=tuple(reason for _, reason in steps),
             evidence=tuple(dict.fromkeys((win.id, *proof))),
@@ -248,7 +278,9 @@ class Eef(Configured[EefOptions]):
         segment = grid.segment_at(t) if grid else None
         if segment is None or segment.label == "unknown":
             return (1.0, "expert-win") if is_expert(win) else (0.0, "unknown")
-        if segment.label == "harmful" or (segment.label == "neutral" and self.options.neutral == "masked"):
+        if segment.label == "harmful" or (
+            segment.label == "neutral" and self.options.neutral == "masked"
+        ):
             return 0.0, segment.label
         return max(0.0, segment.gain) if self.options.weights == "value" else 1.0, segment.label
 
@@ -259,8 +291,12 @@ class Eef(Configured[EefOptions]):
 
 
 _COUNTS = (
-    "segments.beneficial", "segments.harmful", "segments.neutral", "segments.unknown",
-    "states.recovery", "states.recovered",
+    "segments.beneficial",
+    "segments.harmful",
+    "segments.neutral",
+    "segments.unknown",
+    "states.recovery",
+    "states.recovered",
 )
 
 
@@ -270,7 +306,11 @@ def _rounds(which: Literal["all", "round"], round: int) -> range:
 
 def _refuse_text_alone(trajectories: TrajectorySet, experts: Sequence[str] | None) -> None:
     """MethodError where there are failures of these experts and none of them can be played on from."""
-    episodes = (item for task in trajectories.tasks() for item in expert_trajectories(trajectories, task, experts))
+    episodes = (
+        item
+        for task in trajectories.tasks()
+        for item in expert_trajectories(trajectories, task, experts)
+    )
     failures = [item for item in episodes if not item.success]
     text = [item for item in failures if not item.replayable]
     if text and len(text) == len(failures):
@@ -286,7 +326,9 @@ def _origin(win: Trajectory) -> str:
     return win.start.trajectory if win.start else win.id
 
 
-def _unique(trajectories: TrajectorySet, examples: Sequence[TrainingExample]) -> list[TrainingExample]:
+def _unique(
+    trajectories: TrajectorySet, examples: Sequence[TrainingExample]
+) -> list[TrainingExample]:
     """The examples that train something, each (task, actions, weights) once: experts may share a prefix."""
     first: dict[tuple[object, ...], TrainingExample] = {}
     for example in examples:

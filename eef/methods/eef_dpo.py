@@ -24,7 +24,8 @@ class EefDpo(Eef):
         plain = Eef.select(self, trajectories, tasks, round)
         pairs = [
             _pair(trajectories, grid, segment)
-            for task in tasks for grid in self.grids(trajectories, task, round).values()
+            for task in tasks
+            for grid in self.grids(trajectories, task, round).values()
             for segment in _harmful(grid)
         ]
         return make_selection(self.name, plain.examples, tasks, _own_counts(plain), pairs)
@@ -37,11 +38,17 @@ def _harmful(grid: OkGrid) -> Iterator[Segment]:
 def _pair(trajectories: TrajectorySet, grid: OkGrid, segment: Segment) -> PreferencePair:
     """The win with least steps from the segment's first state, and the segment."""
     names = grid.rollouts[grid.states.index(segment.start)]
-    win = min((trajectories[name] for name in names if trajectories[name].success), key=by_least_expert)
+    win = min(
+        (trajectories[name] for name in names if trajectories[name].success), key=by_least_expert
+    )
     harm = suffix(trajectories[grid.trajectory], segment.start, end=segment.end, reason="harmful")
     return make_pair(suffix(win, segment.start), harm)
 
 
 def _own_counts(selection: Selection) -> dict[str, int]:
     """What `eef` itself counted; `make_selection` counts the rest anew."""
-    return {name: count for name, count in selection.counts.items() if name.startswith(("segments.", "states."))}
+    return {
+        name: count
+        for name, count in selection.counts.items()
+        if name.startswith(("segments.", "states."))
+    }

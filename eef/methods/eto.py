@@ -35,7 +35,9 @@ class Eto(Configured[EtoOptions]):
 
     Options: ClassVar[type[MethodOptions]] = EtoOptions
 
-    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> list[PlannedState]:
         return [PlannedState(task, None, self.options.k) for task in tasks]
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
@@ -46,10 +48,14 @@ class Eto(Configured[EtoOptions]):
     def _pairs(self, trajectories: TrajectorySet, task: str, round: int) -> list[PreferencePair]:
         rounds = range(round if self.options.pairs == "round" else 1, round + 1)
         own = distinct(trajectories, from_the_start(trajectories, task, rounds))
-        experts = distinct(trajectories, expert_trajectories(trajectories, task, self.options.bc_experts))
+        experts = distinct(
+            trajectories, expert_trajectories(trajectories, task, self.options.bc_experts)
+        )
         return [
             make_pair(whole_path(better), whole_path(worse))
             for one, other in ((experts, own), (own, experts))
-            for better in one if better.success
-            for worse in other if not worse.success
+            for better in one
+            if better.success
+            for worse in other
+            if not worse.success
         ]

@@ -28,7 +28,12 @@ def whole_path(item: Trajectory, told: str = "") -> TrainingExample:
 
 
 def suffix(
-    item: Trajectory, state: int, *, end: int | None = None, reason: str | None = None, told: str = ""
+    item: Trajectory,
+    state: int,
+    *,
+    end: int | None = None,
+    reason: str | None = None,
+    told: str = "",
 ) -> TrainingExample:
     """The example which shows a path up to `state`, trains the steps from there (up to `end`), and no other.
 
@@ -39,12 +44,18 @@ def suffix(
     end = item.length if end is None else end
     steps = [
         scaled(1.0, reason or f"{who}-{how}", item.steps[t - item.first].weight)
-        if max(state, item.first) <= t < end else (0.0, "context")
+        if max(state, item.first) <= t < end
+        else (0.0, "context")
         for t in range(item.length)
     ]
     return TrainingExample(
-        id=f"{item.id}@{state}", task=item.task, trajectory=item.id, state=state, told=told,
-        weights=tuple(weight for weight, _ in steps), reasons=tuple(reason for _, reason in steps),
+        id=f"{item.id}@{state}",
+        task=item.task,
+        trajectory=item.id,
+        state=state,
+        told=told,
+        weights=tuple(weight for weight, _ in steps),
+        reasons=tuple(reason for _, reason in steps),
         evidence=(item.id,),
     )
 
@@ -56,11 +67,15 @@ def scaled(weight: float, reason: str, given: float) -> tuple[float, str]:
 
 def make_pair(chosen: TrainingExample, rejected: TrainingExample) -> PreferencePair:
     """The pair of two examples from the same state."""
-    return PreferencePair(id=f"{chosen.id} > {rejected.id}", task=chosen.task, chosen=chosen, rejected=rejected)
+    return PreferencePair(
+        id=f"{chosen.id} > {rejected.id}", task=chosen.task, chosen=chosen, rejected=rejected
+    )
 
 
 def select_whole(
-    method: Configured[Any], trajectories: TrajectorySet, tasks: Sequence[str],
+    method: Configured[Any],
+    trajectories: TrajectorySet,
+    tasks: Sequence[str],
     episodes_of: Callable[[str], Iterable[Trajectory]],
 ) -> Selection:
     """The whole paths of each task's `episodes_of(task)`. MethodError for an unknown expert, or where there is none."""
@@ -91,7 +106,9 @@ def make_selection(
     if pairs:
         total["pairs"] = len(pairs)
     ways = (*examples, *(pair.chosen for pair in pairs))
-    total["tasks.unsolved"] = len(set(tasks) - {example.task for example in ways if example.state == 0})
+    total["tasks.unsolved"] = len(
+        set(tasks) - {example.task for example in ways if example.state == 0}
+    )
     for example in examples:
         steps = zip(example.reasons, example.weights, strict=True)
         trained = [reason for reason, weight in steps if weight > 0]

@@ -39,12 +39,17 @@ class Ipr(Configured[IprOptions]):
 
     Options: ClassVar[type[MethodOptions]] = IprOptions
 
-    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> list[PlannedState]:
         plan = []
         for task in tasks:
             wins = self._wins(trajectories, task)
             states = [
-                StateRef(win.id, t) for win in wins if win.replayable for t in open_states(win, range(1, win.length))
+                StateRef(win.id, t)
+                for win in wins
+                if win.replayable
+                for t in open_states(win, range(1, win.length))
             ]
             if wins:
                 plan += plan_states(task, states, self.options.samples)
@@ -60,13 +65,25 @@ class Ipr(Configured[IprOptions]):
         episodes = expert_trajectories(trajectories, task, self.options.bc_experts)
         return distinct(trajectories, [item for item in episodes if item.success])
 
-    def _pairs(self, trajectories: TrajectorySet, win: Trajectory, round: int) -> list[PreferencePair]:
+    def _pairs(
+        self, trajectories: TrajectorySet, win: Trajectory, round: int
+    ) -> list[PreferencePair]:
         played = rollouts_from(trajectories, win, range(round, round + 1))
-        values = {t: fmean(item.reward or 0.0 for item in rollouts) for t, rollouts in played.items() if rollouts}
+        values = {
+            t: fmean(item.reward or 0.0 for item in rollouts)
+            for t, rollouts in played.items()
+            if rollouts
+        }
         values[win.length] = win.reward or 0.0
         return [
             make_pair(suffix(win, t), suffix(worse, t))
             for t in range(win.length)
-            if t == 0 or (t in values and t + 1 in values and values[t + 1] - values[t] > self.options.threshold)
-            for worse in distinct(trajectories, played.get(t, [])) if not worse.success
+            if t == 0
+            or (
+                t in values
+                and t + 1 in values
+                and values[t + 1] - values[t] > self.options.threshold
+            )
+            for worse in distinct(trajectories, played.get(t, []))
+            if not worse.success
         ]

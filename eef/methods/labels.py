@@ -99,12 +99,15 @@ class OkGrid:
 
     def segment_at(self, t: int) -> Segment | None:
         """The segment in which the expert's action `t` lies; None behind the last state."""
-        return next((segment for segment in self.segments() if segment.start <= t < segment.end), None)
+        return next(
+            (segment for segment in self.segments() if segment.start <= t < segment.end), None
+        )
 
     def recovery_states(self) -> tuple[int, ...]:
         """The states the student loses from, though it wins from the state before."""
         return tuple(
-            state for (before, after), state in zip(pairwise(self.ok), self.states[1:], strict=True)
+            state
+            for (before, after), state in zip(pairwise(self.ok), self.states[1:], strict=True)
             if before is True and after is False
         )
 
@@ -116,7 +119,9 @@ class OkGrid:
 
     def win_rates(self) -> list[float]:
         """Win rate of each state; 0 where nothing was measured (its segments are unknown)."""
-        return [won / max(1, len(names)) for won, names in zip(self.wins, self.rollouts, strict=True)]
+        return [
+            won / max(1, len(names)) for won, names in zip(self.wins, self.rollouts, strict=True)
+        ]
 
 
 def measure_grid(
@@ -141,7 +146,9 @@ def measure_grid(
         states=grid,
         rollouts=tuple(tuple(rollout.id for rollout in rollouts) for rollouts in per_state),
         wins=wins,
-        ok=tuple(_is_ok(won, len(rollouts), rule) for won, rollouts in zip(wins, per_state, strict=True)),
+        ok=tuple(
+            _is_ok(won, len(rollouts), rule) for won, rollouts in zip(wins, per_state, strict=True)
+        ),
     )
 
 
@@ -155,15 +162,25 @@ def rollouts_from(
     played: dict[int, list[Trajectory]] = {0: []}
     for rollout in sorted(trajectories.of_task(expert.task), key=lambda item: item.id):
         state = _state_in(rollout, expert)
-        if state is not None and is_student(rollout) and rollout.status != "error" and rollout.round in rounds:
+        if (
+            state is not None
+            and is_student(rollout)
+            and rollout.status != "error"
+            and rollout.round in rounds
+        ):
             played.setdefault(state, []).append(rollout)
     return played
 
 
-def count_wins(trajectories: TrajectorySet, expert: Trajectory, rounds: Collection[int]) -> dict[int, tuple[int, int]]:
+def count_wins(
+    trajectories: TrajectorySet, expert: Trajectory, rounds: Collection[int]
+) -> dict[int, tuple[int, int]]:
     """(wins, rollouts) of the student from every state along a trajectory that it played on from in some rounds."""
     played = rollouts_from(trajectories, expert, rounds)
-    return {state: (sum(item.success for item in played[state]), len(played[state])) for state in sorted(played)}
+    return {
+        state: (sum(item.success for item in played[state]), len(played[state]))
+        for state in sorted(played)
+    }
 
 
 def _state_in(rollout: Trajectory, expert: Trajectory) -> int | None:

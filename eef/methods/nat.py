@@ -44,7 +44,9 @@ class Nat(Configured[NatOptions]):
     def told(self) -> str:
         return TOLD[self.options.tags][0]
 
-    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> list[PlannedState]:
         return [PlannedState(task, None, self.options.k) for task in tasks if self.options.k]
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
@@ -55,6 +57,7 @@ class Nat(Configured[NatOptions]):
             episodes = from_the_start(trajectories, task, range(round + 1))
             episodes += expert_trajectories(trajectories, task, self.options.bc_experts)
             examples += [
-                whole_path(item, of_win if item.success else of_failure) for item in distinct(trajectories, episodes)
+                whole_path(item, of_win if item.success else of_failure)
+                for item in distinct(trajectories, episodes)
             ]
         return make_selection(self.name, examples, tasks)

@@ -19,7 +19,11 @@ def expert_trajectories(
     """
     found = [item for item in trajectories.of_task(task) if is_expert(item) and item.start is None]
     return sorted(
-        (item for item in found if item.status != "error" and (experts is None or _expert_name(item) in experts)),
+        (
+            item
+            for item in found
+            if item.status != "error" and (experts is None or _expert_name(item) in experts)
+        ),
         key=lambda item: item.id,
     )
 
@@ -27,8 +31,12 @@ def expert_trajectories(
 def from_the_start(trajectories: TrajectorySet, task: str, rounds: range) -> list[Trajectory]:
     """The student's episodes of a task from its start, won or lost, by round and id; broken ones left out."""
     found = [
-        item for item in trajectories.of_task(task)
-        if is_student(item) and item.start is None and item.status != "error" and item.round in rounds
+        item
+        for item in trajectories.of_task(task)
+        if is_student(item)
+        and item.start is None
+        and item.status != "error"
+        and item.round in rounds
     ]
     return sorted(found, key=lambda item: (item.round, item.id))
 
@@ -43,8 +51,12 @@ def check_experts(
     for name in names:
         if name not in known:
             like = nearest(name, known)
-            hint = f"did you mean {like!r}?" if like else f"experts here: {', '.join(known) or 'none'}"
-            raise MethodError(f"`{option}` names {name!r}, of whom there is no trajectory", hint=hint)
+            hint = (
+                f"did you mean {like!r}?" if like else f"experts here: {', '.join(known) or 'none'}"
+            )
+            raise MethodError(
+                f"`{option}` names {name!r}, of whom there is no trajectory", hint=hint
+            )
 
 
 def winning(
@@ -52,11 +64,16 @@ def winning(
 ) -> list[Trajectory]:
     """D+ of a task: the student's wins in `rounds`, from the start or inside a whole episode, and the experts'."""
     student = [
-        item for item in trajectories.of_task(task)
-        if is_student(item) and item.success and item.round in rounds
+        item
+        for item in trajectories.of_task(task)
+        if is_student(item)
+        and item.success
+        and item.round in rounds
         and (item.start is None or trajectories[item.start.trajectory].start is None)
     ]
-    return student + [item for item in expert_trajectories(trajectories, task, bc_experts) if item.success]
+    return student + [
+        item for item in expert_trajectories(trajectories, task, bc_experts) if item.success
+    ]
 
 
 def expert_part(win: Trajectory) -> int:

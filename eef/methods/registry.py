@@ -19,7 +19,14 @@ from eef.methods.rft import Rft
 from eef.methods.sft_all import SftAll
 
 METHODS: dict[str, type[Method]] = {
-    "bc": Bc, "sft_all": SftAll, "nat": Nat, "rft": Rft, "eto": Eto, "ipr": Ipr, "atlas": Atlas, "eef": Eef,
+    "bc": Bc,
+    "sft_all": SftAll,
+    "nat": Nat,
+    "rft": Rft,
+    "eto": Eto,
+    "ipr": Ipr,
+    "atlas": Atlas,
+    "eef": Eef,
     "eef+dpo": EefDpo,
 }
 _NAME = re.compile(r"[A-Za-z0-9_+-]+")
@@ -36,7 +43,9 @@ def make_method(name: str, options: Mapping[str, object] | None = None) -> Metho
     numbered = re.fullmatch(r"rft(\d+)", kind)
     if numbered:
         if "k" in given:
-            raise ConfigError(f"options.{name}: the name `{kind}` sets `k` already", hint="leave `k` out")
+            raise ConfigError(
+                f"options.{name}: the name `{kind}` sets `k` already", hint="leave `k` out"
+            )
         return METHODS["rft"].of(name, {**given, "k": int(numbered[1])})
     if kind not in METHODS:
         like = nearest(kind, list(METHODS))
@@ -49,9 +58,14 @@ def make_method(name: str, options: Mapping[str, object] | None = None) -> Metho
 def _kind(name: str, method: object) -> str:
     """The method that an arm's name stands for. An arm is a folder of the run, so its name is a plain word."""
     if not _NAME.fullmatch(name) or name == "expert":
-        raise ConfigError(f"{name!r} is no name for a method", hint="letters, digits, `-`, `_` and `+`; not `expert`")
+        raise ConfigError(
+            f"{name!r} is no name for a method",
+            hint="letters, digits, `-`, `_` and `+`; not `expert`",
+        )
     if not isinstance(method, str):
         raise ConfigError(f"options.{name}: `method` is {method!r}, not the name of a method")
     if name == "bc" and method != "bc":
-        raise ConfigError("options.bc: `method` has no effect: every run begins with behaviour cloning")
+        raise ConfigError(
+            "options.bc: `method` has no effect: every run begins with behaviour cloning"
+        )
     return method

@@ -31,7 +31,9 @@ class Rft(Configured[RftOptions]):
 
     Options: ClassVar[type[MethodOptions]] = RftOptions
 
-    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> list[PlannedState]:
         return [PlannedState(task, None, self.options.k) for task in tasks]
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:

@@ -23,11 +23,15 @@ class SftAll(Configured[SftAllOptions]):
 
     Options: ClassVar[type[MethodOptions]] = SftAllOptions
 
-    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[PlannedState]:
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> list[PlannedState]:
         return []
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         def played(task: str) -> list[Trajectory]:
-            return distinct(trajectories, expert_trajectories(trajectories, task, self.options.bc_experts))
+            return distinct(
+                trajectories, expert_trajectories(trajectories, task, self.options.bc_experts)
+            )
 
         return select_whole(self, trajectories, tasks, played)

@@ -15,7 +15,9 @@ StateChoice = Literal["even", "random", "bisection", "uncertainty"]
 Measured = Mapping[int, tuple[int, int]]
 
 
-def choose_states(how: StateChoice, length: int, count: int, measured: Measured, key: str) -> tuple[int, ...]:
+def choose_states(
+    how: StateChoice, length: int, count: int, measured: Measured, key: str
+) -> tuple[int, ...]:
     """At most `count` states behind the start and before the end of a path of `length` steps, in order.
 
     `measured` are the earlier rounds; where they say nothing the states are evenly spaced. `key` names the draw of
@@ -49,7 +51,10 @@ def bisect(length: int, count: int, measured: Measured) -> tuple[int, ...]:
     if not won:
         return expert_states(length, count)
     low = max(won)
-    high = min((t for t, (wins, played) in measured.items() if t > low and played and not wins), default=length)
+    high = min(
+        (t for t, (wins, played) in measured.items() if t > low and played and not wins),
+        default=length,
+    )
     inside = expert_states(high - low, count)
     found = [low + t for t in inside] or [low, high][:count]
     return tuple(t for t in found if 0 < t < length)
@@ -64,7 +69,11 @@ def most_uncertain(length: int, count: int, measured: Measured) -> tuple[int, ..
     >>> most_uncertain(9, 2, {0: (3, 3), 4: (3, 3), 6: (0, 3)})
     (1, 5)
     """
-    known = {t: (wins + 1) / (played + 2) for t, (wins, played) in measured.items() if played and t < length}
+    known = {
+        t: (wins + 1) / (played + 2)
+        for t, (wins, played) in measured.items()
+        if played and t < length
+    }
     if not known:
         return expert_states(length, count)
     known = {0: known[min(known)], **known, length: 0.0}
@@ -75,4 +84,8 @@ def most_uncertain(length: int, count: int, measured: Measured) -> tuple[int, ..
 
 def _between(known: Mapping[int, float], t: int) -> float:
     low, high = max(at for at in known if at <= t), min(at for at in known if at >= t)
-    return known[low] if low == high else known[low] + (known[high] - known[low]) * (t - low) / (high - low)
+    return (
+        known[low]
+        if low == high
+        else known[low] + (known[high] - known[low]) * (t - low) / (high - low)
+    )

@@ -23,7 +23,12 @@ _WEIGHTS = "*.safetensors"
 
 
 def save_checkpoint(
-    model: Any, tokenizer: Any, directory: Path, *, base: str, about: Mapping[str, Any] | None = None
+    model: Any,
+    tokenizer: Any,
+    directory: Path,
+    *,
+    base: str,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write model, tokenizer, chat template and generation settings; what stood in `directory` before is replaced.
 
@@ -49,11 +54,17 @@ def merge_checkpoint(directory: Path, out: Path, *, dtype: DType = "float32") ->
     model, tokenizer = load_model(str(directory), dtype=dtype, device="cpu")
     about = {key: value for key, value in manifest.items() if key not in ("base", "sha256")}
     save_checkpoint(
-        merge_adapters(model), tokenizer, out, base=manifest["base"], about={**about, "merged": str(directory)}
+        merge_adapters(model),
+        tokenizer,
+        out,
+        base=manifest["base"],
+        about={**about, "merged": str(directory)},
     )
     card = directory / "README.md"
     if card.is_file():
-        text = card.read_text(encoding="utf-8").replace("library_name: peft", "library_name: transformers", 1)
+        text = card.read_text(encoding="utf-8").replace(
+            "library_name: peft", "library_name: transformers", 1
+        )
         write_text(out / "README.md", text.replace("- lora\n", "", 1))
 
 
@@ -65,7 +76,9 @@ def is_complete(directory: Path) -> bool:
 def read_manifest(directory: Path) -> dict[str, Any]:
     """What a checkpoint is. DataError where the directory holds no complete one."""
     if not is_complete(directory):
-        raise DataError(f"`{directory}` holds no complete checkpoint", hint="its `manifest.json` is missing")
+        raise DataError(
+            f"`{directory}` holds no complete checkpoint", hint="its `manifest.json` is missing"
+        )
     manifest: dict[str, Any] = read_json(directory / MANIFEST_FILE)
     return manifest
 
@@ -75,7 +88,9 @@ def verify_checkpoint(directory: Path) -> None:
     for name, expected in read_manifest(directory)["sha256"].items():
         path = directory / name
         if not path.is_file() or _sha256(path) != expected:
-            raise DataError(f"`{path}` is missing or not as it was written", hint="train this checkpoint again")
+            raise DataError(
+                f"`{path}` is missing or not as it was written", hint="train this checkpoint again"
+            )
 
 
 def _sha256(path: Path) -> str:

@@ -43,7 +43,8 @@ def load_model(
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ModelError(
             f"model {name!r} has embeddings for {model.get_input_embeddings().num_embeddings} tokens, its tokenizer "
-            f"has {len(tokenizer)}", hint="tokenizer and weights are not of the same model",
+            f"has {len(tokenizer)}",
+            hint="tokenizer and weights are not of the same model",
         )
     model.to(_device(device))
     if adapted:
@@ -62,7 +63,9 @@ def load_tokenizer(name: str) -> Any:
             hint="take its instruct version, or set `chat_template` in its tokenizer_config.json",
         )
     if tokenizer.eos_token is None or not tokenizer.is_fast:
-        raise ModelError(f"the tokenizer of {name!r} must be a fast one and have an end-of-sequence token")
+        raise ModelError(
+            f"the tokenizer of {name!r} must be a fast one and have an end-of-sequence token"
+        )
     return tokenizer
 
 
@@ -83,7 +86,9 @@ def locate(name: str) -> str:
     if path.is_dir():
         return str(path.resolve())
     if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) != 2:
-        raise ModelError(f"no such model directory: `{path}`", hint="a hub id has the form `organisation/model`")
+        raise ModelError(
+            f"no such model directory: `{path}`", hint="a hub id has the form `organisation/model`"
+        )
     return str(path)
 
 
@@ -104,7 +109,9 @@ def configured_context(name: str) -> int | None:
 def merge_adapters(model: Any) -> Any:
     """The model with its adapters worked into its weights. ModelError where it has none."""
     if not isinstance(model, PeftModel):
-        raise ModelError("it has no adapters to merge", hint="it is a full model already: use it as it is")
+        raise ModelError(
+            "it has no adapters to merge", hint="it is a full model already: use it as it is"
+        )
     return model.merge_and_unload()
 
 
@@ -127,7 +134,9 @@ def writing_weights(path: Path) -> Iterator[None]:
         try:
             yield
         except SafetensorError as error:
-            raise StoreError(f"cannot write `{path}`: {error}", hint=f"is the disk full? {WHEN_FULL}") from error
+            raise StoreError(
+                f"cannot write `{path}`: {error}", hint=f"is the disk full? {WHEN_FULL}"
+            ) from error
 
 
 def describe_compute() -> str:
@@ -172,8 +181,14 @@ def _load(loader: Any, source: str, name: str, **options: Any) -> Any:
             return loader.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().split("\n", 1)[0]
-        where = "in that directory" if Path(source).is_dir() else "on the hub, or the hub cannot be reached"
-        raise ModelError(f"model {name!r}: no usable {what} ({reason})", hint=f"there is none {where}") from error
+        where = (
+            "in that directory"
+            if Path(source).is_dir()
+            else "on the hub, or the hub cannot be reached"
+        )
+        raise ModelError(
+            f"model {name!r}: no usable {what} ({reason})", hint=f"there is none {where}"
+        ) from error
 
 
 def _adapter_base(source: str) -> str:
@@ -194,7 +209,11 @@ def _load_adapters(model: Any, source: str, lora: LoraSettings | None) -> Any:
 def _lora_config(lora: LoraSettings) -> Any:
     targets = "all-linear" if lora.targets == ("all-linear",) else list(lora.targets)
     return LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
     )
 
 
@@ -203,5 +222,7 @@ def _device(device: str) -> torch.device:
         try:
             return torch.device(device)
         except RuntimeError as error:
-            raise ModelError(f"no such device: {device!r}", hint="`cpu`, `cuda`, `cuda:1` or `auto`") from error
+            raise ModelError(
+                f"no such device: {device!r}", hint="`cpu`, `cuda`, `cuda:1` or `auto`"
+            ) from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

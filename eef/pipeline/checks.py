@@ -26,12 +26,15 @@ def _joined(path: Path, recipe: Recipe) -> Recipe:
     begun = parse_settings(Recipe, read_json(path), source=str(path))
     shared = {*begun.methods, BC}  # behaviour cloning is in every run, named or not
     old, new = (
-        {**each.model_dump(exclude={"jobs", "methods"}), "options": {
-            name: options for name, options in each.options.items() if name in shared
-        }}
+        {
+            **each.model_dump(exclude={"jobs", "methods"}),
+            "options": {name: options for name, options in each.options.items() if name in shared},
+        }
         for each in (begun, recipe)
     )
-    old["options"] = {name: options for name, options in old["options"].items() if name in {*recipe.methods, BC}}
+    old["options"] = {
+        name: options for name, options in old["options"].items() if name in {*recipe.methods, BC}
+    }
     if old != new:
         keys = sorted(key for key in new if new[key] != old[key])
         raise StoreError(

@@ -30,7 +30,13 @@ class Estimate:
 
 
 def estimate(
-    env: Env, tasks: TaskSet, guide: Policy | None, *, settings: ApiSettings, sampling: Sampling, step_limit: int
+    env: Env,
+    tasks: TaskSet,
+    guide: Policy | None,
+    *,
+    settings: ApiSettings,
+    sampling: Sampling,
+    step_limit: int,
 ) -> tuple[Estimate, Estimate]:
     """(likely, at most). The first few tasks are played by `guide`; each request sends the whole conversation so far.
 
@@ -41,16 +47,21 @@ def estimate(
     seen = [len(step.observation) for episode in episodes for step in episode.steps]
     seen = seen or [len(env.reset(task)) for task in sample]
     longest = _tokens(len(env.prompt)) * step_limit + sum(
-        _tokens(max(seen)) * turn + sampling.max_tokens * (turn - 1) for turn in range(1, step_limit + 1)
+        _tokens(max(seen)) * turn + sampling.max_tokens * (turn - 1)
+        for turn in range(1, step_limit + 1)
     )
     count, limit = len(tasks), step_limit
-    most = _priced(count, count * limit, count * longest, count * limit * sampling.max_tokens, settings, "")
+    most = _priced(
+        count, count * limit, count * longest, count * limit * sampling.max_tokens, settings, ""
+    )
     if not episodes:
         return most, most
     share = count / len(episodes)
     requests = share * sum(len(episode.steps) for episode in episodes)
     prompts = share * sum(_prompts(env, episode) for episode in episodes)
-    written = share * sum(_tokens(len(step.completion)) for episode in episodes for step in episode.steps)
+    written = share * sum(
+        _tokens(len(step.completion)) for episode in episodes for step in episode.steps
+    )
     basis = f"likely: as the scripted expert played {len(episodes)} of them, {CHARACTERS} characters a token"
     return _priced(count, round(requests), round(prompts), round(written), settings, basis), most
 
@@ -58,7 +69,12 @@ def estimate(
 def _episodes(env: Env, sample: TaskSet, guide: Policy, step_limit: int) -> Iterable[Trajectory]:
     planned = [Launch(task.id, task, None, number, 0) for number, task in enumerate(sample)]
     return play(
-        planned, env=env, policy=guide, trajectories=TrajectorySet(), sampling=GREEDY, step_limit=step_limit,
+        planned,
+        env=env,
+        policy=guide,
+        trajectories=TrajectorySet(),
+        sampling=GREEDY,
+        step_limit=step_limit,
         batch_size=max(1, len(planned)),
     )
 
@@ -66,7 +82,9 @@ def _episodes(env: Env, sample: TaskSet, guide: Policy, step_limit: int) -> Iter
 def _prompts(env: Env, episode: Trajectory) -> int:
     """Prompt tokens of all turns of an episode."""
     steps = episode.steps
-    talks = (build_conversation(env.prompt, steps[:t], steps[t].observation) for t in range(len(steps)))
+    talks = (
+        build_conversation(env.prompt, steps[:t], steps[t].observation) for t in range(len(steps))
+    )
     return sum(_tokens(sum(len(message["content"]) for message in talk)) for talk in talks)
 
 
@@ -74,9 +92,15 @@ def _tokens(characters: int) -> int:
     return -(-characters // CHARACTERS)
 
 
-def _priced(tasks: int, requests: int, prompts: int, written: int, settings: ApiSettings, basis: str) -> Estimate:
+def _priced(
+    tasks: int, requests: int, prompts: int, written: int, settings: ApiSettings, basis: str
+) -> Estimate:
     cost = (prompts * settings.prompt_price + written * settings.completion_price) / 1e6
     return Estimate(
-        tasks=tasks, requests=requests, prompt_tokens=prompts, completion_tokens=written, cost=cost,
+        tasks=tasks,
+        requests=requests,
+        prompt_tokens=prompts,
+        completion_tokens=written,
+        cost=cost,
         basis=basis or "every episode goes to its limit, on pages like the longest ones seen",
     )

@@ -64,7 +64,9 @@ class EvalResult:
         fields = dict(record)
         if fields.pop("version", None) != RECORD_VERSION:
             version = record.get("version")
-            raise StoreError(f"evaluation record has version {version!r}, this `eef` reads {RECORD_VERSION}")
+            raise StoreError(
+                f"evaluation record has version {version!r}, this `eef` reads {RECORD_VERSION}"
+            )
         try:
             outcomes = tuple(Outcome(**outcome) for outcome in fields.pop("outcomes"))
             return cls(outcomes=outcomes, cost=Cost(**fields.pop("cost")), **fields)
@@ -78,17 +80,28 @@ def summarise(
     """The result of finished evaluation rollouts, one a task. ConfigError where there is none."""
     played = list(trajectories)
     if not played:
-        raise ConfigError(f"split {split!r} has no task to evaluate on", hint="see `evaluate.split` and the splits")
+        raise ConfigError(
+            f"split {split!r} has no task to evaluate on",
+            hint="see `evaluate.split` and the splits",
+        )
     return EvalResult(
-        policy=policy, method=method, round=round, split=split,
-        outcomes=tuple(_outcome(trajectory) for trajectory in played), cost=usage_of(played),
+        policy=policy,
+        method=method,
+        round=round,
+        split=split,
+        outcomes=tuple(_outcome(trajectory) for trajectory in played),
+        cost=usage_of(played),
     )
 
 
 def _outcome(trajectory: Trajectory) -> Outcome:
     return Outcome(
-        task=trajectory.task, reward=trajectory.reward or 0.0, success=trajectory.success,
-        finished=trajectory.status == "terminated", steps=trajectory.length, error=trajectory.error,
+        task=trajectory.task,
+        reward=trajectory.reward or 0.0,
+        success=trajectory.success,
+        finished=trajectory.status == "terminated",
+        steps=trajectory.length,
+        error=trajectory.error,
     )
 
 
@@ -96,4 +109,3 @@ def newly_solved(result: EvalResult, earlier: Iterable[EvalResult]) -> frozenset
     """Tasks won here and by none of the earlier ones (the expert, behaviour cloning)."""
     known: frozenset[str] = frozenset().union(*(other.wins for other in earlier))
     return result.wins - known
-

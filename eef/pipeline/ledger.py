@@ -67,7 +67,9 @@ class Ledger:
                 stage = Stage(record.pop("method"), record.pop("round"), record.pop("stage"))
                 self._costs[stage] = Cost(**record)
             except (KeyError, TypeError) as error:
-                raise DataError(f"`{path}`, line {number}: malformed ledger entry ({error})") from error
+                raise DataError(
+                    f"`{path}`, line {number}: malformed ledger entry ({error})"
+                ) from error
 
     @classmethod
     def open(cls, directory: Path) -> Ledger:

@@ -20,7 +20,12 @@ _UNKNOWN = "other"  # the hub's word where a licence is none of those it knows
 
 
 def model_card(
-    *, recipe: Recipe, method: str, round: int, counts: Mapping[str, int], result: EvalResult | None,
+    *,
+    recipe: Recipe,
+    method: str,
+    round: int,
+    counts: Mapping[str, int],
+    result: EvalResult | None,
     fingerprint: Mapping[str, Any],
 ) -> str:
     """The card as Markdown with a YAML head."""
@@ -32,17 +37,43 @@ def model_card(
         "pipeline_tag": "text-generation",
         "tags": ["eef", method, recipe.env.name, *(["lora"] if recipe.model.lora else [])],
     }
-    return "\n".join([
-        "---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "",
-        f"# {recipe.name}: {method}, round {round}", "",
-        f"Trained by `eef` {__version__} from {recipe.model.name} on expert trajectories of `{recipe.env.name}`; the "
-        "experts' failures are learned from too (Exploring Expert Failures, arXiv 2504.13145).", "",
-        "## Result", "", _result(result), "", "Comparable with results of the same environment alone:", "",
-        *_table(fingerprint), "",
-        "## Data", "", f"Experts: {', '.join(recipe.expert.names)}.", "", *_table(counts), "",
-        "## Recipe", "", "```json", recipe.to_json().strip(), "```", "",
-        "## Licence", "", _licence(recipe.model.name, licence), "",
-    ])
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(head, sort_keys=False).strip(),
+            "---",
+            "",
+            f"# {recipe.name}: {method}, round {round}",
+            "",
+            f"Trained by `eef` {__version__} from {recipe.model.name} on expert trajectories of `{recipe.env.name}`; the "
+            "experts' failures are learned from too (Exploring Expert Failures, arXiv 2504.13145).",
+            "",
+            "## Result",
+            "",
+            _result(result),
+            "",
+            "Comparable with results of the same environment alone:",
+            "",
+            *_table(fingerprint),
+            "",
+            "## Data",
+            "",
+            f"Experts: {', '.join(recipe.expert.names)}.",
+            "",
+            *_table(counts),
+            "",
+            "## Recipe",
+            "",
+            "```json",
+            recipe.to_json().strip(),
+            "```",
+            "",
+            "## Licence",
+            "",
+            _licence(recipe.model.name, licence),
+            "",
+        ]
+    )
 
 
 def base_licence(name: str) -> str | None:
@@ -65,7 +96,9 @@ def base_licence(name: str) -> str | None:
 
 def _licence(name: str, licence: str | None) -> str:
     if licence is None:
-        return f"That of the base model, {name}: its licence could not be read here. See its own card."
+        return (
+            f"That of the base model, {name}: its licence could not be read here. See its own card."
+        )
     return f"That of the base model, {name}: {licence}."
 
 
@@ -80,5 +113,8 @@ def _result(result: EvalResult | None) -> str:
 
 def _table(values: Mapping[str, Any]) -> list[str]:
     shown = {key: " ".join(str(value).split()).replace("|", "\\|") for key, value in values.items()}
-    rows = [f"| {key} | {value if len(value) <= 200 else value[:200] + ' …'} |" for key, value in shown.items()]
+    rows = [
+        f"| {key} | {value if len(value) <= 200 else value[:200] + ' …'} |"
+        for key, value in shown.items()
+    ]
     return ["| | |", "|:--|:--|", *rows]

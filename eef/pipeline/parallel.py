@@ -43,7 +43,9 @@ class Worker:
     pipe: Connection
 
 
-def carry_out_all(run: Run, jobs: int, listener: Listener, *, only: Sequence[str] | None = None) -> None:
+def carry_out_all(
+    run: Run, jobs: int, listener: Listener, *, only: Sequence[str] | None = None
+) -> None:
     """Carry out all stages of a run that are not done: shared ones in this process, then `jobs` methods at a time.
 
     With `only`, of the methods that go through rounds these alone.
@@ -58,7 +60,9 @@ def carry_out_all(run: Run, jobs: int, listener: Listener, *, only: Sequence[str
         if stage.method in (EXPERT, BC) or (stage.method in methods and stage.method not in apart):
             run.carry_out(stage, listener)
     unfinished = {stage.method for stage in stages_of(run.recipe) if not run.is_done(stage)}
-    _side_by_side(run, [method for method in apart if method in unfinished], min(jobs, len(methods)), listener)
+    _side_by_side(
+        run, [method for method in apart if method in unfinished], min(jobs, len(methods)), listener
+    )
 
 
 def threads_of(recipe: Recipe, jobs: int) -> int:
@@ -89,7 +93,9 @@ def _side_by_side(run: Run, methods: list[str], jobs: int, listener: Listener) -
 def _start(run: Run, method: str, threads: int) -> Worker:
     ours, theirs = SPAWN.Pipe(duplex=False)
     with process_settings(threads):
-        process = start_process(_work, (run.directory, method, theirs), name=f"eef {method}", leaf=False)
+        process = start_process(
+            _work, (run.directory, method, theirs), name=f"eef {method}", leaf=False
+        )
     theirs.close()
     return Worker(method, process, ours)
 

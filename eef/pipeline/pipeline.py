@@ -62,7 +62,9 @@ class Run:
     def __init__(self, directory: Path, recipe: Recipe) -> None:
         self.directory = directory
         self.recipe = recipe
-        self.methods = {name: make_method(name, recipe.options.get(name)) for name in recipe.methods}
+        self.methods = {
+            name: make_method(name, recipe.options.get(name)) for name in recipe.methods
+        }
         self.methods.setdefault(BC, make_method(BC, recipe.options.get(BC)))
         self._deaths: Counter[StageId] = Counter()
 
@@ -91,7 +93,10 @@ class Run:
         """Enter a run that was begun. StoreError where there is none."""
         path = directory / "recipe.json"
         if not path.is_file():
-            raise StoreError(f"`{directory}` is no run directory: it has no `recipe.json`", hint="`eef run` makes one")
+            raise StoreError(
+                f"`{directory}` is no run directory: it has no `recipe.json`",
+                hint="`eef run` makes one",
+            )
         return cls(directory, parse_settings(Recipe, read_json(path), source=str(path)))
 
     def check(self) -> None:
@@ -104,7 +109,9 @@ class Run:
             elif not name.startswith("hf/"):
                 self._expert(name)
         self._refuse_shared_tasks()
-        if not all(self.is_done(stage) for stage in stages_of(self.recipe) if stage.kind == "train"):
+        if not all(
+            self.is_done(stage) for stage in stages_of(self.recipe) if stage.kind == "train"
+        ):
             from eef.models.loading import load_tokenizer
 
             Renderer(load_tokenizer(self.recipe.model.name))
@@ -126,7 +133,9 @@ class Run:
         from eef.models.loading import locate
 
         directory = Path(locate(self.recipe.model.name))
-        seen = set(read_manifest(directory).get("made_from", ())) if is_complete(directory) else set()
+        seen = (
+            set(read_manifest(directory).get("made_from", ())) if is_complete(directory) else set()
+        )
         played = [task.id for task in (*self.train_tasks, *self.test_tasks) if task.id in seen]
         if played:
             raise ConfigError(
@@ -153,7 +162,10 @@ class Run:
         """The tasks of a split that the recipe takes; ConfigError where there are fewer than it asks for."""
         tasks = self.env.tasks(split)
         if not tasks:
-            raise ConfigError(f"the environment has no task of split {split!r}", hint="take another split, other data")
+            raise ConfigError(
+                f"the environment has no task of split {split!r}",
+                hint="take another split, other data",
+            )
         if count is not None and count > len(tasks):
             raise ConfigError(
                 f"the recipe takes {count} tasks of split {split!r}, which has {len(tasks)}",
@@ -192,7 +204,11 @@ class Run:
     def trajectories(self, method: str) -> TrajectorySet:
         """The expert data, and the rollouts of a method behind it; for reading."""
         experts = read_trajectories(self.directory / EXPERT)
-        return experts if method in (EXPERT, BC) else read_trajectories(self.directory / method, base=experts)
+        return (
+            experts
+            if method in (EXPERT, BC)
+            else read_trajectories(self.directory / method, base=experts)
+        )
 
     def evaluation(self, method: str, round: int) -> EvalResult | None:
         """The result of an evaluation, None where it was not carried out yet."""
@@ -208,7 +224,9 @@ class Run:
         return Selection(
             tuple(TrainingExample.from_record(record) for record in read_jsonl(examples)),
             read_json(self._outcome(stage)),
-            tuple(PreferencePair.from_record(record) for record in read_jsonl(pairs)) if pairs.is_file() else (),
+            tuple(PreferencePair.from_record(record) for record in read_jsonl(pairs))
+            if pairs.is_file()
+            else (),
         )
 
     def outcome(self, stage: StageId) -> dict[str, Any] | None:
@@ -216,7 +234,9 @@ class Run:
         the training went, the evaluation's record."""
         if not self.is_done(stage):
             return None
-        path = self.folder(stage) / "training.json" if stage.kind == "train" else self._outcome(stage)
+        path = (
+            self.folder(stage) / "training.json" if stage.kind == "train" else self._outcome(stage)
+        )
         record: dict[str, Any] = read_json(path)
         return record
 
@@ -230,13 +250,18 @@ class Run:
     def require(self, stage: StageId) -> None:
         """StoreError where a stage is not done."""
         if not self.is_done(stage):
-            raise StoreError(f"`{stage}` is not done yet", hint=f"`eef resume {self.directory}` does it")
+            raise StoreError(
+                f"`{stage}` is not done yet", hint=f"`eef resume {self.directory}` does it"
+            )
 
     def _outcome(self, stage: StageId) -> Path:
         """The file which a stage writes last."""
         names = {
-            "collect": "explored.json", "explore": "explored.json", "select": "selection.json",
-            "train": "checkpoint/manifest.json", "evaluate": "evaluation.json",
+            "collect": "explored.json",
+            "explore": "explored.json",
+            "select": "selection.json",
+            "train": "checkpoint/manifest.json",
+            "evaluate": "evaluation.json",
         }
         return self.folder(stage) / names[stage.kind]
 
@@ -249,7 +274,10 @@ class Run:
             return
         for needed in self._needs(stage):
             if not self.is_done(needed):
-                raise StoreError(f"`{stage}` needs `{needed}` first", hint=f"`eef resume {self.directory}` does both")
+                raise StoreError(
+                    f"`{stage}` needs `{needed}` first",
+                    hint=f"`eef resume {self.directory}` does both",
+                )
         with disk_errors(self.folder(stage)):
             self.folder(stage).mkdir(parents=True, exist_ok=True)
         with take_lock(self.directory / stage.method / "stage.lock"):
@@ -287,7 +315,13 @@ class Run:
                 expert = self._expert(name)
                 seed = self.recipe.seed
                 planned = [
-                    Launch(f"{expert.name}/{task.id}", task, None, derive_seed(seed, expert.name, task.id), 0)
+                    Launch(
+                        f"{expert.name}/{task.id}",
+                        task,
+                        None,
+                        derive_seed(seed, expert.name, task.id),
+                        0,
+                    )
                     for task in tasks
                 ]
                 self._play(stage, planned, store, expert, self.sampling, listener)
@@ -301,7 +335,11 @@ class Run:
         tasks that are evaluated on, and of training tasks which the recipe does not take, are held out."""
         split, taken = self.recipe.evaluate.split, {task.id for task in tasks}
         splits = {"train": self.env.tasks("train"), split: self.env.tasks(split)}
-        held_out = {task.id: f"{task.id} is evaluated on" for task in splits[split]} if split != "train" else {}
+        held_out = (
+            {task.id: f"{task.id} is evaluated on" for task in splits[split]}
+            if split != "train"
+            else {}
+        )
         other = (task.id for task in splits["train"] if task.id not in taken)
         held_out |= {task: f"{task} is none of this run's training tasks" for task in other}
         reading = Reading(KnownTasks(self.env, splits), held_out=held_out)
@@ -310,15 +348,21 @@ class Run:
                 store.append(item)
             listener(Progress(stage, reading.report.imported, 0, f"{reading.report.won} won"))
         if not reading.report.imported:
-            reasons = ", ".join(f"{count} × {reason}" for reason, count in reading.report.reasons.items())
-            raise DataError(f"expert `{name}` holds no trajectory to train on ({reasons})",
-                            hint=f"`eef import {name.removeprefix('file/')}` names each row and what is wrong with it")
+            reasons = ", ".join(
+                f"{count} × {reason}" for reason, count in reading.report.reasons.items()
+            )
+            raise DataError(
+                f"expert `{name}` holds no trajectory to train on ({reasons})",
+                hint=f"`eef import {name.removeprefix('file/')}` names each row and what is wrong with it",
+            )
         return reading.report.to_record()
 
     def _explore(self, stage: StageId, listener: Listener) -> None:
         """The student of the round before plays what the method plans."""
         tasks = {task.id: task for task in self.train_tasks}
-        with Store.open(self.directory / stage.method, base=read_trajectories(self.directory / EXPERT)) as store:
+        with Store.open(
+            self.directory / stage.method, base=read_trajectories(self.directory / EXPERT)
+        ) as store:
             plan = self.plan(stage, store.trajectories)
             planned: list[Launch] = []
 
@@ -329,18 +373,30 @@ class Run:
 
             states: list[PlannedState] = []
             student = self.explorer(stage) if plan else None
-            earlier = Counter(item.start for item in store.trajectories if item.start and item.round < stage.round)
+            earlier = Counter(
+                item.start for item in store.trajectories if item.start and item.round < stage.round
+            )
             budget = self.recipe.budget.of_round(len(self.train_tasks))
             for wave in waves(plan, budget, self.recipe.rollouts.batch_size, tokens_of, earlier):
                 assert student is not None, "what is not planned is not played"
                 states += wave
-                fresh = launches(states, tasks, round=stage.round, seed=self.recipe.seed)[len(planned):]
+                fresh = launches(states, tasks, round=stage.round, seed=self.recipe.seed)[
+                    len(planned) :
+                ]
                 self._play(
-                    stage, fresh, store, student, self.sampling, listener, before=planned,
+                    stage,
+                    fresh,
+                    store,
+                    student,
+                    self.sampling,
+                    listener,
+                    before=planned,
                     told=self.methods[stage.method].told,
                 )
                 planned += fresh
-            self._finish_rollouts(stage, [item for item in store.trajectories if _is_of(item, stage)])
+            self._finish_rollouts(
+                stage, [item for item in store.trajectories if _is_of(item, stage)]
+            )
 
     def plan(self, stage: StageId, trajectories: TrajectorySet) -> list[PlannedState]:
         """What a method would play in a round; the budget cuts it, or lets it begin anew."""
@@ -352,9 +408,13 @@ class Run:
         trajectories = self.trajectories(stage.method)
         tasks = [*(task.id for task in self.train_tasks), *text_tasks(trajectories)]
         selection = method.select(trajectories, tasks, stage.round)
-        write_jsonl(self.folder(stage) / "examples.jsonl", (each.to_record() for each in selection.examples))
+        write_jsonl(
+            self.folder(stage) / "examples.jsonl", (each.to_record() for each in selection.examples)
+        )
         if selection.pairs:
-            write_jsonl(self.folder(stage) / "pairs.jsonl", (each.to_record() for each in selection.pairs))
+            write_jsonl(
+                self.folder(stage) / "pairs.jsonl", (each.to_record() for each in selection.pairs)
+            )
         write_json(self._outcome(stage), selection.counts)
 
     def _train(self, stage: StageId, listener: Listener) -> None:
@@ -371,7 +431,10 @@ class Run:
         if stage.method != BC and (settings.start == "last" or not selection.examples):
             start = str(self._checkpoint(self._trained_before(stage)))
         model, tokenizer = load_model(
-            start, dtype=self.recipe.model.dtype, device=self.recipe.model.device, lora=self.recipe.model.lora
+            start,
+            dtype=self.recipe.model.dtype,
+            device=self.recipe.model.device,
+            lora=self.recipe.model.lora,
         )
         place = self.trajectories(stage.method), self.env.prompt, self._renderer(model, tokenizer)
         rendered, overflows = render_all(selection.examples, *place)
@@ -387,16 +450,31 @@ class Run:
             listener(Progress(stage, update.update, update.updates, f"loss {update.loss:.3f}"))
 
         points = self.folder(stage) / "training"
-        result = tune(model, rendered, pairs, settings, self.recipe.dpo, directory=points, progress=heard)
-        write_json(self.folder(stage) / "training.json", {
-            "updates": result.updates, "examples": len(rendered), "pairs": len(pairs), "too_long": overflows,
-            "losses": result.losses,
-        })
-        cost = Cost(updates=result.updates, trained_tokens=result.trained_tokens,
-                    processed_tokens=result.processed_tokens, seconds=result.seconds)
+        result = tune(
+            model, rendered, pairs, settings, self.recipe.dpo, directory=points, progress=heard
+        )
+        write_json(
+            self.folder(stage) / "training.json",
+            {
+                "updates": result.updates,
+                "examples": len(rendered),
+                "pairs": len(pairs),
+                "too_long": overflows,
+                "losses": result.losses,
+            },
+        )
+        cost = Cost(
+            updates=result.updates,
+            trained_tokens=result.trained_tokens,
+            processed_tokens=result.processed_tokens,
+            seconds=result.seconds,
+        )
         self.ledger(stage.method).record(stage.method, stage.round, "train", cost)
         save_checkpoint(
-            model, tokenizer, self._checkpoint(stage), base=start,
+            model,
+            tokenizer,
+            self._checkpoint(stage),
+            base=start,
             about={"recipe": self.recipe.name, "method": stage.method, "round": stage.round},
         )
         self._write_card(stage)
@@ -411,26 +489,52 @@ class Run:
         split = self.recipe.evaluate.split
         seed = self.recipe.seed
         planned = [
-            Launch(f"evaluation/{task.id}", task, None, derive_seed(seed, "evaluation", task.id), stage.round)
+            Launch(
+                f"evaluation/{task.id}",
+                task,
+                None,
+                derive_seed(seed, "evaluation", task.id),
+                stage.round,
+            )
             for task in self.test_tasks
         ]
         with Store.open(self.folder(stage) / "evaluation") as store:
             told = "" if stage.method == EXPERT else self.methods[stage.method].told
-            self._play(stage, planned, store, policy, _sampling(self.recipe.evaluation_sampling), listener, told=told)
+            self._play(
+                stage,
+                planned,
+                store,
+                policy,
+                _sampling(self.recipe.evaluation_sampling),
+                listener,
+                told=told,
+            )
             ends = [_last_try(store.trajectories, launch.id) for launch in planned]
-        result = summarise(ends, policy=policy.name, method=stage.method, round=stage.round, split=split)
+        result = summarise(
+            ends, policy=policy.name, method=stage.method, round=stage.round, split=split
+        )
         self.ledger(stage.method).record(stage.method, stage.round, "evaluate", result.cost)
         write_json(self._outcome(stage), result.to_record())
         if stage.method != EXPERT:
             self._write_card(StageId(stage.method, stage.round, "train"))
 
     def _play(
-        self, stage: StageId, planned: list[Launch], store: Store, policy: Policy, sampling: Sampling,
-        listener: Listener, *, before: Sequence[Launch] = (), told: str = "",
+        self,
+        stage: StageId,
+        planned: list[Launch],
+        store: Store,
+        policy: Policy,
+        sampling: Sampling,
+        listener: Listener,
+        *,
+        before: Sequence[Launch] = (),
+        told: str = "",
     ) -> None:
         """Play launches into the store; `before` are those of the same stage that were played already."""
         known = [*before, *planned]
-        stored = [store.trajectories[launch.id] for launch in known if launch.id in store.trajectories]
+        stored = [
+            store.trajectories[launch.id] for launch in known if launch.id in store.trajectories
+        ]
         done, wins = len(stored), sum(trajectory.success for trajectory in stored)
 
         def heard(trajectory: Trajectory) -> None:
@@ -441,14 +545,25 @@ class Run:
         listener(Progress(stage, done, len(known)))
         deaths = self.env.deaths
         outcome = explore(
-            planned, store, self.env, policy, sampling=sampling, step_limit=self.step_limit,
-            batch_size=self.recipe.rollouts.batch_size, fresh_limit=self.recipe.rollouts.fresh_limit, told=told,
+            planned,
+            store,
+            self.env,
+            policy,
+            sampling=sampling,
+            step_limit=self.step_limit,
+            batch_size=self.recipe.rollouts.batch_size,
+            fresh_limit=self.recipe.rollouts.fresh_limit,
+            told=told,
             progress=heard,
         )
         self._deaths[stage] += self.env.deaths - deaths
         # the last portions of a budget may be of one rollout each: one that breaks is a record like any other
-        recent = known[-max(len(planned), self.recipe.rollouts.batch_size):]
-        last = [_last_try(store.trajectories, launch.id) for launch in recent] if outcome.errors else []
+        recent = known[-max(len(planned), self.recipe.rollouts.batch_size) :]
+        last = (
+            [_last_try(store.trajectories, launch.id) for launch in recent]
+            if outcome.errors
+            else []
+        )
         if last and all(item.status == "error" for item in last):
             aside = store.set_aside({name for launch in recent for name in tries(launch.id)})
             raise StoreError(
@@ -461,15 +576,22 @@ class Run:
     ) -> None:
         rollouts = list(played)
         self.ledger(stage.method).record(stage.method, stage.round, stage.kind, usage_of(rollouts))
-        write_json(self._outcome(stage), {
-            "rollouts": len(rollouts),
-            "wins": sum(item.success for item in rollouts),
-            "errors": sum(item.status == "error" for item in rollouts),
-            "mismatches": sum(is_replay_mismatch(item) for item in rollouts),
-            "overflows": sum(item.error == "context overflow" for item in rollouts),
-            "deaths": self._deaths[stage],
-            **({"text_only": sum(not item.replayable for item in rollouts), "sources": told} if told else {}),
-        })
+        write_json(
+            self._outcome(stage),
+            {
+                "rollouts": len(rollouts),
+                "wins": sum(item.success for item in rollouts),
+                "errors": sum(item.status == "error" for item in rollouts),
+                "mismatches": sum(is_replay_mismatch(item) for item in rollouts),
+                "overflows": sum(item.error == "context overflow" for item in rollouts),
+                "deaths": self._deaths[stage],
+                **(
+                    {"text_only": sum(not item.replayable for item in rollouts), "sources": told}
+                    if told
+                    else {}
+                ),
+            },
+        )
 
     # --- policies ------------------------------------------------------------------------------------------------
 
@@ -491,10 +613,13 @@ class Run:
             from eef.policies.openai import ApiPolicy
         except ImportError as error:
             raise ConfigError(
-                f"an expert `openai/{model}` needs the package `openai`", hint="`pip install 'eef[api]'`"
+                f"an expert `openai/{model}` needs the package `openai`",
+                hint="`pip install 'eef[api]'`",
             ) from error
         settings = self.recipe.expert.api or ApiSettings()
-        return ApiPolicy(model, settings, name=f"expert:{model}", journal=self.directory / EXPERT / JOURNAL_FILE)
+        return ApiPolicy(
+            model, settings, name=f"expert:{model}", journal=self.directory / EXPERT / JOURNAL_FILE
+        )
 
     def estimate(self) -> tuple[Estimate, Estimate]:
         """What an `openai/<model>` expert would likely take to play the training tasks, and what at most."""
@@ -504,8 +629,11 @@ class Run:
         except EefError:
             guide = None
         return estimate(
-            self.env, self.train_tasks.head(self.recipe.expert.tasks), guide,
-            settings=self.recipe.expert.api or ApiSettings(), sampling=self.sampling,
+            self.env,
+            self.train_tasks.head(self.recipe.expert.tasks),
+            guide,
+            settings=self.recipe.expert.api or ApiSettings(),
+            sampling=self.sampling,
             step_limit=self.step_limit,
         )
 
@@ -519,7 +647,9 @@ class Run:
     def _expert_file(self, name: str) -> Path:
         path = Path(name.removeprefix("file/")).expanduser()
         if not path.is_file():
-            raise DataError(f"expert `{name}`: there is no file `{path}`", hint="paths start where `eef` is run")
+            raise DataError(
+                f"expert `{name}`: there is no file `{path}`", hint="paths start where `eef` is run"
+            )
         return path
 
     def explorer(self, stage: StageId) -> Policy:
@@ -527,20 +657,26 @@ class Run:
         return self._student(self._trained_before(stage))
 
     def _student(self, trained: StageId) -> Policy:
-        return self._local(str(self._checkpoint(trained)), f"policy:{trained.method}@round{trained.round}")
+        return self._local(
+            str(self._checkpoint(trained)), f"policy:{trained.method}@round{trained.round}"
+        )
 
     def _local(self, name: str, author: str) -> Policy:
         from eef.models.loading import load_model
         from eef.policies.local import LocalPolicy
 
-        model, tokenizer = load_model(name, dtype=self.recipe.model.dtype, device=self.recipe.model.device)
+        model, tokenizer = load_model(
+            name, dtype=self.recipe.model.dtype, device=self.recipe.model.device
+        )
         return LocalPolicy(model, tokenizer, self._renderer(model, tokenizer), name=author)
 
     def _renderer(self, model: Any, tokenizer: Any) -> Renderer:
         from eef.models.loading import context_length
 
         limits = [limit for limit in (self.recipe.chat.max_length, context_length(model)) if limit]
-        return Renderer(tokenizer, loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None))
+        return Renderer(
+            tokenizer, loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None)
+        )
 
     def lessons(self, method: str, round: int) -> tuple[list[Lesson], Renderer]:
         """What a round trains on, as messages and as tokens, and what renders it; loads the tokenizer alone.
@@ -552,22 +688,34 @@ class Run:
         selection = self.selection(method, round)
         assert selection is not None, "required"
         name = self.recipe.model.name
-        limits = [limit for limit in (self.recipe.chat.max_length, configured_context(name)) if limit]
+        limits = [
+            limit for limit in (self.recipe.chat.max_length, configured_context(name)) if limit
+        ]
         renderer = Renderer(
-            load_tokenizer(name), loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None)
+            load_tokenizer(name),
+            loss_on=self.recipe.chat.loss_on,
+            max_length=min(limits, default=None),
         )
         about = {"run": self.recipe.name, "method": method, "round": round}
-        made = make_lessons(selection.examples, self.trajectories(method), self.env.prompt, renderer, **about)
+        made = make_lessons(
+            selection.examples, self.trajectories(method), self.env.prompt, renderer, **about
+        )
         return list(made), renderer
 
     def _write_card(self, trained: StageId) -> None:
         """The model card beside the weights, with the result where there is one."""
         selection = self.selection(trained.method, trained.round)
-        write_text(self._checkpoint(trained) / "README.md", model_card(
-            recipe=self.recipe, method=trained.method, round=trained.round,
-            counts=selection.counts if selection else {}, result=self.evaluation(trained.method, trained.round),
-            fingerprint=read_json(self.directory / "fingerprint.json"),
-        ))
+        write_text(
+            self._checkpoint(trained) / "README.md",
+            model_card(
+                recipe=self.recipe,
+                method=trained.method,
+                round=trained.round,
+                counts=selection.counts if selection else {},
+                result=self.evaluation(trained.method, trained.round),
+                fingerprint=read_json(self.directory / "fingerprint.json"),
+            ),
+        )
 
     def _checkpoint(self, trained: StageId) -> Path:
         return self.folder(trained) / "checkpoint"

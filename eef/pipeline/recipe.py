@@ -134,7 +134,9 @@ class Recipe(Settings):
             raise ValueError("`methods` names a method twice")
         for name in self.options:
             if name not in (*self.methods, "bc"):  # every run begins with behaviour cloning
-                raise ValueError(f"`options.{name}` has no effect: `methods` does not name {name!r}")
+                raise ValueError(
+                    f"`options.{name}` has no effect: `methods` does not name {name!r}"
+                )
         return self
 
     @property
@@ -166,7 +168,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = _parse(text, path)
     except (tomllib.TOMLDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not valid {path.suffix[1:]}: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{path}: not valid {path.suffix[1:]}: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a recipe is a table of settings, found {type(data).__name__}")
     return data
@@ -179,4 +183,6 @@ def _parse(text: str, path: Path) -> Any:
         return yaml.safe_load(text)
     if path.suffix == ".json":
         return json.loads(text)
-    raise ConfigError(f"cannot read recipe `{path}`", hint="a recipe ends in `.toml`, `.yaml` or `.json`")
+    raise ConfigError(
+        f"cannot read recipe `{path}`", hint="a recipe ends in `.toml`, `.yaml` or `.json`"
+    )

@@ -37,6 +37,7 @@ class Progress:
     note: str = ""
     finished: bool = False
 
+
 Listener = Callable[[Progress], None]
 
 
@@ -47,7 +48,10 @@ def stages_of(recipe: Recipe) -> list[StageId]:
     stages += [StageId(BC, 0, kind) for kind in _kinds("select", "train", "evaluate")]
     for method in explorers(recipe):
         for round in range(1, recipe.rounds + 1):
-            stages += [StageId(method, round, kind) for kind in _kinds("explore", "select", "train", "evaluate")]
+            stages += [
+                StageId(method, round, kind)
+                for kind in _kinds("explore", "select", "train", "evaluate")
+            ]
     return stages
 
 

@@ -45,7 +45,9 @@ class RowLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def _buffer(self, states: torch.Tensor) -> torch.Tensor:
-        return states.new_zeros(self._cache.rows, states.shape[1], self._cache.capacity, states.shape[3])
+        return states.new_zeros(
+            self._cache.rows, states.shape[1], self._cache.capacity, states.shape[3]
+        )
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any

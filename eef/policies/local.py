@@ -62,7 +62,9 @@ class LocalPolicy:
         self.name = name
         self._model, self._tokenizer, self._renderer = model, tokenizer, renderer
         self._context = context_length(model) or 1 << 30
-        self._engine: _Cached | _Plain = _Cached(model) if has_full_attention(model) else _Plain(model)
+        self._engine: _Cached | _Plain = (
+            _Cached(model) if has_full_attention(model) else _Plain(model)
+        )
 
     @torch.inference_mode()
     def act(
@@ -71,14 +73,17 @@ class LocalPolicy:
         prompts = [self._renderer.prompt(conversation) for conversation in conversations]
         turns = [
             _turn(prompt, seed, min(sampling.max_tokens, self._context - len(prompt)))
-            if len(prompt) < self._context else None
+            if len(prompt) < self._context
+            else None
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         rows = [row for row in turns if row is not None]
         if rows:
             self._engine.complete(rows, sampling, self._renderer.stop_ids)
         return [
-            Completion(text="", finish="overflow", prompt_tokens=len(prompt)) if row is None else self._completion(row)
+            Completion(text="", finish="overflow", prompt_tokens=len(prompt))
+            if row is None
+            else self._completion(row)
             for prompt, row in zip(prompts, turns, strict=True)
         ]
 
@@ -86,8 +91,11 @@ class LocalPolicy:
         assert row.finish is not None
         written = row.generated[:-1] if row.finish == "stop" else row.generated
         return Completion(
-            text=self._tokenizer.decode(written, skip_special_tokens=True), finish=row.finish,
-            prompt_tokens=row.prompt, cached_tokens=row.reused, generated_tokens=len(row.generated),
+            text=self._tokenizer.decode(written, skip_special_tokens=True),
+            finish=row.finish,
+            prompt_tokens=row.prompt,
+            cached_tokens=row.reused,
+            generated_tokens=len(row.generated),
         )
 
 
@@ -95,7 +103,9 @@ def has_full_attention(model: Any) -> bool:
     """Whether every layer attends to all earlier tokens by an attention that takes a mask of our own."""
     layers = DynamicCache(config=model.config).layers
     return (
-        bool(layers) and all(type(layer) is DynamicLayer for layer in layers) and model._supports_attention_backend
+        bool(layers)
+        and all(type(layer) is DynamicLayer for layer in layers)
+        and model._supports_attention_backend
         and model.config._attn_implementation in ("sdpa", "eager")
     )
 
@@ -160,7 +170,9 @@ class _Cached:
                 return False
             free = [old for old in free if old is not match]
             row.slot = match.slot
-            row.cached = min(match.cached, row.prompt - 1, _common(row.ids, match.ids, match.prompt))
+            row.cached = min(
+                match.cached, row.prompt - 1, _common(row.ids, match.ids, match.prompt)
+            )
         holes = sorted(set(range(len(rows))) - {row.slot for row in rows})
         self._swap(holes, [row for row in rows if row.slot >= len(rows)])
         return True
@@ -216,18 +228,25 @@ class _Cached:
         for row in batch:
             row.cached = len(row.ids)
         width = int(positions.max()) + 1
-        return self._forward(ids, Place(slice(0, len(batch)), self._tensor(positions), width))[:, -1]
+        return self._forward(ids, Place(slice(0, len(batch)), self._tensor(positions), width))[
+            :, -1
+        ]
 
     def _forward(self, ids: torch.Tensor, place: Place) -> torch.Tensor:
         self._cache.write_at(place)
         mask = None
         if place.width is not None:
-            seen = torch.arange(place.width, device=self._device) <= place.positions[:, None, :, None]
+            seen = (
+                torch.arange(place.width, device=self._device) <= place.positions[:, None, :, None]
+            )
             mask = torch.zeros(seen.shape, dtype=self._model.dtype, device=self._device)
             mask.masked_fill_(~seen, -torch.inf)
         logits: torch.Tensor = self._model(
-            input_ids=ids, position_ids=place.positions, attention_mask=mask,
-            past_key_values=self._cache, use_cache=True,
+            input_ids=ids,
+            position_ids=place.positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
         ).logits
         return logits
 
@@ -235,7 +254,9 @@ class _Cached:
         """Put `rows` into `slots`, and the rows of `batch` that stand there where these stood."""
         if not slots:
             return
-        self._cache.swap(slots, [row.slot for row in rows], max(row.cached for row in [*rows, *batch]))
+        self._cache.swap(
+            slots, [row.slot for row in rows], max(row.cached for row in [*rows, *batch])
+        )
         evicted = {row.slot: row for row in batch}
         for slot, row in zip(slots, rows, strict=True):
             if slot in evicted:
@@ -264,11 +285,16 @@ class _Plain:
             mask[index, width - row.prompt :] = 1
             draws[index, : row.limit] = row.draws
         config = GenerationConfig(
-            max_new_tokens=length, do_sample=False, eos_token_id=sorted(stops), pad_token_id=min(stops)
+            max_new_tokens=length,
+            do_sample=False,
+            eos_token_id=sorted(stops),
+            pad_token_id=min(stops),
         )
         written = self._model.generate(
-            torch.as_tensor(ids, device=self._device), attention_mask=torch.as_tensor(mask, device=self._device),
-            generation_config=config, logits_processor=LogitsProcessorList([_Drawn(draws, width, sampling)]),
+            torch.as_tensor(ids, device=self._device),
+            attention_mask=torch.as_tensor(mask, device=self._device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([_Drawn(draws, width, sampling)]),
         )
         for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
             for token in tokens:
@@ -282,15 +308,21 @@ class _Drawn(LogitsProcessor):
         self._draws, self._prompt, self._sampling = draws, prompt, sampling
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        draws = torch.as_tensor(self._draws[:, input_ids.shape[1] - self._prompt], device=scores.device)
+        draws = torch.as_tensor(
+            self._draws[:, input_ids.shape[1] - self._prompt], device=scores.device
+        )
         tokens = choose(scores, draws.float(), self._sampling)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
 
-def _write(rows: list[Row], logits: torch.Tensor, sampling: Sampling, stops: frozenset[int]) -> None:
+def _write(
+    rows: list[Row], logits: torch.Tensor, sampling: Sampling, stops: frozenset[int]
+) -> None:
     """Append the next token to each row that has not ended."""
     draws = [row.draws[len(row.ids) - row.prompt] if row.finish is None else 1.0 for row in rows]
-    tokens = choose(logits, torch.tensor(draws, dtype=torch.float32, device=logits.device), sampling)
+    tokens = choose(
+        logits, torch.tensor(draws, dtype=torch.float32, device=logits.device), sampling
+    )
     for row, token in zip(rows, tokens.tolist(), strict=True):
         _append(row, token, stops)
 
@@ -310,9 +342,13 @@ def _match(row: Row, candidates: list[Row]) -> Row | None:
     best = None
     for old in candidates:
         if row.ids[: old.prompt] == old.ids[: old.prompt]:
-            if row.ids[: len(old.ids)] == old.ids:  # it goes on where this one ended: no other can share more
+            if (
+                row.ids[: len(old.ids)] == old.ids
+            ):  # it goes on where this one ended: no other can share more
                 return old
-            if best is None or _common(row.ids, old.ids, old.prompt) > _common(row.ids, best.ids, best.prompt):
+            if best is None or _common(row.ids, old.ids, old.prompt) > _common(
+                row.ids, best.ids, best.prompt
+            ):
                 best = old
     return best
 
@@ -345,7 +381,9 @@ class Segment:
     end: int
 
 
-def shared_segments(prompts: Sequence[list[int]], worth: int = _WORTH_SHARING) -> list[list[Segment]]:
+def shared_segments(
+    prompts: Sequence[list[int]], worth: int = _WORTH_SHARING
+) -> list[list[Segment]]:
     """What the prompts have in common, in waves: a segment begins where one of an earlier wave ends (or at 0).
 
     A segment is worth a pass of its own when it saves `worth` tokens.
@@ -366,6 +404,10 @@ def shared_segments(prompts: Sequence[list[int]], worth: int = _WORTH_SHARING) -
             waves += [[] for _ in range(wave + 1 - len(waves))]
             waves[wave].append(Segment(order[first], tuple(order[first + 1 : last]), start, end))
             start, wave = end, wave + 1
-        cuts = [first, *(index + 1 for index in range(first, last - 1) if common[index] == end), last]
+        cuts = [
+            first,
+            *(index + 1 for index in range(first, last - 1) if common[index] == end),
+            last,
+        ]
         groups += [(one, other, start, wave) for one, other in pairwise(cuts)]
     return waves

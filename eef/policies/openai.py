@@ -83,7 +83,9 @@ class ApiPolicy:
                 self._pace.stop()
                 raise
             finally:
-                pool.shutdown(wait=True, cancel_futures=True)  # answers under way still come into the journal
+                pool.shutdown(
+                    wait=True, cancel_futures=True
+                )  # answers under way still come into the journal
 
     def _connect(self) -> openai.OpenAI:
         """A client, which keeps its connections while it is open; trying again is our business."""
@@ -96,10 +98,17 @@ class ApiPolicy:
         self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
     ) -> Completion:
         question = question_id(self._model, conversation, seed, sampling)
-        return self._journal.answer(question) or self._ask(client, question, conversation, seed, sampling)
+        return self._journal.answer(question) or self._ask(
+            client, question, conversation, seed, sampling
+        )
 
     def _ask(
-        self, client: openai.OpenAI, question: str, conversation: Conversation, seed: int, sampling: Sampling
+        self,
+        client: openai.OpenAI,
+        question: str,
+        conversation: Conversation,
+        seed: int,
+        sampling: Sampling,
     ) -> Completion:
         """Attempts until one is answered; what they took is recorded however they end."""
         likely = _most_tokens(conversation), sampling.max_tokens
@@ -116,13 +125,17 @@ class ApiPolicy:
                     failed = troubles.total() - troubles["option"]
                     if failed > self._settings.retries:
                         words = ", ".join(f"{count} × {kind}" for kind, count in troubles.items())
-                        return Completion(text=f"no answer after {requests} requests ({words})", finish="error")
+                        return Completion(
+                            text=f"no answer after {requests} requests ({words})", finish="error"
+                        )
                     self._pace.wait(trouble.wait, failed, self._settings.backoff)
             return completion
         finally:
             if requests:
                 self._journal.record(question, completion, requests, troubles)
-            self._journal.release(requests, *likely)  # last, so that it is counted twice rather than not at all
+            self._journal.release(
+                requests, *likely
+            )  # last, so that it is counted twice rather than not at all
 
     def _attempt(
         self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
@@ -155,8 +168,11 @@ class ApiPolicy:
         if not isinstance(text, str) or not text.strip():
             raise _Trouble("filtered" if finish == "content_filter" else "empty")
         return Completion(
-            text=cut_completion(text), finish="length" if finish == "length" else "stop",
-            prompt_tokens=counts[0], cached_tokens=cached, generated_tokens=counts[1],
+            text=cut_completion(text),
+            finish="length" if finish == "length" else "stop",
+            prompt_tokens=counts[0],
+            cached_tokens=cached,
+            generated_tokens=counts[1],
         )
 
     def _refused(self, error: openai.APIStatusError, options: frozenset[str]) -> Completion:
@@ -194,7 +210,10 @@ class _Features:
     def options(self, sampling: Sampling, seed: int) -> dict[str, Any]:
         length = "max_completion_tokens" if "max_tokens" in self._dropped else "max_tokens"
         wanted: dict[str, Any] = {
-            "seed": seed, "stop": list(_STOP), "top_p": sampling.top_p, "temperature": sampling.temperature,
+            "seed": seed,
+            "stop": list(_STOP),
+            "top_p": sampling.top_p,
+            "temperature": sampling.temperature,
             length: sampling.max_tokens,
         }
         return {name: value for name, value in wanted.items() if name not in self._dropped}

@@ -61,11 +61,19 @@ class Journal:
         """The answer to a question that was answered before."""
         return self._answers.get(question)
 
-    def record(self, question: str, completion: Completion | None, requests: int, troubles: Mapping[str, int]) -> None:
+    def record(
+        self,
+        question: str,
+        completion: Completion | None,
+        requests: int,
+        troubles: Mapping[str, int],
+    ) -> None:
         """Write an answer (None: it came to nothing) and what it took."""
         record = {
-            "question": question, "completion": None if completion is None else asdict(completion),
-            "requests": requests, "troubles": dict(troubles),
+            "question": question,
+            "completion": None if completion is None else asdict(completion),
+            "requests": requests,
+            "troubles": dict(troubles),
         }
         with self._lock:
             append_jsonl(self.path, record)
@@ -76,9 +84,18 @@ class Journal:
         cost = self._price(prompt_tokens, completion_tokens)
         with self._lock:
             for what, limit, spent, more in (
-                ("requests", self._settings.max_requests, self.spent.requests + self._reserved_requests, 1),
-                ("tokens", self._settings.max_tokens, self.spent.tokens + self._reserved_tokens,
-                 prompt_tokens + completion_tokens),
+                (
+                    "requests",
+                    self._settings.max_requests,
+                    self.spent.requests + self._reserved_requests,
+                    1,
+                ),
+                (
+                    "tokens",
+                    self._settings.max_tokens,
+                    self.spent.tokens + self._reserved_tokens,
+                    prompt_tokens + completion_tokens,
+                ),
                 ("cost", self._settings.max_cost, self.spent.cost + self._reserved_cost, cost),
             ):
                 if limit is not None and spent + more > limit:
@@ -92,7 +109,9 @@ class Journal:
         """Give back what was set aside for attempts that are over; `record` counts what they took."""
         with self._lock:
             tokens = requests * (prompt_tokens + completion_tokens)
-            self._reserve(-requests, -tokens, -requests * self._price(prompt_tokens, completion_tokens))
+            self._reserve(
+                -requests, -tokens, -requests * self._price(prompt_tokens, completion_tokens)
+            )
 
     def _reserve(self, requests: int, tokens: int, cost: float) -> None:
         self._reserved_requests += requests

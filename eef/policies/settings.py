@@ -61,9 +61,13 @@ class ApiSettings(Settings):
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError("`base_url` is no address (`http://127.0.0.1:8000/v1`)")
         if address.username or address.password or address.query:
-            raise ValueError("`base_url` holds a user, a password or a query; keys come from the environment alone")
+            raise ValueError(
+                "`base_url` holds a user, a password or a query; keys come from the environment alone"
+            )
         if self.max_cost is not None and not (self.prompt_price or self.completion_price):
-            raise ValueError("`max_cost` has no effect without `prompt_price` or `completion_price`")
+            raise ValueError(
+                "`max_cost` has no effect without `prompt_price` or `completion_price`"
+            )
         return self
 
 

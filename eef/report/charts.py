@@ -68,7 +68,10 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """
     rough = max(high - low, 1e-9) / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = min((factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999), default=10 * power)
+    step = min(
+        (factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999),
+        default=10 * power,
+    )
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(position * step, 10) for position in range(first, max(last, first + 1) + 1)]
 
@@ -78,22 +81,34 @@ def line_chart(
 ) -> Html:
     """Rates over x, a band for each curve's intervals. `whole_x`: a tick at each whole number (rounds)."""
     points = [point for curve in curves for point in curve.points]
-    y = _rate_scale([*(p.low for p in points), *(p.high for p in points), *(level.value for level in levels)])
+    y = _rate_scale(
+        [*(p.low for p in points), *(p.high for p in points), *(level.value for level in levels)]
+    )
     right = max((point.x for point in points), default=1.0) or 1.0
-    x_ticks = [float(tick) for tick in range(int(right) + 1)] if whole_x else nice_ticks(0, right, 4)
+    x_ticks = (
+        [float(tick) for tick in range(int(right) + 1)] if whole_x else nice_ticks(0, right, 4)
+    )
     x = Scale(0.0, max(right, x_ticks[-1]), LEFT, WIDTH - RIGHT)
     drawn = [
         _axes(x, y, x_ticks, x_title),
         *(_level(level, y) for level in levels),
         *(_band(curve, x, y) for curve in curves),
         *(_curve(curve, x, y) for curve in curves),
-        *(_dot(level.label, level.kind, x(level.at), y(level.value), level.value) for level in levels
-          if level.at is not None),
+        *(
+            _dot(level.label, level.kind, x(level.at), y(level.value), level.value)
+            for level in levels
+            if level.at is not None
+        ),
         _labels(curves, levels, y),
     ]
     return tag(
-        "svg", tag("title", title), *drawn,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title, class_="chart",
+        "svg",
+        tag("title", title),
+        *drawn,
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_label=title,
+        class_="chart",
     )
 
 
@@ -106,12 +121,24 @@ def bar_chart(bars: Sequence[tuple[str, str, float]], *, title: str) -> Html:
         top = row * place
         drawn += [
             tag("text", label, x=start - 8, y=top + 16, class_="tick end"),
-            tag("rect", x=start, y=top + 4, width=round(x(value) - start, 2), height=row - 8, class_=f"bar {kind}"),
+            tag(
+                "rect",
+                x=start,
+                y=top + 4,
+                width=round(x(value) - start, 2),
+                height=row - 8,
+                class_=f"bar {kind}",
+            ),
             tag("text", f"{value:.2f}", x=x(value) + 6, y=top + 16, class_="tick"),
         ]
     return tag(
-        "svg", tag("title", title), *drawn,
-        viewBox=f"0 0 {WIDTH} {row * max(1, len(bars))}", role="img", aria_label=title, class_="chart",
+        "svg",
+        tag("title", title),
+        *drawn,
+        viewBox=f"0 0 {WIDTH} {row * max(1, len(bars))}",
+        role="img",
+        aria_label=title,
+        class_="chart",
     )
 
 
@@ -139,9 +166,14 @@ def whisker(point: Point, kind: str, low: float, high: float) -> Html:
         "svg",
         tag("line", x1=8, x2=152, y1=9, y2=9, class_="rule"),
         tag("line", x1=x(point.low), x2=x(point.high), y1=9, y2=9, class_=f"whisker {kind}"),
-        *(tag("line", x1=x(end), x2=x(end), y1=5, y2=13, class_=f"whisker {kind}") for end in (point.low, point.high)),
+        *(
+            tag("line", x1=x(end), x2=x(end), y1=5, y2=13, class_=f"whisker {kind}")
+            for end in (point.low, point.high)
+        ),
         marker(kind, x(point.value), 9, 4.2),
-        viewBox="0 0 160 18", class_="interval", aria_hidden="true",
+        viewBox="0 0 160 18",
+        class_="interval",
+        aria_hidden="true",
     )
 
 
@@ -154,7 +186,9 @@ def difference(value: float, low: float, high: float, reach: float) -> Html:
         tag("line", x1=x(0), x2=x(0), y1=0, y2=18, class_="zero"),
         tag("line", x1=x(low), x2=x(high), y1=9, y2=9, class_=f"whisker {sure}"),
         tag("circle", cx=x(value), cy=9, r=4, class_=f"dot {sure}"),
-        viewBox="0 0 160 18", class_="interval", aria_hidden="true",
+        viewBox="0 0 160 18",
+        class_="interval",
+        aria_hidden="true",
     )
 
 
@@ -167,12 +201,23 @@ def _rate_scale(values: Iterable[float]) -> Scale:
 
 def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], x_title: str) -> Html:
     ticks = [tick for tick in nice_ticks(y.low, y.high) if y.low <= tick <= y.high]
-    return join([
-        *(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick), class_="grid") for tick in ticks),
-        *(tag("text", f"{100 * tick:.0f}", x=LEFT - 8, y=y(tick) + 4, class_="tick end") for tick in ticks),
-        *(tag("text", f"{tick:,.0f}", x=x(tick), y=HEIGHT - BOTTOM + 17, class_="tick middle") for tick in x_ticks),
-        tag("text", x_title, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 5, class_="tick middle"),
-    ])
+    return join(
+        [
+            *(
+                tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick), class_="grid")
+                for tick in ticks
+            ),
+            *(
+                tag("text", f"{100 * tick:.0f}", x=LEFT - 8, y=y(tick) + 4, class_="tick end")
+                for tick in ticks
+            ),
+            *(
+                tag("text", f"{tick:,.0f}", x=x(tick), y=HEIGHT - BOTTOM + 17, class_="tick middle")
+                for tick in x_ticks
+            ),
+            tag("text", x_title, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 5, class_="tick middle"),
+        ]
+    )
 
 
 def _level(level: Level, y: Scale) -> Html:
@@ -188,7 +233,10 @@ def _band(curve: Curve, x: Scale, y: Scale) -> Html:
 
 def _curve(curve: Curve, x: Scale, y: Scale) -> Html:
     line = " ".join(f"{x(point.x)},{y(point.value)}" for point in curve.points)
-    dots = [_dot(curve.label, curve.kind, x(point.x), y(point.value), point.value) for point in curve.points]
+    dots = [
+        _dot(curve.label, curve.kind, x(point.x), y(point.value), point.value)
+        for point in curve.points
+    ]
     return join([tag("polyline", points=line, class_=f"line {curve.kind}"), *dots])
 
 
@@ -199,7 +247,9 @@ def _dot(label: str, kind: str, x: float, y: float, rate: float) -> Html:
 
 def _labels(curves: Sequence[Curve], levels: Sequence[Level], y: Scale) -> Html:
     """Names at the right end, each beside its line, none upon another and none below the axis."""
-    wanted = [(y(curve.points[-1].value), curve.label, curve.kind) for curve in curves if curve.points]
+    wanted = [
+        (y(curve.points[-1].value), curve.label, curve.kind) for curve in curves if curve.points
+    ]
     wanted += [(y(level.value), level.label, level.kind) for level in levels]
     wanted.sort()
     room = [HEIGHT - BOTTOM - LINE * below for below in reversed(range(len(wanted)))]
@@ -223,4 +273,8 @@ def spread(places: Sequence[float], distance: float) -> list[float]:
             other, count = groups.pop()
             middle, size = (middle * size + other * count) / (size + count), size + count
         groups.append((middle, size))
-    return [middle + distance * (index - (size - 1) / 2) for middle, size in groups for index in range(size)]
+    return [
+        middle + distance * (index - (size - 1) / 2)
+        for middle, size in groups
+        for index in range(size)
+    ]

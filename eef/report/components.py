@@ -31,7 +31,10 @@ def section(title: str, *content: Html) -> Html:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Content]], *, name: str) -> Html:
     """A table that scrolls by itself where it is too wide; its first column names the row."""
-    body = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
+    body = [
+        tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:]))
+        for row in rows
+    ]
     columns = [tag("th", column, scope="col") for column in head]
     drawn = tag("table", tag("thead", tag("tr", *columns)), tag("tbody", *body))
     return tag("div", drawn, class_="scroll", tabindex=0, role="region", aria_label=name)

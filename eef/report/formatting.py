@@ -93,7 +93,9 @@ def interval_text(score: Score | None) -> str:
     """`46.4 [42.1, 50.8]`"""
     if score is None:
         return NONE
-    return f"{percent(score.win_rate)} [{percent(score.interval.low)}, {percent(score.interval.high)}]"
+    return (
+        f"{percent(score.win_rate)} [{percent(score.interval.low)}, {percent(score.interval.high)}]"
+    )
 
 
 def chance(p: float) -> str:

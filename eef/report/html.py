@@ -28,7 +28,8 @@ def tag(name: str, *content: Content, **attributes: Content | None) -> Html:
     """
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
-        for key, value in attributes.items() if value is not None
+        for key, value in attributes.items()
+        if value is not None
     )
     return Html(f"<{name}{written}>{join(content)}</{name}>")
 

@@ -13,7 +13,13 @@ from eef.report.components import fold, section
 from eef.report.formatting import place
 from eef.report.html import Html, join, tag
 from eef.report.sections.case_study import draw_story
-from eef.report.sections.evaluation import draw_comparisons, draw_curves, draw_kinds, draw_scores, draw_skills
+from eef.report.sections.evaluation import (
+    draw_comparisons,
+    draw_curves,
+    draw_kinds,
+    draw_scores,
+    draw_skills,
+)
 from eef.report.sections.training import draw_costs, draw_exploration, draw_selection
 from eef.report.summary import headline, progress, setting, verdict
 from eef.utils.jsonl import disk_errors
@@ -33,11 +39,17 @@ def draw_page(run: Run, results: Results) -> str:
     """The whole document."""
     story = telling_story(run)
     sections = [
-        _opening(results), draw_scores(results), draw_curves(results), draw_comparisons(results),
+        _opening(results),
+        draw_scores(results),
+        draw_curves(results),
+        draw_comparisons(results),
         draw_kinds(results),
-        draw_exploration(results), draw_selection(results),
+        draw_exploration(results),
+        draw_selection(results),
         section("A failure of the expert, explored", draw_story(story)) if story else Html(""),
-        draw_skills(results), draw_costs(results), _origin(run, results),
+        draw_skills(results),
+        draw_costs(results),
+        _origin(run, results),
     ]
     return draw_document(f"{results.name} – report", *sections)
 
@@ -62,7 +74,10 @@ def _opening(results: Results) -> Html:
         f"{about['test_tasks']} {about['test_split']} tasks · seed {results.seed}"
     )
     words = {
-        "verdict": verdict(results), "setting": setting(results), "unfinished": progress(results), "facts": facts,
+        "verdict": verdict(results),
+        "setting": setting(results),
+        "unfinished": progress(results),
+        "facts": facts,
     }
     return tag(
         "header",
@@ -74,11 +89,17 @@ def _opening(results: Results) -> Html:
 
 def _origin(run: Run, results: Results) -> Html:
     """What was run, on what, and how to run it again."""
-    prints = [join([tag("dt", key), tag("dd", _plain(value))]) for key, value in results.fingerprint.items()]
+    prints = [
+        join([tag("dt", key), tag("dd", _plain(value))])
+        for key, value in results.fingerprint.items()
+    ]
     return section(
         "How to get these numbers again",
         tag("pre", tag("code", f"eef run {run.directory.resolve().name}/recipe.json --out again")),
-        fold("Fingerprint: what decides whether two numbers can stand in one table", tag("dl", *prints)),
+        fold(
+            "Fingerprint: what decides whether two numbers can stand in one table",
+            tag("dl", *prints),
+        ),
         fold("Recipe, every default written out", tag("pre", tag("code", run.recipe.to_json()))),
     )
 

@@ -8,10 +8,25 @@ from rich.table import Table
 from rich.text import Text
 
 from eef.analysis.results import MethodResult, Results
-from eef.report.formatting import display_name, interval_text, minutes, number, place, reward, round_name
+from eef.report.formatting import (
+    display_name,
+    interval_text,
+    minutes,
+    number,
+    place,
+    reward,
+    round_name,
+)
 
 COLUMNS = (
-    "method", "round", "win rate % [95 %]", "mean reward", "newly solved", "rollouts", "tokens", "minutes",
+    "method",
+    "round",
+    "win rate % [95 %]",
+    "mean reward",
+    "newly solved",
+    "rollouts",
+    "tokens",
+    "minutes",
 )
 
 
@@ -28,13 +43,20 @@ def results_table(results: Results) -> Table:
     title = Text(f"{results.name} (seed {results.seed})")  # a name is no console markup
     where = Text(place(results.fingerprint))
     table = Table(
-        title=title, title_justify="left", caption=where, caption_justify="left", box=None, pad_edge=False
+        title=title,
+        title_justify="left",
+        caption=where,
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
     )
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     best = max((method.score.win_rate for method in results.methods if method.score), default=None)
     for method, row in zip(results.methods, rows(results), strict=True):
-        table.add_row(*row, style="bold" if method.score and method.score.win_rate == best else None)
+        table.add_row(
+            *row, style="bold" if method.score and method.score.win_rate == best else None
+        )
     return table
 
 

@@ -33,7 +33,9 @@ def kinds_of(over: OverSeeds) -> dict[str, str]:
     """The class of each method's colour and sign; an arm has its method's."""
     others = [item.name for item in over.methods if item.name not in KINDS and not item.is_arm]
     kinds = {name: OTHERS[place % len(OTHERS)] for place, name in enumerate(others)} | KINDS
-    return kinds | {item.name: kinds.get(item.algorithm, OTHERS[0]) for item in over.methods if item.is_arm}
+    return kinds | {
+        item.name: kinds.get(item.algorithm, OTHERS[0]) for item in over.methods if item.is_arm
+    }
 
 
 def _over(over: OverSeeds, x_title: str, place: Callable[[MethodOverSeeds, int], float]) -> Html:
@@ -41,24 +43,36 @@ def _over(over: OverSeeds, x_title: str, place: Callable[[MethodOverSeeds, int],
     kinds, curves = kinds_of(over), []
     for item in over.methods:
         known = {
-            round: rates for round, each in item.rounds.items()
-            if round and round in item.explored and (rates := [rate for rate in each if rate is not None])
+            round: rates
+            for round, each in item.rounds.items()
+            if round
+            and round in item.explored
+            and (rates := [rate for rate in each if rate is not None])
         }
         if known and not item.is_arm and (x_title == "round" or place(item, max(known))):
             points = tuple(
-                Point(place(item, round), fmean(rates), min(rates), max(rates)) for round, rates in known.items()
+                Point(place(item, round), fmean(rates), min(rates), max(rates))
+                for round, rates in known.items()
             )
             curves.append(Curve(display_name(item.name), kinds[item.name], points))
     title = f"Win rate over {x_title}"
-    return figure(f"{title}. {BAND}", line_chart(
-        curves, _levels(over, over.seeds), title=title, x_title=x_title, whole_x=x_title == "round"
-    ))
+    return figure(
+        f"{title}. {BAND}",
+        line_chart(
+            curves,
+            _levels(over, over.seeds),
+            title=title,
+            x_title=x_title,
+            whole_x=x_title == "round",
+        ),
+    )
 
 
 def _levels(over: OverSeeds, seeds: Collection[int]) -> list[Level]:
     return [
         Level(display_name(item.name), KINDS[item.name], fmean(rates))
-        for item in over.methods if item.name in (EXPERT, BC) and (rates := over.rates_in(item, seeds))
+        for item in over.methods
+        if item.name in (EXPERT, BC) and (rates := over.rates_in(item, seeds))
     ]
 
 
@@ -73,7 +87,8 @@ def _options(over: OverSeeds) -> Iterator[Html]:
     for item in over.methods:
         given = methods[item.algorithm].options if item.is_arm else {}
         numbers = {
-            key: value for key, value in item.changes.items()
+            key: value
+            for key, value in item.changes.items()
             if type(value) in (int, float) and type(given.get(key)) in (int, float)
         }
         if item.is_arm and len(item.changes) == len(numbers) == 1:
@@ -82,16 +97,19 @@ def _options(over: OverSeeds) -> Iterator[Html]:
     for (algorithm, key), arms in swept.items():
         arms.append((float(methods[algorithm].options[key]), methods[algorithm]))
         begun = sorted((arm for arm in arms if arm[1].known), key=lambda arm: arm[0])
-        seeds = [seed for seed in over.seeds if all(over.rates_in(item, [seed]) for _, item in begun)]
+        seeds = [
+            seed for seed in over.seeds if all(over.rates_in(item, [seed]) for _, item in begun)
+        ]
         if begun and seeds:
             rates = [(value, over.rates_in(item, seeds)) for value, item in begun]
             points = tuple(Point(value, fmean(each), min(each), max(each)) for value, each in rates)
             title = f"Win rate of {display_name(algorithm)} over {key}"
             curve = Curve(display_name(algorithm), kinds_of(over)[algorithm], points)
             played = f"in {count_of(len(seeds), 'seed')}: {', '.join(map(str, seeds))}"
-            yield figure(f"{title}, all else equal ({played}). {BAND}", line_chart(
-                [curve], _levels(over, seeds), title=title, x_title=key, whole_x=True
-            ))
+            yield figure(
+                f"{title}, all else equal ({played}). {BAND}",
+                line_chart([curve], _levels(over, seeds), title=title, x_title=key, whole_x=True),
+            )
 
 
 def _noise(over: OverSeeds) -> Iterator[Html]:
@@ -100,13 +118,19 @@ def _noise(over: OverSeeds) -> Iterator[Html]:
         if item.noise:
             curves = []
             for rule, kind in rules:
-                rates = {n: [noise.false_rates(n, rule).states for noise in item.noise] for n in NOISE_ROLLOUTS}
-                points = tuple(Point(n, fmean(each), min(each), max(each)) for n, each in rates.items())
+                rates = {
+                    n: [noise.false_rates(n, rule).states for noise in item.noise]
+                    for n in NOISE_ROLLOUTS
+                }
+                points = tuple(
+                    Point(n, fmean(each), min(each), max(each)) for n, each in rates.items()
+                )
                 curves.append(Curve(f"{rule}", kind, points))
             title = f"False labels of {display_name(item.name)} over rollouts a state"
-            yield figure(f"{title}: ok if any wins, or the majority does. {BAND}", line_chart(
-                curves, [], title=title, x_title="rollouts a state", whole_x=True
-            ))
+            yield figure(
+                f"{title}: ok if any wins, or the majority does. {BAND}",
+                line_chart(curves, [], title=title, x_title="rollouts a state", whole_x=True),
+            )
 
 
 def _skills(over: OverSeeds) -> Iterator[Html]:
@@ -119,7 +143,8 @@ def _skills(over: OverSeeds) -> Iterator[Html]:
             means = [
                 sum(part.episodes * (part.means[name] or 0.0) for part in use.values())
                 / max(1, sum(part.episodes for part in use.values()))
-                for use in uses if use
+                for use in uses
+                if use
             ]
             if means and not item.is_arm:
                 bars.append((display_name(item.name), kinds[item.name], fmean(means)))

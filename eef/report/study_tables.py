@@ -11,9 +11,26 @@ from eef.analysis.aggregate import MethodOverSeeds, OverSeeds, PairOverSeeds
 from eef.analysis.stats import Difference
 from eef.methods.labels import OkRule
 from eef.pipeline.stages import BC, EXPERT
-from eef.report.formatting import NONE, count_of, display_name, minutes, number, p_value, percent, points, reward
+from eef.report.formatting import (
+    NONE,
+    count_of,
+    display_name,
+    minutes,
+    number,
+    p_value,
+    percent,
+    points,
+    reward,
+)
 
-EXPLORING = ("rollouts", "env_steps", "replayed_steps", "prompt_tokens", "cached_tokens", "generated_tokens")
+EXPLORING = (
+    "rollouts",
+    "env_steps",
+    "replayed_steps",
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
+)
 NOISE_ROLLOUTS = (1, 3, 5)
 PAIR_HEAD = ("[over tasks and seeds]", "seeds", "p", "p (Holm)", "p over seeds")
 
@@ -31,7 +48,13 @@ class Table:
 def tables_of(over: OverSeeds) -> list[Table]:
     """The tables of one budget; those without a row are left out."""
     made = (
-        _methods(over), _pairs(over), _arms(over), _selected(over), _noise(over), _difficulty(over), _skills(over),
+        _methods(over),
+        _pairs(over),
+        _arms(over),
+        _selected(over),
+        _noise(over),
+        _difficulty(over),
+        _skills(over),
         _costs(over),
     )
     return [table for table in made if table.rows]
@@ -43,8 +66,13 @@ def verdict(over: OverSeeds) -> str:
     Empty while there are no two methods with a seed in common.
     """
     known = sorted(
-        (item for item in over.methods if item.mean is not None and item.name not in (EXPERT, BC) and not item.is_arm),
-        key=lambda item: item.mean or 0.0, reverse=True,
+        (
+            item
+            for item in over.methods
+            if item.mean is not None and item.name not in (EXPERT, BC) and not item.is_arm
+        ),
+        key=lambda item: item.mean or 0.0,
+        reverse=True,
     )
     subject = next((item for item in known if item.name == "eef"), next(iter(known), None))
     rival = next((item for item in known if subject and item.algorithm != subject.algorithm), None)
@@ -59,7 +87,11 @@ def verdict(over: OverSeeds) -> str:
         f"and {display_name(rival.name)} {percent(theirs)} %; on the same tasks the difference is "
         f"{points(sign * pair.difference.mean)} points (95 % over tasks and seeds: {points(low)} to {points(high)}). "
         f"Of these trained students on other tasks: {p_value(pair.p_value)}"
-        + (f"; of students trained anew, on these tasks: {p_value(pair.effects.p_value)}." if pair.effects else ".")
+        + (
+            f"; of students trained anew, on these tasks: {p_value(pair.effects.p_value)}."
+            if pair.effects
+            else "."
+        )
     )
 
 
@@ -85,14 +117,24 @@ def _methods(over: OverSeeds) -> Table:
     by_seed = [f"seed {seed}" for seed in over.seeds]
     head = ("method", "win rate %", "± sd", *by_seed, "mean reward", "pass@k (training)")
     rows = [
-        (display_name(item.name), percent(item.mean), percent(item.deviation), *map(percent, item.win_rates),
-         reward(item.mean_reward), _pass(item))
+        (
+            display_name(item.name),
+            percent(item.mean),
+            percent(item.deviation),
+            *map(percent, item.win_rates),
+            reward(item.mean_reward),
+            _pass(item),
+        )
         for item in over.methods
     ]
     uneven = any(None in item.win_rates for item in over.methods)
     return Table(
-        "Methods and arms after the last round, greedy on the test tasks", head, rows,
-        "Each mean is over the seeds there are; the tables of differences take those that both have." if uneven else "",
+        "Methods and arms after the last round, greedy on the test tasks",
+        head,
+        rows,
+        "Each mean is over the seeds there are; the tables of differences take those that both have."
+        if uneven
+        else "",
     )
 
 
@@ -102,15 +144,22 @@ def _pass(item: MethodOverSeeds) -> str:
 
 def _pairs(over: OverSeeds) -> Table:
     arms = {item.name for item in arms_of(over)}
-    head = ("pair", "difference, points [95 % over tasks]", *PAIR_HEAD, "by seed: only first : only second",
-            "tasks only one ever won")
+    head = (
+        "pair",
+        "difference, points [95 % over tasks]",
+        *PAIR_HEAD,
+        "by seed: only first : only second",
+        "tasks only one ever won",
+    )
     rows = [
         (
-            f"{display_name(pair.first)} – {display_name(pair.second)}", *_pair_cells(pair),
+            f"{display_name(pair.first)} – {display_name(pair.second)}",
+            *_pair_cells(pair),
             ", ".join(f"{test.only_first} : {test.only_second}" for test in pair.by_seed),
             f"{pair.first_alone} : {pair.second_alone}",
         )
-        for pair in over.pairs if not {pair.first, pair.second} & arms
+        for pair in over.pairs
+        if not {pair.first, pair.second} & arms
     ]
     note = (
         "p: exact sign-flip test over tasks, all seeds of a task together: would these trained students differ on "
@@ -126,8 +175,11 @@ def _pair_cells(pair: PairOverSeeds) -> tuple[str, ...]:
     tell."""
     return (
         f"{points(pair.difference.mean)} {_interval(pair.difference)}",
-        _interval(pair.both) if len(pair.seeds) > 1 else NONE, str(len(pair.seeds)),
-        f"{pair.p_value:.4f}", f"{pair.p_adjusted:.4f}", f"{pair.effects.p_value:.4f}" if pair.effects else NONE,
+        _interval(pair.both) if len(pair.seeds) > 1 else NONE,
+        str(len(pair.seeds)),
+        f"{pair.p_value:.4f}",
+        f"{pair.p_adjusted:.4f}",
+        f"{pair.effects.p_value:.4f}" if pair.effects else NONE,
     )
 
 
@@ -137,7 +189,14 @@ def _interval(difference: Difference) -> str:
 
 
 def _arms(over: OverSeeds) -> Table:
-    head = ("arm", "of", "differs in", "win rate %", "minus its method, points [95 % over tasks]", *PAIR_HEAD)
+    head = (
+        "arm",
+        "of",
+        "differs in",
+        "win rate %",
+        "minus its method, points [95 % over tasks]",
+        *PAIR_HEAD,
+    )
     rows = []
     for item in arms_of(over):
         pair = pair_of(over, item.name, item.algorithm)
@@ -149,19 +208,45 @@ def _arms(over: OverSeeds) -> Table:
 
 
 def _selected(over: OverSeeds) -> Table:
-    head = ("method", "training tasks without a solution", "examples", "pairs", "actions of the student’s rollouts",
-            "actions taken over", "of them beneficial", "neutral", "states that need recovery", "recovered")
+    head = (
+        "method",
+        "training tasks without a solution",
+        "examples",
+        "pairs",
+        "actions of the student’s rollouts",
+        "actions taken over",
+        "of them beneficial",
+        "neutral",
+        "states that need recovery",
+        "recovered",
+    )
     rows = []
     for item in over.methods:
         if counts := item.selected:
-            steps = {name.removeprefix("steps."): n for name, n in counts.items() if name.startswith("steps.")}
+            steps = {
+                name.removeprefix("steps."): n
+                for name, n in counts.items()
+                if name.startswith("steps.")
+            }
             own = steps.pop("student-win", 0)
             given = (sum(steps.values()), steps.get("beneficial"), steps.get("neutral"))
             trained = (own, *given) if counts.get("examples") else (None,) * 4
             named = (counts.get(name) for name in ("states.recovery", "states.recovered"))
-            rows.append((display_name(item.name), *map(_count, (
-                counts.get("tasks.unsolved"), counts.get("examples"), counts.get("pairs"), *trained, *named
-            ))))
+            rows.append(
+                (
+                    display_name(item.name),
+                    *map(
+                        _count,
+                        (
+                            counts.get("tasks.unsolved"),
+                            counts.get("examples"),
+                            counts.get("pairs"),
+                            *trained,
+                            *named,
+                        ),
+                    ),
+                )
+            )
     note = (
         "A solution of a task is a win, the expert’s or the student’s, from its start or on from a state inside a "
         "trajectory; what NAT and SFT-ALL take instead is each trajectory of the expert. Actions are those trained; "
@@ -175,11 +260,24 @@ def _count(mean: float | None) -> str:
 
 
 def _noise(over: OverSeeds) -> Table:
-    head = ("method", "rollouts a state", "ok if", "false states %", "false segments %", "false among beneficial %",
-            "among harmful %", "states", "rollouts played")
+    head = (
+        "method",
+        "rollouts a state",
+        "ok if",
+        "false states %",
+        "false segments %",
+        "false among beneficial %",
+        "among harmful %",
+        "states",
+        "rollouts played",
+    )
     rules: tuple[OkRule, ...] = ("any", "majority")
     rows = [
-        _noise_row(item, n, rule) for item in over.methods if item.noise for n in NOISE_ROLLOUTS for rule in rules
+        _noise_row(item, n, rule)
+        for item in over.methods
+        if item.noise
+        for n in NOISE_ROLLOUTS
+        for rule in rules
         if n > 1 or rule == "any"  # one rollout is its own majority
     ]
     note = (
@@ -197,22 +295,39 @@ def _noise_row(item: MethodOverSeeds, n: int, rule: OkRule) -> Sequence[str]:
     )
     played = [state.rollouts for noise in item.noise for state in noise.states]
     return (
-        display_name(item.name), str(n), rule if n > 1 else "it wins", percent(fmean(rate.states for rate in rates)),
-        *(percent(fmean(part) if part else None) for part in parts), str(len(played)), number(sum(played)),
+        display_name(item.name),
+        str(n),
+        rule if n > 1 else "it wins",
+        percent(fmean(rate.states for rate in rates)),
+        *(percent(fmean(part) if part else None) for part in parts),
+        str(len(played)),
+        number(sum(played)),
     )
 
 
 def _difficulty(over: OverSeeds) -> Table:
     levels = [level for level in ("easy", "medium", "hard") if level in over.tasks]
-    head = ("method", *(f"{level} ({over.tasks[level]})" for level in levels), "newly solved, by seed")
+    head = (
+        "method",
+        *(f"{level} ({over.tasks[level]})" for level in levels),
+        "newly solved, by seed",
+    )
     rows: list[Sequence[str]] = [
-        (display_name(item.name), *(f"{item.solved.get(level, 0.0):.1f}" for level in levels),
-         ", ".join(map(number, item.newly_solved)))
-        for item in over.methods if item.known
+        (
+            display_name(item.name),
+            *(f"{item.solved.get(level, 0.0):.1f}" for level in levels),
+            ", ".join(map(number, item.newly_solved)),
+        )
+        for item in over.methods
+        if item.known
     ]
-    rows.append(("never solved by anyone", *(str(over.never_solved.get(level, 0)) for level in levels), ""))
+    rows.append(
+        ("never solved by anyone", *(str(over.never_solved.get(level, 0)) for level in levels), "")
+    )
     return Table(
-        "Test tasks solved after the last round, mean over seeds", head, rows,
+        "Test tasks solved after the last round, mean over seeds",
+        head,
+        rows,
         "Easy: won in more than two thirds of the evaluations of expert and behaviour cloning, all seeds together; "
         "hard: in less than a third. Newly solved: won by neither of the two with the same seed.",
     )
@@ -222,20 +337,30 @@ def _skills(over: OverSeeds) -> Table:
     names = skill_names(over)
     rows = [
         (display_name(item.name), str(round), part, *(mean_use(uses, part, name) for name in names))
-        for item in over.methods for round, uses in item.skills.items()
-        if uses and uses[0] and not (item.is_arm and round < max(item.skills)) for part in ("won", "lost")
+        for item in over.methods
+        for round, uses in item.skills.items()
+        if uses and uses[0] and not (item.is_arm and round < max(item.skills))
+        for part in ("won", "lost")
     ]
     return Table(
-        "Actions of a kind in a test episode", ("method", "round", "episodes", *names), rows,
+        "Actions of a kind in a test episode",
+        ("method", "round", "episodes", *names),
+        rows,
         "Of arms the last round alone." if arms_of(over) else "",
     )
 
 
 def skill_names(over: OverSeeds) -> list[str]:
-    return list(dict.fromkeys(
-        name for item in over.methods for uses in item.skills.values() for use in uses if use
-        for name in use["won"].means
-    ))
+    return list(
+        dict.fromkeys(
+            name
+            for item in over.methods
+            for uses in item.skills.values()
+            for use in uses
+            if use
+            for name in use["won"].means
+        )
+    )
 
 
 def mean_use(uses: Iterable[Any], part: str, name: str) -> str:
@@ -251,12 +376,15 @@ def _costs(over: OverSeeds) -> Table:
     for item in over.methods:
         explored = item.explored.get(max(item.rounds))
         spent = asdict(explored) if explored else {}
-        rows.append((
-            display_name(item.name), *(number(spent.get(name)) for name in EXPLORING),
-            number(item.cost.updates if item.cost else None),
-            number(item.cost.processed_tokens if item.cost else None),
-            minutes(item.cost.seconds if item.cost else None),
-        ))
+        rows.append(
+            (
+                display_name(item.name),
+                *(number(spent.get(name)) for name in EXPLORING),
+                number(item.cost.updates if item.cost else None),
+                number(item.cost.processed_tokens if item.cost else None),
+                minutes(item.cost.seconds if item.cost else None),
+            )
+        )
     note = (
         "Of finished pieces. The experts’ rollouts are those of all experts together; a method with some of them has "
         "its part. Minutes are wall-clock time, on machines that may have had other work beside it."

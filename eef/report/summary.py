@@ -21,7 +21,9 @@ def rivals(results: Results) -> tuple[MethodResult, MethodResult] | None:
 
     Behaviour cloning stands in where no other method has a result; None while there are not two results.
     """
-    played = sorted((method for method in results.explorers if method.last), key=_win_rate, reverse=True)
+    played = sorted(
+        (method for method in results.explorers if method.last), key=_win_rate, reverse=True
+    )
     subject = next((method for method in played if method.name == "eef"), next(iter(played), None))
     others = [method for method in played if method is not subject]
     rival = others[0] if others else results[BC]
@@ -49,14 +51,20 @@ def verdict(results: Results) -> str:
     if comparison is None:
         return ""
     tests = len(results.comparisons)
-    corrected = f"; {p_value(comparison.p_adjusted)} when corrected for {tests} comparisons" if tests > 1 else ""
+    corrected = (
+        f"; {p_value(comparison.p_adjusted)} when corrected for {tests} comparisons"
+        if tests > 1
+        else ""
+    )
     evidence = f"exact McNemar test, {p_value(comparison.p_value)}{corrected}"
     if comparison.only_first + comparison.only_second == 0:
         return f"Both win exactly the same tasks: this run shows no difference ({evidence})."
     if comparison.wins.mean == 0:
         return f"They win as many tasks, though not all the same ones: this run shows no difference ({evidence})."
-    return f"{_weigh(comparison)} If the two were equally good, chance alone would set them as far apart " \
-           f"{chance(comparison.p_value)} ({evidence})."
+    return (
+        f"{_weigh(comparison)} If the two were equally good, chance alone would set them as far apart "
+        f"{chance(comparison.p_value)} ({evidence})."
+    )
 
 
 def _weigh(comparison: Comparison) -> str:
@@ -67,7 +75,9 @@ def _weigh(comparison: Comparison) -> str:
     if comparison.p_adjusted < SIGNIFICANT:
         return f"The difference of {span} is more than chance."
     if comparison.p_value < SIGNIFICANT:
-        return f"The difference of {span} hints at an advantage, but does not hold after correction."
+        return (
+            f"The difference of {span} hints at an advantage, but does not hold after correction."
+        )
     return f"The difference of {span} may well be chance: this run does not show that either is better."
 
 
@@ -81,17 +91,22 @@ def setting(results: Results) -> str:
         sentences.append(f"The expert itself wins {_rate(expert)}.")
     solved = [
         f"{display_name(item.name)} solves {last.newly_solved or 'none'}"
-        for item in results.explorers if (last := item.last) and last.newly_solved is not None
+        for item in results.explorers
+        if (last := item.last) and last.newly_solved is not None
     ]
     if solved and results.unsolved_before:
-        sentences.append(f"Of the {results.unsolved_before} tasks that neither of these wins, {' and '.join(solved)}.")
+        sentences.append(
+            f"Of the {results.unsolved_before} tasks that neither of these wins, {' and '.join(solved)}."
+        )
     return " ".join(sentences)
 
 
 def progress(results: Results) -> str:
     """A word on a run that is not finished, else nothing."""
     done, planned = results.stages
-    return "" if done == planned else f"This run is not finished: {done} of {planned} stages are done."
+    return (
+        "" if done == planned else f"This run is not finished: {done} of {planned} stages are done."
+    )
 
 
 def _first_result(results: Results) -> str:

@@ -19,7 +19,10 @@ from eef.trajectory import StateRef
 
 
 def waves(
-    plan: Sequence[PlannedState], budget: BudgetSettings, batch_size: int, tokens_of: Callable[[int], int],
+    plan: Sequence[PlannedState],
+    budget: BudgetSettings,
+    batch_size: int,
+    tokens_of: Callable[[int], int],
     played: Mapping[StateRef, int] = MappingProxyType({}),
 ) -> Iterator[list[PlannedState]]:
     """The rollouts of a round in portions to be played one after the other; the next one may depend on what they cost.
@@ -55,7 +58,9 @@ def in_turns(
     """
     of_task: dict[str, list[PlannedState]] = {}
     for item in plan:
-        of_task.setdefault(item.task, []).extend([PlannedState(item.task, item.state, 1)] * item.count)
+        of_task.setdefault(item.task, []).extend(
+            [PlannedState(item.task, item.state, 1)] * item.count
+        )
     orders = [_in_order(units, task, played) for task, units in of_task.items() if units]
     turn = 0
     while orders:
@@ -63,12 +68,17 @@ def in_turns(
         turn += 1
 
 
-def _in_order(units: list[PlannedState], task: str, played: Mapping[StateRef, int]) -> list[PlannedState]:
+def _in_order(
+    units: list[PlannedState], task: str, played: Mapping[StateRef, int]
+) -> list[PlannedState]:
     first, *others = units
     random.Random(task).shuffle(others)
     most = max((played.get(unit.state, 0) for unit in others if unit.state), default=0)
     start = max(1, most)
-    return [first, *sorted(others, key=lambda unit: played.get(unit.state, 0) if unit.state else start)]
+    return [
+        first,
+        *sorted(others, key=lambda unit: played.get(unit.state, 0) if unit.state else start),
+    ]
 
 
 def _until(
@@ -81,7 +91,9 @@ def _until(
                 f"`budget.tokens` is {wanted}, but the rollouts generate no tokens that could be counted",
                 hint="take `budget.rollouts`",
             )
-        size = batch_size if not spent else min(batch_size, max(1, (wanted - spent) * played // spent))
+        size = (
+            batch_size if not spent else min(batch_size, max(1, (wanted - spent) * played // spent))
+        )
         yield list(islice(stream, size))
         played += size
         spent = tokens_of(played)

@@ -96,7 +96,9 @@ class Episode:
         assert self.env is not None, "an episode is stepped only after it has begun"
         action = parse_completion(text)[1] or ""
         result = _checked(execute(self.env, action))
-        step = Step(observation=self.observation, completion=text, action=action, reward=result.reward)
+        step = Step(
+            observation=self.observation, completion=text, action=action, reward=result.reward
+        )
         self.steps.append(step)
         self.observation = result.observation
         self.steps_left -= 1

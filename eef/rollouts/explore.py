@@ -54,7 +54,9 @@ def launches(
         for _ in range(item.count):
             name = f"round{round}/{place}#{numbers[place]}"
             numbers[place] += 1
-            planned.append(Launch(name, tasks[item.task], item.state, derive_seed(seed, name), round))
+            planned.append(
+                Launch(name, tasks[item.task], item.state, derive_seed(seed, name), round)
+            )
     return planned
 
 
@@ -88,11 +90,19 @@ def explore(
     _refuse_text_only(launches, store.trajectories)
     skipped = sum(launch.id in store.trajectories for launch in launches)
     player = Player(
-        env, policy, store.trajectories, sampling=sampling, step_limit=step_limit, fresh_limit=fresh_limit, told=told
+        env,
+        policy,
+        store.trajectories,
+        sampling=sampling,
+        step_limit=step_limit,
+        fresh_limit=fresh_limit,
+        told=told,
     )
     with player:
         played = _complete(launches, store, player, policy.batch_invariant, batch_size, progress)
-        retries = [_second_try(launch) for launch in launches if _is_broken(store.trajectories[launch.id])]
+        retries = [
+            _second_try(launch) for launch in launches if _is_broken(store.trajectories[launch.id])
+        ]
         played += _complete(retries, store, player, policy.batch_invariant, batch_size, progress)
     ends = [store.trajectories[launch.id] for launch in launches]
     return Exploration(

@@ -48,7 +48,11 @@ class States:
         expected = self._trajectories.observation_at(state)
         now = replay(env, task, self.prefix(state))
         if now.terminated or now.observation != expected:
-            found = "the episode is over" if now.terminated else "another observation than recorded is seen"
+            found = (
+                "the episode is over"
+                if now.terminated
+                else "another observation than recorded is seen"
+            )
             message = f"replay of {task.id}: in {state} {found}"
             raise ReplayMismatch(message, step=state.t, expected=expected, observed=now.observation)
         return expected

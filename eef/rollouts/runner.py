@@ -140,7 +140,10 @@ class Player:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -166,7 +169,9 @@ class Player:
     def _episode(self, launch: Launch) -> Episode:
         prefix = [item.step for item in self._states.prefix(launch.state)]
         limit = min(self._step_limit, launch.task.step_limit or self._step_limit)
-        return Episode(prefix=prefix, steps_left=limit if self._fresh_limit else limit - len(prefix))
+        return Episode(
+            prefix=prefix, steps_left=limit if self._fresh_limit else limit - len(prefix)
+        )
 
     def _reach(self, place: int, launch: Launch, episode: Episode) -> None:
         try:
@@ -202,14 +207,18 @@ class Player:
         seeds = [derive_seed(launch.seed, episode.turn) for launch, episode in alive]
         try:
             if isinstance(self._policy, Oracle):
-                return self._policy.act_on([launch.task for launch, _ in alive], conversations, seeds, self._sampling)
+                return self._policy.act_on(
+                    [launch.task for launch, _ in alive], conversations, seeds, self._sampling
+                )
             return self._policy.act(conversations, seeds, self._sampling)
         except EefError:
             raise
         except Exception as error:
             if len(alive) == 1:
                 return [Completion(text=words(error), finish="error")]
-        return [self._act([one])[0] for one in alive]  # one by one, so that only the broken ones are lost
+        return [
+            self._act([one])[0] for one in alive
+        ]  # one by one, so that only the broken ones are lost
 
     def _record(self, launch: Launch, episode: Episode) -> Trajectory:
         reward = episode.score()

@@ -40,9 +40,15 @@ class BudgetSettings(Settings):
 
     @model_validator(mode="after")
     def _one_measure(self) -> BudgetSettings:
-        given = [name for name in ("rollouts_per_task", "rollouts", "tokens") if getattr(self, name) is not None]
+        given = [
+            name
+            for name in ("rollouts_per_task", "rollouts", "tokens")
+            if getattr(self, name) is not None
+        ]
         if len(given) > 1:
-            raise ValueError(f"`{given[0]}` and `{given[1]}` both say when a round is full; leave one out")
+            raise ValueError(
+                f"`{given[0]}` and `{given[1]}` both say when a round is full; leave one out"
+            )
         return self
 
     def of_round(self, tasks: int) -> BudgetSettings:

@@ -38,7 +38,13 @@ def _name_every_field(record: Record) -> Record:
 def _say_where_it_is_from(record: Record) -> Record:
     """1 → 2: all was played here (`replayable`, no `source`), and no turn came with a loss weight."""
     steps = [{"weight": 1.0, **step} for step in record.get("steps", ())]
-    return {"replayable": True, "source": None, **record, **({"steps": steps} if "steps" in record else {})}
+    return {
+        "replayable": True,
+        "source": None,
+        **record,
+        **({"steps": steps} if "steps" in record else {}),
+    }
+
 
 MIGRATIONS: tuple[Callable[[Record], Record], ...] = (_name_every_field, _say_where_it_is_from)
 """`MIGRATIONS[v]` makes version v + 1 out of version v. A record which names no version has version 0."""
@@ -118,7 +124,10 @@ class Store:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

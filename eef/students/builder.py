@@ -39,16 +39,27 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) 
     """A randomly initialised Llama: heads of 32, as many for keys as for queries, tied embeddings."""
     heads = width // 32
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=4096,
-        tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None, initializer_range=0.05,
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        initializer_range=0.05,
     )
     return LlamaForCausalLM(config)
 
 
 def make_base(
-    env: str, directory: Path, settings: StudentSettings, *,
+    env: str,
+    directory: Path,
+    settings: StudentSettings,
+    *,
     played: Played = lambda part, parts: None,
     trained: Callable[[str, TrainProgress], None] = lambda lessons, progress: None,
 ) -> None:
@@ -67,18 +78,28 @@ def make_base(
     drills = [course.drill(renderer, rng) for _ in range(settings.drills)]
     lessons = list(course.lessons(renderer, rng, played))
     if not lessons:
-        raise ConfigError(f"every episode is longer than `longest` = {settings.longest} tokens", hint="raise it")
+        raise ConfigError(
+            f"every episode is longer than `longest` = {settings.longest} tokens", hint="raise it"
+        )
     model.set_attn_implementation("eager")  # on a CPU twice as fast for what is so short
     train(
-        model, drills, _train_settings(settings).model_copy(update={
-            "updates": settings.drill_updates, "batch_size": settings.drill_batch_size,
-            "learning_rate": settings.drill_rate, "schedule": "constant",
-        }),
+        model,
+        drills,
+        _train_settings(settings).model_copy(
+            update={
+                "updates": settings.drill_updates,
+                "batch_size": settings.drill_batch_size,
+                "learning_rate": settings.drill_rate,
+                "schedule": "constant",
+            }
+        ),
         progress=lambda progress: trained("drills", progress),
     )
     model.set_attn_implementation("sdpa")
     train(
-        model, [*lessons, *drills[: course.again]], _train_settings(settings),
+        model,
+        [*lessons, *drills[: course.again]],
+        _train_settings(settings),
         progress=lambda progress: trained("lessons", progress),
     )
     about = {"recipe": f"base student for {env}", "settings": settings.model_dump(), **course.about}
@@ -87,9 +108,16 @@ def make_base(
 
 def _train_settings(settings: StudentSettings) -> TrainSettings:
     return TrainSettings(
-        updates=settings.updates, batch_size=settings.batch_size, learning_rate=settings.learning_rate,
-        schedule="cosine", warmup=0.06, weight_decay=0.01, micro_tokens=2048, dtype=settings.dtype,
-        seed=settings.seed, threads=settings.threads,
+        updates=settings.updates,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        schedule="cosine",
+        warmup=0.06,
+        weight_decay=0.01,
+        micro_tokens=2048,
+        dtype=settings.dtype,
+        seed=settings.seed,
+        threads=settings.threads,
     )
 
 

@@ -71,12 +71,16 @@ class Course(Protocol):
     about: dict[str, Any]
 
     def drill(self, renderer: Renderer, rng: random.Random) -> Rendered: ...
-    def lessons(self, renderer: Renderer, rng: random.Random, played: Played) -> Iterator[Rendered]: ...
+    def lessons(
+        self, renderer: Renderer, rng: random.Random, played: Played
+    ) -> Iterator[Rendered]: ...
 
 
 def copying(renderer: Renderer, words: Sequence[Sequence[int]], rng: random.Random) -> Rendered:
     """A drill: a row of random tokens out of several lists, to be written again."""
-    user, assistant, end = renderer.tokenizer.convert_tokens_to_ids(["<|user|>", "<|assistant|>", "<|end|>"])
+    user, assistant, end = renderer.tokenizer.convert_tokens_to_ids(
+        ["<|user|>", "<|assistant|>", "<|end|>"]
+    )
     row = [rng.choice(rng.choice(words)) for _ in range(rng.randint(8, 30))]
     ids = (user, *row, end, assistant, *row, end)
     return Rendered(ids, (0.0,) * (len(row) + 3) + (1.0,) * (len(row) + 1))

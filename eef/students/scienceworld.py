@@ -45,7 +45,9 @@ _AT_A_TIME = 25
 class ScienceStudent(StudentSettings):
     """How ScienceWorld's base student is made."""
 
-    kinds: tuple[str, ...] = Field(default=("find-non-living-thing", "find-plant", "find-animal"), strict=False)
+    kinds: tuple[str, ...] = Field(
+        default=("find-non-living-thing", "find-plant", "find-animal"), strict=False
+    )
     """Kinds of tasks whose development variations are played."""
 
     tasks: int | None = Field(default=None, ge=1)
@@ -114,7 +116,12 @@ def putting(renderer: Renderer, words: Sequence[str], rng: random.Random) -> Ren
     seen = [f"{task} {' '.join(f'a {each}' for each in things)}", f"You focus on the {thing}."]
     done = [f"focus on {thing}", f"move {thing} to {colour} box"]
     steps = [
-        Step(observation=page, completion=format_completion(think(task, action), action), action=action, reward=0.0)
+        Step(
+            observation=page,
+            completion=format_completion(think(task, action), action),
+            action=action,
+            reward=0.0,
+        )
         for page, action in zip(seen, done, strict=True)
     ]
     return renderer.render(build_conversation("", steps), [1.0, 1.0])
@@ -128,8 +135,15 @@ def science_vocabulary(texts: Iterable[str]) -> Vocabulary:
     (['flower', 'pot', '6', '(', 'containing', 'soil', ')', '.'], 'pot, (soil)')
     """
     spaced = str.maketrans(dict.fromkeys(_APART, " "))
-    seen = {word for text in texts for word in text.lower().translate(spaced).split() if not word.isdigit()}
-    return Vocabulary(("thought", "action", *sorted(seen)), numbers=100, apart=_APART, joined=_JOINED)
+    seen = {
+        word
+        for text in texts
+        for word in text.lower().translate(spaced).split()
+        if not word.isdigit()
+    }
+    return Vocabulary(
+        ("thought", "action", *sorted(seen)), numbers=100, apart=_APART, joined=_JOINED
+    )
 
 
 def play_gold(settings: ScienceStudent, played: Played) -> Iterator[Trajectory]:
@@ -137,14 +151,24 @@ def play_gold(settings: ScienceStudent, played: Played) -> Iterator[Trajectory]:
 
     EnvError where one breaks: a student made from the others would be another one.
     """
-    options = {"tasks": settings.kinds, "simplifications": "eto", "prompt": "none", "step_limit": _STEP_LIMIT}
+    options = {
+        "tasks": settings.kinds,
+        "simplifications": "eto",
+        "prompt": "none",
+        "step_limit": _STEP_LIMIT,
+    }
     env = make_env("scienceworld", options)
     tasks = env.tasks(PART).head(settings.tasks)
     launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
     try:
         found = play(
-            launches, env=env, policy=make_expert(env, "flawless"), trajectories=TrajectorySet(), sampling=GREEDY,
-            step_limit=env.step_limit, batch_size=_AT_A_TIME,
+            launches,
+            env=env,
+            policy=make_expert(env, "flawless"),
+            trajectories=TrajectorySet(),
+            sampling=GREEDY,
+            step_limit=env.step_limit,
+            batch_size=_AT_A_TIME,
         )
         for number, trajectory in enumerate(found, start=1):
             if trajectory.status == "error":
@@ -159,7 +183,9 @@ Turn = tuple[Step, bool]
 """A step, and whether it is the episode's own; else it is a slip."""
 
 
-def with_slips(steps: Sequence[Step], others: Sequence[Step], share: float, rng: random.Random) -> list[Turn]:
+def with_slips(
+    steps: Sequence[Step], others: Sequence[Step], share: float, rng: random.Random
+) -> list[Turn]:
     """The steps of an episode with slips before some of them: what another episode did there, where what it names has
     not been seen in this one."""
     told: list[Turn] = []
@@ -170,13 +196,18 @@ def with_slips(steps: Sequence[Step], others: Sequence[Step], share: float, rng:
         if slip is None or slip.action == "look around" or slip.action.split()[-1] in known:
             told.append((step, True))
         else:
-            told += [(replace(slip, observation=step.observation), False), (replace(step, observation=_UNKNOWN), True)]
+            told += [
+                (replace(slip, observation=step.observation), False),
+                (replace(step, observation=_UNKNOWN), True),
+            ]
     return told
 
 
 def make_lesson(turns: Sequence[Turn], renderer: Renderer) -> Rendered:
     """An episode with loss on its own turns; its slips are there to be read."""
-    return renderer.render(build_conversation("", [step for step, _ in turns]), [float(own) for _, own in turns])
+    return renderer.render(
+        build_conversation("", [step for step, _ in turns]), [float(own) for _, own in turns]
+    )
 
 
 def exchanged(ids: Iterable[int], renderer: Renderer, rng: random.Random) -> tuple[int, ...]:

@@ -36,8 +36,12 @@ class Vocabulary:
 
 def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     """A lower-casing WordPiece tokenizer over a vocabulary's words, which can spell any other ASCII text."""
-    pieces = {token: index for index, token in enumerate(dict.fromkeys([*SPECIALS, *_pieces(vocabulary)]))}
-    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=1000))  # noqa: S106
+    pieces = {
+        token: index for index, token in enumerate(dict.fromkeys([*SPECIALS, *_pieces(vocabulary)]))
+    }
+    tokenizer = Tokenizer(
+        models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=1000)
+    )  # noqa: S106
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
     )
@@ -46,11 +50,17 @@ def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(apart, "isolated")]
     )
     joined = [decoders.Replace(found, written) for found, written in vocabulary.joined]
-    tokenizer.decoder = decoders.Sequence([decoders.WordPiece(cleanup=False), decoders.Fuse(), *joined])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.WordPiece(cleanup=False), decoders.Fuse(), *joined]
+    )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", eos_token="<|end|>",  # noqa: S106
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token="<|end|>",  # noqa: S106
         additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
-        clean_up_tokenization_spaces=False, model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+        model_max_length=4096,
     )
     fast.add_tokens(["[SEP]"])
     fast.chat_template = CHAT_TEMPLATE
@@ -62,7 +72,9 @@ def _pieces(vocabulary: Vocabulary) -> list[str]:
     numbers = [str(number) for number in range(vocabulary.numbers)]
     widths = range(1, len(numbers[-1]) + 1)
     digits = [f"{number:0{width}d}" for width in widths for number in range(10**width)]
-    pairs = [first + second for first in string.ascii_lowercase for second in string.ascii_lowercase]
+    pairs = [
+        first + second for first in string.ascii_lowercase for second in string.ascii_lowercase
+    ]
     characters = list(string.printable.strip().lower())
     starts = [*vocabulary.words, *numbers, *pairs, *characters]
     inside = [*digits, *vocabulary.inside, *pairs, *characters]

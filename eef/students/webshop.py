@@ -71,7 +71,9 @@ def shop_vocabulary() -> Vocabulary:
     (['click', '[', 'b000000', '##123', ']'], ['b000', '##123', '##456'])
     """
     words = (*PAGE_WORDS.split(), *lexicon.words(), "b000", "b000000")
-    return Vocabulary(words, numbers=1000, apart="[]", joined=((" [ ", "["), (" ]", "]")), inside=(".99",))
+    return Vocabulary(
+        words, numbers=1000, apart="[]", joined=((" [ ", "["), (" ]", "]")), inside=(".99",)
+    )
 
 
 class ShopCourse:
@@ -87,7 +89,9 @@ class ShopCourse:
         if rng.random() >= self.settings.copying_share:
             return _looking_up(renderer, self.settings, rng)
         known = renderer.tokenizer.convert_tokens_to_ids(list(lexicon.words()))
-        numbers = renderer.tokenizer.convert_tokens_to_ids([f"##{number:03d}" for number in range(1000)])
+        numbers = renderer.tokenizer.convert_tokens_to_ids(
+            [f"##{number:03d}" for number in range(1000)]
+        )
         return copying(renderer, [known, numbers], rng)
 
     def lessons(self, renderer: Renderer, rng: random.Random, played: Played) -> Iterator[Rendered]:
@@ -106,9 +110,17 @@ def _looking_up(renderer: Renderer, settings: ShopStudent, rng: random.Random) -
     products = [(f"B{number:09d}", _two_of(pool, wanted, rng)) for number in numbers]
     fitting = rng.randrange(len(products))
     products[fitting] = (products[fitting][0], rng.sample(wanted, 2))
-    first = next(at for at, (_, attributes) in enumerate(products) if set(attributes) == set(wanted))
-    shown = [f"{asin} [SEP] {rng.choice(lexicon.BRANDS)} {' '.join(has)} {family.noun}" for asin, has in products]
-    read = [f"need {' '.join(wanted)}.", *(_read(asin, has, wanted) for asin, has in products[: first + 1])]
+    first = next(
+        at for at, (_, attributes) in enumerate(products) if set(attributes) == set(wanted)
+    )
+    shown = [
+        f"{asin} [SEP] {rng.choice(lexicon.BRANDS)} {' '.join(has)} {family.noun}"
+        for asin, has in products
+    ]
+    read = [
+        f"need {' '.join(wanted)}.",
+        *(_read(asin, has, wanted) for asin, has in products[: first + 1]),
+    ]
     question = f"{', '.join(wanted)} {family.noun} [SEP] {' [SEP] '.join(shown)}"
     answer = format_completion(" ".join(read), f"click[{products[first][0]}]")
     drill = renderer.render(
@@ -121,7 +133,9 @@ def _two_of(pool: list[str], wanted: list[str], rng: random.Random) -> list[str]
     """Two attributes of a product; of four products one has just one of those wanted, beyond what chance gives."""
     if rng.random() < 0.75:
         return rng.sample(pool, 2)
-    return rng.sample([rng.choice(wanted), rng.choice([name for name in pool if name not in wanted])], 2)
+    return rng.sample(
+        [rng.choice(wanted), rng.choice([name for name in pool if name not in wanted])], 2
+    )
 
 
 def _read(asin: str, has: list[str], wanted: list[str]) -> str:
@@ -135,7 +149,11 @@ def _stress(lesson: Rendered, renderer: Renderer, settings: ShopStudent) -> Rend
     stressed = _ids((*MARKS, *DECISIONS), renderer)
     weights = zip(lesson.ids, lesson.weights, strict=True)
     return Rendered(
-        lesson.ids, tuple(weight * (settings.mark_weight if token in stressed else 1.0) for token, weight in weights)
+        lesson.ids,
+        tuple(
+            weight * (settings.mark_weight if token in stressed else 1.0)
+            for token, weight in weights
+        ),
     )
 
 
@@ -166,8 +184,12 @@ def _understood_alone(step: Step) -> bool:
 def _random_shop(rng: random.Random) -> WebShop:
     """A shop unlike any other: size, page length, options and what makes it hard are all drawn."""
     return WebShop(
-        data="synthetic", goals="human", observation="text", prompt="none",
-        products_per_page=rng.choice([3, 4, 4, 5, 5, 6, 8]), step_limit=20,
+        data="synthetic",
+        goals="human",
+        observation="text",
+        prompt="none",
+        products_per_page=rng.choice([3, 4, 4, 5, 5, 6, 8]),
+        step_limit=20,
         synthetic=SyntheticSettings(
             seed=derive_seed("base", rng.random()),
             products=rng.randint(100, 240),
@@ -187,23 +209,39 @@ def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
     chosen = shop.tasks("train").shuffled(seed).head(tasks)
     launches = [Launch(task.id, task, None, derive_seed(seed, task.id), 0) for task in chosen]
     return play(
-        launches, env=shop, policy=expert, trajectories=TrajectorySet(), sampling=GREEDY,
-        step_limit=shop.step_limit, batch_size=len(launches),
+        launches,
+        env=shop,
+        policy=expert,
+        trajectories=TrajectorySet(),
+        sampling=GREEDY,
+        step_limit=shop.step_limit,
+        batch_size=len(launches),
     )
 
 
-def _lesson(trajectory: Trajectory, renderer: Renderer, settings: ShopStudent, rng: random.Random) -> Rendered:
+def _lesson(
+    trajectory: Trajectory, renderer: Renderer, settings: ShopStudent, rng: random.Random
+) -> Rendered:
     """An episode with loss on what is to be learned. Of a turn to another page only the reading is, not the decision.
 
     "B000000123 long lasting not travel sized yes no. none fits. next page." carries loss up to and including `no.`.
     """
     marks = _ids(MARKS, renderer)
-    untaught = [step.action in (NEXT, BACK) and rng.random() >= settings.turning_share for step in trajectory.steps]
-    lesson = renderer.render(build_conversation("", trajectory.steps), [0.5 if each else 1.0 for each in untaught])
+    untaught = [
+        step.action in (NEXT, BACK) and rng.random() >= settings.turning_share
+        for step in trajectory.steps
+    ]
+    lesson = renderer.render(
+        build_conversation("", trajectory.steps), [0.5 if each else 1.0 for each in untaught]
+    )
     weights: list[float] = []
     for weight, turn in groupby(zip(lesson.ids, lesson.weights, strict=True), key=itemgetter(1)):
         ids = [token for token, _ in turn]
-        read = len(ids) if weight == 1.0 else max((at + 1 for at, token in enumerate(ids) if token in marks), default=0)
+        read = (
+            len(ids)
+            if weight == 1.0
+            else max((at + 1 for at, token in enumerate(ids) if token in marks), default=0)
+        )
         weights += [float(weight > 0)] * read + [0.0] * (len(ids) - read)
     return _stress(Rendered(lesson.ids, tuple(weights)), renderer, settings)
 

@@ -13,7 +13,9 @@ from eef.renderer import Rendered
 
 Item = TypeVar("Item")
 
-_GRAIN = 16  # widths of a batch are multiples of it: few shapes, for each of which a kernel is made once
+_GRAIN = (
+    16  # widths of a batch are multiples of it: few shapes, for each of which a kernel is made once
+)
 
 
 def batches(examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
@@ -48,7 +50,9 @@ def micro_batches(
     return parts
 
 
-def tensors(part: Sequence[Rendered]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def tensors(
+    part: Sequence[Rendered],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """(ids [rows, width], positions [n], targets [n], weights [n]) of a micro-batch with n trained tokens.
 
     `ids` is padded on the right with 0 to a multiple of 16, and lacks what predicts nothing: the last token of the
@@ -71,5 +75,8 @@ def tensors(part: Sequence[Rendered]) -> tuple[torch.Tensor, torch.Tensor, torch
     chosen = weights[rows, columns + 1]
     inputs = np.ascontiguousarray(ids[:, :-1])
     return (
-        torch.from_numpy(inputs), torch.from_numpy(positions), torch.from_numpy(targets), torch.from_numpy(chosen)
+        torch.from_numpy(inputs),
+        torch.from_numpy(positions),
+        torch.from_numpy(targets),
+        torch.from_numpy(chosen),
     )

@@ -38,7 +38,9 @@ def train_pairs(
 
     What the reference's pass over all pairs takes counts as processed tokens.
     """
-    usable = [pair for pair in pairs if any(pair.chosen.weights[1:]) and any(pair.rejected.weights[1:])]
+    usable = [
+        pair for pair in pairs if any(pair.chosen.weights[1:]) and any(pair.rejected.weights[1:])
+    ]
     if not usable:
         raise MethodError("there is nothing to train on: no pair has trained tokens on both ways")
     with training(model, settings) as parameters:
@@ -49,8 +51,13 @@ class _Preference(Training[RenderedPair]):
     """Pairs, each with the margin log p(chosen) − log p(rejected) of the reference."""
 
     def __init__(
-        self, model: Any, parameters: Parameters, pairs: list[RenderedPair], settings: TrainSettings,
-        directory: Path | None, beta: float,
+        self,
+        model: Any,
+        parameters: Parameters,
+        pairs: list[RenderedPair],
+        settings: TrainSettings,
+        directory: Path | None,
+        beta: float,
     ) -> None:
         super().__init__(model, parameters, pairs, settings, directory)
         self.beta = beta

@@ -34,10 +34,14 @@ def tune(
     result = TrainResult(updates=0)
     if first is not None:
         after = second.updates if second and second.updates else 0
-        result = train(model, examples, first, directory=directory, progress=_behind(result, after, progress))
+        result = train(
+            model, examples, first, directory=directory, progress=_behind(result, after, progress)
+        )
     if second is not None:
         points = directory / PAIRS if directory else None
-        later = train_pairs(model, pairs, second, dpo.beta, directory=points, progress=_behind(result, 0, progress))
+        later = train_pairs(
+            model, pairs, second, dpo.beta, directory=points, progress=_behind(result, 0, progress)
+        )
         result = _sum(result, later)
     return result
 
@@ -60,18 +64,25 @@ def _behind(done: TrainResult, to_come: int, progress: Heard | None) -> Heard | 
         return None
 
     def heard(part: TrainProgress) -> None:
-        progress(replace(
-            part, update=done.updates + part.update, updates=done.updates + part.updates + to_come,
-            trained_tokens=done.trained_tokens + part.trained_tokens,
-            processed_tokens=done.processed_tokens + part.processed_tokens, seconds=done.seconds + part.seconds,
-        ))
+        progress(
+            replace(
+                part,
+                update=done.updates + part.update,
+                updates=done.updates + part.updates + to_come,
+                trained_tokens=done.trained_tokens + part.trained_tokens,
+                processed_tokens=done.processed_tokens + part.processed_tokens,
+                seconds=done.seconds + part.seconds,
+            )
+        )
 
     return heard
 
 
 def _sum(first: TrainResult, second: TrainResult) -> TrainResult:
     return TrainResult(
-        updates=first.updates + second.updates, trained_tokens=first.trained_tokens + second.trained_tokens,
+        updates=first.updates + second.updates,
+        trained_tokens=first.trained_tokens + second.trained_tokens,
         processed_tokens=first.processed_tokens + second.processed_tokens,
-        losses=[*first.losses, *second.losses], seconds=first.seconds + second.seconds,
+        losses=[*first.losses, *second.losses],
+        seconds=first.seconds + second.seconds,
     )

@@ -65,7 +65,9 @@ class TrainResult:
 def training(model: Any, settings: TrainSettings) -> Iterator[Parameters]:
     """Within it a model's parameters (those that are trained) may be changed. ConfigError: untrainable dtype."""
     if settings.dtype == "float16":
-        raise ConfigError("`train.dtype` float16 would lose small gradients", hint="take bfloat16 or float32")
+        raise ConfigError(
+            "`train.dtype` float16 would lose small gradients", hint="take bfloat16 or float32"
+        )
     with _cpu(settings.threads), _trainable(model, settings) as parameters, torch.random.fork_rng():
         yield parameters
 
@@ -88,7 +90,11 @@ def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:
     if update < warm:
         return settings.learning_rate * (update + 1) / warm
     done = (update - warm) / max(1, updates - warm)
-    shape = {"constant": 1.0, "linear": 1.0 - done, "cosine": (1.0 + math.cos(math.pi * done)) / 2.0}
+    shape = {
+        "constant": 1.0,
+        "linear": 1.0 - done,
+        "cosine": (1.0 + math.cos(math.pi * done)) / 2.0,
+    }
     return settings.learning_rate * shape[settings.schedule]
 
 
@@ -99,13 +105,21 @@ class Training(Generic[Item]):
     """
 
     def __init__(
-        self, model: Any, parameters: Parameters, items: list[Item], settings: TrainSettings, directory: Path | None
+        self,
+        model: Any,
+        parameters: Parameters,
+        items: list[Item],
+        settings: TrainSettings,
+        directory: Path | None,
     ) -> None:
         self.model, self.parameters, self.items, self.settings = model, parameters, items, settings
         self.directory = directory
         self.device = next(iter(parameters.values())).device
         self.optimizer = torch.optim.AdamW(
-            parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            parameters.values(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         self.result = TrainResult(updates=0)
         self.updates = count_updates(len(items), settings)
@@ -150,7 +164,9 @@ class Training(Generic[Item]):
 
     def _update(self, update: int, batch: list[Item], rate: float) -> float:
         """One optimizer update; returns its loss."""
-        torch.manual_seed(1_000_003 * self.settings.seed + update)  # for dropout: a resumed training draws the same
+        torch.manual_seed(
+            1_000_003 * self.settings.seed + update
+        )  # for dropout: a resumed training draws the same
         total = sum(self.weight(item) for item in batch)
         losses = [self._backward(part, total) for part in self.parts(batch)]
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
@@ -172,7 +188,9 @@ class Training(Generic[Item]):
         loss.backward()
         return loss.detach()
 
-    def token_losses(self, part: Sequence[Rendered]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def token_losses(
+        self, part: Sequence[Rendered]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(−log p, weight, row in the part) of every token with a weight, [n] each.
 
         Padding stands on the right, where causal attention never looks, so that no mask is needed.
@@ -180,7 +198,11 @@ class Training(Generic[Item]):
         ids, positions, targets, weights = (tensor.to(self.device) for tensor in tensors(part))
         with self._autocast(), logits_only_at(self.model, positions):
             logits = self.model(input_ids=ids, use_cache=False).logits
-        return cross_entropy(logits.float(), targets, reduction="none"), weights, positions // ids.shape[1]
+        return (
+            cross_entropy(logits.float(), targets, reduction="none"),
+            weights,
+            positions // ids.shape[1],
+        )
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.settings.dtype == "float32":
@@ -192,7 +214,9 @@ class Training(Generic[Item]):
         before.losses.append(loss)
         rendered = [each for item in batch for each in self.renderings(item)]
         self.result = replace(
-            before, updates=before.updates + 1, seconds=before.seconds + time.monotonic() - started,
+            before,
+            updates=before.updates + 1,
+            seconds=before.seconds + time.monotonic() - started,
             trained_tokens=before.trained_tokens + sum(each.trained for each in rendered),
             processed_tokens=before.processed_tokens + sum(len(each.ids) for each in rendered),
         )
@@ -200,8 +224,13 @@ class Training(Generic[Item]):
     def _progress(self, rate: float) -> TrainProgress:
         result = self.result
         return TrainProgress(
-            update=result.updates, updates=self.updates, loss=result.losses[-1], learning_rate=rate,
-            trained_tokens=result.trained_tokens, processed_tokens=result.processed_tokens, seconds=result.seconds,
+            update=result.updates,
+            updates=self.updates,
+            loss=result.losses[-1],
+            learning_rate=rate,
+            trained_tokens=result.trained_tokens,
+            processed_tokens=result.processed_tokens,
+            seconds=result.seconds,
         )
 
     def _save(self) -> None:
@@ -213,7 +242,9 @@ class Training(Generic[Item]):
         with disk_errors(point):
             point.mkdir(parents=True)
         save_tensors(_state(self.parameters, self.optimizer), point / STATE_FILE)
-        write_json(point / MANIFEST_FILE, {"fingerprint": self._fingerprint(), **asdict(self.result)})
+        write_json(
+            point / MANIFEST_FILE, {"fingerprint": self._fingerprint(), **asdict(self.result)}
+        )
         for older in self.directory.glob("update-*"):
             if older != point:
                 shutil.rmtree(older)
@@ -238,7 +269,10 @@ class Training(Generic[Item]):
         settings = {**self.settings.model_dump(exclude={"threads", "save_every"}), **self.rules()}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for each in (rendered for item in self.items for rendered in self.renderings(item)):
-            digest.update(np.array(each.ids, np.int64).tobytes() + np.array(each.weights, np.float64).tobytes())
+            digest.update(
+                np.array(each.ids, np.int64).tobytes()
+                + np.array(each.weights, np.float64).tobytes()
+            )
         return digest.hexdigest()
 
 
@@ -276,11 +310,15 @@ def _state(parameters: Parameters, optimizer: torch.optim.Optimizer) -> dict[str
     """Weights and optimizer state as flat names: `weight/<parameter>`, `exp_avg/<parameter>`, …"""
     state = {f"weight/{name}": value.detach().contiguous() for name, value in parameters.items()}
     for name, value in parameters.items():
-        state |= {f"{kind}/{name}": tensor.contiguous() for kind, tensor in optimizer.state[value].items()}
+        state |= {
+            f"{kind}/{name}": tensor.contiguous() for kind, tensor in optimizer.state[value].items()
+        }
     return state
 
 
-def _restore(parameters: Parameters, optimizer: torch.optim.Optimizer, state: dict[str, torch.Tensor]) -> None:
+def _restore(
+    parameters: Parameters, optimizer: torch.optim.Optimizer, state: dict[str, torch.Tensor]
+) -> None:
     for key, tensor in state.items():
         kind, name = key.split("/", 1)
         if kind == "weight":

@@ -49,6 +49,7 @@ def process_settings(threads: int) -> Iterator[None]:
             else:
                 os.environ[name] = value
 
+
 _CALM = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",

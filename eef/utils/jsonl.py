@@ -105,7 +105,9 @@ def numbered_records(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, Record
             if isinstance(record, dict):
                 yield number, record
             elif not (torn_ok and not line.endswith(b"\n")):
-                raise DataError(f"`{path}`, line {number}: {record}", hint="each line is one JSON object")
+                raise DataError(
+                    f"`{path}`, line {number}: {record}", hint="each line is one JSON object"
+                )
 
 
 def _parse(line: bytes) -> Record | str:
@@ -114,7 +116,11 @@ def _parse(line: bytes) -> Record | str:
         value = json.loads(line)
     except ValueError as error:
         return f"not JSON ({error})"
-    return value if isinstance(value, dict) else f"a {type(value).__name__} where an object was expected"
+    return (
+        value
+        if isinstance(value, dict)
+        else f"a {type(value).__name__} where an object was expected"
+    )
 
 
 def append_line(file: FileIO, path: Path, record: Record) -> None:

@@ -38,7 +38,9 @@ class Failure:
         return self.kind(self.message, hint=self.hint)
 
 
-def start_process(target: Callable[..., None], args: tuple[Any, ...], *, name: str, leaf: bool) -> SpawnProcess:
+def start_process(
+    target: Callable[..., None], args: tuple[Any, ...], *, name: str, leaf: bool
+) -> SpawnProcess:
     """Start `target(*args)` in a fresh interpreter. A `leaf` starts no such process itself, and is ended when this
     program leaves by whatever way; others the caller must end."""
     resource_tracker.ensure_running()  # started with the first process, it would let the interrupts through again

@@ -19,10 +19,14 @@ from tests.fakes.small_run import eef, small_recipe, write_recipe
 def measurements(draw):
     rollouts = draw(st.integers(3, 6))
     sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=2))
-    return LabelNoise(1, tuple(
-        StateCount(f"e{place}", t, draw(st.integers(0, rollouts)), rollouts)
-        for place, size in enumerate(sizes) for t in range(size)
-    ))
+    return LabelNoise(
+        1,
+        tuple(
+            StateCount(f"e{place}", t, draw(st.integers(0, rollouts)), rollouts)
+            for place, size in enumerate(sizes)
+            for t in range(size)
+        ),
+    )
 
 
 def ok(outcomes, rule):
@@ -39,7 +43,10 @@ def drawn(state, n, rule):
 def test_rates_are_those_of_all_draws(noise, n, rule):
     truths = [2 * state.wins >= state.rollouts for state in noise.states]
     labels = [drawn(state, n, rule) for state in noise.states]
-    false = [sum(label != truth for label in each) / len(each) for each, truth in zip(labels, truths, strict=True)]
+    false = [
+        sum(label != truth for label in each) / len(each)
+        for each, truth in zip(labels, truths, strict=True)
+    ]
     rates = noise.false_rates(n, rule)
     assert rates.states == pytest.approx(sum(false) / len(false))
     wrong = []
@@ -79,7 +86,9 @@ def played(student, tmp_path_factory):
     """A run of `eef` in the toy, after one round."""
     place = tmp_path_factory.mktemp("noise")
     settings = small_recipe(student, methods=["rft4", "eef"], train={"updates": 2})
-    done = eef("run", write_recipe(place / "small.json", settings), "--out", place / "run", "--quiet")
+    done = eef(
+        "run", write_recipe(place / "small.json", settings), "--out", place / "run", "--quiet"
+    )
     assert done.exit_code == 0, done.stderr
     return place / "run"
 
@@ -97,7 +106,9 @@ def test_states_are_played_and_counted(played):
     assert f"{len(noise.states)} states of round 1" in done.stdout
     before = (played / "eef/round1/noise/trajectories.jsonl").read_bytes()
     heard = []
-    again = measure_noise(run, "eef", 1, trajectories=2, rollouts=4, progress=lambda *told: heard.append(told))
+    again = measure_noise(
+        run, "eef", 1, trajectories=2, rollouts=4, progress=lambda *told: heard.append(told)
+    )
     assert again == noise, "nothing is played twice"
     assert (played / "eef/round1/noise/trajectories.jsonl").read_bytes() == before
     assert heard == [(4 * len(noise.states),) * 2]

@@ -19,7 +19,9 @@ def test_doctests():
 def test_wilson_is_scipys(sample):
     wins, total = sample
     expected = reference.binomtest(wins, total).proportion_ci(0.95, method="wilson")
-    assert stats.wilson_interval(wins, total) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert stats.wilson_interval(wins, total) == pytest.approx(
+        (expected.low, expected.high), abs=1e-9
+    )
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=300))
@@ -107,7 +109,9 @@ wins = st.integers(0, 1).map(float)
 @st.composite
 def tables(draw, *, seeds=3, tasks=7):
     rows, columns = draw(st.integers(1, seeds)), draw(st.integers(1, tasks))
-    table = st.lists(st.lists(wins, min_size=columns, max_size=columns), min_size=rows, max_size=rows)
+    table = st.lists(
+        st.lists(wins, min_size=columns, max_size=columns), min_size=rows, max_size=rows
+    )
     return draw(table), draw(table)
 
 
@@ -115,7 +119,9 @@ def tables(draw, *, seeds=3, tasks=7):
 def test_the_sign_flip_test_counts_all_sign_patterns(pair):
     first, second = (np.asarray(table) for table in pair)
     gaps = (first - second).sum(axis=0)
-    sums = [abs((gaps * signs).sum()) for signs in np.array(list(np.ndindex(*(2,) * len(gaps)))) * 2 - 1]
+    sums = [
+        abs((gaps * signs).sum()) for signs in np.array(list(np.ndindex(*(2,) * len(gaps)))) * 2 - 1
+    ]
     expected = np.mean([total >= abs(gaps.sum()) for total in sums])
     assert stats.sign_flip_test(*pair) == pytest.approx(expected)
 
@@ -124,7 +130,9 @@ def test_the_sign_flip_test_is_scipys():
     generator = np.random.default_rng(2)
     first, second = generator.integers(0, 2, (2, 3, 9)).astype(float)
     gaps = (first - second).sum(axis=0)
-    expected = reference.permutation_test((gaps,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    expected = reference.permutation_test(
+        (gaps,), np.sum, permutation_type="samples", n_resamples=np.inf
+    )
     assert stats.sign_flip_test(first, second) == pytest.approx(expected.pvalue)
 
 
@@ -137,9 +145,12 @@ def test_with_one_seed_the_sign_flip_test_is_mcnemars(pairs):
 
 def test_seeds_that_repeat_one_another_are_no_further_evidence():
     first, second = [1.0] * 4 + [0.0] * 6, [0.0] * 8 + [1.0] * 2
-    assert stats.sign_flip_test([first] * 5, [second] * 5) == stats.sign_flip_test([first], [second])
+    assert stats.sign_flip_test([first] * 5, [second] * 5) == stats.sign_flip_test(
+        [first], [second]
+    )
     one, five = (
-        stats.difference_over_seeds([first] * seeds, [second] * seeds, over="both") for seeds in (1, 5)
+        stats.difference_over_seeds([first] * seeds, [second] * seeds, over="both")
+        for seeds in (1, 5)
     )
     assert one.interval == pytest.approx(five.interval, abs=0.02)
 
@@ -150,7 +161,8 @@ def test_the_difference_over_seeds_has_the_spread_of_the_closed_form():
     of_seeds, of_tasks = generator.normal(0, 0.2, (30, 1)), generator.normal(0.1, 0.4, (1, 200))
     gaps = of_seeds + of_tasks
     tasks, both = (
-        stats.difference_over_seeds(gaps, np.zeros_like(gaps), over=over) for over in ("tasks", "both")
+        stats.difference_over_seeds(gaps, np.zeros_like(gaps), over=over)
+        for over in ("tasks", "both")
     )
     assert tasks.mean == both.mean == pytest.approx(gaps.mean())
     half = 1.96 * of_tasks.std() / np.sqrt(200)
@@ -190,15 +202,21 @@ def test_seeds_far_apart_are_what_a_t_test_over_them_says():
     effect = stats.seed_effects(first, np.full_like(first, 0.3))
     plain = reference.ttest_1samp(rates, 0.3)
     assert effect.p_value == pytest.approx(plain.pvalue, rel=1e-3)
-    assert effect.interval == pytest.approx(tuple(end - 0.3 for end in plain.confidence_interval(0.95)), abs=1e-3)
+    assert effect.interval == pytest.approx(
+        tuple(end - 0.3 for end in plain.confidence_interval(0.95)), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 8, 19, 30])
 def test_students_t_is_scipys(freedom):
     for t in (0.0, 0.3, 1.0, 2.776, 12.7, 80.0):
-        assert stats._student_within(t, freedom) == pytest.approx(1 - 2 * reference.t.sf(t, freedom), abs=1e-12)
+        assert stats._student_within(t, freedom) == pytest.approx(
+            1 - 2 * reference.t.sf(t, freedom), abs=1e-12
+        )
     for within in (0.5, 0.95, 0.999):
-        assert stats._student_quantile(within, freedom) == pytest.approx(reference.t.ppf(0.5 + within / 2, freedom))
+        assert stats._student_quantile(within, freedom) == pytest.approx(
+            reference.t.ppf(0.5 + within / 2, freedom)
+        )
 
 
 def test_seeds_that_differ_widen_the_interval():
@@ -212,7 +230,11 @@ def test_seeds_that_differ_widen_the_interval():
     assert stats.seed_effects(alike[:1], second[:1]) is None
 
 
-@given(st.integers(1, 12).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n), st.integers(1, n))))
+@given(
+    st.integers(1, 12).flatmap(
+        lambda n: st.tuples(st.integers(0, n), st.just(n), st.integers(1, n))
+    )
+)
 def test_pass_at_k_is_the_hypergeometric_chance(sample):
     won, rollouts, k = sample
     expected = 1 - reference.hypergeom(rollouts, won, k).pmf(0)
@@ -220,9 +242,11 @@ def test_pass_at_k_is_the_hypergeometric_chance(sample):
     assert stats.chance_of_wins(won, rollouts, k, 1) == pytest.approx(expected)
 
 
-@given(st.integers(1, 20).flatmap(
-    lambda n: st.tuples(st.integers(0, n), st.just(n), st.integers(0, n), st.integers(0, n))
-))
+@given(
+    st.integers(1, 20).flatmap(
+        lambda n: st.tuples(st.integers(0, n), st.just(n), st.integers(0, n), st.integers(0, n))
+    )
+)
 def test_the_chance_of_wins_is_scipys(sample):
     won, total, draws, least = sample
     expected = reference.hypergeom(total, won, draws).sf(least - 1)

@@ -28,11 +28,25 @@ from tests.fakes.small_run import as_recipe, eef, small_recipe, write_recipe
 def comparison(student, tmp_path_factory):
     """Two seeds of which the second lacks a method; (directory, command)."""
     place = tmp_path_factory.mktemp("study")
-    unlike = {"tasks": {"train": 5, "test": 5}, "train": {"updates": 2}, "budget": {"rollouts_per_task": None}}
+    unlike = {
+        "tasks": {"train": 5, "test": 5},
+        "train": {"updates": 2},
+        "budget": {"rollouts_per_task": None},
+    }
     settings = small_recipe(student, **unlike)
     settings["options"] = {"eef": {"M": 3}, "two": {"method": "eef", "M": 1}}
     recipe = write_recipe(place / "small.json", {**settings, "methods": ["rft4", "eef", "two"]})
-    command = ("compare", recipe, "--seeds", 2, "--budget", "rollouts=12", "--out", place / "runs", "--quiet")
+    command = (
+        "compare",
+        recipe,
+        "--seeds",
+        2,
+        "--budget",
+        "rollouts=12",
+        "--out",
+        place / "runs",
+        "--quiet",
+    )
     pieces = [part for name in ("rft4@0", "eef@0", "eef@1") for part in ("--piece", name)]
     done = eef(*command, "--methods", "rft4,eef", *pieces)
     assert done.exit_code == 0, done.stderr
@@ -93,22 +107,36 @@ def test_the_kept_pieces_tell_all_again(comparison, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda piece: piece["fingerprint"].update(tagger="other"), "another environment .*differs in: tagger"),
+        (
+            lambda piece: piece["fingerprint"].update(tagger="other"),
+            "another environment .*differs in: tagger",
+        ),
         (lambda piece: piece.update(budget=["rollouts", 99]), "budgets of 12 and 99 a round"),
         (lambda piece: piece.update(study="other"), "of the recipe `other`"),
         (lambda piece: piece["tasks"].reverse(), "tested on other tasks than"),
         (lambda piece: piece.update(method="eef", seed=1), "of different options"),
-        (lambda piece: piece["settings"].update({"train.learning_rate": 1.0}),
-         "of different settings .*differ in: train.learning_rate"),
+        (
+            lambda piece: piece["settings"].update({"train.learning_rate": 1.0}),
+            "of different settings .*differ in: train.learning_rate",
+        ),
         (lambda piece: piece["settings"].pop("dpo.beta"), "differ in: dpo.beta"),
         (lambda piece: piece.update(version=99), "rft4@0.json`: .*has version 99"),
         (lambda piece: piece.pop("settings"), "rft4@0.json`: malformed piece"),
         (lambda piece: piece.pop("scores"), "rft4@0.json`: malformed piece"),
         (lambda piece: piece.update(starts=3), "rft4@0.json`: malformed piece .*`starts`"),
         (lambda piece: piece.update(options=None), "rft4@0.json`: malformed piece .*`options`"),
-        (lambda piece: piece.update(budget=["rollouts", None]), "rft4@0.json`: malformed piece .*`budget.1`"),
-        (lambda piece: piece["scores"]["1"].update(won="01"), "round 1 has 5 rewards and 2 wins of 5 tasks"),
-        (lambda piece: piece["settings"].update({"rollouts.batch_size": 99}), "differ in: rollouts.batch_size"),
+        (
+            lambda piece: piece.update(budget=["rollouts", None]),
+            "rft4@0.json`: malformed piece .*`budget.1`",
+        ),
+        (
+            lambda piece: piece["scores"]["1"].update(won="01"),
+            "round 1 has 5 rewards and 2 wins of 5 tasks",
+        ),
+        (
+            lambda piece: piece["settings"].update({"rollouts.batch_size": 99}),
+            "differ in: rollouts.batch_size",
+        ),
     ],
 )
 def test_pieces_that_do_not_belong_together_are_refused(comparison, tmp_path, change, message):
@@ -127,12 +155,29 @@ def piece(method, seed, won, place, algorithm=None, **options):
     explores = method not in ("expert", "bc")
     scores = {int(explores): Scores(tuple(map(float, won)), tuple(map(bool, won)))}
     return Piece(
-        study="s", method=method, seed=seed, budget=("rollouts", 9), place=place, rounds=int(explores),
-        algorithm=algorithm or method, options=options, settings={}, fingerprint={},
-        tasks=("a", "b", "c", "d"), scores=scores,
-        costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}}, starts=((1, 2),),
+        study="s",
+        method=method,
+        seed=seed,
+        budget=("rollouts", 9),
+        place=place,
+        rounds=int(explores),
+        algorithm=algorithm or method,
+        options=options,
+        settings={},
+        fingerprint={},
+        tasks=("a", "b", "c", "d"),
+        scores=scores,
+        costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}},
+        starts=((1, 2),),
         skills={1: {"won": SkillUse(1, {"Next": 0.5}), "lost": SkillUse(0, {"Next": None})}},
-        selected={1: {"examples": 3, "steps.student-win": 8 + seed, "steps.beneficial": 2, "tasks.unsolved": 1}},
+        selected={
+            1: {
+                "examples": 3,
+                "steps.student-win": 8 + seed,
+                "steps.beneficial": 2,
+                "tasks.unsolved": 1,
+            }
+        },
         noise=LabelNoise(1, (StateCount("e", 0, 3, 20),)) if method == "eef" else None,
     )
 
@@ -154,46 +199,71 @@ def test_arms_are_told_from_methods():
     arms = {item.name: item.changes for item in over.methods if item.is_arm}
     assert arms == {"M1": {"M": 1}, "cap1": {"cap": 1}}
     pair = pair_of(over, "eef", "rft6")
-    assert (pair.first, pair.difference.mean, pair.first_alone, pair.second_alone) == ("eef", 0.375, 2, 0)
+    assert (pair.first, pair.difference.mean, pair.first_alone, pair.second_alone) == (
+        "eef",
+        0.375,
+        2,
+        0,
+    )
     assert pair_of(over, "two", "eef").seeds == (0,)
     alone = pair_of(over, "M1", "eef")
     assert alone.p_adjusted == min(1.0, 2 * alone.p_value), "of two pairs in its family"
     methods = [pair for pair in over.pairs if not {"M1", "cap1"} & {pair.first, pair.second}]
     assert [pair.p_adjusted for pair in methods] == holm([pair.p_value for pair in methods])
-    assert verdict(over).startswith("In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %; on the same tasks ")
+    assert verdict(over).startswith(
+        "In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %; on the same tasks "
+    )
     assert "+37.5 points" in verdict(over)
     page = study_page(study, ["command"])
     assert "Win rate of EEF over M, all else equal (in 2 seeds: 0, 1)." in page
     assert "over cap" not in page, "what the method leaves open has no place on an axis"
     assert "Win rate over rollouts explored" in page
-    fewer = study_page(study_of([*pieces, piece("M2", 1, [1, 0, 0, 0], 7, "eef", M=2, experts=["x"])]), ["command"])
-    assert "Win rate of EEF over M, all else equal (in 1 seed: 1)." in fewer, "the same students at every point"
+    fewer = study_page(
+        study_of([*pieces, piece("M2", 1, [1, 0, 0, 0], 7, "eef", M=2, experts=["x"])]), ["command"]
+    )
+    assert "Win rate of EEF over M, all else equal (in 1 seed: 1)." in fewer, (
+        "the same students at every point"
+    )
     document = study_markdown(study, ["command"])
-    assert "Each mean is over the seeds there are" in document, "of two and of cap1 there is one seed"
+    assert "Each mean is over the seeds there are" in document, (
+        "of two and of cap1 there is one seed"
+    )
     assert document.count("M = 1") == 1
     begun = replace(piece("late", 0, [1, 0, 0, 0], 8), rounds=2)
     document = study_markdown(study_of([*pieces, begun]), ["command"])
-    assert re.search(r"\| EEF \| 9( \| \d+){4} \| 90 ", document), "cost of the rounds up to the last one"
+    assert re.search(r"\| EEF \| 9( \| \d+){4} \| 90 ", document), (
+        "cost of the rounds up to the last one"
+    )
     assert re.search(r"\| LATE( \| –){9} \|", document), "what is not finished has none"
-    assert "| EEF | 1.0 | 3.0 | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, "what is trained on, mean of two seeds"
+    assert "| EEF | 1.0 | 3.0 | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, (
+        "what is trained on, mean of two seeds"
+    )
 
 
 def test_difficulty_and_new_solutions_do_not_hang_on_the_number_of_seeds():
     """Tasks a to d are won by 2, 1, 0 and 0 of two evaluations a seed; the student wins b, c and d."""
+
     def over(seeds):
-        return study_of([
-            each for seed in range(seeds) for each in (
-                piece("expert", seed, [1, 1, 0, 0], 0), piece("bc", seed, [1, 0, 0, 0], 1),
-                piece("eef", seed, [0, 1, 1, 1], 2),
-            )
-        ]).over["rollouts"]
+        return study_of(
+            [
+                each
+                for seed in range(seeds)
+                for each in (
+                    piece("expert", seed, [1, 1, 0, 0], 0),
+                    piece("bc", seed, [1, 0, 0, 0], 1),
+                    piece("eef", seed, [0, 1, 1, 1], 2),
+                )
+            ]
+        ).over["rollouts"]
 
     for seeds in (1, 7):
         student = next(item for item in over(seeds).methods if item.name == "eef")
         assert over(seeds).tasks == {"easy": 1, "medium": 1, "hard": 2}
         assert student.solved == {"medium": 1, "hard": 2}
         assert student.newly_solved == (2,) * seeds
-    lone = study_of([piece("bc", 0, [0, 0, 0, 0], 1), piece("eef", 0, [1, 1, 1, 1], 2)]).over["rollouts"]
+    lone = study_of([piece("bc", 0, [0, 0, 0, 0], 1), piece("eef", 0, [1, 1, 1, 1], 2)]).over[
+        "rollouts"
+    ]
     assert lone.methods[-1].newly_solved == (None,), "the expert's evaluation is missing"
 
 
@@ -207,7 +277,10 @@ def test_commands_carry_out_what_is_there(comparison, tmp_path):
     (tmp_path / "results/pieces/rollouts/eef@0.json").unlink()
     assert eef("results", tmp_path / "results/pieces", "--out", tmp_path).exit_code == 0
     document = (tmp_path / "docs/results.md").read_text()
-    assert f"eef compare recipes/small.toml --methods eef --seeds 2 {common} --piece eef@1\n" in document
+    assert (
+        f"eef compare recipes/small.toml --methods eef --seeds 2 {common} --piece eef@1\n"
+        in document
+    )
 
 
 def test_versions_of_all_pieces_are_told(comparison, tmp_path):
@@ -260,9 +333,12 @@ def test_a_method_that_was_begun_keeps_its_options(comparison):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (("--piece", "eef@7"), "no piece of this comparison"), (("--piece", "eef"), "no piece"),
-        (("--budget", "seconds=3"), "is no budget"), (("--budget", "rollouts=many"), "is no budget"),
-        (("--budget", "rollouts=²"), "is no budget"), (("--piece", "eef@²"), "no piece"),
+        (("--piece", "eef@7"), "no piece of this comparison"),
+        (("--piece", "eef"), "no piece"),
+        (("--budget", "seconds=3"), "is no budget"),
+        (("--budget", "rollouts=many"), "is no budget"),
+        (("--budget", "rollouts=²"), "is no budget"),
+        (("--piece", "eef@²"), "no piece"),
     ],
 )
 def test_a_mistake_is_named(comparison, option, message):

@@ -91,21 +91,42 @@ def test_a_finished_run_is_not_carried_out_again(finished, recipe):
 def test_stages_by_hand_make_the_same_run(finished, recipe, tmp_path):
     directory = tmp_path / "run"
     assert eef("collect", recipe, "--out", directory, "--quiet").stdout == f"{directory}\n"
-    refused(eef("train", directory, "--method", "bc"), "`bc train` needs `bc select` first", "`eef resume ")
+    refused(
+        eef("train", directory, "--method", "bc"),
+        "`bc train` needs `bc select` first",
+        "`eef resume ",
+    )
     for verb, method in (
-        ("evaluate", "expert"), ("select", "bc"), ("train", "bc"), ("evaluate", "bc"), ("explore", "eef"),
-        ("select", "eef"), ("train", "eef"), ("evaluate", "eef"),
+        ("evaluate", "expert"),
+        ("select", "bc"),
+        ("train", "bc"),
+        ("evaluate", "bc"),
+        ("explore", "eef"),
+        ("select", "eef"),
+        ("train", "eef"),
+        ("evaluate", "eef"),
     ):
         assert eef(verb, directory, "--method", method, "--quiet").exit_code == 0
     assert "done already" in eef("train", directory, "--method", "eef", "--round", "1").stderr
     assert eef("report", directory).stdout == f"{directory / 'report.html'}\n"
     assert numbers(directory)["methods"]["eef"] == numbers(finished)["methods"]["eef"]
-    refused(eef("explore", directory, "--method", "bc"), "no `explore` stage of `--method bc`", "--method rft4")
+    refused(
+        eef("explore", directory, "--method", "bc"),
+        "no `explore` stage of `--method bc`",
+        "--method rft4",
+    )
 
 
 def test_a_setting_on_the_command_line_wins(student, tmp_path):
     recipe = write_recipe(tmp_path / "small.json", small_recipe(student))
-    overrides = ("--set", "tasks.train=3", "--set", "expert.names=['scripted/flawless']", "--set", "name=other")
+    overrides = (
+        "--set",
+        "tasks.train=3",
+        "--set",
+        "expert.names=['scripted/flawless']",
+        "--set",
+        "name=other",
+    )
     assert eef("collect", recipe, "--out", tmp_path / "run", *overrides, "--quiet").exit_code == 0
     assert lines_in(tmp_path / "run/expert/trajectories.jsonl") == 3
     resolved = json.loads((tmp_path / "run/recipe.json").read_text())
@@ -114,7 +135,17 @@ def test_a_setting_on_the_command_line_wins(student, tmp_path):
 
 def test_several_seeds_are_compared(student, tmp_path):
     recipe = write_recipe(tmp_path / "small.json", small_recipe(student, train={"updates": 2}))
-    command = ("compare", recipe, "--methods", "bc,eef", "--seeds", 2, "--out", tmp_path / "seeds", "--quiet")
+    command = (
+        "compare",
+        recipe,
+        "--methods",
+        "bc,eef",
+        "--seeds",
+        2,
+        "--out",
+        tmp_path / "seeds",
+        "--quiet",
+    )
     done = eef(*command, "--set", "seed=5")
     assert done.exit_code == 0, done.stderr
     together = json.loads((tmp_path / "seeds/seeds.json").read_text())
@@ -123,7 +154,11 @@ def test_several_seeds_are_compared(student, tmp_path):
     assert [(pair["first"], pair["second"]) for pair in together["pairs"]] == [("eef", "bc")]
     assert "EEF – BC" in done.stdout
     resolved = json.loads((tmp_path / "seeds/seed6/recipe.json").read_text())
-    assert (resolved["seed"], resolved["train"]["seed"], set(resolved["options"])) == (6, 6, {"eef"})
+    assert (resolved["seed"], resolved["train"]["seed"], set(resolved["options"])) == (
+        6,
+        6,
+        {"eef"},
+    )
 
 
 # --- interruptions -------------------------------------------------------------------------------------------------
@@ -133,7 +168,9 @@ def test_a_run_killed_twice_ends_as_if_it_had_not_been(finished, recipe, tmp_pat
     directory = tmp_path / "run"
     explored = directory / "rft4/trajectories.jsonl"
     exploring = start("run", recipe, "--out", directory, "--quiet")
-    assert stop_when(exploring, lambda: lines_in(explored) >= 6, signal.SIGKILL)[0] == -signal.SIGKILL
+    assert (
+        stop_when(exploring, lambda: lines_in(explored) >= 6, signal.SIGKILL)[0] == -signal.SIGKILL
+    )
     assert lines_in(explored) < 32
     training = start("resume", directory, "--quiet")
     points = directory / "eef/round1/training"
@@ -147,7 +184,9 @@ def test_a_run_killed_twice_ends_as_if_it_had_not_been(finished, recipe, tmp_pat
 def test_an_interruption_is_one_line_and_loses_nothing(number, status, finished, recipe, tmp_path):
     directory = tmp_path / "run"
     process = start("run", recipe, "--out", directory)
-    ended, told = stop_when(process, lambda: lines_in(directory / "rft4/trajectories.jsonl") >= 2, number)
+    ended, told = stop_when(
+        process, lambda: lines_in(directory / "rft4/trajectories.jsonl") >= 2, number
+    )
     assert ended == status
     assert told.splitlines()[-1] == f"stopped; `eef resume {directory}` continues"
     assert "Traceback" not in told
@@ -160,7 +199,11 @@ def test_two_processes_do_not_work_on_one_method(finished, tmp_path):
     shutil.copytree(finished, directory)
     (directory / "eef/round1/selection.json").unlink()
     with take_lock(directory / "eef/stage.lock"):
-        refused(eef("resume", directory), f"is being written by process {os.getpid()}", "wait until it has ended")
+        refused(
+            eef("resume", directory),
+            f"is being written by process {os.getpid()}",
+            "wait until it has ended",
+        )
     assert eef("resume", directory, "--quiet").exit_code == 0
 
 
@@ -176,7 +219,9 @@ def disk_of(directory: Path, kilobytes: int) -> bool:
 
 
 @pytest.mark.parametrize(("kilobytes", "save_every"), [(20, "null"), (300, "null"), (300, "2")])
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(kilobytes, save_every, finished, recipe, tmp_path):
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+    kilobytes, save_every, finished, recipe, tmp_path
+):
     """20 kB end in the expert's rollouts, 300 kB in the first checkpoint or in the first point to resume from."""
     disk = tmp_path / "disk"
     try:
@@ -210,14 +255,22 @@ def test_a_file_that_may_not_grow_is_told(recipe, tmp_path):
 
 def test_an_unknown_setting_is_refused_with_the_nearest(recipe, tmp_path):
     message = "`train.updatse` is no known setting"
-    refused(eef("run", recipe, "--set", "train.updatse=3", "--out", tmp_path / "run"), message, "`train.updates`")
+    refused(
+        eef("run", recipe, "--set", "train.updatse=3", "--out", tmp_path / "run"),
+        message,
+        "`train.updates`",
+    )
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("overrides", "message", "hint"),
     [
-        (["tasks.train=100"], "the recipe takes 100 tasks of split 'train', which has 40", "`tasks.train`"),
+        (
+            ["tasks.train=100"],
+            "the recipe takes 100 tasks of split 'train', which has 40",
+            "`tasks.train`",
+        ),
         (["expert.names=[]"], "`expert.names`", None),
         (["expert.names=['scripted/strnog']"], "no scripted expert 'strnog'", "strong"),
         (["expert.names=['open/gpt']"], "no expert 'open/gpt'", "`scripted/<preset>`"),
@@ -229,7 +282,11 @@ def test_an_unknown_setting_is_refused_with_the_nearest(recipe, tmp_path):
         (["train.updates"], "is not `key=value`", "`train.updates=200`"),
         (["train.updates=many"], "`train.updates` is 'many'", None),
         (["model.name=/no/where"], "no such model directory: `/no/where`", "hub id"),
-        (["rollouts.step_limit=1"], "method `bc` has nothing to train on: no win in 8 tasks", "expert"),
+        (
+            ["rollouts.step_limit=1"],
+            "method `bc` has nothing to train on: no win in 8 tasks",
+            "expert",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be_carried_out_is_told(overrides, message, hint, recipe, tmp_path):
@@ -246,11 +303,20 @@ def test_a_recipe_that_is_none_is_told(finished, tmp_path):
 
 
 def test_a_run_is_not_entered_with_another_recipe(finished, recipe):
-    refused(eef("run", recipe, "--out", finished, "--set", "seed=3"), "differs in: seed", "another directory")
+    refused(
+        eef("run", recipe, "--out", finished, "--set", "seed=3"),
+        "differs in: seed",
+        "another directory",
+    )
 
 
-def test_a_mistake_found_before_anything_is_played_can_be_mended_in_place(recipe, student, tmp_path):
-    assert eef("run", recipe, "--out", tmp_path / "run", "--set", "model.name=/no/where").exit_code == 2
+def test_a_mistake_found_before_anything_is_played_can_be_mended_in_place(
+    recipe, student, tmp_path
+):
+    assert (
+        eef("run", recipe, "--out", tmp_path / "run", "--set", "model.name=/no/where").exit_code
+        == 2
+    )
     assert eef("collect", recipe, "--out", tmp_path / "run", "--quiet").exit_code == 0
 
 
@@ -264,11 +330,17 @@ def test_a_model_without_a_tokenizer_is_told_before_anything_is_played(student, 
 
 def test_data_files_that_are_missing_or_malformed_are_told(recipe, tmp_path):
     shop = ("--set", "env.name=webshop", "--out", tmp_path / "run")
-    refused(eef("run", recipe, *shop, "--set", f"env.data={tmp_path / 'none'}"), "none", "items_shuffle")
+    refused(
+        eef("run", recipe, *shop, "--set", f"env.data={tmp_path / 'none'}"), "none", "items_shuffle"
+    )
     data = write_shop(tmp_path / "shop")
     broken = data / "items_shuffle.json"
     broken.write_text(broken.read_text()[:-20])
-    refused(eef("run", recipe, *shop, "--set", f"env.data={data}"), "items_shuffle.json", "fetched to its end")
+    refused(
+        eef("run", recipe, *shop, "--set", f"env.data={data}"),
+        "items_shuffle.json",
+        "fetched to its end",
+    )
 
 
 def test_a_damaged_store_names_file_and_line(finished, tmp_path):
@@ -285,7 +357,9 @@ def test_a_bug_is_a_traceback_and_status_1(tmp_path):
         "import eef.cli.tools; eef.cli.tools.settings_table = None; main()"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
@@ -352,10 +426,20 @@ def test_show_gives_the_mask_of_an_example(finished):
 
 
 def test_show_says_what_it_cannot_find(finished):
-    refused(eef("show", finished, "toy/999"), "no trajectory, example or task 'toy/999'", "overview")
-    refused(eef("show", finished, "round1/toy/40@0#0"), "stands for 2 things", "`--method rft4`, `--method eef`")
+    refused(
+        eef("show", finished, "toy/999"), "no trajectory, example or task 'toy/999'", "overview"
+    )
+    refused(
+        eef("show", finished, "round1/toy/40@0#0"),
+        "stands for 2 things",
+        "`--method rft4`, `--method eef`",
+    )
     refused(eef("show", finished, "toy/40", "--method", "dpo"), "no method `dpo`", "eef")
-    refused(eef("show", finished, "expert:weak/toy/40", "--mask"), "only a training example has a loss mask", "")
+    refused(
+        eef("show", finished, "expert:weak/toy/40", "--mask"),
+        "only a training example has a loss mask",
+        "",
+    )
 
 
 def test_a_terminal_shows_bars_and_the_results_so_far(finished):
@@ -364,7 +448,9 @@ def test_a_terminal_shows_bars_and_the_results_so_far(finished):
     stage = StageId("eef", 1, "train")
     with LiveDisplay(run, Console(file=screen, force_terminal=True, width=100)) as display:
         for progress in (
-            Progress(stage, 0, 0), Progress(stage, 3, 12, "loss 2.500"), Progress(stage, 0, 0, finished=True),
+            Progress(stage, 0, 0),
+            Progress(stage, 3, 12, "loss 2.500"),
+            Progress(stage, 0, 0, finished=True),
         ):
             display.hear(progress)
     shown = Text.from_ansi(screen.getvalue()).plain
@@ -377,8 +463,23 @@ def test_a_terminal_shows_bars_and_the_results_so_far(finished):
 
 def test_the_help_of_every_command_has_an_example():
     help_text = eef("--help").stdout
-    for command in ("run", "resume", "collect", "explore", "select", "train", "evaluate", "show", "report", "compare",
-                    "check-env", "gold", "make-base", "doctor", "settings"):
+    for command in (
+        "run",
+        "resume",
+        "collect",
+        "explore",
+        "select",
+        "train",
+        "evaluate",
+        "show",
+        "report",
+        "compare",
+        "check-env",
+        "gold",
+        "make-base",
+        "doctor",
+        "settings",
+    ):
         assert command in help_text
         assert "Example:" in eef(command, "--help").stdout
     assert eef("--version").stdout.startswith("eef ")
@@ -387,7 +488,9 @@ def test_the_help_of_every_command_has_an_example():
 def test_help_loads_no_torch():
     script = "import sys; from eef.cli import make_app; make_app(); print('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
     assert done.stdout == "False\n"
 
 
@@ -406,9 +509,21 @@ def test_settings_names_every_setting():
 
 
 def test_a_base_student_is_made(tmp_path):
-    small = ("shops=1", "tasks=2", "updates=1", "drills=20", "drill_updates=1", "width=32", "layers=1")
+    small = (
+        "shops=1",
+        "tasks=2",
+        "updates=1",
+        "drills=20",
+        "drill_updates=1",
+        "width=32",
+        "layers=1",
+    )
     overrides = [part for setting in small for part in ("--set", setting)]
     done = eef("make-base", "--out", tmp_path / "base", *overrides)
     assert done.stdout == f"{tmp_path / 'base'}\n"
     assert (tmp_path / "base/manifest.json").is_file()
-    refused(eef("make-base", "--out", tmp_path / "other", "--set", "shop=1"), "`shop` is no known setting", "`shops`")
+    refused(
+        eef("make-base", "--out", tmp_path / "other", "--set", "shop=1"),
+        "`shop` is no known setting",
+        "`shops`",
+    )

@@ -16,7 +16,9 @@ from tests.fakes.small_run import eef, small_recipe, write_recipe
 def test_the_page_is_that_of_the_code():
     """`make docs` writes it anew."""
     page = (ROOT / "docs/data-format.md").read_text(encoding="utf-8")
-    assert page == eef("formats", "--markdown").stdout, "docs/data-format.md is out of date: `make docs`"
+    assert page == eef("formats", "--markdown").stdout, (
+        "docs/data-format.md is out of date: `make docs`"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +29,16 @@ def left(student, tmp_path_factory):
     row = {"messages": talk, "reward": 1.0}
     (directory / "own.jsonl").write_text(json.dumps(row) + "\n")
     experts = ["scripted/weak", f"file/{directory / 'own.jsonl'}"]
-    recipe = write_recipe(directory / "small.json", small_recipe(
-        student, methods=["bc", "eef", "eef+dpo"], expert={"names": experts}, train={"updates": 2},
-        budget={"rollouts_per_task": None},
-    ))
+    recipe = write_recipe(
+        directory / "small.json",
+        small_recipe(
+            student,
+            methods=["bc", "eef", "eef+dpo"],
+            expert={"names": experts},
+            train={"updates": 2},
+            budget={"rollouts_per_task": None},
+        ),
+    )
     done = eef("run", recipe, "--out", directory / "run", "--quiet")
     assert done.exit_code == 0, done.stderr
     return directory / "run"

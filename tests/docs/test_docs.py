@@ -19,7 +19,9 @@ from tests.fakes.worlds import needs_java
 from tests.test_structure import ORDER, modules
 
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-IGNORED = {line.strip("/") for line in (ROOT / ".gitignore").read_text().split() if line.endswith("/")}
+IGNORED = {
+    line.strip("/") for line in (ROOT / ".gitignore").read_text().split() if line.endswith("/")
+}
 
 
 def blocks(path, language):
@@ -53,7 +55,8 @@ def has_files(folder):
 
 def test_the_tree_names_every_module_and_nothing_else():
     modules = [
-        path for path in (ROOT / "eef").iterdir()
+        path
+        for path in (ROOT / "eef").iterdir()
         if (path.suffix == ".py" and path.name != "__init__.py")
         or (path.is_dir() and path.name not in IGNORED and has_files(path))
     ]
@@ -62,9 +65,13 @@ def test_the_tree_names_every_module_and_nothing_else():
 
 def test_the_tree_names_every_folder_and_nothing_else():
     folders = [
-        path for path in ROOT.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and path.name not in IGNORED
-        and not path.name.endswith(".egg-info") and has_files(path)
+        path
+        for path in ROOT.iterdir()
+        if path.is_dir()
+        and not path.name.startswith(".")
+        and path.name not in IGNORED
+        and not path.name.endswith(".egg-info")
+        and has_files(path)
     ]
     assert sorted(tree()[""]) == sorted(named(path) for path in folders)
 
@@ -109,7 +116,9 @@ def test_python_in_scienceworlds_page_is_a_script_that_runs(tmp_path):
     (block,) = blocks(ROOT / "docs" / "scienceworld.md", "python")
     (tmp_path / "script.py").write_text(block)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert "Your task is to find a" in done.stdout
 
@@ -117,7 +126,10 @@ def test_python_in_scienceworlds_page_is_a_script_that_runs(tmp_path):
 def commands():
     """Names of the program's subcommands, and of make's targets."""
     app = make_app()
-    names = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}
+    names = {
+        command.name or command.callback.__name__.replace("_", "-")
+        for command in app.registered_commands
+    }
     return names, set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 
 
@@ -125,7 +137,10 @@ def commands():
 def test_commands_in_the_docs_are_there(path):
     known, targets = commands()
     text = path.read_text(encoding="utf-8")
-    lines = [*(line for block in blocks(path, "") for line in block.splitlines()), *re.findall(r"`([^`\n]+)`", text)]
+    lines = [
+        *(line for block in blocks(path, "") for line in block.splitlines()),
+        *re.findall(r"`([^`\n]+)`", text),
+    ]
     for line in lines:
         words = line.split()
         if len(words) > 1 and words[0] == "eef" and re.fullmatch("[a-z][a-z-]+", words[1]):

@@ -25,15 +25,40 @@ def test_whatever_has_an_expert_is_an_environment():
     ("name", "options", "message", "hint"),
     [
         ("webshp", {}, "no environment 'webshp'", "did you mean 'webshop'?"),
-        ("atari", {}, "no environment 'atari'", "there are: webshop, scienceworld, textworld-express, toy"),
-        ("webshop", {"step_limits": 3}, "`env.step_limits` is no setting of 'webshop'", "did you mean `step_limit`?"),
-        ("toy", {"zzz": 3}, "`env.zzz` is no setting of 'toy'", "known here: tasks_per_split, step_limit"),
+        (
+            "atari",
+            {},
+            "no environment 'atari'",
+            "there are: webshop, scienceworld, textworld-express, toy",
+        ),
+        (
+            "webshop",
+            {"step_limits": 3},
+            "`env.step_limits` is no setting of 'webshop'",
+            "did you mean `step_limit`?",
+        ),
+        (
+            "toy",
+            {"zzz": 3},
+            "`env.zzz` is no setting of 'toy'",
+            "known here: tasks_per_split, step_limit",
+        ),
         ("webshop", {"data": 5}, "`env.data` is 5: ", ""),
         ("webshop", {"step_limit": "long"}, "`env.step_limit` is 'long': ", ""),
         ("webshop", {"splits": 5}, "`env.splits` is 5: ", ""),
         ("webshop", {"splits": {"test": [1]}}, "`env.splits` is ", ""),
-        ("webshop", {"goals": "easy"}, "`env.goals` is 'easy': input should be 'synthetic' or 'human'", ""),
-        ("webshop", {"synthetic": {"sed": 1}}, "`synthetic`: `sed` is no known setting", "did you mean `seed`?"),
+        (
+            "webshop",
+            {"goals": "easy"},
+            "`env.goals` is 'easy': input should be 'synthetic' or 'human'",
+            "",
+        ),
+        (
+            "webshop",
+            {"synthetic": {"sed": 1}},
+            "`synthetic`: `sed` is no known setting",
+            "did you mean `seed`?",
+        ),
         ("toy", {"tasks_per_split": 1.5}, "`env.tasks_per_split` is 1.5: ", ""),
     ],
 )
@@ -45,5 +70,7 @@ def test_mistakes(name, options, message, hint):
 
 
 def test_lists_of_a_recipe_are_taken_as_pairs():
-    env = make_env("webshop", {**SMALL, "goals": "human", "splits": {"test": [0, 30], "train": [30, None]}})
+    env = make_env(
+        "webshop", {**SMALL, "goals": "human", "splits": {"test": [0, 30], "train": [30, None]}}
+    )
     assert {name: len(env.tasks(name)) for name in ("test", "train")} == {"test": 30, "train": 70}

@@ -57,7 +57,9 @@ def listening(sessions):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            with httpx2.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
+            with httpx2.Client(
+                base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60
+            ) as client:
                 yield client
         finally:
             server.should_exit = True
@@ -78,7 +80,10 @@ def play(env, index, chance):
     trace = [(None, env.reset(env.task(index)), env.available())]
     for _ in range(EPISODE):
         can = env.available()
-        choices = [f"click[{label}]" for label in can["clickables"]] + ["nothing", f"search[{env.goal.query} 'é']"]
+        choices = [f"click[{label}]" for label in can["clickables"]] + [
+            "nothing",
+            f"search[{env.goal.query} 'é']",
+        ]
         action = chance.choice(choices)
         result = env.step(action)
         trace.append((action, result, env.available()))
@@ -97,17 +102,38 @@ def test_the_verbs(shop):
         seen = client.post("/reset", json={"env_idx": number, "session_id": 3}).json()
         assert seen == [env.reset(3), None]
         at = {"env_idx": number}
-        assert client.get("/instruction_text", params=at).json() == f"Instruction: {env.task(3).instruction}"
-        assert client.get("/available_actions", params=at).json() == {"has_search_bar": True, "clickables": ["search"]}
-        for action in (f"search[{env.goal.query}]", f"click[{env.goal.asin}]", "Click[x]", "click[buy now]"):
-            told, result = client.post("/step", json={**at, "action": action}).json(), env.step(action)
+        assert (
+            client.get("/instruction_text", params=at).json()
+            == f"Instruction: {env.task(3).instruction}"
+        )
+        assert client.get("/available_actions", params=at).json() == {
+            "has_search_bar": True,
+            "clickables": ["search"],
+        }
+        for action in (
+            f"search[{env.goal.query}]",
+            f"click[{env.goal.asin}]",
+            "Click[x]",
+            "click[buy now]",
+        ):
+            told, result = (
+                client.post("/step", json={**at, "action": action}).json(),
+                env.step(action),
+            )
             assert told == {
-                "state": result.observation, "reward": result.reward, "done": result.terminated, "info": None
+                "state": result.observation,
+                "reward": result.reward,
+                "done": result.terminated,
+                "info": None,
             }
             assert client.get("/observation", params=at).json() == result.observation
             assert client.get("/available_actions", params=at).json() == env.available()
         assert told["done"] is True
-        assert client.post("/reset", json={**at, "session_id": None}).json()[0].startswith("WebShop [SEP] Instruction:")
+        assert (
+            client.post("/reset", json={**at, "session_id": None})
+            .json()[0]
+            .startswith("WebShop [SEP] Instruction:")
+        )
         assert client.post("/close", json=at).json() == {"closed": True}
         assert client.post("/close", json=at).json() == {"closed": False}
         assert client.get("/list_envs").json() == []
@@ -120,14 +146,32 @@ def test_the_verbs(shop):
         ("POST", "/step", {"content": b""}, 422, "Invalid JSON"),
         ("POST", "/step", {"content": b"\xff\xfe"}, 422, "JSON"),
         ("POST", "/step", {"json": {"env_idx": 0}}, 422, "action: Field required"),
-        ("POST", "/step", {"json": {"env_idx": "0", "action": "x"}}, 422, "env_idx: Input should be a valid integer"),
+        (
+            "POST",
+            "/step",
+            {"json": {"env_idx": "0", "action": "x"}},
+            422,
+            "env_idx: Input should be a valid integer",
+        ),
         ("POST", "/step", {"json": {"env_idx": True, "action": "x"}}, 422, "env_idx"),
-        ("POST", "/step", {"json": {"env_idx": 0, "action": 5}}, 422, "action: Input should be a valid string"),
+        (
+            "POST",
+            "/step",
+            {"json": {"env_idx": 0, "action": 5}},
+            422,
+            "action: Input should be a valid string",
+        ),
         ("POST", "/step", {"json": [0, "x"]}, 422, "the body"),
         ("POST", "/step", {"json": {"env_idx": 99, "action": "x"}}, 404, "there is no session 99"),
         ("POST", "/step", {"json": {"env_idx": 10**30, "action": "x"}}, 404, "there is no session"),
         ("POST", "/step", {"content": b"x" * (LARGEST_BODY + 1)}, 413, "bytes at most"),
-        ("POST", "/reset", {"json": {"env_idx": 0, "session_id": 10**9}}, 422, "no goal 1000000000"),
+        (
+            "POST",
+            "/reset",
+            {"json": {"env_idx": 0, "session_id": 10**9}},
+            422,
+            "no goal 1000000000",
+        ),
         ("POST", "/reset", {"json": {"env_idx": 0, "session_id": -1}}, 422, "no goal -1"),
         ("POST", "/reset", {"json": {"env_idx": 0, "session_id": "a"}}, 422, "session_id"),
         ("GET", "/observation", {}, 422, "env_idx: Field required"),
@@ -233,9 +277,14 @@ def test_another_environment_is_served_as_well():
     env = Corridors()
     with listening(sessions_of(Corridors())) as client:
         at = {"env_idx": client.post("/create").json()}
-        assert client.post("/reset", json={**at, "session_id": 2}).json()[0] == env.reset(env.task(2))
+        assert client.post("/reset", json={**at, "session_id": 2}).json()[0] == env.reset(
+            env.task(2)
+        )
         for action in ("right", "take red", "open"):
-            assert client.post("/step", json={**at, "action": action}).json()["state"] == env.step(action).observation
+            assert (
+                client.post("/step", json={**at, "action": action}).json()["state"]
+                == env.step(action).observation
+            )
         assert client.get("/available_actions", params=at).json() == env.available()
 
 
@@ -256,11 +305,15 @@ async def trace_of(client, trace, index):
 
     number = await ask("POST", "/create")
     observation, _ = await ask("POST", "/reset", json={"env_idx": number, "session_id": index})
-    found = [(None, observation, await ask("GET", "/available_actions", params={"env_idx": number}))]
+    found = [
+        (None, observation, await ask("GET", "/available_actions", params={"env_idx": number}))
+    ]
     for action, *_ in trace[1:]:
         told = await ask("POST", "/step", json={"env_idx": number, "action": action})
         result = StepResult(told["state"], told["reward"], told["done"])
-        found.append((action, result, await ask("GET", "/available_actions", params={"env_idx": number})))
+        found.append(
+            (action, result, await ask("GET", "/available_actions", params={"env_idx": number}))
+        )
     assert await ask("POST", "/close", json={"env_idx": number}) == {"closed": True}
     return found
 
@@ -268,22 +321,42 @@ async def trace_of(client, trace, index):
 async def play_at_once(address, traces):
     limits = httpx2.Limits(max_connections=len(traces))
     async with httpx2.AsyncClient(base_url=address, timeout=120, limits=limits) as client:
-        return await asyncio.gather(*(trace_of(client, trace, index) for index, trace in traces.items()))
+        return await asyncio.gather(
+            *(trace_of(client, trace, index) for index, trace in traces.items())
+        )
 
 
 def state_of(pid):
     """Resident memory in MB, threads and open files of a process."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(status["VmRSS"].split()[0]) / 1024, int(status["Threads"]), len(os.listdir(f"/proc/{pid}/fd"))
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    return (
+        int(status["VmRSS"].split()[0]) / 1024,
+        int(status["Threads"]),
+        len(os.listdir(f"/proc/{pid}/fd")),
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_many_clients_at_once_play_as_in_the_process_and_leave_nothing(shop):
     env, chance = shop.clone(), random.Random(0)
     traces = {index: play(env, index, chance) for index in range(PLAYERS)}
-    command = [sys.executable, "-m", "eef", "serve-env", "webshop", "--port", "0", "--sessions", str(PLAYERS)]
+    command = [
+        sys.executable,
+        "-m",
+        "eef",
+        "serve-env",
+        "webshop",
+        "--port",
+        "0",
+        "--sessions",
+        str(PLAYERS),
+    ]
     settings = ["--set", "synthetic.products=100", "--set", "tagger=words"]
-    with subprocess.Popen([*command, *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [*command, *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
         address, states = server.stdout.readline().strip(), []
         for _ in range(ROUNDS):
             assert asyncio.run(play_at_once(address, traces)) == list(traces.values())

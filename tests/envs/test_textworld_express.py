@@ -31,7 +31,10 @@ def env(tmp_path_factory):
 
 
 def test_it_keeps_the_protocol(env):
-    assert len(check_env(env, actions=["look around", "", "no such thing", "take coin", "move north"])) > 10
+    assert (
+        len(check_env(env, actions=["look around", "", "no such thing", "take coin", "move north"]))
+        > 10
+    )
 
 
 def test_splits_hold_every_game_and_share_nothing(env):
@@ -66,7 +69,9 @@ def test_episodes_that_take_turns_go_as_they_go_alone(env, game):
     env.pool.gold(env.start_of(task))
     seen.append([clone.step(alone[-1].step.action) for clone in clones])
     expected = [item.step.observation for item in alone[1:]] + [last.observation]
-    assert [[each.observation for each in pair] for pair in seen] == [[each, each] for each in expected]
+    assert [[each.observation for each in pair] for pair in seen] == [
+        [each, each] for each in expected
+    ]
     for clone in clones:
         clone.close()
 
@@ -76,12 +81,17 @@ def test_an_expert_that_lapses_fails_sometimes(env):
     tasks = env.tasks("train").head(8)
     plans = [expert.plan(task) for task in tasks]
     assert plans == [make_expert(env, "lapsing-60").plan(task) for task in tasks]
-    assert any(len(plan) < len(GoldPaths(env)[task].actions) for plan, task in zip(plans, tasks, strict=True))
+    assert any(
+        len(plan) < len(GoldPaths(env)[task].actions)
+        for plan, task in zip(plans, tasks, strict=True)
+    )
 
 
 def test_gold_paths_are_made_by_a_command(monkeypatch, tmp_path):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path))
-    done = eef("gold", "textworld-express", "--set", 'games="coin"', "--split", "dev", "--tasks", "3")
+    done = eef(
+        "gold", "textworld-express", "--set", 'games="coin"', "--split", "dev", "--tasks", "3"
+    )
     assert (done.exit_code, done.stdout) == (0, "")
     assert "3 gold paths, 0 of them do not win" in done.stderr
     kept = (tmp_path / "gold" / "textworld-express-1.1.0" / "coin.jsonl").read_text().splitlines()
@@ -106,10 +116,17 @@ class PlayedRun(Run):
 
 
 def test_a_whole_run(env, tmp_path):
-    recipe = parse_settings(Recipe, {
-        "env": {"name": "textworld-express", "tasks_per_split": 5}, "expert": {"names": ["scripted/lapsing-30"]},
-        "tasks": {"train": 8, "test": 8}, "rounds": 1, "methods": ["bc", "rft2", "eef"],
-    }, source="test")
+    recipe = parse_settings(
+        Recipe,
+        {
+            "env": {"name": "textworld-express", "tasks_per_split": 5},
+            "expert": {"names": ["scripted/lapsing-30"]},
+            "tasks": {"train": 8, "test": 8},
+            "rounds": 1,
+            "methods": ["bc", "rft2", "eef"],
+        },
+        source="test",
+    )
     run = PlayedRun.create(tmp_path / "run", recipe)
     run.__dict__["env"] = env  # where `cached_property` keeps it
     for stage in stages_of(recipe):

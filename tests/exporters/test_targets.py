@@ -33,14 +33,34 @@ def family():
     """An expert of six steps, and the student's win from its state 4; two examples of it, one with a step behind."""
     expert = recorded("e", *"abcdef")
     own = tuple(
-        Step(observation=f"see {a}", completion=f"Thought: hm {a}\nAction: {a}", action=a) for a in ("x", "y\u00e9")
+        Step(observation=f"see {a}", completion=f"Thought: hm {a}\nAction: {a}", action=a)
+        for a in ("x", "y\u00e9")
     )
-    win = replace(recorded("b", start=StateRef("e", 4), author="policy:p"), steps=own, success=True, reward=1.0)
+    win = replace(
+        recorded("b", start=StateRef("e", 4), author="policy:p"),
+        steps=own,
+        success=True,
+        reward=1.0,
+    )
     examples = [
-        TrainingExample(id="b@2", task="toy/1", trajectory="b", state=2, weights=(0, 0, 1, 1, 1, 1),
-                        reasons=("context",) * 2 + ("beneficial",) * 2 + ("student-win",) * 2, evidence=("b",)),
-        TrainingExample(id="e@0", task="toy/1", trajectory="e", state=0, weights=(1, 0, 1, 0, 0, 0),
-                        reasons=("expert-win", "harmful") * 3, evidence=("e",)),
+        TrainingExample(
+            id="b@2",
+            task="toy/1",
+            trajectory="b",
+            state=2,
+            weights=(0, 0, 1, 1, 1, 1),
+            reasons=("context",) * 2 + ("beneficial",) * 2 + ("student-win",) * 2,
+            evidence=("b",),
+        ),
+        TrainingExample(
+            id="e@0",
+            task="toy/1",
+            trajectory="e",
+            state=0,
+            weights=(1, 0, 1, 0, 0, 0),
+            reasons=("expert-win", "harmful") * 3,
+            evidence=("e",),
+        ),
     ]
     return examples, TrajectorySet([expert, win])
 
@@ -100,11 +120,16 @@ def ours(lesson):
 def test_spans_are_the_text_of_the_tokens_with_their_weights(template, loss_on):
     made, renderer = lessons(template, loss_on=loss_on)
     for lesson in made:
-        tokens = [(renderer.tokenizer.decode([token]), weight) for token, weight in
-                  zip(lesson.rendered.ids, lesson.rendered.weights, strict=True)]
+        tokens = [
+            (renderer.tokenizer.decode([token]), weight)
+            for token, weight in zip(lesson.rendered.ids, lesson.rendered.weights, strict=True)
+        ]
         assert sum(len(text.encode()) * (weight != 0) for text, weight in lesson.spans) == sum(
-            weight != 0 for _, weight in tokens) - lesson_specials(lesson)
-        assert renderer.tokenizer.decode(lesson.rendered.ids) == "".join(text for text, _ in lesson.spans)
+            weight != 0 for _, weight in tokens
+        ) - lesson_specials(lesson)
+        assert renderer.tokenizer.decode(lesson.rendered.ids) == "".join(
+            text for text, _ in lesson.spans
+        )
 
 
 def lesson_specials(lesson):
@@ -132,8 +157,12 @@ def test_every_message_says_whether_it_is_trained_and_can_be_followed_back():
 
 @pytest.mark.parametrize(
     ("name", "trained"),
-    [("axolotl", lambda said: said["train"]), ("ms-swift", lambda said: said["loss"]),
-     ("openai", lambda said: said["weight"] == 1), ("together", lambda said: said["weight"] == 1)],
+    [
+        ("axolotl", lambda said: said["train"]),
+        ("ms-swift", lambda said: said["loss"]),
+        ("openai", lambda said: said["weight"] == 1),
+        ("together", lambda said: said["weight"] == 1),
+    ],
 )
 def test_masks_by_message(name, trained, tmp_path):
     made, _ = exported(name, tmp_path)
@@ -147,8 +176,14 @@ def test_masks_by_message(name, trained, tmp_path):
 def test_agentgym(tmp_path):
     made, _ = exported("agentgym", tmp_path, prompt="")
     for row, lesson in zip(json.loads((tmp_path / "train.json").read_text()), made, strict=True):
-        said = [{"role": {"human": "user", "gpt": "assistant"}[each["from"]], "content": each["value"],
-                 "loss": bool(each["loss"])} for each in row["conversations"]]
+        said = [
+            {
+                "role": {"human": "user", "gpt": "assistant"}[each["from"]],
+                "content": each["value"],
+                "loss": bool(each["loss"]),
+            }
+            for each in row["conversations"]
+        ]
         assert by_message(said, lambda each: each["loss"]) == ours(lesson)
     made, _ = exported("agentgym", tmp_path)
     for row, lesson in zip(json.loads((tmp_path / "train.json").read_text()), made, strict=True):
@@ -160,22 +195,39 @@ def test_agentgym(tmp_path):
 def test_llamafactory(tmp_path):
     made, _ = exported("llamafactory", tmp_path)
     old = rows(tmp_path / "v0/train.jsonl")
-    assert json.loads((tmp_path / "v0/dataset_info.json").read_text())["eef"]["file_name"] == "train.jsonl"
+    assert (
+        json.loads((tmp_path / "v0/dataset_info.json").read_text())["eef"]["file_name"]
+        == "train.jsonl"
+    )
     # v0 with `mask_history`: the last message of a row alone is trained; together they are what we train
     last = [row["messages"][-1]["content"] for row in old]
-    assert last == [lesson.conversation[index]["content"] for lesson in made for index, _ in lesson.trained()]
-    spoken = [by_message(row["messages"], lambda said, row=row: said is row["messages"][-1]) for row in old]
+    assert last == [
+        lesson.conversation[index]["content"] for lesson in made for index, _ in lesson.trained()
+    ]
+    spoken = [
+        by_message(row["messages"], lambda said, row=row: said is row["messages"][-1])
+        for row in old
+    ]
     assert [spans[-2] for spans in spoken] == [
-        (f"{lesson.conversation[index]['content']}<|end|>", 1.0) for lesson in made for index, _ in lesson.trained()
+        (f"{lesson.conversation[index]['content']}<|end|>", 1.0)
+        for lesson in made
+        for index, _ in lesson.trained()
     ]
     assert all(sum(weight for _, weight in spans) == 1 for spans in spoken)
     for row, lesson in zip(rows(tmp_path / "v1/train.jsonl"), made, strict=True):
         # v1 gives a message's weight to its header and its newline too, as the README beside it says
-        talk = [(f"<|start|>{said['role']}\n{said['content'][0]['value']}<|end|>\n", said["loss_weight"])
-                for said in row["messages"]]
+        talk = [
+            (
+                f"<|start|>{said['role']}\n{said['content'][0]['value']}<|end|>\n",
+                said["loss_weight"],
+            )
+            for said in row["messages"]
+        ]
         bare = join((text if weight == 0 else "", weight) for text, weight in talk)
         assert "".join(text for text, _ in talk) == "".join(text for text, _ in ours(lesson))
-        assert [said["loss_weight"] for said in row["messages"] if said["role"] == "assistant"] == list(lesson.weights)
+        assert [
+            said["loss_weight"] for said in row["messages"] if said["role"] == "assistant"
+        ] == list(lesson.weights)
         assert bare
 
 
@@ -185,15 +237,24 @@ def test_atif(tmp_path):
     for document, lesson in zip(documents, made, strict=True):
         assert set(document) == {"schema_version", "session_id", "agent", "steps", "extra"}
         assert set(document["agent"]) == {"name", "version"}
-        assert [step["step_id"] for step in document["steps"]] == list(range(1, len(document["steps"]) + 1))
+        assert [step["step_id"] for step in document["steps"]] == list(
+            range(1, len(document["steps"]) + 1)
+        )
         said = []
         for step in document["steps"]:
             assert set(step) <= {"step_id", "source", "message", "extra", "observation"}
             assert step["source"] in ("system", "user", "agent")
-            said.append({"role": {"agent": "assistant"}.get(step["source"], step["source"]), "content": step["message"],
-                         "train": step["extra"]["train"]})
-            said += [{"role": "user", "content": each["content"], "train": False}
-                     for each in step.get("observation", {}).get("results", [])]
+            said.append(
+                {
+                    "role": {"agent": "assistant"}.get(step["source"], step["source"]),
+                    "content": step["message"],
+                    "train": step["extra"]["train"],
+                }
+            )
+            said += [
+                {"role": "user", "content": each["content"], "train": False}
+                for each in step.get("observation", {}).get("results", [])
+            ]
         assert by_message(said, lambda each: each["train"]) == ours(lesson)
 
 
@@ -204,12 +265,17 @@ def test_atif(tmp_path):
 def test_exploded(loss_on, tmp_path):
     made, renderer = exported("exploded", tmp_path, loss_on=loss_on)
     told = rows(tmp_path / "train.jsonl")
-    assert [row["completion"] for row in told] == [text for each in made for text, weight in each.spans if weight != 0]
+    assert [row["completion"] for row in told] == [
+        text for each in made for text, weight in each.spans if weight != 0
+    ]
     whole = {lesson.meta["example"]: "".join(text for text, _ in lesson.spans) for lesson in made}
     for row in told:
         assert whole[row["meta"]["example"]].startswith(row["prompt"] + row["completion"])
-        ids = [token for part in (row["prompt"], row["completion"])
-               for token in renderer.tokenizer(part, add_special_tokens=False)["input_ids"]]
+        ids = [
+            token
+            for part in (row["prompt"], row["completion"])
+            for token in renderer.tokenizer(part, add_special_tokens=False)["input_ids"]
+        ]
         lesson = next(each for each in made if each.meta["example"] == row["meta"]["example"])
         assert tuple(ids) == lesson.rendered.ids[: len(ids)]
 
@@ -220,14 +286,21 @@ def test_parquet_and_verl(tmp_path):
     weights = (0, 0, 0.5, 1, 1, 0.25)
     made, renderer = exported("parquet", tmp_path / "p", weights=weights)
     (row,) = parquet.read_table(tmp_path / "p/train.parquet").to_pylist()
-    assert (tuple(row["input_ids"]), tuple(row["weights"])) == (made[0].rendered.ids, made[0].rendered.weights)
-    assert [said["weight"] for said in row["messages"] if said["role"] == "assistant"] == list(weights)
+    assert (tuple(row["input_ids"]), tuple(row["weights"])) == (
+        made[0].rendered.ids,
+        made[0].rendered.weights,
+    )
+    assert [said["weight"] for said in row["messages"] if said["role"] == "assistant"] == list(
+        weights
+    )
     assert json.loads(row["meta"])["example"] == "b@2"
     exported("verl", tmp_path / "v", weights=weights)
     spec = importlib.util.spec_from_file_location("verl_dataset", tmp_path / "v/dataset.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    dataset = module.MaskedDataset([str(tmp_path / "v/train.parquet")], renderer.tokenizer, {"max_length": 1000})
+    dataset = module.MaskedDataset(
+        [str(tmp_path / "v/train.parquet")], renderer.tokenizer, {"max_length": 1000}
+    )
     item = dataset[0]
     count = len(made[0].rendered.ids)
     assert item["input_ids"][:count].tolist() == list(made[0].rendered.ids)
@@ -253,20 +326,43 @@ def trl_losses(tmp_path_factory):
     results = {}
     for kind in ("tokens", "messages"):
         if kind == "tokens":
-            data = datasets.load_dataset("parquet", data_files=str(directory / "tokens.parquet"), split="train",
-                                         cache_dir=str(directory / "cache"))
+            data = datasets.load_dataset(
+                "parquet",
+                data_files=str(directory / "tokens.parquet"),
+                split="train",
+                cache_dir=str(directory / "cache"),
+            )
         else:
-            data = datasets.load_dataset("json", data_files=str(directory / "messages.jsonl"), split="train",
-                                         cache_dir=str(directory / "cache"))
+            data = datasets.load_dataset(
+                "json",
+                data_files=str(directory / "messages.jsonl"),
+                split="train",
+                cache_dir=str(directory / "cache"),
+            )
             tokenizer.chat_template = (directory / "chat_template.jinja").read_text()
         config = trl.SFTConfig(
-            output_dir=str(directory / kind), max_length=None, per_device_train_batch_size=len(made), max_steps=1,
-            use_cpu=True, bf16=False, fp16=False, report_to=[], save_strategy="no", logging_steps=1, disable_tqdm=True,
-            assistant_only_loss=kind == "messages", gradient_checkpointing=False, seed=0,
+            output_dir=str(directory / kind),
+            max_length=None,
+            per_device_train_batch_size=len(made),
+            max_steps=1,
+            use_cpu=True,
+            bf16=False,
+            fp16=False,
+            report_to=[],
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+            assistant_only_loss=kind == "messages",
+            gradient_checkpointing=False,
+            seed=0,
         )
-        trainer = trl.SFTTrainer(model=tiny_model(), args=config, train_dataset=data, processing_class=tokenizer)
+        trainer = trl.SFTTrainer(
+            model=tiny_model(), args=config, train_dataset=data, processing_class=tokenizer
+        )
         trainer.train()
-        results[kind] = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+        results[kind] = next(
+            entry["loss"] for entry in trainer.state.log_history if "loss" in entry
+        )
         batch = trainer.data_collator([trainer.train_dataset[n] for n in range(len(made))])
         results[f"{kind} labels"] = batch["labels"].tolist()
         with torch.no_grad():
@@ -281,8 +377,10 @@ def trl_losses(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore")
 def test_trl_trains_on_the_same_tokens_with_the_same_loss(kind, trl_losses):
     for row, lesson in zip(trl_losses[f"{kind} labels"], trl_losses["lessons"], strict=True):
-        told = [token if weight else -100 for token, weight in
-                zip(lesson.rendered.ids, lesson.rendered.weights, strict=True)]
+        told = [
+            token if weight else -100
+            for token, weight in zip(lesson.rendered.ids, lesson.rendered.weights, strict=True)
+        ]
         assert row[: len(told)] == told
         assert set(row[len(told) :]) <= {-100}
     assert trl_losses[f"{kind} exact"] == pytest.approx(trl_losses["ours"], abs=1e-5)
@@ -297,17 +395,24 @@ def test_the_marked_template_gives_the_text_of_the_models_own(template, prompt, 
     for lesson in made:
         talk = [{**message, "train": weight != 0} for message, weight in lesson.weighted()]
         own = renderer.tokenizer.apply_chat_template(talk, tokenize=False)
-        assert renderer.tokenizer.apply_chat_template(talk, tokenize=False, chat_template=marked) == own
+        assert (
+            renderer.tokenizer.apply_chat_template(talk, tokenize=False, chat_template=marked)
+            == own
+        )
         coded = renderer.tokenizer.apply_chat_template(
             talk, chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
         )
         count = len(lesson.rendered.ids)
         assert tuple(coded["input_ids"][:count]) == lesson.rendered.ids
-        assert [float(mask) for mask in coded["assistant_masks"][:count]] == list(lesson.rendered.weights)
+        assert [float(mask) for mask in coded["assistant_masks"][:count]] == list(
+            lesson.rendered.weights
+        )
 
 
 def test_a_template_that_does_more_is_not_marked(tmp_path):
-    odd = CHATML.replace("message['content']", "message['content'] | upper if loop.first else message['content']")
+    odd = CHATML.replace(
+        "message['content']", "message['content'] | upper if loop.first else message['content']"
+    )
     exported("trl", tmp_path, template=odd)
     assert not (tmp_path / "chat_template.jinja").exists()
     assert (tmp_path / "tokens.parquet").exists()
@@ -352,7 +457,9 @@ def test_a_run_is_exported_and_each_row_followed_back(student, tmp_path):
     for name in TARGETS:
         done = eef("export", run.directory, "--to", name)
         assert done.exit_code == 0, done.stderr
-        assert all(line.startswith(str(tmp_path / "run/export" / name)) for line in done.stdout.split())
+        assert all(
+            line.startswith(str(tmp_path / "run/export" / name)) for line in done.stdout.split()
+        )
     row = rows(tmp_path / "run/export/exploded/train.jsonl")[0]
     shown = eef("show", run.directory, row["meta"]["example"], "--full")
     assert row["meta"]["authors"][0] in shown.stdout

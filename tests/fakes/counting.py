@@ -81,10 +81,18 @@ class CountingEnv(PooledEnv):
         super().__init__(CountingOpener(refuses), PoolSettings(workers, 64, patience))
 
     def tasks(self, split: str) -> TaskSet:
-        return TaskSet.of([
-            Task(id=f"counting/up/{index}", env=self.name, index=index, split=split, instruction="count")
-            for index in range(0, 60, 5)
-        ])
+        return TaskSet.of(
+            [
+                Task(
+                    id=f"counting/up/{index}",
+                    env=self.name,
+                    index=index,
+                    split=split,
+                    instruction="count",
+                )
+                for index in range(0, 60, 5)
+            ]
+        )
 
     def start_of(self, task: Task) -> Any:
         return (task.index,)

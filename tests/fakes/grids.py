@@ -14,7 +14,9 @@ OUTCOMES = ("win", "lose", "error")
 
 
 def steps(actions: Sequence[str]) -> tuple[Step, ...]:
-    return tuple(Step(observation="o", completion=f"Action: {name}", action=name) for name in actions)
+    return tuple(
+        Step(observation="o", completion=f"Action: {name}", action=name) for name in actions
+    )
 
 
 def expert(
@@ -27,8 +29,14 @@ def expert(
     status: Status = "terminated",
 ) -> Trajectory:
     return Trajectory(
-        id=name, task=task, author=f"expert:{by}", steps=steps(actions), final_observation="end",
-        status=status, reward=None if status == "error" else float(win), success=win and status != "error",
+        id=name,
+        task=task,
+        author=f"expert:{by}",
+        steps=steps(actions),
+        final_observation="end",
+        status=status,
+        reward=None if status == "error" else float(win),
+        success=win and status != "error",
     )
 
 
@@ -43,10 +51,16 @@ def rollout(
 ) -> Trajectory:
     """A student's rollout; `outcome` is "win", "lose" or "error"."""
     return Trajectory(
-        id=name, task=task, author=f"policy:eef@round{round}", steps=steps(actions), final_observation="end",
+        id=name,
+        task=task,
+        author=f"policy:eef@round{round}",
+        steps=steps(actions),
+        final_observation="end",
         status="error" if outcome == "error" else "terminated",
         reward=None if outcome == "error" else float(outcome == "win"),
-        success=outcome == "win", start=start, round=round,
+        success=outcome == "win",
+        start=start,
+        round=round,
     )
 
 
@@ -85,10 +99,14 @@ def worlds(draw: st.DrawFn, *, outcomes: Sequence[str] = OUTCOMES, inside: bool 
     rounds = draw(st.integers(1, 2))
     for task in tasks:
         own = [draw(_experts(task, number, outcomes)) for number in range(draw(st.integers(0, 2)))]
-        states = [StateRef(item.id, t) for item in own for t in range(item.length)] if inside else []
+        states = (
+            [StateRef(item.id, t) for item in own for t in range(item.length)] if inside else []
+        )
         experts += own
         count = draw(st.integers(0, 12))
-        rollouts += [draw(_rollouts(task, number, [None, *states], rounds)) for number in range(count)]
+        rollouts += [
+            draw(_rollouts(task, number, [None, *states], rounds)) for number in range(count)
+        ]
     return World(experts, rollouts, tasks, rounds)
 
 
@@ -96,8 +114,12 @@ def worlds(draw: st.DrawFn, *, outcomes: Sequence[str] = OUTCOMES, inside: bool 
 def _experts(draw: st.DrawFn, task: str, number: int, outcomes: Sequence[str]) -> Trajectory:
     outcome = draw(st.sampled_from(outcomes))
     return expert(
-        f"{task}:e{number}", actions=draw(st.text("ab", min_size=1, max_size=9)), win=outcome == "win",
-        task=task, by=f"by{number}", status="error" if outcome == "error" else "truncated",
+        f"{task}:e{number}",
+        actions=draw(st.text("ab", min_size=1, max_size=9)),
+        win=outcome == "win",
+        task=task,
+        by=f"by{number}",
+        status="error" if outcome == "error" else "truncated",
     )
 
 
@@ -106,6 +128,10 @@ def _rollouts(
     draw: st.DrawFn, task: str, number: int, places: Sequence[StateRef | None], rounds: int
 ) -> Trajectory:
     return rollout(
-        f"{task}:r{number}", draw(st.sampled_from(places)), draw(st.sampled_from(OUTCOMES)),
-        actions=draw(st.text("ab", min_size=1, max_size=3)), round=draw(st.integers(1, rounds)), task=task,
+        f"{task}:r{number}",
+        draw(st.sampled_from(places)),
+        draw(st.sampled_from(OUTCOMES)),
+        actions=draw(st.text("ab", min_size=1, max_size=3)),
+        round=draw(st.integers(1, rounds)),
+        task=task,
     )

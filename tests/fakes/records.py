@@ -6,11 +6,22 @@ from eef.trajectory import StateRef, Step, Trajectory
 
 
 def steps(*actions: str) -> tuple[Step, ...]:
-    return tuple(Step(observation=f"before {a}", completion=f"Action: {a}", action=a) for a in actions)
+    return tuple(
+        Step(observation=f"before {a}", completion=f"Action: {a}", action=a) for a in actions
+    )
 
 
-def recorded(name: str, *actions: str, start: StateRef | None = None, author: str = "expert:e") -> Trajectory:
+def recorded(
+    name: str, *actions: str, start: StateRef | None = None, author: str = "expert:e"
+) -> Trajectory:
     return Trajectory(
-        id=name, task="toy/1", author=author, steps=steps(*actions), final_observation=f"end of {name}",
-        status="terminated", reward=0.0, success=False, start=start,
+        id=name,
+        task="toy/1",
+        author=author,
+        steps=steps(*actions),
+        final_observation=f"end of {name}",
+        status="terminated",
+        reward=0.0,
+        success=False,
+        start=start,
     )

@@ -54,7 +54,9 @@ def serving(answer: Callable[[str, dict[str, str], bytes], Any]) -> Iterator[tup
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.answer, server.seen = answer, []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", server.seen
@@ -64,12 +66,33 @@ def serving(answer: Callable[[str, dict[str, str], bytes], Any]) -> Iterator[tup
         thread.join()
 
 
-def chat_answer(text: str, *, finish: str = "stop", prompt: int = 7, written: int = 5) -> tuple[int, Any, bytes]:
-    return 200, {}, json.dumps({
-        "id": "x", "object": "chat.completion", "created": 0, "model": "m",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written},
-    }).encode()
+def chat_answer(
+    text: str, *, finish: str = "stop", prompt: int = 7, written: int = 5
+) -> tuple[int, Any, bytes]:
+    return (
+        200,
+        {},
+        json.dumps(
+            {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "m",
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": text},
+                        "finish_reason": finish,
+                    }
+                ],
+                "usage": {
+                    "prompt_tokens": prompt,
+                    "completion_tokens": written,
+                    "total_tokens": prompt + written,
+                },
+            }
+        ).encode(),
+    )
 
 
 FAULTS: dict[str, Any] = {
@@ -88,7 +111,13 @@ class Proxy:
     """Passes requests on to a server, but for a share of them that meets a fault; `injected` counts these by kind."""
 
     def __init__(
-        self, base: str, *, share: float, seed: int = 0, pause: float = 1.0, faults: Any = tuple(FAULTS)
+        self,
+        base: str,
+        *,
+        share: float,
+        seed: int = 0,
+        pause: float = 1.0,
+        faults: Any = tuple(FAULTS),
     ) -> None:
         self.base, self.share, self.pause, self.faults = base, share, pause, faults
         self.injected: Counter[str] = Counter()
@@ -106,6 +135,8 @@ class Proxy:
         return FAULTS[kind]()
 
     def _pass_on(self, path: str, body: bytes) -> Any:
-        request = urllib.request.Request(self.base + path, body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.base + path, body, {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=120) as response:
             return response.status, {}, response.read()

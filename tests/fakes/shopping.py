@@ -13,10 +13,16 @@ from eef.rollouts.runner import Launch, derive_seed, play
 from eef.trajectory import Trajectory, TrajectorySet
 
 
-def open_shop(goals: str = "human", *, compat: bool | None = None, per_page: int = 4, **settings: Any) -> WebShop:
+def open_shop(
+    goals: str = "human", *, compat: bool | None = None, per_page: int = 4, **settings: Any
+) -> WebShop:
     """A generated shop; `settings` are those of the catalogue."""
     return WebShop(
-        goals=goals, prompt="none", tagger="words", products_per_page=per_page, compat=compat,  # type: ignore[arg-type]
+        goals=goals,
+        prompt="none",
+        tagger="words",
+        products_per_page=per_page,
+        compat=compat,  # type: ignore[arg-type]
         synthetic={"products": 200, **settings},
     )
 
@@ -47,14 +53,26 @@ def buy(env: WebShop, goal: Goal) -> float:
 
 
 def play_all(
-    env: WebShop, policy: Policy, tasks: int = 100, *, limit: int = 60, seed: int = 0, batch_size: int = 100
+    env: WebShop,
+    policy: Policy,
+    tasks: int = 100,
+    *,
+    limit: int = 60,
+    seed: int = 0,
+    batch_size: int = 100,
 ) -> dict[str, Trajectory]:
     """The first training tasks played by a policy: task → trajectory."""
     launches = [
-        Launch(task.id, task, None, derive_seed(seed, task.id), 0) for task in env.tasks("train").head(tasks)
+        Launch(task.id, task, None, derive_seed(seed, task.id), 0)
+        for task in env.tasks("train").head(tasks)
     ]
     played = play(
-        launches, env=env, policy=policy, trajectories=TrajectorySet(), sampling=GREEDY, step_limit=limit,
+        launches,
+        env=env,
+        policy=policy,
+        trajectories=TrajectorySet(),
+        sampling=GREEDY,
+        step_limit=limit,
         batch_size=batch_size,
     )
     return {trajectory.task: trajectory for trajectory in played}

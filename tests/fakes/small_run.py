@@ -42,15 +42,29 @@ def save_student(directory: Path, *, context: int = 4096) -> Path:
 def small_recipe(student: Path, **changes: Any) -> dict[str, Any]:
     """Settings of the whole run; `changes` replace groups or single values of groups."""
     recipe: dict[str, Any] = {
-        "name": "small", "rounds": 1, "methods": ["bc", "rft4", "eef"],
-        "options": {"eef": {"M": 3}}, "budget": {"rollouts_per_task": 4},
-        "env": {"name": "toy"}, "expert": {"names": ["scripted/weak"]}, "tasks": {"train": 8, "test": 6},
-        "model": {"name": str(student)}, "sampling": {"max_tokens": 8},
+        "name": "small",
+        "rounds": 1,
+        "methods": ["bc", "rft4", "eef"],
+        "options": {"eef": {"M": 3}},
+        "budget": {"rollouts_per_task": 4},
+        "env": {"name": "toy"},
+        "expert": {"names": ["scripted/weak"]},
+        "tasks": {"train": 8, "test": 6},
+        "model": {"name": str(student)},
+        "sampling": {"max_tokens": 8},
         "rollouts": {"batch_size": 4, "step_limit": 7},
-        "train": {"updates": 12, "batch_size": 4, "learning_rate": 0.02, "save_every": 2, "threads": 1},
+        "train": {
+            "updates": 12,
+            "batch_size": 4,
+            "learning_rate": 0.02,
+            "save_every": 2,
+            "threads": 1,
+        },
     }
     for key, value in changes.items():
-        recipe[key] = {**recipe[key], **value} if isinstance(value, dict) and key in recipe else value
+        recipe[key] = (
+            {**recipe[key], **value} if isinstance(value, dict) and key in recipe else value
+        )
     return recipe
 
 
@@ -68,7 +82,9 @@ def write_recipe(path: Path, settings: dict[str, Any]) -> Path:
 
 def eef(*arguments: object) -> Result:
     """The program in this process (torch is loaded once): `exit_code`, `stdout`, `stderr`. A bug is raised."""
-    return CliRunner().invoke(make_app(), [str(argument) for argument in arguments], catch_exceptions=False)
+    return CliRunner().invoke(
+        make_app(), [str(argument) for argument in arguments], catch_exceptions=False
+    )
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
@@ -78,17 +94,26 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "eef", *(str(argument) for argument in arguments)], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, **options,
+            [sys.executable, "-m", "eef", *(str(argument) for argument in arguments)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            **options,
         )
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def stop_when(process: subprocess.Popen[str], happened: Callable[[], bool], number: signal.Signals) -> tuple[int, str]:
+def stop_when(
+    process: subprocess.Popen[str], happened: Callable[[], bool], number: signal.Signals
+) -> tuple[int, str]:
     """Send a signal as soon as something has happened; (exit status, stderr)."""
     wait_until(lambda: happened() or process.poll() is not None)
-    assert process.poll() is None, f"it ended before it could be stopped: {process.communicate()[1]}"
+    assert process.poll() is None, (
+        f"it ended before it could be stopped: {process.communicate()[1]}"
+    )
     process.send_signal(number)
     _, told = process.communicate(timeout=PATIENCE)
     return process.returncode, told
@@ -120,11 +145,17 @@ def rollouts(directory: Path, method: str) -> list[Any]:
 
 
 def losses(directory: Path, methods: Sequence[str]) -> list[Any]:
-    paths = (path for method in methods for path in sorted(directory.glob(f"{method}/round*/training.json")))
+    paths = (
+        path
+        for method in methods
+        for path in sorted(directory.glob(f"{method}/round*/training.json"))
+    )
     return [json.loads(path.read_text())["losses"] for path in paths]
 
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _timeless(item) for key, item in value.items() if key not in ("seconds", "minutes")}
+        return {
+            key: _timeless(item) for key, item in value.items() if key not in ("seconds", "minutes")
+        }
     return [_timeless(item) for item in value] if isinstance(value, list) else value

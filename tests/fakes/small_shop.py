@@ -92,11 +92,19 @@ HUMAN = {
 }
 
 
-def write_shop(directory: Path, *, items: Any = ITEMS, notes: Any = NOTES, human: Any = HUMAN) -> Path:
+def write_shop(
+    directory: Path, *, items: Any = ITEMS, notes: Any = NOTES, human: Any = HUMAN
+) -> Path:
     """The three official files."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name, content in (("items_shuffle", items), ("items_ins_v2", notes), ("items_human_ins", human)):
-        (directory / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    for name, content in (
+        ("items_shuffle", items),
+        ("items_ins_v2", notes),
+        ("items_human_ins", human),
+    ):
+        (directory / f"{name}.json").write_text(
+            json.dumps(content, ensure_ascii=False), encoding="utf-8"
+        )
     return directory
 
 

@@ -23,7 +23,9 @@ usages = st.builds(
 
 
 @st.composite
-def trajectories(draw: st.DrawFn, trajectory_id: str = "a", start: StateRef | None = None) -> Trajectory:
+def trajectories(
+    draw: st.DrawFn, trajectory_id: str = "a", start: StateRef | None = None
+) -> Trajectory:
     status = draw(st.sampled_from(["terminated", "truncated", "error"]))
     return Trajectory(
         id=trajectory_id,

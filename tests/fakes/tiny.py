@@ -21,22 +21,38 @@ def tiny_tokenizer(template: str = CHATML) -> Any:
     tokenizer = Tokenizer(models.BPE({byte: index for index, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken("<|end|>", special=True), AddedToken("<|start|>", special=True)])
+    tokenizer.add_special_tokens(
+        [AddedToken("<|end|>", special=True), AddedToken("<|start|>", special=True)]
+    )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>",
-        additional_special_tokens=["<|start|>"], clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer,
+        eos_token="<|end|>",
+        pad_token="<|end|>",
+        additional_special_tokens=["<|start|>"],
+        clean_up_tokenization_spaces=False,
     )
     fast.chat_template = template
     return fast
 
 
-def tiny_model(*, seed: int = 0, vocabulary: int = 258, context: int = 1024, width: int = 32) -> Any:
+def tiny_model(
+    *, seed: int = 0, vocabulary: int = 258, context: int = 1024, width: int = 32
+) -> Any:
     """Two layers, four heads over two key/value heads; weights large enough that greedy choices are clear."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=context, initializer_range=0.3,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=256, pad_token_id=None,
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=256,
+        pad_token_id=None,
     )
     return LlamaForCausalLM(config).eval()
 

@@ -13,7 +13,6 @@ from eef.trajectory import TrajectorySet
 STUDENT = toy_player("policy:student@round1", 0.6)
 
 
-
 class WithoutSnapshot(ToyEnv):
     supports_snapshot = False
 
@@ -24,25 +23,32 @@ class WithoutSnapshot(ToyEnv):
         raise EnvError("no snapshots")
 
 
-
 def from_starts(env, count=8, seed=0):
     tasks = env.tasks("train").head(count)
     return [Launch(f"r/{task.id}", task, None, derive_seed(seed, task.id), 1) for task in tasks]
 
 
-
-def run(launches, env=None, policy=STUDENT, trajectories=(), step_limit=10, batch_size=4, **options):
+def run(
+    launches, env=None, policy=STUDENT, trajectories=(), step_limit=10, batch_size=4, **options
+):
     return list(
         play(
-            launches, env=env or ToyEnv(), policy=policy, trajectories=TrajectorySet(trajectories),
-            sampling=GREEDY, step_limit=step_limit, batch_size=batch_size, **options,
+            launches,
+            env=env or ToyEnv(),
+            policy=policy,
+            trajectories=TrajectorySet(trajectories),
+            sampling=GREEDY,
+            step_limit=step_limit,
+            batch_size=batch_size,
+            **options,
         )
     )
 
 
-
 def expert_trajectories(count=6):
     env = ToyEnv()
-    launches = [replace(each, id=f"e{number}") for number, each in enumerate(from_starts(env, count, seed=7))]
+    launches = [
+        replace(each, id=f"e{number}")
+        for number, each in enumerate(from_starts(env, count, seed=7))
+    ]
     return run(launches, env, toy_player("expert:e", 0.5))
-

@@ -44,7 +44,13 @@ def record(env: Env, task: Task, actions: list[str]) -> tuple[list[PathStep], St
     for action in actions:
         seen = now.observation
         now = execute(env, action)
-        path.append(PathStep(Step(observation=seen, completion="", action=action, reward=now.reward), "t", "expert:e"))
+        path.append(
+            PathStep(
+                Step(observation=seen, completion="", action=action, reward=now.reward),
+                "t",
+                "expert:e",
+            )
+        )
         if now.terminated:
             break
     return path, now
@@ -59,7 +65,13 @@ def wander(env: Env, task: Task, steps: int, seed: int) -> tuple[list[PathStep],
         action = _some_action(now.observation, chance)
         seen = now.observation
         now = env.step(action)
-        path.append(PathStep(Step(observation=seen, completion="", action=action, reward=now.reward), "t", "expert:e"))
+        path.append(
+            PathStep(
+                Step(observation=seen, completion="", action=action, reward=now.reward),
+                "t",
+                "expert:e",
+            )
+        )
         if now.terminated:
             break
     return path, now
@@ -69,7 +81,15 @@ def _some_action(observation: str, chance: random.Random) -> str:
     if observation.startswith("Ambiguous request"):
         return chance.choice(["0", "1"])
     things, doors = _THINGS.findall(observation), _DOORS.findall(observation)
-    choices = ["look around", "wait1", "wait", "inventory", "task", "teleport to kitchen", "no such thing"]
+    choices = [
+        "look around",
+        "wait1",
+        "wait",
+        "inventory",
+        "task",
+        "teleport to kitchen",
+        "no such thing",
+    ]
     if things:
         choices += [f"{verb} {chance.choice(things)}" for verb in _VERBS]
         choices += [f"move {chance.choice(things)} to {chance.choice(things)}"]
@@ -96,12 +116,13 @@ def halt(pid: int) -> None:
 
 def memory(pid: int) -> int:
     """Resident memory of a process in MB (Linux)."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 2**20
+    return (
+        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 2**20
+    )
 
 
 def footprint() -> dict[str, int]:
-    """What this process and all it has started hold by now: processes, zombies, open files, ports that listen (Linux).
-    """
+    """What this process and all it has started hold by now: processes, zombies, open files, ports that listen (Linux)."""
     pids = descendants(os.getpid())
     held = [link for pid in pids for link in _links(pid)]
     listening = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listening(table)}

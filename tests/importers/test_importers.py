@@ -50,48 +50,98 @@ def known(env):
 @pytest.fixture(scope="module")
 def played(env):
     """The toy's weak expert on some tasks: what the rows below tell."""
-    launches = [Launch(f"expert:weak/{task.id}", task, None, n, 0) for n, task in enumerate(env.tasks("train").head(8))]
-    ended = play(launches, env=env, policy=make_toy_expert(env, "weak"), trajectories=TrajectorySet(),
-                 sampling=Sampling(), step_limit=10, batch_size=8)
+    launches = [
+        Launch(f"expert:weak/{task.id}", task, None, n, 0)
+        for n, task in enumerate(env.tasks("train").head(8))
+    ]
+    ended = play(
+        launches,
+        env=env,
+        policy=make_toy_expert(env, "weak"),
+        trajectories=TrajectorySet(),
+        sampling=Sampling(),
+        step_limit=10,
+        batch_size=8,
+    )
     return sorted(ended, key=lambda item: item.task)
 
 
 def messages_of(item, system=True):
     talk = [{"role": "system", "content": "The rules."}] if system else []
     for step in item.steps:
-        talk += [{"role": "user", "content": step.observation}, {"role": "assistant", "content": step.completion}]
+        talk += [
+            {"role": "user", "content": step.observation},
+            {"role": "assistant", "content": step.completion},
+        ]
     return talk
 
 
 def rows_of(item, format):
     """A trajectory as another format would tell it."""
     number = int(item.task.split("/")[1])
-    named = [{"from": {"user": "human", "assistant": "gpt"}[said["role"]], "value": said["content"]}
-             for said in messages_of(item, system=False)]
-    agreed = [{"from": "human", "value": "You walk along a corridor."}, {"from": "gpt", "value": "OK"}]
+    named = [
+        {"from": {"user": "human", "assistant": "gpt"}[said["role"]], "value": said["content"]}
+        for said in messages_of(item, system=False)
+    ]
+    agreed = [
+        {"from": "human", "value": "You walk along a corridor."},
+        {"from": "gpt", "value": "OK"},
+    ]
     if format == "sharegpt":
-        return {"id": f"toy_{number}", "conversations": agreed + named, "reward": item.reward, "task_idx": number}
+        return {
+            "id": f"toy_{number}",
+            "conversations": agreed + named,
+            "reward": item.reward,
+            "task_idx": number,
+        }
     if format == "agentgym":
         told = [{**said, "loss": None if said["from"] == "human" else True} for said in named]
         return {"item_id": f"toy_{number}", "conversations": told, "reward": item.reward}
     if format == "messages":
-        return {"id": item.id, "messages": messages_of(item), "reward": item.reward, "task": item.task}
+        return {
+            "id": item.id,
+            "messages": messages_of(item),
+            "reward": item.reward,
+            "task": item.task,
+        }
     if format == "react":
         first, *_ = item.steps
         seen = [*(step.observation for step in item.steps[1:]), item.final_observation]
         steps = []
         for step, after in zip(item.steps, seen, strict=True):
-            steps += [{"action": "think[hm]", "observation": "OK."}, {"action": step.action, "observation": after}]
-        return {"task_idx": number, "session": f"fixed_{number}", "initial_observation": first.observation,
-                "steps": steps, "reward": item.reward}
+            steps += [
+                {"action": "think[hm]", "observation": "OK."},
+                {"action": step.action, "observation": after},
+            ]
+        return {
+            "task_idx": number,
+            "session": f"fixed_{number}",
+            "initial_observation": first.observation,
+            "steps": steps,
+            "reward": item.reward,
+        }
     if format == "verifiers":
         talk = messages_of(item)
-        nodes = [{"parent": n - 1 if n else None, "message": said, "sampled": False} for n, said in enumerate(talk)]
-        trace = {"version": 1, "id": f"trace{number}", "task": {"type": "T", "data": {"idx": number}}, "nodes": nodes,
-                 "rewards": {"win": {"score": item.reward}}, "errors": []}
+        nodes = [
+            {"parent": n - 1 if n else None, "message": said, "sampled": False}
+            for n, said in enumerate(talk)
+        ]
+        trace = {
+            "version": 1,
+            "id": f"trace{number}",
+            "task": {"type": "T", "data": {"idx": number}},
+            "nodes": nodes,
+            "rewards": {"win": {"score": item.reward}},
+            "errors": [],
+        }
         return {"env": {"id": "toy"}, "task": trace["task"], "traces": [trace], "ok": True}
     if format == "inspect":
-        return {"id": number, "epoch": 1, "messages": messages_of(item), "scores": {"match": {"value": item.reward}}}
+        return {
+            "id": number,
+            "epoch": 1,
+            "messages": messages_of(item),
+            "scores": {"match": {"value": item.reward}},
+        }
     assert format == "eef"
     return item.to_record()
 
@@ -113,15 +163,24 @@ def read(path, known=None, **options):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_format_is_detected_replayed_and_read_back(format, played, known, tmp_path):
-    taken, rejected, report = read(write(tmp_path / "a.jsonl", [rows_of(item, format) for item in played]), known)
+    taken, rejected, report = read(
+        write(tmp_path / "a.jsonl", [rows_of(item, format) for item in played]), known
+    )
     assert rejected == []
     assert report.formats == {format: 8}
-    assert (report.imported, report.replayed, report.won) == (8, 8, sum(item.success for item in played))
+    assert (report.imported, report.replayed, report.won) == (
+        8,
+        8,
+        sum(item.success for item in played),
+    )
     for item, original in zip(taken, played, strict=True):
         assert is_expert(item)
         assert item.replayable
         assert (item.task, item.reward, item.success, item.status) == (
-            original.task, original.reward, original.success, original.status
+            original.task,
+            original.reward,
+            original.success,
+            original.status,
         )
         assert [(s.observation, s.action, s.reward) for s in item.steps] == [
             (s.observation, s.action, s.reward) for s in original.steps
@@ -129,7 +188,9 @@ def test_a_format_is_detected_replayed_and_read_back(format, played, known, tmp_
         if format == "react":
             assert all(step.completion.startswith("Thought: hm\nAction: ") for step in item.steps)
         else:
-            assert [step.completion for step in item.steps] == [step.completion for step in original.steps]
+            assert [step.completion for step in item.steps] == [
+                step.completion for step in original.steps
+            ]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -139,13 +200,17 @@ def test_without_an_environment_it_is_text_only(format, played, tmp_path):
     assert not any(item.replayable for item in taken)
     assert all(item.task.startswith("text/") for item in taken)
     assert [item.reward for item in taken] == [item.reward for item in played]
-    assert all(item.source == f"{tmp_path / 'a.jsonl'}:{line}" for line, item in enumerate(taken, start=1))
+    assert all(
+        item.source == f"{tmp_path / 'a.jsonl'}:{line}" for line, item in enumerate(taken, start=1)
+    )
     again, _, _ = read(write(tmp_path / "b.jsonl", [item.to_record() for item in taken]))
     assert again == taken
 
 
 @pytest.mark.parametrize("change", ["observation", "action", "reward", "more"])
-def test_what_does_not_come_back_is_text_only_and_the_difference_is_shown(change, played, known, tmp_path):
+def test_what_does_not_come_back_is_text_only_and_the_difference_is_shown(
+    change, played, known, tmp_path
+):
     row = rows_of(played[0], "messages")
     talk = row["messages"]
     if change == "observation":
@@ -155,11 +220,19 @@ def test_what_does_not_come_back_is_text_only_and_the_difference_is_shown(change
     elif change == "reward":
         row["reward"] = 0.25
     else:
-        talk += [{"role": "user", "content": "more"}, {"role": "assistant", "content": "Action: left"}]
+        talk += [
+            {"role": "user", "content": "more"},
+            {"role": "assistant", "content": "Action: left"},
+        ]
     (item,), _, report = read(write(tmp_path / "a.jsonl", [row]), known)
     assert not item.replayable
     assert played[0].task in report.differences[0]
-    expected = {"observation": "told 'Hall", "action": "at step 1", "reward": "told 'reward 0.25'", "more": "told"}
+    expected = {
+        "observation": "told 'Hall",
+        "action": "at step 1",
+        "reward": "told 'reward 0.25'",
+        "more": "told",
+    }
     assert expected[change] in report.differences[0]
 
 
@@ -172,28 +245,43 @@ def test_masks_come_with_the_turns_and_are_never_trained(played, known, tmp_path
     assert report.masked == 1
     for method in ("bc", "eef"):
         options = {"expert_states": "all"} if method == "eef" else {}
-        example, = make_method(method, options).select(TrajectorySet([item]), [item.task], 1).examples
+        (example,) = (
+            make_method(method, options).select(TrajectorySet([item]), [item.task], 1).examples
+        )
         assert example.weights[0] == 0
         assert example.reasons[0] == "masked"
         assert set(example.weights[1:]) == {1.0}
 
 
-@given(st.lists(st.tuples(st.sampled_from(["weight", "train", "loss", "loss_weight"]), st.booleans()), min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["weight", "train", "loss", "loss_weight"]), st.booleans()),
+        min_size=1,
+    )
+)
 def test_every_name_of_a_mask_is_heeded(masks):
     talk = []
     for name, trained in masks:
-        talk += [{"role": "user", "content": "see"}, {"role": "assistant", "content": "Action: go", name: trained}]
+        talk += [
+            {"role": "user", "content": "see"},
+            {"role": "assistant", "content": "Action: go", name: trained},
+        ]
     _, steps, _ = split_episode([said(message, n) for n, message in enumerate(talk)])
     assert [step.weight for step in steps] == [float(trained) for _, trained in masks]
 
 
 def test_tool_calls_are_actions():
     call = {"function": {"name": "search", "arguments": '{"query": "red mug"}'}}
-    talk = [{"role": "user", "content": "find it"}, {"role": "assistant", "content": "A mug.", "tool_calls": [call]},
-            {"role": "tool", "content": "a page", "tool_call_id": "1"}]
+    talk = [
+        {"role": "user", "content": "find it"},
+        {"role": "assistant", "content": "A mug.", "tool_calls": [call]},
+        {"role": "tool", "content": "a page", "tool_call_id": "1"},
+    ]
     _, (step,), final = split_episode([said(message, n) for n, message in enumerate(talk)])
     assert (step.completion, step.action, final) == (
-        "Thought: A mug.\nAction: search[red mug]", "search[red mug]", "a page"
+        "Thought: A mug.\nAction: search[red mug]",
+        "search[red mug]",
+        "a page",
     )
     assert call_as_action("buy", {"item": "B1", "size": "L"}) == 'buy[{"item": "B1", "size": "L"}]'
 
@@ -214,7 +302,9 @@ def test_an_inspect_archive_is_read(compression, played, known, tmp_path):
 
 
 def talk(*roles):
-    return [{"role": role, "content": "Action: go" if role == "assistant" else "see"} for role in roles]
+    return [
+        {"role": role, "content": "Action: go" if role == "assistant" else "see"} for role in roles
+    ]
 
 
 @pytest.mark.parametrize(
@@ -224,16 +314,39 @@ def talk(*roles):
         (b"7", "a int where an object was expected"),
         (b'{"a": "\xff"}', "not UTF-8: byte 0xff at position 7"),
         (b'{"text": "x"}', "no known format: it has text"),
-        (json.dumps({"messages": talk("user", "assistant")}).encode(), "no reward, and no replay that gives one"),
-        (json.dumps({"messages": talk("assistant", "user"), "reward": 1}).encode(), "the agent speaks first"),
-        (json.dumps({"messages": talk("user", "assistant", "assistant"), "reward": 1}).encode(), "twice in a row"),
-        (json.dumps({"messages": talk("user", "assistant", "system"), "reward": 1}).encode(), "system message behind"),
-        (json.dumps({"messages": talk("user", "wizard"), "reward": 1}).encode(), "unknown role 'wizard'"),
-        (json.dumps({"messages": talk("user", "assistant"), "reward": 7}).encode(), "no number in [0, 1]"),
+        (
+            json.dumps({"messages": talk("user", "assistant")}).encode(),
+            "no reward, and no replay that gives one",
+        ),
+        (
+            json.dumps({"messages": talk("assistant", "user"), "reward": 1}).encode(),
+            "the agent speaks first",
+        ),
+        (
+            json.dumps({"messages": talk("user", "assistant", "assistant"), "reward": 1}).encode(),
+            "twice in a row",
+        ),
+        (
+            json.dumps({"messages": talk("user", "assistant", "system"), "reward": 1}).encode(),
+            "system message behind",
+        ),
+        (
+            json.dumps({"messages": talk("user", "wizard"), "reward": 1}).encode(),
+            "unknown role 'wizard'",
+        ),
+        (
+            json.dumps({"messages": talk("user", "assistant"), "reward": 7}).encode(),
+            "no number in [0, 1]",
+        ),
         (json.dumps({"messages": [3], "reward": 1}).encode(), "message 0 is a int"),
         (json.dumps({"messages": talk("user"), "reward": 1}).encode(), "no turn of the agent"),
         (json.dumps({"messages": 3, "reward": 1}).encode(), "malformed `messages` row"),
-        (json.dumps({"steps": [{"action": "a"}], "initial_observation": "o", "reward": 1}).encode(), "steps[0]"),
+        (
+            json.dumps(
+                {"steps": [{"action": "a"}], "initial_observation": "o", "reward": 1}
+            ).encode(),
+            "steps[0]",
+        ),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deep"),
     ],
 )
@@ -261,7 +374,9 @@ def test_rows_of_several_formats_may_stand_in_one_file(played, known, tmp_path):
     assert (rejected, report.formats) == ([], dict.fromkeys(FORMATS, 1))
     _, rejected, report = read(write(tmp_path / "a.jsonl", rows), known, wanted="react")
     assert report.formats == {"react": 1}
-    assert {item.reason for item in rejected} == {f"it is `{name}`, not `react`" for name in FORMATS if name != "react"}
+    assert {item.reason for item in rejected} == {
+        f"it is `{name}`, not `react`" for name in FORMATS if name != "react"
+    }
 
 
 def test_an_array_on_one_line_and_one_that_breaks_off(tmp_path):
@@ -272,7 +387,10 @@ def test_an_array_on_one_line_and_one_that_breaks_off(tmp_path):
     path.write_text(json.dumps([row] * 3)[:-40])
     taken, (rejection,), _ = read(path)
     assert len(taken) == 2
-    assert (rejection.place, "all behind it cannot be read" in rejection.reason) == (f"{path}:row 3", True)
+    assert (rejection.place, "all behind it cannot be read" in rejection.reason) == (
+        f"{path}:row 3",
+        True,
+    )
 
 
 def test_missing_and_empty_files_are_told(tmp_path):
@@ -322,7 +440,10 @@ def test_a_hundred_thousand_trajectories_stream(tmp_path):
     path = tmp_path / "a.jsonl"
     with path.open("w") as file:
         for number in range(100_000):
-            row = {"messages": [*talk("user", "assistant"), {"role": "user", "content": "x" * 2000}], "reward": 1.0}
+            row = {
+                "messages": [*talk("user", "assistant"), {"role": "user", "content": "x" * 2000}],
+                "reward": 1.0,
+            }
             file.write(json.dumps({**row, "id": number}) + "\n")
     count, peak = bounded(path, 1024)
     assert count == 100_000
@@ -338,17 +459,39 @@ def test_no_bytes_at_all_raise_anything_but_a_clear_error(content):
 
 
 KEYS = [
-    "messages", "conversations", "role", "from", "content", "value", "reward", "steps", "action", "observation",
-    "initial_observation", "traces", "nodes", "task", "scores", "epoch", "prompt", "completion", "author",
-    "final_observation", "weight",
+    "messages",
+    "conversations",
+    "role",
+    "from",
+    "content",
+    "value",
+    "reward",
+    "steps",
+    "action",
+    "observation",
+    "initial_observation",
+    "traces",
+    "nodes",
+    "task",
+    "scores",
+    "epoch",
+    "prompt",
+    "completion",
+    "author",
+    "final_observation",
+    "weight",
 ]
 
 
-@given(st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
-    max_leaves=30,
-))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5)
+        ),
+        max_leaves=30,
+    )
+)
 def test_no_row_at_all_raises_anything_but_its_rejection(value):
     if isinstance(value, dict):
         assert detect(value) in (None, *FORMATS)
@@ -372,7 +515,9 @@ def test_the_real_react_log_is_imported_whole(tmp_path):
     assert rejected == []
     rows = [json.loads(line) for line in REACT.read_text().splitlines()]
     for item, row in zip(taken, rows, strict=True):
-        acted = [entry["action"] for entry in row["steps"] if not entry["action"].startswith("think[")]
+        acted = [
+            entry["action"] for entry in row["steps"] if not entry["action"].startswith("think[")
+        ]
         assert [step.action for step in item.steps if step.action] == acted
         assert sum(step.observation == "Invalid action!" for step in item.steps) == sum(
             entry["observation"] == "Invalid action!" for entry in row["steps"][:-1]
@@ -387,8 +532,10 @@ def test_the_real_react_log_is_imported_whole(tmp_path):
 
 def test_exit_status_goes_by_the_outcome(tmp_path):
     row = {"messages": talk("user", "assistant"), "reward": 1.0}
-    good, mixed, bad = (write(tmp_path / name, rows) for name, rows in
-                        (("good.jsonl", [row]), ("mixed.jsonl", [row, {}]), ("bad.jsonl", [{}])))
+    good, mixed, bad = (
+        write(tmp_path / name, rows)
+        for name, rows in (("good.jsonl", [row]), ("mixed.jsonl", [row, {}]), ("bad.jsonl", [{}]))
+    )
     for path, status in ((good, 0), (mixed, 1), (bad, 2)):
         out = tmp_path / f"{path.stem}-out.jsonl"
         done = eef("import", path, "--out", out)
@@ -399,15 +546,28 @@ def test_exit_status_goes_by_the_outcome(tmp_path):
     assert eef("import", good, "--format", "sharegtp").exit_code == 2
 
 
-def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(played, env, student, tmp_path):
-    test = [rows_of(item, "messages") for item in play(
-        [Launch("t", env.tasks("test")[0], None, 1, 0)], env=env, policy=make_toy_expert(env, "flawless"),
-        trajectories=TrajectorySet(), sampling=Sampling(), step_limit=10, batch_size=1)]
+def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(
+    played, env, student, tmp_path
+):
+    test = [
+        rows_of(item, "messages")
+        for item in play(
+            [Launch("t", env.tasks("test")[0], None, 1, 0)],
+            env=env,
+            policy=make_toy_expert(env, "flawless"),
+            trajectories=TrajectorySet(),
+            sampling=Sampling(),
+            step_limit=10,
+            batch_size=1,
+        )
+    ]
     foreign = {"messages": talk("user", "assistant"), "reward": 1.0, "id": "foreign"}
     other = {**rows_of(played[7], "messages"), "id": "other"}
     own = [rows_of(item, "messages") for item in played[:6]]
     path = write(tmp_path / "experts.jsonl", [*own, *test, other, foreign])
-    recipe = as_recipe(small_recipe(student, expert={"names": [f"file/{path}"]}, tasks={"train": 6}))
+    recipe = as_recipe(
+        small_recipe(student, expert={"names": [f"file/{path}"]}, tasks={"train": 6})
+    )
     run = Run.create(tmp_path / "run", recipe)
     run.check()
     run.carry_out(StageId("expert", 0, "collect"), lambda progress: None)
@@ -432,5 +592,13 @@ def test_text_only_trajectories_are_refused_for_exploration(played, env, tmp_pat
         store.append(lost)
         launch = Launch("x", env.tasks("train")[0], StateRef(lost.id, 1), 0, 1)
         with pytest.raises(EnvError, match=r"that trajectory is text only \(.*a\.jsonl:\d"):
-            explore([launch], store, env, make_toy_expert(env, "weak"), sampling=Sampling(), step_limit=9, batch_size=1)
+            explore(
+                [launch],
+                store,
+                env,
+                make_toy_expert(env, "weak"),
+                sampling=Sampling(),
+                step_limit=9,
+                batch_size=1,
+            )
     assert len(read_trajectories(tmp_path)) == 1

@@ -38,7 +38,8 @@ def test_sft_all_trains_on_failures_like_wins():
     store = [FAILED, WON, expert("broken", status="error"), rollout("r", None, "win")]
     examples = named(select("sft_all", store))
     assert {name: set(item.reasons) for name, item in examples.items()} == {
-        "f@0": {"expert-failure"}, "w@0": {"expert-win"},
+        "f@0": {"expert-failure"},
+        "w@0": {"expert-win"},
     }
     assert all(set(item.weights) == {1.0} for item in examples.values())
     assert plan("sft_all", store) == []
@@ -46,7 +47,10 @@ def test_sft_all_trains_on_failures_like_wins():
 
 def test_nat_tells_the_outcome():
     examples = named(select("nat", [FAILED, WON]))
-    assert (examples["f@0"].told, examples["w@0"].told) == ("This episode fails.", "This episode succeeds.")
+    assert (examples["f@0"].told, examples["w@0"].told) == (
+        "This episode fails.",
+        "This episode succeeds.",
+    )
     assert make_method("nat").told == "This episode succeeds."
     assert plan("nat", [FAILED]) == []
 
@@ -60,7 +64,11 @@ def test_nats_control_tells_nothing_but_that_they_differ():
 
 def test_nat_may_explore():
     assert plan("nat", [FAILED], k=2) == [PlannedState(task, None, 2) for task in TASKS]
-    store = [FAILED, rollout("r", None, "lose"), rollout("later", None, "win", actions="q", round=2)]
+    store = [
+        FAILED,
+        rollout("r", None, "lose"),
+        rollout("later", None, "win", actions="q", round=2),
+    ]
     examples = named(select("nat", store, k=2))
     assert (set(examples), examples["r@0"].told) == ({"f@0", "r@0"}, "This episode fails.")
 
@@ -73,7 +81,10 @@ def test_the_others_tell_nothing():
 
 
 def test_eto_prefers_wins_to_failures_of_the_other():
-    own_failure, own_win = rollout("l", None, "lose", task="toy/2"), rollout("v", None, "win", actions="q")
+    own_failure, own_win = (
+        rollout("l", None, "lose", task="toy/2"),
+        rollout("v", None, "win", actions="q"),
+    )
     selection = select("eto", [FAILED, WON, own_failure, own_win])
     ways = {(pair.chosen.trajectory, pair.rejected.trajectory) for pair in selection.pairs}
     assert (ways, selection.examples) == ({("w", "l"), ("v", "f")}, ())
@@ -82,10 +93,18 @@ def test_eto_prefers_wins_to_failures_of_the_other():
 
 
 def test_eto_compares_this_round_or_all():
-    store = [FAILED, rollout("a", None, "win", actions="q"), rollout("b", None, "win", actions="r", round=2)]
+    store = [
+        FAILED,
+        rollout("a", None, "win", actions="q"),
+        rollout("b", None, "win", actions="r", round=2),
+    ]
     assert [pair.chosen.trajectory for pair in select("eto", store, round=2).pairs] == ["b"]
-    assert [pair.chosen.trajectory for pair in select("eto", store, round=2, pairs="all").pairs] == ["a", "b"]
-    assert [pair.chosen.trajectory for pair in select("eto", store, round=1, pairs="all").pairs] == ["a"]
+    assert [
+        pair.chosen.trajectory for pair in select("eto", store, round=2, pairs="all").pairs
+    ] == ["a", "b"]
+    assert [
+        pair.chosen.trajectory for pair in select("eto", store, round=1, pairs="all").pairs
+    ] == ["a"]
 
 
 def test_where_nothing_differs_there_is_no_pair():
@@ -96,11 +115,15 @@ def test_where_nothing_differs_there_is_no_pair():
 @given(worlds(), st.sampled_from(["eto", "ipr"]))
 def test_a_pair_is_a_win_before_a_failure_of_the_same_task(world, method):
     try:
-        selection = select(method, [*world.experts, *world.rollouts], round=world.round, tasks=world.tasks)
+        selection = select(
+            method, [*world.experts, *world.rollouts], round=world.round, tasks=world.tasks
+        )
     except MethodError:
         return
     for pair in selection.pairs:
-        chosen, rejected = (world.trajectories[way.trajectory] for way in (pair.chosen, pair.rejected))
+        chosen, rejected = (
+            world.trajectories[way.trajectory] for way in (pair.chosen, pair.rejected)
+        )
         assert chosen.success
         assert not rejected.success
         assert rejected.status != "error"
@@ -113,7 +136,9 @@ def test_a_pair_is_a_win_before_a_failure_of_the_same_task(world, method):
 def value(name, t, *outcomes, round=1):
     start = StateRef("w", t) if t else None
     return [
-        rollout(f"{name}{number}", start, outcome, actions=f"{name}{number}", task="toy/2", round=round)
+        rollout(
+            f"{name}{number}", start, outcome, actions=f"{name}{number}", task="toy/2", round=round
+        )
         for number, outcome in enumerate(outcomes)
     ]
 
@@ -121,16 +146,25 @@ def value(name, t, *outcomes, round=1):
 def test_ipr_plays_on_from_every_state_of_an_experts_win_and_nowhere_else():
     assert plan("ipr", [FAILED, WON], samples=2) == [
         PlannedState("toy/2", None, 2),
-        PlannedState("toy/2", StateRef("w", 1), 2), PlannedState("toy/2", StateRef("w", 2), 2),
+        PlannedState("toy/2", StateRef("w", 1), 2),
+        PlannedState("toy/2", StateRef("w", 2), 2),
     ]
 
 
 def test_ipr_prefers_the_expert_where_its_step_gains():
     """Values 0.5, 0.5, 0 and 1 (the end): the expert's first step gains nothing, its second loses, its third gains."""
-    store = [FAILED, WON, *value("a", 0, "win", "lose"), *value("b", 1, "win", "lose"), *value("c", 2, "lose", "lose")]
+    store = [
+        FAILED,
+        WON,
+        *value("a", 0, "win", "lose"),
+        *value("b", 1, "win", "lose"),
+        *value("c", 2, "lose", "lose"),
+    ]
     selection = select("ipr", store)
     assert [(pair.chosen.id, pair.rejected.id) for pair in selection.pairs] == [
-        ("w@0", "a1@0"), ("w@2", "c0@2"), ("w@2", "c1@2"),
+        ("w@0", "a1@0"),
+        ("w@2", "c0@2"),
+        ("w@2", "c1@2"),
     ]
     assert selection.pairs[1].chosen.weights == (0.0, 0.0, 1.0)
     assert selection.pairs[1].rejected.weights == (0.0,) * 2 + (1.0,) * 2
@@ -138,8 +172,16 @@ def test_ipr_prefers_the_expert_where_its_step_gains():
 
 
 def test_iprs_threshold():
-    store = [WON, *value("a", 0, "win"), *value("b", 1, "win", "lose"), *value("c", 2, "win", "win", "lose")]
-    ids = [[pair.chosen.id for pair in select("ipr", store, threshold=rise).pairs] for rise in (0.1, 0.2, 0.4)]
+    store = [
+        WON,
+        *value("a", 0, "win"),
+        *value("b", 1, "win", "lose"),
+        *value("c", 2, "win", "win", "lose"),
+    ]
+    ids = [
+        [pair.chosen.id for pair in select("ipr", store, threshold=rise).pairs]
+        for rise in (0.1, 0.2, 0.4)
+    ]
     assert ids == [["w@1", "w@2"], ["w@2"], []]
 
 
@@ -147,7 +189,13 @@ def test_iprs_threshold():
 
 
 def test_atlas_trains_the_steps_along_which_the_win_rate_rises_most():
-    store = [FAILED, WON, *value("a", 0, "lose", "lose"), *value("b", 1, "win", "lose"), *value("c", 2, "win", "win")]
+    store = [
+        FAILED,
+        WON,
+        *value("a", 0, "lose", "lose"),
+        *value("b", 1, "win", "lose"),
+        *value("c", 2, "win", "win"),
+    ]
     for share, weights in ((0.3, (1.0, 0.0, 0.0)), (0.6, (1.0, 1.0, 0.0)), (1.0, (1.0, 1.0, 0.0))):
         (example,) = select("atlas", store, share=share).examples
         assert (example.weights, example.state) == (weights, 0)
@@ -156,14 +204,17 @@ def test_atlas_trains_the_steps_along_which_the_win_rate_rises_most():
 
 def test_atlas_plays_on_from_the_experts_wins():
     assert plan("atlas", [FAILED, WON], M=1) == [
-        PlannedState("toy/2", None, 1), PlannedState("toy/2", StateRef("w", 1), 1),
+        PlannedState("toy/2", None, 1),
+        PlannedState("toy/2", StateRef("w", 1), 1),
     ], "a task that no expert won is not trained on"
 
 
 @given(worlds(), st.floats(0.1, 1))
 def test_atlas_never_trains_more_than_its_share(world, share):
     try:
-        selection = select("atlas", [*world.experts, *world.rollouts], tasks=world.tasks, share=share)
+        selection = select(
+            "atlas", [*world.experts, *world.rollouts], tasks=world.tasks, share=share
+        )
     except MethodError:
         return
     for example in selection.examples:
@@ -177,7 +228,9 @@ def test_atlas_never_trains_more_than_its_share(world, share):
 @given(worlds(), st.sampled_from(["nat", "eto", "ipr", "eef+dpo"]))
 def test_records_come_back_as_they_were(world, method):
     try:
-        selection = select(method, [*world.experts, *world.rollouts], round=world.round, tasks=world.tasks)
+        selection = select(
+            method, [*world.experts, *world.rollouts], round=world.round, tasks=world.tasks
+        )
     except MethodError:
         return
     for example in selection.examples:
@@ -188,7 +241,9 @@ def test_records_come_back_as_they_were(world, method):
 
 def test_an_example_of_version_1_is_told_nothing():
     example = named(select("nat", [FAILED, WON]))["w@0"]
-    record = {key: field for key, field in example.to_record().items() if key != "told"} | {"version": 1}
+    record = {key: field for key, field in example.to_record().items() if key != "told"} | {
+        "version": 1
+    }
     assert TrainingExample.from_record(record) == replace(example, told="")
     for version in (0, 3, None):
         with pytest.raises(StoreError, match="this `eef` reads 1 to 2"):
@@ -219,8 +274,11 @@ def test_masked_steps_are_neither_critical_nor_compared():
     won, lost = masked(WON, 1), masked(FAILED, 0)
     played = [rollout("s", None, "lose", task="toy/2"), rollout("v", None, "win", actions="q")]
     assert named(select("atlas", [won, *played], share=1))["w@0"].weights == (1.0, 0.0, 1.0)
-    ways = {way.trajectory: way.weights for pair in select("eto", [lost, won, *played]).pairs
-            for way in (pair.chosen, pair.rejected)}
+    ways = {
+        way.trajectory: way.weights
+        for pair in select("eto", [lost, won, *played]).pairs
+        for way in (pair.chosen, pair.rejected)
+    }
     assert (ways["w"], ways["f"]) == ((1.0, 0.0, 1.0), (0.0, 1.0, 1.0, 1.0))
 
 

@@ -43,19 +43,36 @@ def test_the_worked_example():
     selection = worked()
     start, recovery = selection.examples
     assert start == TrainingExample(
-        id="e@2:1@0", task=TASK, trajectory="e@2:1", state=0, weights=(1.0,) * 4,
-        reasons=("beneficial",) * 2 + ("student-win",) * 2, evidence=("e@2:1", "e@0:1"),
+        id="e@2:1@0",
+        task=TASK,
+        trajectory="e@2:1",
+        state=0,
+        weights=(1.0,) * 4,
+        reasons=("beneficial",) * 2 + ("student-win",) * 2,
+        evidence=("e@2:1", "e@0:1"),
     )
     assert recovery == TrainingExample(
-        id="e@6:1@4", task=TASK, trajectory="e@6:1", state=4, weights=(0.0,) * 4 + (1.0,) * 4,
+        id="e@6:1@4",
+        task=TASK,
+        trajectory="e@6:1",
+        state=4,
+        weights=(0.0,) * 4 + (1.0,) * 4,
         reasons=("context",) * 4 + ("beneficial",) * 2 + ("student-win",) * 2,
         evidence=("e@6:1", "e@2:1", "e@4:1"),
     )
     assert selection.counts == {
-        "segments.beneficial": 2, "segments.harmful": 2, "segments.neutral": 1, "segments.unknown": 0,
-        "states.recovery": 2, "states.recovered": 1, "tasks.unsolved": 0,
-        "examples": 2, "examples.beneficial": 2, "examples.student-win": 2,
-        "steps.beneficial": 4, "steps.student-win": 4,
+        "segments.beneficial": 2,
+        "segments.harmful": 2,
+        "segments.neutral": 1,
+        "segments.unknown": 0,
+        "states.recovery": 2,
+        "states.recovered": 1,
+        "tasks.unsolved": 0,
+        "examples": 2,
+        "examples.beneficial": 2,
+        "examples.student-win": 2,
+        "steps.beneficial": 4,
+        "steps.student-win": 4,
     }
 
 
@@ -74,9 +91,14 @@ def test_the_worked_example_is_planned():
 @pytest.mark.parametrize(("method", "win"), [("eef", False), ("atlas", True), ("ipr", True)])
 def test_no_method_plays_on_from_a_question(method, win):
     origin = expert(win=win)
-    asked = replace(origin.steps[4], observation="Ambiguous request: Please enter the number for the action")
+    asked = replace(
+        origin.steps[4], observation="Ambiguous request: Please enter the number for the action"
+    )
     origin = replace(origin, steps=(*origin.steps[:4], asked, *origin.steps[5:]))
-    plans = [make_method(method).plan(TrajectorySet([each]), [TASK], 1) for each in (expert(win=win), origin)]
+    plans = [
+        make_method(method).plan(TrajectorySet([each]), [TASK], 1)
+        for each in (expert(win=win), origin)
+    ]
     states = [{item.state.t for item in plan if item.state} for plan in plans]
     assert states[1] == states[0] - {4} != states[0]
 
@@ -96,7 +118,11 @@ def test_neutral_actions_inside_a_solution_are_kept_or_masked():
     outcomes = ("lose", "lose", "win", "win", "win", "win")
     (kept,) = worked(*outcomes).examples
     (masked,) = worked(*outcomes, neutral="masked").examples
-    assert kept.reasons == masked.reasons == ("neutral",) * 2 + ("beneficial",) * 2 + ("student-win",) * 2
+    assert (
+        kept.reasons
+        == masked.reasons
+        == ("neutral",) * 2 + ("beneficial",) * 2 + ("student-win",) * 2
+    )
     assert kept.weights == (1.0,) * 6
     assert masked.weights == (0.0,) * 2 + (1.0,) * 4
 
@@ -112,7 +138,9 @@ def test_a_harmful_action_inside_a_solution_is_masked():
     store = [expert(), *played((0, 2, 4, 6), ("lose", "win", "lose", "win"), round=1)]
     store.append(rollout("z", StateRef("e", 6), "win", actions="q", round=2))
     start = by_id(select("eef", store, round=2, grid="all", solution="newest"))["z@0"]
-    assert start.reasons == ("beneficial",) * 2 + ("harmful",) * 2 + ("beneficial",) * 2 + ("student-win",)
+    assert start.reasons == ("beneficial",) * 2 + ("harmful",) * 2 + ("beneficial",) * 2 + (
+        "student-win",
+    )
     assert start.weights == (1.0,) * 2 + (0.0,) * 2 + (1.0,) * 3
 
 
@@ -137,7 +165,9 @@ def test_all_solutions_share_the_weight():
 @pytest.mark.parametrize("solution", ["nearest", "newest", "all"])
 def test_where_the_student_won_itself_no_prefix_of_the_expert_is_trained(solution):
     own, later = rollout("own", None, "win"), rollout("later", StateRef("e", 2), "win", round=2)
-    assert list(by_id(select("eef", [expert(), own, later], round=2, solution=solution))) == ["own@0"]
+    assert list(by_id(select("eef", [expert(), own, later], round=2, solution=solution))) == [
+        "own@0"
+    ]
 
 
 def test_a_later_round_says_nothing_about_this_one():
@@ -147,18 +177,27 @@ def test_a_later_round_says_nothing_about_this_one():
 
 
 def test_a_branch_of_the_students_own_branch_is_no_solution():
-    lost, won = rollout("a", StateRef("e", 2), "lose"), rollout("b", StateRef("a", 3), "win", actions="z")
+    lost, won = (
+        rollout("a", StateRef("e", 2), "lose"),
+        rollout("b", StateRef("a", 3), "win", actions="z"),
+    )
     with pytest.raises(MethodError, match="nothing to train on"):
         select("eef", [expert(), lost, won])
 
 
 def test_the_shortest_of_equally_near_solutions():
-    long, short = (rollout(actions, StateRef("e", 2), "win", actions=actions) for actions in ("xy", "z"))
+    long, short = (
+        rollout(actions, StateRef("e", 2), "win", actions=actions) for actions in ("xy", "z")
+    )
     assert list(by_id(select("eef", [expert(), long, short]))) == ["z@0"]
 
 
 def test_the_newest_solution():
-    store = [expert(), rollout("old", None, "win", actions="z"), rollout("new", None, "win", round=2)]
+    store = [
+        expert(),
+        rollout("old", None, "win", actions="z"),
+        rollout("new", None, "win", round=2),
+    ]
     assert list(by_id(select("eef", store, round=2))) == ["old@0"]
     assert list(by_id(select("eef", store, round=2, solution="newest"))) == ["new@0"]
     assert list(by_id(select("eef", store, round=1, solution="newest"))) == ["old@0"]
@@ -242,7 +281,11 @@ def test_behaviour_cloning_explores_nothing_and_trains_on_experts_wins():
 
 
 def test_rft_trains_on_distinct_wins_up_to_the_round():
-    store = [expert(actions="abc", win=True), rollout("r1", None, "win"), rollout("r2", None, "win", round=2)]
+    store = [
+        expert(actions="abc", win=True),
+        rollout("r1", None, "win"),
+        rollout("r2", None, "win", round=2),
+    ]
     store += [rollout("r3", None, "win", actions="z", round=3), rollout("r4", None, "lose")]
     assert list(by_id(select("rft", store, round=2))) == ["r1@0", "e@0"]
     assert list(by_id(select("rft", store, round=3))) == ["r3@0", "r1@0", "e@0"]
@@ -329,14 +372,18 @@ def wins_from(world: World, given_options, origin: str, t: int) -> bool | None:
     """`ok` of a state, read from the rollouts one by one."""
     task = world.trajectories[origin].task
     outcomes = [
-        item.success for item in world.rollouts
-        if item.task == task and item.status != "error"
+        item.success
+        for item in world.rollouts
+        if item.task == task
+        and item.status != "error"
         and (item.round == world.round or given_options["grid"] == "all")
         and item.start in ([None, StateRef(origin, 0)] if t == 0 else [StateRef(origin, t)])
     ]
     if not outcomes:
         return None
-    return any(outcomes) if given_options["ok_rule"] == "any" else sum(outcomes) / len(outcomes) >= 0.5
+    return (
+        any(outcomes) if given_options["ok_rule"] == "any" else sum(outcomes) / len(outcomes) >= 0.5
+    )
 
 
 @given(worlds(), options)
@@ -349,14 +396,23 @@ def test_no_harmful_action_is_trained(world, given_options):
             origin = store[item.trajectory]
             if given_options["expert_states"] == "failed" and origin.success:
                 continue  # not played on from with these options: nothing is measured along it
-            begun = {item.start for item in world.rollouts
-                     if item.round == world.round or given_options["grid"] == "all"}
-            states = [t for t in expert_states(origin.length, given_options["M"]) if StateRef(origin.id, t) in begun]
+            begun = {
+                item.start
+                for item in world.rollouts
+                if item.round == world.round or given_options["grid"] == "all"
+            }
+            states = [
+                t
+                for t in expert_states(origin.length, given_options["M"])
+                if StateRef(origin.id, t) in begun
+            ]
             states = (0, *states, origin.length + 1)
             start = max(state for state in states if state <= t)
             end = min(state for state in states if state > t)
             if end <= origin.length:
-                before, after = (wins_from(world, given_options, origin.id, state) for state in (start, end))
+                before, after = (
+                    wins_from(world, given_options, origin.id, state) for state in (start, end)
+                )
                 assert not (before is True and after is False)
 
 
@@ -380,7 +436,8 @@ def test_the_students_steps_are_trained_whole(world, given_options):
     store = world.trajectories
     for example in examples_of(world, given_options):
         student = [
-            weight for weight, item in zip(example.weights, store.path(example.trajectory), strict=True)
+            weight
+            for weight, item in zip(example.weights, store.path(example.trajectory), strict=True)
             if item.author.startswith("policy:")
         ]
         assert len(set(student)) <= 1
@@ -391,7 +448,11 @@ def test_the_students_steps_are_trained_whole(world, given_options):
 def test_examples_occur_once(world, given_options):
     examples = examples_of(world, given_options)
     keys = {
-        (item.task, tuple(at.step.action for at in world.trajectories.path(item.trajectory)), item.weights)
+        (
+            item.task,
+            tuple(at.step.action for at in world.trajectories.path(item.trajectory)),
+            item.weights,
+        )
         for item in examples
     }
     assert len(keys) == len({item.id for item in examples}) == len(examples)
@@ -411,12 +472,16 @@ def test_the_order_of_the_store_does_not_matter(world, given_options, seed):
 @given(worlds(), options)
 def test_the_counts_are_those_of_the_examples(world, given_options):
     try:
-        selection = make_method("eef", given_options).select(world.trajectories, world.tasks, world.round)
+        selection = make_method("eef", given_options).select(
+            world.trajectories, world.tasks, world.round
+        )
     except MethodError:
         return
     trained = sum(weight > 0 for example in selection.examples for weight in example.weights)
     assert selection.counts["examples"] == len(selection.examples)
-    assert sum(count for key, count in selection.counts.items() if key.startswith("steps.")) == trained
+    assert (
+        sum(count for key, count in selection.counts.items() if key.startswith("steps.")) == trained
+    )
     assert selection.counts["states.recovered"] <= selection.counts["states.recovery"]
     assert list(selection.counts) == sorted(selection.counts)
 
@@ -433,13 +498,19 @@ def test_every_important_state_with_a_win_behind_it_is_solved(world):
             if outcomes == [True, False]:
                 needed += 1
                 solvable += any(
-                    branch.success and branch.start.trajectory == item.id and branch.start.t >= state
-                    for branch in world.rollouts if branch.start
+                    branch.success
+                    and branch.start.trajectory == item.id
+                    and branch.start.t >= state
+                    for branch in world.rollouts
+                    if branch.start
                 )
     assume(any(item.success for item in world.rollouts))
     selection = make_method("eef").select(world.trajectories, world.tasks, world.round)
     won = {item.task for item in world.rollouts if item.success}
-    assert (selection.counts["states.recovery"], selection.counts["states.recovered"]) == (needed, solvable)
+    assert (selection.counts["states.recovery"], selection.counts["states.recovered"]) == (
+        needed,
+        solvable,
+    )
     assert {example.task for example in selection.examples if example.state == 0} == won
 
 
@@ -450,12 +521,22 @@ def test_without_expert_failures_eef_is_rft(world, each, count):
     eef = make_method("eef", {"M": count, "rollouts_per_state": each, "examples": "rft"})
     rft = make_method("rft", {"k": each})
     assert eef.plan(store, tasks, 1) == rft.plan(store, tasks, 1)
-    assert eef.select(store, tasks, world.round).examples == rft.select(store, tasks, world.round).examples
+    assert (
+        eef.select(store, tasks, world.round).examples
+        == rft.select(store, tasks, world.round).examples
+    )
     one, capped = make_method("eef"), make_method("rft", {"cap": 1})
-    assert one.select(store, tasks, world.round).examples == capped.select(store, tasks, world.round).examples
+    assert (
+        one.select(store, tasks, world.round).examples
+        == capped.select(store, tasks, world.round).examples
+    )
 
 
 def test_the_defaults_are_those_of_the_method():
     defaults = EefOptions()
     assert (defaults.M, defaults.rollouts_per_state, defaults.ok_rule) == (5, 1, "any")
-    assert (defaults.expert_states, defaults.solution, defaults.examples) == ("failed", "nearest", "one")
+    assert (defaults.expert_states, defaults.solution, defaults.examples) == (
+        "failed",
+        "nearest",
+        "one",
+    )

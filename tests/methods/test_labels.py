@@ -18,7 +18,9 @@ WORKED = ("lose", "win", "lose", "win", "win", "lose")
 
 def grid_of(*trajectories, states=STATES, rounds=(1,), rule="any"):
     first = expert()
-    return measure_grid(TrajectorySet([first, *trajectories]), first, states, rounds=rounds, rule=rule)
+    return measure_grid(
+        TrajectorySet([first, *trajectories]), first, states, rounds=rounds, rule=rule
+    )
 
 
 def test_doctests():
@@ -35,8 +37,15 @@ def test_expert_states_are_evenly_spaced_inside_the_path(length, count):
     assert len(states) == count or length <= count
 
 
-@given(st.lists(st.sampled_from(["a room", "Ambiguous request: Please enter the number for the action you intended"]),
-                min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["a room", "Ambiguous request: Please enter the number for the action you intended"]
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
 def test_no_state_is_open_to_others_in_which_its_actor_is_asked_back(seen):
     steps = tuple(Step(observation=each, completion="", action="a") for each in seen)
     opened = open_states(replace(expert(), steps=steps), range(len(seen)))
@@ -45,8 +54,13 @@ def test_no_state_is_open_to_others_in_which_its_actor_is_asked_back(seen):
 
 def test_a_question_stays_open_until_it_is_answered():
     told = [
-        ("a room", "open door"), ("Ambiguous request: 0 or 1?", ""), ("Format error", "reset task"),
-        ("Refused", "TASK"), ("Your task is", "0"), ("It is open", "look around"), ("a room", "wait"),
+        ("a room", "open door"),
+        ("Ambiguous request: 0 or 1?", ""),
+        ("Format error", "reset task"),
+        ("Refused", "TASK"),
+        ("Your task is", "0"),
+        ("It is open", "look around"),
+        ("a room", "wait"),
     ]
     steps = tuple(Step(observation=seen, completion="", action=action) for seen, action in told)
     assert open_states(replace(expert(), steps=steps), range(len(told))) == (0, 5, 6)
@@ -57,7 +71,11 @@ def test_the_worked_example():
     assert grid.states == (0, 2, 4, 6, 8, 10)
     assert grid.ok == (False, True, False, True, True, False)
     assert [(segment.start, segment.end, segment.label) for segment in grid.segments()] == [
-        (0, 2, "beneficial"), (2, 4, "harmful"), (4, 6, "beneficial"), (6, 8, "neutral"), (8, 10, "harmful"),
+        (0, 2, "beneficial"),
+        (2, 4, "harmful"),
+        (4, 6, "beneficial"),
+        (6, 8, "neutral"),
+        (8, 10, "harmful"),
     ]
     assert grid.recovery_states() == (4, 10)
 
@@ -73,7 +91,11 @@ def test_a_state_without_a_rollout_that_ended_is_unknown(unknown):
     grid = grid_of(*played((0, *STATES), ("win", unknown, "lose", "lose", "win", unknown)))
     assert grid.ok == (True, None, False, False, True, None)
     assert [segment.label for segment in grid.segments()] == [
-        "unknown", "unknown", "neutral", "beneficial", "unknown",
+        "unknown",
+        "unknown",
+        "neutral",
+        "beneficial",
+        "unknown",
     ]
     assert grid.recovery_states() == ()
 
@@ -99,18 +121,28 @@ def test_rounds_are_told_apart():
 
 @given(st.lists(st.sampled_from(["win", "lose", "error"]), max_size=7))
 def test_the_rules_for_several_rollouts(outcomes):
-    rollouts = [rollout(f"r{number}", StateRef("e", 2), outcome) for number, outcome in enumerate(outcomes)]
+    rollouts = [
+        rollout(f"r{number}", StateRef("e", 2), outcome) for number, outcome in enumerate(outcomes)
+    ]
     ended = [outcome for outcome in outcomes if outcome != "error"]
     wins = ended.count("win")
-    by_any, by_majority = (grid_of(*rollouts, states=(2,), rule=rule).ok[1] for rule in ("any", "majority"))
+    by_any, by_majority = (
+        grid_of(*rollouts, states=(2,), rule=rule).ok[1] for rule in ("any", "majority")
+    )
     assert by_any == (wins > 0 if ended else None)
     assert by_majority == (wins / len(ended) >= 0.5 if ended else None)
 
 
 def test_the_gain_of_a_segment_is_the_rise_of_the_win_rate():
     rollouts = [
-        *(rollout(f"a{n}", None, outcome) for n, outcome in enumerate(["win", "lose", "lose", "lose"])),
-        *(rollout(f"b{n}", StateRef("e", 2), outcome) for n, outcome in enumerate(["win"] * 3 + ["lose"])),
+        *(
+            rollout(f"a{n}", None, outcome)
+            for n, outcome in enumerate(["win", "lose", "lose", "lose"])
+        ),
+        *(
+            rollout(f"b{n}", StateRef("e", 2), outcome)
+            for n, outcome in enumerate(["win"] * 3 + ["lose"])
+        ),
     ]
     (segment,) = grid_of(*rollouts, states=(2,), rule="majority").segments()
     assert (segment.label, segment.gain) == ("beneficial", 0.5)

@@ -48,7 +48,11 @@ def test_beneficial_actions_added():
 def test_recovery_states_added():
     selection = select(STORE)
     assert [example.id for example in selection.examples] == ["e@2:1@0", "e@6:1@4"]
-    assert select(STORE, recovery=False).counts["states.recovery"] == selection.counts["states.recovery"] == 2
+    assert (
+        select(STORE, recovery=False).counts["states.recovery"]
+        == selection.counts["states.recovery"]
+        == 2
+    )
 
 
 def test_an_experts_own_win_is_trained_whole_where_its_actions_are_masked_else():
@@ -61,7 +65,10 @@ def test_an_experts_own_win_is_trained_whole_where_its_actions_are_masked_else()
 def test_masked_experts_never_lend_an_action_to_a_students_win(world, examples):
     try:
         found = select(
-            [*world.experts, *world.rollouts], round=world.round, tasks=world.tasks, expert_actions="masked",
+            [*world.experts, *world.rollouts],
+            round=world.round,
+            tasks=world.tasks,
+            expert_actions="masked",
             examples=examples,
         ).examples
     except MethodError:
@@ -87,14 +94,19 @@ def test_later_rounds_start_in_the_latest_own_failure():
     new = rollout("new", None, "lose", actions="abcdefgh", round=2)
     broken = rollout("broken", None, "error", round=2)
     planned = plan([expert(), old, new, broken], round=3, launch="student", M=2)
-    assert planned == [PlannedState(TASK, None, 1), *(PlannedState(TASK, StateRef("new", t), 1) for t in (2, 4))]
+    assert planned == [
+        PlannedState(TASK, None, 1),
+        *(PlannedState(TASK, StateRef("new", t), 1) for t in (2, 4)),
+    ]
     assert plan([expert(), old], round=2, launch="student", M=2)[1].state == StateRef("old", 2)
 
 
 def test_a_win_inside_an_own_failure_solves_the_start():
     own = rollout("own", None, "lose", actions="abcdef")
     store = [
-        expert(), own, rollout("again", None, "lose", actions="q", round=2),
+        expert(),
+        own,
+        rollout("again", None, "lose", actions="q", round=2),
         rollout("won", StateRef("own", 3), "win", round=2),
     ]
     (start,) = select(store, round=2, launch="student", M=1).examples
@@ -110,13 +122,17 @@ def test_a_win_inside_an_own_failure_solves_the_start():
 def test_one_of_two_experts():
     store = [expert("s"), expert("w", by="weak"), expert("v", by="weak", win=True, task="toy/2")]
     assert {item.state.trajectory for item in plan(store) if item.state} == {"s", "w"}
-    assert {item.state.trajectory for item in plan(store, experts=["strong"]) if item.state} == {"s"}
+    assert {item.state.trajectory for item in plan(store, experts=["strong"]) if item.state} == {
+        "s"
+    }
     assert sum(item.count for item in plan(store, experts=["strong"])) == 6
     assert sum(item.count for item in plan(store)) == 11
     store.append(rollout("own", None, "win"))
     tasks = (TASK, "toy/2")
     assert {example.id for example in select(store, tasks=tasks).examples} == {"own@0", "v@0"}
-    assert {example.id for example in select(store, tasks=tasks, experts=["strong"]).examples} == {"own@0"}
+    assert {example.id for example in select(store, tasks=tasks, experts=["strong"]).examples} == {
+        "own@0"
+    }
     both = select(store, tasks=tasks, experts=["strong"], bc_experts=["weak"])
     assert {example.id for example in both.examples} == {"own@0", "v@0"}
 
@@ -134,19 +150,34 @@ def test_the_bracket_of_the_last_winnable_state_shrinks():
     first = played((0, 4, 8), ("win", "win", "lose"))
     choice = {"state_choice": "bisection", "M": 2}
     assert [item.state.t for item in plan([expert()], **choice) if item.state] == [4, 8]
-    assert [item.state.t for item in plan([expert(), *first], round=2, **choice) if item.state] == [5, 6]
+    assert [item.state.t for item in plan([expert(), *first], round=2, **choice) if item.state] == [
+        5,
+        6,
+    ]
     second = played((5, 6), ("win", "lose"), round=2)
-    assert [item.state.t for item in plan([expert(), *first, *second], round=3, **choice) if item.state] == [5, 6]
+    assert [
+        item.state.t for item in plan([expert(), *first, *second], round=3, **choice) if item.state
+    ] == [5, 6]
 
 
 def test_open_states_are_measured_again():
-    first = [rollout("a", None, "lose"), *(rollout(f"b{n}", StateRef("e", 6), "win") for n in range(4))]
-    states = [item.state.t for item in plan([expert(), *first], round=2, M=3, state_choice="uncertainty") if item.state]
+    first = [
+        rollout("a", None, "lose"),
+        *(rollout(f"b{n}", StateRef("e", 6), "win") for n in range(4)),
+    ]
+    states = [
+        item.state.t
+        for item in plan([expert(), *first], round=2, M=3, state_choice="uncertainty")
+        if item.state
+    ]
     assert states == [1, 2, 8]  # 5/12, 1/2 and 5/9, on the line from 1/3 over 5/6 to 0
 
 
 def test_labels_follow_the_states_of_their_round():
-    first, second = played((0, 4, 8), ("win", "win", "lose")), played((0, 5, 6), ("lose", "win", "lose"), round=2)
+    first, second = (
+        played((0, 4, 8), ("win", "win", "lose")),
+        played((0, 5, 6), ("lose", "win", "lose"), round=2),
+    )
     method = make_method("eef", {"M": 2, "state_choice": "bisection"})
     store = TrajectorySet([expert(), *first, *second])
     assert method.measure(store, store["e"], 1).states == (0, 4, 8)
@@ -156,14 +187,21 @@ def test_labels_follow_the_states_of_their_round():
 
 
 measurements = st.dictionaries(
-    st.integers(0, 12), st.integers(0, 3).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+    st.integers(0, 12),
+    st.integers(0, 3).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
 ).map(lambda found: {0: (0, 0), **found})
 
 
-@given(st.sampled_from(["even", "random", "bisection", "uncertainty"]), st.integers(1, 13), st.integers(0, 6),
-       measurements)
+@given(
+    st.sampled_from(["even", "random", "bisection", "uncertainty"]),
+    st.integers(1, 13),
+    st.integers(0, 6),
+    measurements,
+)
 def test_chosen_states_lie_inside(how, length, count, measured):
-    states = choose_states(how, length, count, {t: item for t, item in measured.items() if t <= length}, "key")
+    states = choose_states(
+        how, length, count, {t: item for t, item in measured.items() if t <= length}, "key"
+    )
     assert len(states) <= count
     assert list(states) == sorted(set(states))
     assert all(0 < t < length for t in states)
@@ -199,11 +237,15 @@ def test_harmful_segments_become_pairs():
 @given(worlds())
 def test_a_pair_parts_in_one_state(world):
     try:
-        selection = select([*world.experts, *world.rollouts], "eef+dpo", round=world.round, tasks=world.tasks)
+        selection = select(
+            [*world.experts, *world.rollouts], "eef+dpo", round=world.round, tasks=world.tasks
+        )
     except MethodError:
         return
     for pair in selection.pairs:
-        chosen, rejected = (world.trajectories.path(way.trajectory) for way in (pair.chosen, pair.rejected))
+        chosen, rejected = (
+            world.trajectories.path(way.trajectory) for way in (pair.chosen, pair.rejected)
+        )
         at = pair.chosen.state
         assert pair.rejected.state == at
         assert [step.step for step in chosen[:at]] == [step.step for step in rejected[:at]]

@@ -26,7 +26,9 @@ from tests.fakes.served import serving
 from tests.fakes.small_run import as_recipe, eef, small_recipe
 from tests.fakes.tiny import save_tiny, tiny_model, tiny_tokenizer
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # of peft
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing.*:FutureWarning"
+)  # of peft
 
 TOKEN = "hf_verySecretToken"
 
@@ -50,9 +52,17 @@ def card(base, **model):
     recipe = as_recipe(small_recipe(base, model={"name": str(base), **model}))
     outcome = Outcome(task="toy/1", reward=1.0, success=True, finished=True, steps=3)
     outcomes = (outcome, replace(outcome, success=False))
-    result = EvalResult(policy="p", method="bc", round=0, split="test", outcomes=outcomes, cost=Cost())
-    return model_card(recipe=recipe, method="bc", round=0, counts={"examples": 5}, result=result,
-                      fingerprint={"env": "toy", "prompt": "a|b\nc"})
+    result = EvalResult(
+        policy="p", method="bc", round=0, split="test", outcomes=outcomes, cost=Cost()
+    )
+    return model_card(
+        recipe=recipe,
+        method="bc",
+        round=0,
+        counts={"examples": 5},
+        result=result,
+        fingerprint={"env": "toy", "prompt": "a|b\nc"},
+    )
 
 
 def logits(path, ids):
@@ -106,15 +116,21 @@ class Hub:
             self.repositories[asked["organization"] + "/" + asked["name"]] = asked
             return 200, {}, json.dumps({"url": f"http://{sent['host']}/me/it"}).encode()
         if path.endswith("/preupload/main"):
-            files = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
-                     for each in json.loads(body)["files"]]
+            files = [
+                {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                for each in json.loads(body)["files"]
+            ]
             return 200, {}, json.dumps({"files": files}).encode()
         if path.endswith("/commit/main"):
             for line in body.decode().splitlines():
                 told = json.loads(line)
                 if told["key"] == "file":
                     self.files[told["value"]["path"]] = base64.b64decode(told["value"]["content"])
-            made = {"commitUrl": f"http://{sent['host']}/me/it/commit/0", "commitOid": "0" * 40, "success": True}
+            made = {
+                "commitUrl": f"http://{sent['host']}/me/it/commit/0",
+                "commitOid": "0" * 40,
+                "success": True,
+            }
             return 200, {}, json.dumps(made).encode()
         return 200, {}, b"{}"
 
@@ -142,7 +158,10 @@ def test_what_a_hub_refuses_is_told_without_the_token(adapters, monkeypatch, tmp
     with pytest.raises(ConfigError, match="the environment has no `HF_TOKEN`"):
         push(directory, "me/it")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with serving(Hub(403)) as (base, _), pytest.raises(StoreError, match=r"refuses `me/it` \(403\)") as caught:
+    with (
+        serving(Hub(403)) as (base, _),
+        pytest.raises(StoreError, match=r"refuses `me/it` \(403\)") as caught,
+    ):
         push(directory, "me/it", endpoint=base)
     assert TOKEN not in caught.value.message + caught.value.hint
     with pytest.raises(ConfigError, match="no name of a repository"), serving(Hub()) as (base, _):

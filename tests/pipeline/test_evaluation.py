@@ -13,11 +13,20 @@ from eef.trajectory import StateRef, Step, Trajectory, Usage
 from tests.fakes.strategies import texts, trajectories
 
 outcomes = st.builds(
-    Outcome, task=texts, reward=st.floats(0, 1), success=st.booleans(), finished=st.booleans(),
-    steps=st.integers(0, 100), error=st.none() | texts,
+    Outcome,
+    task=texts,
+    reward=st.floats(0, 1),
+    success=st.booleans(),
+    finished=st.booleans(),
+    steps=st.integers(0, 100),
+    error=st.none() | texts,
 )
 results = st.builds(
-    EvalResult, policy=texts, method=st.sampled_from(["expert", "bc", "eef"]), round=st.integers(0, 9), split=texts,
+    EvalResult,
+    policy=texts,
+    method=st.sampled_from(["expert", "bc", "eef"]),
+    round=st.integers(0, 9),
+    split=texts,
     outcomes=st.lists(outcomes, min_size=1, max_size=6).map(tuple),
     cost=st.builds(Cost, rollouts=st.integers(0, 99), seconds=st.floats(0, 1e6)),
 )
@@ -25,10 +34,19 @@ results = st.builds(
 
 def played(task, status="terminated", reward=1.0, **fields):
     step = Step(observation="a page", completion="Action: buy", action="buy")
-    return Trajectory(**{
-        "id": f"evaluation/{task}", "task": task, "author": "policy:eef@round1", "steps": (step, step),
-        "final_observation": "the end", "status": status, "reward": reward, "success": reward == 1.0, **fields,
-    })
+    return Trajectory(
+        **{
+            "id": f"evaluation/{task}",
+            "task": task,
+            "author": "policy:eef@round1",
+            "steps": (step, step),
+            "final_observation": "the end",
+            "status": status,
+            "reward": reward,
+            "success": reward == 1.0,
+            **fields,
+        }
+    )
 
 
 def result_of(*trajectories):
@@ -45,7 +63,12 @@ def test_what_is_said_of_a_split():
     assert (result.success_rate, result.mean_reward, result.wins) == (0.25, 0.375, {"toy/1"})
     assert [outcome.task for outcome in result.outcomes] == ["toy/1", "toy/2", "toy/3", "toy/4"]
     assert [outcome.finished for outcome in result.outcomes] == [True, True, False, False]
-    assert [outcome.error for outcome in result.outcomes] == [None, None, "context overflow", "environment: it broke"]
+    assert [outcome.error for outcome in result.outcomes] == [
+        None,
+        None,
+        "context overflow",
+        "environment: it broke",
+    ]
     assert (result.cost.rollouts, result.cost.env_steps) == (4, 8)
 
 
@@ -103,7 +126,9 @@ def test_records_with_a_field_missing(field):
 
 def test_newly_solved():
     def won(*tasks):
-        return result_of(*(played(f"toy/{number}", reward=float(number in tasks)) for number in range(6)))
+        return result_of(
+            *(played(f"toy/{number}", reward=float(number in tasks)) for number in range(6))
+        )
 
     assert newly_solved(won(0, 1, 2), [won(1), won(2, 3)]) == {"toy/0"}
     assert newly_solved(won(0, 1), []) == {"toy/0", "toy/1"}

@@ -47,7 +47,9 @@ def workers_of(process):
     """Ids of the workers which a process has started."""
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
         children = [int(child) for child in file.read().split()]
-    return [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [
+        child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
 
 
 def lives(pid):
@@ -109,14 +111,21 @@ def test_no_worker_outlives_its_run(number, finished, recipe, tmp_path):
 def test_an_error_of_a_worker_is_raised_with_its_hint(finished, tmp_path):
     run = Run.open(finished)
     for name in explorers(run.recipe):
-        (finished / name / "round1" / "evaluation.json").rename(finished / name / "round1" / "kept.json")
+        (finished / name / "round1" / "evaluation.json").rename(
+            finished / name / "round1" / "kept.json"
+        )
     try:
-        with take_lock(finished / "eef/stage.lock"), pytest.raises(StoreError, match="is being written by") as raised:
+        with (
+            take_lock(finished / "eef/stage.lock"),
+            pytest.raises(StoreError, match="is being written by") as raised,
+        ):
             carry_out_all(run, 2, lambda progress: None)
         assert raised.value.hint.startswith("wait until it has ended")
     finally:
         for name in explorers(run.recipe):
-            (finished / name / "round1" / "kept.json").replace(finished / name / "round1" / "evaluation.json")
+            (finished / name / "round1" / "kept.json").replace(
+                finished / name / "round1" / "evaluation.json"
+            )
 
 
 def test_a_failure_keeps_its_kind():
@@ -136,7 +145,10 @@ def test_threads_are_shared_by_processes(monkeypatch, student):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
     with process_settings(2):
-        assert (os.environ["OMP_NUM_THREADS"], os.environ["TRANSFORMERS_VERBOSITY"]) == ("2", "info")
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["TRANSFORMERS_VERBOSITY"]) == (
+            "2",
+            "info",
+        )
         assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     assert "OMP_NUM_THREADS" not in os.environ
     assert 1 <= available_cores() <= (os.cpu_count() or 1)

@@ -43,9 +43,19 @@ class Interrupted(Exception):
 
 def test_the_stages_of_a_recipe_come_in_order(student):
     assert [str(stage) for stage in stages_of(two_rounds(student))] == [
-        "expert collect", "expert evaluate", "bc select", "bc train", "bc evaluate",
-        "eef explore (round 1)", "eef select (round 1)", "eef train (round 1)", "eef evaluate (round 1)",
-        "eef explore (round 2)", "eef select (round 2)", "eef train (round 2)", "eef evaluate (round 2)",
+        "expert collect",
+        "expert evaluate",
+        "bc select",
+        "bc train",
+        "bc evaluate",
+        "eef explore (round 1)",
+        "eef select (round 1)",
+        "eef train (round 1)",
+        "eef evaluate (round 1)",
+        "eef explore (round 2)",
+        "eef select (round 2)",
+        "eef train (round 2)",
+        "eef evaluate (round 2)",
     ]
     assert explorers(two_rounds(student)) == ["eef"]
 
@@ -67,10 +77,16 @@ def test_a_finished_run_holds_what_each_stage_came_to(finished):
     assert run.evaluation("eef", 2).method == "eef"
     assert run.outcome(StageId("eef", 2, "explore"))["rollouts"] == 32
     assert run.outcome(StageId("eef", 2, "train"))["updates"] == 4
-    assert {item.author for item in run.trajectories("eef")} == {"expert:weak", "policy:bc@round0", "policy:eef@round1"}
+    assert {item.author for item in run.trajectories("eef")} == {
+        "expert:weak",
+        "policy:bc@round0",
+        "policy:eef@round1",
+    }
     assert {item.author for item in run.trajectories("bc")} == {"expert:weak"}
     entries = {(stage.round, stage.stage) for stage in run.ledger("eef").entries}
-    assert entries == {(round, kind) for round in (1, 2) for kind in ("explore", "train", "evaluate")}
+    assert entries == {
+        (round, kind) for round in (1, 2) for kind in ("explore", "train", "evaluate")
+    }
 
 
 def test_test_tasks_are_kept_apart_from_what_is_trained_on(finished):
@@ -107,29 +123,43 @@ def test_a_run_left_anywhere_ends_as_if_it_had_not_been(stage, after, finished, 
     ]
     assert losses(run.directory, ("bc", "eef")) == losses(uninterrupted.directory, ("bc", "eef"))
     for method, round in (("bc", 0), ("eef", 1), ("eef", 2)):
-        assert run.evaluation(method, round).outcomes == uninterrupted.evaluation(method, round).outcomes
+        assert (
+            run.evaluation(method, round).outcomes
+            == uninterrupted.evaluation(method, round).outcomes
+        )
         assert run.selection(method, round) == uninterrupted.selection(method, round)
     last = [progress for progress in heard if progress.stage == stage and not progress.finished][-1]
-    assert last == [progress for progress in heard_then if progress.stage == stage and not progress.finished][-1]
+    assert (
+        last
+        == [
+            progress for progress in heard_then if progress.stage == stage and not progress.finished
+        ][-1]
+    )
 
 
 def test_a_stage_asks_for_those_it_needs(student, tmp_path):
     run = Run.create(tmp_path / "run", two_rounds(student))
     for stage, needed in (
-        (StageId("bc", 0, "select"), "expert collect"), (StageId("eef", 1, "explore"), "expert collect"),
+        (StageId("bc", 0, "select"), "expert collect"),
+        (StageId("eef", 1, "explore"), "expert collect"),
         (StageId("eef", 1, "train"), "expert collect"),
     ):
         with pytest.raises(StoreError, match=f"needs `{needed}` first"):
             run.carry_out(stage, lambda progress: None)
     run.carry_out(StageId("expert", 0, "collect"), lambda progress: None)
-    with pytest.raises(StoreError, match="`eef explore \\(round 2\\)` needs `eef train \\(round 1\\)` first"):
+    with pytest.raises(
+        StoreError, match="`eef explore \\(round 2\\)` needs `eef train \\(round 1\\)` first"
+    ):
         run.carry_out(StageId("eef", 2, "explore"), lambda progress: None)
 
 
 def test_a_method_is_worked_on_by_one_process(student, tmp_path):
     run = Run.create(tmp_path / "run", two_rounds(student))
     (tmp_path / "run/expert").mkdir()
-    with take_lock(tmp_path / "run/expert/stage.lock"), pytest.raises(StoreError, match="is being written by process"):
+    with (
+        take_lock(tmp_path / "run/expert/stage.lock"),
+        pytest.raises(StoreError, match="is being written by process"),
+    ):
         run.carry_out(StageId("expert", 0, "collect"), lambda progress: None)
 
 
@@ -169,9 +199,12 @@ def test_a_task_is_not_both_trained_and_tested_on(student, tmp_path):
 
 
 def test_each_round_may_go_on_from_the_last_checkpoint(student, finished, tmp_path):
-    run = Run.create(tmp_path / "run", two_rounds(student).model_copy(
-        update={"train": two_rounds(student).train.model_copy(update={"start": "last"})}
-    ))
+    run = Run.create(
+        tmp_path / "run",
+        two_rounds(student).model_copy(
+            update={"train": two_rounds(student).train.model_copy(update={"start": "last"})}
+        ),
+    )
     carry_out(run)
     manifest = json.loads((tmp_path / "run/eef/round2/checkpoint/manifest.json").read_text())
     assert manifest["base"].endswith("eef/round1/checkpoint")

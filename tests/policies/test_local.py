@@ -33,8 +33,12 @@ def generate(model, conversation, max_tokens):
     renderer = Renderer(tokenizer)
     ids = torch.tensor([renderer.prompt(conversation)])
     out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False,
-        eos_token_id=sorted(renderer.stop_ids), pad_token_id=256,
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        eos_token_id=sorted(renderer.stop_ids),
+        pad_token_id=256,
     )[0, ids.shape[1] :].tolist()
     return tokenizer.decode(out, skip_special_tokens=True)
 
@@ -42,14 +46,21 @@ def generate(model, conversation, max_tokens):
 def start(count, seed=0):
     draw = random.Random(seed)
     return [
-        [{"role": "system", "content": "rules " * 12}, {"role": "user", "content": "o" * draw.randint(1, 40) + str(n)}]
+        [
+            {"role": "system", "content": "rules " * 12},
+            {"role": "user", "content": "o" * draw.randint(1, 40) + str(n)},
+        ]
         for n in range(count)
     ]
 
 
 def go_on(conversation, completion, seed):
     text = "page " * random.Random(seed).randint(0, 12) + str(seed)
-    return [*conversation, {"role": "assistant", "content": completion.text}, {"role": "user", "content": text}]
+    return [
+        *conversation,
+        {"role": "assistant", "content": completion.text},
+        {"role": "user", "content": text},
+    ]
 
 
 def test_equals_generate_over_turns_with_dropouts_and_changed_order(model):
@@ -57,11 +68,14 @@ def test_equals_generate_over_turns_with_dropouts_and_changed_order(model):
     conversations = start(9)
     for turn in range(5):
         completions = policy.act(conversations, list(range(len(conversations))), SHORT)
-        assert [completion.text for completion in completions] == [generate(model, c, 12) for c in conversations]
+        assert [completion.text for completion in completions] == [
+            generate(model, c, 12) for c in conversations
+        ]
         if turn:
             assert all(completion.cached_tokens > 100 for completion in completions)
         conversations = [
-            go_on(c, done, 10 * turn + n) for n, (c, done) in enumerate(zip(conversations, completions, strict=True))
+            go_on(c, done, 10 * turn + n)
+            for n, (c, done) in enumerate(zip(conversations, completions, strict=True))
         ]
         if turn == 1:
             conversations = conversations[1:5] + conversations[7:]
@@ -81,9 +95,14 @@ def play(policy, sampling, turns=4, count=10):
     """All completions of a few turns, where rows drop out."""
     conversations, heard = start(count), []
     for turn in range(turns):
-        completions = policy.act(conversations, [100 * turn + n for n in range(len(conversations))], sampling)
+        completions = policy.act(
+            conversations, [100 * turn + n for n in range(len(conversations))], sampling
+        )
         heard.append(completions)
-        conversations = [go_on(c, done, n) for n, (c, done) in enumerate(zip(conversations, completions, strict=True))]
+        conversations = [
+            go_on(c, done, n)
+            for n, (c, done) in enumerate(zip(conversations, completions, strict=True))
+        ]
         conversations = conversations[: len(conversations) - 2]
     return heard
 
@@ -94,10 +113,13 @@ def test_turns_of_different_lengths_equal_generate():
     finishes = set()
     for turn in range(3):
         completions = policy.act(conversations, range(12), Sampling(temperature=0.0, max_tokens=30))
-        assert [completion.text for completion in completions] == [generate(model, c, 30) for c in conversations]
+        assert [completion.text for completion in completions] == [
+            generate(model, c, 30) for c in conversations
+        ]
         finishes |= {completion.finish for completion in completions}
         conversations = [
-            go_on(c, done, 7 * turn + n) for n, (c, done) in enumerate(zip(conversations, completions, strict=True))
+            go_on(c, done, 7 * turn + n)
+            for n, (c, done) in enumerate(zip(conversations, completions, strict=True))
         ]
     assert finishes == {"stop", "length"}
 
@@ -129,14 +151,21 @@ def test_counts_what_was_computed(model):
 def test_what_prompts_have_in_common_is_computed_once(model):
     conversations = [start(1)[0]] * 3 + start(3)
     completions = make_policy(model).act(conversations, range(6), SHORT)
-    assert [completion.text for completion in completions] == [generate(model, c, 12) for c in conversations]
-    computed = sum(completion.prompt_tokens - completion.cached_tokens for completion in completions)
+    assert [completion.text for completion in completions] == [
+        generate(model, c, 12) for c in conversations
+    ]
+    computed = sum(
+        completion.prompt_tokens - completion.cached_tokens for completion in completions
+    )
     assert computed < 0.5 * sum(completion.prompt_tokens for completion in completions)
 
 
 def test_shared_segments_of_nested_prompts():
     prompts = [[1, 2, 3, 4], [1, 2, 3, 5], [9], [1, 2, 6]]
-    assert shared_segments(prompts, worth=1) == [[Segment(0, (1, 3), 0, 2)], [Segment(0, (1,), 2, 3)]]
+    assert shared_segments(prompts, worth=1) == [
+        [Segment(0, (1, 3), 0, 2)],
+        [Segment(0, (1,), 2, 3)],
+    ]
     assert shared_segments(prompts, worth=5) == []
 
 
@@ -149,7 +178,9 @@ def test_a_conversation_without_room_overflows_and_the_others_go_on():
     completions = make_policy(model).act([long, tight, short], [0, 1, 2], limits)
     assert [completion.finish for completion in completions] == ["overflow", "length", "length"]
     assert completions[0].text == ""
-    assert completions[1].prompt_tokens + completions[1].generated_tokens == 128  # all the room there is
+    assert (
+        completions[1].prompt_tokens + completions[1].generated_tokens == 128
+    )  # all the room there is
     assert completions[2].generated_tokens == 60
     assert completions[2].text == generate(model, short, 60)
     (alone,) = make_policy(model).act([long], [0], GREEDY)
@@ -159,15 +190,25 @@ def test_a_conversation_without_room_overflows_and_the_others_go_on():
 def test_a_sliding_window_model_is_played_by_generate():
     torch.manual_seed(0)
     config = MistralConfig(
-        vocab_size=258, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=16, initializer_range=0.3, bos_token_id=None, eos_token_id=256,
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=16,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=256,
     )
     model = MistralForCausalLM(config).eval()
     assert not has_full_attention(model)
     assert has_full_attention(tiny_model())
     conversations = start(4)
     completions = make_policy(model).act(conversations, range(4), SHORT)
-    assert [completion.text for completion in completions] == [generate(model, c, 12) for c in conversations]
+    assert [completion.text for completion in completions] == [
+        generate(model, c, 12) for c in conversations
+    ]
     warm = Sampling(temperature=1.0, max_tokens=8)
     again = make_policy(model).act(conversations, range(4), warm)
     assert make_policy(model).act(conversations, range(4), warm) == again
@@ -178,7 +219,9 @@ def test_choose_follows_the_probabilities():
     draws = 1.0 - torch.rand(10_000, generator=torch.Generator().manual_seed(0))
     shares = choose(logits, draws, Sampling(temperature=1.0)).bincount(minlength=3) / 10_000
     assert shares.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
-    nucleus = choose(logits, draws, Sampling(temperature=1.0, top_p=0.6)).bincount(minlength=3) / 10_000
+    nucleus = (
+        choose(logits, draws, Sampling(temperature=1.0, top_p=0.6)).bincount(minlength=3) / 10_000
+    )
     assert nucleus.tolist() == pytest.approx([5 / 8, 3 / 8, 0], abs=0.02)
 
 

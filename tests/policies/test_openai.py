@@ -48,7 +48,9 @@ def settings(base, **changes):
 def expert_server(path, headers, body):
     """The toy's flawless expert behind an API: what it writes depends on the conversation alone."""
     asked = json.loads(body)
-    completion = make_toy_expert(ToyEnv(), "flawless").act([asked["messages"]], [0], SAMPLING)[0].text
+    completion = (
+        make_toy_expert(ToyEnv(), "flawless").act([asked["messages"]], [0], SAMPLING)[0].text
+    )
     prompt = sum(len(message["content"]) // 4 + 5 for message in asked["messages"])
     return chat_answer(completion + "\nObservation: I made this up.", prompt=prompt, written=12)
 
@@ -57,14 +59,23 @@ def collected(directory, base, count=6, batch_size=6, **changes):
     env = ToyEnv()
     tasks = env.tasks("train").head(count)
     planned = [Launch(f"e/{task.id}", task, None, number, 0) for number, task in enumerate(tasks)]
-    policy = ApiPolicy("m", settings(base, **changes), name="expert:m", journal=directory / JOURNAL_FILE)
+    policy = ApiPolicy(
+        "m", settings(base, **changes), name="expert:m", journal=directory / JOURNAL_FILE
+    )
     with Store.open(directory) as store:
-        explore(planned, store, env, policy, sampling=SAMPLING, step_limit=10, batch_size=batch_size)
-        return {item.id: item for item in store.trajectories}, Journal(directory / JOURNAL_FILE, settings(base)).spent
+        explore(
+            planned, store, env, policy, sampling=SAMPLING, step_limit=10, batch_size=batch_size
+        )
+        return {item.id: item for item in store.trajectories}, Journal(
+            directory / JOURNAL_FILE, settings(base)
+        ).spent
 
 
 def told(trajectories):
-    return {name: (item.status, item.reward, [s.completion for s in item.steps]) for name, item in trajectories.items()}
+    return {
+        name: (item.status, item.reward, [s.completion for s in item.steps])
+        for name, item in trajectories.items()
+    }
 
 
 # --- faults --------------------------------------------------------------------------------------------------------
@@ -83,11 +94,18 @@ def test_a_server_that_fails_in_every_way_loses_nothing(tmp_path):
     assert told(got) == told(plain)
     assert set(proxy.injected) == set(FAULTS)
     assert spent.troubles.total() == proxy.injected.total()
-    assert spent.requests == len(seen) == sum(len(item.steps) for item in got.values()) + proxy.injected.total()
+    assert (
+        spent.requests
+        == len(seen)
+        == sum(len(item.steps) for item in got.values()) + proxy.injected.total()
+    )
     assert spent.troubles["429"] == proxy.injected["429"]
     assert spent.troubles["time-out"] >= 1
     broken = sum(proxy.injected[kind] for kind in ("malformed", "cut", "closed", "slow"))
-    assert spent.troubles["malformed"] + spent.troubles["connection"] + spent.troubles["time-out"] == broken
+    assert (
+        spent.troubles["malformed"] + spent.troubles["connection"] + spent.troubles["time-out"]
+        == broken
+    )
 
 
 def test_what_never_answers_breaks_its_rollout_alone(tmp_path):
@@ -103,7 +121,9 @@ def test_a_server_that_asks_to_wait_is_waited_for(tmp_path):
 
     def busy(path, headers, body):
         times.append(time.monotonic())
-        return (429, {"Retry-After": "0.3"}, b"{}") if len(times) == 1 else chat_answer("Action: left")
+        return (
+            (429, {"Retry-After": "0.3"}, b"{}") if len(times) == 1 else chat_answer("Action: left")
+        )
 
     with serving(busy) as (base, _):
         policy = ApiPolicy("m", settings(base), name="expert:m", journal=tmp_path / "a.jsonl")
@@ -113,7 +133,10 @@ def test_a_server_that_asks_to_wait_is_waited_for(tmp_path):
 
 @pytest.mark.parametrize(
     ("status", "words", "error"),
-    [(401, f"Incorrect API key provided: {KEY}", "refuses the key"), (404, "no model m", "refuses a request for 'm'")],
+    [
+        (401, f"Incorrect API key provided: {KEY}", "refuses the key"),
+        (404, "no model m", "refuses a request for 'm'"),
+    ],
 )
 def test_what_no_further_attempt_can_mend_ends_the_whole(status, words, error, tmp_path):
     body = json.dumps({"error": {"message": words}}).encode()
@@ -130,11 +153,20 @@ def test_options_that_a_server_does_not_take_are_left_out_from_then_on(tmp_path)
         asked = json.loads(body)
         for name in ("seed", "stop", "max_tokens", "temperature"):
             if name in asked:
-                return 400, {}, json.dumps({"error": {"message": f"Unsupported parameter: '{name}'"}}).encode()
+                return (
+                    400,
+                    {},
+                    json.dumps({"error": {"message": f"Unsupported parameter: '{name}'"}}).encode(),
+                )
         return chat_answer("Action: left")
 
     with serving(picky) as (base, seen):
-        policy = ApiPolicy("m", settings(base, retries=0, concurrency=4), name="expert:m", journal=tmp_path / "a.jsonl")
+        policy = ApiPolicy(
+            "m",
+            settings(base, retries=0, concurrency=4),
+            name="expert:m",
+            journal=tmp_path / "a.jsonl",
+        )
         answers = policy.act([TALK] * 8, list(range(8)), SAMPLING)
         first = len(seen)
         policy.act([TALK] * 8, list(range(8, 16)), SAMPLING)
@@ -151,11 +183,16 @@ def test_a_full_context_ends_the_rollout_as_truncated(tmp_path):
 
 
 def test_completions_are_cut_behind_the_action_by_us(tmp_path):
-    assert cut_completion("Thought: a\nAction:\nsearch[b]\nObservation: c") == "Thought: a\nAction:\nsearch[b]"
+    assert (
+        cut_completion("Thought: a\nAction:\nsearch[b]\nObservation: c")
+        == "Thought: a\nAction:\nsearch[b]"
+    )
     assert cut_completion("no action at all \n") == "no action at all"
     with serving(expert_server) as (base, _):
         got, _ = collected(tmp_path, base, count=2)
-    assert not any("made this up" in step.completion for item in got.values() for step in item.steps)
+    assert not any(
+        "made this up" in step.completion for item in got.values() for step in item.steps
+    )
 
 
 def test_each_request_begins_with_the_one_before(tmp_path):
@@ -174,7 +211,9 @@ def test_each_request_begins_with_the_one_before(tmp_path):
 PRICES = {"prompt_price": 1.0, "completion_price": 1.0}
 
 
-@pytest.mark.parametrize("limit", [{"max_requests": 10}, {"max_tokens": 3000}, {"max_cost": 0.003, **PRICES}])
+@pytest.mark.parametrize(
+    "limit", [{"max_requests": 10}, {"max_tokens": 3000}, {"max_cost": 0.003, **PRICES}]
+)
 def test_a_budget_is_never_exceeded_and_what_was_answered_is_kept(limit, tmp_path):
     with serving(expert_server) as (base, seen):
         with pytest.raises(BudgetError, match="the budget is spent") as caught:
@@ -186,7 +225,9 @@ def test_a_budget_is_never_exceeded_and_what_was_answered_is_kept(limit, tmp_pat
         assert spent.cost <= limit.get("max_cost", 10**9)
         asked = {body for _, _, body in seen}
         got, after = collected(tmp_path, base)
-        assert len({body for _, _, body in seen}) == len(seen) == after.requests  # nothing was asked twice
+        assert (
+            len({body for _, _, body in seen}) == len(seen) == after.requests
+        )  # nothing was asked twice
         assert asked <= {body for _, _, body in seen}
         (tmp_path / "at once").mkdir()
         assert told(got) == told(collected(tmp_path / "at once", base)[0])
@@ -194,13 +235,35 @@ def test_a_budget_is_never_exceeded_and_what_was_answered_is_kept(limit, tmp_pat
 
 def test_a_dry_run_estimates_and_asks_nothing(recipe, tmp_path):
     with serving(expert_server) as (base, seen):
-        done = eef("collect", recipe, "--policy", "openai/m", "--base-url", f"{base}/v1", "--dry-run",
-                   "--set", "expert.api.prompt_price=2.0", "--out", tmp_path / "run")
+        done = eef(
+            "collect",
+            recipe,
+            "--policy",
+            "openai/m",
+            "--base-url",
+            f"{base}/v1",
+            "--dry-run",
+            "--set",
+            "expert.api.prompt_price=2.0",
+            "--out",
+            tmp_path / "run",
+        )
         assert (done.exit_code, seen) == (0, [])
         assert not (tmp_path / "run").exists()
-        likely, most = re.findall(r"(?:likely|at most) +([\d,]+) requests, ([\d,]+) prompt tokens", done.stdout)
+        likely, most = re.findall(
+            r"(?:likely|at most) +([\d,]+) requests, ([\d,]+) prompt tokens", done.stdout
+        )
         assert "nothing was asked" in done.stdout
-        real = eef("collect", recipe, "--policy", "openai/m", "--base-url", f"{base}/v1", "--out", tmp_path / "run")
+        real = eef(
+            "collect",
+            recipe,
+            "--policy",
+            "openai/m",
+            "--base-url",
+            f"{base}/v1",
+            "--out",
+            tmp_path / "run",
+        )
     assert real.exit_code == 0
     assert int(likely[0]) <= int(most[0]) == 8 * 7
     assert len(seen) <= int(most[0])
@@ -214,7 +277,12 @@ def test_pace_is_kept(tmp_path):
         return chat_answer("Action: left")
 
     with serving(clocked) as (base, _):
-        policy = ApiPolicy("m", settings(base, requests_per_minute=600), name="expert:m", journal=tmp_path / "a.jsonl")
+        policy = ApiPolicy(
+            "m",
+            settings(base, requests_per_minute=600),
+            name="expert:m",
+            journal=tmp_path / "a.jsonl",
+        )
         policy.act([TALK] * 5, list(range(5)), SAMPLING)
     assert max(times) - min(times) >= 0.35
 
@@ -228,16 +296,36 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere(recipe, tmp_path, c
     answers = iter([(500, {}, echo)])
 
     def server(path, headers, body):
-        assert {name.lower(): value for name, value in headers.items()}["authorization"] == f"Bearer {KEY}"
+        assert {name.lower(): value for name, value in headers.items()}[
+            "authorization"
+        ] == f"Bearer {KEY}"
         return next(answers, None) or expert_server(path, headers, body)
 
     with serving(server) as (base, _):
-        done = eef("collect", recipe, "--policy", "openai/m", "--base-url", f"{base}/v1", "--out", tmp_path / "run",
-                   "--set", "expert.api.backoff=0.01")
+        done = eef(
+            "collect",
+            recipe,
+            "--policy",
+            "openai/m",
+            "--base-url",
+            f"{base}/v1",
+            "--out",
+            tmp_path / "run",
+            "--set",
+            "expert.api.backoff=0.01",
+        )
         assert done.exit_code == 0, done.stderr
         with serving(lambda *asked: (403, {}, echo)) as (refusing, _):
-            refused = eef("collect", recipe, "--policy", "openai/m", "--base-url", f"{refusing}/v1",
-                          "--out", tmp_path / "refused")
+            refused = eef(
+                "collect",
+                recipe,
+                "--policy",
+                "openai/m",
+                "--base-url",
+                f"{refusing}/v1",
+                "--out",
+                tmp_path / "refused",
+            )
     assert refused.exit_code == 2
     told = done.stdout + done.stderr + refused.stdout + refused.stderr + caplog.text
     assert KEY not in told
@@ -247,7 +335,11 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere(recipe, tmp_path, c
 
 
 def test_settings_that_would_hold_a_key_are_refused(monkeypatch):
-    for wrong in ({"key": KEY}, {"base_url": f"http://user:{KEY}@host/v1"}, {"base_url": f"http://host/v1?key={KEY}"}):
+    for wrong in (
+        {"key": KEY},
+        {"base_url": f"http://user:{KEY}@host/v1"},
+        {"base_url": f"http://host/v1?key={KEY}"},
+    ):
         with pytest.raises(ValueError, match="environment"):
             ApiSettings(**wrong)
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -293,18 +385,37 @@ def transformers_serve(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_a_real_server_with_faults_between_collects_an_expert_set(transformers_serve, student, tmp_path):
+def test_a_real_server_with_faults_between_collects_an_expert_set(
+    transformers_serve, student, tmp_path
+):
     base, model = transformers_serve
-    shop = {"name": "webshop", "data": "synthetic", "goals": "human", "prompt": "none", "products_per_page": 4,
-            "step_limit": 6, "synthetic": {"seed": 7, "products": 120}}
+    shop = {
+        "name": "webshop",
+        "data": "synthetic",
+        "goals": "human",
+        "prompt": "none",
+        "products_per_page": 4,
+        "step_limit": 6,
+        "synthetic": {"seed": 7, "products": 120},
+    }
     proxy = Proxy(base, share=0.3, seed=1, faults=[kind for kind in FAULTS if kind != "slow"])
     with serving(proxy) as (faulty, seen):
-        recipe = as_recipe({
-            **small_recipe(student, methods=["bc"], expert={
-                "names": [f"openai/{model}"], "api": {"base_url": f"{faulty}/v1", "backoff": 0.05, "retries": 20}}),
-            "env": shop, "options": {}, "rollouts": {"batch_size": 4},
-            "sampling": {"temperature": 0.0, "max_tokens": 96},
-        })
+        recipe = as_recipe(
+            {
+                **small_recipe(
+                    student,
+                    methods=["bc"],
+                    expert={
+                        "names": [f"openai/{model}"],
+                        "api": {"base_url": f"{faulty}/v1", "backoff": 0.05, "retries": 20},
+                    },
+                ),
+                "env": shop,
+                "options": {},
+                "rollouts": {"batch_size": 4},
+                "sampling": {"temperature": 0.0, "max_tokens": 96},
+            }
+        )
         run = Run.create(tmp_path / "run", recipe)
         run.carry_out(StageId("expert", 0, "collect"), lambda progress: None)
     outcome = run.outcome(StageId("expert", 0, "collect"))

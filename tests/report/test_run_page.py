@@ -73,8 +73,14 @@ class PlayedRun(Run):
 
 def begin(directory: Path, **changes: Any) -> PlayedRun:
     settings = {
-        "name": "toys <b>", "seed": 3, "rounds": 2, "methods": ["bc", "rft2", "eef"], "env": {"name": "toy"},
-        "options": {"eef": {"M": 3}}, "expert": {"names": ["scripted/weak"]}, "tasks": {"train": 20, "test": 25},
+        "name": "toys <b>",
+        "seed": 3,
+        "rounds": 2,
+        "methods": ["bc", "rft2", "eef"],
+        "env": {"name": "toy"},
+        "options": {"eef": {"M": 3}},
+        "expert": {"names": ["scripted/weak"]},
+        "tasks": {"train": 20, "test": 25},
         **changes,
     }
     run = PlayedRun.create(directory, parse_settings(Recipe, settings, source="test"))
@@ -132,7 +138,9 @@ def test_every_pair_is_compared_on_the_same_tasks(run, results):
         assert item.wins == paired_difference(*won)
         assert item.wins.mean == pytest.approx(first.success_rate - second.success_rate)
         assert item.reward.mean == pytest.approx(first.mean_reward - second.mean_reward)
-    assert [item.p_adjusted for item in results.comparisons] == holm([test.p_value for test in tests])
+    assert [item.p_adjusted for item in results.comparisons] == holm(
+        [test.p_value for test in tests]
+    )
     assert results.comparison("rft2", "eef") is results.comparison("eef", "rft2")
 
 
@@ -157,15 +165,24 @@ def test_newly_solved_is_against_expert_and_behaviour_cloning(run, results):
 
 
 def test_costs_are_those_of_the_ledger(run, results):
-    for name, kinds in (("eef", ("explore", "train", "evaluate")), ("expert", ("collect", "evaluate"))):
-        entries = {(stage.round, stage.stage): cost for stage, cost in run.ledger(name).entries.items()}
+    for name, kinds in (
+        ("eef", ("explore", "train", "evaluate")),
+        ("expert", ("collect", "evaluate")),
+    ):
+        entries = {
+            (stage.round, stage.stage): cost for stage, cost in run.ledger(name).entries.items()
+        }
         method = results[name]
         assert method.cost == run.ledger(name).totals(name)
         assert method.seconds == pytest.approx(sum(cost.seconds for cost in entries.values()))
         explored = [cost for (_, kind), cost in entries.items() if kind == kinds[0]]
         assert method.rollouts == sum(cost.rollouts for cost in explored)
         assert method.tokens == sum(cost.generated_tokens for cost in explored)
-    assert (results["expert"].rollouts, results["bc"].rollouts, results["rft2"].rollouts) == (20, 0, 80)
+    assert (results["expert"].rollouts, results["bc"].rollouts, results["rft2"].rollouts) == (
+        20,
+        0,
+        80,
+    )
     assert results["expert"].cost_of("train") is None
     assert results["eef"].cost_of("train").updates == 10
     assert [results["rft2"].rollouts_up_to(round) for round in (0, 1, 2)] == [0, 40, 80]
@@ -191,14 +208,32 @@ def test_the_record_is_plain_json_with_the_promised_fields(results):
     assert (record["version"], record["name"], record["seed"]) == (1, "toys <b>", 3)
     row = record["methods"]["eef"]
     promised = {
-        "win_rate", "mean_reward", "interval", "reward_interval", "newly_solved", "rollouts", "tokens", "seconds",
-        "env_steps", "replayed_steps", "prompt_tokens", "cached_tokens", "generated_tokens", "updates",
-        "trained_tokens", "processed_tokens", "finished", "train_tasks_won", "rounds",
+        "win_rate",
+        "mean_reward",
+        "interval",
+        "reward_interval",
+        "newly_solved",
+        "rollouts",
+        "tokens",
+        "seconds",
+        "env_steps",
+        "replayed_steps",
+        "prompt_tokens",
+        "cached_tokens",
+        "generated_tokens",
+        "updates",
+        "trained_tokens",
+        "processed_tokens",
+        "finished",
+        "train_tasks_won",
+        "rounds",
     }
     assert promised <= set(row)
     assert row["interval"] == list(results["eef"].score.interval)
     assert [item["round"] for item in row["rounds"]] == [1, 2]
-    assert {"win_rate", "interval", "selection", "explored", "costs", "skills"} <= set(row["rounds"][0])
+    assert {"win_rate", "interval", "selection", "explored", "costs", "skills"} <= set(
+        row["rounds"][0]
+    )
     assert len(record["comparisons"]) == 6
     assert {"a", "b", "win_difference", "p_value", "p_adjusted"} <= set(record["comparisons"][0])
     assert record["fingerprint"]["env"] == "toy"
@@ -224,7 +259,13 @@ def test_unfinished_runs_have_what_is_done_and_none_for_the_rest(tmp_path):
     assert empty.never_solved is None
     for done, stage in enumerate(planned, start=1):
         run.carry_out(stage, lambda progress: None)
-        if done in (1, 3, 6, 9, 11):  # collected, bc selected, rft2 explored, rft2 evaluated, eef selected
+        if done in (
+            1,
+            3,
+            6,
+            9,
+            11,
+        ):  # collected, bc selected, rft2 explored, rft2 evaluated, eef selected
             check_unfinished(run, gather(run), done, len(planned))
     assert progress(gather(run)) == ""
     assert gather(run)["eef"].last.newly_solved is not None
@@ -263,26 +304,54 @@ def test_a_row_does_not_count_what_was_spent_after_its_round(tmp_path):
 
 def test_shop_actions_are_counted_by_kind():
     results_page = "Instruction: [SEP] buy [SEP] Back to Search [SEP] Page 2 [SEP] < Prev [SEP] Next > [SEP] B000000001"
-    item_page = "Back to Search [SEP] < Prev [SEP] size [SEP] Dark Red [SEP] Description [SEP] Buy Now"
+    item_page = (
+        "Back to Search [SEP] < Prev [SEP] size [SEP] Dark Red [SEP] Description [SEP] Buy Now"
+    )
     actions = [
-        ("Search", "search[red hat]"), (results_page, "click[Next >]"), (results_page, "click[B000000001]"),
-        (item_page, "click[dark red]"), (item_page, "click[description]"), (item_page, "click[blue]"),
-        (item_page, "click[< Prev]"), (results_page, "click[back to search]"), ("Search", "search[hat]"),
-        (item_page, "click[next >]"), (item_page, ""), (item_page, "click[Buy Now]"),
+        ("Search", "search[red hat]"),
+        (results_page, "click[Next >]"),
+        (results_page, "click[B000000001]"),
+        (item_page, "click[dark red]"),
+        (item_page, "click[description]"),
+        (item_page, "click[blue]"),
+        (item_page, "click[< Prev]"),
+        (results_page, "click[back to search]"),
+        ("Search", "search[hat]"),
+        (item_page, "click[next >]"),
+        (item_page, ""),
+        (item_page, "click[Buy Now]"),
     ]
     steps = [Step(observation=seen, completion="", action=action) for seen, action in actions]
     assert count_kinds(steps, SKILLS["webshop"]) == {
-        "Next": 1, "Prev": 1, "Back to Search": 1, "Another search": 1, "Options clicked": 1,
+        "Next": 1,
+        "Prev": 1,
+        "Back to Search": 1,
+        "Another search": 1,
+        "Options clicked": 1,
     }
 
 
 def test_skills_tell_won_from_lost_and_leave_broken_episodes_out():
     def episode(actions: str, *, won: bool, status: Any = "terminated") -> Trajectory:
-        steps = tuple(Step(observation="", completion="", action=action) for action in actions.split(","))
-        return Trajectory(id="x", task="t", author="policy:x", steps=steps, final_observation="", status=status,
-                          reward=float(won), success=won)
+        steps = tuple(
+            Step(observation="", completion="", action=action) for action in actions.split(",")
+        )
+        return Trajectory(
+            id="x",
+            task="t",
+            author="policy:x",
+            steps=steps,
+            final_observation="",
+            status=status,
+            reward=float(won),
+            success=won,
+        )
 
-    episodes = [episode("left,left", won=True), episode("right", won=True), episode("left", won=False, status="error")]
+    episodes = [
+        episode("left,left", won=True),
+        episode("right", won=True),
+        episode("left", won=False, status="error"),
+    ]
     uses = measure_skills(episodes, "toy")
     assert (uses["won"].episodes, uses["won"].means["Step back"]) == (2, 1.0)
     assert (uses["lost"].episodes, uses["lost"].means["Step back"]) == (0, None)
@@ -293,16 +362,29 @@ def test_skills_tell_won_from_lost_and_leave_broken_episodes_out():
 
 
 def ended(task, *rewards, status="terminated"):
-    steps = tuple(Step(observation="o", completion="Action: a", action="a", reward=reward) for reward in rewards)
+    steps = tuple(
+        Step(observation="o", completion="Action: a", action="a", reward=reward)
+        for reward in rewards
+    )
     reward = None if status == "error" else max(0.0, sum(rewards))
-    return Trajectory(id=f"evaluation/{task}", task=task, author="policy:p", steps=steps, final_observation="",
-                      status=status, reward=reward, success=reward == 1.0)
+    return Trajectory(
+        id=f"evaluation/{task}",
+        task=task,
+        author="policy:p",
+        steps=steps,
+        final_observation="",
+        status=status,
+        reward=reward,
+        success=reward == 1.0,
+    )
 
 
 def test_kinds_tell_parts_kinds_and_the_highest_score_on_the_way():
     episodes = [
-        ended("scienceworld/boil/14", 0.5, -1.5), ended("scienceworld/boil/21", 0.25, 0.75),
-        ended("scienceworld/melt/21", -1.0), ended("scienceworld/melt/22", 0.7, status="error"),
+        ended("scienceworld/boil/14", 0.5, -1.5),
+        ended("scienceworld/boil/21", 0.25, 0.75),
+        ended("scienceworld/melt/21", -1.0),
+        ended("scienceworld/melt/22", 0.7, status="error"),
     ]
     found = measure_kinds(episodes, "scienceworld")
     assert found.all == KindScore(tasks=4, wins=1, mean_reward=0.25, mean_peak=0.375)
@@ -320,7 +402,10 @@ def test_kinds_tell_parts_kinds_and_the_highest_score_on_the_way():
 
 
 def test_a_second_try_counts_in_place_of_the_one_that_broke():
-    broken, again = ended("scienceworld/boil/14", status="error"), ended("scienceworld/boil/14", 1.0)
+    broken, again = (
+        ended("scienceworld/boil/14", status="error"),
+        ended("scienceworld/boil/14", 1.0),
+    )
     assert measure_kinds([broken, again], "scienceworld").all.mean_reward == 1.0
 
 
@@ -332,11 +417,22 @@ def write_result(
 ) -> EvalResult:
     """An evaluation written by hand."""
     outcomes = tuple(
-        Outcome(task=f"toy/{task}", reward=float(task in won), success=task in won, finished=True, steps=3)
+        Outcome(
+            task=f"toy/{task}",
+            reward=float(task in won),
+            success=task in won,
+            finished=True,
+            steps=3,
+        )
         for task in order
     )
     result = EvalResult(
-        policy=f"policy:{method}", method=method, round=round, split="test", outcomes=outcomes, cost=Cost()
+        policy=f"policy:{method}",
+        method=method,
+        round=round,
+        split="test",
+        outcomes=outcomes,
+        cost=Cost(),
     )
     folder = run.folder(StageId(method, round, "evaluate"))
     folder.mkdir(parents=True)
@@ -387,7 +483,10 @@ def test_the_better_method_is_named_first_even_where_it_is_not_ours(tmp_path):
 def test_where_there_is_nothing_to_compare_that_is_said(tmp_path):
     assert say(tmp_path / "none") == ("Nothing has been evaluated yet.", "")
     assert say(tmp_path / "bc", bc={1})[0].startswith("Behaviour cloning wins 10.0 %")
-    assert say(tmp_path / "one", bc={1}, eef={1, 2})[0] == "EEF wins 20.0 % of 10 test tasks, BC 10.0 %."
+    assert (
+        say(tmp_path / "one", bc={1}, eef={1, 2})[0]
+        == "EEF wins 20.0 % of 10 test tasks, BC 10.0 %."
+    )
 
 
 def test_equal_rollouts_are_said_only_where_they_are_equal(tmp_path, results):
@@ -488,13 +587,22 @@ def test_the_page_says_what_the_results_say(results, page):
     assert headline(results) in text
     assert verdict(results) in text
     for method in results.methods:
-        assert f"{100 * method.score.interval.low:.1f} – {100 * method.score.interval.high:.1f}" in text
+        assert (
+            f"{100 * method.score.interval.low:.1f} – {100 * method.score.interval.high:.1f}"
+            in text
+        )
     assert "eef run run/recipe.json --out again" in text
-    assert '"rollouts_per_state"' not in text  # the recipe as it was given, with its own defaults, not the methods'
+    assert (
+        '"rollouts_per_state"' not in text
+    )  # the recipe as it was given, with its own defaults, not the methods'
 
 
 def test_writing_a_page_replaces_lone_surrogates(tmp_path):
-    run = explored_run(tmp_path, {"full": ["lose", "win", "lose", "win", "win", "lose"]}, actions="a\ud800cdefghijkl")
+    run = explored_run(
+        tmp_path,
+        {"full": ["lose", "win", "lose", "win", "win", "lose"]},
+        actions="a\ud800cdefghijkl",
+    )
     write_page(run, gather(run), tmp_path / "report.html")
     assert "<code>?</code>" in (tmp_path / "report.html").read_text(encoding="utf-8")
     with pytest.raises(StoreError, match="cannot write"):
@@ -516,7 +624,9 @@ def test_any_text_comes_back_as_text(content, attribute):
 # --- the story -----------------------------------------------------------------------------------------------------
 
 
-def explored_run(directory: Path, outcomes: dict[str, list[str]], *, actions: str = "abcdefghijkl") -> Run:
+def explored_run(
+    directory: Path, outcomes: dict[str, list[str]], *, actions: str = "abcdefghijkl"
+) -> Run:
     """A run whose expert failed as often as `outcomes` has entries, and what the student made of each failure:
     how it ended from the states 0, 2, 4, 6, 8, 10."""
     run = begin(directory, options={"eef": {"M": 5}})
@@ -544,12 +654,15 @@ def retasked(item: Trajectory, task: str) -> Trajectory:
 
 
 def test_the_story_is_the_failure_with_most_to_tell(tmp_path):
-    run = explored_run(tmp_path, {
-        "dull": ["lose"] * 6,
-        "half": ["lose", "win", "win", "win", "win", "win"],
-        "full": ["lose", "win", "lose", "win", "win", "lose"],
-        "dark": ["-", "error", "lose", "lose", "lose", "lose"],
-    })
+    run = explored_run(
+        tmp_path,
+        {
+            "dull": ["lose"] * 6,
+            "half": ["lose", "win", "win", "win", "win", "win"],
+            "full": ["lose", "win", "lose", "win", "win", "lose"],
+            "dark": ["-", "error", "lose", "lose", "lose", "lose"],
+        },
+    )
     story = telling_story(run)
     assert (story.expert.id, story.method, story.round, story.failures) == ("full", "eef", 1, 4)
     assert story.grid == run.methods["eef"].measure(run.trajectories("eef"), story.expert, 1)

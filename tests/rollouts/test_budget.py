@@ -22,8 +22,12 @@ from eef.utils.jsonl import read_jsonl
 from tests.fakes.small_run import as_recipe, small_recipe
 
 plans = st.lists(
-    st.builds(PlannedState, st.sampled_from("abc"), st.none() | st.builds(StateRef, st.just("e"), st.integers(1, 5)),
-              st.integers(0, 3)),
+    st.builds(
+        PlannedState,
+        st.sampled_from("abc"),
+        st.none() | st.builds(StateRef, st.just("e"), st.integers(1, 5)),
+        st.integers(0, 3),
+    ),
     max_size=8,
 )
 
@@ -43,7 +47,11 @@ def test_every_task_gets_as_many_rollouts(plan, count):
     tasks = {item.task for item in plan if item.count}
     assert len(units) == (count if tasks else 0)
     given_to = Counter(item.task for item in units)
-    assert max((given_to[task] for task in tasks), default=0) - min((given_to[task] for task in tasks), default=0) <= 1
+    assert (
+        max((given_to[task] for task in tasks), default=0)
+        - min((given_to[task] for task in tasks), default=0)
+        <= 1
+    )
     assert all(item.count == 1 for item in units)
 
 
@@ -71,17 +79,26 @@ def test_what_is_cut_off_is_not_always_the_end():
 
 @given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 6))
 def test_states_are_played_equally_often_over_the_rounds(states, size, rounds):
-    plan = [PlannedState("a", None, 1), *(PlannedState("a", StateRef("e", t), 1) for t in range(1, states + 1))]
+    plan = [
+        PlannedState("a", None, 1),
+        *(PlannedState("a", StateRef("e", t), 1) for t in range(1, states + 1)),
+    ]
     played = Counter()
     for _ in range(rounds):
         units = list(islice(in_turns(plan, played), min(size, states + 1)))
         assert units[0].state is None
         played.update(item.state for item in units[1:])
-        assert played.total() == 0 or max(played.values()) - min(played[item.state] for item in plan[1:]) <= 1
+        assert (
+            played.total() == 0
+            or max(played.values()) - min(played[item.state] for item in plan[1:]) <= 1
+        )
 
 
 def test_a_plan_that_was_played_whole_keeps_its_order():
-    plan = [PlannedState("a", None, 3), *(PlannedState("a", StateRef("e", t), 1) for t in range(1, 9))]
+    plan = [
+        PlannedState("a", None, 3),
+        *(PlannedState("a", StateRef("e", t), 1) for t in range(1, 9)),
+    ]
     whole = list(islice(in_turns(plan), 11))
     assert [item.state for item in whole][:1] + [item.state for item in whole][-2:] == [None] * 3
     again = list(islice(in_turns(plan, Counter(item.state for item in whole if item.state)), 11))
@@ -89,7 +106,11 @@ def test_a_plan_that_was_played_whole_keeps_its_order():
     assert [item for item in again if item.state] == [item for item in whole if item.state]
 
 
-@given(plans.filter(lambda plan: any(item.count for item in plan)), st.integers(1, 3000), st.integers(1, 40))
+@given(
+    plans.filter(lambda plan: any(item.count for item in plan)),
+    st.integers(1, 3000),
+    st.integers(1, 40),
+)
 def test_a_budget_of_tokens_ends_with_what_reaches_it(plan, tokens, most):
     costs = [1 + (7 * n) % most for n in range(4000)]
     units, sizes = played(plan, BudgetSettings(tokens=tokens), costs.__getitem__)
@@ -99,7 +120,11 @@ def test_a_budget_of_tokens_ends_with_what_reaches_it(plan, tokens, most):
     assert max(sizes) <= 4
 
 
-@given(plans.filter(lambda plan: any(item.count for item in plan)), st.integers(1, 50), st.integers(1, 100))
+@given(
+    plans.filter(lambda plan: any(item.count for item in plan)),
+    st.integers(1, 50),
+    st.integers(1, 100),
+)
 def test_little_is_played_beyond_a_budget_of_tokens(plan, cost, rollouts):
     tokens = rollouts * cost
     units, sizes = played(plan, BudgetSettings(tokens=tokens), lambda n: cost)
@@ -123,9 +148,19 @@ def test_rollouts_without_tokens_cannot_fill_a_round():
 def run_of(student, directory, budget, **changes):
     methods = ["bc", "rft", "eef", "eef-two", "nat"]
     options = {"eef": {"M": 5}, "eef-two": {"method": "eef", "rollouts_per_state": 2}}
-    run = Run.create(directory, as_recipe(small_recipe(
-        student, methods=methods, budget={"rollouts_per_task": None, **budget}, train={"updates": 2}, **changes
-    ) | {"options": options}))
+    run = Run.create(
+        directory,
+        as_recipe(
+            small_recipe(
+                student,
+                methods=methods,
+                budget={"rollouts_per_task": None, **budget},
+                train={"updates": 2},
+                **changes,
+            )
+            | {"options": options}
+        ),
+    )
     carry_out(run, lambda progress: None)
     return run
 
@@ -142,19 +177,28 @@ def explored(run, method):
 
 def test_a_round_is_full_by_rollouts(student, tmp_path):
     run = run_of(student, tmp_path / "run", {"rollouts": 30})
-    assert {method: explored(run, method).rollouts for method in ("rft", "eef", "eef-two", "nat")} == {
-        "rft": 30, "eef": 30, "eef-two": 30, "nat": 0,
+    assert {
+        method: explored(run, method).rollouts for method in ("rft", "eef", "eef-two", "nat")
+    } == {
+        "rft": 30,
+        "eef": 30,
+        "eef-two": 30,
+        "nat": 0,
     }
 
 
 def test_a_round_is_full_by_rollouts_of_each_task(student, tmp_path):
     run = run_of(student, tmp_path / "run", {"rollouts_per_task": 3})
     for method in ("rft", "eef", "eef-two"):
-        counts = Counter(item.task for item in run.trajectories(method) if item.author.startswith("policy:"))
+        counts = Counter(
+            item.task for item in run.trajectories(method) if item.author.startswith("policy:")
+        )
         assert counts == Counter({task.id: 3 for task in run.train_tasks})
 
 
-@pytest.mark.parametrize("two", [{"rollouts": 9, "tokens": 9}, {"rollouts_per_task": 2, "rollouts": 9}])
+@pytest.mark.parametrize(
+    "two", [{"rollouts": 9, "tokens": 9}, {"rollouts_per_task": 2, "rollouts": 9}]
+)
 def test_one_measure_says_when_a_round_is_full(student, two):
     with pytest.raises(ConfigError, match="both say when a round is full"):
         as_recipe(small_recipe(student, budget={"rollouts_per_task": None, **two}))
@@ -170,7 +214,11 @@ def test_a_round_is_full_by_tokens_and_can_be_left(student, tmp_path):
         pass
 
     def leave(progress):
-        if progress.stage.kind == "explore" and progress.stage.method == "eef" and progress.done == 9:
+        if (
+            progress.stage.kind == "explore"
+            and progress.stage.method == "eef"
+            and progress.done == 9
+        ):
             raise Left
 
     recipe = whole.recipe
@@ -181,7 +229,9 @@ def test_a_round_is_full_by_tokens_and_can_be_left(student, tmp_path):
     for stage in stages_of(recipe):
         if stage.method == "eef" and stage.kind == "explore":
             cut.carry_out(stage, lambda progress: None)
-    assert {item.id for item in cut.trajectories("eef")} == {item.id for item in whole.trajectories("eef")}
+    assert {item.id for item in cut.trajectories("eef")} == {
+        item.id for item in whole.trajectories("eef")
+    }
     assert explored(cut, "eef").generated_tokens == explored(whole, "eef").generated_tokens
 
 
@@ -201,7 +251,7 @@ class Worn:
 
 def up_to_exploring(run):
     stages = stages_of(run.recipe)
-    return stages[:stages.index(StageId("eef", 1, "explore")) + 1]
+    return stages[: stages.index(StageId("eef", 1, "explore")) + 1]
 
 
 def by_worn(monkeypatch, broken):
@@ -209,9 +259,14 @@ def by_worn(monkeypatch, broken):
 
 
 def test_one_rollout_that_breaks_at_the_end_of_a_round_is_a_record(student, tmp_path, monkeypatch):
-    run = Run.create(tmp_path / "run", as_recipe(small_recipe(
-        student, methods=["eef"], budget={"rollouts_per_task": None, "tokens": 1500}
-    )))
+    run = Run.create(
+        tmp_path / "run",
+        as_recipe(
+            small_recipe(
+                student, methods=["eef"], budget={"rollouts_per_task": None, "tokens": 1500}
+            )
+        ),
+    )
     alone = []
 
     def broken(conversations):
@@ -226,15 +281,22 @@ def test_one_rollout_that_breaks_at_the_end_of_a_round_is_a_record(student, tmp_
 
 
 @pytest.mark.parametrize("budget", [{"rollouts": 8}, {"tokens": 300}])
-def test_where_every_rollout_broke_all_is_played_anew_once_that_is_mended(student, tmp_path, monkeypatch, budget):
-    run = Run.create(tmp_path / "run", as_recipe(small_recipe(
-        student, methods=["eef"], budget={"rollouts_per_task": None, **budget}
-    )))
+def test_where_every_rollout_broke_all_is_played_anew_once_that_is_mended(
+    student, tmp_path, monkeypatch, budget
+):
+    run = Run.create(
+        tmp_path / "run",
+        as_recipe(
+            small_recipe(student, methods=["eef"], budget={"rollouts_per_task": None, **budget})
+        ),
+    )
     *before, explore = up_to_exploring(run)
     for stage in before:
         run.carry_out(stage, lambda progress: None)
     by_worn(monkeypatch, lambda conversations: True)
-    with pytest.raises(StoreError, match=r"every rollout broke; the first with: .*the server is gone") as caught:
+    with pytest.raises(
+        StoreError, match=r"every rollout broke; the first with: .*the server is gone"
+    ) as caught:
         run.carry_out(explore, lambda progress: None)
     aside = tmp_path / "run/eef/trajectories.jsonl.broken"
     assert str(aside) in caught.value.hint

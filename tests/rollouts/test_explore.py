@@ -64,8 +64,14 @@ def explored(directory, *, policy=STUDENT, env=None, plan=LAUNCHES, batch_size=5
             if expert.id not in store.trajectories:
                 store.append(expert)
         return explore(
-            plan, store, env or WithoutSnapshot(), policy,
-            sampling=GREEDY, step_limit=10, batch_size=batch_size, progress=progress,
+            plan,
+            store,
+            env or WithoutSnapshot(),
+            policy,
+            sampling=GREEDY,
+            step_limit=10,
+            batch_size=batch_size,
+            progress=progress,
         )
 
 
@@ -90,8 +96,18 @@ def test_launches_are_named_and_seeded_by_round_and_state():
     plan = [PlannedState("toy/43", StateRef("e", 4), 2), PlannedState("toy/43", None, 1)]
     plan.append(PlannedState("toy/43", StateRef("e", 4), 1))
     made = launches(plan, TASKS, round=2, seed=9)
-    assert [each.id for each in made] == ["round2/e@4#0", "round2/e@4#1", "round2/toy/43@0#0", "round2/e@4#2"]
-    assert [each.state for each in made] == [StateRef("e", 4), StateRef("e", 4), None, StateRef("e", 4)]
+    assert [each.id for each in made] == [
+        "round2/e@4#0",
+        "round2/e@4#1",
+        "round2/toy/43@0#0",
+        "round2/e@4#2",
+    ]
+    assert [each.state for each in made] == [
+        StateRef("e", 4),
+        StateRef("e", 4),
+        None,
+        StateRef("e", 4),
+    ]
     assert made[1].seed == derive_seed(9, "round2/e@4#1")
     assert {each.round for each in made} == {2}
     assert made[0].task is TASKS["toy/43"]
@@ -103,10 +119,17 @@ def test_launches_are_named_and_seeded_by_round_and_state():
 
 def test_an_exploration_is_stored_and_counted(tmp_path):
     done = explored(tmp_path, env=ToyEnv())
-    assert (done.played, done.skipped, done.errors, done.replay_mismatches) == (len(LAUNCHES), 0, 0, 0)
+    assert (done.played, done.skipped, done.errors, done.replay_mismatches) == (
+        len(LAUNCHES),
+        0,
+        0,
+        0,
+    )
     assert done.seconds > 0
     held = read_trajectories(tmp_path)
-    assert {each.id for each in held} == {each.id for each in LAUNCHES} | {each.id for each in EXPERTS}
+    assert {each.id for each in held} == {each.id for each in LAUNCHES} | {
+        each.id for each in EXPERTS
+    }
 
 
 @pytest.mark.parametrize("batch_invariant", [True, False])
@@ -147,7 +170,9 @@ def test_killed_and_resumed_equals_unbroken(kills, policy, env, batch_size):
 def test_the_batch_matters_to_the_swayed_policy(tmp_path):
     explored(tmp_path / "a", policy=SWAYED, batch_size=2)
     explored(tmp_path / "b", policy=SWAYED, batch_size=3)
-    assert sorted(map(repr, contents(tmp_path / "a"))) != sorted(map(repr, contents(tmp_path / "b")))
+    assert sorted(map(repr, contents(tmp_path / "a"))) != sorted(
+        map(repr, contents(tmp_path / "b"))
+    )
 
 
 def test_an_interruption_leaves_what_was_finished(tmp_path):

@@ -23,20 +23,25 @@ def from_states(env, trajectories, every=1):
     """A launch from each state of each trajectory (its end left out), two of them from the first states."""
     tasks = {task.id: task for task in env.tasks("train")}
     return [
-        Launch(f"{each.id}@{t}#{k}", tasks[each.task], StateRef(each.id, t), derive_seed(each.id, t, k), 1)
+        Launch(
+            f"{each.id}@{t}#{k}",
+            tasks[each.task],
+            StateRef(each.id, t),
+            derive_seed(each.id, t, k),
+            1,
+        )
         for each in trajectories
         for t in range(0, len(each.steps), every)
         for k in range(2)
     ]
 
 
-
-
 def timeless(trajectories, **usage):
     """By id, without what a second run may measure otherwise."""
-    return {each.id: replace(each, usage=replace(each.usage, seconds=0.0, **usage)) for each in trajectories}
-
-
+    return {
+        each.id: replace(each, usage=replace(each.usage, seconds=0.0, **usage))
+        for each in trajectories
+    }
 
 
 def alone(env, launch, policy, step_limit):
@@ -47,18 +52,29 @@ def alone(env, launch, policy, step_limit):
     terminated = False
     while not terminated and len(steps) < step_limit:
         conversation.append({"role": "user", "content": observation})
-        completion = policy.act([conversation], [derive_seed(launch.seed, len(steps))], GREEDY)[0].text
+        completion = policy.act([conversation], [derive_seed(launch.seed, len(steps))], GREEDY)[
+            0
+        ].text
         conversation.append({"role": "assistant", "content": completion})
         action = parse_completion(completion)[1]
         result = execute(env, action)
-        step = Step(observation=observation, completion=completion, action=action, reward=result.reward)
+        step = Step(
+            observation=observation, completion=completion, action=action, reward=result.reward
+        )
         steps.append(step)
         observation, terminated = result.observation, result.terminated
     reward = env.score([step.reward for step in steps])
     return Trajectory(
-        id=launch.id, task=launch.task.id, author=policy.name, round=launch.round, seed=launch.seed,
-        steps=tuple(steps), final_observation=observation,
-        status="terminated" if terminated else "truncated", reward=reward, success=reward >= 1.0,
+        id=launch.id,
+        task=launch.task.id,
+        author=policy.name,
+        round=launch.round,
+        seed=launch.seed,
+        steps=tuple(steps),
+        final_observation=observation,
+        status="terminated" if terminated else "truncated",
+        reward=reward,
+        success=reward >= 1.0,
     )
 
 
@@ -122,7 +138,12 @@ def test_the_prefix_counts_against_the_limit_unless_the_limit_is_fresh():
     waiting = Scripted("policy:waiting", lambda conversation, seed: "Action: left")
     env = ToyEnv()
     (origin,) = run(from_starts(env, 1), env, waiting, step_limit=6)
-    assert (origin.status, origin.length, origin.reward, origin.success) == ("truncated", 6, 0.0, False)
+    assert (origin.status, origin.length, origin.reward, origin.success) == (
+        "truncated",
+        6,
+        0.0,
+        False,
+    )
     launch = Launch("b", env.tasks("train")[0], StateRef(origin.id, 4), 0, 1)
     assert len(run([launch], env, waiting, [origin], step_limit=6)[0].steps) == 2
     assert len(run([launch], env, waiting, [origin], step_limit=6, fresh_limit=True)[0].steps) == 6
@@ -161,14 +182,27 @@ def test_the_policy_sees_prompt_prefix_and_observation_and_a_seed_a_turn():
     watching = Watching("policy:w", lambda conversation, seed: "Thought: so. Action: left")
     (branch,) = run([launch], env, watching, [origin], step_limit=3)
     conversation, _, sampling = seen[1]
-    assert [message["role"] for message in conversation] == ["system", *["user", "assistant"] * 2, "user"]
+    assert [message["role"] for message in conversation] == [
+        "system",
+        *["user", "assistant"] * 2,
+        "user",
+    ]
     assert [message["content"] for message in conversation] == [
-        env.prompt, origin.steps[0].observation, origin.steps[0].completion, origin.steps[1].observation,
-        "Thought: so. Action: left", branch.steps[1].observation,
+        env.prompt,
+        origin.steps[0].observation,
+        origin.steps[0].completion,
+        origin.steps[1].observation,
+        "Thought: so. Action: left",
+        branch.steps[1].observation,
     ]
     assert [entry[1] for entry in seen] == [derive_seed(5, 1), derive_seed(5, 2)]
     assert sampling == GREEDY
-    assert (branch.author, branch.start, branch.seed, branch.round) == ("policy:w", launch.state, 5, 1)
+    assert (branch.author, branch.start, branch.seed, branch.round) == (
+        "policy:w",
+        launch.state,
+        5,
+        1,
+    )
 
 
 def test_seeds_are_the_same_on_every_machine():
@@ -180,7 +214,9 @@ def test_seeds_are_the_same_on_every_machine():
 def test_a_completion_without_an_action_costs_a_step_and_is_answered():
     mute = Scripted("policy:mute", lambda conversation, seed: "I would open it")
     (played,) = run(from_starts(ToyEnv(), 1), policy=mute, step_limit=2)
-    assert [(step.action, step.completion) for step in played.steps] == [("", "I would open it")] * 2
+    assert [(step.action, step.completion) for step in played.steps] == [
+        ("", "I would open it")
+    ] * 2
     assert [played.steps[1].observation, played.final_observation] == [FORMAT_ERROR] * 2
 
 
@@ -196,9 +232,13 @@ class Finishing:
     def act(self, conversations, seeds, sampling: Sampling) -> list[Completion]:
         return [
             Completion(
-                text="Action: left" if self.finish in ("stop", "length") or len(each) < 4 else "no room",
+                text="Action: left"
+                if self.finish in ("stop", "length") or len(each) < 4
+                else "no room",
                 finish="stop" if len(each) < 4 else self.finish,
-                prompt_tokens=len(each), cached_tokens=1, generated_tokens=3,
+                prompt_tokens=len(each),
+                cached_tokens=1,
+                generated_tokens=3,
             )
             for each in conversations
         ]
@@ -266,7 +306,12 @@ def test_an_environment_that_breaks_breaks_one_episode(how, error):
     broken = played.pop(launches[2].id)
     del expected[launches[2].id]
     assert played == expected
-    assert (broken.status, broken.error, broken.reward, broken.success) == ("error", error, None, False)
+    assert (broken.status, broken.error, broken.reward, broken.success) == (
+        "error",
+        error,
+        None,
+        False,
+    )
 
 
 def test_a_policy_that_breaks_on_one_conversation_breaks_one_episode():
@@ -342,8 +387,14 @@ def test_progress_hears_of_each_after_the_caller():
     heard = []
     launches = from_starts(ToyEnv(), 5)
     rollouts = play(
-        launches, env=ToyEnv(), policy=STUDENT, trajectories=TrajectorySet(), sampling=GREEDY,
-        step_limit=10, batch_size=2, progress=lambda each: heard.append(each.id),
+        launches,
+        env=ToyEnv(),
+        policy=STUDENT,
+        trajectories=TrajectorySet(),
+        sampling=GREEDY,
+        step_limit=10,
+        batch_size=2,
+        progress=lambda each: heard.append(each.id),
     )
     first = next(rollouts)
     assert heard == []
@@ -357,7 +408,10 @@ def test_a_policy_that_answers_too_few_is_a_bug():
             return super().act(conversations[1:], seeds[1:], sampling)
 
     with pytest.raises(ValueError, match="shorter"):
-        run(from_starts(ToyEnv()), policy=Short("policy:p", lambda conversation, seed: "Action: left"))
+        run(
+            from_starts(ToyEnv()),
+            policy=Short("policy:p", lambda conversation, seed: "Action: left"),
+        )
 
 
 # --- environments and policies of other kinds ----------------------------------------------------------------------
@@ -393,7 +447,9 @@ def test_a_policy_may_take_no_further_turn():
 
         def act(self, conversations, seeds, sampling):
             return [
-                Completion(text="", finish="quit") if len(talk) > 3 else Completion(text="Action: right")
+                Completion(text="", finish="quit")
+                if len(talk) > 3
+                else Completion(text="Action: right")
                 for talk in conversations
             ]
 

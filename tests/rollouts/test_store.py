@@ -136,8 +136,14 @@ def test_a_version_0_record_is_migrated(tmp_path):
     assert len(MIGRATIONS) == RECORD_VERSION
     step = {"observation": "o", "completion": "Action: a", "action": "a"}
     old = {
-        "id": "old", "task": "toy/1", "author": "expert:e", "steps": [step], "final_observation": "end",
-        "status": "terminated", "reward": 1.0, "success": True,
+        "id": "old",
+        "task": "toy/1",
+        "author": "expert:e",
+        "steps": [step],
+        "final_observation": "end",
+        "status": "terminated",
+        "reward": 1.0,
+        "success": True,
     }
     (tmp_path / STORE_FILE).write_text(json.dumps(old) + "\n")
     with Store.open(tmp_path) as store:
@@ -165,7 +171,9 @@ def test_a_full_disk_loses_nothing_that_was_stored(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with Store.open(tmp_path) as store:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # room for the first 20 bytes of a line
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (size + 20, hard)
+        )  # room for the first 20 bytes of a line
         try:
             with pytest.raises(StoreError, match="cannot write") as caught:
                 store.append(recorded("b", "x"))
@@ -209,7 +217,9 @@ def test_a_killed_writer_leaves_no_lock_and_all_that_it_stored(tmp_path):
         "from tests.fakes.records import recorded\n"
         "store = Store.open(Path(sys.argv[1])); store.append(recorded('a', 'x')); os.kill(os.getpid(), 9)"
     )
-    killed = subprocess.run([sys.executable, "-c", script, tmp_path], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    killed = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert killed.returncode == -9
     with Store.open(tmp_path) as store:
         assert [each.id for each in store.trajectories] == ["a"]
@@ -296,5 +306,7 @@ def test_the_ledger_counts_a_stage_once_however_often_it_is_entered(tmp_path):
 
 def test_a_malformed_ledger_entry_is_named(tmp_path):
     (tmp_path / "ledger.jsonl").write_text('{"method": "eef", "round": 1}\n')
-    with pytest.raises(DataError, match=r"ledger.jsonl`, line 1: malformed ledger entry \('stage'\)"):
+    with pytest.raises(
+        DataError, match=r"ledger.jsonl`, line 1: malformed ledger entry \('stage'\)"
+    ):
         Ledger.open(tmp_path)

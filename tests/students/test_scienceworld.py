@@ -40,22 +40,44 @@ from tests.fakes.worlds import needs_java
 pytestmark = pytest.mark.torch
 RECIPES = ROOT / "recipes"
 SHIPPED = STUDENTS / "base-scienceworld"
-needs_student = pytest.mark.skipif(not SHIPPED.is_dir(), reason="no student for ScienceWorld in this package")
+needs_student = pytest.mark.skipif(
+    not SHIPPED.is_dir(), reason="no student for ScienceWorld in this package"
+)
 
-ACTIONS = ("open door to kitchen", "go to kitchen", "focus on pea plant", "pick up flower pot 6", "go to hallway",
-           "move flower pot 6 containing pea plant and soil in inventory to red box")
-PAGE = ("This room is called the kitchen. In it, you see: \n\ta flower pot 6 (containing a pea plant in the adult "
-        "stage, soil)\n\ta red box (containing nothing), 1 glass cup\nA door to the hallway (that is open)")
+ACTIONS = (
+    "open door to kitchen",
+    "go to kitchen",
+    "focus on pea plant",
+    "pick up flower pot 6",
+    "go to hallway",
+    "move flower pot 6 containing pea plant and soil in inventory to red box",
+)
+PAGE = (
+    "This room is called the kitchen. In it, you see: \n\ta flower pot 6 (containing a pea plant in the adult "
+    "stage, soil)\n\ta red box (containing nothing), 1 glass cup\nA door to the hallway (that is open)"
+)
 
 
 def episode():
     steps = [
-        Step(observation=PAGE, completion=format_completion(f"I am to find a(n) plant: {action}.", action),
-             action=action, reward=0.0)
+        Step(
+            observation=PAGE,
+            completion=format_completion(f"I am to find a(n) plant: {action}.", action),
+            action=action,
+            reward=0.0,
+        )
         for action in ACTIONS
     ]
-    return Trajectory(id="t", task="scienceworld/find-plant/150", author="expert:e", steps=tuple(steps),
-                      final_observation="", status="terminated", reward=1.0, success=True)
+    return Trajectory(
+        id="t",
+        task="scienceworld/find-plant/150",
+        author="expert:e",
+        steps=tuple(steps),
+        final_observation="",
+        status="terminated",
+        reward=1.0,
+        success=True,
+    )
 
 
 def own(trajectory):
@@ -128,8 +150,12 @@ def test_words_that_are_alike_are_exchanged_everywhere_alike(renderer, seed):
 @given(st.integers(0, 2**31))
 def test_slips_name_what_is_not_there_and_are_not_taught(renderer, seed):
     steps = episode().steps
-    other = Step(observation="", completion="Action: focus on dove", action="focus on dove", reward=0.0)
-    here = Step(observation="", completion="Action: go to hallway", action="go to hallway", reward=0.0)
+    other = Step(
+        observation="", completion="Action: focus on dove", action="focus on dove", reward=0.0
+    )
+    here = Step(
+        observation="", completion="Action: go to hallway", action="go to hallway", reward=0.0
+    )
     turns = with_slips(steps, [other, here], 0.5, random.Random(seed))
     assert [step.action for step, is_own in turns if is_own] == list(ACTIONS)
     assert {step.action for step, is_own in turns if not is_own} <= {"focus on dove"}
@@ -159,19 +185,35 @@ def test_another_environment_has_no_course():
 def test_it_is_made_from_development_variations(monkeypatch, tmp_path):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path / "cache"))
     settings = ScienceStudent(
-        kinds=("find-non-living-thing",), tasks=2, width=32, layers=1, drills=20, drill_updates=1, updates=1,
-        batch_size=2, threads=1,
+        kinds=("find-non-living-thing",),
+        tasks=2,
+        width=32,
+        layers=1,
+        drills=20,
+        drill_updates=1,
+        updates=1,
+        batch_size=2,
+        threads=1,
     )
     heard = []
-    make_base("scienceworld", tmp_path / "made", settings, played=lambda part, parts: heard.append((part, parts)))
+    make_base(
+        "scienceworld",
+        tmp_path / "made",
+        settings,
+        played=lambda part, parts: heard.append((part, parts)),
+    )
     assert heard == [(1, 2), (2, 2)]
     manifest = json.loads((tmp_path / "made/manifest.json").read_text())
     first = part_of("find-non-living-thing", "dev")[0]
-    assert manifest["made_from"] == [f"scienceworld/find-non-living-thing/{first + n}" for n in range(2)]
+    assert manifest["made_from"] == [
+        f"scienceworld/find-non-living-thing/{first + n}" for n in range(2)
+    ]
     assert load_model(str(tmp_path / "made"))[0].config.hidden_size == 32
     recipe = load_recipe(RECIPES / "scienceworld.toml", [f"model.name={tmp_path / 'made'}"])
     Run.create(tmp_path / "run", recipe).check()
-    seen = load_recipe(RECIPES / "scienceworld.toml", [f"model.name={tmp_path / 'made'}", "evaluate.split=dev"])
+    seen = load_recipe(
+        RECIPES / "scienceworld.toml", [f"model.name={tmp_path / 'made'}", "evaluate.split=dev"]
+    )
     with pytest.raises(ConfigError, match="was made from 2 of the tasks that the recipe plays"):
         Run.create(tmp_path / "seen", seen).check()
 
@@ -198,7 +240,9 @@ def test_the_shipped_student_has_seen_development_variations_alone():
 
 @needs_java
 def test_no_student_is_made_of_what_is_left_where_a_path_breaks(monkeypatch):
-    monkeypatch.setattr("eef.students.scienceworld.make_expert", lambda env, name: Broken("expert:flawless", str))
+    monkeypatch.setattr(
+        "eef.students.scienceworld.make_expert", lambda env, name: Broken("expert:flawless", str)
+    )
     with pytest.raises(EnvError, match=r"scienceworld/\S+ cannot be learned from: policy: no path"):
         list(play_gold(ScienceStudent(tasks=1), lambda part, parts: None))
 
@@ -220,7 +264,9 @@ def test_the_shipped_student_finds_its_way_in_other_variations(monkeypatch, tmp_
     for trajectory in play_gold(ScienceStudent(tasks=12), lambda part, parts: None):
         lesson = make_lesson(own(trajectory), renderer)
         with torch.no_grad():
-            predicted = model(input_ids=torch.tensor([lesson.ids])).logits[0, :-1].argmax(-1).tolist()
+            predicted = (
+                model(input_ids=torch.tensor([lesson.ids])).logits[0, :-1].argmax(-1).tolist()
+            )
         found = zip(predicted, lesson.ids[1:], lesson.weights[1:], strict=True)
         right += [guess == token for guess, token, weight in found if weight]
     assert sum(right) / len(right) > 0.9

@@ -20,12 +20,24 @@ from eef.renderer import Renderer
 from eef.students.builder import make_base
 from eef.students.curriculum import copying
 from eef.students.tokenizer import build_tokenizer
-from eef.students.webshop import DECISIONS, MARKS, ShopStudent, _lesson, _looking_up, _play_shop, shop_vocabulary
+from eef.students.webshop import (
+    DECISIONS,
+    MARKS,
+    ShopStudent,
+    _lesson,
+    _looking_up,
+    _play_shop,
+    shop_vocabulary,
+)
 from tests.fakes.shopping import open_shop, play_all
 
 pytestmark = pytest.mark.torch
 
-SHOPS = ({}, {"products": 400, "family_size": 5, "option_types": 3}, {"products": 1200, "family_size": 2})
+SHOPS = (
+    {},
+    {"products": 400, "family_size": 5, "option_types": 3},
+    {"products": 1200, "family_size": 2},
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +54,11 @@ def renderer(tokenizer):
 def episodes():
     """Episodes of a weak expert, which does whatever an expert can do, each with the shop it was played in."""
     shops = [open_shop(goals, **shop) for shop in SHOPS for goals in ("human", "synthetic")]
-    return [(env, played) for env in shops for played in play_all(env, make_shop_expert(env, "weak"), 40).values()]
+    return [
+        (env, played)
+        for env in shops
+        for played in play_all(env, make_shop_expert(env, "weak"), 40).values()
+    ]
 
 
 # --- the tokenizer -------------------------------------------------------------------------------------------------
@@ -82,7 +98,12 @@ def test_the_words_of_the_shop_are_one_token_each(tokenizer):
         assert len(encode(tokenizer, word)) == 1, word
 
 
-@given(st.lists(st.text(string.ascii_letters + string.digits + string.punctuation, min_size=1, max_size=9), max_size=6))
+@given(
+    st.lists(
+        st.text(string.ascii_letters + string.digits + string.punctuation, min_size=1, max_size=9),
+        max_size=6,
+    )
+)
 def test_any_ascii_text_can_be_spelled(tokenizer, words):
     """Case and the width of spaces are lost; brackets stand for those of an action."""
     text = " ".join(words).replace("[", "(").replace("]", ")").replace("<|", "<")
@@ -98,8 +119,10 @@ def test_a_product_number_of_a_small_shop_is_two_tokens(tokenizer):
 
 def test_turns_are_told_apart_by_special_tokens(renderer, tokenizer):
     conversation = [
-        {"role": "system", "content": "be kind"}, {"role": "user", "content": "page"},
-        {"role": "assistant", "content": "Action: click[red]"}, {"role": "user", "content": "page"},
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": "page"},
+        {"role": "assistant", "content": "Action: click[red]"},
+        {"role": "user", "content": "page"},
     ]
     text = tokenizer.decode(renderer.prompt(conversation))
     assert text.startswith("<|system|>")
@@ -132,7 +155,9 @@ def played():
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_of_turning_pages_the_reading_is_taught_and_the_decision_is_not(played, renderer, tokenizer, share):
+def test_of_turning_pages_the_reading_is_taught_and_the_decision_is_not(
+    played, renderer, tokenizer, share
+):
     """What is read before a page is turned ends with a mark; from there on there is loss only where it is taught."""
     settings = ShopStudent(turning_share=share, mark_weight=1.0)
     turned = 0
@@ -150,7 +175,9 @@ def test_of_turning_pages_the_reading_is_taught_and_the_decision_is_not(played, 
             assert weights == [1.0] * read + [0.0] * (len(ids) - read)
             if not share:  # the loss ends behind a mark, and what is left is the decision
                 left = tokenizer.decode(ids[read:-1])
-                assert re.fullmatch(r"(thought: )?((none fits\. )?next page\.|go back\.) action: .*", left), left
+                assert re.fullmatch(
+                    r"(thought: )?((none fits\. )?next page\.|go back\.) action: .*", left
+                ), left
     assert turned > 20
 
 
@@ -164,7 +191,9 @@ def test_marks_and_decisions_weigh_more(played, renderer, tokenizer):
 
 def test_some_turning_can_be_taught(played, renderer, tokenizer):
     rng = random.Random(0)
-    lessons = [_lesson(trajectory, renderer, ShopStudent(turning_share=0.5), rng) for trajectory in played]
+    lessons = [
+        _lesson(trajectory, renderer, ShopStudent(turning_share=0.5), rng) for trajectory in played
+    ]
     taught = [
         weights[-1] > 0
         for trajectory, lesson in zip(played, lessons, strict=True)
@@ -184,13 +213,17 @@ def test_a_drill_in_looking_up_opens_the_first_product_that_has_both(renderer, t
     titles = dict(zip(shown[::2], shown[1::2], strict=True))
     assert len(titles) == len(shown) // 2, "a product number comes once"
     thought, action = parse_completion(answer.replace("<|end|>", ""))
-    fitting = next(asin for asin, title in titles.items() if all(name in title for name in attributes))
+    fitting = next(
+        asin for asin, title in titles.items() if all(name in title for name in attributes)
+    )
     assert action == f"click[{fitting}]"
     need, *read = re.split(r" (?=b000)", thought)
     assert need == f"need {' '.join(attributes)}."
     for said, (asin, title) in zip(read, titles.items(), strict=False):
         named = re.findall(r"([\w-]+ [\w-]+) (yes|not)\b", said.removeprefix(f"{asin} "))
-        assert [mark for _, mark in named] == ["yes" if name in attributes else "not" for name, _ in named]
+        assert [mark for _, mark in named] == [
+            "yes" if name in attributes else "not" for name, _ in named
+        ]
         assert f" {' '.join(name for name, _ in named)} " in title
         assert said.endswith(" fits." if asin == fitting else " no.")
     assert len(read) == list(titles).index(fitting) + 1
@@ -236,10 +269,14 @@ def test_the_shipped_student_reads_shops_it_has_not_seen(shipped):
     right = []
     for lesson in lessons:
         with torch.no_grad():
-            predicted = model(input_ids=torch.tensor([lesson.ids])).logits[0, :-1].argmax(-1).tolist()
+            predicted = (
+                model(input_ids=torch.tensor([lesson.ids])).logits[0, :-1].argmax(-1).tolist()
+            )
         right += [
             guess == token
-            for guess, token, weight in zip(predicted, lesson.ids[1:], lesson.weights[1:], strict=True)
+            for guess, token, weight in zip(
+                predicted, lesson.ids[1:], lesson.weights[1:], strict=True
+            )
             if weight and token in marks
         ]
     assert len(right) > 200
@@ -249,7 +286,15 @@ def test_the_shipped_student_reads_shops_it_has_not_seen(shipped):
 # --- how it is made ------------------------------------------------------------------------------------------------
 
 SMALL = ShopStudent(
-    width=32, layers=1, drills=20, drill_updates=2, shops=2, tasks=6, updates=3, batch_size=4, threads=1
+    width=32,
+    layers=1,
+    drills=20,
+    drill_updates=2,
+    shops=2,
+    tasks=6,
+    updates=3,
+    batch_size=4,
+    threads=1,
 )
 
 
@@ -257,16 +302,28 @@ def test_it_is_made_loaded_and_the_same_each_time(tmp_path):
     heard = []
     for name in ("one", "two"):
         make_base(
-            "webshop", tmp_path / name, SMALL, played=lambda shop, shops: heard.append(("shops", shop, shops)),
-            trained=lambda lessons, progress: heard.append((lessons, progress.update, progress.updates)),
+            "webshop",
+            tmp_path / name,
+            SMALL,
+            played=lambda shop, shops: heard.append(("shops", shop, shops)),
+            trained=lambda lessons, progress: heard.append(
+                (lessons, progress.update, progress.updates)
+            ),
         )
     assert heard[: len(heard) // 2] == [
-        ("shops", 1, 2), ("shops", 2, 2), ("drills", 1, 2), ("drills", 2, 2),
-        ("lessons", 1, 3), ("lessons", 2, 3), ("lessons", 3, 3),
+        ("shops", 1, 2),
+        ("shops", 2, 2),
+        ("drills", 1, 2),
+        ("drills", 2, 2),
+        ("lessons", 1, 3),
+        ("lessons", 2, 3),
+        ("lessons", 3, 3),
     ]
     models = []
     for name in ("one", "two", "one"):
-        model, tokenizer = load_model(str(tmp_path / name), dtype="float32", device="cpu", lora=None)
+        model, tokenizer = load_model(
+            str(tmp_path / name), dtype="float32", device="cpu", lora=None
+        )
         assert tokenizer.get_vocab() == build_tokenizer(shop_vocabulary()).get_vocab()
         assert model.config.hidden_size == 32
         models.append(model.state_dict())
@@ -276,7 +333,9 @@ def test_it_is_made_loaded_and_the_same_each_time(tmp_path):
 def test_another_seed_makes_another_student(tmp_path):
     weights = []
     for seed in (1, 2):
-        make_base("webshop", tmp_path / str(seed), SMALL.model_copy(update={"seed": seed, "updates": 1}))
+        make_base(
+            "webshop", tmp_path / str(seed), SMALL.model_copy(update={"seed": seed, "updates": 1})
+        )
         model, _ = load_model(str(tmp_path / str(seed)), dtype="float32", device="cpu", lora=None)
         weights.append(model.get_input_embeddings().weight)
     assert not torch.equal(*weights)

@@ -53,7 +53,9 @@ def weights_of(model):
 def score(model, way):
     """The definition: the weighted log-probability, token by token."""
     logits = model(torch.tensor([way.ids])).logits[0].log_softmax(-1)
-    return sum(way.weights[at] * float(logits[at - 1, way.ids[at]]) for at in range(1, len(way.ids)))
+    return sum(
+        way.weights[at] * float(logits[at - 1, way.ids[at]]) for at in range(1, len(way.ids))
+    )
 
 
 def margin(model, pair):
@@ -70,7 +72,9 @@ def test_the_first_loss_is_that_of_equal_models():
     ways = [way for pair in batch for way in (pair.chosen, pair.rejected)]
     assert result.losses == pytest.approx([log(2)], rel=1e-6)
     assert result.trained_tokens == sum(way.trained for way in ways)
-    assert result.processed_tokens == 2 * sum(len(way.ids) for way in ways)  # the reference's pass among them
+    assert result.processed_tokens == 2 * sum(
+        len(way.ids) for way in ways
+    )  # the reference's pass among them
 
 
 def test_the_loss_is_the_definition():
@@ -82,7 +86,9 @@ def test_the_loss_is_the_definition():
     gaps = [BETA * (margin(after, pair) - held) for pair, held in zip(batch, before, strict=True)]
     expected = -sum(torch.nn.functional.logsigmoid(torch.tensor(gap)) for gap in gaps) / 4
     again = tiny_model()
-    two = train_pairs(again, batch, settings(updates=2, learning_rate=0.01, schedule="constant"), BETA).losses
+    two = train_pairs(
+        again, batch, settings(updates=2, learning_rate=0.01, schedule="constant"), BETA
+    ).losses
     assert losses[0] == two[0]
     assert two[1] == pytest.approx(float(expected), rel=1e-3)
 
@@ -92,11 +98,20 @@ def trl_trainer(model, reference, directory):
     datasets = pytest.importorskip("datasets")
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 2
     arguments = trl.DPOConfig(
-        output_dir=str(directory), beta=BETA, use_cpu=True, bf16=False, report_to=[], per_device_train_batch_size=4,
-        gradient_checkpointing=False, disable_dropout=True,
+        output_dir=str(directory),
+        beta=BETA,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        per_device_train_batch_size=4,
+        gradient_checkpointing=False,
+        disable_dropout=True,
     )
     return trl.DPOTrainer(
-        model=model, ref_model=reference, args=arguments, train_dataset=datasets.Dataset.from_list(rows),
+        model=model,
+        ref_model=reference,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tiny_tokenizer(),
     )
 
@@ -108,7 +123,9 @@ def trl_batch(batch):
     padded = {
         "input_ids": [[*way.ids, *[0] * (width - len(way.ids))] for way in ways],
         "attention_mask": [[1] * len(way.ids) + [0] * (width - len(way.ids)) for way in ways],
-        "completion_mask": [[*map(int, way.weights), *[0] * (width - len(way.ids))] for way in ways],
+        "completion_mask": [
+            [*map(int, way.weights), *[0] * (width - len(way.ids))] for way in ways
+        ],
     }
     return {name: torch.tensor(values) for name, values in padded.items()}
 
@@ -117,7 +134,9 @@ def trl_batch(batch):
 def test_the_loss_is_trls_on_the_same_tokens(tmp_path):
     """TRL is the reference: another student than the reference model, four pairs, our masks in its batch."""
     student, batch = tiny_model(seed=1), pairs(4)
-    ours = train_pairs(student, batch, settings(updates=3, schedule="constant", learning_rate=1e-2), BETA)
+    ours = train_pairs(
+        student, batch, settings(updates=3, schedule="constant", learning_rate=1e-2), BETA
+    )
     at_third = tiny_model(seed=1)
     train_pairs(at_third, batch, settings(updates=2, schedule="constant", learning_rate=1e-2), BETA)
     trainer = trl_trainer(at_third, tiny_model(seed=1), tmp_path)
@@ -141,7 +160,10 @@ def test_a_batch_in_parts_is_the_batch_at_once(micro_tokens):
     expected = train_pairs(whole, pairs(), settings(micro_tokens=100_000), BETA)
     found = train_pairs(parts, pairs(), settings(micro_tokens=micro_tokens), BETA)
     assert found.losses == pytest.approx(expected.losses, rel=1e-5)
-    assert (found.trained_tokens, found.processed_tokens) == (expected.trained_tokens, expected.processed_tokens)
+    assert (found.trained_tokens, found.processed_tokens) == (
+        expected.trained_tokens,
+        expected.processed_tokens,
+    )
 
 
 def test_pairs_without_trained_tokens_are_left_out():
@@ -155,27 +177,46 @@ def test_pairs_without_trained_tokens_are_left_out():
 
 def episode(name, *turns, author="policy:eto@round1", win=False, start=None, task="toy/1"):
     steps = tuple(
-        Step(observation=f"PAGE {seen} of the shop", completion=f"Thought: I {does}.\nAction: {does}", action=does)
+        Step(
+            observation=f"PAGE {seen} of the shop",
+            completion=f"Thought: I {does}.\nAction: {does}",
+            action=does,
+        )
         for seen, does in turns
     )
     return Trajectory(
-        id=name, task=task, author=author, steps=steps, final_observation="PAGE over", status="terminated",
-        reward=float(win), success=win, start=start, round=0 if author.startswith("expert") else 1,
+        id=name,
+        task=task,
+        author=author,
+        steps=steps,
+        final_observation="PAGE over",
+        status="terminated",
+        reward=float(win),
+        success=win,
+        start=start,
+        round=0 if author.startswith("expert") else 1,
     )
 
 
 def stored():
     """An expert's failure, an expert's win of another task, and the student's rollouts: every method finds pairs."""
-    failed = episode("f", ("one", "search"), ("two", "next"), ("three", "buy red"), author="expert:strong")
-    won = episode("w", ("uno", "look"), ("due", "buy"), author="expert:strong", win=True, task="toy/2")
-    return TrajectorySet([
-        failed, won,
-        episode("s", ("one", "search"), ("four", "buy blue"), win=True),
-        episode("t", ("three", "buy green"), start=StateRef("f", 2)),
-        episode("u", ("two", "back"), ("five", "buy blue"), start=StateRef("f", 1), win=True),
-        episode("l", ("uno", "leave"), task="toy/2"),
-        episode("m", ("due", "leave"), start=StateRef("w", 1), task="toy/2"),
-    ])
+    failed = episode(
+        "f", ("one", "search"), ("two", "next"), ("three", "buy red"), author="expert:strong"
+    )
+    won = episode(
+        "w", ("uno", "look"), ("due", "buy"), author="expert:strong", win=True, task="toy/2"
+    )
+    return TrajectorySet(
+        [
+            failed,
+            won,
+            episode("s", ("one", "search"), ("four", "buy blue"), win=True),
+            episode("t", ("three", "buy green"), start=StateRef("f", 2)),
+            episode("u", ("two", "back"), ("five", "buy blue"), start=StateRef("f", 1), win=True),
+            episode("l", ("uno", "leave"), task="toy/2"),
+            episode("m", ("due", "leave"), start=StateRef("w", 1), task="toy/2"),
+        ]
+    )
 
 
 @pytest.mark.parametrize("method", ["eto", "ipr", "eef+dpo"])
@@ -183,13 +224,21 @@ def stored():
 def test_no_token_of_the_environment_carries_loss(method, loss_on):
     store, tokenizer = stored(), tiny_tokenizer()
     selection = make_method(method).select(store, ["toy/1", "toy/2"], 1)
-    rendered, overflows = render_pairs(selection.pairs, store, PROMPT, Renderer(tokenizer, loss_on=loss_on))
+    rendered, overflows = render_pairs(
+        selection.pairs, store, PROMPT, Renderer(tokenizer, loss_on=loss_on)
+    )
     assert rendered
     assert not overflows
     for way in (way for pair in rendered for way in (pair.chosen, pair.rejected)):
         parts = groupby(zip(way.ids, way.weights, strict=True), key=lambda token: token[1])
-        trained = [tokenizer.decode([token for token, _ in group]) for weight, group in parts if weight]
-        begins = "Thought: I" if loss_on == "completion" else ("search", "next", "buy", "back", "look", "leave")
+        trained = [
+            tokenizer.decode([token for token, _ in group]) for weight, group in parts if weight
+        ]
+        begins = (
+            "Thought: I"
+            if loss_on == "completion"
+            else ("search", "next", "buy", "back", "look", "leave")
+        )
         for text in trained:
             assert text.startswith(begins)
             assert text.endswith("<|end|>")
@@ -205,12 +254,15 @@ def test_trls_own_collator_puts_pages_into_the_loss():
     (rendered,), _ = render_pairs([pair], store, PROMPT, Renderer(tokenizer))
     prompt = rendered.chosen.weights.index(1.0)  # up to the first completion both ways are the same
     row = {
-        "prompt_ids": list(rendered.chosen.ids[:prompt]), "chosen_ids": list(rendered.chosen.ids[prompt:]),
+        "prompt_ids": list(rendered.chosen.ids[:prompt]),
+        "chosen_ids": list(rendered.chosen.ids[prompt:]),
         "rejected_ids": list(rendered.rejected.ids[prompt:]),
     }
     batch = preference.DataCollatorForPreference(pad_token_id=0)([row])
     theirs = tokenizer.decode(batch["input_ids"][0][batch["completion_mask"][0] == 1])
-    ours = tokenizer.decode([token for token, weight in zip(*_of(rendered.chosen), strict=True) if weight])
+    ours = tokenizer.decode(
+        [token for token, weight in zip(*_of(rendered.chosen), strict=True) if weight]
+    )
     assert "PAGE four of the shop" in theirs
     assert "PAGE" not in ours
 
@@ -237,25 +289,41 @@ def imitations():
 
 def test_updates_are_those_of_both_parts_together():
     heard = []
-    result = tune(tiny_model(), imitations(), pairs(), settings(updates=5), DpoSettings(share=0.4),
-                  progress=heard.append)
+    result = tune(
+        tiny_model(),
+        imitations(),
+        pairs(),
+        settings(updates=5),
+        DpoSettings(share=0.4),
+        progress=heard.append,
+    )
     assert (result.updates, len(result.losses)) == (5, 5)
-    assert [(progress.update, progress.updates) for progress in heard] == [(number, 5) for number in range(1, 6)]
+    assert [(progress.update, progress.updates) for progress in heard] == [
+        (number, 5) for number in range(1, 6)
+    ]
     assert result.losses[3] == pytest.approx(log(2), rel=1e-5)
     assert heard[-1].processed_tokens == result.processed_tokens
     assert [heard[2].learning_rate > 1e-4, heard[3].learning_rate > 1e-4] == [True, False]
 
 
-@pytest.mark.parametrize(("examples", "preferences", "updates"), [(True, False, 4), (False, True, 4)])
+@pytest.mark.parametrize(
+    ("examples", "preferences", "updates"), [(True, False, 4), (False, True, 4)]
+)
 def test_what_there_is_alone_takes_all_updates(examples, preferences, updates):
     result = tune(
-        tiny_model(), imitations() if examples else [], pairs() if preferences else [], settings(), DpoSettings()
+        tiny_model(),
+        imitations() if examples else [],
+        pairs() if preferences else [],
+        settings(),
+        DpoSettings(),
     )
     assert result.updates == updates
 
 
 def test_one_update_is_left_to_the_examples():
-    assert tune(tiny_model(), imitations(), pairs(), settings(updates=1), DpoSettings()).updates == 1
+    assert (
+        tune(tiny_model(), imitations(), pairs(), settings(updates=1), DpoSettings()).updates == 1
+    )
 
 
 class Killed(Exception):
@@ -271,8 +339,15 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kill_at):
             if progress.update == stop:
                 raise Killed
 
-        result = tune(model, imitations(), pairs(), settings(updates=5, save_every=1), DpoSettings(learning_rate=1e-3),
-                      directory=directory, progress=watch)
+        result = tune(
+            model,
+            imitations(),
+            pairs(),
+            settings(updates=5, save_every=1),
+            DpoSettings(learning_rate=1e-3),
+            directory=directory,
+            progress=watch,
+        )
         return result.losses, result.processed_tokens, weights_of(model)
 
     losses, tokens, weights = run(tmp_path / "whole")

@@ -22,7 +22,8 @@ from eef.training.trainer import learning_rate  # noqa: E402
 from tests.fakes.tiny import save_tiny, tiny_model, tiny_tokenizer  # noqa: E402
 
 pytestmark = [  # peft asks transformers by a name which transformers has given up
-    pytest.mark.torch, pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
 ]
 
 
@@ -77,7 +78,11 @@ def trained_in_parts(micro_tokens, updates):
     # a low rate: the steps in which last bits count must not carry the weights of later updates apart
     chosen = settings(updates=updates, micro_tokens=micro_tokens, learning_rate=3e-4)
     losses = train(model, examples(), chosen).losses
-    return losses, torch.cat([gradients[name] for name, _ in model.named_parameters()]), weights_of(model)
+    return (
+        losses,
+        torch.cat([gradients[name] for name, _ in model.named_parameters()]),
+        weights_of(model),
+    )
 
 
 @pytest.mark.parametrize("micro_tokens", [1, 100])
@@ -114,7 +119,11 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, lora):
                 raise Killed
 
         result = train(
-            model, examples(), settings(updates=7, save_every=2), directory=directory, progress=watch
+            model,
+            examples(),
+            settings(updates=7, save_every=2),
+            directory=directory,
+            progress=watch,
         )
         return weights_of(model), result
 
@@ -144,7 +153,8 @@ def test_a_point_of_another_training_is_refused(tmp_path):
 def test_points_hold_no_pickle(tmp_path):
     train(tiny_model(), examples(), settings(save_every=3), directory=tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
-        "manifest.json", "state.safetensors",
+        "manifest.json",
+        "state.safetensors",
     ]
 
 
@@ -168,7 +178,9 @@ def test_only_adapters_are_trained(tmp_path):
     model, _ = load_model(str(save_tiny(tmp_path)), device="cpu", lora=LoraSettings(rank=2))
     before = {name: value.clone() for name, value in model.named_parameters()}
     train(model, examples(), settings())
-    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in model.named_parameters() if not torch.equal(value, before[name])
+    }
     assert changed
     assert all("lora" in name for name in changed)
 
@@ -194,7 +206,9 @@ def test_only_asked_for_positions_reach_the_vocabulary():
 
 
 def test_tensors_worked_example():
-    ids, positions, targets, weights = tensors([Rendered((5, 6, 7), (0, 1, 0.5)), Rendered((8, 9), (0, 1))])
+    ids, positions, targets, weights = tensors(
+        [Rendered((5, 6, 7), (0, 1, 0.5)), Rendered((8, 9), (0, 1))]
+    )
     assert ids[:, :3].tolist() == [[5, 6, 7], [8, 9, 0]]
     assert ids.shape == (2, 16)
     assert positions.tolist() == [0, 1, 16]
@@ -205,7 +219,9 @@ def test_tensors_worked_example():
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 5))
 def test_each_epoch_visits_every_example_once(count, batch_size, seed):
     needed = -(-3 * count // batch_size)
-    order = [index for batch in islice(batches(count, batch_size, seed), needed) for index in batch][: 3 * count]
+    order = [
+        index for batch in islice(batches(count, batch_size, seed), needed) for index in batch
+    ][: 3 * count]
     for epoch in range(3):
         assert sorted(order[epoch * count : (epoch + 1) * count]) == list(range(count))
 
@@ -221,7 +237,10 @@ def test_micro_batches_keep_every_example_within_the_limit(lengths, limit):
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_schedules_rise_then_do_not(schedule):
-    rates = [learning_rate(update, 20, settings(schedule=schedule, learning_rate=1.0)) for update in range(20)]
+    rates = [
+        learning_rate(update, 20, settings(schedule=schedule, learning_rate=1.0))
+        for update in range(20)
+    ]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert all(one >= other > 0 for one, other in pairwise(rates[4:]))
 
@@ -231,7 +250,9 @@ def test_checkpoint_is_whole_only_with_its_manifest(tmp_path):
     save_checkpoint(model, tokenizer, tmp_path / "c", base="base", about={"round": 2})
     assert is_complete(tmp_path / "c")
     assert read_manifest(tmp_path / "c")["round"] == 2
-    assert json.loads((tmp_path / "c" / "generation_config.json").read_text())["eos_token_id"] == [256]
+    assert json.loads((tmp_path / "c" / "generation_config.json").read_text())["eos_token_id"] == [
+        256
+    ]
     verify_checkpoint(tmp_path / "c")
     again, _ = load_model(str(tmp_path / "c"), device="cpu")
     assert torch.equal(weights_of(model), weights_of(again))

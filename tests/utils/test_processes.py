@@ -20,7 +20,9 @@ end_process(process, 5.0)
 
 def test_not_even_the_first_process_hears_ctrl_c():
     """The first one starts what multiprocessing keeps its resources with, which lets the signal through again."""
-    done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout, 16) & 0b10, "SIGINT is signal 2"
 
 

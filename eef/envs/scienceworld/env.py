@@ -81,9 +81,13 @@ class ScienceWorld(PooledEnv):
         self._flags = CONSTANT_HASH if deterministic else ()
         self.prompt = REACT_PROMPT if prompt == "react" else ""
         if not train or len(set(train)) != len(train):
-            raise ConfigError(f"`env.train` is {list(train)}, expected one or more official parts, each once")
+            raise ConfigError(
+                f"`env.train` is {list(train)}, expected one or more official parts, each once"
+            )
         if not 0.0 < success_threshold <= 1.0:
-            raise ConfigError(f"`env.success_threshold` is {success_threshold}, expected above 0 and up to 1")
+            raise ConfigError(
+                f"`env.success_threshold` is {success_threshold}, expected above 0 and up to 1"
+            )
         longest = max(ETO_LIMITS.values()) if self._limits == "eto" else 100
         self.step_limit = longest if step_limit is None else step_limit
         self.success_threshold = success_threshold
@@ -103,9 +107,12 @@ class ScienceWorld(PooledEnv):
         """
         splits = list(HELD_OUT) if split == "held-out" else [split]
         variations = {
-            name: list(interleave({each: self._variations(name, each) for each in splits})) for name in self._names
+            name: list(interleave({each: self._variations(name, each) for each in splits}))
+            for name in self._names
         }
-        return TaskSet.of([self.task(name, number, each) for name, (each, number) in interleave(variations)])
+        return TaskSet.of(
+            [self.task(name, number, each) for name, (each, number) in interleave(variations)]
+        )
 
     def task(self, name: str, variation: int, split: str = "") -> Task:
         """One variation of a task. ConfigError where there is none such."""

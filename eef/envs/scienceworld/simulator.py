@@ -88,7 +88,10 @@ class ScienceWorldSimulator:
         with self._jvm.asked():
             self._enter(game)
             seen = str(game.interface.step(action)).strip()
-            score, completed = round(float(game.interface.getScore()), 6), bool(game.interface.getCompleted())
+            score, completed = (
+                round(float(game.interface.getScore()), 6),
+                bool(game.interface.getCompleted()),
+            )
         game.over = completed or score < 0
         gained, game.score = round(score - game.score, 6), score
         return StepResult(seen, gained, game.over)
@@ -118,8 +121,11 @@ class ScienceWorldSimulator:
             found = {}
             for name in list(game.interface.getTaskNames()):
                 self._load(game, Start(str(name), 0, ""), gold=False)
-                parts = (game.interface.getVariationsTrain, game.interface.getVariationsDev,
-                         game.interface.getVariationsTest)
+                parts = (
+                    game.interface.getVariationsTrain,
+                    game.interface.getVariationsDev,
+                    game.interface.getVariationsTest,
+                )
                 found[str(name)] = [[int(number) for number in part()] for part in parts]
             return found
 

@@ -53,19 +53,41 @@ VARIATIONS = {
 """Variations of each task, in the official order (topics 1-1 to 10-2)."""
 
 ETO_LIMITS = {
-    "boil": 100, "melt": 80, "freeze": 80, "change-the-state-of-matter-of": 80, "use-thermometer": 30,
-    "measure-melting-point-known-substance": 120, "power-component": 20,
-    "power-component-renewable-vs-nonrenewable-energy": 30, "test-conductivity": 30,
-    "test-conductivity-of-unknown-substances": 30, "find-living-thing": 15, "find-non-living-thing": 15,
-    "find-plant": 15, "find-animal": 15, "grow-plant": 30, "grow-fruit": 60, "chemistry-mix": 60,
-    "chemistry-mix-paint-secondary-color": 15, "chemistry-mix-paint-tertiary-color": 30, "lifespan-longest-lived": 10,
-    "lifespan-shortest-lived": 10, "lifespan-longest-lived-then-shortest-lived": 12, "identify-life-stages-1": 30,
+    "boil": 100,
+    "melt": 80,
+    "freeze": 80,
+    "change-the-state-of-matter-of": 80,
+    "use-thermometer": 30,
+    "measure-melting-point-known-substance": 120,
+    "power-component": 20,
+    "power-component-renewable-vs-nonrenewable-energy": 30,
+    "test-conductivity": 30,
+    "test-conductivity-of-unknown-substances": 30,
+    "find-living-thing": 15,
+    "find-non-living-thing": 15,
+    "find-plant": 15,
+    "find-animal": 15,
+    "grow-plant": 30,
+    "grow-fruit": 60,
+    "chemistry-mix": 60,
+    "chemistry-mix-paint-secondary-color": 15,
+    "chemistry-mix-paint-tertiary-color": 30,
+    "lifespan-longest-lived": 10,
+    "lifespan-shortest-lived": 10,
+    "lifespan-longest-lived-then-shortest-lived": 12,
+    "identify-life-stages-1": 30,
     "identify-life-stages-2": 30,
 }
 """Steps of an episode at most in ETO (arXiv 2403.02502), which plays these 24 tasks."""
 
 HELD_OUT: dict[str, Part] = {"seen": "dev", "unseen": "test"}
-SIMPLIFICATIONS = ("teleportAction", "openDoors", "selfWateringFlowerPots", "noElectricalAction", "openContainers")
+SIMPLIFICATIONS = (
+    "teleportAction",
+    "openDoors",
+    "selfWateringFlowerPots",
+    "noElectricalAction",
+    "openContainers",
+)
 _NAMED = {"none": (), "easy": SIMPLIFICATIONS[:4], "eto": SIMPLIFICATIONS}
 _ELECTRICAL = ("power-component", "conductivity")
 _FIRST = dict(zip(VARIATIONS, accumulate(VARIATIONS.values(), initial=0), strict=False))
@@ -86,10 +108,19 @@ class Preset:
 
 PRESETS = {
     "all": Preset(tuple(VARIATIONS), None, 10, "easy", "none"),
-    "eto-24": Preset(tuple(name for name in VARIATIONS if name in ETO_LIMITS), 120, 10, "eto", "eto"),
+    "eto-24": Preset(
+        tuple(name for name in VARIATIONS if name in ETO_LIMITS), 120, 10, "eto", "eto"
+    ),
     "agentgym-23": Preset(
-        tuple(name for name in VARIATIONS if not name.startswith(("grow-", "inclined-plane-", "mendelian-"))),
-        None, 10, "none", "none",
+        tuple(
+            name
+            for name in VARIATIONS
+            if not name.startswith(("grow-", "inclined-plane-", "mendelian-"))
+        ),
+        None,
+        10,
+        "none",
+        "none",
     ),
 }
 
@@ -102,7 +133,11 @@ def part_of(name: str, part: Part) -> range:
     """
     total = VARIATIONS[name]
     quarter = total // 4
-    bounds = {"train": (0, 2 * quarter), "dev": (2 * quarter, 3 * quarter), "test": (3 * quarter, total)}
+    bounds = {
+        "train": (0, 2 * quarter),
+        "dev": (2 * quarter, 3 * quarter),
+        "test": (3 * quarter, total),
+    }
     return range(*bounds[part])
 
 
@@ -113,7 +148,10 @@ def held_out_part(task: str) -> str:
     ('seen', 'unseen')
     """
     _, name, variation = task.split("/")
-    return next((held_out for held_out, part in HELD_OUT.items() if int(variation) in part_of(name, part)), "")
+    return next(
+        (held_out for held_out, part in HELD_OUT.items() if int(variation) in part_of(name, part)),
+        "",
+    )
 
 
 def index_of(name: str, variation: int) -> int:
@@ -122,7 +160,8 @@ def index_of(name: str, variation: int) -> int:
         raise unknown("task", name, VARIATIONS)
     if not 0 <= variation < VARIATIONS[name]:
         raise ConfigError(
-            f"ScienceWorld: `{name}` has no variation {variation}", hint=f"it has 0 to {VARIATIONS[name] - 1}"
+            f"ScienceWorld: `{name}` has no variation {variation}",
+            hint=f"it has 0 to {VARIATIONS[name] - 1}",
         )
     return _FIRST[name] + variation
 
@@ -134,7 +173,9 @@ def at_index(index: int) -> tuple[str, int]:
     (('boil', 0), ('melt', 1))
     """
     if not 0 <= index < TOTAL:
-        raise ConfigError(f"ScienceWorld has no task number {index}", hint=f"there are 0 to {TOTAL - 1}")
+        raise ConfigError(
+            f"ScienceWorld has no task number {index}", hint=f"there are 0 to {TOTAL - 1}"
+        )
     name = next(name for name in reversed(VARIATIONS) if _FIRST[name] <= index)
     return name, index - _FIRST[name]
 
@@ -158,7 +199,9 @@ def choose_tasks(given: str | Sequence[str]) -> tuple[Preset, tuple[str, ...]]:
         if name not in VARIATIONS:
             raise unknown("task or preset", name, [*VARIATIONS, *PRESETS])
     if not names or len(set(names)) != len(names):
-        raise ConfigError(f"ScienceWorld: `tasks` is {list(names)}, expected one or more, each once")
+        raise ConfigError(
+            f"ScienceWorld: `tasks` is {list(names)}, expected one or more, each once"
+        )
     return PRESETS["all"], names
 
 
@@ -195,7 +238,11 @@ class Simplifications:
 
     def told(self, task: str) -> str:
         """What the simulator is told for a task; the named sets leave out what it may not have."""
-        return ",".join(name for name in self.names if name != "noElectricalAction" or not needs_electricity(task))
+        return ",".join(
+            name
+            for name in self.names
+            if name != "noElectricalAction" or not needs_electricity(task)
+        )
 
     def _refuse_without_electricity(self) -> None:
         needing = [task for task in self.tasks if needs_electricity(task)]

@@ -89,7 +89,10 @@ class PooledEnv:
         return min(1.0, max(0.0, round(fsum(rewards), 6)))
 
     def snapshot(self) -> Any:
-        raise EnvError(f"{self.name} has no snapshots", hint="play the recorded actions again (`eef.env.replay`)")
+        raise EnvError(
+            f"{self.name} has no snapshots",
+            hint="play the recorded actions again (`eef.env.replay`)",
+        )
 
     def restore(self, snapshot: Any) -> None:
         self.snapshot()

@@ -52,13 +52,19 @@ class GoldPaths:
         self._failed: dict[str, EnvError] = {}
         self._read: set[Path] = set()
 
-    def prepare(self, tasks: Iterable[Task], heard: Callable[[int], None] = lambda done: None) -> None:
+    def prepare(
+        self, tasks: Iterable[Task], heard: Callable[[int], None] = lambda done: None
+    ) -> None:
         """Make what is missing, as many at a time as there are workers; `heard` is told how many are done.
 
         A path of which the simulator breaks, or which takes it too long, is left out; it is not tried again.
         """
         wanted = list(dict.fromkeys(tasks))
-        missing = [task for task in wanted if self._find(task) is None and self._key(task) not in self._failed]
+        missing = [
+            task
+            for task in wanted
+            if self._find(task) is None and self._key(task) not in self._failed
+        ]
         threads = ThreadPoolExecutor(len(self._env.pool.workers))
         try:
             made = {threads.submit(self._make, task): task for task in missing}
@@ -182,14 +188,23 @@ class GoldExpert:
         self.name = name
         self._paths, self._rate, self._think = paths, rate, think
 
-    def act(self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+    def act(
+        self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
+    ) -> list[Completion]:
         raise EnvError(f"`{self.name}` must be told the tasks", hint="`act_on` tells them")
 
     def act_on(
-        self, tasks: Sequence[Task], conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
+        self,
+        tasks: Sequence[Task],
+        conversations: Sequence[Conversation],
+        seeds: Sequence[int],
+        sampling: Sampling,
     ) -> list[Completion]:
         self._paths.prepare(tasks)
-        return [self._turn(task, conversation) for task, conversation in zip(tasks, conversations, strict=True)]
+        return [
+            self._turn(task, conversation)
+            for task, conversation in zip(tasks, conversations, strict=True)
+        ]
 
     def plan(self, task: Task) -> list[str]:
         """The actions that it plays in a task."""

@@ -22,12 +22,18 @@ from eef.errors import ConfigError, EnvDied, EnvError
 
 OLDEST_JAVA = 11
 INSTALL_JAVA = "install a Java runtime: `apt-get install default-jre-headless` (Debian, Ubuntu), or set `JAVA_HOME`"
-INSTALL_HOTSPOT = "install OpenJDK's own JVM (HotSpot), or set `env.deterministic = false` to do without"
+INSTALL_HOTSPOT = (
+    "install OpenJDK's own JVM (HotSpot), or set `env.deterministic = false` to do without"
+)
 _SECONDS_TO_END = 1.0
 OUT_OF_MEMORY = 3
 """Exit status of a JVM that was told to end when its heap is full."""
 
-CONSTANT_HASH = ("-XX:+IgnoreUnrecognizedVMOptions", "-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2")
+CONSTANT_HASH = (
+    "-XX:+IgnoreUnrecognizedVMOptions",
+    "-XX:+UnlockExperimentalVMOptions",
+    "-XX:hashCode=2",
+)
 """Every object gets the same identity hash, so that sets of objects keep their order from one JVM to the next."""
 
 
@@ -40,10 +46,14 @@ def find_java() -> str:
     java = shutil.which("java", path=str(Path(home) / "bin") if home else None)
     if java is None:
         where = f" in `JAVA_HOME` ({home})" if home else ""
-        raise ConfigError(f"there is no `java`{where}, which this environment runs on", hint=INSTALL_JAVA)
+        raise ConfigError(
+            f"there is no `java`{where}, which this environment runs on", hint=INSTALL_JAVA
+        )
     version = java_version(java)
     if version < OLDEST_JAVA:
-        raise ConfigError(f"`{java}` is Java {version}, needed is {OLDEST_JAVA} or newer", hint=INSTALL_JAVA)
+        raise ConfigError(
+            f"`{java}` is Java {version}, needed is {OLDEST_JAVA} or newer", hint=INSTALL_JAVA
+        )
     return java
 
 
@@ -56,7 +66,10 @@ def java_version(java: str) -> int:
         raise ConfigError(f"`{java}` cannot be run: {error}", hint=INSTALL_JAVA) from error
     match = re.search(r'version "(?:1\.)?(\d+)', said)
     if status != 0 or match is None:
-        raise ConfigError(f"`{java} -version` does not say which Java it is: {said or 'nothing'}", hint=INSTALL_JAVA)
+        raise ConfigError(
+            f"`{java} -version` does not say which Java it is: {said or 'nothing'}",
+            hint=INSTALL_JAVA,
+        )
     return int(match[1])
 
 
@@ -100,7 +113,12 @@ class JvmSettings:
     @property
     def options(self) -> list[str]:
         """All that the JVM is told."""
-        return [f"-Xmx{self.memory}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", *self.flags]
+        return [
+            f"-Xmx{self.memory}m",
+            "-XX:+UseSerialGC",
+            "-XX:+ExitOnOutOfMemoryError",
+            *self.flags,
+        ]
 
 
 def _why_not(settings: JvmSettings, error: Exception) -> str:
@@ -123,8 +141,14 @@ class Jvm:
         folder = str(Path(settings.jar).parent)
         try:
             port, token, self._process = launch_gateway(
-                classpath=settings.jar, javaopts=settings.options, java_path=settings.java, cwd=folder,
-                die_on_exit=True, enable_auth=True, return_proc=True, create_new_process_group=True,
+                classpath=settings.jar,
+                javaopts=settings.options,
+                java_path=settings.java,
+                cwd=folder,
+                die_on_exit=True,
+                enable_auth=True,
+                return_proc=True,
+                create_new_process_group=True,
             )
         except (OSError, ValueError) as error:
             raise EnvError(
@@ -168,7 +192,11 @@ class Jvm:
             status = self._process.wait(_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             return "did not answer in time"
-        return "ran out of memory (raise `env.memory`)" if status == OUT_OF_MEMORY else f"ended with status {status}"
+        return (
+            "ran out of memory (raise `env.memory`)"
+            if status == OUT_OF_MEMORY
+            else f"ended with status {status}"
+        )
 
     def is_alive(self) -> bool:
         return self._process.poll() is None

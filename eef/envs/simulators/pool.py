@@ -29,7 +29,9 @@ class Pool:
     """Some workers, started when they are first needed."""
 
     def __init__(self, opener: Opener, *, size: int, patience: float, name: str) -> None:
-        self.workers = [Worker(opener, patience, f"worker {number} of {name}") for number in range(size)]
+        self.workers = [
+            Worker(opener, patience, f"worker {number} of {name}") for number in range(size)
+        ]
         self._numbers = count()
         self._lock = threading.Lock()
         self._coming: Counter[Worker] = Counter()
@@ -137,7 +139,10 @@ class Seat:
         while True:
             self._generation, first = self._worker.begin(self._number, self._start)
             try:
-                again = [self._worker.ask(self._generation, self._number, action) for action, _ in self._played]
+                again = [
+                    self._worker.ask(self._generation, self._number, action)
+                    for action, _ in self._played
+                ]
             except Lost:
                 continue
             if (self._first or first) != first or again != [result for _, result in self._played]:

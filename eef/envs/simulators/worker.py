@@ -21,7 +21,7 @@ START_PATIENCE = 120.0  # seconds for a fresh interpreter and its JVM, on a mach
 _MARGIN = 10.0  # a worker gives its simulator up before it is given up itself
 _SECONDS_TO_NOTICE = 3.0  # that its pipe is closed; it does not while a call hangs
 _SECONDS_TO_END = 5.0
-_GUARD = "workers import the script that starts them: what it does must stand below `if __name__ == \"__main__\":`"
+_GUARD = 'workers import the script that starts them: what it does must stand below `if __name__ == "__main__":`'
 _DEAD_BEFORE = "dead before it was asked"
 OVER = "The episode is over."
 
@@ -124,10 +124,14 @@ class Worker:
     def _start(self) -> None:
         ours, theirs = SPAWN.Pipe()
         try:
-            self._process = start_process(_serve, (self._opener, theirs), name=self._name, leaf=True)
+            self._process = start_process(
+                _serve, (self._opener, theirs), name=self._name, leaf=True
+            )
         except OSError as error:
             ours.close()
-            raise EnvError(f"{self._name} cannot be started ({error})", hint="fewer `env.workers`?") from error
+            raise EnvError(
+                f"{self._name} cannot be started ({error})", hint="fewer `env.workers`?"
+            ) from error
         finally:
             theirs.close()
         self._pipe = ours
@@ -151,7 +155,9 @@ class Worker:
             else:
                 what, hint = "ended", "raise `env.memory`?"
             raise EnvDied(f"{self._name} {what}", hint=hint) from None
-        except BaseException:  # an interruption between question and answer: the next answer would be the wrong one
+        except (
+            BaseException
+        ):  # an interruption between question and answer: the next answer would be the wrong one
             self._bury()
             raise
         if answer == _DEAD_BEFORE or (isinstance(answer, Failure) and answer.kind is EnvDied):
@@ -173,7 +179,9 @@ class Worker:
         if self._process is None or self._pipe is None:
             return
         self._pipe.close()
-        self._process.join(_SECONDS_TO_NOTICE)  # a signal on top could stop it while it ends its simulator
+        self._process.join(
+            _SECONDS_TO_NOTICE
+        )  # a signal on top could stop it while it ends its simulator
         end_process(self._process, _SECONDS_TO_END)
         self._process.close()
         self._process = self._pipe = None

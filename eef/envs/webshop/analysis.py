@@ -70,7 +70,9 @@ def tokens(text: str) -> list[str]:
     """Split at Unicode's word boundaries, keeping what is a word, a number, an ideograph or an emoji."""
     found: list[str] = _TOKEN.findall(text)
     if any(len(token) > MAX_TOKEN for token in found):
-        return [token[at : at + MAX_TOKEN] for token in found for at in range(0, len(token), MAX_TOKEN)]
+        return [
+            token[at : at + MAX_TOKEN] for token in found for at in range(0, len(token), MAX_TOKEN)
+        ]
     return found
 
 
@@ -130,7 +132,11 @@ def _closed(word: str) -> bool:
     end = len(word) - 1
     if end < 2 or word[end] in "wxy":
         return False
-    return _is_consonant(word, end) and not _is_consonant(word, end - 1) and _is_consonant(word, end - 2)
+    return (
+        _is_consonant(word, end)
+        and not _is_consonant(word, end - 1)
+        and _is_consonant(word, end - 2)
+    )
 
 
 def _plurals(word: str) -> str:

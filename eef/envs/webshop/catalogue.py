@@ -58,7 +58,9 @@ class Product:
     @property
     def search_text(self) -> str:
         """What the search engine knows of the product: of the bullets only the first."""
-        options = ", and ".join(f"{name}: {', '.join(values)}" for name, values in self.options.items())
+        options = ", and ".join(
+            f"{name}: {', '.join(values)}" for name, values in self.options.items()
+        )
         first_bullet = self.bullets[0] if self.bullets else ""
         return " ".join([self.title, self.description, first_bullet, options]).lower()
 
@@ -74,7 +76,9 @@ class Product:
 
 
 def decode_product(data: bytes | memoryview) -> Product:
-    asin, title, description, bullets, prices, query, category, shelf, options, *notes = json.loads(bytes(data))
+    asin, title, description, bullets, prices, query, category, shelf, options, *notes = json.loads(
+        bytes(data)
+    )
     return Product(
         asin, title, description, tuple(bullets), tuple(prices), query, category, shelf,
         {name: tuple(values) for name, values in options.items()}, tuple(notes[0]), notes[1], tuple(notes[2]),
@@ -97,7 +101,9 @@ class Catalogue:
         self._labels = {text: at for at, text in enumerate(_lines(columns, "labels"))}
         self.prices = columns.read("prices").reshape(-1, 2)
         self.combinations = columns.read("combinations")
-        self.human: list[tuple[int, dict[str, Any]]] = [(at, record) for at, record in _lines(columns, "human")]
+        self.human: list[tuple[int, dict[str, Any]]] = [
+            (at, record) for at, record in _lines(columns, "human")
+        ]
         self._recent = lru_cache(RECENT_PRODUCTS)(self._decode)
 
     @classmethod
@@ -169,7 +175,9 @@ class CatalogueWriter:
         columns.append("records", data)
         columns.append("record_ends", [self._end])
         columns.append("asins", [product.asin.encode()])
-        columns.append("prices", [product.prices[0], product.prices[1] if len(product.prices) > 1 else np.nan])
+        columns.append(
+            "prices", [product.prices[0], product.prices[1] if len(product.prices) > 1 else np.nan]
+        )
         columns.append("queries", [self._label(product.query)])
         columns.append("categories", [self._label(product.category)])
         columns.append("combinations", [product.combinations])
@@ -177,7 +185,10 @@ class CatalogueWriter:
     def finish(self, human: Mapping[str, Any], source: str) -> None:
         """Order the products by asin and take up what people asked for. Raises DataError."""
         asins = self._columns.read("asins")
-        by_asin, ranks = self._columns.make("by_asin", len(asins)), self._columns.make("ranks", len(asins))
+        by_asin, ranks = (
+            self._columns.make("by_asin", len(asins)),
+            self._columns.make("ranks", len(asins)),
+        )
         by_asin[:] = np.argsort(asins, kind="stable")
         ranks[by_asin] = np.arange(len(asins), dtype=np.int32)
         asked = [name for name in human if name in self.known]
@@ -207,14 +218,22 @@ def _asked(records: Any, place: str) -> Iterator[dict[str, Any]]:
         raise DataError(f"{place}: {records!r:.60}, expected a list of records")
     for record in records:
         if not isinstance(record, dict) or not isinstance(record.get("instruction"), str):
-            raise DataError(f"{place}: expected objects with `instruction` and `instruction_attributes`")
+            raise DataError(
+                f"{place}: expected objects with `instruction` and `instruction_attributes`"
+            )
         attributes = _texts(record.get("instruction_attributes"), "instruction_attributes", place)
         options = _texts(record.get("instruction_options", []), "instruction_options", place)
         if attributes:
-            yield {"instruction": record["instruction"], "attributes": attributes, "options": options}
+            yield {
+                "instruction": record["instruction"],
+                "attributes": attributes,
+                "options": options,
+            }
 
 
-def read_products(records: Records, source: str, seen: set[str], *, first: int = 0) -> Iterator[Product]:
+def read_products(
+    records: Records, source: str, seen: set[str], *, first: int = 0
+) -> Iterator[Product]:
     """The usable products: an asin of at most ten characters, not `nan`, each once (the first).
 
     `seen` are the asins there were before, and is added to; `first` is the number of the first item in its file.
@@ -231,11 +250,17 @@ def read_products(records: Records, source: str, seen: set[str], *, first: int =
         seen.add(asin)
         notes = records.attributes.get(asin, {})
         if not isinstance(notes, dict):
-            raise DataError(f"beside {source}: the notes of {asin} are a {type(notes).__name__}, expected an object")
-        yield make_product(item, notes, f"{place} ({asin})", f"beside {source}: the notes of {asin}")
+            raise DataError(
+                f"beside {source}: the notes of {asin} are a {type(notes).__name__}, expected an object"
+            )
+        yield make_product(
+            item, notes, f"{place} ({asin})", f"beside {source}: the notes of {asin}"
+        )
 
 
-def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str, beside: str) -> Product:
+def make_product(
+    item: Mapping[str, Any], notes: Mapping[str, Any], place: str, beside: str
+) -> Product:
     """A product from its record in the items file and its notes in the attributes file.
 
     DataError says `place`, or `beside` where the notes are malformed.
@@ -245,7 +270,9 @@ def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str, 
         asin=_text(item, "asin", place),
         title=_text(item, "name", place),
         description=_text(item, "full_description", place),
-        bullets=_texts([bullets] if isinstance(bullets, str) else bullets, "small_description", place),
+        bullets=_texts(
+            [bullets] if isinstance(bullets, str) else bullets, "small_description", place
+        ),
         prices=parse_prices(item.get("pricing"), place),
         query=_text(item, "query", place).lower().strip(),
         category=_text(item, "category", place),
@@ -258,7 +285,9 @@ def make_product(item: Mapping[str, Any], notes: Mapping[str, Any], place: str, 
         ),
     )
     if product.combinations > MOST_GOALS:
-        raise DataError(f"{place}: its options have more than {MOST_GOALS:,} combinations, each of them a goal")
+        raise DataError(
+            f"{place}: its options have more than {MOST_GOALS:,} combinations, each of them a goal"
+        )
     return product
 
 
@@ -280,7 +309,9 @@ def parse_prices(pricing: Any, place: str) -> tuple[float, ...]:
     except (AttributeError, InvalidOperation):
         amounts = []
     if not amounts:
-        raise DataError(f"{place}: `pricing` is {pricing!r}, expected like '$12.99' or '$6.63 - $8.37'")
+        raise DataError(
+            f"{place}: `pricing` is {pricing!r}, expected like '$12.99' or '$6.63 - $8.37'"
+        )
     return tuple(amounts[:2])
 
 
@@ -288,7 +319,9 @@ def parse_options(options: Any, place: str) -> dict[str, tuple[str, ...]]:
     """Option name → values, all lower case; a `/` in a value is written ` | `."""
     try:
         return {
-            name.lower(): tuple(choice["value"].strip().replace("/", " | ").lower() for choice in choices)
+            name.lower(): tuple(
+                choice["value"].strip().replace("/", " | ").lower() for choice in choices
+            )
             for name, choices in (options or {}).items()
             if choices is not None
         }

@@ -123,7 +123,9 @@ class FileColumns:
             with disk_errors(self._path(name)):
                 file.flush()
                 os.fsync(file.fileno())
-        return {name: self._path(name).stat().st_size for name in LAYOUT if self._path(name).exists()}
+        return {
+            name: self._path(name).stat().st_size for name in LAYOUT if self._path(name).exists()
+        }
 
     def cut(self, sizes: Mapping[str, int]) -> None:
         """Shorten the columns to these sizes; those without one are removed. DataError where one is too short."""

@@ -84,10 +84,18 @@ class WebShop:
         _positive("products_per_page", products_per_page)
         _positive("step_limit", step_limit)
         self._shop = Shop.open(
-            data, goals=goals, price_seed=price_seed, tagger=tagger, synthetic=synthetic, index=index
+            data,
+            goals=goals,
+            price_seed=price_seed,
+            tagger=tagger,
+            synthetic=synthetic,
+            index=index,
         )
         self._rules = Rules(
-            products_per_page, attributes_page, data != "synthetic" if compat is None else compat, endless_next
+            products_per_page,
+            attributes_page,
+            data != "synthetic" if compat is None else compat,
+            endless_next,
         )
         self._explains = explain_invalid
         self._goals, self._price_seed, self._observation = goals, price_seed, observation
@@ -135,7 +143,9 @@ class WebShop:
     def task(self, index: int) -> Task:
         """The task of an official goal index (after the shuffle with seed 233). Raises EnvError."""
         if not 0 <= index < self.task_count:
-            raise EnvError(f"WebShop: no goal {index}, there are {self.task_count} ({self._goals} goals)")
+            raise EnvError(
+                f"WebShop: no goal {index}, there are {self.task_count} ({self._goals} goals)"
+            )
         return Task(
             id=f"webshop/{index}",
             env=self.name,
@@ -148,7 +158,9 @@ class WebShop:
         """Begin the episode of a task, given whole or by its goal index; returns the search page."""
         index = task.index if isinstance(task, Task) else task
         wanted = self.task(index)
-        if isinstance(task, Task) and (task.env != self.name or task.instruction != wanted.instruction):
+        if isinstance(task, Task) and (
+            task.env != self.name or task.instruction != wanted.instruction
+        ):
             raise EnvError(
                 f"WebShop: task {task.id} is not of this shop: its goal reads {task.instruction!r}, "
                 f"here goal {index} is {wanted.instruction!r}",

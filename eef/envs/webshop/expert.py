@@ -33,7 +33,12 @@ from eef.envs.webshop.shop import Shop
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation, Sampling
 
-NEXT, BACK, SEARCH_AGAIN, BUY = "click[next >]", "click[< prev]", "click[back to search]", "click[buy now]"
+NEXT, BACK, SEARCH_AGAIN, BUY = (
+    "click[next >]",
+    "click[< prev]",
+    "click[back to search]",
+    "click[buy now]",
+)
 READ_ALOUD = 8
 _INSTRUCTION = re.compile(r"Instruction:\s*(?:\[SEP\])?\s*(.*?)\s*(?:\[SEP\]|\[button\]|\Z)", re.S)
 
@@ -76,7 +81,9 @@ class ShopExpert:
         for goal in env.shop.goals:
             self._goals.setdefault(goal.instruction.strip(), goal.index)
 
-    def act(self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
+    def act(
+        self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
+    ) -> list[Completion]:
         return [
             Completion(text=self._turn(conversation, random.Random(seed)))
             for conversation, seed in zip(conversations, seeds, strict=True)
@@ -125,10 +132,14 @@ class ShopExpert:
             return format_completion("no more. go back.", SEARCH_AGAIN)
         before = shown if choice is None else shown[: shown.index(choice)]
         thought = [f"need {' '.join(view.goal.attributes)}."]
-        thought += [f"{asin} seen." if asin in opened else view.read(asin, fits=False) for asin in before]
+        thought += [
+            f"{asin} seen." if asin in opened else view.read(asin, fits=False) for asin in before
+        ]
         if choice is None:
             return format_completion(" ".join([*thought, "none fits. next page."]), NEXT)
-        return format_completion(" ".join([*thought, view.read(choice, fits=True)]), f"click[{choice}]")
+        return format_completion(
+            " ".join([*thought, view.read(choice, fits=True)]), f"click[{choice}]"
+        )
 
     def _on_item(self, view: View, rng: random.Random) -> str:
         """Leave when a wanted option is missing, else choose the next one, and buy when all are chosen."""
@@ -145,7 +156,9 @@ class ShopExpert:
 def make_shop_expert(env: WebShop, preset: str) -> ShopExpert:
     """The scripted expert `expert:<preset>` of a shop; EnvError for an unknown preset."""
     if preset not in PRESETS:
-        raise EnvError(f"no scripted expert {preset!r} for the shop", hint=f"there are: {', '.join(PRESETS)}")
+        raise EnvError(
+            f"no scripted expert {preset!r} for the shop", hint=f"there are: {', '.join(PRESETS)}"
+        )
     return ShopExpert(env, f"expert:{preset}", PRESETS[preset])
 
 
@@ -168,15 +181,24 @@ class View:
 
     def products(self) -> list[str]:
         """Products of the results page, in order."""
-        return [node.text for node in draw(self.shop, self.rules, self.session) if node.kind == "product"]
+        return [
+            node.text
+            for node in draw(self.shop, self.rules, self.session)
+            if node.kind == "product"
+        ]
 
     def fits(self, asin: str) -> bool:
         """Whether kind, attributes and price are right: all that can be told before the product is opened."""
         position = self.shop.catalogue.position(asin)
         assert position is not None, f"{asin} was shown but is not in the catalogue"
         parts = score_purchase(
-            self.shop.catalogue[position], self.shop.prices[position], [], self.goal,
-            self.shop.product(self.goal.asin), self.shop.nouns, compat=self.rules.compat,
+            self.shop.catalogue[position],
+            self.shop.prices[position],
+            [],
+            self.goal,
+            self.shop.product(self.goal.asin),
+            self.shop.nouns,
+            compat=self.rules.compat,
         )
         return parts.r_type == 1 and parts.r_att == 1 and parts.r_price
 
@@ -188,7 +210,9 @@ class View:
         product = self.shop.product(asin)
         title = product.title.lower()
         named = sorted((name for name in product.attributes if name in title), key=title.index)
-        marked = [f"{name} {'yes' if fits or name in self.goal.attributes else 'not'}" for name in named]
+        marked = [
+            f"{name} {'yes' if fits or name in self.goal.attributes else 'not'}" for name in named
+        ]
         return " ".join([asin, *marked, "fits." if fits else "no."])
 
     def read_options(self) -> str:
@@ -217,7 +241,11 @@ class View:
         missing, left = [], []
         for wanted in self.goal.options:
             value = _value(wanted)
-            match = value if value in offered else next((each for each in offered if self._meets(each, wanted)), None)
+            match = (
+                value
+                if value in offered
+                else next((each for each in offered if self._meets(each, wanted)), None)
+            )
             if match is None:
                 missing.append(value)
             elif match not in chosen:

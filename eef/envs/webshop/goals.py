@@ -81,7 +81,12 @@ class Goals:
         self, catalogue: Catalogue, positions: Numbers, sizes: np.ndarray, bounds: Sequence[int],
         order: Numbers, records: Sequence[dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
-        self._catalogue, self._positions, self._bounds, self._records = catalogue, positions, bounds, records
+        self._catalogue, self._positions, self._bounds, self._records = (
+            catalogue,
+            positions,
+            bounds,
+            records,
+        )
         self._ends, self._order = np.cumsum(sizes), order
         self._recent = lru_cache(RECENT_GOALS)(self._make)
 
@@ -96,7 +101,13 @@ class Goals:
         positions = np.flatnonzero(catalogue.combinations != NO_GOALS)
         bounds = array("i", (draw_bound(prices[at], rng) for at in positions.tolist()))
         sizes = catalogue.combinations[positions]
-        return cls(catalogue, positions, sizes, bounds, shuffled_goals(int(sizes.sum())) if order is None else order)
+        return cls(
+            catalogue,
+            positions,
+            sizes,
+            bounds,
+            shuffled_goals(int(sizes.sum())) if order is None else order,
+        )
 
     @classmethod
     def written(cls, catalogue: Catalogue, prices: Prices, rng: random.Random) -> Goals:

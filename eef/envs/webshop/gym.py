@@ -57,9 +57,13 @@ class GymShop(gymnasium.Env[str, str]):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  (Gymnasium's)
 
-    def __init__(self, *, split: str = "train", render_mode: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, *, split: str = "train", render_mode: str | None = None, **settings: Any
+    ) -> None:
         if "step_limit" in settings:
-            raise ConfigError(f"{ID}: `step_limit` has no effect here", hint="`max_episode_steps` cuts episodes")
+            raise ConfigError(
+                f"{ID}: `step_limit` has no effect here", hint="`max_episode_steps` cuts episodes"
+            )
         if render_mode not in (None, "ansi"):
             raise ConfigError(f"{ID}: `render_mode` is {render_mode!r}, expected 'ansi' or None")
         env = make_env("webshop", settings)
@@ -68,9 +72,13 @@ class GymShop(gymnasium.Env[str, str]):
         self.action_space, self.observation_space = AnyText(), AnyText()
         self._env, self._goals = env, env.splits.get(split, ())
         if not self._goals:
-            raise EnvError(f"{ID}: no tasks in split {split!r}", hint=f"there are {', '.join(env.splits)}")
+            raise EnvError(
+                f"{ID}: no tasks in split {split!r}", hint=f"there are {', '.join(env.splits)}"
+            )
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         self._task = self._env.task(self._wanted(options or {}))
         return self._env.reset(self._task), self._info()
@@ -79,7 +87,9 @@ class GymShop(gymnasium.Env[str, str]):
         """The goal index that is asked for, or one drawn."""
         for key in options:
             if key != "task":
-                raise EnvError(f"{ID}: reset knows no option {key!r}", hint="there is `task`, a goal index")
+                raise EnvError(
+                    f"{ID}: reset knows no option {key!r}", hint="there is `task`, a goal index"
+                )
         wanted = options.get("task")
         if wanted is None:
             return self._goals[int(self.np_random.integers(len(self._goals)))]

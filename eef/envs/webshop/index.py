@@ -102,7 +102,11 @@ def index_directory(files: OfficialFiles, where: Path | None = None) -> Path:
 
 
 def open_index(
-    files: OfficialFiles, where: Path | None = None, *, rebuild: bool = False, progress: Progress | None = None
+    files: OfficialFiles,
+    where: Path | None = None,
+    *,
+    rebuild: bool = False,
+    progress: Progress | None = None,
 ) -> Index:
     """The index of the files, built now where there is none, or one of other files. Raises DataError, StoreError.
 
@@ -113,13 +117,20 @@ def open_index(
         _build_alone(directory, files, progress or _logged(directory), rebuild)
     manifest = _noted(directory / MANIFEST, Manifest)
     if manifest is None:
-        raise DataError(f"`{directory}` was changed while it was opened", hint="run the same command again")
+        raise DataError(
+            f"`{directory}` was changed while it was opened", hint="run the same command again"
+        )
     return Index(directory, FileColumns(directory), manifest.digest)
 
 
 def fill(
-    columns: Columns, records: Records, source: str, *, first: int = 0,
-    checkpoint: Callable[[], None] = lambda: None, progress: Progress = no_progress,
+    columns: Columns,
+    records: Records,
+    source: str,
+    *,
+    first: int = 0,
+    checkpoint: Callable[[], None] = lambda: None,
+    progress: Progress = no_progress,
 ) -> None:
     """Write all columns of the records; `first` of them were written before. Raises DataError.
 
@@ -145,7 +156,9 @@ def checksums(directory: Path, progress: Progress = no_progress) -> dict[str, Co
     done, total = 0, sum(path.stat().st_size for path in paths.values())
     for name, path in paths.items():
         with path.open("rb") as file:
-            sums[name] = Column(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+            sums[name] = Column(
+                bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest()
+            )
         done += sums[name].bytes
         progress("taking checksums", done, total)
     return sums
@@ -156,7 +169,8 @@ def _is_current(directory: Path, files: OfficialFiles) -> bool:
     if manifest is None or manifest.source != _identity(files):
         return False
     return manifest.columns.keys() == LAYOUT.keys() - set(WORKING) and all(
-        (path := directory / f"{name}.{LAYOUT[name]}").exists() and path.stat().st_size == column.bytes
+        (path := directory / f"{name}.{LAYOUT[name]}").exists()
+        and path.stat().st_size == column.bytes
         for name, column in manifest.columns.items()
     )
 
@@ -236,12 +250,21 @@ def _build(partial: Path, files: OfficialFiles, progress: Progress) -> None:
         members = before + stream.members
         if members - last[0] >= CHECKPOINT or stream.ended:
             last[0] = members
-            so_far = State(source=source, offset=stream.offset, members=members, columns=columns.sync())
+            so_far = State(
+                source=source, offset=stream.offset, members=members, columns=columns.sync()
+            )
             write_json(partial / STATE, so_far.model_dump(mode="json"))
             progress("reading products", stream.offset, stream.size)
 
     try:
-        fill(columns, records, files.items.name, first=before, checkpoint=checkpoint, progress=progress)
+        fill(
+            columns,
+            records,
+            files.items.name,
+            first=before,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
     finally:
         columns.close()
     columns = FileColumns(partial)
@@ -250,7 +273,9 @@ def _build(partial: Path, files: OfficialFiles, progress: Progress) -> None:
     columns.sync()
     digest = files.digest(progress)
     if _identity(files) != source:
-        raise DataError(f"`{files.items}` or a file beside it was changed while it was read", hint="begin again")
+        raise DataError(
+            f"`{files.items}` or a file beside it was changed while it was read", hint="begin again"
+        )
     sums = checksums(partial, progress)
     (partial / STATE).unlink(missing_ok=True)
     manifest = Manifest(source=source, digest=digest, columns=sums)

@@ -41,7 +41,16 @@ OPTION_VALUES: dict[str, tuple[str, ...]] = {
     "color": ("crimson", "navy", "olive", "ivory", "teal", "maroon", "amber", "charcoal"),
     "size": ("tiny", "small", "medium", "large", "huge", "double", "triple", "giant"),
     "flavor": ("lemon", "vanilla", "cocoa", "cherry", "ginger", "mint", "honey", "pepper"),
-    "scent": ("lavender", "citrus", "cedar", "rose", "coconut", "jasmine", "eucalyptus", "sandalwood"),
+    "scent": (
+        "lavender",
+        "citrus",
+        "cedar",
+        "rose",
+        "coconut",
+        "jasmine",
+        "eucalyptus",
+        "sandalwood",
+    ),
     "style": ("classic", "modern", "rustic", "sporty", "formal", "vintage", "compact", "deluxe"),
     "pack": ("single", "pair", "trio", "dozen", "bundle", "carton", "crate", "sampler"),
 }
@@ -49,42 +58,152 @@ OPTION_VALUES: dict[str, tuple[str, ...]] = {
 DEPARTMENTS = (
     Department(
         "fashion",
-        ("shirt", "jacket", "dress", "sweater", "sandals", "boots", "scarf", "leggings", "hoodie", "belt", "socks",
-         "cardigan"),
-        ("machine washable", "long sleeve", "slim fit", "quick drying", "rubber sole", "high waist", "soft cotton",
-         "wrinkle resistant", "elastic closure", "hand stitched"),
+        (
+            "shirt",
+            "jacket",
+            "dress",
+            "sweater",
+            "sandals",
+            "boots",
+            "scarf",
+            "leggings",
+            "hoodie",
+            "belt",
+            "socks",
+            "cardigan",
+        ),
+        (
+            "machine washable",
+            "long sleeve",
+            "slim fit",
+            "quick drying",
+            "rubber sole",
+            "high waist",
+            "soft cotton",
+            "wrinkle resistant",
+            "elastic closure",
+            "hand stitched",
+        ),
         ("color", "size", "style"),
     ),
     Department(
         "beauty",
-        ("shampoo", "lotion", "serum", "lipstick", "conditioner", "perfume", "sunscreen", "toothpaste", "deodorant",
-         "cleanser", "mascara", "balm"),
-        ("cruelty free", "paraben free", "sulfate free", "travel sized", "long lasting", "deep moisturizing",
-         "sensitive skin", "natural ingredients", "dermatologist tested", "clinically proven"),
+        (
+            "shampoo",
+            "lotion",
+            "serum",
+            "lipstick",
+            "conditioner",
+            "perfume",
+            "sunscreen",
+            "toothpaste",
+            "deodorant",
+            "cleanser",
+            "mascara",
+            "balm",
+        ),
+        (
+            "cruelty free",
+            "paraben free",
+            "sulfate free",
+            "travel sized",
+            "long lasting",
+            "deep moisturizing",
+            "sensitive skin",
+            "natural ingredients",
+            "dermatologist tested",
+            "clinically proven",
+        ),
         ("scent", "pack", "size"),
     ),
     Department(
         "grocery",
-        ("granola", "coffee", "tea", "chocolate", "popcorn", "pasta", "cookies", "almonds", "jerky", "syrup",
-         "crackers", "oatmeal"),
-        ("gluten free", "low sodium", "sugar free", "dairy free", "freshly roasted", "individually wrapped",
-         "plant based", "keto friendly", "old fashioned", "locally sourced"),
+        (
+            "granola",
+            "coffee",
+            "tea",
+            "chocolate",
+            "popcorn",
+            "pasta",
+            "cookies",
+            "almonds",
+            "jerky",
+            "syrup",
+            "crackers",
+            "oatmeal",
+        ),
+        (
+            "gluten free",
+            "low sodium",
+            "sugar free",
+            "dairy free",
+            "freshly roasted",
+            "individually wrapped",
+            "plant based",
+            "keto friendly",
+            "old fashioned",
+            "locally sourced",
+        ),
         ("flavor", "pack", "size"),
     ),
     Department(
         "electronics",
-        ("headphones", "keyboard", "speaker", "charger", "tablet", "monitor", "router", "camera", "projector",
-         "microphone", "printer", "webcam"),
-        ("noise cancelling", "fast charging", "water resistant", "plug play", "high definition", "hands free",
-         "dual band", "energy efficient", "heavy duty", "ultra thin"),
+        (
+            "headphones",
+            "keyboard",
+            "speaker",
+            "charger",
+            "tablet",
+            "monitor",
+            "router",
+            "camera",
+            "projector",
+            "microphone",
+            "printer",
+            "webcam",
+        ),
+        (
+            "noise cancelling",
+            "fast charging",
+            "water resistant",
+            "plug play",
+            "high definition",
+            "hands free",
+            "dual band",
+            "energy efficient",
+            "heavy duty",
+            "ultra thin",
+        ),
         ("color", "style", "pack"),
     ),
     Department(
         "garden",
-        ("lamp", "curtain", "bookcase", "rug", "mattress", "armchair", "mirror", "planter", "blanket", "shelf", "table",
-         "cushion"),
-        ("solid wood", "easy assemble", "stain proof", "space saving", "memory foam", "powder coated", "mid century",
-         "fade resistant", "eco friendly", "white finish"),
+        (
+            "lamp",
+            "curtain",
+            "bookcase",
+            "rug",
+            "mattress",
+            "armchair",
+            "mirror",
+            "planter",
+            "blanket",
+            "shelf",
+            "table",
+            "cushion",
+        ),
+        (
+            "solid wood",
+            "easy assemble",
+            "stain proof",
+            "space saving",
+            "memory foam",
+            "powder coated",
+            "mid century",
+            "fade resistant",
+            "eco friendly",
+            "white finish",
+        ),
         ("color", "size", "style"),
     ),
 )
@@ -93,8 +212,13 @@ DEPARTMENTS = (
 def families() -> tuple[Family, ...]:
     """All families, one department after another."""
     return tuple(
-        Family(noun, f"{department.category.title()} › {noun.title()} › All {noun.title()}", department.category,
-               department.attributes, department.options)
+        Family(
+            noun,
+            f"{department.category.title()} › {noun.title()} › All {noun.title()}",
+            department.category,
+            department.attributes,
+            department.options,
+        )
         for department in DEPARTMENTS
         for noun in department.nouns
     )
@@ -102,7 +226,13 @@ def families() -> tuple[Family, ...]:
 
 def words() -> tuple[str, ...]:
     """Every lower-case word the synthetic shop can show, sorted: the vocabulary a student needs to read it."""
-    text = [*BRANDS, *OPTION_VALUES, *(value for values in OPTION_VALUES.values() for value in values)]
+    text = [
+        *BRANDS,
+        *OPTION_VALUES,
+        *(value for values in OPTION_VALUES.values() for value in values),
+    ]
     for family in families():
         text += [family.noun, family.category, family.shelf, *family.attributes]
-    return tuple(sorted({word.lower() for phrase in text for word in phrase.replace("›", " ").split()}))
+    return tuple(
+        sorted({word.lower() for phrase in text for word in phrase.replace("›", " ").split()})
+    )

@@ -43,7 +43,9 @@ _NO_NOUNS = frozenset(f"{_FUNCTION_WORDS} {_SHOP_TALK}".split())
 def choose_tagger(name: str) -> tuple[str, Tagger]:
     """The tagger and its name; `auto`: the first installed of MODELS, else the stand-in. Raises EnvError."""
     if name == "auto":
-        name = next((model for model in MODELS if find_spec(model) and find_spec("spacy")), STAND_IN)
+        name = next(
+            (model for model in MODELS if find_spec(model) and find_spec("spacy")), STAND_IN
+        )
     tagger = word_nouns if name == STAND_IN else _spacy_nouns(name)
     return name, lru_cache(CACHED_TITLES)(tagger)
 

@@ -68,7 +68,9 @@ class OfficialFiles:
     def present(self) -> list[Path]:
         return [path for path in (self.items, self.attributes, self.human) if path.exists()]
 
-    def records(self, *, start: int = 0, progress: Progress = no_progress) -> tuple[JsonStream, Records]:
+    def records(
+        self, *, start: int = 0, progress: Progress = no_progress
+    ) -> tuple[JsonStream, Records]:
         """The products from byte `start` on as a stream, and the whole records. Raises DataError."""
         items = JsonStream(self.items, "[", start=start)
         notes = JsonStream(self.attributes, "{")
@@ -190,7 +192,9 @@ class JsonStream:
 
     def _expect(self, sign: str, wanted: str) -> None:
         if sign != wanted:
-            raise self._wrong(f"`{wanted}` expected, found {sign!r}" if sign else "the file ends too early")
+            raise self._wrong(
+                f"`{wanted}` expected, found {sign!r}" if sign else "the file ends too early"
+            )
         self._at += 1
 
     def _member(self) -> tuple[str | None, Any]:
@@ -211,7 +215,10 @@ class JsonStream:
                 value, end = self._parse(self._text, self._at)
                 whole = isinstance(value, str | list | dict) or self._text[end : end + 1] in _AFTER
             except (ValueError, RecursionError) as error:
-                whole, what = False, str(error) if len(self._text) > self._at else "it ends too early"
+                whole, what = (
+                    False,
+                    str(error) if len(self._text) > self._at else "it ends too early",
+                )
             if whole:
                 text, self._at = self._text[self._at : end], end
                 return text if raw else value

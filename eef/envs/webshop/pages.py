@@ -12,7 +12,9 @@ from typing import Literal, NamedTuple
 
 from eef.envs.webshop.catalogue import Product
 
-PageName = Literal["search", "results", "item", "description", "features", "reviews", "attributes", "done"]
+PageName = Literal[
+    "search", "results", "item", "description", "features", "reviews", "attributes", "done"
+]
 SUB_PAGES: tuple[PageName, ...] = ("description", "features", "reviews", "attributes")
 ASCII_BLANKS = " \n\t\f\r"
 BACK, PREVIOUS, NEXT, BUY = "Back to Search", "< Prev", "Next >", "Buy Now"
@@ -157,7 +159,9 @@ def text_rich(page: Page, *, address: str = "", opened: Sequence[str] = ()) -> s
 
 
 def _marked(label: str, *, clicked: bool) -> str:
-    return f"[clicked button] {label} [clicked button_]" if clicked else f"[button] {label} [button_]"
+    return (
+        f"[clicked button] {label} [clicked button_]" if clicked else f"[button] {label} [button_]"
+    )
 
 
 def clickables(page: Page) -> dict[str, Node]:

@@ -78,7 +78,9 @@ class PostingsWriter:
 
     def _pair(self, count: int, code: int) -> int:
         if (count, code) not in self._pairs:
-            assert len(self._pairs) < _PAIRS, "no catalogue has so many different counts and lengths"
+            assert len(self._pairs) < _PAIRS, (
+                "no catalogue has so many different counts and lengths"
+            )
             self._pairs[count, code] = len(self._pairs)
             self._columns.append("pairs", [count, code])
         return self._pairs[count, code]
@@ -113,7 +115,9 @@ class PostingsWriter:
             sizes = counts[held]
             shifts = cursor[held] - (np.cumsum(sizes) - sizes)
             places = np.arange(end - start) + np.repeat(shifts, sizes)
-            documents[places] = np.repeat(np.arange(first, last, dtype=np.int32), distinct[first:last])[order]
+            documents[places] = np.repeat(
+                np.arange(first, last, dtype=np.int32), distinct[first:last]
+            )[order]
             numbers[places] = pairs[start:end][order]
             cursor += counts
             first, start = last, end

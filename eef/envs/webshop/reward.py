@@ -129,7 +129,9 @@ def count_options(
 ) -> int:
     """How many of the wanted options were chosen; which option has the value makes no difference."""
     values = [first_colour(value) for value in chosen]
-    return sum(any(alike(value, _option_text(option, compat)) for value in values) for option in wanted)
+    return sum(
+        any(alike(value, _option_text(option, compat)) for value in values) for option in wanted
+    )
 
 
 def _option_text(option: str | tuple[str, str], compat: bool) -> str:

@@ -24,7 +24,9 @@ CACHED_QUERIES = 4096
 CACHED_TERMS = 2048
 LONGEST_CACHED = 1000
 SMALL = 50_000  # products: in so small a shop all scores are added up sooner than some are left out
-LOOKUP_COST = 32  # looking a product up in a list of postings costs as much as reading so many of them
+LOOKUP_COST = (
+    32  # looking a product up in a list of postings costs as much as reading so many of them
+)
 TINY = float(np.finfo(np.float64).tiny)
 BLOCKS = 1024  # whose best scores tell what fifty products reach
 
@@ -65,7 +67,9 @@ class SearchIndex:
         self.documents, self.pair_numbers = columns.read("documents"), columns.read("pair_numbers")
         self.ranks, totals = columns.read("ranks"), columns.read("totals")
         self._filled = max(1, int(np.count_nonzero(totals)))
-        self._growth = _growth(columns.read("pairs").reshape(-1, 2), int(totals.sum()) / self._filled)
+        self._growth = _growth(
+            columns.read("pairs").reshape(-1, 2), int(totals.sum()) / self._filled
+        )
         self._scores = np.zeros(len(totals))
         self._blocks = np.arange(0, len(totals), max(1, len(totals) // BLOCKS))
         self._clause = lru_cache(CACHED_TERMS)(self._make_clause)
@@ -80,7 +84,9 @@ class SearchIndex:
         for text in texts:
             writer.add(text)
         writer.finish()
-        columns.make("ranks", len(asins))[sorted(range(len(asins)), key=asins.__getitem__)] = range(len(asins))
+        columns.make("ranks", len(asins))[sorted(range(len(asins)), key=asins.__getitem__)] = range(
+            len(asins)
+        )
         return cls(columns)
 
     def search(self, query: str) -> Hits:
@@ -105,7 +111,9 @@ class SearchIndex:
         if not clauses:
             return ()
         clauses.sort(key=_most, reverse=True)
-        products, scores = self._add_up(clauses) if len(self._scores) <= SMALL else self._best(clauses)
+        products, scores = (
+            self._add_up(clauses) if len(self._scores) <= SMALL else self._best(clauses)
+        )
         order = np.lexsort((self.ranks[products], -scores))[:TOP]
         return tuple(zip(products[order].tolist(), scores[order].tolist(), strict=True))
 
@@ -117,7 +125,9 @@ class SearchIndex:
             return None
         postings = slice(int(self.offsets[at]), int(self.offsets[at + 1]))
         size = postings.stop - postings.start
-        weight = np.float32(times) * np.float32(np.log(1 + (self._filled - size + 0.5) / (size + 0.5)))
+        weight = np.float32(times) * np.float32(
+            np.log(1 + (self._filled - size + 0.5) / (size + 0.5))
+        )
         parts = (weight - weight / self._growth).astype(np.float64)
         worth = parts.take(self.pair_numbers[postings]) if len(self._scores) <= SMALL else None
         return _Clause(postings, parts, float(parts.max()), worth)
@@ -160,7 +170,12 @@ class SearchIndex:
         return products, self._scores[products]
 
     def _complete(
-        self, products: np.ndarray, scores: np.ndarray, clauses: list[_Clause], bound: float, left: float
+        self,
+        products: np.ndarray,
+        scores: np.ndarray,
+        clauses: list[_Clause],
+        bound: float,
+        left: float,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the terms left to those products which they can lift to the bound."""
         for clause in clauses:

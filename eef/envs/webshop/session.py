@@ -82,7 +82,9 @@ def parse(action: str) -> tuple[str, str]:
     return (line[:start], line[start + 1 : end].lower()) if start > 0 else ("", "")
 
 
-def advance(shop: Shop, rules: Rules, session: Session, labels: Mapping[str, Node], action: str) -> Session:
+def advance(
+    shop: Shop, rules: Rules, session: Session, labels: Mapping[str, Node], action: str
+) -> Session:
     """The session after an action on a page with these `clickables`; the same object where it does nothing."""
     name, argument = parse(action)
     if name == "search":

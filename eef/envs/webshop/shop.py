@@ -38,7 +38,14 @@ class Shop:
 
     @classmethod
     def open(
-        cls, data: str | Path, *, goals: GoalKind, price_seed: int, tagger: str, synthetic: Any, index: str = "auto"
+        cls,
+        data: str | Path,
+        *,
+        goals: GoalKind,
+        price_seed: int,
+        tagger: str,
+        synthetic: Any,
+        index: str = "auto",
     ) -> Shop:
         """Make the shop of `synthetic` settings, or of the official files in `data`. Raises DataError."""
         columns, source = load(data, synthetic, index)
@@ -85,16 +92,23 @@ def load(data: str | Path, synthetic: Any, index: str) -> tuple[Columns, dict[st
     """The shop's columns and what they are (for the fingerprint)."""
     if data == "synthetic":
         if index != "auto":
-            raise ConfigError("WebShop: `index` has no effect on a generated shop", hint="leave it out")
+            raise ConfigError(
+                "WebShop: `index` has no effect on a generated shop", hint="leave it out"
+            )
         records, about = _generate(synthetic)
         return _in_memory(records, "synthetic"), about
     if synthetic is not None:
-        raise ConfigError("WebShop: `synthetic` has no effect on a data directory", hint="leave it out")
+        raise ConfigError(
+            "WebShop: `synthetic` has no effect on a data directory", hint="leave it out"
+        )
     files = OfficialFiles.find(Path(data))
     if _on_disk(files, index):
         found = open_index(files, _directory(index))
         return found.columns, {"data": files.items.name, "sha256": found.digest}
-    return _in_memory(files.records()[1], files.items.name), {"data": files.items.name, "sha256": files.digest()}
+    return _in_memory(files.records()[1], files.items.name), {
+        "data": files.items.name,
+        "sha256": files.digest(),
+    }
 
 
 def _on_disk(files: OfficialFiles, index: str) -> bool:

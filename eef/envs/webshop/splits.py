@@ -48,7 +48,9 @@ class Splits:
     indices: Mapping[str, Sequence[int]]
 
     @classmethod
-    def of(cls, given: str | Given | None, kind: str, goals: int, overlap: str = "refuse") -> Splits:
+    def of(
+        cls, given: str | Given | None, kind: str, goals: int, overlap: str = "refuse"
+    ) -> Splits:
         """Splits of a preset, as given, or the default, of a shop with so many goals of this kind.
 
         A split is (first, end), end None for the last goal, or the path of a JSON list of indices. `eto:DIR` are
@@ -76,14 +78,22 @@ class Splits:
         >>> Splits.default(13).indices
         {'test': range(0, 2), 'validation': range(2, 4), 'train': range(4, 13)}
         """
-        test, validation = (500, 1500) if goals >= CANONICAL_FROM else (goals // 6, 2 * (goals // 6))
+        test, validation = (
+            (500, 1500) if goals >= CANONICAL_FROM else (goals // 6, 2 * (goals // 6))
+        )
         return cls(
-            {"test": range(test), "validation": range(test, validation), "train": range(validation, goals)}
+            {
+                "test": range(test),
+                "validation": range(test, validation),
+                "train": range(validation, goals),
+            }
         )
 
     def __getitem__(self, name: str) -> Sequence[int]:
         if name not in self.indices:
-            raise EnvError(f"WebShop: no split {name!r}", hint=f"there are {', '.join(self.indices)}")
+            raise EnvError(
+                f"WebShop: no split {name!r}", hint=f"there are {', '.join(self.indices)}"
+            )
         return self.indices[name]
 
     def split_of(self, index: int) -> str:
@@ -100,10 +110,13 @@ class Splits:
 
 def _preset(name: str, kind: str, goals: int) -> Given:
     if name.startswith("eto:"):
-        return {split: str(Path(name.removeprefix("eto:")) / file) for split, file in ETO_FILES.items()}
+        return {
+            split: str(Path(name.removeprefix("eto:")) / file) for split, file in ETO_FILES.items()
+        }
     if name not in PRESETS:
         raise ConfigError(
-            f"WebShop: `splits` is {name!r}, no preset", hint=f"there are: {', '.join(PRESETS)}, eto:DIR"
+            f"WebShop: `splits` is {name!r}, no preset",
+            hint=f"there are: {', '.join(PRESETS)}, eto:DIR",
         )
     preset = PRESETS[name]
     if goals < preset.least or preset.goals not in (None, kind):
@@ -119,7 +132,9 @@ def _indices(name: str, part: tuple[int, int | None] | str, goals: int) -> Seque
     if isinstance(part, str) and part.endswith(".json"):
         return _listed(Path(part), goals)
     match part:
-        case [int() as first, (int() | None) as end] if first >= 0 and (end is None or end >= first):
+        case [int() as first, (int() | None) as end] if first >= 0 and (
+            end is None or end >= first
+        ):
             return range(min(first, goals), goals if end is None else min(end, goals))
     raise ConfigError(
         f"WebShop: `splits` {name} = {part!r}, expected (first, end) with 0 <= first <= end, or a `.json` list's path",
@@ -133,7 +148,9 @@ def _listed(path: Path, goals: int) -> tuple[int, ...]:
     members = found if isinstance(found, list) else [found]
     wrong = [index for index in members if type(index) is not int or not 0 <= index < goals]
     if wrong or members is not found:
-        raise DataError(f"`{path}`: expected a list of goal indices below {goals}, found {(wrong or members)[0]!r:.60}")
+        raise DataError(
+            f"`{path}`: expected a list of goal indices below {goals}, found {(wrong or members)[0]!r:.60}"
+        )
     if len(set(found)) < len(found):
         raise DataError(f"`{path}` names a goal twice")
     return tuple(found)

@@ -29,7 +29,24 @@ from eef.envs.webshop.lexicon import BRANDS, OPTION_VALUES, Family, families
 from eef.envs.webshop.official import Records
 
 OPENINGS = ("i am looking for a", "i need a", "find me a", "i would like a")
-SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "zu", "ne")
+SYLLABLES = (
+    "ba",
+    "ce",
+    "di",
+    "fo",
+    "gu",
+    "ka",
+    "le",
+    "mi",
+    "no",
+    "pu",
+    "ra",
+    "se",
+    "ti",
+    "vo",
+    "zu",
+    "ne",
+)
 STRIDE = 387_420_489  # 3^18 and so without a divisor in common with a power of ten: every number comes once
 
 Item = dict[str, Any]
@@ -84,7 +101,9 @@ def generate(settings: SyntheticSettings) -> Records:
             asin = item["asin"]
             items.append(item)
             attributes[asin] = _attribute_record(family, chosen)
-            human[asin] = [_instruction_record(asin, family, chosen, item["customization_options"], rng)]
+            human[asin] = [
+                _instruction_record(asin, family, chosen, item["customization_options"], rng)
+            ]
     rng.shuffle(items)
     return Records(items=items, attributes=attributes, human=human)
 
@@ -104,7 +123,10 @@ def _families(number: int, rng: random.Random) -> list[Family]:
     """
     known = list(families())
     rng.shuffle(known)
-    coined = [replace(known[index % len(known)], noun=_coined(index)) for index in range(number - len(known))]
+    coined = [
+        replace(known[index % len(known)], noun=_coined(index))
+        for index in range(number - len(known))
+    ]
     return known[:number] + coined
 
 
@@ -133,13 +155,25 @@ def _siblings(
             chosen = tuple(rng.sample(pool, 2))
         price = base_price + rng.randint(0, settings.price_spread)
         options = _options(types, settings, rng)
-        lacking = [name for name in pool if name not in chosen and rng.random() < settings.search_noise]
-        item = _item(family, chosen, asin=asin, brand=rng.choice(BRANDS), price=price, options=options, lacking=lacking)
+        lacking = [
+            name for name in pool if name not in chosen and rng.random() < settings.search_noise
+        ]
+        item = _item(
+            family,
+            chosen,
+            asin=asin,
+            brand=rng.choice(BRANDS),
+            price=price,
+            options=options,
+            lacking=lacking,
+        )
         siblings.append((item, chosen))
     return siblings
 
 
-def _options(types: list[str], settings: SyntheticSettings, rng: random.Random) -> dict[str, list[str]]:
+def _options(
+    types: list[str], settings: SyntheticSettings, rng: random.Random
+) -> dict[str, list[str]]:
     """For each type of option the values that a product has."""
     options = {}
     for name in types:
@@ -150,7 +184,13 @@ def _options(types: list[str], settings: SyntheticSettings, rng: random.Random) 
 
 
 def _item(
-    family: Family, chosen: Attributes, *, asin: str, brand: str, price: int, options: dict[str, list[str]],
+    family: Family,
+    chosen: Attributes,
+    *,
+    asin: str,
+    brand: str,
+    price: int,
+    options: dict[str, list[str]],
     lacking: list[str],
 ) -> Item:
     """One product in the official schema. `lacking` attributes stand in its description with their words turned
@@ -167,9 +207,12 @@ def _item(
         "query": family.noun,
         "images": [""],
         "customization_options": {
-            name: [{"value": value, "is_selected": False, "url": "", "image": ""} for value in values]
+            name: [
+                {"value": value, "is_selected": False, "url": "", "image": ""} for value in values
+            ]
             for name, values in options.items()
-        } or "",
+        }
+        or "",
     }
 
 
@@ -187,7 +230,9 @@ def _instruction_record(
     """A human-style instruction: the product's attributes and one value of each of its options."""
     wanted = {name: rng.choice(values)["value"] for name, values in (options or {}).items()}
     clause = ", and ".join(f"{name}: {value}" for name, value in wanted.items())
-    text = f"{rng.choice(OPENINGS)} {', '.join(chosen)} {family.noun}" + (f" with {clause}" if clause else "")
+    text = f"{rng.choice(OPENINGS)} {', '.join(chosen)} {family.noun}" + (
+        f" with {clause}" if clause else ""
+    )
     return {
         "asin": asin,
         "instruction": text,

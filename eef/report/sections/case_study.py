@@ -34,18 +34,21 @@ REASONS = {
 
 def draw_story(story: Story) -> Html:
     """The trajectory with its grid, then every example made from it."""
-    return join([
-        tag("p", _introduce(story), class_="lead"),
-        tag("ol", *_path(story), class_="path"),
-        tag("details", tag("summary", "What the signs mean"), _key(), class_="fold"),
-        tag("h3", "What it is trained on"),
-        *([_example(story, example) for example in story.examples] or [tag("p", NO_EXAMPLE)]),
-    ])
+    return join(
+        [
+            tag("p", _introduce(story), class_="lead"),
+            tag("ol", *_path(story), class_="path"),
+            tag("details", tag("summary", "What the signs mean"), _key(), class_="fold"),
+            tag("h3", "What it is trained on"),
+            *([_example(story, example) for example in story.examples] or [tag("p", NO_EXAMPLE)]),
+        ]
+    )
 
 
 def _key() -> Html:
     signs = [
-        tag("li", tag("span", sign, class_=f"sign {label}"), MEANINGS[label]) for label, sign in SIGNS.items()
+        tag("li", tag("span", sign, class_=f"sign {label}"), MEANINGS[label])
+        for label, sign in SIGNS.items()
     ]
     return tag("ul", *signs, class_="signs")
 
@@ -60,7 +63,9 @@ def _introduce(story: Story) -> str:
     expert = story.expert
     ending = "ran out of steps" if expert.status == "truncated" else "ended the episode"
     told = {segment.label for segment in story.grid.segments()} & {"beneficial", "harmful"}
-    failures = "1 failed trajectory" if story.failures == 1 else f"{story.failures} failed trajectories"
+    failures = (
+        "1 failed trajectory" if story.failures == 1 else f"{story.failures} failed trajectories"
+    )
     choice = "this one tells most" if told else "none tells a helpful action from a harmful one"
     return (
         f"Task {expert.task}, as the expert “{expert.author.removeprefix('expert:')}” played it: it {ending} with "
@@ -91,7 +96,8 @@ def _state(story: Story, index: int) -> Html:
     needs = grid.states[index] in grid.recovery_states()
     line = [
         tag("span", sign, class_="sign", aria_hidden="true"),
-        tag("strong", f"State {grid.states[index]}"), f" – {words}",
+        tag("strong", f"State {grid.states[index]}"),
+        f" – {words}",
         *([" ", tag("span", "needs recovery", class_="badge")] if needs else []),
     ]
     rollouts = [_rollout(story.trajectories[name]) for name in names]
@@ -103,15 +109,24 @@ def _state(story: Story, index: int) -> Html:
 def _rollout(rollout: Trajectory) -> Html:
     end = "won" if rollout.success else f"reward {rollout.reward or 0:.2f}"
     actions = " → ".join(step.action or "(no action)" for step in rollout.steps)
-    return tag("li", tag("strong", end), f" in {count_of(len(rollout.steps), 'step')}: ", tag("code", actions))
+    return tag(
+        "li",
+        tag("strong", end),
+        f" in {count_of(len(rollout.steps), 'step')}: ",
+        tag("code", actions),
+    )
 
 
 def _step(t: int, step: Step, grid: OkGrid, before: str) -> Html:
     segment = grid.segment_at(t)
     label = segment.label if segment else "outside"
     mark = _mark(t, segment) if segment else _plain_mark(t, grid)
-    return tag("li", tag("div", *mark, class_="mark"), tag("div", *_turn(step, before), class_="turn"),
-               class_=f"step {label}")
+    return tag(
+        "li",
+        tag("div", *mark, class_="mark"),
+        tag("div", *_turn(step, before), class_="turn"),
+        class_=f"step {label}",
+    )
 
 
 def _mark(t: int, segment: Segment) -> list[Html]:
@@ -123,7 +138,10 @@ def _mark(t: int, segment: Segment) -> list[Html]:
 
 def _plain_mark(t: int, grid: OkGrid) -> list[Html]:
     """The number of a step behind the last state, about which nothing was measured."""
-    return [tag("span", t, class_="t"), tag("span", "not measured") if t == grid.states[-1] else Html("")]
+    return [
+        tag("span", t, class_="t"),
+        tag("span", "not measured") if t == grid.states[-1] else Html(""),
+    ]
 
 
 def _turn(step: Step, before: str) -> list[Html]:
@@ -142,7 +160,12 @@ def _fold(observation: str, before: str) -> Html:
     short = news if len(news) <= SHOWN else news[:SHOWN].rsplit(" ", 1)[0] + " …"
     if short == observation:
         return tag("p", short, class_="observation")
-    return tag("details", tag("summary", short or "(the same page)"), tag("p", observation), class_="observation")
+    return tag(
+        "details",
+        tag("summary", short or "(the same page)"),
+        tag("p", observation),
+        class_="observation",
+    )
 
 
 def news_of(observation: str, before: str) -> str:
@@ -166,9 +189,16 @@ def _example(story: Story, example: TrainingExample) -> Html:
     trained = sum(weight > 0 for weight in example.weights)
     place = f"recovery state {example.state}" if example.state else "the task’s start"
     rest = "." if trained == len(path) else "; the others are seen as context, with weight 0."
-    head = [tag("strong", f"A solution for {place}."), f" {trained} of {len(path)} actions are trained{rest}"]
+    head = [
+        tag("strong", f"A solution for {place}."),
+        f" {trained} of {len(path)} actions are trained{rest}",
+    ]
     return tag(
-        "figure", tag("figcaption", *head), tag("ol", *steps, class_="mask", start=0), _proof(example), class_="example"
+        "figure",
+        tag("figcaption", *head),
+        tag("ol", *steps, class_="mask", start=0),
+        _proof(example),
+        class_="example",
     )
 
 
@@ -187,7 +217,11 @@ def _masked(t: int, item: PathStep, example: TrainingExample) -> Html:
         "li",
         tag("span", t, class_="t"),
         tag("span", f"{weight:g}", class_="weight", title="loss weight"),
-        tag("span", f"context, {who}’s" if reason == "context" else REASONS.get(reason, reason), class_="reason"),
+        tag(
+            "span",
+            f"context, {who}’s" if reason == "context" else REASONS.get(reason, reason),
+            class_="reason",
+        ),
         tag("code", item.step.action or "(no action)"),
         class_=kind,
     )

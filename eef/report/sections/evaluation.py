@@ -31,8 +31,18 @@ def draw_scores(results: Results) -> Html:
     """The main table: a row for each method, its last evaluated round."""
     bounds = [end for method in results.methods if method.score for end in method.score.interval]
     low, high = max(0.0, min(bounds, default=0.0) - 0.02), min(1.0, max(bounds, default=1.0) + 0.02)
-    head = ("Method", "Round", "Win rate %", "95 % interval", "Mean reward", "Finished %", "Newly solved",
-            "Rollouts", "Tokens", "Minutes")
+    head = (
+        "Method",
+        "Round",
+        "Win rate %",
+        "95 % interval",
+        "Mean reward",
+        "Finished %",
+        "Newly solved",
+        "Rollouts",
+        "Tokens",
+        "Minutes",
+    )
     rows = [_score_row(method, results, low, high) for method in results.methods]
     unsolved = results.never_solved
     return section(
@@ -42,7 +52,11 @@ def draw_scores(results: Results) -> Html:
             "A win is a reward at the environment’s threshold; tasks are played greedily. The interval is Wilson’s. "
             "Newly solved: test tasks that neither the expert nor behaviour cloning wins. Rollouts and tokens "
             "(generated) count exploration, minutes all of a method’s own stages."
-            + ("" if unsolved is None else f" Test tasks that no one has won in any round: {unsolved}.")
+            + (
+                ""
+                if unsolved is None
+                else f" Test tasks that no one has won in any round: {unsolved}."
+            )
         ),
     )
 
@@ -52,11 +66,20 @@ def _score_row(method: MethodResult, results: Results, low: float, high: float) 
     if last is None or score is None:
         return [name, *[NONE] * 9]
     picture = whisker(_point(0, score), kind_of(method.name, results), low, high)
-    ends = tag("span", f"{percent(score.interval.low)} – {percent(score.interval.high)}", class_="ends")
+    ends = tag(
+        "span", f"{percent(score.interval.low)} – {percent(score.interval.high)}", class_="ends"
+    )
     return [
-        name, round_name(last), tag("strong", percent(score.win_rate)), join([picture, ends]),
-        reward(score.mean_reward), percent(score.finished), number(last.newly_solved), number(method.rollouts),
-        number(method.tokens), minutes(method.seconds),
+        name,
+        round_name(last),
+        tag("strong", percent(score.win_rate)),
+        join([picture, ends]),
+        reward(score.mean_reward),
+        percent(score.finished),
+        number(last.newly_solved),
+        number(method.rollouts),
+        number(method.tokens),
+        minutes(method.seconds),
     ]
 
 
@@ -68,7 +91,8 @@ def draw_curves(results: Results) -> Html:
     start = {EXPERT: None, BC: 0.0}
     levels = [
         Level(display_name(name), kind_of(name, results), score.win_rate, at)
-        for name, at in start.items() if (score := results[name].score)
+        for name, at in start.items()
+        if (score := results[name].score)
     ]
     rounds = [_curve(method, results, by_rollouts=False) for method in explorers]
     spent = [_curve(method, results, by_rollouts=True) for method in explorers]
@@ -76,10 +100,18 @@ def draw_curves(results: Results) -> Html:
         "Win rate as it learns",
         tag(
             "div",
-            figure("Win rate (%) on the test tasks after each round, with 95 % intervals.",
-                   line_chart(rounds, levels, title="Win rate over rounds", x_title="round", whole_x=True)),
-            figure("The same over all rollouts explored so far.",
-                   line_chart(spent, levels, title="Win rate over rollouts", x_title="rollouts", whole_x=False)),
+            figure(
+                "Win rate (%) on the test tasks after each round, with 95 % intervals.",
+                line_chart(
+                    rounds, levels, title="Win rate over rounds", x_title="round", whole_x=True
+                ),
+            ),
+            figure(
+                "The same over all rollouts explored so far.",
+                line_chart(
+                    spent, levels, title="Win rate over rollouts", x_title="rollouts", whole_x=False
+                ),
+            ),
             class_="charts",
         ),
         fold("All rounds in numbers", _rounds_table(results)),
@@ -91,17 +123,32 @@ def _curve(method: MethodResult, results: Results, *, by_rollouts: bool) -> Curv
     first = results[BC].last
     places = [
         _point(method.rollouts_up_to(item.round) if by_rollouts else item.round, item.score)
-        for item in [*([first] if first else []), *method.evaluated] if item.score is not None
+        for item in [*([first] if first else []), *method.evaluated]
+        if item.score is not None
     ]
     return Curve(display_name(method.name), kind_of(method.name, results), tuple(places))
 
 
 def _rounds_table(results: Results) -> Html:
-    head = ("Method", "Round", "Win rate % [95 %]", "Mean reward [95 %]", "Newly solved", "Rollouts so far")
+    head = (
+        "Method",
+        "Round",
+        "Win rate % [95 %]",
+        "Mean reward [95 %]",
+        "Newly solved",
+        "Rollouts so far",
+    )
     rows = [
-        [method_cell(method.name, results), round_name(item), interval_text(item.score), _reward_text(item.score),
-         number(item.newly_solved), number(method.rollouts_up_to(item.round))]
-        for method in results.methods for item in method.evaluated
+        [
+            method_cell(method.name, results),
+            round_name(item),
+            interval_text(item.score),
+            _reward_text(item.score),
+            number(item.newly_solved),
+            number(method.rollouts_up_to(item.round)),
+        ]
+        for method in results.methods
+        for item in method.evaluated
     ]
     return table(head, rows, name="All rounds")
 
@@ -111,8 +158,15 @@ def draw_comparisons(results: Results) -> Html:
     if not results.comparisons:
         return Html("")
     reach = max(abs(end) for item in results.comparisons for end in item.wins.interval) or 1.0
-    head = ("Pair", "Won by one alone", "Difference in win rate, points", "95 % interval", "p", f"p{NBSP}(Holm)",
-            "Difference in mean reward")
+    head = (
+        "Pair",
+        "Won by one alone",
+        "Difference in win rate, points",
+        "95 % interval",
+        "p",
+        f"p{NBSP}(Holm)",
+        "Difference in mean reward",
+    )
     rows = [_comparison_row(item, reach) for item in reversed(results.comparisons)]
     return section(
         "Pair by pair",
@@ -130,23 +184,34 @@ def _comparison_row(item: Comparison, reach: float) -> list[Content]:
     ends = tag("span", f"{points(low)} to {points(high)}", class_="ends wide")
     gap, bounds = item.reward.mean, item.reward.interval
     return [
-        f"{display_name(item.first)} − {display_name(item.second)}", f"{item.only_first} : {item.only_second}",
-        tag("strong", points(item.wins.mean)), join([difference(item.wins.mean, low, high, reach), ends]),
-        _bare(p_value(item.p_value)), _bare(p_value(item.p_adjusted)),
+        f"{display_name(item.first)} − {display_name(item.second)}",
+        f"{item.only_first} : {item.only_second}",
+        tag("strong", points(item.wins.mean)),
+        join([difference(item.wins.mean, low, high, reach), ends]),
+        _bare(p_value(item.p_value)),
+        _bare(p_value(item.p_adjusted)),
         f"{signed_reward(gap)} [{signed_reward(bounds.low)}, {signed_reward(bounds.high)}]",
     ]
 
 
 def draw_kinds(results: Results) -> Html:
     """Scores × 100 by part and by kind of task: the final score, and behind it the highest on the way."""
-    found = {method.name: last.kinds for method in results.methods if (last := method.last) and last.kinds}
+    found = {
+        method.name: last.kinds
+        for method in results.methods
+        if (last := method.last) and last.kinds
+    }
     if not found:
         return Html("")
     first = next(iter(found.values()))
     rows = [_kind_row("all tasks", [each.all for each in found.values()])]
-    rows += [_kind_row(name, [each.parts.get(name) for each in found.values()]) for name in first.parts]
+    rows += [
+        _kind_row(name, [each.parts.get(name) for each in found.values()]) for name in first.parts
+    ]
     rows.append(["mean of kinds", NONE, *(percent(each.mean_of_kinds) for each in found.values())])
-    rows += [_kind_row(name, [each.kinds.get(name) for each in found.values()]) for name in first.kinds]
+    rows += [
+        _kind_row(name, [each.kinds.get(name) for each in found.values()]) for name in first.kinds
+    ]
     head = ("Tasks", "Number", *(display_name(name) for name in found))
     return section(
         "Score by kind of task",
@@ -169,7 +234,11 @@ def _kind_cell(score: KindScore | None) -> str:
 
 def draw_skills(results: Results) -> Html:
     """Bars of each skill in won and lost test episodes, by method; skills that no one has used are only named."""
-    rows = [(method.name, last.skills) for method in results.methods if (last := method.last) and last.skills]
+    rows = [
+        (method.name, last.skills)
+        for method in results.methods
+        if (last := method.last) and last.skills
+    ]
     if not rows:
         return Html("")
     used = {name: _most(name, rows) for name in rows[0][1]["won"].means}
@@ -180,8 +249,11 @@ def draw_skills(results: Results) -> Html:
         tag("div", *cards, class_="cards"),
         note(
             "Actions of a kind in a test episode, on average, in the last evaluated round; lost episodes are hatched."
-            + (" Searches count from the second on, clicks where the page offers them."
-               if results.fingerprint["env"] == "webshop" else "")
+            + (
+                " Searches count from the second on, clicks where the page offers them."
+                if results.fingerprint["env"] == "webshop"
+                else ""
+            )
             + (f" Done by no one: {', '.join(unused)}." if unused else "")
         ),
     )

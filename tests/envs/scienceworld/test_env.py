@@ -54,9 +54,14 @@ def env(tmp_path_factory):
 
 
 def test_splits_are_the_official_ones_and_share_nothing():
-    parts = {part: sum(len(part_of(name, part)) for name in VARIATIONS) for part in ("train", "dev", "test")}
+    parts = {
+        part: sum(len(part_of(name, part)) for name in VARIATIONS)
+        for part in ("train", "dev", "test")
+    }
     assert (len(VARIATIONS), TOTAL, parts) == (30, 7207, {"train": 3592, "dev": 1796, "test": 1819})
-    assert [at_index(index_of(*at_index(index))) for index in range(TOTAL)] == [at_index(i) for i in range(TOTAL)]
+    assert [at_index(index_of(*at_index(index))) for index in range(TOTAL)] == [
+        at_index(i) for i in range(TOTAL)
+    ]
     env = ScienceWorld()
     ids = {split: {task.id for task in env.tasks(split)} for split in ("train", "dev", "test")}
     assert sum(map(len, ids.values())) == len(set.union(*ids.values())) == TOTAL
@@ -72,7 +77,9 @@ def test_presets(preset, tasks, train, seen, unseen):
     env = ScienceWorld(tasks=preset)
     assert len(PRESETS[preset].tasks) == tasks
     assert [len(env.tasks(split)) for split in ("train", "seen", "unseen")] == [train, seen, unseen]
-    assert len({task.id.split("/")[1] for task in env.tasks("train").head(tasks)}) == tasks  # a fair sample
+    assert (
+        len({task.id.split("/")[1] for task in env.tasks("train").head(tasks)}) == tasks
+    )  # a fair sample
     limits = {task.step_limit for task in env.tasks("train")}
     assert env.step_limit == (120 if preset == "eto-24" else 100)
     assert limits == (set(ETO_LIMITS.values()) if preset == "eto-24" else {None})
@@ -90,7 +97,10 @@ def test_what_is_trained_on_cannot_be_evaluated_on():
 def test_named_simplifications_adapt_to_the_task():
     chosen = Simplifications.of("eto", tuple(VARIATIONS))
     assert chosen.told("boil") == ",".join(SIMPLIFICATIONS)
-    assert chosen.told("power-component") == "teleportAction,openDoors,selfWateringFlowerPots,openContainers"
+    assert (
+        chosen.told("power-component")
+        == "teleportAction,openDoors,selfWateringFlowerPots,openContainers"
+    )
     assert Simplifications.of("none", ("boil",)).told("boil") == ""
     written = Simplifications.of(",".join(SIMPLIFICATIONS), ("boil",))
     assert written.told("boil") == chosen.told("boil")
@@ -99,10 +109,17 @@ def test_named_simplifications_adapt_to_the_task():
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        ({"simplifications": "easy,openContainers"}, "joins 'easy' to others", "write the list out"),
+        (
+            {"simplifications": "easy,openContainers"},
+            "joins 'easy' to others",
+            "write the list out",
+        ),
         ({"simplifications": ["easyy"]}, "no simplification 'easyy'", "did you mean 'easy'?"),
-        ({"simplifications": ["noElectricalAction"], "tasks": "power-component"}, "not allowed for `power-component`",
-         "leave it out"),
+        (
+            {"simplifications": ["noElectricalAction"], "tasks": "power-component"},
+            "not allowed for `power-component`",
+            "leave it out",
+        ),
         ({"tasks": "boill"}, "no task or preset 'boill'", "did you mean 'boil'?"),
         ({"tasks": ["boil", "boil"]}, "each once", ""),
         ({"workers": 0}, "`env.workers` is 0", ""),
@@ -174,7 +191,9 @@ def test_no_java_and_another_package(monkeypatch, tmp_path):
             ScienceWorld()
     assert "apt-get install default-jre-headless" in caught.value.hint
     monkeypatch.setattr(module, "VERSION", "1.3.0")
-    with pytest.raises(ConfigError, match=r"`scienceworld` 1.2.3 is installed, this environment is made for 1.3.0"):
+    with pytest.raises(
+        ConfigError, match=r"`scienceworld` 1.2.3 is installed, this environment is made for 1.3.0"
+    ):
         ScienceWorld()
 
 
@@ -200,7 +219,9 @@ def test_held_out_tasks_are_seen_and_unseen_ones_in_turn():
     tasks = env.tasks("held-out")
     parts = {part: {task.id for task in env.tasks(part)} for part in ("seen", "unseen")}
     assert {task.id for task in tasks} == parts["seen"] | parts["unseen"]
-    assert all(task.id in parts[task.split] and held_out_part(task.id) == task.split for task in tasks)
+    assert all(
+        task.id in parts[task.split] and held_out_part(task.id) == task.split for task in tasks
+    )
     assert {task.split for task in tasks.head(48)} == {"seen", "unseen"}
     assert {held_out_part(task.id) for task in env.tasks("train")} == {""}
 
@@ -215,7 +236,16 @@ def test_a_lower_threshold():
 
 def test_it_keeps_the_protocol(env):
     assert isinstance(env, Env)
-    actions = ["look around", "go to kitchen", "", "reset task", "wait1", "open door", "0", "no such action"]
+    actions = [
+        "look around",
+        "go to kitchen",
+        "",
+        "reset task",
+        "wait1",
+        "open door",
+        "0",
+        "no such action",
+    ]
     assert len(check_env(env, actions=actions)) > 10
 
 
@@ -224,7 +254,11 @@ def test_an_episode(env):
     first = env.reset(task)
     assert first.startswith("Your task is to find the animal with the longest life span.")
     assert "This room is called the" in first
-    for words in ("Reset  task", "reset the task", "a reset an  Task the\n"):  # the simulator skips articles
+    for words in (
+        "Reset  task",
+        "reset the task",
+        "a reset an  Task the\n",
+    ):  # the simulator skips articles
         assert env.step(words).observation == REFUSED
     assert env.step("frobnicate").observation == "No known action matches that input."
     rewards = [env.step(action).reward for action in ("go to greenhouse", "go to outside")]
@@ -283,7 +317,11 @@ def test_gold_paths_win_are_kept_and_come_back(env, tmp_path):
     tasks = env.tasks("test").head(3)
     paths = GoldPaths(env, tmp_path)
     assert paths.failing(tasks) == {}
-    kept = [json.loads(line) for file in tmp_path.rglob("*.jsonl") for line in file.read_text().splitlines()]
+    kept = [
+        json.loads(line)
+        for file in tmp_path.rglob("*.jsonl")
+        for line in file.read_text().splitlines()
+    ]
     assert sorted(record["reward"] for record in kept) == [1.0, 1.0, 1.0]
     again = GoldPaths(env, tmp_path)
     again._make = None  # nothing is made a second time
@@ -296,8 +334,15 @@ def test_gold_paths_win_are_kept_and_come_back(env, tmp_path):
 def collect(env, preset, tasks):
     expert = make_expert(env, preset)
     launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
-    played = play(launches, env=env, policy=expert, trajectories=TrajectorySet(), sampling=GREEDY,
-                  step_limit=env.step_limit, batch_size=len(launches))
+    played = play(
+        launches,
+        env=env,
+        policy=expert,
+        trajectories=TrajectorySet(),
+        sampling=GREEDY,
+        step_limit=env.step_limit,
+        batch_size=len(launches),
+    )
     return {trajectory.task: trajectory for trajectory in played}
 
 
@@ -322,7 +367,9 @@ def test_experts(env):
 def test_gold_paths_and_random_rollouts_come_back_in_fresh_processes(tmp_path):
     """Two gold paths of each task and sixty random rollouts of thirty steps: recorded, then played in a new JVM."""
     env = ScienceWorld(workers=2, memory=512, patience=600.0, simplifications="eto")
-    tasks = [env.task(name, variation) for name in VARIATIONS for variation in (0, VARIATIONS[name] - 1)]
+    tasks = [
+        env.task(name, variation) for name in VARIATIONS for variation in (0, VARIATIONS[name] - 1)
+    ]
     paths = GoldPaths(env, tmp_path)
     failing = paths.failing(tasks)
     recorded = [(task, *record(env, task, list(paths[task].actions))) for task in tasks]

@@ -12,7 +12,9 @@ from eef.rollouts.runner import Launch, play
 from eef.trajectory import TrajectorySet
 from tests.fakes.counting import CountingEnv
 
-ACTIONS = st.lists(st.sampled_from(["go to kitchen", "open door", "0", "1", "focus on dog"]), max_size=20)
+ACTIONS = st.lists(
+    st.sampled_from(["go to kitchen", "open door", "0", "1", "focus on dog"]), max_size=20
+)
 
 
 def test_a_path_that_cannot_be_made_is_one_tasks_affair(tmp_path, monkeypatch):
@@ -21,14 +23,23 @@ def test_a_path_that_cannot_be_made_is_one_tasks_affair(tmp_path, monkeypatch):
     tasks = list(env.tasks("train").head(4))
     failing = GoldPaths(env).failing(tasks)
     assert str(failing.pop(tasks[1].id)) == f"no gold path of `{tasks[1].id}` (no way from 5)"
-    assert failing == {tasks[2].id: 0.9, tasks[3].id: 0.85}, "these count to 100, but win less than all"
+    assert failing == {tasks[2].id: 0.9, tasks[3].id: 0.85}, (
+        "these count to 100, but win less than all"
+    )
     kept = (tmp_path / "gold" / "counting" / "up.jsonl").read_text().splitlines()
     assert len(kept) == 3
     expert = GoldExpert(GoldPaths(env), "expert:flawless", 0.0, lambda first, action: "count")
     launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
     played = {
-        item.task: item.status for item in play(
-            launches, env=env, policy=expert, trajectories=TrajectorySet(), sampling=GREEDY, step_limit=5, batch_size=4,
+        item.task: item.status
+        for item in play(
+            launches,
+            env=env,
+            policy=expert,
+            trajectories=TrajectorySet(),
+            sampling=GREEDY,
+            step_limit=5,
+            batch_size=4,
         )
     }
     assert played.pop(tasks[1].id) == "error"
@@ -57,10 +68,17 @@ def test_an_answer_shares_the_fate_of_what_it_answers():
 
 def test_lapses_come_at_their_rate():
     kept = [len(lapse(["a", "b", "c", "d"] * 5, 0.2, random.Random(seed))) for seed in range(400)]
-    assert 12 < sum(kept) / len(kept) < 18  # drops take a part, and an early stop all that would follow
+    assert (
+        12 < sum(kept) / len(kept) < 18
+    )  # drops take a part, and an early stop all that would follow
 
 
 def test_every_action_has_a_thought():
     first = "Your task is to turn on the red light bulb. First, focus on it."
-    assert think(first, "connect battery anode to black wire").endswith("from battery anode to black wire.")
-    assert think(first, "eat soup") == "I am to turn on the red light bulb, then focus on it: now I eat soup."
+    assert think(first, "connect battery anode to black wire").endswith(
+        "from battery anode to black wire."
+    )
+    assert (
+        think(first, "eat soup")
+        == "I am to turn on the red light bulb, then focus on it: now I eat soup."
+    )

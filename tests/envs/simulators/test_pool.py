@@ -172,7 +172,16 @@ def test_no_process_is_left():
 
 # --- exploration ---------------------------------------------------------------------------------------------------
 
-ACTIONS = ("look around", "inventory", "open fridge", "move north", "move south", "move east", "take coin", "wait")
+ACTIONS = (
+    "look around",
+    "inventory",
+    "open fridge",
+    "move north",
+    "move south",
+    "move east",
+    "take coin",
+    "wait",
+)
 
 
 def restless(conversation, seed):
@@ -194,10 +203,13 @@ def play_all(env, directory, script=counter, *, progress=None):
         explore(launches(plan, known, round=1, seed=0), store, env, policy, **settings)
         inside = [
             PlannedState(item.task, item.state, 1)
-            for item in (_inside(each) for each in list(store.trajectories)) if item is not None
+            for item in (_inside(each) for each in list(store.trajectories))
+            if item is not None
         ]
         explore(launches(inside, known, round=2, seed=0), store, env, policy, **settings)
-        return [replace(each, usage=replace(each.usage, seconds=0.0)) for each in store.trajectories]
+        return [
+            replace(each, usage=replace(each.usage, seconds=0.0)) for each in store.trajectories
+        ]
 
 
 def _inside(trajectory):
@@ -212,7 +224,9 @@ def test_two_workers_play_what_one_plays(tmp_path):
         env = CountingEnv(workers=workers)
         played.append(play_all(env, tmp_path / str(workers)))
         env.close()
-    assert sorted(played[0], key=lambda each: each.id) == sorted(played[1], key=lambda each: each.id)
+    assert sorted(played[0], key=lambda each: each.id) == sorted(
+        played[1], key=lambda each: each.id
+    )
     assert {each.status for each in played[0]} <= {"terminated", "truncated"}
     assert any(each.start for each in played[0])
 
@@ -270,7 +284,11 @@ def kill(pid):
 def test_two_thousand_episodes_leak_nothing():
     """Memory of a JVM and of its worker, processes, files and ports stay where they are; every 250 episodes the JVM
     of the other worker is killed."""
-    env = ScienceWorld(tasks=("find-plant", "lifespan-longest-lived", "identify-life-stages-2"), workers=2, memory=256)
+    env = ScienceWorld(
+        tasks=("find-plant", "lifespan-longest-lived", "identify-life-stages-2"),
+        workers=2,
+        memory=256,
+    )
     tasks = list(env.tasks("train"))
     env.reset(tasks[0])
     env.close()

@@ -63,7 +63,9 @@ def test_malformed_prices(pricing):
         parse_prices(pricing, "here")
 
 
-@pytest.mark.parametrize("options", [["a"], {"color": [{}]}, {"color": ["red"]}, {"color": [{"value": 3}]}])
+@pytest.mark.parametrize(
+    "options", [["a"], {"color": [{}]}, {"color": ["red"]}, {"color": [{"value": 3}]}]
+)
 def test_malformed_options(options):
     with pytest.raises(DataError, match="here: `customization_options`"):
         parse_options(options, "here")
@@ -112,7 +114,11 @@ def test_human_goals(catalogue):
         goal.instruction
         == f"i want merino socks, dark blue, and price lower than {goal.price_upper:.2f} dollars"
     )
-    assert (goal.options, goal.attributes, goal.query) == (("dark blue",), ("merino wool",), "wool socks")
+    assert (goal.options, goal.attributes, goal.query) == (
+        ("dark blue",),
+        ("merino wool",),
+        "wool socks",
+    )
 
 
 @given(st.floats(0.01, 2000), st.integers(0, 9))
@@ -159,7 +165,10 @@ def test_malformed_splits(bounds):
 
 
 def test_presets():
-    train = {name: Splits.of(name, "human", 12_087)["train"] for name in ("canonical", "eef-11k", "eef-3k")}
+    train = {
+        name: Splits.of(name, "human", 12_087)["train"]
+        for name in ("canonical", "eef-11k", "eef-3k")
+    }
     assert [len(part) for part in train.values()] == [10_587, 10_587, 3000]
     assert all(part[0] == 1500 for part in train.values())
     assert Splits.of("synthetic-1k", "synthetic", 6910)["test"] == range(500)
@@ -168,7 +177,12 @@ def test_presets():
 @pytest.mark.parametrize(
     ("name", "kind", "goals", "message"),
     [
-        ("canonical", "human", 13, "'canonical' is of 1,501 goals or more, this shop has 13 human ones"),
+        (
+            "canonical",
+            "human",
+            13,
+            "'canonical' is of 1,501 goals or more, this shop has 13 human ones",
+        ),
         ("eef-3k", "synthetic", 12_087, "'eef-3k' is of 12,087 human goals"),
         ("synthetic-1k", "human", 12_087, "6,910 synthetic goals"),
         ("eef-12k", "human", 12_087, "'eef-12k', no preset"),
@@ -188,17 +202,23 @@ def lists(tmp_path):
 
 def test_lists_of_goals_are_the_users_files(lists):
     """As in ETO's, the two share a goal: that is refused, or the goal is left out of training."""
-    with pytest.raises(ConfigError, match="overlap at goal 5: train and test share 1 goals") as caught:
+    with pytest.raises(
+        ConfigError, match="overlap at goal 5: train and test share 1 goals"
+    ) as caught:
         Splits.of(f"eto:{lists}", "human", 50)
     assert "drop" in caught.value.hint
     splits = Splits.of(f"eto:{lists}", "human", 50, "drop")
     assert dict(splits.indices) == {"train": (30, 20, 40), "test": (5, 6)}
     assert (splits.split_of(20), splits.split_of(5), splits.split_of(0)) == ("train", "test", "")
     assert splits.to_record()["test"][0] == 2
-    assert splits.to_record() != Splits.of(f"eto:{lists}", "human", 41, "drop").to_record() | {"train": [0, ""]}
+    assert splits.to_record() != Splits.of(f"eto:{lists}", "human", 41, "drop").to_record() | {
+        "train": [0, ""]
+    }
 
 
-@pytest.mark.parametrize("content", ["[1, 50]", "[-1]", '["1"]', "{}", "3", "[true]", "[1, 1]", "[1", "[1.0]"])
+@pytest.mark.parametrize(
+    "content", ["[1, 50]", "[-1]", '["1"]', "{}", "3", "[true]", "[1, 1]", "[1", "[1.0]"]
+)
 def test_lists_that_are_none(lists, content):
     (lists / "test_indices.json").write_text(content)
     with pytest.raises(DataError, match=r"test_indices.json"):
@@ -250,16 +270,31 @@ def test_a_missing_file(tmp_path):
             {"items": [{**ITEMS[0], "name": None}]},
             r"product 0 \(B000000001\): `name` is None, expected a string",
         ),
-        ({"items": [{**ITEMS[0], "pricing": "12"}]}, r"product 0 \(B000000001\): `pricing` is '12'"),
+        (
+            {"items": [{**ITEMS[0], "pricing": "12"}]},
+            r"product 0 \(B000000001\): `pricing` is '12'",
+        ),
         ({"items": [{**ITEMS[0], "small_description": [1]}]}, "`small_description`"),
         ({"notes": {"B000000001": []}}, "the notes of B000000001"),
-        ({"notes": {"B000000001": {"attributes": "silk"}}}, r"beside items_shuffle.json: the notes of B0+1: `attr"),
-        ({"notes": {"B000000001": {"instruction": "Find me socks"}}}, "no `instruction_attributes`"),
+        (
+            {"notes": {"B000000001": {"attributes": "silk"}}},
+            r"beside items_shuffle.json: the notes of B0+1: `attr",
+        ),
+        (
+            {"notes": {"B000000001": {"instruction": "Find me socks"}}},
+            "no `instruction_attributes`",
+        ),
         ({"notes": {"B000000001": {"instruction": 3}}}, "`instruction` is 3"),
-        ({"items": [{**ITEMS[0], "asin": "b000000001"}]}, "`asin` is 'b000000001', expected capital letters"),
+        (
+            {"items": [{**ITEMS[0], "asin": "b000000001"}]},
+            "`asin` is 'b000000001', expected capital letters",
+        ),
         ({"items": [{**ITEMS[0], "asin": 5}]}, "product 0: `asin` is 5, expected a string"),
         ({"items": [{**ITEMS[0], "pricing": 12}]}, "`pricing` is 12"),
-        ({"human": {"B000000001": {}}}, r"beside items_shuffle.json: human instruction of B000000001"),
+        (
+            {"human": {"B000000001": {}}},
+            r"beside items_shuffle.json: human instruction of B000000001",
+        ),
         ({"human": {"B000000001": ["a"]}}, "human instruction of B000000001"),
     ],
 )

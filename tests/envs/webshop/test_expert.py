@@ -51,7 +51,9 @@ def test_flawless_wins_every_task_when_it_has_the_steps(goals, shop):
     assert [task for task, trajectory in played.items() if not trajectory.success] == []
 
 
-@pytest.mark.skipif(not list(DATA.glob("items_shuffle*.json")), reason=f"no official data at {DATA}")
+@pytest.mark.skipif(
+    not list(DATA.glob("items_shuffle*.json")), reason=f"no official data at {DATA}"
+)
 @pytest.mark.parametrize(("goals", "least"), [("human", 1.0), ("synthetic", 0.85)])
 def test_flawless_wins_all_that_can_be_won_on_official_data(goals, least):
     """A goal is lost where no search shows its product, or by the original's comparison of options as pairs."""
@@ -66,13 +68,17 @@ def test_flawless_wins_all_that_can_be_won_on_official_data(goals, least):
 @pytest.mark.parametrize("lapse", ["wrong_product", "settle_early", "forget_option", "buy_anyway"])
 def test_each_lapse_costs_wins(lapse):
     env = open_shop(products=400)
-    rates = [win_rate(play_all(env, lapsing(env, **{lapse: rate}), 150)) for rate in (0.0, 0.3, 0.9)]
+    rates = [
+        win_rate(play_all(env, lapsing(env, **{lapse: rate}), 150)) for rate in (0.0, 0.3, 0.9)
+    ]
     assert rates[0] == 1.0
     assert rates[0] > rates[1] > rates[2]
 
 
 def test_one_rate_for_all():
-    assert Lapses.rate(0.2) == Lapses(wrong_product=0.2, settle_early=0.2, forget_option=0.2, buy_anyway=0.2)
+    assert Lapses.rate(0.2) == Lapses(
+        wrong_product=0.2, settle_early=0.2, forget_option=0.2, buy_anyway=0.2
+    )
     assert Lapses.rate(0.0) == Lapses() == PRESETS["flawless"]
 
 
@@ -80,7 +86,9 @@ def test_strong_wins_about_a_third_of_the_demo_and_weak_less(demo):
     env, tasks = demo
     rates = {
         preset: [
-            win_rate(play_all(env, make_expert(env, preset), tasks, limit=env.step_limit, seed=seed))
+            win_rate(
+                play_all(env, make_expert(env, preset), tasks, limit=env.step_limit, seed=seed)
+            )
             for seed in range(seeds)
         ]
         for preset, seeds in (("flawless", 1), ("strong", 6), ("weak", 6))
@@ -93,11 +101,19 @@ def test_strong_wins_about_a_third_of_the_demo_and_weak_less(demo):
 
 def test_long_tasks_fail_more_often_than_short_ones(demo):
     env, tasks = demo
-    needed = {task: item.length for task, item in play_all(env, make_expert(env, "flawless"), tasks).items()}
-    played = [play_all(env, make_expert(env, "strong"), tasks, limit=env.step_limit, seed=seed) for seed in range(8)]
+    needed = {
+        task: item.length
+        for task, item in play_all(env, make_expert(env, "flawless"), tasks).items()
+    }
+    played = [
+        play_all(env, make_expert(env, "strong"), tasks, limit=env.step_limit, seed=seed)
+        for seed in range(8)
+    ]
 
     def won(lengths):
-        return fmean(item[task].success for item in played for task in needed if needed[task] in lengths)
+        return fmean(
+            item[task].success for item in played for task in needed if needed[task] in lengths
+        )
 
     assert won(range(7)) > won(range(7, 9)) > won(range(9, 61))
     assert won(range(7)) > 1.5 * won(range(8, 61))
@@ -106,7 +122,11 @@ def test_long_tasks_fail_more_often_than_short_ones(demo):
 def test_lapses_leave_the_expert_with_something_to_learn_from(demo):
     """Failures end in wrong purchases, not in silence: what EEF starts from are whole episodes."""
     env, tasks = demo
-    lost = [each for each in play_all(env, make_expert(env, "strong"), tasks, limit=15).values() if not each.success]
+    lost = [
+        each
+        for each in play_all(env, make_expert(env, "strong"), tasks, limit=15).values()
+        if not each.success
+    ]
     assert fmean(each.status == "terminated" for each in lost) > 0.9
     assert fmean(each.reward > 0 for each in lost) > 0.8
 
@@ -119,7 +139,8 @@ def test_lapses_leave_the_expert_with_something_to_learn_from(demo):
 def test_equal_seeds_play_equally_however_they_are_batched(seed, preset):
     env = open_shop()
     one, other = (
-        play_all(env, make_shop_expert(env, preset), 15, seed=seed, batch_size=size) for size in (15, 4)
+        play_all(env, make_shop_expert(env, preset), 15, seed=seed, batch_size=size)
+        for size in (15, 4)
     )
     assert {task: one[task].steps for task in one} == {task: other[task].steps for task in one}
 
@@ -158,10 +179,15 @@ def test_the_episode_it_is_asked_about_stays_where_it_is():
 
 @pytest.mark.parametrize("options", [{"observation": "text_rich"}, {"prompt": "react"}])
 def test_it_plays_the_same_however_pages_and_rules_are_written(options):
-    shops = [WebShop(goals="human", tagger="words", synthetic={"products": 100}, **more) for more in ({}, options)]
+    shops = [
+        WebShop(goals="human", tagger="words", synthetic={"products": 100}, **more)
+        for more in ({}, options)
+    ]
     plays = [play_all(env, make_shop_expert(env, "strong"), 20) for env in shops]
     for task in plays[0]:
-        assert [step.action for step in plays[0][task].steps] == [step.action for step in plays[1][task].steps]
+        assert [step.action for step in plays[0][task].steps] == [
+            step.action for step in plays[1][task].steps
+        ]
 
 
 # --- what it writes ------------------------------------------------------------------------------------------------
@@ -206,7 +232,9 @@ def test_each_thing_read_aloud_is_marked_by_what_is_needed():
             for at, word in enumerate(words):
                 if word in ("yes", "not"):
                     thing = (" ".join(words[at - 2 : at]), words[at - 1])
-                    assert (word == "yes") == bool({*goal.attributes, *goal.options} & {*thing}), thought
+                    assert (word == "yes") == bool({*goal.attributes, *goal.options} & {*thing}), (
+                        thought
+                    )
             if "missing." in words:
                 assert action == BACK
             if action == BACK:
@@ -216,23 +244,43 @@ def test_each_thing_read_aloud_is_marked_by_what_is_needed():
 def test_a_lapse_shows_in_what_is_said():
     """Who takes the wrong product takes its attributes for those needed; who buys anyway does not look."""
     env = open_shop(missing_options=0.6)
-    wrong = [step for item in play_all(env, lapsing(env, wrong_product=1.0), 40).values() for step in item.steps]
-    opened = [parse_completion(step.completion)[0] for step in wrong if step.action.startswith("click[B0")]
+    wrong = [
+        step
+        for item in play_all(env, lapsing(env, wrong_product=1.0), 40).values()
+        for step in item.steps
+    ]
+    opened = [
+        parse_completion(step.completion)[0] for step in wrong if step.action.startswith("click[B0")
+    ]
     assert opened
     assert all(thought.endswith(" yes fits.") for thought in opened)
-    bought = [step for item in play_all(env, lapsing(env, buy_anyway=1.0), 40).values() for step in item.steps]
+    bought = [
+        step
+        for item in play_all(env, lapsing(env, buy_anyway=1.0), 40).values()
+        for step in item.steps
+    ]
     assert not any("missing." in step.completion or step.action == BACK for step in bought)
 
 
 def test_long_lists_of_options_are_not_read_aloud():
     env = open_shop(missing_options=0.0)
     played = play_all(env, make_shop_expert(env, "flawless"), 20)
-    read = [step.completion for item in played.values() for step in item.steps if "choose" in step.completion]
+    read = [
+        step.completion
+        for item in played.values()
+        for step in item.steps
+        if "choose" in step.completion
+    ]
     assert any(" not " in text for text in read)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("eef.envs.webshop.expert.READ_ALOUD", 7)
         played = play_all(env, make_shop_expert(env, "flawless"), 20)
-    read = [step.completion for item in played.values() for step in item.steps if "choose" in step.completion]
+    read = [
+        step.completion
+        for item in played.values()
+        for step in item.steps
+        if "choose" in step.completion
+    ]
     assert not any(" not " in text for text in read)
 
 
@@ -242,9 +290,12 @@ def answer_to(env, *completions):
     for completion in completions:
         result = execute(env, parse_completion(completion)[1] or "")
         conversation += [
-            {"role": "assistant", "content": completion}, {"role": "user", "content": result.observation}
+            {"role": "assistant", "content": completion},
+            {"role": "user", "content": result.observation},
         ]
-    return parse_completion(make_shop_expert(env, "flawless").act([conversation], [0], GREEDY)[0].text)[1]
+    return parse_completion(
+        make_shop_expert(env, "flawless").act([conversation], [0], GREEDY)[0].text
+    )[1]
 
 
 def test_it_plays_on_from_where_others_went():
@@ -267,7 +318,9 @@ def turns_to(env, goal):
 
 def test_a_conversation_of_another_shop():
     env = open_shop()
-    conversation = [{"role": "user", "content": "WebShop [SEP] Instruction: [SEP] find me a moon [SEP] Search"}]
+    conversation = [
+        {"role": "user", "content": "WebShop [SEP] Instruction: [SEP] find me a moon [SEP] Search"}
+    ]
     with pytest.raises(EnvError, match="does not know the task"):
         make_shop_expert(env, "strong").act([conversation], [0], GREEDY)
 

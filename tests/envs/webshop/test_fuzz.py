@@ -16,14 +16,22 @@ from eef.errors import DataError, EefError
 from tests.fakes.small_shop import HUMAN, ITEMS, NOTES, write_shop
 
 FILES = ("items_shuffle.json", "items_ins_v2.json", "items_human_ins.json")
-texts = st.text(st.characters(codec=None), max_size=20)  # lone surrogates and control characters among them
-words = texts | st.sampled_from(["Wool Socks", "wool socks", "Red", "a › b", " ", "buy now", "< prev", "B000000002"])
+texts = st.text(
+    st.characters(codec=None), max_size=20
+)  # lone surrogates and control characters among them
+words = texts | st.sampled_from(
+    ["Wool Socks", "wool socks", "Red", "a › b", " ", "buy now", "< prev", "B000000002"]
+)
 odd = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**25), 10**25) | st.floats(allow_nan=False) | words,
-    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(words | st.just("value"), parts, max_size=3),
+    lambda parts: (
+        st.lists(parts, max_size=3) | st.dictionaries(words | st.just("value"), parts, max_size=3)
+    ),
     max_leaves=6,
 ) | st.sampled_from(["$", "12", "$1.5.5", "nan"])
-choices = st.dictionaries(words, st.none() | st.lists(st.fixed_dictionaries({"value": words}), max_size=3), max_size=3)
+choices = st.dictionaries(
+    words, st.none() | st.lists(st.fixed_dictionaries({"value": words}), max_size=3), max_size=3
+)
 prices = st.sampled_from(["", None, "$1", "$5 - $3", "$" + "9" * 400, "$١٢", "$0", "$1,000 - $2"])
 
 
@@ -35,7 +43,11 @@ def perhaps_spoilt(whole):
 
 def spoil(record, chance, value):
     key = chance.choice(sorted(record))
-    return {name: value if name == key else kept for name, kept in record.items() if name != key or value is not ...}
+    return {
+        name: value if name == key else kept
+        for name, kept in record.items()
+        if name != key or value is not ...
+    }
 
 
 def item(asin):
@@ -46,7 +58,9 @@ def item(asin):
     }))  # fmt: skip
 
 
-two_items = st.builds(lambda one, more: [one, *more], item("B000000001"), st.lists(item("B000000002"), max_size=1))
+two_items = st.builds(
+    lambda one, more: [one, *more], item("B000000001"), st.lists(item("B000000002"), max_size=1)
+)
 items = st.one_of(two_items, two_items, two_items, st.lists(odd, max_size=2))
 note = st.fixed_dictionaries({
     "attributes": st.lists(words, max_size=3), "instruction": words,
@@ -56,7 +70,9 @@ notes = st.fixed_dictionaries({"B000000001": perhaps_spoilt(note)}, optional={"x
 asked = st.fixed_dictionaries({
     "instruction": words, "instruction_attributes": st.lists(words, min_size=1), "instruction_options": st.lists(words)
 })  # fmt: skip
-human = st.fixed_dictionaries({"B000000001": st.lists(perhaps_spoilt(asked), min_size=1)}, optional={"x": odd})
+human = st.fixed_dictionaries(
+    {"B000000001": st.lists(perhaps_spoilt(asked), min_size=1)}, optional={"x": odd}
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +87,13 @@ def play_all_pages(env):
     env.step(f"search[{env.shop.product(env.goal.asin).title}]")
     for label in env.available()["clickables"]:
         before = env.snapshot()
-        for action in (f"click[{label}]", "click[description]", "click[< prev]", "click[features]", "click[< prev]"):
+        for action in (
+            f"click[{label}]",
+            "click[description]",
+            "click[< prev]",
+            "click[features]",
+            "click[< prev]",
+        ):
             assert isinstance(env.step(action).observation, str)
         for choice in env.available()["clickables"]:
             env.step(f"click[{choice}]")
@@ -94,11 +116,21 @@ def open_or_refuse(directory, **options):
 
 
 @given(items, notes, human, st.sampled_from(["human", "synthetic"]))
-@example(ITEMS[:1], {"B000000001": NOTES["B000000001"] | {"instruction_attributes": "silk"}}, {}, "synthetic")
+@example(
+    ITEMS[:1],
+    {"B000000001": NOTES["B000000001"] | {"instruction_attributes": "silk"}},
+    {},
+    "synthetic",
+)
 @example([ITEMS[0] | {"customization_options": {str(n): [{"value": str(at)} for at in range(40)] for n in range(30)}}],
          NOTES, HUMAN, "synthetic")  # fmt: skip
 @example([ITEMS[0] | {"pricing": "$" + "9" * 400}], NOTES, HUMAN, "synthetic")
-@example([ITEMS[0] | {"name": "\ud800", "full_description": "\x00\x1b[2J", "query": "\u200d"}], NOTES, HUMAN, "human")
+@example(
+    [ITEMS[0] | {"name": "\ud800", "full_description": "\x00\x1b[2J", "query": "\u200d"}],
+    NOTES,
+    HUMAN,
+    "human",
+)
 def test_any_records_make_a_shop_or_are_refused(somewhere, items, notes, human, goals):
     directory = somewhere / "records"
     directory.mkdir(exist_ok=True)
@@ -142,13 +174,17 @@ def test_an_index_whose_notes_are_odd_is_built_anew(somewhere, written, note):
 
 def test_more_goals_than_can_be_made(tmp_path):
     many = {str(name): [{"value": str(at)} for at in range(40)] for name in range(300)}
-    with pytest.raises(DataError, match=r"product 0 \(B000000001\): its options have more than 10,000,000"):
+    with pytest.raises(
+        DataError, match=r"product 0 \(B000000001\): its options have more than 10,000,000"
+    ):
         WebShop(write_shop(tmp_path, items=[ITEMS[0] | {"customization_options": many}]))
 
 
 @pytest.fixture(scope="module", params=["text", "text_rich"])
 def env(request, tmp_path_factory):
-    return WebShop(write_shop(tmp_path_factory.mktemp("shop")), observation=request.param, explain_invalid=True)
+    return WebShop(
+        write_shop(tmp_path_factory.mktemp("shop")), observation=request.param, explain_invalid=True
+    )
 
 
 odd_texts = st.text(st.characters(codec=None), max_size=60)
@@ -191,7 +227,9 @@ def test_actions_are_parsed_as_the_originals_pattern_does(action):
     assert parse(action) == ((found[1], found[2].lower()) if found else ("", ""))
 
 
-@pytest.mark.parametrize("sign", ["[", "]", "[]", "a ", "é", "\u200d", "_", "'", "1,", "a[", "\n", "\ud800", "<q> "])
+@pytest.mark.parametrize(
+    "sign", ["[", "]", "[]", "a ", "é", "\u200d", "_", "'", "1,", "a[", "\n", "\ud800", "<q> "]
+)
 def test_a_long_action_takes_no_long_time(env, sign):
     """100 kB of one sign are gone over once; square, it would take hours."""
     player = env.clone()

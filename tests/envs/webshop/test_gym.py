@@ -29,7 +29,9 @@ def test_gymnasiums_own_checker(observation):
 def test_it_is_made_by_its_name_alone():
     """In a fresh interpreter, the module named before the id."""
     script = f"import gymnasium; print(gymnasium.make('eef.envs.webshop.gym:{ID}', **{SHOP}).reset(seed=1)[0])"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.stdout.startswith("WebShop [SEP] Instruction:"), done.stderr
 
 
@@ -39,9 +41,20 @@ def test_it_plays_as_the_environment_does(env):
     assert (page, info["task"]) == (plain.reset(2), "webshop/2")
     goal = plain.goal
     assert info["instruction"] == goal.instruction
-    for action in (f"search[{goal.query}]", "click[next >]", "Sesame", "", f"search[{goal.instruction}]"):
+    for action in (
+        f"search[{goal.query}]",
+        "click[next >]",
+        "Sesame",
+        "",
+        f"search[{goal.instruction}]",
+    ):
         page, reward, terminated, truncated, info = env.step(action)
-        assert (page, reward, terminated, truncated) == (plain.step(action).observation, 0.0, False, False)
+        assert (page, reward, terminated, truncated) == (
+            plain.step(action).observation,
+            0.0,
+            False,
+            False,
+        )
         assert {key: info[key] for key in ("has_search_bar", "clickables")} == plain.available()
         assert info["reward_parts"] == {}
     for action in (f"click[{goal.asin}]", "click[buy now]"):
@@ -79,7 +92,9 @@ def test_what_is_returned_belongs_to_the_caller(env):
 
 
 def test_many_side_by_side():
-    envs = gymnasium.make_vec(ID, num_envs=3, vectorization_mode="sync", vector_kwargs={"copy": False}, **SHOP)
+    envs = gymnasium.make_vec(
+        ID, num_envs=3, vectorization_mode="sync", vector_kwargs={"copy": False}, **SHOP
+    )
     pages, infos = envs.reset(seed=5)
     assert len(pages) == len(set(infos["task"])) == 3
     pages, rewards, *_ = envs.step(("search[shirt]",) * 3)
@@ -106,8 +121,11 @@ def test_any_text_is_a_page_and_an_action():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"task": 10**6}, "no goal 1000000"), ({"task": -1}, "no goal -1"), ({"task": "3"}, "expected a goal index"),
-        ({"task": 1.5}, "expected a goal index"), ({"goal": 1}, "no option 'goal'"),
+        ({"task": 10**6}, "no goal 1000000"),
+        ({"task": -1}, "no goal -1"),
+        ({"task": "3"}, "expected a goal index"),
+        ({"task": 1.5}, "expected a goal index"),
+        ({"goal": 1}, "no option 'goal'"),
     ],
 )
 def test_what_cannot_be_reset_to(env, options, words):

@@ -38,7 +38,9 @@ def files(data, tmp_path):
 
 def contents(directory):
     """Every column's bytes."""
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "index.json"}
+    return {
+        path.name: path.read_bytes() for path in directory.iterdir() if path.name != "index.json"
+    }
 
 
 @pytest.mark.parametrize("goals", ["human", "synthetic"])
@@ -63,7 +65,10 @@ def test_it_is_built_once(files, tmp_path, monkeypatch):
     ]  # fmt: skip
     monkeypatch.setattr(index, "_build", None)
     assert open_index(files, tmp_path / "cache").digest == built.digest
-    assert prepare({"data": str(files.items), "index": str(tmp_path / "cache")}, lambda *_: None) is None
+    assert (
+        prepare({"data": str(files.items), "index": str(tmp_path / "cache")}, lambda *_: None)
+        is None
+    )
 
 
 @pytest.mark.parametrize("which", ["items", "attributes", "human"])
@@ -116,15 +121,23 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(files, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(index.FileColumns, "append", append)
         if stop == "digest":
-            patch.setattr(OfficialFiles, "digest", lambda self, progress: exec("raise Stopped", {"Stopped": Stopped}))
+            patch.setattr(
+                OfficialFiles,
+                "digest",
+                lambda self, progress: exec("raise Stopped", {"Stopped": Stopped}),
+            )
         with pytest.raises(Stopped):
             open_index(files, tmp_path / "cache")
     seen = []
-    again = open_index(files, tmp_path / "cache", progress=lambda what, done, total: seen.append((what, done)))
+    again = open_index(
+        files, tmp_path / "cache", progress=lambda what, done, total: seen.append((what, done))
+    )
     assert contents(again.directory) == whole
     again.verify()
     if stop in (60, 119, "terms"):
-        assert min(done for what, done in seen if what == "reading products") > 10_000  # did not begin at the start
+        assert (
+            min(done for what, done in seen if what == "reading products") > 10_000
+        )  # did not begin at the start
 
 
 def build_and_be_killed(data, where, part):
@@ -157,7 +170,9 @@ def test_a_killed_build_goes_on_and_ends_the_same(files, tmp_path, part):
 def test_a_build_of_other_files_is_not_gone_on_with(files, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "CHECKPOINT", 10)
     with monkeypatch.context() as patch:
-        patch.setattr(index.CatalogueWriter, "finish", lambda *_: exec("raise Stopped", {"Stopped": Stopped}))
+        patch.setattr(
+            index.CatalogueWriter, "finish", lambda *_: exec("raise Stopped", {"Stopped": Stopped})
+        )
         with pytest.raises(Stopped):
             open_index(files, tmp_path / "cache")
     items = json.loads(files.items.read_text())
@@ -175,7 +190,8 @@ def test_two_processes_at_once(files, tmp_path):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     workers = [
-        context.Process(target=build, args=(str(files.items), str(tmp_path / "cache"), results)) for _ in range(2)
+        context.Process(target=build, args=(str(files.items), str(tmp_path / "cache"), results))
+        for _ in range(2)
     ]
     for worker in workers:
         worker.start()
@@ -223,7 +239,9 @@ def test_every_column_is_written(data, tmp_path):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -238,7 +256,11 @@ def stream(path, opening, **options):
 @given(value=st.lists(JSON, max_size=5), indent=st.sampled_from([None, 1]), ascii=st.booleans())
 def test_a_list_is_streamed_as_it_is_parsed(tmp_path_factory, value, indent, ascii):
     path = tmp_path_factory.getbasetemp() / "list.json"
-    path.write_text(json.dumps(value, indent=indent, ensure_ascii=ascii), encoding="utf-8", errors="surrogatepass")
+    path.write_text(
+        json.dumps(value, indent=indent, ensure_ascii=ascii),
+        encoding="utf-8",
+        errors="surrogatepass",
+    )
     try:
         path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -251,7 +273,7 @@ def test_a_list_is_streamed_as_it_is_parsed(tmp_path_factory, value, indent, asc
         assert [member for (_, member), _ in stream(path, "[", start=offset)] == value[at + 1 :]
 
 
-@given(value=st.dictionaries(st.text("ab\\\"é", max_size=3), JSON, max_size=4))
+@given(value=st.dictionaries(st.text('ab\\"é', max_size=3), JSON, max_size=4))
 def test_an_object_is_streamed_as_it_is_parsed(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "object.json"
     path.write_text(json.dumps(value))
@@ -261,7 +283,9 @@ def test_an_object_is_streamed_as_it_is_parsed(tmp_path_factory, value):
 
 @given(st.data())
 def test_a_file_cut_off_anywhere_is_refused(tmp_path_factory, data):
-    whole = json.dumps([{"asin": "B01", "é": [1, 2.5, None]}, {"x": "y\\"}], ensure_ascii=False).encode()
+    whole = json.dumps(
+        [{"asin": "B01", "é": [1, 2.5, None]}, {"x": "y\\"}], ensure_ascii=False
+    ).encode()
     path = tmp_path_factory.getbasetemp() / "cut.json"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
     with pytest.raises(DataError, match=r"cut.json` is not JSON: .* \(entry \d, near byte \d+\)"):
@@ -270,7 +294,18 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path_factory, data):
 
 @pytest.mark.parametrize(
     "text",
-    ["[1 2]", "[1,]", "[,1]", "[1]]", "[1] x", "[nul]", "x", "", "[" * 100_000, "[1" + "0" * 5000 + "]"],
+    [
+        "[1 2]",
+        "[1,]",
+        "[,1]",
+        "[1]]",
+        "[1] x",
+        "[nul]",
+        "x",
+        "",
+        "[" * 100_000,
+        "[1" + "0" * 5000 + "]",
+    ],
 )
 def test_what_is_no_list(tmp_path, text):
     path = tmp_path / "odd.json"
@@ -313,7 +348,10 @@ def test_the_command_builds_an_index_and_says_where(files, tmp_path):
     assert again.exit_code == 0
     assert "reading products" not in again.stderr
     assert manifest.stat().st_ino == built
-    assert "reading products" in eef("index", files.items, "--out", tmp_path / "cache", "--rebuild").stderr
+    assert (
+        "reading products"
+        in eef("index", files.items, "--out", tmp_path / "cache", "--rebuild").stderr
+    )
 
 
 def test_the_command_says_when_a_run_will_not_use_what_it_built(files, tmp_path, monkeypatch):
@@ -336,10 +374,17 @@ def test_the_command_finds_what_was_damaged(files, tmp_path):
 
 
 def test_a_run_builds_the_index_it_needs_with_a_bar(files, tmp_path):
-    options = {"name": "webshop", "data": str(files.items), "index": str(tmp_path / "cache"), "goals": "human",
-               "splits": {"train": [0, 2], "test": [2, 4]}}
+    options = {
+        "name": "webshop",
+        "data": str(files.items),
+        "index": str(tmp_path / "cache"),
+        "goals": "human",
+        "splits": {"train": [0, 2], "test": [2, 4]},
+    }
     recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps({"name": "shop", "env": options, "expert": {"names": ["scripted/strong"]}}))
+    recipe.write_text(
+        json.dumps({"name": "shop", "env": options, "expert": {"names": ["scripted/strong"]}})
+    )
     run = eef("collect", recipe, "--out", tmp_path / "run")
     assert run.exit_code == 0
     assert "reading products" in run.stderr

@@ -133,8 +133,12 @@ def test_sub_pages(env, instruction, button, contents):
 
 def test_empty_texts(env, instruction):
     """An empty description leaves nothing; an empty bullet an empty segment, as it has a blank before it."""
-    assert see(env, "search[hat]", "click[b000000004]", "click[description]").endswith(" [SEP] < Prev")
-    assert see(env, "click[< prev]", "click[features]").endswith(" [SEP] < Prev [SEP]  [SEP] knitted")
+    assert see(env, "search[hat]", "click[b000000004]", "click[description]").endswith(
+        " [SEP] < Prev"
+    )
+    assert see(env, "click[< prev]", "click[features]").endswith(
+        " [SEP] < Prev [SEP]  [SEP] knitted"
+    )
 
 
 def test_opened_product_is_marked_until_the_search_page(rich):
@@ -202,7 +206,7 @@ def test_buying_ends_with_the_done_page(env):
     result = env.step("click[Buy Now]")
     assert result.observation.startswith(
         "Thank you for shopping with us! [SEP] Your code: [SEP] None [SEP] (Paste it in your MTurk "
-        'interface.) [SEP] Purchased [SEP] asin [SEP] B000000001 [SEP] options [SEP] '
+        "interface.) [SEP] Purchased [SEP] asin [SEP] B000000001 [SEP] options [SEP] "
         '{"color": "dark blue", "size": "l"} [SEP] attrs'
     )
     assert result.observation.endswith("[SEP] 1.0 [SEP] Reward Details [SEP] None")
@@ -226,7 +230,9 @@ def test_values_are_escaped_on_the_done_page(directory, tmp_path):
     env = WebShop(write_shop(tmp_path / "odd", items=[odd]), goals="human")
     env.reset(0)
     play(env, "search[merino]", f"click[{SOCKS}]")
-    assert r'{"color": "b\u003ca \u0026 \u0027c\u0027"}' in see(env, "click[b<a & 'c']", "click[buy now]")
+    assert r'{"color": "b\u003ca \u0026 \u0027c\u0027"}' in see(
+        env, "click[b<a & 'c']", "click[buy now]"
+    )
 
 
 def test_back_doors_of_the_original(env, directory):
@@ -245,7 +251,8 @@ def test_search_of_a_category_ignores_blanks_around_it(env):
 
 def test_an_invalid_action_is_explained_where_that_is_asked_for(directory):
     plain, rich = (
-        WebShop(directory, goals="human", explain_invalid=True, observation=mode) for mode in ("text", "text_rich")
+        WebShop(directory, goals="human", explain_invalid=True, observation=mode)
+        for mode in ("text", "text_rich")
     )
     page = plain.reset(0)
     assert see(plain, "click[red]") == (
@@ -257,7 +264,9 @@ def test_an_invalid_action_is_explained_where_that_is_asked_for(directory):
     assert len(see(plain, "x" * 100_000)) < len(page) + 300
     page = rich.reset(0)
     assert see(rich, "click[red]").endswith(f"be: search.\n{page}")
-    assert "What can be: nothing." in see(plain, "search[merino]", f"click[{SOCKS}]", "click[buy now]", "click[red]")
+    assert "What can be: nothing." in see(
+        plain, "search[merino]", f"click[{SOCKS}]", "click[buy now]", "click[red]"
+    )
     assert "Nothing" not in see(plain, "search[merino]")
 
 
@@ -289,14 +298,19 @@ def test_texts_of_blanks(tmp_path, title, segment, line):
         env.reset(0)
         pages.append(see(env, "search[merino]"))
     assert pages[0].endswith(f"{SOCKS} [SEP] {'' if segment is None else f'{segment} [SEP] '}$12.5")
-    assert pages[1].endswith(f"[button] {SOCKS} [button_]\n{'' if line is None else f'{line}{chr(10)}'}$12.5\n")
+    assert pages[1].endswith(
+        f"[button] {SOCKS} [button_]\n{'' if line is None else f'{line}{chr(10)}'}$12.5\n"
+    )
 
 
 def test_option_values_like_the_navigation(tmp_path):
     """`next >` of an option is chosen on a product's page, where it turns no page; `buy now` buys."""
     from tests.fakes.small_shop import ITEMS, choices
 
-    odd = {**ITEMS[0], "customization_options": {"Style": choices("Next >", "search", "", "Buy Now")}}
+    odd = {
+        **ITEMS[0],
+        "customization_options": {"Style": choices("Next >", "search", "", "Buy Now")},
+    }
     env = WebShop(write_shop(tmp_path, items=[odd]), goals="human")
     env.reset(0)
     play(env, "search[merino]", f"click[{SOCKS}]", "click[next >]", "click[search]", "click[]")
@@ -308,7 +322,10 @@ def test_option_values_like_the_navigation(tmp_path):
 def test_of_two_options_with_one_value_the_later_is_meant(tmp_path):
     from tests.fakes.small_shop import ITEMS, choices
 
-    odd = {**ITEMS[0], "customization_options": {"Color": choices("One", "two"), "Size": choices("one")}}
+    odd = {
+        **ITEMS[0],
+        "customization_options": {"Color": choices("One", "two"), "Size": choices("one")},
+    }
     env = WebShop(write_shop(tmp_path, items=[odd]), goals="human")
     env.reset(0)
     play(env, "search[merino]", f"click[{SOCKS}]", "click[one]")

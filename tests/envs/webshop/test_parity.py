@@ -18,11 +18,21 @@ from eef.envs.webshop.reward import count_options
 from eef.envs.webshop.search import SMALL
 
 DATA = Path(os.environ.get("EEF_WEBSHOP_DATA", "recordings"))
-PARTS = ("r_att", "w_att", "r_option", "w_option", "r_price", "w_price", "query_match", "category_match")
+PARTS = (
+    "r_att",
+    "w_att",
+    "r_option",
+    "w_option",
+    "r_price",
+    "w_price",
+    "query_match",
+    "category_match",
+)
 _SCORE = re.compile(r"(max 1\.0\)(?: \[SEP\] |\n))[\d.]+")
 
 pytestmark = pytest.mark.skipif(
-    not (DATA / "traces").is_dir(), reason=f"no recordings at {DATA}; set EEF_WEBSHOP_DATA to their directory"
+    not (DATA / "traces").is_dir(),
+    reason=f"no recordings at {DATA}; set EEF_WEBSHOP_DATA to their directory",
 )
 
 
@@ -51,15 +61,21 @@ def options_of(steps):
     """
     actions = [step["sess"]["actions"].get("search", 0) for step in steps]
     last = [after != before for before, after in zip(actions, [*actions[1:], None], strict=True)]
-    return [step["sess"]["options"] if ends else None for step, ends in zip(steps, last, strict=True)]
+    return [
+        step["sess"]["options"] if ends else None for step, ends in zip(steps, last, strict=True)
+    ]
 
 
-@pytest.mark.parametrize("name", ["oracle_human", "oracle_synthetic", "random_human", "random_synthetic"])
+@pytest.mark.parametrize(
+    "name", ["oracle_human", "oracle_synthetic", "random_human", "random_synthetic"]
+)
 def test_traces(shops, name):
     kind = name.split("_")[1]
     plain, rich = shops[kind, "text"], shops[kind, "text_rich"]
     for episode in read(f"traces/{name}.jsonl.gz"):
-        assert f"Instruction: {plain.task(episode['goal_idx']).instruction}" == episode["instruction"]
+        assert (
+            f"Instruction: {plain.task(episode['goal_idx']).instruction}" == episode["instruction"]
+        )
         for step, options in zip(episode["steps"], options_of(episode["steps"]), strict=True):
             place = (name, episode["goal_idx"], step["action"])
             if step["action"] is None:
@@ -109,7 +125,8 @@ def test_goals(shops):
     lost = [
         goal
         for goal in synthetic
-        if count_options([value for _, value in goal.options], goal.options, compat=True) < len(goal.options)
+        if count_options([value for _, value in goal.options], goal.options, compat=True)
+        < len(goal.options)
     ]
     assert len(lost) == 458
     for goal in human:
@@ -118,7 +135,11 @@ def test_goals(shops):
 
 def test_human_goals_are_in_the_official_table(shops):
     def bare(text):
-        return re.sub(r"[^a-z0-9 ]", "", re.sub(r", and price lower than.*", "", text).lower()).strip()
+        return re.sub(
+            r"[^a-z0-9 ]", "", re.sub(r", and price lower than.*", "", text).lower()
+        ).strip()
 
-    table = {bare(text) for text in json.loads((DATA / "human_goals.json").read_text(encoding="utf-8"))}
+    table = {
+        bare(text) for text in json.loads((DATA / "human_goals.json").read_text(encoding="utf-8"))
+    }
     assert all(bare(goal.instruction) in table for goal in shops["human", "text"].shop.goals)

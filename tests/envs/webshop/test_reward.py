@@ -70,7 +70,10 @@ def test_alike(one, other, same):
 
 def test_attributes_count_by_list_or_by_words_of_the_pages():
     assert (
-        count_attributes(SOCKS, ["merino wool", "machine washed", "cold feet", "warm & light", "silk"]) == 4
+        count_attributes(
+            SOCKS, ["merino wool", "machine washed", "cold feet", "warm & light", "silk"]
+        )
+        == 4
     )
 
 
@@ -149,7 +152,9 @@ def test_a_goal_without_options_has_no_part_for_them():
 
 def test_price_at_the_bound_is_within():
     assert score_purchase(SOCKS, 20.0, [], GOAL, SOCKS, word_nouns).r_price
-    assert score_purchase(SOCKS, 5e5, [], replace(GOAL, price_upper=NO_BOUND), SOCKS, word_nouns).r_price
+    assert score_purchase(
+        SOCKS, 5e5, [], replace(GOAL, price_upper=NO_BOUND), SOCKS, word_nouns
+    ).r_price
 
 
 CORD = "Saireed UL Listed 2 Prong Power Cord for JBL Bar 3.1 Bar 2.1 Channel 4K Ultra HD Soundbar"

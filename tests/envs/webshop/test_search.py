@@ -47,7 +47,7 @@ def test_stems(word, expected):
         ("★best☞ ❤️❤ ✿", ["★", "best", "☞", "❤️", "❤"]),
         ("👍🏻 👨‍👩‍👧x ❤🏻", ["👍🏻", "👨‍👩‍👧", "x", "❤", "🏻"]),
         ("🇺🇸🇬🇧 #️⃣ 12⃣", ["🇺🇸", "🇬🇧", "#️⃣", "12⃣"]),
-        ("א״ב ג'ד ה' א\"ב", ["א״ב", "ג'ד", "ה'", "א\"ב"]),
+        ("א״ב ג'ד ה' א\"ב", ["א״ב", "ג'ד", "ה'", 'א"ב']),
         ("ไทย 한국 ℹ️info ™x", ["ไทย", "한국", "ℹ️info", "™", "x"]),
         ("", []),
     ],
@@ -62,8 +62,15 @@ def test_a_token_longer_than_the_limit_is_cut():
 
 @pytest.mark.parametrize(
     ("token", "expected"),
-    [("ΛΌΓΟΣ", "λόγοσ"), ("İ", "i"), ("The", ""),
-     ("men's", "men"), ("women’s", "women"), ("s", "s"), ("ROLLS", "roll")],
+    [
+        ("ΛΌΓΟΣ", "λόγοσ"),
+        ("İ", "i"),
+        ("The", ""),
+        ("men's", "men"),
+        ("women’s", "women"),
+        ("s", "s"),
+        ("ROLLS", "roll"),
+    ],
 )
 def test_terms(token, expected):
     assert term(token) == expected
@@ -115,7 +122,9 @@ def test_ranks_equal_the_formula(documents, query):
     hits = SearchIndex.build(texts, names).search(" ".join(query))
     assert {at for at, _ in hits} == {at for at, score in enumerate(expected) if score > 0}
     assert all(score == pytest.approx(expected[at], rel=1e-6) for at, score in hits)
-    assert [(-score, names[at]) for at, score in hits] == sorted((-score, names[at]) for at, score in hits)
+    assert [(-score, names[at]) for at, score in hits] == sorted(
+        (-score, names[at]) for at, score in hits
+    )
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12))
@@ -123,12 +132,17 @@ def test_leaving_out_what_cannot_be_among_the_best_changes_nothing(seed, asked):
     """Against the scores of all products, in a shop where common terms are skipped and looked up."""
     rng = random.Random(seed)
     weights = [1 / (1 + at) for at in range(300)]
-    texts = [" ".join(f"w{at}" for at in rng.choices(range(300), weights, k=rng.randint(1, 40))) for _ in range(400)]
+    texts = [
+        " ".join(f"w{at}" for at in rng.choices(range(300), weights, k=rng.randint(1, 40)))
+        for _ in range(400)
+    ]
     index = SearchIndex.build(texts, [f"N{(at * 37) % 400:03}" for at in range(400)])
     words = Counter(f"w{at}" for at in rng.choices(range(300), k=asked))
     totals = np.zeros(400)
     for clause in filter(None, (index._clause(word, times) for word, times in words.items())):
-        totals[index.documents[clause.postings]] += clause.parts[index.pair_numbers[clause.postings]]
+        totals[index.documents[clause.postings]] += clause.parts[
+            index.pair_numbers[clause.postings]
+        ]
     everything = np.lexsort((index.ranks, -totals.astype(np.float32)))[:TOP]
     expected = [(int(at), float(np.float32(totals[at]))) for at in everything if totals[at] > 0]
     for small, cost in ((400, 16), (0, 0), (0, 1), (0, 16)):  # in a small shop nothing is left out
@@ -149,10 +163,14 @@ def test_what_stands_between_blanks_is_split_by_itself():
 
 @given(st.text(alphabet="a1_ .'\":\u0301\u200d\ufe0f\u20e3#❤👍🏻🇺אカ한\n", max_size=30))
 def test_any_text_is_split_at_blanks(text):
-    assert [token for piece in text.replace("\n", " ").split(" ") for token in tokens(piece)] == tokens(text)
+    assert [
+        token for piece in text.replace("\n", " ").split(" ") for token in tokens(piece)
+    ] == tokens(text)
 
 
-@pytest.mark.parametrize("sign", ["_", "\u200d", "#", "\u0301", "_\u0301", "❤\u200d", "a_", "1,", "a\u0301", "🇺"])
+@pytest.mark.parametrize(
+    "sign", ["_", "\u200d", "#", "\u0301", "_\u0301", "❤\u200d", "a_", "1,", "a\u0301", "🇺"]
+)
 def test_long_rows_of_odd_signs_take_no_long_time(sign):
     """A hundred thousand characters; with a rule that looks back they would take hours."""
     tokens(sign * (100_000 // len(sign)))

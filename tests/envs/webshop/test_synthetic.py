@@ -21,24 +21,54 @@ from tests.fakes.shopping import buy, mean_of, open_shop, play_all, rank, win_ra
 SHOPS = (
     {"products": 100},
     {"products": 100, "family_size": 1},
-    {"products": 203, "family_size": 40, "option_types": 3, "missing_options": 0.8, "attribute_pool": 10},
-    {"products": 300, "family_size": 40, "option_types": 0, "attribute_pool": 2, "look_alikes": 1.0},
-    {"products": 400, "family_size": 25, "search_noise": 0.0, "missing_options": 0.0, "price_spread": 500, "seed": 3},
+    {
+        "products": 203,
+        "family_size": 40,
+        "option_types": 3,
+        "missing_options": 0.8,
+        "attribute_pool": 10,
+    },
+    {
+        "products": 300,
+        "family_size": 40,
+        "option_types": 0,
+        "attribute_pool": 2,
+        "look_alikes": 1.0,
+    },
+    {
+        "products": 400,
+        "family_size": 25,
+        "search_noise": 0.0,
+        "missing_options": 0.0,
+        "price_spread": 500,
+        "seed": 3,
+    },
     {"products": 2000, "seed": 1},
     {"products": 2000, "family_size": 2},
 )
-ANY_SETTINGS = st.fixed_dictionaries({
-    "seed": st.integers(0, 2**31), "products": st.integers(100, 160), "family_size": st.integers(1, 40),
-    "attribute_pool": st.integers(2, 10), "look_alikes": st.floats(0, 1), "missing_options": st.floats(0, 0.8),
-    "option_types": st.integers(0, 3), "search_noise": st.floats(0, 1), "price_spread": st.integers(0, 500),
-})
+ANY_SETTINGS = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**31),
+        "products": st.integers(100, 160),
+        "family_size": st.integers(1, 40),
+        "attribute_pool": st.integers(2, 10),
+        "look_alikes": st.floats(0, 1),
+        "missing_options": st.floats(0, 0.8),
+        "option_types": st.integers(0, 3),
+        "search_noise": st.floats(0, 1),
+        "price_spread": st.integers(0, 500),
+    }
+)
 GOALS = ("human", "synthetic")
 
 
 def some_goals(env, number=150):
     """Goals drawn at random: those of a generated shop come to tens of thousands."""
     indices = range(len(env.shop.goals))
-    return [env.shop.goals[index] for index in random.Random(0).sample(indices, min(number, len(indices)))]
+    return [
+        env.shop.goals[index]
+        for index in random.Random(0).sample(indices, min(number, len(indices)))
+    ]
 
 
 def assert_winnable(env, number=150):
@@ -86,7 +116,9 @@ def test_the_originals_slip_loses_goals_here_as_well():
     env = open_shop("synthetic", compat=True, products=120, option_types=3)
     goals = some_goals(env, 500)
     lost = {goal for goal in goals if buy(env, goal) < 1}
-    slipped = {goal for goal in goals if {"rustic", "sandalwood"} & {value for _, value in goal.options}}
+    slipped = {
+        goal for goal in goals if {"rustic", "sandalwood"} & {value for _, value in goal.options}
+    }
     assert lost == slipped != set()
     assert [open_shop(compat=compat).rules.compat for compat in (None, True)] == [False, True]
 
@@ -108,7 +140,9 @@ def test_another_seed_makes_another_shop(shop):
 
 
 def test_the_fingerprint_holds_the_settings():
-    prints = [open_shop(**shop).fingerprint() for shop in ({}, {}, {"seed": 1}, {"search_noise": 0.5})]
+    prints = [
+        open_shop(**shop).fingerprint() for shop in ({}, {}, {"seed": 1}, {"search_noise": 0.5})
+    ]
     assert prints[0] == prints[1]
     assert prints[0] != prints[2] != prints[3]
     assert prints[3]["synthetic"]["search_noise"] == 0.5
@@ -123,7 +157,9 @@ def test_sizes(products, family_size):
     assert set(sizes.values()) <= {family_size, products % family_size}
 
 
-@pytest.mark.parametrize(("products", "numbers"), [(100, 1_000), (1_000, 1_000), (2_000, 1_000_000)])
+@pytest.mark.parametrize(
+    ("products", "numbers"), [(100, 1_000), (1_000, 1_000), (2_000, 1_000_000)]
+)
 def test_product_numbers_are_scattered(products, numbers):
     """Equal scores come in the order of the numbers: those of a family must lie apart."""
     families = {}
@@ -131,7 +167,11 @@ def test_product_numbers_are_scattered(products, numbers):
         assert len(item["asin"]) == 10
         families.setdefault(item["query"], []).append(int(item["asin"][1:]))
     assert all(0 <= number < numbers for family in families.values() for number in family)
-    assert all(later - earlier > 1 for family in families.values() for earlier, later in pairwise(sorted(family)))
+    assert all(
+        later - earlier > 1
+        for family in families.values()
+        for earlier, later in pairwise(sorted(family))
+    )
 
 
 def test_a_product_number_comes_once():
@@ -140,7 +180,10 @@ def test_a_product_number_comes_once():
 
 def test_coined_words_stay_apart_in_the_search():
     coined = [_coined(index) for index in range(100_000)]
-    assert len({term(word) for word in coined} | {term(family.noun) for family in lexicon.families()}) == 100_060
+    assert (
+        len({term(word) for word in coined} | {term(family.noun) for family in lexicon.families()})
+        == 100_060
+    )
 
 
 @given(ANY_SETTINGS)
@@ -158,7 +201,9 @@ def test_no_option_passes_for_another():
     for name, values in lexicon.OPTION_VALUES.items():
         for wanted in values:
             for option in (wanted, (name, wanted)):
-                assert [value for value in values if count_options([value], [option], compat=False)] == [wanted]
+                assert [
+                    value for value in values if count_options([value], [option], compat=False)
+                ] == [wanted]
 
 
 def test_the_lexicon_names_each_thing_once():
@@ -218,19 +263,26 @@ def test_more_noise_puts_the_right_product_further_behind():
 def test_without_noise_only_equals_are_ranked_before_the_right_product():
     env = open_shop(products=400, search_noise=0.0)
     for goal in some_goals(env):
-        hits = [env.shop.product(asin) for asin, _ in env.search(f"{' '.join(goal.attributes)} {goal.query}")]
+        hits = [
+            env.shop.product(asin)
+            for asin, _ in env.search(f"{' '.join(goal.attributes)} {goal.query}")
+        ]
         ahead = [product for product in hits[: rank(env, goal) - 1] if product.query == goal.query]
         assert len(ahead) == rank(env, goal) - 1
         assert {frozenset(product.attributes) for product in ahead} <= {frozenset(goal.attributes)}
 
 
 def test_with_neither_noise_nor_look_alikes_the_right_product_is_first():
-    env = open_shop(products=400, search_noise=0.0, look_alikes=0.0, attribute_pool=10, family_size=4)
+    env = open_shop(
+        products=400, search_noise=0.0, look_alikes=0.0, attribute_pool=10, family_size=4
+    )
     assert fmean(rank(env, goal) == 1 for goal in some_goals(env)) > 0.95
 
 
 def test_missing_options_make_go_back():
-    assert rising([mean_of(flawless(missing_options=share), BACK) for share in (0.0, 0.25, 0.5, 0.8)])
+    assert rising(
+        [mean_of(flawless(missing_options=share), BACK) for share in (0.0, 0.25, 0.5, 0.8)]
+    )
     assert mean_of(flawless(missing_options=0.0), BACK) == 0.0
 
 
@@ -240,7 +292,9 @@ def test_look_alikes_are_opened_and_left():
 
 def test_more_options_make_longer_episodes():
     """A family has three to choose from; each takes a click."""
-    lengths = [fmean(item.length for item in flawless(option_types=number).values()) for number in range(4)]
+    lengths = [
+        fmean(item.length for item in flawless(option_types=number).values()) for number in range(4)
+    ]
     assert all(later - earlier > 0.5 for earlier, later in pairwise(lengths))
 
 
