@@ -18,9 +18,9 @@ from typing import Any
 
 from eef.analysis.stats import difference_over_seeds, seed_effects, sign_flip_test
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import BC, StageId
+from eef.pipeline.stages import BC, Stage
 from eef.policy import Sampling
-from eef.rollouts.runner import Launch, Player, batches
+from eef.rollouts.runner import RolloutRunner, RolloutSpec, batches
 from eef.trajectory import TrajectorySet
 from eef.utils.compute import process_settings
 
@@ -29,10 +29,10 @@ def wins(run: Run, method: str, split: str) -> list[float]:
     """1.0 for each task of the split that the method's last student wins."""
     tasks, recipe = list(run.env.tasks(split).head(run.recipe.tasks.test)), run.recipe
     # what a round explores with is what the round before has left; the first one's is behaviour cloning
-    student = run.explorer(StageId(method, 1 if method == BC else recipe.rounds + 1, "explore"))
+    student = run.explorer(Stage(method, 1 if method == BC else recipe.rounds + 1, "explore"))
     sampling = Sampling(**recipe.evaluation_sampling.model_dump())
-    launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
-    with Player(
+    launches = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
+    with RolloutRunner(
         run.env,
         student,
         TrajectorySet(),

@@ -21,7 +21,7 @@ from eef.pipeline.evaluation import RECORD_VERSION as EVALUATION_VERSION
 from eef.pipeline.evaluation import EvalResult, Outcome
 from eef.pipeline.ledger import Cost, Stage
 from eef.pipeline.recipe import Recipe
-from eef.policies.response_cache import Spent
+from eef.policies.response_cache import ApiUsage
 from eef.policy import Completion
 from eef.rollouts.store import MIGRATIONS
 from eef.selection import RECORD_VERSION as EXAMPLE_VERSION
@@ -112,10 +112,10 @@ FILES = (
             "overflows": "int",
             "deaths": "workers that died or hung, and were started anew",
             "text_only": "int",
-            "sources": "expert → ImportReport; `api` → Spent",
+            "sources": "expert → ImportReport; `api` → ApiUsage",
         },
         ImportReport,
-        Spent,
+        ApiUsage,
         optional=("text_only", "sources"),
     ),
     _file(

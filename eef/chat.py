@@ -20,14 +20,14 @@ _ACTION_LINE = re.compile(r"\baction:\s*[^\n]+", re.I)
 
 
 def build_conversation(
-    prompt: str, steps: Sequence[Step], observation: str | None = None, *, told: str = ""
+    prompt: str, steps: Sequence[Step], observation: str | None = None, *, prompt_suffix: str = ""
 ) -> Conversation:
     """The messages of `steps`; with `observation` (what the agent sees now) it is the prompt for the next turn.
 
     >>> build_conversation("You shop.", [], "Page 1", told="Succeed.")[0]
     {'role': 'system', 'content': 'You shop.\\n\\nSucceed.'}
     """
-    system = "\n\n".join(part for part in (prompt, told) if part)
+    system = "\n\n".join(part for part in (prompt, prompt_suffix) if part)
     messages: Conversation = [{"role": "system", "content": system}] if system else []
     for step in steps:
         messages.append({"role": "user", "content": step.observation})

@@ -58,7 +58,7 @@ class Policy(Protocol):
 
 
 @runtime_checkable
-class Oracle(Policy, Protocol):
+class PrivilegedPolicy(Policy, Protocol):
     """A policy that is told which task each conversation is about: a scripted expert which looks the way up."""
 
     def act_on(
@@ -70,7 +70,7 @@ class Oracle(Policy, Protocol):
     ) -> list[Completion]: ...
 
 
-class Scripted:
+class ScriptedPolicy:
     """A policy from a function `(conversation, seed) → text`: the fake for tests, and the base of scripted experts."""
 
     batch_invariant = True

@@ -283,7 +283,7 @@ def weighted_conversation(
     length = max(
         (index + 1 for index, weight in enumerate(example.weights) if weight != 0), default=0
     )
-    conversation = build_conversation(prompt, steps[:length], told=example.told)
+    conversation = build_conversation(prompt, steps[:length], prompt_suffix=example.prompt_suffix)
     return conversation, example.weights[:length]
 
 

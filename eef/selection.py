@@ -13,8 +13,8 @@ RECORD_VERSION = 2
 
 
 def _told_nothing(record: dict[str, Any]) -> dict[str, Any]:
-    """1 → 2: an example may be told something (`told`)."""
-    return {"told": "", **record}
+    """1 → 2: an example may be told something (`prompt_suffix`)."""
+    return {"prompt_suffix": "", **record}
 
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _told_nothing}
@@ -37,7 +37,7 @@ class TrainingExample:
     `weights[t]` 0 = visible as context, never trained. `reasons[t]` is why: `context`, `expert-win`, `student-win`,
     `beneficial` (an expert action which leads from the important state to one the student wins from), `neutral`,
     `harmful`, … `state` is the important state the solution starts from (its t), `evidence` the ids of the rollouts
-    which prove the labels. `told` is what the prompt says beside the environment's own (`eef.chat`): how the episode
+    which prove the labels. `prompt_suffix` is what the prompt says beside the environment's own (`eef.chat`): how the episode
     ends, for methods that train on failures too.
 
     Worked example (the recovery state 4 of the example in `eef.methods.labels`): the student's win from state 6 took two
@@ -52,7 +52,7 @@ class TrainingExample:
     weights: tuple[float, ...]
     reasons: tuple[str, ...]
     evidence: tuple[str, ...] = ()
-    told: str = ""
+    prompt_suffix: str = ""
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.reasons):

@@ -80,7 +80,7 @@ def test_the_resolved_recipe_comes_back_as_it_was(recipe_file, tmp_path):
     resolved = tmp_path / "resolved.json"
     resolved.write_text(first.to_json(), encoding="utf-8")
     assert load_recipe(resolved) == first
-    assert json.loads(first.to_json())["train"]["warmup"] == first.train.warmup
+    assert json.loads(first.to_json())["train"]["warmup_ratio"] == first.train.warmup_ratio
 
 
 def test_overrides(recipe_file):

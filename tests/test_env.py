@@ -13,7 +13,7 @@ from eef.env import FORMAT_ERROR, Env, StepResult, check_env, execute, replay
 from eef.envs.toy import Corridor, ToyEnv, toy_player
 from eef.errors import EnvError, ReplayMismatch
 from eef.policy import GREEDY
-from eef.rollouts.runner import Launch, play
+from eef.rollouts.runner import RolloutSpec, play
 from eef.task import TaskSet
 from eef.trajectory import PathStep, Step, TrajectorySet
 
@@ -85,7 +85,7 @@ def test_an_episode_must_have_begun():
 )
 def test_players_win_as_often_as_they_are_skilled(skill, least, most):
     env = ToyEnv()
-    launches = [Launch(task.id, task, None, task.index, 0) for task in env.tasks("train")]
+    launches = [RolloutSpec(task.id, task, None, task.index, 0) for task in env.tasks("train")]
     played = play(
         launches,
         env=env,

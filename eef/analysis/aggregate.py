@@ -14,7 +14,7 @@ from itertools import combinations
 from statistics import fmean, stdev
 from typing import Any
 
-from eef.analysis.behaviors import SkillUse
+from eef.analysis.behaviors import BehaviorUse
 from eef.analysis.label_noise import LabelNoise
 from eef.analysis.stats import (
     Difference,
@@ -27,7 +27,7 @@ from eef.analysis.stats import (
     seed_effects,
     sign_flip_test,
 )
-from eef.analysis.trial import Piece, Scores
+from eef.analysis.trial import Scores, Trial
 from eef.pipeline.ledger import Cost
 from eef.pipeline.stages import BC, EXPERT
 
@@ -35,7 +35,7 @@ RECORD_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodOverSeeds:
+class MethodAggregate:
     """A method after its last round: win rate and mean reward of each seed, None where that seed is not finished.
 
     `rounds` are its win rates by round and seed, `cost` the mean over seeds of all its stages, `explored` that of
@@ -56,7 +56,7 @@ class MethodOverSeeds:
     rounds: Mapping[int, tuple[float | None, ...]]
     cost: Cost | None
     explored: Mapping[int, Cost]
-    skills: Mapping[int, tuple[Mapping[str, SkillUse], ...]]
+    skills: Mapping[int, tuple[Mapping[str, BehaviorUse], ...]]
     pass_at_k: tuple[int, float] | None
     selected: Mapping[str, float]
     solved: Mapping[str, float]
@@ -88,7 +88,7 @@ class MethodOverSeeds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairOverSeeds:
+class PairAggregate:
     """Two methods on the same tasks in the `seeds` where both are finished; differences are first minus second.
 
     `p_value`: exact sign-flip test over tasks, all seeds of a task together (with one seed McNemar's test).
@@ -134,19 +134,19 @@ class PairOverSeeds:
 
 
 @dataclass(frozen=True, slots=True)
-class OverSeeds:
+class Aggregate:
     """What several seeds say together; the student's methods are paired, the experts are not.
 
     `tasks` counts the test tasks of each difficulty; `never_solved` those that no method won in any seed or round.
     """
 
     seeds: tuple[int, ...]
-    methods: tuple[MethodOverSeeds, ...]
-    pairs: tuple[PairOverSeeds, ...]
+    methods: tuple[MethodAggregate, ...]
+    pairs: tuple[PairAggregate, ...]
     tasks: Mapping[str, int]
     never_solved: Mapping[str, int]
 
-    def rates_in(self, item: MethodOverSeeds, seeds: Collection[int]) -> list[float]:
+    def rates_in(self, item: MethodAggregate, seeds: Collection[int]) -> list[float]:
         """A method's win rates in some of the seeds; one that is not finished there is left out."""
         return [
             rate
@@ -171,18 +171,18 @@ class OverSeeds:
 class _Grid:
     """Pieces by method and seed, some of them missing."""
 
-    def __init__(self, pieces: Iterable[Piece]) -> None:
+    def __init__(self, pieces: Iterable[Trial]) -> None:
         found = {(piece.method, piece.seed): piece for piece in pieces}
         self.pieces = found
         places = {piece.method: (piece.place, piece.method) for piece in found.values()}
         self.methods = sorted(places, key=places.__getitem__)
         self.seeds = tuple(sorted({seed for _, seed in found}))
 
-    def row(self, method: str) -> list[Piece | None]:
+    def row(self, method: str) -> list[Trial | None]:
         """A method's pieces, one a seed."""
         return [self.pieces.get((method, seed)) for seed in self.seeds]
 
-    def known(self, method: str) -> list[Piece]:
+    def known(self, method: str) -> list[Trial]:
         return [piece for piece in self.row(method) if piece is not None]
 
     @cached_property
@@ -201,7 +201,7 @@ class _Grid:
             for task in piece.tasks
         }
 
-    def newly_solved(self, piece: Piece) -> int | None:
+    def newly_solved(self, piece: Trial) -> int | None:
         """Test tasks won after the last round, and by neither the expert nor behaviour cloning of the same seed; None
         where one of them is not finished."""
         baselines = [self.pieces.get((name, piece.seed)) for name in (EXPERT, BC)]
@@ -213,12 +213,12 @@ class _Grid:
         )
 
 
-def gather_seeds(pieces: Iterable[Piece]) -> OverSeeds:
+def aggregate_trials(pieces: Iterable[Trial]) -> Aggregate:
     """The numbers of pieces of one study at one budget, finished or not."""
     grid = _Grid(pieces)
     ever = _won_ever(grid.pieces.values())
     methods = tuple(_method(grid, name) for name in grid.methods)
-    return OverSeeds(
+    return Aggregate(
         grid.seeds,
         methods,
         _pairs(grid, methods),
@@ -227,24 +227,24 @@ def gather_seeds(pieces: Iterable[Piece]) -> OverSeeds:
     )
 
 
-def _won_ever(pieces: Iterable[Piece]) -> set[str]:
+def _won_ever(pieces: Iterable[Trial]) -> set[str]:
     """Tasks won in any round."""
     return {task for piece in pieces for round in piece.scores for task in piece.wins(round)}
 
 
-def _won_last(pieces: Iterable[Piece]) -> set[str]:
+def _won_last(pieces: Iterable[Trial]) -> set[str]:
     """Tasks won after the last round."""
     return {task for piece in pieces if piece.last for task in piece.wins(max(piece.scores))}
 
 
-def _method(grid: _Grid, name: str) -> MethodOverSeeds:
+def _method(grid: _Grid, name: str) -> MethodAggregate:
     row, known = grid.row(name), grid.known(name)
     most = max(piece.rounds for piece in known)
     numbers = tuple(range(1, most + 1)) or (0,)
     last = [piece.last if piece else None for piece in row]
     finished = [piece for piece in known if piece.last]
     exploring = "collect" if name == EXPERT else "explore"
-    return MethodOverSeeds(
+    return MethodAggregate(
         name=name,
         algorithm=known[0].algorithm,
         options=known[0].options,
@@ -288,7 +288,7 @@ def _rate(scores: Scores | None) -> float | None:
     return fmean(scores.won) if scores else None
 
 
-def _changes(grid: _Grid, piece: Piece) -> dict[str, Any]:
+def _changes(grid: _Grid, piece: Trial) -> dict[str, Any]:
     """The options of an arm that are not those of its method; none where that method is not in the study."""
     method = next(iter(grid.known(piece.algorithm)), None)
     if piece.method == piece.algorithm or method is None:
@@ -311,17 +311,17 @@ def _mean_counts(counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
     return {name: fmean(each.get(name, 0) for each in counts) for name in names}
 
 
-def _pass_at_k(pieces: Sequence[Piece]) -> tuple[int, float] | None:
+def _pass_at_k(pieces: Sequence[Trial]) -> tuple[int, float] | None:
     """(k, mean pass@k over training tasks and seeds), k the rollouts from the start that every task has."""
     counts = [count for piece in pieces for count in piece.starts]
     k = min((played for _, played in counts), default=0)
     return (k, fmean(pass_at_k(wins, played, k) for wins, played in counts)) if k else None
 
 
-Both = Sequence[tuple[Piece, Piece]]
+Both = Sequence[tuple[Trial, Trial]]
 
 
-def _pairs(grid: _Grid, methods: Sequence[MethodOverSeeds]) -> tuple[PairOverSeeds, ...]:
+def _pairs(grid: _Grid, methods: Sequence[MethodAggregate]) -> tuple[PairAggregate, ...]:
     """All pairs of the student's methods that have a seed in common, the later method in the order first."""
     found, families = [], []
     for earlier, later in combinations([item for item in methods if item.name != EXPERT], 2):
@@ -341,7 +341,7 @@ def _pairs(grid: _Grid, methods: Sequence[MethodOverSeeds]) -> tuple[PairOverSee
     )
 
 
-def _family(first: MethodOverSeeds, second: MethodOverSeeds) -> str:
+def _family(first: MethodAggregate, second: MethodAggregate) -> str:
     """The questions that are asked together and corrected together."""
     arms = [item for item in (first, second) if item.is_arm]
     if not arms:
@@ -362,10 +362,10 @@ def _holm_by_family(p_values: Sequence[float], families: Sequence[str]) -> list[
     return adjusted
 
 
-def _pair(first: str, second: str, both: Both, p_value: float, p_adjusted: float) -> PairOverSeeds:
+def _pair(first: str, second: str, both: Both, p_value: float, p_adjusted: float) -> PairAggregate:
     wins = _tables(both, "won")
     ones, others = zip(*both, strict=True)
-    return PairOverSeeds(
+    return PairAggregate(
         first=first,
         second=second,
         seeds=tuple(one.seed for one, _ in both),

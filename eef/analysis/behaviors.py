@@ -50,7 +50,7 @@ SKILLS: dict[str, tuple[Kind, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SkillUse:
+class BehaviorUse:
     """How often each kind of action was done in `episodes` episodes, a mean an episode; no mean of none (None)."""
 
     episodes: int
@@ -73,7 +73,7 @@ def count_kinds(steps: Sequence[Step], kinds: Iterable[Kind]) -> dict[str, int]:
     }
 
 
-def measure_skills(episodes: Iterable[Trajectory], env: str) -> dict[str, SkillUse]:
+def count_behaviors(episodes: Iterable[Trajectory], env: str) -> dict[str, BehaviorUse]:
     """The use of each skill in episodes "won" and "lost"; empty where the environment names no skills.
 
     Broken episodes say nothing about the policy and are left out.
@@ -95,9 +95,11 @@ def _is_of(step: Step, kind: Kind) -> bool:
     return match is not None and all(label in step.observation.lower() for label in match.groups())
 
 
-def _average(counts: Sequence[dict[str, int]], kinds: Iterable[Kind]) -> SkillUse:
+def _average(counts: Sequence[dict[str, int]], kinds: Iterable[Kind]) -> BehaviorUse:
     total: Counter[str] = Counter()
     for count in counts:
         total.update(count)
     size = len(counts)
-    return SkillUse(size, {kind.name: total[kind.name] / size if size else None for kind in kinds})
+    return BehaviorUse(
+        size, {kind.name: total[kind.name] / size if size else None for kind in kinds}
+    )

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eef.methods.eef import Eef
-from eef.methods.labels import OkGrid, is_expert
+from eef.methods.labels import OutcomeGrid, is_expert
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import StageId
+from eef.pipeline.stages import Stage
 from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -29,7 +29,7 @@ class Story:
     method: str
     round: int
     expert: Trajectory
-    grid: OkGrid
+    grid: OutcomeGrid
     examples: tuple[TrainingExample, ...]
     trajectories: TrajectorySet
     failures: int
@@ -54,7 +54,7 @@ def _stories(run: Run) -> Iterator[Story]:
         )
         for round in range(1, run.recipe.rounds + 1):
             selection = (
-                run.selection(name, round) if run.is_done(StageId(name, round, "select")) else None
+                run.selection(name, round) if run.is_done(Stage(name, round, "select")) else None
             )
             if selection is None:
                 continue

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from eef.analysis.stats import chance_of_wins
 from eef.errors import MethodError, StoreError
-from eef.methods.labels import OkRule, count_wins, is_expert
+from eef.methods.labels import LabelRule, count_wins, is_expert
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import StageId
+from eef.pipeline.stages import Stage
 from eef.rollouts.explore import explore, launches
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store
@@ -55,7 +55,7 @@ class LabelNoise:
     round: int
     states: tuple[StateCount, ...]
 
-    def false_rates(self, n: int, rule: OkRule) -> FalseRates:
+    def false_rates(self, n: int, rule: LabelRule) -> FalseRates:
         """Expected part of false labels when each state gets `n` rollouts and `rule` decides.
 
         True is what the majority of all rollouts says (a win rate of 0.5 or more is `ok`). The n are drawn without
@@ -128,7 +128,7 @@ def _part_false(labelled: Sequence[tuple[float, bool]]) -> float | None:
     return sum(chance for chance, true in labelled if not true) / given if given > 0 else None
 
 
-def _chance_ok(state: StateCount, n: int, rule: OkRule) -> float:
+def _chance_ok(state: StateCount, n: int, rule: LabelRule) -> float:
     least = 1 if rule == "any" else (n + 1) // 2
     return chance_of_wins(state.wins, state.rollouts, n, least)
 
@@ -154,7 +154,7 @@ def measure_noise(
     The student is the one that explored in that round. What was played is kept and never played again; the result goes
     to `<run>/<method>/round<r>/noise.json`. MethodError where the method plays on from no expert's trajectory.
     """
-    stage = StageId(method, round, "explore")
+    stage = Stage(method, round, "explore")
     chosen = _draw(_planned(run, stage), trajectories, run.recipe.seed)
     tasks = {task.id: task for task in run.train_tasks}
     states = [
@@ -180,8 +180,8 @@ def measure_noise(
             sampling=run.sampling,
             step_limit=run.step_limit,
             batch_size=run.recipe.rollouts.batch_size,
-            fresh_limit=run.recipe.rollouts.fresh_limit,
-            told=run.methods[method].told,
+            reset_step_limit=run.recipe.rollouts.reset_step_limit,
+            prompt_suffix=run.methods[method].prompt_suffix,
             progress=heard,
         )
         counts = [_count(store.trajectories, of_task[0].trajectory, round) for _, of_task in chosen]
@@ -193,12 +193,12 @@ def measure_noise(
 def read_noise(run: Run, method: str) -> LabelNoise | None:
     """The measurement of a method's first round that has one."""
     rounds = range(1, run.recipe.rounds + 1)
-    paths = (run.folder(StageId(method, round, "explore")) / NOISE_FILE for round in rounds)
+    paths = (run.folder(Stage(method, round, "explore")) / NOISE_FILE for round in rounds)
     path = next((path for path in paths if path.is_file()), None)
     return LabelNoise.from_record(read_json(path)) if path else None
 
 
-def _planned(run: Run, stage: StageId) -> dict[str, tuple[str, list[StateRef]]]:
+def _planned(run: Run, stage: Stage) -> dict[str, tuple[str, list[StateRef]]]:
     """(task, states) by expert trajectory, as the round plans them."""
     known = run.trajectories(stage.method)
     found: dict[str, tuple[str, list[StateRef]]] = {}

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from typing import Any
 
-from eef.analysis.behaviors import SkillUse, measure_skills
+from eef.analysis.behaviors import BehaviorUse, count_behaviors
 from eef.analysis.stats import (
     Difference,
     Interval,
@@ -21,12 +21,12 @@ from eef.analysis.stats import (
     paired_difference,
     wilson_interval,
 )
-from eef.analysis.task_groups import Kinds, measure_kinds
+from eef.analysis.task_groups import TaskGroups, score_task_groups
 from eef.methods.labels import is_student
 from eef.pipeline.evaluation import EvalResult, newly_solved
 from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger, Stage
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import BC, EXPERT, Kind, StageId, explorers, stages_of
+from eef.pipeline.stages import BC, EXPERT, Kind, Stage, explorers, stages_of
 from eef.trajectory import TrajectorySet
 from eef.utils.jsonl import read_json
 
@@ -68,8 +68,8 @@ class RoundResult:
     explored: Mapping[str, int] | None
     selection: Mapping[str, int] | None
     train_tasks_won: int | None
-    skills: Mapping[str, SkillUse]
-    kinds: Kinds | None
+    skills: Mapping[str, BehaviorUse]
+    kinds: TaskGroups | None
     costs: Mapping[str, Cost]
 
     @property
@@ -325,11 +325,11 @@ def _gather_round(
         evaluation=result,
         score=score(result) if result else None,
         newly_solved=_newly_solved(method, result, baselines),
-        explored=_explored(run.outcome(StageId(method, round, "explore")), trajectories, round),
+        explored=_explored(run.outcome(Stage(method, round, "explore")), trajectories, round),
         selection=selection.counts if selection else None,
         train_tasks_won=_tasks_won(trajectories, round) if played else None,
-        skills=measure_skills(episodes, run.recipe.env.name) if result else {},
-        kinds=measure_kinds(episodes, run.recipe.env.name),
+        skills=count_behaviors(episodes, run.recipe.env.name) if result else {},
+        kinds=score_task_groups(episodes, run.recipe.env.name),
         costs={
             kind: cost
             for kind in done

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eef.analysis.aggregate import OverSeeds, gather_seeds
-from eef.analysis.trial import Piece, pieces_of, read_piece
+from eef.analysis.aggregate import Aggregate, aggregate_trials
+from eef.analysis.trial import Trial, read_trial, trials_of
 from eef.errors import StoreError
 from eef.pipeline.checks import VERSIONS, differences
 from eef.pipeline.pipeline import Run
@@ -19,8 +19,8 @@ class Study:
     """The pieces of a study and, by kind of budget, their numbers. `fingerprint`: the environment, for all the same,
     and the versions that any of them was played with; `budgets`: the size of each kind."""
 
-    pieces: tuple[Piece, ...]
-    over: Mapping[str, OverSeeds]
+    pieces: tuple[Trial, ...]
+    over: Mapping[str, Aggregate]
     budgets: Mapping[str, int]
     fingerprint: Mapping[str, Any]
 
@@ -38,7 +38,7 @@ class Study:
         }
 
 
-def gather_study(directories: Sequence[Path]) -> Study:
+def load_study(directories: Sequence[Path]) -> Study:
     """The study whose pieces lie in some directories; a piece that lies in two is taken from the later one.
 
     StoreError: a directory without a piece; pieces of different studies, environments, test tasks or budgets of one
@@ -52,7 +52,7 @@ def gather_study(directories: Sequence[Path]) -> Study:
     return study_of(found.values())
 
 
-def study_of(pieces: Iterable[Piece]) -> Study:
+def study_of(pieces: Iterable[Trial]) -> Study:
     """The study of some pieces (StoreError where they do not belong together)."""
     kept = tuple(pieces)
     if not kept:
@@ -76,25 +76,25 @@ def study_of(pieces: Iterable[Piece]) -> Study:
                 hint="name directories of one budget of each kind",
             )
         budgets[kind] = sizes.pop()
-    over = {kind: gather_seeds(same) for kind, same in of_kind.items()}
+    over = {kind: aggregate_trials(same) for kind, same in of_kind.items()}
     return Study(kept, over, budgets, {**first.fingerprint, **_versions(kept)})
 
 
-def _read(directory: Path) -> list[Piece]:
+def _read(directory: Path) -> list[Trial]:
     """The pieces of a directory: of the runs in it, or else its piece files."""
     runs = sorted(directory.glob("seed*/recipe.json"))
     if runs:
-        return [piece for path in runs for piece in pieces_of(Run.open(path.parent))]
+        return [piece for path in runs for piece in trials_of(Run.open(path.parent))]
     files = sorted(directory.rglob("*@*.json"))
     if not files:
         raise StoreError(
             f"`{directory}` holds no comparison",
             hint="`eef compare` makes one, with `seed0` … in it",
         )
-    return [read_piece(path) for path in files]
+    return [read_trial(path) for path in files]
 
 
-def _versions(pieces: Iterable[Piece]) -> dict[str, str]:
+def _versions(pieces: Iterable[Trial]) -> dict[str, str]:
     """`2.12.0, 2.13.0`: those that the pieces tell of each package."""
     told = {
         name: sorted(
@@ -105,14 +105,14 @@ def _versions(pieces: Iterable[Piece]) -> dict[str, str]:
     return {name: ", ".join(each) for name, each in told.items() if each}
 
 
-def _by_method(pieces: Iterable[Piece]) -> Iterable[list[Piece]]:
-    found: dict[tuple[str, str], list[Piece]] = {}
+def _by_method(pieces: Iterable[Trial]) -> Iterable[list[Trial]]:
+    found: dict[tuple[str, str], list[Trial]] = {}
     for piece in pieces:
         found.setdefault((piece.budget[0], piece.method), []).append(piece)
     return found.values()
 
 
-def _refuse_other_options(pieces: Sequence[Piece]) -> None:
+def _refuse_other_options(pieces: Sequence[Trial]) -> None:
     first = pieces[0]
     for other in pieces:
         differing = differences(first.options, other.options) + (
@@ -125,7 +125,7 @@ def _refuse_other_options(pieces: Sequence[Piece]) -> None:
             )
 
 
-def _refuse_other_settings(pieces: Sequence[Piece]) -> None:
+def _refuse_other_settings(pieces: Sequence[Trial]) -> None:
     """Pieces at one kind of budget must share all else: at equal updates, `train.updates` is the budget itself."""
     first = pieces[0]
     for other in pieces:
@@ -136,7 +136,7 @@ def _refuse_other_settings(pieces: Sequence[Piece]) -> None:
             )
 
 
-def _refuse_mixture(first: Piece, other: Piece) -> None:
+def _refuse_mixture(first: Trial, other: Trial) -> None:
     if differing := differences(first.fingerprint, other.fingerprint):
         raise StoreError(
             f"`{other.name}` was played in another environment than `{first.name}` (it differs in: "

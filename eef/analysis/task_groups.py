@@ -1,4 +1,4 @@
-"""Kinds: scores by kind of task, and by held-out part, where an environment's tasks have kinds. Read by results.
+"""TaskGroups: scores by kind of task, and by held-out part, where an environment's tasks have kinds. Read by results.
 
 A score here is what an episode's rewards add up to. Beside the final one stands the highest on the way: ETO
 (arXiv 2403.02502) reports that, so a failure after progress costs nothing there.
@@ -24,7 +24,7 @@ PARTS: dict[str, Callable[[str], str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class KindScore:
+class GroupScore:
     """Some test tasks: how many were won, mean final reward, and mean of the highest score on the way."""
 
     tasks: int
@@ -33,7 +33,7 @@ class KindScore:
     mean_peak: float
 
     @classmethod
-    def of(cls, episodes: Iterable[Trajectory]) -> KindScore:
+    def of(cls, episodes: Iterable[Trajectory]) -> GroupScore:
         """At least one episode; one that broke counts as lost with 0, as in every mean."""
         played = list(episodes)
         return cls(
@@ -45,12 +45,12 @@ class KindScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Kinds:
+class TaskGroups:
     """All test tasks, the same by part (ScienceWorld: seen, unseen), and by kind."""
 
-    all: KindScore
-    parts: Mapping[str, KindScore]
-    kinds: Mapping[str, KindScore]
+    all: GroupScore
+    parts: Mapping[str, GroupScore]
+    kinds: Mapping[str, GroupScore]
 
     @property
     def mean_of_kinds(self) -> float:
@@ -61,13 +61,13 @@ class Kinds:
         return {**asdict(self), "mean_of_kinds": self.mean_of_kinds}
 
 
-def measure_kinds(episodes: Iterable[Trajectory], env: str) -> Kinds | None:
+def score_task_groups(episodes: Iterable[Trajectory], env: str) -> TaskGroups | None:
     """The scores of an evaluation, the last try of each task; None where the environment's tasks have no kinds."""
     played = {item.task: item for item in episodes}
     if env not in PARTS or not played:
         return None
-    return Kinds(
-        all=KindScore.of(played.values()),
+    return TaskGroups(
+        all=GroupScore.of(played.values()),
         parts=_divide(played, PARTS[env]),
         kinds=_divide(played, group_of),
     )
@@ -87,10 +87,10 @@ def peak(episode: Trajectory) -> float:
 
 def _divide(
     played: Mapping[str, Trajectory], name_of: Callable[[str], str]
-) -> dict[str, KindScore]:
+) -> dict[str, GroupScore]:
     """Episodes by a name of their task, in the order of the names; tasks without one are left out."""
     names = sorted({name_of(task) for task in played} - {""})
     return {
-        name: KindScore.of(item for task, item in played.items() if name_of(task) == name)
+        name: GroupScore.of(item for task, item in played.items() if name_of(task) == name)
         for name in names
     }

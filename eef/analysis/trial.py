@@ -1,6 +1,6 @@
-"""Piece: what one method came to with one seed, in few numbers. Everything a study says is said from its pieces.
+"""Trial: what one method came to with one seed, in few numbers. Everything a study says is said from its pieces.
 
-A piece is read off a run directory (`summarise_piece`) and is itself a small file, so that a study may be carried out
+A piece is read off a run directory (`summarize_trial`) and is itself a small file, so that a study may be carried out
 on several machines, and its tables be made again when the runs, their trajectories and weights are long gone.
 """
 
@@ -14,13 +14,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from eef.analysis.behaviors import SkillUse, measure_skills
+from eef.analysis.behaviors import BehaviorUse, count_behaviors
 from eef.analysis.label_noise import LabelNoise, read_noise
 from eef.errors import StoreError
 from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger
 from eef.pipeline.pipeline import Run
 from eef.pipeline.recipe import Recipe
-from eef.pipeline.stages import BC, EXPERT, StageId, explorers
+from eef.pipeline.stages import BC, EXPERT, Stage, explorers
 from eef.trajectory import TrajectorySet
 from eef.utils.jsonl import disk_errors, read_json, write_json
 
@@ -40,14 +40,14 @@ NOT_SHARED = {  # what no number depends on, but for last bits; a seed is its pi
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One evaluation: reward and win of each test task, in the order of `Piece.tasks`."""
+    """One evaluation: reward and win of each test task, in the order of `Trial.tasks`."""
 
     rewards: tuple[float, ...]
     won: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class Trial:
     """A method and a seed. The experts and behaviour cloning, which a seed's methods share, are pieces too.
 
     `budget` is (kind, size) of a round: ("updates", n) where methods play what they plan, since updates are equal in
@@ -72,7 +72,7 @@ class Piece:
     tasks: tuple[str, ...]
     scores: Mapping[int, Scores]
     costs: Mapping[int, Mapping[str, Cost]]
-    skills: Mapping[int, Mapping[str, SkillUse]]
+    skills: Mapping[int, Mapping[str, BehaviorUse]]
     selected: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     starts: tuple[tuple[int, int], ...] = ()
     noise: LabelNoise | None = None
@@ -142,7 +142,7 @@ class Piece:
         }
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Piece:
+    def from_record(cls, record: Mapping[str, Any]) -> Trial:
         """The piece of a record (StoreError: another version, or malformed)."""
         fields = dict(record)
         version = fields.pop("version", None)
@@ -179,11 +179,11 @@ class Piece:
 
 
 @cache
-def _adapter() -> TypeAdapter[Piece]:
-    return TypeAdapter(Piece)
+def _adapter() -> TypeAdapter[Trial]:
+    return TypeAdapter(Trial)
 
 
-def write_piece(directory: Path, piece: Piece) -> None:
+def write_trial(directory: Path, piece: Trial) -> None:
     """Keep a piece below a directory, as `<budget's kind>/<method>@<seed>.json` (StoreError)."""
     path = directory / piece.budget[0] / f"{piece.name}.json"
     with disk_errors(path):
@@ -191,27 +191,27 @@ def write_piece(directory: Path, piece: Piece) -> None:
     write_json(path, piece.to_record(), indent=None)
 
 
-def read_piece(path: Path) -> Piece:
+def read_trial(path: Path) -> Trial:
     """A piece from its file. DataError where it is no JSON; StoreError, naming the file, where it is no piece."""
     record = read_json(path)
     try:
-        return Piece.from_record(record if isinstance(record, dict) else {})
+        return Trial.from_record(record if isinstance(record, dict) else {})
     except StoreError as error:
         raise StoreError(
             f"`{path}`: {error}", hint="`eef results` writes these files; remove what is none"
         ) from error
 
 
-def pieces_of(run: Run) -> list[Piece]:
+def trials_of(run: Run) -> list[Trial]:
     """The pieces of a run, the finished and the begun ones, in the order of its tables."""
     return [
-        summarise_piece(run, name)
+        summarize_trial(run, name)
         for name in (EXPERT, BC, *explorers(run.recipe))
         if _begun(run, name)
     ]
 
 
-def summarise_piece(run: Run, method: str) -> Piece:
+def summarize_trial(run: Run, method: str) -> Trial:
     """A method of a run in few numbers, as far as it is."""
     recipe, explores = run.recipe, method not in (EXPERT, BC)
     fingerprint = read_json(run.directory / "fingerprint.json")
@@ -219,7 +219,7 @@ def summarise_piece(run: Run, method: str) -> Piece:
     results = {
         round: result for round in range(rounds + 1) if (result := run.evaluation(method, round))
     }
-    return Piece(
+    return Trial(
         study=recipe.name,
         method=method,
         seed=recipe.seed,
@@ -247,7 +247,7 @@ def summarise_piece(run: Run, method: str) -> Piece:
         selected={
             round: counts
             for round in results
-            if (counts := run.outcome(StageId(method, round, "select")))
+            if (counts := run.outcome(Stage(method, round, "select")))
         }
         if method != EXPERT
         else {},
@@ -290,8 +290,8 @@ def _costs(run: Run, method: str) -> dict[int, dict[str, Cost]]:
     return costs
 
 
-def _skills(run: Run, method: str, round: int) -> dict[str, SkillUse]:
-    return measure_skills(run.episodes(method, round), run.recipe.env.name)
+def _skills(run: Run, method: str, round: int) -> dict[str, BehaviorUse]:
+    return count_behaviors(run.episodes(method, round), run.recipe.env.name)
 
 
 def _from_start(trajectories: TrajectorySet, round: int) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ import typer
 
 from eef import __version__
 from eef.cli import exports, imports, indexes, noise, runs, seeds, servers, tools, views
-from eef.cli.console import Verbs, heed_termination, put
+from eef.cli.console import Verbs, install_signal_handlers, put
 
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "Carry out": {"run": runs.run, "resume": runs.resume, "compare": seeds.compare},
@@ -51,7 +51,7 @@ GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
 
 def main() -> None:
     """The program `eef`."""
-    heed_termination()
+    install_signal_handlers()
     make_app()(prog_name="eef")
 
 

@@ -26,7 +26,7 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with stoppable("stopped"):
+            with handle_interrupt("stopped"):
                 return super().invoke(ctx)
         except EefError as error:
             tell(f"error: {error.message}")
@@ -36,7 +36,7 @@ class Verbs(TyperGroup):
 
 
 @contextmanager
-def stoppable(words: str) -> Iterator[None]:
+def handle_interrupt(words: str) -> Iterator[None]:
     """End the program with one line where it is interrupted: status 130 for Ctrl-C, 143 for SIGTERM."""
     try:
         yield
@@ -47,7 +47,7 @@ def stoppable(words: str) -> Iterator[None]:
         ) from None
 
 
-def heed_termination() -> None:
+def install_signal_handlers() -> None:
     """Make SIGTERM an exception, so that files are left whole and worker processes are ended."""
 
     def stop(signum: int, frame: object) -> None:

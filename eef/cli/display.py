@@ -14,7 +14,7 @@ from rich.table import Table
 from eef.cli.console import duration, notes
 from eef.cli.figures import figures
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import BC, EXPERT, Progress, StageId, explorers
+from eef.pipeline.stages import BC, EXPERT, Progress, Stage, explorers
 from eef.report.formatting import NONE, display_name, percent
 
 
@@ -42,7 +42,7 @@ class LineDisplay(Display):
     def __init__(self, run: Run, console: Console) -> None:
         self._run = run
         self._console = console
-        self._begun: dict[StageId, float] = {}
+        self._begun: dict[Stage, float] = {}
 
     def hear(self, progress: Progress) -> None:
         stage = progress.stage
@@ -113,7 +113,7 @@ class LiveDisplay(LineDisplay):
         return Group(self._bars, rounds_table(self._run))
 
 
-def display_of(run: Run, *, quiet: bool) -> Display:
+def make_display(run: Run, *, quiet: bool) -> Display:
     """The display that fits where stderr goes."""
     console = notes()
     if quiet:

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from eef.cli.console import put, stoppable, tell
+from eef.cli.console import handle_interrupt, put, tell
 from eef.cli.runs import Directory, Method
 from eef.errors import ConfigError, StoreError
 from eef.exporters.targets import export as write
 from eef.exporters.targets import find_target
 from eef.models.settings import DType
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import StageId, stages_of
+from eef.pipeline.stages import Stage, stages_of
 from eef.report.formatting import count_of
 from eef.utils.compute import available_cores, process_settings
 
@@ -55,7 +55,7 @@ def export(
     find_target(to)
     run = Run.open(directory)
     stage = _chosen(run, method, round)
-    with stoppable("stopped"), process_settings(available_cores()):
+    with handle_interrupt("stopped"), process_settings(available_cores()):
         lessons, renderer = run.lessons(stage.method, stage.round)
         files = write(to, lessons, out or directory / "export" / to, renderer)
     selection = run.selection(stage.method, stage.round)
@@ -85,7 +85,7 @@ def merge(
         raise ConfigError(
             "`--out` is the checkpoint itself", hint="give the full model another directory"
         )
-    with stoppable("stopped; nothing was written"), process_settings(available_cores()):
+    with handle_interrupt("stopped; nothing was written"), process_settings(available_cores()):
         from eef.models.checkpoint import merge_checkpoint
 
         merge_checkpoint(checkpoint, out, dtype=dtype)
@@ -109,13 +109,13 @@ def push(
 
     Example: `eef push runs/demo/eef/round3/checkpoint me/shopper`
     """
-    with stoppable("stopped; what was uploaded stays"), process_settings(available_cores()):
+    with handle_interrupt("stopped; what was uploaded stays"), process_settings(available_cores()):
         from eef.models.hub import push as upload
 
         put(upload(checkpoint, repository, private=not public, endpoint=endpoint))
 
 
-def _chosen(run: Run, method: str | None, round: int | None) -> StageId:
+def _chosen(run: Run, method: str | None, round: int | None) -> Stage:
     """The selection that was asked for; the last of the one method that has any."""
     of_kind = [
         stage for stage in stages_of(run.recipe) if stage.kind == "select" and run.is_done(stage)

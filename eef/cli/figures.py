@@ -6,11 +6,11 @@ from typing import Any
 
 from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import StageId
+from eef.pipeline.stages import Stage
 from eef.report.formatting import count_of, percent, reward
 
 
-def figures(run: Run, stage: StageId) -> str:
+def figures(run: Run, stage: Stage) -> str:
     """One line on a stage, without its name; empty where it is not done."""
     record = run.outcome(stage)
     if record is None:

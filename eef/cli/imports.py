@@ -11,15 +11,15 @@ import typer
 from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from eef.cli.console import notes, put, stoppable, tell
+from eef.cli.console import handle_interrupt, notes, put, tell
 from eef.cli.runs import Overrides, as_table
 from eef.config import nearest
 from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError, EnvError
 from eef.importers.formats import FORMATS
-from eef.importers.importer import ImportReport, Reading
+from eef.importers.importer import Importer, ImportReport
 from eef.importers.rows import Rejection
-from eef.importers.verify import KnownTasks
+from eef.importers.verify import TaskIndex
 from eef.trajectory import Trajectory
 from eef.utils.jsonl import write_jsonl
 
@@ -78,9 +78,9 @@ def import_files(
             f"`{target}` is one of the files to read",
             hint="give the output another name by `--out`",
         )
-    reading = Reading(_known(env, overrides), wanted=format, author=author, reward=reward)
+    reading = Importer(_known(env, overrides), wanted=format, author=author, reward=reward)
     rejected: list[Rejection] = []
-    with stoppable("stopped; nothing was written"):
+    with handle_interrupt("stopped; nothing was written"):
         _write(reading, files, target, rejected)
     for line in report_lines(reading.report, rejected):
         tell(line)
@@ -117,7 +117,7 @@ def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[st
         yield f"rules     {report.prompts} came with rules in words; a run trains with its environment's instead"
 
 
-def _write(reading: Reading, files: list[Path], target: Path, rejected: list[Rejection]) -> None:
+def _write(reading: Importer, files: list[Path], target: Path, rejected: list[Rejection]) -> None:
     """Write the trajectories as they come; nothing is written where there is none."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Bars(*columns, console=notes(), transient=True) as bars:
@@ -161,7 +161,7 @@ def _check_format(format: str) -> None:
         raise ConfigError(f"no format {format!r}", hint=hint)
 
 
-def _known(name: str, overrides: list[str] | None) -> KnownTasks | None:
+def _known(name: str, overrides: list[str] | None) -> TaskIndex | None:
     if not name:
         return None
     env = make_env(name, as_table(overrides))
@@ -169,4 +169,4 @@ def _known(name: str, overrides: list[str] | None) -> KnownTasks | None:
     for split in ("train", "test"):
         with suppress(EnvError):
             splits[split] = env.tasks(split)
-    return KnownTasks(env, splits)
+    return TaskIndex(env, splits)

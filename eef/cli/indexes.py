@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from eef.cli.console import notes, put, stoppable, tell
+from eef.cli.console import handle_interrupt, notes, put, tell
 from eef.envs.registry import prepare_env
 from eef.pipeline.recipe import Recipe
 
@@ -50,7 +50,7 @@ def index(
     from eef.envs.webshop.official import OfficialFiles
 
     files = OfficialFiles.find(data)
-    with stoppable("stopped; the same command continues"), bars() as progress:
+    with handle_interrupt("stopped; the same command continues"), bars() as progress:
         built = open_index(files, out, rebuild=rebuild, progress=progress)
         if verify:
             built.verify(progress)

@@ -8,14 +8,14 @@ import typer
 from rich.table import Table
 
 from eef.analysis.label_noise import LabelNoise, measure_noise
-from eef.cli.console import data, stoppable
+from eef.cli.console import data, handle_interrupt
 from eef.cli.indexes import bars
 from eef.cli.runs import Directory
 from eef.errors import StoreError
-from eef.methods.labels import OkRule
+from eef.methods.labels import LabelRule
 from eef.pipeline.parallel import threads_of
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import StageId
+from eef.pipeline.stages import Stage
 from eef.report.formatting import percent
 from eef.utils.compute import process_settings
 
@@ -46,9 +46,9 @@ def label_noise(
             f"`{directory}` has no method `{method}`",
             hint=f"it has {', '.join(run.recipe.methods)}",
         )
-    run.require(StageId(method, round, "explore"))
+    run.require(Stage(method, round, "explore"))
     with (
-        stoppable("stopped; the same command continues"),
+        handle_interrupt("stopped; the same command continues"),
         process_settings(threads_of(run.recipe, 1)),
         bars() as move,
     ):
@@ -78,7 +78,7 @@ def noise_table(noise: LabelNoise) -> Table:
         *(f"{part}, {rule}" for part in parts for rule in ("any", "majority")),
     ):
         table.add_column(column, justify="right")
-    rules: tuple[OkRule, ...] = ("any", "majority")
+    rules: tuple[LabelRule, ...] = ("any", "majority")
     least = min(state.rollouts for state in noise.states)
     for n in (n for n in SIZES if n <= least):
         rates = [noise.false_rates(n, rule) for rule in rules]

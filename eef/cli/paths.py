@@ -12,7 +12,7 @@ from eef.cli.lookup import Found, examples_of
 from eef.errors import ConfigError
 from eef.methods.eef import Eef
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import EXPERT, StageId
+from eef.pipeline.stages import EXPERT, Stage
 from eef.report.formatting import reward
 from eef.selection import TrainingExample
 from eef.trajectory import PathStep
@@ -113,7 +113,7 @@ def _labels(run: Run, item: Found, path: Sequence[PathStep]) -> dict[int, tuple[
     rounds = [
         number
         for number in range(1, run.recipe.rounds + 1)
-        if run.is_done(StageId(name, number, "explore"))
+        if run.is_done(Stage(name, number, "explore"))
     ]
     if expert is None or not isinstance(method, Eef) or not rounds:
         return {}

@@ -10,15 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from eef.analysis.results import Results, gather
-from eef.cli.console import duration, notes, put, stoppable, tell
-from eef.cli.display import display_of
+from eef.cli.console import duration, handle_interrupt, notes, put, tell
+from eef.cli.display import make_display
 from eef.cli.indexes import prepare
 from eef.config import apply_override
 from eef.errors import ConfigError
 from eef.pipeline.parallel import carry_out_all, threads_of
 from eef.pipeline.pipeline import Run
 from eef.pipeline.recipe import Recipe, load_recipe
-from eef.pipeline.stages import EXPERT, Kind, StageId, stages_of
+from eef.pipeline.stages import EXPERT, Kind, Stage, stages_of
 from eef.report.run_page import write_page
 from eef.report.run_table import results_table
 from eef.report.summary import headline, verdict
@@ -150,7 +150,7 @@ def collect(
     else:
         settings = read_recipe(source, chosen)
         found = create_run(out or Path("runs") / settings.name, settings, quiet=quiet)
-    _stages(found, [StageId(EXPERT, 0, "collect")], quiet)
+    _stages(found, [Stage(EXPERT, 0, "collect")], quiet)
 
 
 def _tell_estimate(recipe: Recipe) -> None:
@@ -248,7 +248,7 @@ def as_table(overrides: list[str] | None) -> dict[str, Any]:
 
 def create_run(directory: Path, recipe: Recipe, *, quiet: bool) -> Run:
     """Begin a run, or enter one of an equal recipe, once its environment is prepared."""
-    with stoppable("stopped; the same command continues"):
+    with handle_interrupt("stopped; the same command continues"):
         prepare(recipe, quiet=quiet)
     return Run.create(directory, recipe)
 
@@ -256,14 +256,14 @@ def create_run(directory: Path, recipe: Recipe, *, quiet: bool) -> Run:
 def _open_run(directory: Path, *, quiet: bool) -> Run:
     """Enter a run that was begun, once its environment is prepared."""
     found = Run.open(directory)
-    with stoppable("stopped; the same command continues"):
+    with handle_interrupt("stopped; the same command continues"):
         prepare(found.recipe, quiet=quiet)
     return found
 
 
 def carry_out_run(found: Run, jobs: int | None, *, quiet: bool) -> None:
     """Carry out all stages of a run, and show how it goes."""
-    with process_settings(threads_of(found.recipe, 1)), display_of(found, quiet=quiet) as display:
+    with process_settings(threads_of(found.recipe, 1)), make_display(found, quiet=quiet) as display:
         found.check()
         carry_out_all(found, jobs or found.recipe.jobs, display.hear)
 
@@ -279,7 +279,7 @@ def write_report(found: Run) -> Results:
 def _whole(found: Run, jobs: int | None, quiet: bool) -> None:
     """A run to its end: all stages, results, report, table."""
     begun = monotonic()
-    with stoppable(f"stopped; `eef resume {found.directory}` continues"):
+    with handle_interrupt(f"stopped; `eef resume {found.directory}` continues"):
         carry_out_run(found, jobs, quiet=quiet)
         results = write_report(found)
     if not quiet:
@@ -306,7 +306,7 @@ def _by_hand(
     _stages(found, _chosen(found, kind, method, round), quiet)
 
 
-def _chosen(found: Run, kind: Kind, method: str | None, round: int | None) -> list[StageId]:
+def _chosen(found: Run, kind: Kind, method: str | None, round: int | None) -> list[Stage]:
     """The stages of a kind that were asked for; without a round, each method's first that is not done.
 
     ConfigError where the run has no such stage.
@@ -332,14 +332,14 @@ def _chosen(found: Run, kind: Kind, method: str | None, round: int | None) -> li
     return list({stage.method: stage for stage in reversed(undone)}.values())[::-1]
 
 
-def _stages(found: Run, stages: list[StageId], quiet: bool) -> None:
+def _stages(found: Run, stages: list[Stage], quiet: bool) -> None:
     begun = [stage for stage in stages if not found.is_done(stage)]
     if not begun:
         tell("nothing to do: done already")
     with (
-        stoppable("stopped; the same command continues"),
+        handle_interrupt("stopped; the same command continues"),
         process_settings(threads_of(found.recipe, 1)),
-        display_of(found, quiet=quiet) as display,
+        make_display(found, quiet=quiet) as display,
     ):
         for stage in begun:
             found.carry_out(stage, display.hear)

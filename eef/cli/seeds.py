@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from eef.analysis.aggregate import OverSeeds, gather_seeds
-from eef.analysis.study import Study, gather_study
-from eef.analysis.trial import pieces_of, write_piece
-from eef.cli.console import data, put, stoppable, tell
-from eef.cli.display import display_of
+from eef.analysis.aggregate import Aggregate, aggregate_trials
+from eef.analysis.study import Study, load_study
+from eef.analysis.trial import trials_of, write_trial
+from eef.cli.console import data, handle_interrupt, put, tell
+from eef.cli.display import make_display
 from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, create_run, read_recipe, write_report
 from eef.config import parse_settings
 from eef.errors import ConfigError
@@ -70,7 +70,7 @@ def compare(
     numbers = range(settings.seed, settings.seed + seeds)
     wanted = _pieces(piece, names, numbers)
     runs = []
-    with stoppable("stopped; the same command continues"):
+    with handle_interrupt("stopped; the same command continues"):
         for seed in numbers:
             chosen = tuple(name for name in names if (name, seed) in wanted)
             if not chosen and not (directory / f"seed{seed}" / "recipe.json").exists():
@@ -81,7 +81,7 @@ def compare(
             runs.append(found)
             if chosen:
                 _carry_out_pieces(found, chosen, jobs, quiet=quiet)
-    together = gather_seeds(piece for run in runs for piece in pieces_of(run))
+    together = aggregate_trials(piece for run in runs for piece in trials_of(run))
     write_json(directory / "seeds.json", together.to_record())
     for table in seeds_tables(together):
         data().print(table)
@@ -108,7 +108,7 @@ def results(
 
     Example: `eef results results/pieces runs/study-rollouts runs/study-tokens`
     """
-    study = gather_study(directories)
+    study = load_study(directories)
     pieces = out / "results" / "pieces"
     commands = [*_commands(study), f"eef results {pieces.relative_to(out)}"]
     texts = {
@@ -120,7 +120,7 @@ def results(
             path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     for piece in study.pieces:
-        write_piece(pieces, piece)
+        write_trial(pieces, piece)
     summary = out / "results" / "study.json"
     write_json(summary, study.to_record())
     for name in (*texts, summary):
@@ -157,7 +157,7 @@ def _carry_out_pieces(
 ) -> None:
     if not quiet:
         tell(f"seed {found.recipe.seed}, {', '.join(methods)}: {found.directory}")
-    with process_settings(threads_of(found.recipe, 1)), display_of(found, quiet=quiet) as display:
+    with process_settings(threads_of(found.recipe, 1)), make_display(found, quiet=quiet) as display:
         found.check()
         carry_out_all(found, jobs or found.recipe.jobs, display.hear, only=methods)
     write_report(found)
@@ -209,7 +209,7 @@ def with_seed(recipe: Recipe, seed: int, methods: tuple[str, ...]) -> Recipe:
     return parse_settings(Recipe, settings, source=recipe.name)
 
 
-def seeds_tables(together: OverSeeds) -> tuple[Table, Table]:
+def seeds_tables(together: Aggregate) -> tuple[Table, Table]:
     """Methods by their numbers over seeds, and pairs of methods by their difference."""
     methods = Table(
         box=None, pad_edge=False, padding=(0, 3, 0, 0), title="win rate %", title_justify="left"

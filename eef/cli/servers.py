@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from eef.cli.console import put, stoppable, tell
+from eef.cli.console import handle_interrupt, put, tell
 from eef.cli.indexes import bars
 from eef.cli.runs import Overrides, as_table
 from eef.envs.registry import make_env, prepare_env
@@ -48,7 +48,7 @@ def serve_env(
         ) from None
 
     options = as_table(overrides)
-    with stoppable("stopped"):
+    with handle_interrupt("stopped"):
         with bars() as progress:
             prepare_env(name, options, progress)
         env = make_env(name, options)

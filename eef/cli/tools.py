@@ -15,7 +15,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from eef.cli.console import data, notes, put, stoppable, tell
+from eef.cli.console import data, handle_interrupt, notes, put, tell
 from eef.cli.indexes import bars
 from eef.cli.runs import Overrides, as_table
 from eef.config import SettingRow, parse_settings, settings_table
@@ -81,7 +81,7 @@ def gold(
             f"{name!r} has no gold paths", hint="scienceworld and textworld-express have"
         )
     chosen = list(env.tasks(split).head(tasks))
-    with closing(env), stoppable("stopped; the same command continues"), bars() as progress:
+    with closing(env), handle_interrupt("stopped; the same command continues"), bars() as progress:
         failing = GoldPaths(env).failing(
             chosen, heard=lambda done: progress("gold paths", done, len(chosen))
         )
@@ -113,7 +113,7 @@ def make_base(
 
     Example: `eef make-base --env scienceworld --out student --set updates=200`
     """
-    with stoppable("stopped; nothing was written"), process_settings(available_cores()):
+    with handle_interrupt("stopped; nothing was written"), process_settings(available_cores()):
         from eef.students.builder import make_base as make
         from eef.students.builder import student_settings
         from eef.training.trainer import TrainProgress

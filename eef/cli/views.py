@@ -17,7 +17,7 @@ from eef.cli.runs import Directory
 from eef.errors import StoreError
 from eef.pipeline.ledger import LEDGER_FILE, Ledger, Stage
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import EXPERT, StageId, stages_of
+from eef.pipeline.stages import EXPERT, Stage, stages_of
 from eef.report.formatting import NONE, reward
 from eef.report.run_table import results_table
 from eef.trajectory import Trajectory
@@ -96,7 +96,7 @@ def _stages_table(run: Run) -> Table:
     return table
 
 
-def _time(run: Run, stage: StageId) -> str:
+def _time(run: Run, stage: Stage) -> str:
     path = run.directory / stage.method / LEDGER_FILE
     entries = Ledger(path).entries if path.is_file() else {}
     cost = entries.get(Stage(stage.method, stage.round, stage.kind))

@@ -17,7 +17,7 @@ from typing import Any
 from eef.chat import format_completion
 from eef.env import StepResult
 from eef.errors import EnvError
-from eef.policy import Conversation, Scripted
+from eef.policy import Conversation, ScriptedPolicy
 from eef.task import Task, TaskSet
 
 _COLOURS = ("blue", "green", "red", "white")
@@ -139,7 +139,7 @@ class ToyEnv:
         return self._now
 
 
-def toy_player(name: str, skill: float) -> Scripted:
+def toy_player(name: str, skill: float) -> ScriptedPolicy:
     """A policy that takes the right action with probability `skill` (drawn from the seed), else another."""
 
     def script(conversation: Conversation, seed: int) -> str:
@@ -152,13 +152,13 @@ def toy_player(name: str, skill: float) -> Scripted:
             "Let me try this.", chance.choice([move for move in moves if move != right])
         )
 
-    return Scripted(name, script)
+    return ScriptedPolicy(name, script)
 
 
 SKILLS = {"flawless": 1.0, "strong": 0.9, "weak": 0.7}
 
 
-def make_toy_expert(env: ToyEnv, preset: str) -> Scripted:
+def make_toy_expert(env: ToyEnv, preset: str) -> ScriptedPolicy:
     """The scripted expert `expert:<preset>`; the presets differ in skill."""
     if preset not in SKILLS:
         raise EnvError(

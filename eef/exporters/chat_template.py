@@ -12,12 +12,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from eef.exporters.examples import Lesson
+from eef.exporters.examples import RenderedExample
 
 _TALK = [("system", "\u2402"), ("user", "\u2403"), ("assistant", "\u2404"), ("user", "\u2405")]
 
 
-def marked_template(tokenizer: Any, end: str, lessons: Iterable[Lesson]) -> str | None:
+def marked_template(tokenizer: Any, end: str, lessons: Iterable[RenderedExample]) -> str | None:
     """The marked template of a tokenizer, or None where its own does more than put fixed texts around messages.
 
     `end` is the text that ends a turn.
@@ -114,7 +114,7 @@ def _write(frame: dict[str, str], end: str, after: str) -> str:
     )
 
 
-def _text(tokenizer: Any, lesson: Lesson, template: str | None) -> str:
+def _text(tokenizer: Any, lesson: RenderedExample, template: str | None) -> str:
     messages = [{**message, "train": weight != 0} for message, weight in lesson.weighted()]
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, chat_template=template)
     return text

@@ -13,7 +13,7 @@ from eef.trajectory import TrajectorySet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class RenderedExample:
     """One training example, ready for another trainer, cut behind its last trained turn.
 
     `weights[i]` belongs to the i-th assistant message. `rendered` and `spans` are what `eef` itself trains on: the ids,
@@ -49,14 +49,14 @@ def make_lessons(
     prompt: str,
     renderer: Renderer,
     **about: Any,
-) -> Iterator[Lesson]:
+) -> Iterator[RenderedExample]:
     """The lessons of the examples that `eef` would train on: those that fit into the model's context. `about` (run,
     method, round) goes into each `meta`."""
     for example in examples:
         conversation, weights = weighted_conversation(example, trajectories, prompt)
         rendered = renderer.render(conversation, weights)
         if fits(rendered, renderer) and any(weights):
-            yield Lesson(
+            yield RenderedExample(
                 conversation=conversation,
                 weights=weights,
                 rendered=rendered,

@@ -16,7 +16,7 @@ from eef import __version__
 from eef.config import nearest
 from eef.errors import ConfigError, MethodError
 from eef.exporters.chat_template import marked_template
-from eef.exporters.examples import Lesson
+from eef.exporters.examples import RenderedExample
 from eef.exporters.readmes import GUIDES, VERL_DATASET
 from eef.renderer import Renderer
 from eef.utils.jsonl import Record, disk_errors, write_json, write_jsonl, write_text
@@ -30,12 +30,14 @@ class Target:
     """A trainer that is written for. `binary`: it knows weights 0 and 1 alone. `messages`: it knows no part of a
     message, so that loss on actions alone cannot be told to it."""
 
-    write: Callable[[Sequence[Lesson], Path, Renderer], None]
+    write: Callable[[Sequence[RenderedExample], Path, Renderer], None]
     binary: bool = True
     messages: bool = True
 
 
-def export(name: str, lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> list[Path]:
+def export(
+    name: str, lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer
+) -> list[Path]:
     """Write the files of a target into a directory; returns them.
 
     Raises ConfigError (no such target), MethodError (nothing to write, or weights which it cannot hold), StoreError.
@@ -68,7 +70,9 @@ def end_of_turn(renderer: Renderer) -> str:
     ].removeprefix("b")
 
 
-def _check(name: str, target: Target, lessons: Sequence[Lesson], renderer: Renderer) -> None:
+def _check(
+    name: str, target: Target, lessons: Sequence[RenderedExample], renderer: Renderer
+) -> None:
     if not lessons:
         raise MethodError(
             "there is nothing to export: no example with a trained step", hint="see `eef show DIR`"
@@ -90,7 +94,7 @@ def _check(name: str, target: Target, lessons: Sequence[Lesson], renderer: Rende
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
-def canonical(lesson: Lesson) -> Record:
+def canonical(lesson: RenderedExample) -> Record:
     """Our row: `train` on every message, `weight` beside it where that is neither 0 nor 1; `meta` follows it back."""
     messages = [
         {**message, "train": weight != 0, **({} if weight in (0.0, 1.0) else {"weight": weight})}
@@ -99,19 +103,19 @@ def canonical(lesson: Lesson) -> Record:
     return {"messages": messages, "meta": lesson.meta}
 
 
-def _with(lesson: Lesson, key: str, value: Callable[[float], Any]) -> Record:
+def _with(lesson: RenderedExample, key: str, value: Callable[[float], Any]) -> Record:
     return {"messages": [{**message, key: value(weight)} for message, weight in lesson.weighted()]}
 
 
-def _axolotl(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _axolotl(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     write_jsonl(directory / "train.jsonl", (_with(lesson, "train", bool) for lesson in lessons))
 
 
-def _weights(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _weights(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     write_jsonl(directory / "train.jsonl", (_with(lesson, "weight", int) for lesson in lessons))
 
 
-def _swift(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _swift(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     rows = (
         {
             "messages": [
@@ -128,7 +132,7 @@ def _swift(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> No
     write_jsonl(directory / "train.jsonl", rows)
 
 
-def _llamafactory(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _llamafactory(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     old = directory / "v0"
     with disk_errors(old):
         old.mkdir(exist_ok=True)
@@ -153,13 +157,15 @@ def _llamafactory(lessons: Sequence[Lesson], directory: Path, renderer: Renderer
     _llamafactory_v1(lessons, directory / "v1", renderer)
 
 
-def _row_an_action(lesson: Lesson) -> Iterator[Record]:
+def _row_an_action(lesson: RenderedExample) -> Iterator[Record]:
     """A row for each trained message, which ends in it: the last message alone is trained (`mask_history`)."""
     for index, _ in lesson.trained():
         yield {"messages": lesson.conversation[: index + 1]}
 
 
-def _llamafactory_v1(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _llamafactory_v1(
+    lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer
+) -> None:
     with disk_errors(directory):
         directory.mkdir(exist_ok=True)
     rows = (
@@ -178,7 +184,7 @@ def _llamafactory_v1(lessons: Sequence[Lesson], directory: Path, renderer: Rende
     write_jsonl(directory / "train.jsonl", rows)
 
 
-def _agentgym(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _agentgym(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     rows = [
         {"conversations": list(_turns(lesson)), "item_id": lesson.meta["task"].replace("/", "_")}
         for lesson in lessons
@@ -186,7 +192,7 @@ def _agentgym(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) ->
     write_json(directory / "train.json", rows)
 
 
-def _turns(lesson: Lesson) -> Iterator[Record]:
+def _turns(lesson: RenderedExample) -> Iterator[Record]:
     """AgentGym's naming; the rules in words are a first turn of the user, to which the agent agrees."""
     for message, weight in lesson.weighted():
         if message["role"] == "system":
@@ -198,12 +204,12 @@ def _turns(lesson: Lesson) -> Iterator[Record]:
             yield {"from": "gpt", "loss": weight != 0, "value": message["content"]}
 
 
-def _atif(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _atif(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     for number, lesson in enumerate(lessons):
         write_json(directory / f"trajectory-{number:05}.json", atif(lesson))
 
 
-def atif(lesson: Lesson) -> Record:
+def atif(lesson: RenderedExample) -> Record:
     """An Agent Trajectory Interchange Format document: what an agent's turn led to is its observation."""
     steps: list[Record] = []
     for message, weight in lesson.weighted():
@@ -232,12 +238,12 @@ def atif(lesson: Lesson) -> Record:
 # --- tokens --------------------------------------------------------------------------------------------------------
 
 
-def _exploded(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _exploded(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     rows = (row for lesson in lessons for row in prompts_and_completions(lesson))
     write_jsonl(directory / "train.jsonl", rows)
 
 
-def prompts_and_completions(lesson: Lesson) -> Iterator[Record]:
+def prompts_and_completions(lesson: RenderedExample) -> Iterator[Record]:
     """A row for each trained stretch of text: all before it, the stretch with its end of turn, its weight."""
     before = ""
     for text, weight in lesson.spans:
@@ -246,7 +252,7 @@ def prompts_and_completions(lesson: Lesson) -> Iterator[Record]:
         before += text
 
 
-def _parquet(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _parquet(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     rows = [
         {
             "messages": [
@@ -262,7 +268,7 @@ def _parquet(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> 
     write_table(directory / "train.parquet", rows)
 
 
-def _trl(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _trl(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     write_table(
         directory / "tokens.parquet",
         [{"input_ids": lesson.rendered.ids, "labels": labels(lesson)} for lesson in lessons],
@@ -280,13 +286,13 @@ def _trl(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None
         write_text(path, template)
 
 
-def labels(lesson: Lesson) -> list[int]:
+def labels(lesson: RenderedExample) -> list[int]:
     """Ids where a token is trained, -100 where it is not."""
     pairs = zip(lesson.rendered.ids, lesson.rendered.weights, strict=True)
     return [token if weight != 0 else IGNORED for token, weight in pairs]
 
 
-def _verl(lessons: Sequence[Lesson], directory: Path, renderer: Renderer) -> None:
+def _verl(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     write_table(
         directory / "train.parquet",
         [

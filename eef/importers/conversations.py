@@ -1,4 +1,4 @@
-"""Conversations of any naming → `Imported`: who speaks, a preamble apart, tool calls as actions, masks kept.
+"""Conversations of any naming → `ParsedEpisode`: who speaks, a preamble apart, tool calls as actions, masks kept.
 
 A message becomes a `Said` whatever its keys are called. Then: leading system text, and a first exchange that the agent
 only answers with "OK", is the prompt; each turn of the agent with what it saw before is a step; what it sees behind its
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from eef.chat import format_completion, parse_completion
-from eef.importers.episode import Unreadable, require_steps
+from eef.importers.episode import ParseError, require_steps
 from eef.trajectory import Step
 
 Role = Literal["system", "user", "agent"]
@@ -50,13 +50,13 @@ class Said:
 def said(message: Any, number: int) -> Said:
     """A message as `role`/`content` or `from`/`value`, with its mask as `train`, `weight`, `loss` or `loss_weight`.
 
-    Unreadable: no object, unknown role, no text.
+    ParseError: no object, unknown role, no text.
     """
     if not isinstance(message, dict):
-        raise Unreadable(f"message {number} is a {type(message).__name__}")
+        raise ParseError(f"message {number} is a {type(message).__name__}")
     name = message.get("role", message.get("from", message.get("source")))
     if not isinstance(name, str) or name.lower() not in _ROLES:
-        raise Unreadable(f"message {number} has the unknown role {name!r}")
+        raise ParseError(f"message {number} has the unknown role {name!r}")
     role = _ROLES[name.lower()]
     content = _text(message.get("content", message.get("value", message.get("message"))), number)
     if role == "agent":
@@ -67,7 +67,7 @@ def said(message: Any, number: int) -> Said:
 def split_episode(talk: Sequence[Said]) -> tuple[str, tuple[Step, ...], str]:
     """(prompt, steps, final observation) of a conversation.
 
-    Several messages in a row of one speaker that is not the agent are one. Unreadable: the agent speaks first, or twice
+    Several messages in a row of one speaker that is not the agent are one. ParseError: the agent speaks first, or twice
     in a row without anything to see between; a system message in the middle.
     """
     rules, rest = _preamble(talk)
@@ -75,7 +75,7 @@ def split_episode(talk: Sequence[Said]) -> tuple[str, tuple[Step, ...], str]:
     seen: list[str] = []
     for number, message in enumerate(rest, start=len(talk) - len(rest)):
         if message.role == "system":
-            raise Unreadable(
+            raise ParseError(
                 f"message {number} is a system message behind the conversation's start"
             )
         if message.role == "user":
@@ -83,7 +83,7 @@ def split_episode(talk: Sequence[Said]) -> tuple[str, tuple[Step, ...], str]:
             continue
         if not seen:
             before = "twice in a row" if steps else "first"
-            raise Unreadable(
+            raise ParseError(
                 f"message {number}: the agent speaks {before}, with nothing to see before it"
             )
         steps.append(_step(_shown(seen), message))
@@ -116,7 +116,7 @@ def _with_call(message: dict[str, Any], content: str) -> str:
     if not actions:
         return content
     if len(actions) > 1:
-        raise Unreadable(f"{len(actions)} tool calls in one turn; a step has one action")
+        raise ParseError(f"{len(actions)} tool calls in one turn; a step has one action")
     return format_completion(re.sub(r"^\s*Thought:\s*", "", content).strip(), actions[0])
 
 
@@ -126,7 +126,7 @@ def _called(call: Any) -> str:
         called = {"name": called, "arguments": call.get("arguments")}
     name = called.get("name", called.get("function_name"))
     if not isinstance(name, str):
-        raise Unreadable("a tool call without the name of a function")
+        raise ParseError("a tool call without the name of a function")
     return call_as_action(name, called.get("arguments") or {})
 
 
@@ -138,7 +138,7 @@ def _text(content: Any, number: int) -> str:
         return content
     if isinstance(content, list):
         return "".join(_part(part, number) for part in content)
-    raise Unreadable(f"message {number} has a {type(content).__name__} for its content")
+    raise ParseError(f"message {number} has a {type(content).__name__} for its content")
 
 
 def _part(part: Any, number: int) -> str:
@@ -149,7 +149,7 @@ def _part(part: Any, number: int) -> str:
         return ""
     text = part.get("text", part.get("value")) if kind == "text" else None
     if not isinstance(text, str):
-        raise Unreadable(f"message {number} has a part which is no text: {kind!r}")
+        raise ParseError(f"message {number} has a part which is no text: {kind!r}")
     return text
 
 
@@ -159,7 +159,7 @@ def _weight(message: dict[str, Any], number: int) -> float | None:
         value = message.get(name)
         if value is not None:
             if not isinstance(value, bool | int | float) or value < 0:
-                raise Unreadable(f"message {number} has {name} {value!r}, which is no loss weight")
+                raise ParseError(f"message {number} has {name} {value!r}, which is no loss weight")
             return float(value)
     return None
 

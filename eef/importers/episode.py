@@ -1,4 +1,4 @@
-"""Imported: one episode as a file tells it, before it is known what can be made of it. From `formats` to `verify`."""
+"""ParsedEpisode: one episode as a file tells it, before it is known what can be made of it. From `formats` to `verify`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _INSTRUCTION = re.compile(
 _PRICE = re.compile(r",? and price lower than [\d.]+ dollars", re.I)
 
 
-class Unreadable(Exception):
+class ParseError(Exception):
     """A row which is not what its format says; the message is the reason of its rejection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
+class ParsedEpisode:
     """An episode of a file.
 
     `key` is the row's own id, unique in its file ("" where it has none). `task` is the environment's number of its
@@ -59,18 +59,18 @@ def goal_key(goal: str) -> str:
 
 
 def whole_reward(value: object) -> float | None:
-    """A reward in [0, 1] of a row, None where it tells none. Unreadable: anything else."""
+    """A reward in [0, 1] of a row, None where it tells none. ParseError: anything else."""
     if value is None or isinstance(value, bool):
         return None if value is None else float(value)
     if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-        raise Unreadable(f"reward {value!r} is no number in [0, 1]")
+        raise ParseError(f"reward {value!r} is no number in [0, 1]")
     return float(value)
 
 
 def require_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps as they are; Unreadable where there is none, or where none of them holds an action."""
+    """The steps as they are; ParseError where there is none, or where none of them holds an action."""
     if not steps:
-        raise Unreadable("no turn of the agent in it")
+        raise ParseError("no turn of the agent in it")
     if not any(step.action for step in steps):
-        raise Unreadable("no action in any of the agent's turns (`Action: …` or a tool call)")
+        raise ParseError("no action in any of the agent's turns (`Action: …` or a tool call)")
     return tuple(steps)

@@ -1,4 +1,4 @@
-"""Formats: what a row is, seen from its keys, and how each published format becomes an `Imported`."""
+"""Formats: what a row is, seen from its keys, and how each published format becomes an `ParsedEpisode`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from eef.errors import StoreError
 from eef.importers.conversations import said, split_episode
-from eef.importers.episode import Imported, Unreadable, whole_reward
+from eef.importers.episode import ParsedEpisode, ParseError, whole_reward
 from eef.importers.react import read_react
 from eef.rollouts.store import migrate
 from eef.trajectory import Trajectory
@@ -20,32 +20,32 @@ def detect(row: Record) -> str | None:
     return next((name for name, (fits, _, _) in FORMATS.items() if fits(row)), None)
 
 
-def read_row(row: Record, wanted: str = "auto") -> Imported:
-    """The episode of a row. Unreadable: no known format, another than `wanted`, or not as that format has it."""
+def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
+    """The episode of a row. ParseError: no known format, another than `wanted`, or not as that format has it."""
     name = detect(row)
     if name is None:
-        raise Unreadable(f"no known format: it has {', '.join(sorted(row)[:8]) or 'no keys'}")
+        raise ParseError(f"no known format: it has {', '.join(sorted(row)[:8]) or 'no keys'}")
     if wanted not in ("auto", name):
-        raise Unreadable(f"it is `{name}`, not `{wanted}`")
+        raise ParseError(f"it is `{name}`, not `{wanted}`")
     try:
         return FORMATS[name][1](row)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise Unreadable(f"malformed `{name}` row: {type(error).__name__} {error}") from error
+        raise ParseError(f"malformed `{name}` row: {type(error).__name__} {error}") from error
 
 
-def _read_own(row: Record) -> Imported:
+def _read_own(row: Record) -> ParsedEpisode:
     """A record of a store of ours. One that starts inside another is no episode by itself."""
     try:
         trajectory = Trajectory.from_record(migrate(row))
     except StoreError as error:
-        raise Unreadable(error.message) from error
+        raise ParseError(error.message) from error
     if trajectory.start is not None:
-        raise Unreadable(
+        raise ParseError(
             f"it starts inside another trajectory ({trajectory.start}), and is no whole episode"
         )
     if trajectory.status == "error":
-        raise Unreadable(f"a broken rollout: {trajectory.error}")
-    return Imported(
+        raise ParseError(f"a broken rollout: {trajectory.error}")
+    return ParsedEpisode(
         format="eef",
         steps=trajectory.steps,
         final_observation=trajectory.final_observation,
@@ -59,11 +59,11 @@ def _read_own(row: Record) -> Imported:
     )
 
 
-def _read_sharegpt(row: Record) -> Imported:
+def _read_sharegpt(row: Record) -> ParsedEpisode:
     return _conversation("sharegpt", row, row["conversations"], key=row.get("id", ""))
 
 
-def _read_agentgym(row: Record) -> Imported:
+def _read_agentgym(row: Record) -> ParsedEpisode:
     key = str(row.get("item_id", row.get("id", "")))
     number = key.rpartition("_")[2]
     return _conversation(
@@ -75,14 +75,14 @@ def _read_agentgym(row: Record) -> Imported:
     )
 
 
-def _read_messages(row: Record) -> Imported:
+def _read_messages(row: Record) -> ParsedEpisode:
     meta: Record = row["meta"] if isinstance(row.get("meta"), dict) else {}
     return _conversation(
         "messages", {**row, **meta}, row["messages"], key=row.get("id", meta.get("id", ""))
     )
 
 
-def _read_completions(row: Record) -> Imported:
+def _read_completions(row: Record) -> ParsedEpisode:
     """verifiers before traces: the messages shown, then those that followed."""
     shown = (
         row["prompt"]
@@ -97,14 +97,14 @@ def _read_completions(row: Record) -> Imported:
     return _conversation("verifiers", row, [*shown, *row["completion"]], key=key)
 
 
-def _read_traces(row: Record) -> Imported:
+def _read_traces(row: Record) -> ParsedEpisode:
     """verifiers: an episode of one trace, whose messages are a path through its nodes to the last one."""
     traces = row.get("traces", [row])
     if len(traces) != 1:
-        raise Unreadable(f"an episode of {len(traces)} agents; one is read")
+        raise ParseError(f"an episode of {len(traces)} agents; one is read")
     trace = traces[0]
     if trace.get("errors"):
-        raise Unreadable("a trace that ended in an error")
+        raise ParseError("a trace that ended in an error")
     rewards = [item for item in (trace.get("rewards") or {}).values() if item is not None]
     reward = sum(item["score"] * item.get("weight", 1.0) for item in rewards) if rewards else None
     task = trace["task"].get("data") or {}
@@ -127,10 +127,10 @@ def _path(nodes: list[Record]) -> list[Record]:
     return path[::-1]
 
 
-def _read_inspect(row: Record) -> Imported:
+def _read_inspect(row: Record) -> ParsedEpisode:
     """A sample of an inspect log: its messages, and the mean of its scores."""
     if row.get("error"):
-        raise Unreadable("a sample that ended in an error")
+        raise ParseError("a sample that ended in an error")
     values = [_score(score.get("value")) for score in (row.get("scores") or {}).values()]
     known = [value for value in values if value is not None]
     reward = sum(known) / len(known) if known else None
@@ -153,12 +153,12 @@ def _score(value: Any) -> float | None:
 
 def _conversation(
     name: str, row: Record, messages: list[Any], *, key: object = "", task: str | int | None = None
-) -> Imported:
+) -> ParsedEpisode:
     prompt, steps, final = split_episode(
         [said(message, number) for number, message in enumerate(messages)]
     )
     reward = row.get("reward", row.get("score"))
-    return Imported(
+    return ParsedEpisode(
         format=name,
         steps=steps,
         final_observation=final,
@@ -173,7 +173,7 @@ def _conversation(
     )
 
 
-FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], Imported], str]] = {
+FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], ParsedEpisode], str]] = {
     "eef": (
         lambda row: {"author", "steps", "final_observation"} <= row.keys(),
         _read_own,

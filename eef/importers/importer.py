@@ -1,4 +1,4 @@
-"""Reading: data files → trajectories, one at a time, with a report of all that was met. The whole of an import."""
+"""Importer: data files → trajectories, one at a time, with a report of all that was met. The whole of an import."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eef.importers.episode import Imported, Unreadable
+from eef.importers.episode import ParsedEpisode, ParseError
 from eef.importers.formats import read_row
 from eef.importers.rows import Rejection, Row, read_rows
-from eef.importers.verify import KnownTasks, verify
+from eef.importers.verify import TaskIndex, verify
 from eef.trajectory import Trajectory
 
 EXAMPLES = 5  # differences that are shown
@@ -65,7 +65,9 @@ class ImportReport:
             "differences": self.differences,
         }
 
-    def take(self, place: str, imported: Imported, trajectory: Trajectory, difference: str) -> None:
+    def take(
+        self, place: str, imported: ParsedEpisode, trajectory: Trajectory, difference: str
+    ) -> None:
         """Count a trajectory that is imported."""
         self.imported += 1
         self.formats[imported.format] += 1
@@ -84,7 +86,7 @@ class ImportReport:
         self.reasons[rejection.reason.split(":")[0].split(" (")[0]] += 1
 
 
-class Reading:
+class Importer:
     """An import under way; `report` is true of what has been yielded so far.
 
     `known` are the tasks to replay in, `wanted` a format or "auto", `author` who played where that is not told (the
@@ -94,7 +96,7 @@ class Reading:
 
     def __init__(
         self,
-        known: KnownTasks | None = None,
+        known: TaskIndex | None = None,
         *,
         wanted: str = "auto",
         author: str = "",
@@ -123,7 +125,7 @@ class Reading:
             found = verify(
                 imported, self._known, id=id, author=author, source=row.place, reward=self._reward
             )
-        except Unreadable as error:
+        except ParseError as error:
             return Rejection(row.place, str(error))
         if self._known and self._known.is_among(found.trajectory.task, imported, self._held_out):
             self.report.held_out += 1
@@ -135,16 +137,16 @@ class Reading:
         self.report.take(row.place, imported, found.trajectory, found.difference)
         return found.trajectory
 
-    def _named(self, imported: Imported, path: Path) -> str:
+    def _named(self, imported: ParsedEpisode, path: Path) -> str:
         """`expert:<name>`: what was asked for, else what the row tells, else the file's name."""
         name = self._author or imported.author.partition(":")[2] or imported.author or path.stem
         return f"expert:{name}"
 
-    def _identify(self, imported: Imported, author: str, place: str) -> str:
-        """The trajectory's id. Unreadable where another row of this import has it."""
+    def _identify(self, imported: ParsedEpisode, author: str, place: str) -> str:
+        """The trajectory's id. ParseError where another row of this import has it."""
         kept = imported.format == "eef" and imported.key.startswith(f"{author}/")
         own = imported.key or f"line{place.rpartition(':')[2].removeprefix('row ')}"
         id = own if kept else f"{author}/{own}"
         if id in self._places:
-            raise Unreadable(f"duplicate id {imported.key or id!r}: {self._places[id]} has it")
+            raise ParseError(f"duplicate id {imported.key or id!r}: {self._places[id]} has it")
         return id

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from eef.chat import format_completion
-from eef.importers.episode import Imported, Unreadable, require_steps, whole_reward
+from eef.importers.episode import ParsedEpisode, ParseError, require_steps, whole_reward
 from eef.trajectory import Step
 
 _ENDS = ("click[buy now]",)
 
 
-def read_react(row: dict[str, Any]) -> Imported:
+def read_react(row: dict[str, Any]) -> ParsedEpisode:
     """A row of `initial_observation` and `steps[action, observation]`. A thought belongs to the action it precedes.
 
     >>> row = {"initial_observation": "a shop", "reward": 1.0, "steps": [
@@ -19,11 +19,11 @@ def read_react(row: dict[str, Any]) -> Imported:
     >>> read_react(row).steps[0].completion
     'Thought: red fits.\\nAction: click[red]'
 
-    Unreadable: an entry without action or observation, no action at all, a reward outside [0, 1].
+    ParseError: an entry without action or observation, no action at all, a reward outside [0, 1].
     """
     steps = require_steps(_steps(row))
     last = row["steps"][-1]
-    return Imported(
+    return ParsedEpisode(
         format="react",
         steps=steps,
         final_observation=last["observation"],
@@ -56,7 +56,7 @@ def _entry(entry: Any, number: int) -> tuple[str, str]:
         entry.get(name) if isinstance(entry, dict) else None for name in ("action", "observation")
     )
     if not isinstance(action, str) or not isinstance(observation, str):
-        raise Unreadable(f"steps[{number}] has no text for `action` and `observation`")
+        raise ParseError(f"steps[{number}] has no text for `action` and `observation`")
     return action.strip(), observation
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from eef.env import Env, execute
 from eef.errors import ReplayMismatch
-from eef.importers.episode import Imported, Unreadable, goal_key
+from eef.importers.episode import ParsedEpisode, ParseError, goal_key
 from eef.task import Task, TaskSet
 from eef.trajectory import Step, Trajectory, Usage
 
@@ -29,7 +29,7 @@ class Verified:
     difference: str
 
 
-class KnownTasks:
+class TaskIndex:
     """The tasks of an environment, to be found by id, by number or by what they ask for."""
 
     def __init__(self, env: Env, splits: Mapping[str, TaskSet]) -> None:
@@ -41,7 +41,7 @@ class KnownTasks:
         for task in self._by_id.values():
             self._by_goal.setdefault(goal_key(task.instruction), []).append(task)
 
-    def candidates(self, imported: Imported) -> list[Task]:
+    def candidates(self, imported: ParsedEpisode) -> list[Task]:
         """Tasks it may be of: that which the row names, then those which ask for the same."""
         named = self._by_id.get(str(imported.task)) or (
             self._by_number.get(imported.task) if isinstance(imported.task, int) else None
@@ -52,14 +52,14 @@ class KnownTasks:
             }.values()
         )
 
-    def asking_for(self, imported: Imported) -> list[Task]:
+    def asking_for(self, imported: ParsedEpisode) -> list[Task]:
         """The tasks whose goal is that of the episode, or else the first line of what it sees."""
         goal = imported.goal()
         return self._by_goal.get(goal_key(goal)) or self._by_goal.get(
             goal_key(goal.split("\n", 1)[0]), []
         )
 
-    def is_among(self, task: str, imported: Imported, ids: Container[str]) -> bool:
+    def is_among(self, task: str, imported: ParsedEpisode, ids: Container[str]) -> bool:
         """Whether an episode of `task` is of one of the tasks `ids`: by its task, else because its goal is that of
         these alone."""
         if task in self.split_of:
@@ -69,8 +69,8 @@ class KnownTasks:
 
 
 def verify(
-    imported: Imported,
-    known: KnownTasks | None,
+    imported: ParsedEpisode,
+    known: TaskIndex | None,
     *,
     id: str,
     author: str,
@@ -79,7 +79,7 @@ def verify(
 ) -> Verified:
     """The trajectory of an imported episode, replayed where a task of `known` gives the observations that are told.
 
-    `reward` stands for one that the row does not tell and no replay gives. Unreadable where there is none at all.
+    `reward` stands for one that the row does not tell and no replay gives. ParseError where there is none at all.
     """
     shell = _shell(imported, id, author, imported.source or source)
     if known is None:
@@ -98,7 +98,7 @@ def verify(
     return Verified(_as_told(imported, known, shell, reward), furthest)
 
 
-def _shell(imported: Imported, id: str, author: str, source: str) -> Trajectory:
+def _shell(imported: ParsedEpisode, id: str, author: str, source: str) -> Trajectory:
     """All that does not depend on a replay."""
     return Trajectory(
         id=id,
@@ -113,7 +113,7 @@ def _shell(imported: Imported, id: str, author: str, source: str) -> Trajectory:
     )
 
 
-def _replayed(env: Env, task: Task, imported: Imported, shell: Trajectory) -> Trajectory:
+def _replayed(env: Env, task: Task, imported: ParsedEpisode, shell: Trajectory) -> Trajectory:
     """The trajectory with the environment's own observations and rewards. ReplayMismatch at the first difference."""
     seen, over = env.reset(task), False
     steps: list[Step] = []
@@ -143,11 +143,11 @@ def _replayed(env: Env, task: Task, imported: Imported, shell: Trajectory) -> Tr
 
 
 def _as_told(
-    imported: Imported, known: KnownTasks | None, shell: Trajectory, reward: float | None
+    imported: ParsedEpisode, known: TaskIndex | None, shell: Trajectory, reward: float | None
 ) -> Trajectory:
     told = reward if imported.reward is None else imported.reward
     if told is None:
-        raise Unreadable(
+        raise ParseError(
             "no reward, and no replay that gives one (`--reward 1` takes such rows for wins)"
         )
     won = told >= (known.env.success_threshold if known else 1.0)
@@ -161,7 +161,7 @@ def _as_told(
     )
 
 
-def _task_of(imported: Imported, known: KnownTasks | None) -> str:
+def _task_of(imported: ParsedEpisode, known: TaskIndex | None) -> str:
     """The one task that asks for the same, else an id made of what is asked for: equal goals, equal ids."""
     asking = known.asking_for(imported) if known else []
     if len(asking) == 1:

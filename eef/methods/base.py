@@ -26,7 +26,7 @@ OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 class Method(Protocol):
     """What to play on from and what to train on, in rounds that count from 1 (round 0 is the expert data).
 
-    `told` is what the policy is told beside the environment's prompt whenever it acts, mostly nothing. Both functions
+    `prompt_suffix` is what the policy is told beside the environment's prompt whenever it acts, mostly nothing. Both functions
     read the student's rollouts of rounds up to `round` only; what they return depends on the
     set of trajectories, not on its order.
     """
@@ -40,7 +40,7 @@ class Method(Protocol):
     def options(self) -> MethodOptions: ...
 
     @property
-    def told(self) -> str: ...
+    def prompt_suffix(self) -> str: ...
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, object]) -> Self:
@@ -74,5 +74,5 @@ class Configured(Generic[OptionsT]):
         )
 
     @property
-    def told(self) -> str:
+    def prompt_suffix(self) -> str:
         return ""

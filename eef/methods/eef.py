@@ -6,7 +6,7 @@ leads through it, of which the actions behind the state are trained. The expert'
 trained like the student's; those of harmful segments stay visible and are never trained.
 
 The arms that tell what of this does the work are options: `expert_actions = "masked"` and `recovery = false` leave the
-expert's states as launch pads alone; `launch = "student"` takes the student's own failures instead of the expert's.
+expert's states as launch pads alone; `branch_from = "student"` takes the student's own failures instead of the expert's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from pydantic import Field, model_validator
 from eef.errors import MethodError
 from eef.methods.base import Configured, MethodOptions
 from eef.methods.examples import make_selection, plan_states, scaled
-from eef.methods.labels import OkGrid, OkRule, count_wins, is_expert, measure_grid, open_states
+from eef.methods.labels import (
+    LabelRule,
+    OutcomeGrid,
+    count_wins,
+    is_expert,
+    measure_grid,
+    open_states,
+)
 from eef.methods.queries import (
     by_least_expert,
     check_experts,
@@ -47,17 +54,17 @@ class EefOptions(MethodOptions):
     rollouts_per_state: int = Field(default=1, ge=1)
     """Rollouts from each state, the task's start included, a round."""
 
-    ok_rule: OkRule = "any"
+    label_rule: LabelRule = "any"
     """The student wins from a state if `any` rollout does, or the `majority`: a win rate of 0.5 or more."""
 
     experts: tuple[str, ...] | None = Field(default=None, strict=False, min_length=1)
     """Experts (without `expert:`) whose trajectories are played on from, and whose wins are trained on unless
     `bc_experts` names others; every expert's when left out."""
 
-    expert_states: Literal["failed", "all"] = "failed"
+    expert_filter: Literal["failed", "all"] = "failed"
     """Which expert trajectories are played on from."""
 
-    launch: Literal["expert", "student"] = "expert"
+    branch_from: Literal["expert", "student"] = "expert"
     """Whose trajectories are played on from: the experts', or instead of them one of the student's own failures of
     an earlier round for each task (the latest)."""
 
@@ -105,9 +112,9 @@ class EefOptions(MethodOptions):
 
     @model_validator(mode="after")
     def _own_failures_are_no_experts(self) -> EefOptions:
-        if self.launch == "student" and (self.expert_states == "all"):
+        if self.branch_from == "student" and (self.expert_filter == "all"):
             raise ValueError(
-                '`expert_states` has no effect with `launch = "student"`: no expert is played on from'
+                '`expert_filter` has no effect with `branch_from = "student"`: no expert is played on from'
             )
         return self
 
@@ -118,7 +125,7 @@ class _Evidence:
 
     trajectories: TrajectorySet
     wins: tuple[Trajectory, ...]
-    grids: Mapping[str, OkGrid]
+    grids: Mapping[str, OutcomeGrid]
 
     def through(self, state: StateRef | None) -> list[Trajectory]:
         """The wins whose path leads through a state of an expert trajectory; None is the task's start.
@@ -143,7 +150,7 @@ class Eef(Configured[EefOptions]):
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
     ) -> list[PlannedState]:
-        if self.options.launch == "expert":
+        if self.options.branch_from == "expert":
             _refuse_text_alone(trajectories, self.options.experts)
         plan = []
         for task in tasks:
@@ -175,12 +182,12 @@ class Eef(Configured[EefOptions]):
                     examples += solved
         return make_selection(self.name, _unique(trajectories, examples), tasks, counts)
 
-    def grids(self, trajectories: TrajectorySet, task: str, round: int) -> dict[str, OkGrid]:
+    def grids(self, trajectories: TrajectorySet, task: str, round: int) -> dict[str, OutcomeGrid]:
         """The grid along each trajectory that a round played on from in a task, by the trajectory's id."""
         explored = self._explored(trajectories, task, round)
         return {origin.id: self.measure(trajectories, origin, round) for origin in explored}
 
-    def measure(self, trajectories: TrajectorySet, expert: Trajectory, round: int) -> OkGrid:
+    def measure(self, trajectories: TrajectorySet, expert: Trajectory, round: int) -> OutcomeGrid:
         """The grid along an expert trajectory from which `select` labels its actions in a round."""
         rounds = _rounds(self.options.grid, round)
         chosen = {t for each in rounds if each for t in self._states(trajectories, expert, each)}
@@ -191,7 +198,11 @@ class Eef(Configured[EefOptions]):
         }
         # a budget may leave planned states out: segments then reach from one that was played on from to the next
         return measure_grid(
-            trajectories, expert, sorted(chosen & begun), rounds=rounds, rule=self.options.ok_rule
+            trajectories,
+            expert,
+            sorted(chosen & begun),
+            rounds=rounds,
+            rule=self.options.label_rule,
         )
 
     def _states(
@@ -206,7 +217,7 @@ class Eef(Configured[EefOptions]):
         return open_states(origin, chosen)
 
     def _explored(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
-        if self.options.launch == "student":
+        if self.options.branch_from == "student":
             own = from_the_start(trajectories, task, range(1, round))
             failed = sorted(
                 (item for item in own if not item.success), key=lambda item: (-item.round, item.id)
@@ -214,7 +225,7 @@ class Eef(Configured[EefOptions]):
             return failed[:1]
         known = expert_trajectories(trajectories, task, self.options.experts)
         experts = [item for item in known if item.replayable]
-        return [item for item in experts if self.options.expert_states == "all" or not item.success]
+        return [item for item in experts if self.options.expert_filter == "all" or not item.success]
 
     def _evidence(self, trajectories: TrajectorySet, task: str, round: int) -> _Evidence:
         cloned = self.options.bc_experts or self.options.experts
@@ -266,7 +277,7 @@ class Eef(Configured[EefOptions]):
             evidence=tuple(dict.fromkeys((win.id, *proof))),
         )
 
-    def _weigh(self, grid: OkGrid | None, win: Trajectory, t: int) -> tuple[float, str]:
+    def _weigh(self, grid: OutcomeGrid | None, win: Trajectory, t: int) -> tuple[float, str]:
         """(weight, reason) of step `t` of a win: the student's is trained, the expert's goes by its segment.
 
         Where nothing was measured an expert's step is trained in the expert's own win alone.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from eef.methods.eef import Eef
 from eef.methods.examples import make_pair, make_selection, suffix
-from eef.methods.labels import OkGrid, Segment
+from eef.methods.labels import OutcomeGrid, Segment
 from eef.methods.queries import by_least_expert
 from eef.selection import PreferencePair, Selection
 from eef.trajectory import TrajectorySet
@@ -31,11 +31,11 @@ class EefDpo(Eef):
         return make_selection(self.name, plain.examples, tasks, _own_counts(plain), pairs)
 
 
-def _harmful(grid: OkGrid) -> Iterator[Segment]:
+def _harmful(grid: OutcomeGrid) -> Iterator[Segment]:
     return (segment for segment in grid.segments() if segment.label == "harmful")
 
 
-def _pair(trajectories: TrajectorySet, grid: OkGrid, segment: Segment) -> PreferencePair:
+def _pair(trajectories: TrajectorySet, grid: OutcomeGrid, segment: Segment) -> PreferencePair:
     """The win with least steps from the segment's first state, and the segment."""
     names = grid.rollouts[grid.states.index(segment.start)]
     win = min(

@@ -21,10 +21,10 @@ def plan_states(task: str, states: Sequence[StateRef], each: int) -> list[Planne
     return [PlannedState(task, state, each) for state in (None, *states)]
 
 
-def whole_path(item: Trajectory, told: str = "") -> TrainingExample:
+def whole_path(item: Trajectory, prompt_suffix: str = "") -> TrainingExample:
     """The example which trains every action of an episode that was played from the task's start, but for those that the
     data it was imported from masks."""
-    return suffix(item, 0, told=told)
+    return suffix(item, 0, prompt_suffix=prompt_suffix)
 
 
 def suffix(
@@ -33,7 +33,7 @@ def suffix(
     *,
     end: int | None = None,
     reason: str | None = None,
-    told: str = "",
+    prompt_suffix: str = "",
 ) -> TrainingExample:
     """The example which shows a path up to `state`, trains the steps from there (up to `end`), and no other.
 
@@ -53,7 +53,7 @@ def suffix(
         task=item.task,
         trajectory=item.id,
         state=state,
-        told=told,
+        prompt_suffix=prompt_suffix,
         weights=tuple(weight for weight, _ in steps),
         reasons=tuple(reason for _, reason in steps),
         evidence=(item.id,),

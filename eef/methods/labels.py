@@ -1,4 +1,4 @@
-"""OkGrid: what rollouts from an expert's states say about the expert's actions. Between explore and select.
+"""OutcomeGrid: what rollouts from an expert's states say about the expert's actions. Between explore and select.
 
 From the states of one expert trajectory and the student's rollouts from each it is read whether the student
 wins from there (`ok`); a segment between two neighbouring states is named by how that changes along it.
@@ -14,7 +14,7 @@ from typing import Literal
 from eef.trajectory import Trajectory, TrajectorySet
 
 Label = Literal["beneficial", "harmful", "neutral", "unknown"]
-OkRule = Literal["any", "majority"]
+LabelRule = Literal["any", "majority"]
 
 
 def is_expert(trajectory: Trajectory) -> bool:
@@ -25,14 +25,14 @@ def is_student(trajectory: Trajectory) -> bool:
     return trajectory.author.startswith("policy:")
 
 
-def expert_states(length: int, count: int) -> tuple[int, ...]:
+def evenly_spaced_states(length: int, count: int) -> tuple[int, ...]:
     """The states s_l, s_2l, …, s_Ml of a path of `length` steps; l = max(1, ⌊length / (M + 1)⌋), M = `count`.
 
     States at or behind the path's end are dropped; s_0 is not among them.
 
-    >>> expert_states(12, 5)
+    >>> evenly_spaced_states(12, 5)
     (2, 4, 6, 8, 10)
-    >>> expert_states(4, 5)
+    >>> evenly_spaced_states(4, 5)
     (1, 2, 3)
     """
     stride = max(1, length // (count + 1))
@@ -69,7 +69,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OkGrid:
+class OutcomeGrid:
     """What was measured along one expert trajectory; all tuples have an entry a state, s_0 first.
 
     `ok[j]` is None where no rollout from state j came to an end: such a state is neither won nor lost, the
@@ -130,8 +130,8 @@ def measure_grid(
     states: Sequence[int],
     *,
     rounds: Collection[int],
-    rule: OkRule,
-) -> OkGrid:
+    rule: LabelRule,
+) -> OutcomeGrid:
     """The grid of an expert trajectory from the student's rollouts of some rounds.
 
     `states` are the states behind s_0. Rollouts from the task's start count for s_0 of each of its expert
@@ -141,7 +141,7 @@ def measure_grid(
     played = rollouts_from(trajectories, expert, rounds)
     per_state = [played.get(state, []) for state in grid]
     wins = tuple(sum(rollout.success for rollout in rollouts) for rollouts in per_state)
-    return OkGrid(
+    return OutcomeGrid(
         trajectory=expert.id,
         states=grid,
         rollouts=tuple(tuple(rollout.id for rollout in rollouts) for rollouts in per_state),
@@ -190,7 +190,7 @@ def _state_in(rollout: Trajectory, expert: Trajectory) -> int | None:
     return rollout.start.t if rollout.start.trajectory == expert.id else None
 
 
-def _is_ok(wins: int, rollouts: int, rule: OkRule) -> bool | None:
+def _is_ok(wins: int, rollouts: int, rule: LabelRule) -> bool | None:
     if rollouts == 0:
         return None
     return wins > 0 if rule == "any" else 2 * wins >= rollouts

@@ -41,7 +41,7 @@ class Nat(Configured[NatOptions]):
     Options: ClassVar[type[MethodOptions]] = NatOptions
 
     @property
-    def told(self) -> str:
+    def prompt_suffix(self) -> str:
         return TOLD[self.options.tags][0]
 
     def plan(

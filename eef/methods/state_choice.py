@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping
 from typing import Literal
 
-from eef.methods.labels import expert_states
+from eef.methods.labels import evenly_spaced_states
 
 StateChoice = Literal["even", "random", "bisection", "uncertainty"]
 Measured = Mapping[int, tuple[int, int]]
@@ -29,7 +29,7 @@ def choose_states(
         return bisect(length, count, measured)
     if how == "uncertainty":
         return most_uncertain(length, count, measured)
-    return expert_states(length, count)
+    return evenly_spaced_states(length, count)
 
 
 def random_states(length: int, count: int, key: str) -> tuple[int, ...]:
@@ -49,13 +49,13 @@ def bisect(length: int, count: int, measured: Measured) -> tuple[int, ...]:
     """
     won = [t for t, (wins, _) in measured.items() if wins]
     if not won:
-        return expert_states(length, count)
+        return evenly_spaced_states(length, count)
     low = max(won)
     high = min(
         (t for t, (wins, played) in measured.items() if t > low and played and not wins),
         default=length,
     )
-    inside = expert_states(high - low, count)
+    inside = evenly_spaced_states(high - low, count)
     found = [low + t for t in inside] or [low, high][:count]
     return tuple(t for t in found if 0 < t < length)
 
@@ -75,7 +75,7 @@ def most_uncertain(length: int, count: int, measured: Measured) -> tuple[int, ..
         if played and t < length
     }
     if not known:
-        return expert_states(length, count)
+        return evenly_spaced_states(length, count)
     known = {0: known[min(known)], **known, length: 0.0}
     open_ = {t: _between(known, t) for t in range(1, length)}
     order = sorted(open_, key=lambda t: (-round(open_[t] * (1 - open_[t]), 9), t))

@@ -9,7 +9,7 @@ from eef.chat import build_conversation
 from eef.env import Env
 from eef.policies.settings import ApiSettings
 from eef.policy import GREEDY, Policy, Sampling
-from eef.rollouts.runner import Launch, play
+from eef.rollouts.runner import RolloutSpec, play
 from eef.task import TaskSet
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -67,7 +67,7 @@ def estimate(
 
 
 def _episodes(env: Env, sample: TaskSet, guide: Policy, step_limit: int) -> Iterable[Trajectory]:
-    planned = [Launch(task.id, task, None, number, 0) for number, task in enumerate(sample)]
+    planned = [RolloutSpec(task.id, task, None, number, 0) for number, task in enumerate(sample)]
     return play(
         planned,
         env=env,

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from eef.errors import DataError
+from eef.pipeline.stages import Stage
 from eef.trajectory import Trajectory
-from eef.utils.jsonl import append_jsonl, disk_errors, mend, numbered_records
+from eef.utils.jsonl import append_jsonl, disk_errors, numbered_records, repair_tail
 
 LEDGER_FILE = "ledger.jsonl"
 
@@ -37,15 +38,6 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         names = [each.name for each in fields(self)]
         return Cost(**{name: getattr(self, name) + getattr(other, name) for name in names})
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage (`explore`, `train`, …) of one round of one method."""
-
-    method: str
-    round: int
-    stage: str
 
 
 def usage_of(trajectories: Iterable[Trajectory]) -> Cost:
@@ -78,7 +70,7 @@ class Ledger:
         with disk_errors(path):
             directory.mkdir(parents=True, exist_ok=True)
             path.touch()
-            mend(path)
+            repair_tail(path)
         return cls(path)
 
     def record(self, method: str, round: int, stage: str, cost: Cost) -> None:

@@ -28,9 +28,9 @@ from eef.config import parse_settings
 from eef.env import Env
 from eef.envs.registry import make_env, make_expert
 from eef.errors import ConfigError, DataError, EefError, MethodError, StoreError
-from eef.exporters.examples import Lesson, make_lessons
-from eef.importers.importer import Reading
-from eef.importers.verify import TEXT, KnownTasks
+from eef.exporters.examples import RenderedExample, make_lessons
+from eef.importers.importer import Importer
+from eef.importers.verify import TEXT, TaskIndex
 from eef.methods.base import Method
 from eef.methods.labels import is_student
 from eef.methods.registry import make_method
@@ -40,20 +40,20 @@ from eef.pipeline.evaluation import EvalResult, summarise
 from eef.pipeline.ledger import Cost, Ledger, usage_of
 from eef.pipeline.model_card import model_card
 from eef.pipeline.recipe import Recipe
-from eef.pipeline.stages import BC, EXPERT, Listener, Progress, StageId, stages_of
-from eef.policies.response_cache import JOURNAL_FILE, Journal
+from eef.pipeline.stages import BC, EXPERT, Listener, Progress, Stage, stages_of
+from eef.policies.response_cache import JOURNAL_FILE, ResponseCache
 from eef.policies.settings import ApiSettings, SamplingSettings
 from eef.policy import Policy, Sampling
 from eef.renderer import Renderer, render_all, render_pairs
-from eef.rollouts.budget import waves
-from eef.rollouts.explore import explore, launches, tries
-from eef.rollouts.runner import Launch, derive_seed, is_replay_mismatch
+from eef.rollouts.budget import chunks
+from eef.rollouts.explore import attempt_ids, explore, launches
+from eef.rollouts.runner import RolloutSpec, derive_seed, is_replay_mismatch
 from eef.rollouts.store import Store, read_trajectories
 from eef.selection import PlannedState, PreferencePair, Selection, TrainingExample
 from eef.task import TaskSet
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import disk_errors, read_json, read_jsonl, write_json, write_jsonl, write_text
-from eef.utils.locks import take_lock
+from eef.utils.locks import acquire_lock
 
 
 class Run:
@@ -66,7 +66,7 @@ class Run:
             name: make_method(name, recipe.options.get(name)) for name in recipe.methods
         }
         self.methods.setdefault(BC, make_method(BC, recipe.options.get(BC)))
-        self._deaths: Counter[StageId] = Counter()
+        self._deaths: Counter[Stage] = Counter()
 
     @classmethod
     def create(cls, directory: Path, recipe: Recipe) -> Run:
@@ -195,7 +195,7 @@ class Run:
             **versions(),
         }
 
-    def folder(self, stage: StageId) -> Path:
+    def folder(self, stage: Stage) -> Path:
         return self.directory / stage.method / f"round{stage.round}"
 
     def ledger(self, method: str) -> Ledger:
@@ -212,12 +212,12 @@ class Run:
 
     def evaluation(self, method: str, round: int) -> EvalResult | None:
         """The result of an evaluation, None where it was not carried out yet."""
-        path = self._outcome(StageId(method, round, "evaluate"))
+        path = self._outcome(Stage(method, round, "evaluate"))
         return EvalResult.from_record(read_json(path)) if path.is_file() else None
 
     def selection(self, method: str, round: int) -> Selection | None:
         """What was selected for training in a round, None where it was not yet."""
-        stage = StageId(method, round, "select")
+        stage = Stage(method, round, "select")
         if not self.is_done(stage):
             return None
         examples, pairs = self.folder(stage) / "examples.jsonl", self.folder(stage) / "pairs.jsonl"
@@ -229,7 +229,7 @@ class Run:
             else (),
         )
 
-    def outcome(self, stage: StageId) -> dict[str, Any] | None:
+    def outcome(self, stage: Stage) -> dict[str, Any] | None:
         """What a stage has left to say of itself, None where it is not done: counts of rollouts or of examples, how
         the training went, the evaluation's record."""
         if not self.is_done(stage):
@@ -242,19 +242,19 @@ class Run:
 
     def episodes(self, method: str, round: int) -> TrajectorySet:
         """The rollouts of an evaluation, none where it was not begun; for reading."""
-        return read_trajectories(self.folder(StageId(method, round, "evaluate")) / "evaluation")
+        return read_trajectories(self.folder(Stage(method, round, "evaluate")) / "evaluation")
 
-    def is_done(self, stage: StageId) -> bool:
+    def is_done(self, stage: Stage) -> bool:
         return self._outcome(stage).is_file()
 
-    def require(self, stage: StageId) -> None:
+    def require(self, stage: Stage) -> None:
         """StoreError where a stage is not done."""
         if not self.is_done(stage):
             raise StoreError(
                 f"`{stage}` is not done yet", hint=f"`eef resume {self.directory}` does it"
             )
 
-    def _outcome(self, stage: StageId) -> Path:
+    def _outcome(self, stage: Stage) -> Path:
         """The file which a stage writes last."""
         names = {
             "collect": "explored.json",
@@ -267,7 +267,7 @@ class Run:
 
     # --- carrying out --------------------------------------------------------------------------------------------
 
-    def carry_out(self, stage: StageId, listener: Listener) -> None:
+    def carry_out(self, stage: Stage, listener: Listener) -> None:
         """Carry out a stage unless it is done. StoreError where a stage it needs is not done yet, or where another
         process works on this method."""
         if self.is_done(stage):
@@ -280,30 +280,30 @@ class Run:
                 )
         with disk_errors(self.folder(stage)):
             self.folder(stage).mkdir(parents=True, exist_ok=True)
-        with take_lock(self.directory / stage.method / "stage.lock"):
+        with acquire_lock(self.directory / stage.method / "stage.lock"):
             if not self.is_done(stage):
                 listener(Progress(stage, 0, 0))
                 getattr(self, f"_{stage.kind}")(stage, listener)
                 listener(Progress(stage, 0, 0, finished=True))
 
-    def _needs(self, stage: StageId) -> Iterator[StageId]:
+    def _needs(self, stage: Stage) -> Iterator[Stage]:
         if stage.method == EXPERT:
             return
-        yield StageId(EXPERT, 0, "collect")
+        yield Stage(EXPERT, 0, "collect")
         if stage.kind == "explore":
             yield self._trained_before(stage)
         elif stage.kind == "select" and stage.method != BC:
-            yield StageId(stage.method, stage.round, "explore")
+            yield Stage(stage.method, stage.round, "explore")
         elif stage.kind == "train":
-            yield StageId(stage.method, stage.round, "select")
+            yield Stage(stage.method, stage.round, "select")
         elif stage.kind == "evaluate":
-            yield StageId(stage.method, stage.round, "train")
+            yield Stage(stage.method, stage.round, "train")
 
-    def _trained_before(self, stage: StageId) -> StageId:
+    def _trained_before(self, stage: Stage) -> Stage:
         method = stage.method if stage.round > 1 else BC
-        return StageId(method, stage.round - 1, "train")
+        return Stage(method, stage.round - 1, "train")
 
-    def _collect(self, stage: StageId, listener: Listener) -> None:
+    def _collect(self, stage: Stage, listener: Listener) -> None:
         """Every expert plays every training task once; one that is a file is read."""
         tasks = self.train_tasks.head(self.recipe.expert.tasks)
         told: dict[str, Any] = {}
@@ -315,7 +315,7 @@ class Run:
                 expert = self._expert(name)
                 seed = self.recipe.seed
                 planned = [
-                    Launch(
+                    RolloutSpec(
                         f"{expert.name}/{task.id}",
                         task,
                         None,
@@ -329,7 +329,7 @@ class Run:
             self._finish_rollouts(stage, store.trajectories, told)
 
     def _read_expert(
-        self, stage: StageId, name: str, tasks: TaskSet, store: Store, listener: Listener
+        self, stage: Stage, name: str, tasks: TaskSet, store: Store, listener: Listener
     ) -> dict[str, Any]:
         """Take a file's trajectories into the store, replayed where they can be; returns the report's record. Those of
         tasks that are evaluated on, and of training tasks which the recipe does not take, are held out."""
@@ -342,7 +342,7 @@ class Run:
         )
         other = (task.id for task in splits["train"] if task.id not in taken)
         held_out |= {task: f"{task} is none of this run's training tasks" for task in other}
-        reading = Reading(KnownTasks(self.env, splits), held_out=held_out)
+        reading = Importer(TaskIndex(self.env, splits), held_out=held_out)
         for item in reading.trajectories([self._expert_file(name)]):
             if isinstance(item, Trajectory) and item.id not in store.trajectories:
                 store.append(item)
@@ -357,17 +357,17 @@ class Run:
             )
         return reading.report.to_record()
 
-    def _explore(self, stage: StageId, listener: Listener) -> None:
+    def _explore(self, stage: Stage, listener: Listener) -> None:
         """The student of the round before plays what the method plans."""
         tasks = {task.id: task for task in self.train_tasks}
         with Store.open(
             self.directory / stage.method, base=read_trajectories(self.directory / EXPERT)
         ) as store:
             plan = self.plan(stage, store.trajectories)
-            planned: list[Launch] = []
+            planned: list[RolloutSpec] = []
 
             def tokens_of(count: int) -> int:
-                names = (name for launch in planned[:count] for name in tries(launch.id))
+                names = (name for launch in planned[:count] for name in attempt_ids(launch.id))
                 ended = (store.trajectories[name] for name in names if name in store.trajectories)
                 return sum(item.usage.generated_tokens for item in ended)
 
@@ -377,7 +377,7 @@ class Run:
                 item.start for item in store.trajectories if item.start and item.round < stage.round
             )
             budget = self.recipe.budget.of_round(len(self.train_tasks))
-            for wave in waves(plan, budget, self.recipe.rollouts.batch_size, tokens_of, earlier):
+            for wave in chunks(plan, budget, self.recipe.rollouts.batch_size, tokens_of, earlier):
                 assert student is not None, "what is not planned is not played"
                 states += wave
                 fresh = launches(states, tasks, round=stage.round, seed=self.recipe.seed)[
@@ -391,19 +391,19 @@ class Run:
                     self.sampling,
                     listener,
                     before=planned,
-                    told=self.methods[stage.method].told,
+                    prompt_suffix=self.methods[stage.method].prompt_suffix,
                 )
                 planned += fresh
             self._finish_rollouts(
                 stage, [item for item in store.trajectories if _is_of(item, stage)]
             )
 
-    def plan(self, stage: StageId, trajectories: TrajectorySet) -> list[PlannedState]:
+    def plan(self, stage: Stage, trajectories: TrajectorySet) -> list[PlannedState]:
         """What a method would play in a round; the budget cuts it, or lets it begin anew."""
         tasks = [task.id for task in self.train_tasks]
         return self.methods[stage.method].plan(trajectories, tasks, stage.round)
 
-    def _select(self, stage: StageId, listener: Listener) -> None:
+    def _select(self, stage: Stage, listener: Listener) -> None:
         method: Method = self.methods[stage.method]
         trajectories = self.trajectories(stage.method)
         tasks = [*(task.id for task in self.train_tasks), *text_tasks(trajectories)]
@@ -417,10 +417,10 @@ class Run:
             )
         write_json(self._outcome(stage), selection.counts)
 
-    def _train(self, stage: StageId, listener: Listener) -> None:
+    def _train(self, stage: Stage, listener: Listener) -> None:
         from eef.models.checkpoint import save_checkpoint
         from eef.models.loading import load_model
-        from eef.training.round import tune
+        from eef.training.round import train_round
         from eef.training.trainer import TrainProgress
 
         selection = self.selection(stage.method, stage.round)
@@ -428,7 +428,7 @@ class Run:
         settings = self.recipe.train
         start = self.recipe.model.name
         # pairs alone would not teach a base model to act: they refine what the round before has made of it
-        if stage.method != BC and (settings.start == "last" or not selection.examples):
+        if stage.method != BC and (settings.init_from == "last" or not selection.examples):
             start = str(self._checkpoint(self._trained_before(stage)))
         model, tokenizer = load_model(
             start,
@@ -450,7 +450,7 @@ class Run:
             listener(Progress(stage, update.update, update.updates, f"loss {update.loss:.3f}"))
 
         points = self.folder(stage) / "training"
-        result = tune(
+        result = train_round(
             model, rendered, pairs, settings, self.recipe.dpo, directory=points, progress=heard
         )
         write_json(
@@ -480,16 +480,16 @@ class Run:
         self._write_card(stage)
         shutil.rmtree(points, ignore_errors=True)
 
-    def _evaluate(self, stage: StageId, listener: Listener) -> None:
+    def _evaluate(self, stage: Stage, listener: Listener) -> None:
         """Play the test tasks; their trajectories are kept apart from those that are trained on."""
         if stage.method == EXPERT:
             policy = self._expert(self.recipe.expert.players[0])
         else:
-            policy = self._student(StageId(stage.method, stage.round, "train"))
+            policy = self._student(Stage(stage.method, stage.round, "train"))
         split = self.recipe.evaluate.split
         seed = self.recipe.seed
         planned = [
-            Launch(
+            RolloutSpec(
                 f"evaluation/{task.id}",
                 task,
                 None,
@@ -499,7 +499,9 @@ class Run:
             for task in self.test_tasks
         ]
         with Store.open(self.folder(stage) / "evaluation") as store:
-            told = "" if stage.method == EXPERT else self.methods[stage.method].told
+            prompt_suffix = (
+                "" if stage.method == EXPERT else self.methods[stage.method].prompt_suffix
+            )
             self._play(
                 stage,
                 planned,
@@ -507,7 +509,7 @@ class Run:
                 policy,
                 _sampling(self.recipe.evaluation_sampling),
                 listener,
-                told=told,
+                prompt_suffix=prompt_suffix,
             )
             ends = [_last_try(store.trajectories, launch.id) for launch in planned]
         result = summarise(
@@ -516,18 +518,18 @@ class Run:
         self.ledger(stage.method).record(stage.method, stage.round, "evaluate", result.cost)
         write_json(self._outcome(stage), result.to_record())
         if stage.method != EXPERT:
-            self._write_card(StageId(stage.method, stage.round, "train"))
+            self._write_card(Stage(stage.method, stage.round, "train"))
 
     def _play(
         self,
-        stage: StageId,
-        planned: list[Launch],
+        stage: Stage,
+        planned: list[RolloutSpec],
         store: Store,
         policy: Policy,
         sampling: Sampling,
         listener: Listener,
         *,
-        before: Sequence[Launch] = (),
+        before: Sequence[RolloutSpec] = (),
         told: str = "",
     ) -> None:
         """Play launches into the store; `before` are those of the same stage that were played already."""
@@ -552,8 +554,8 @@ class Run:
             sampling=sampling,
             step_limit=self.step_limit,
             batch_size=self.recipe.rollouts.batch_size,
-            fresh_limit=self.recipe.rollouts.fresh_limit,
-            told=told,
+            reset_step_limit=self.recipe.rollouts.reset_step_limit,
+            prompt_suffix=prompt_suffix,
             progress=heard,
         )
         self._deaths[stage] += self.env.deaths - deaths
@@ -565,14 +567,14 @@ class Run:
             else []
         )
         if last and all(item.status == "error" for item in last):
-            aside = store.set_aside({name for launch in recent for name in tries(launch.id)})
+            aside = store.quarantine({name for launch in recent for name in attempt_ids(launch.id)})
             raise StoreError(
                 f"`{stage}`: every rollout broke; the first with: {last[0].error}",
                 hint=f"mend the cause, then `eef resume {self.directory}`; the broken ones now lie in `{aside}`",
             )
 
     def _finish_rollouts(
-        self, stage: StageId, played: Iterable[Trajectory], told: dict[str, Any] | None = None
+        self, stage: Stage, played: Iterable[Trajectory], told: dict[str, Any] | None = None
     ) -> None:
         rollouts = list(played)
         self.ledger(stage.method).record(stage.method, stage.round, stage.kind, usage_of(rollouts))
@@ -642,7 +644,9 @@ class Run:
         path = self.directory / EXPERT / JOURNAL_FILE
         if not path.is_file():
             return {}
-        return {"api": Journal(path, self.recipe.expert.api or ApiSettings()).spent.to_record()}
+        return {
+            "api": ResponseCache(path, self.recipe.expert.api or ApiSettings()).spent.to_record()
+        }
 
     def _expert_file(self, name: str) -> Path:
         path = Path(name.removeprefix("file/")).expanduser()
@@ -652,11 +656,11 @@ class Run:
             )
         return path
 
-    def explorer(self, stage: StageId) -> Policy:
+    def explorer(self, stage: Stage) -> Policy:
         """The student that explores in a stage's round: as the round before has left it."""
         return self._student(self._trained_before(stage))
 
-    def _student(self, trained: StageId) -> Policy:
+    def _student(self, trained: Stage) -> Policy:
         return self._local(
             str(self._checkpoint(trained)), f"policy:{trained.method}@round{trained.round}"
         )
@@ -678,13 +682,13 @@ class Run:
             tokenizer, loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None)
         )
 
-    def lessons(self, method: str, round: int) -> tuple[list[Lesson], Renderer]:
+    def lessons(self, method: str, round: int) -> tuple[list[RenderedExample], Renderer]:
         """What a round trains on, as messages and as tokens, and what renders it; loads the tokenizer alone.
 
         StoreError where that round has not selected yet."""
         from eef.models.loading import configured_context, load_tokenizer
 
-        self.require(StageId(method, round, "select"))
+        self.require(Stage(method, round, "select"))
         selection = self.selection(method, round)
         assert selection is not None, "required"
         name = self.recipe.model.name
@@ -702,7 +706,7 @@ class Run:
         )
         return list(made), renderer
 
-    def _write_card(self, trained: StageId) -> None:
+    def _write_card(self, trained: Stage) -> None:
         """The model card beside the weights, with the result where there is one."""
         selection = self.selection(trained.method, trained.round)
         write_text(
@@ -717,7 +721,7 @@ class Run:
             ),
         )
 
-    def _checkpoint(self, trained: StageId) -> Path:
+    def _checkpoint(self, trained: Stage) -> Path:
         return self.folder(trained) / "checkpoint"
 
 
@@ -731,12 +735,12 @@ def _sampling(settings: SamplingSettings) -> Sampling:
     return Sampling(**settings.model_dump())
 
 
-def _is_of(item: Trajectory, stage: StageId) -> bool:
+def _is_of(item: Trajectory, stage: Stage) -> bool:
     """Whether a trajectory is a rollout which a method's student played in a round."""
     return is_student(item) and item.round == stage.round
 
 
 def _last_try(trajectories: TrajectorySet, launch: str) -> Trajectory:
     """The rollout of a launch; where it broke, its second try."""
-    first, again = tries(launch)
+    first, again = attempt_ids(launch)
     return trajectories[again if again in trajectories else first]

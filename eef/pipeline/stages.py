@@ -13,7 +13,7 @@ EXPERT, BC = "expert", "bc"
 
 
 @dataclass(frozen=True, slots=True)
-class StageId:
+class Stage:
     """One stage of a run: what is done, for which method, in which round (0: the experts, behaviour cloning)."""
 
     method: str
@@ -31,7 +31,7 @@ class Progress:
     `total` 0: not known yet, or nothing to count. A stage's last one, when all it leaves is written, is `finished`.
     """
 
-    stage: StageId
+    stage: Stage
     done: int
     total: int
     note: str = ""
@@ -41,15 +41,15 @@ class Progress:
 Listener = Callable[[Progress], None]
 
 
-def stages_of(recipe: Recipe) -> list[StageId]:
+def stages_of(recipe: Recipe) -> list[Stage]:
     """All stages of a recipe in order, each after those it needs."""
-    stages = [StageId(EXPERT, 0, "collect")]
-    stages += [StageId(EXPERT, 0, "evaluate")] if recipe.expert.players else []
-    stages += [StageId(BC, 0, kind) for kind in _kinds("select", "train", "evaluate")]
+    stages = [Stage(EXPERT, 0, "collect")]
+    stages += [Stage(EXPERT, 0, "evaluate")] if recipe.expert.players else []
+    stages += [Stage(BC, 0, kind) for kind in _kinds("select", "train", "evaluate")]
     for method in explorers(recipe):
         for round in range(1, recipe.rounds + 1):
             stages += [
-                StageId(method, round, kind)
+                Stage(method, round, kind)
                 for kind in _kinds("explore", "select", "train", "evaluate")
             ]
     return stages

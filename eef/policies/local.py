@@ -393,7 +393,7 @@ def shared_segments(
     """
     order = sorted(range(len(prompts)), key=lambda index: prompts[index])
     common = [_common(prompts[one], prompts[other], 0) for one, other in pairwise(order)]
-    waves: list[list[Segment]] = []
+    chunks: list[list[Segment]] = []
     groups = [(0, len(order), 0, 0)]
     while groups:
         first, last, start, wave = groups.pop()
@@ -401,8 +401,8 @@ def shared_segments(
             continue
         end = min(common[first : last - 1])
         if (last - first - 1) * (end - start) >= worth:
-            waves += [[] for _ in range(wave + 1 - len(waves))]
-            waves[wave].append(Segment(order[first], tuple(order[first + 1 : last]), start, end))
+            chunks += [[] for _ in range(wave + 1 - len(chunks))]
+            chunks[wave].append(Segment(order[first], tuple(order[first + 1 : last]), start, end))
             start, wave = end, wave + 1
         cuts = [
             first,
@@ -410,4 +410,4 @@ def shared_segments(
             last,
         ]
         groups += [(one, other, start, wave) for one, other in pairwise(cuts)]
-    return waves
+    return chunks

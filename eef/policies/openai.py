@@ -25,7 +25,7 @@ import openai
 
 from eef.chat import cut_completion
 from eef.errors import ConfigError, ModelError
-from eef.policies.response_cache import Journal, question_id
+from eef.policies.response_cache import ResponseCache, question_id
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Sampling
 
@@ -63,7 +63,7 @@ class ApiPolicy:
         self.name = name
         self._model, self._settings = model, settings
         self._key = _key(settings)
-        self._journal = Journal(journal, settings)
+        self._journal = ResponseCache(journal, settings)
         self._features = _Features()
         self._pace = _Pace(settings.requests_per_minute)
 

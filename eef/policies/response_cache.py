@@ -1,4 +1,4 @@
-"""Journal: every answer of a server, on the disk the moment it is there, and what they cost together.
+"""ResponseCache: every answer of a server, on the disk the moment it is there, and what they cost together.
 
 A rollout that was interrupted asks nothing twice: its earlier turns are answered from here. So nothing that was paid
 for is lost, and a resumed collection ends with the trajectories of one that nothing interrupted.
@@ -18,13 +18,13 @@ from typing import Any
 from eef.errors import BudgetError, DataError
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Sampling
-from eef.utils.jsonl import append_jsonl, mend, numbered_records
+from eef.utils.jsonl import append_jsonl, numbered_records, repair_tail
 
 JOURNAL_FILE = "answers.jsonl"
 
 
 @dataclass(slots=True)
-class Spent:
+class ApiUsage:
     """What a server was asked: attempts sent, tokens as it counts them, money at the settings' prices, and how many
     attempts came to nothing, by what went wrong (`429`, `503`, `time-out`, `connection`, `malformed`, `empty` …)."""
 
@@ -42,18 +42,18 @@ class Spent:
         return {**asdict(self), "troubles": dict(sorted(self.troubles.items()))}
 
 
-class Journal:
+class ResponseCache:
     """The answers of a file by question, and the budget. All methods may be called by several threads."""
 
     def __init__(self, path: Path, settings: ApiSettings) -> None:
         self.path = path
-        self.spent = Spent()
+        self.spent = ApiUsage()
         self._settings = settings
         self._answers: dict[str, Completion] = {}
         self._reserved_requests, self._reserved_tokens, self._reserved_cost = 0, 0, 0.0
         self._lock = threading.Lock()
         if path.exists():
-            mend(path)
+            repair_tail(path)
             for number, record in numbered_records(path, torn_ok=True):
                 self._enter(record, number)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from statistics import fmean
 
-from eef.analysis.aggregate import MethodOverSeeds, OverSeeds
-from eef.methods.labels import OkRule
+from eef.analysis.aggregate import Aggregate, MethodAggregate
+from eef.methods.labels import LabelRule
 from eef.pipeline.stages import BC, EXPERT
 from eef.report.charts import Curve, Level, Point, bar_chart, line_chart
 from eef.report.components import KINDS, OTHERS, figure
@@ -17,9 +17,9 @@ from eef.report.study_tables import NOISE_ROLLOUTS, skill_names
 BAND = "The band reaches from the worst to the best seed."
 
 
-def draw_figures(over: OverSeeds) -> Html:
+def draw_figures(over: Aggregate) -> Html:
     """All figures for which there are numbers."""
-    spent: tuple[tuple[str, Callable[[MethodOverSeeds, int], float]], ...] = (
+    spent: tuple[tuple[str, Callable[[MethodAggregate, int], float]], ...] = (
         ("round", lambda item, round: round),
         ("rollouts explored", lambda item, round: item.explored[round].rollouts),
         ("tokens generated exploring", lambda item, round: item.explored[round].generated_tokens),
@@ -29,7 +29,7 @@ def draw_figures(over: OverSeeds) -> Html:
     return tag("div", *drawn, class_="charts")
 
 
-def kinds_of(over: OverSeeds) -> dict[str, str]:
+def kinds_of(over: Aggregate) -> dict[str, str]:
     """The class of each method's colour and sign; an arm has its method's."""
     others = [item.name for item in over.methods if item.name not in KINDS and not item.is_arm]
     kinds = {name: OTHERS[place % len(OTHERS)] for place, name in enumerate(others)} | KINDS
@@ -38,7 +38,7 @@ def kinds_of(over: OverSeeds) -> dict[str, str]:
     }
 
 
-def _over(over: OverSeeds, x_title: str, place: Callable[[MethodOverSeeds, int], float]) -> Html:
+def _over(over: Aggregate, x_title: str, place: Callable[[MethodAggregate, int], float]) -> Html:
     """Mean win rate of each method that is no arm, round by round."""
     kinds, curves = kinds_of(over), []
     for item in over.methods:
@@ -68,7 +68,7 @@ def _over(over: OverSeeds, x_title: str, place: Callable[[MethodOverSeeds, int],
     )
 
 
-def _levels(over: OverSeeds, seeds: Collection[int]) -> list[Level]:
+def _levels(over: Aggregate, seeds: Collection[int]) -> list[Level]:
     return [
         Level(display_name(item.name), KINDS[item.name], fmean(rates))
         for item in over.methods
@@ -76,14 +76,14 @@ def _levels(over: OverSeeds, seeds: Collection[int]) -> list[Level]:
     ]
 
 
-def _options(over: OverSeeds) -> Iterator[Html]:
+def _options(over: Aggregate) -> Iterator[Html]:
     """For each number among a method's options that arms change and nothing else: the win rate over it, in the seeds
     that all of them have.
 
     An option that the method itself leaves open (`cap` of `rft`) has no place on such an axis.
     """
-    methods: Mapping[str, MethodOverSeeds] = {item.name: item for item in over.methods}
-    swept: dict[tuple[str, str], list[tuple[float, MethodOverSeeds]]] = {}
+    methods: Mapping[str, MethodAggregate] = {item.name: item for item in over.methods}
+    swept: dict[tuple[str, str], list[tuple[float, MethodAggregate]]] = {}
     for item in over.methods:
         given = methods[item.algorithm].options if item.is_arm else {}
         numbers = {
@@ -112,8 +112,8 @@ def _options(over: OverSeeds) -> Iterator[Html]:
             )
 
 
-def _noise(over: OverSeeds) -> Iterator[Html]:
-    rules: tuple[tuple[OkRule, str], ...] = (("any", OTHERS[0]), ("majority", OTHERS[1]))
+def _noise(over: Aggregate) -> Iterator[Html]:
+    rules: tuple[tuple[LabelRule, str], ...] = (("any", OTHERS[0]), ("majority", OTHERS[1]))
     for item in over.methods:
         if item.noise:
             curves = []
@@ -133,7 +133,7 @@ def _noise(over: OverSeeds) -> Iterator[Html]:
             )
 
 
-def _skills(over: OverSeeds) -> Iterator[Html]:
+def _skills(over: Aggregate) -> Iterator[Html]:
     """For each kind of action: how often each method does it in a test episode after its last round."""
     kinds = kinds_of(over)
     for name in skill_names(over):

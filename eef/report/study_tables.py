@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from eef.analysis.aggregate import MethodOverSeeds, OverSeeds, PairOverSeeds
+from eef.analysis.aggregate import Aggregate, MethodAggregate, PairAggregate
 from eef.analysis.stats import Difference
-from eef.methods.labels import OkRule
+from eef.methods.labels import LabelRule
 from eef.pipeline.stages import BC, EXPERT
 from eef.report.formatting import (
     NONE,
@@ -45,7 +45,7 @@ class Table:
     note: str = ""
 
 
-def tables_of(over: OverSeeds) -> list[Table]:
+def tables_of(over: Aggregate) -> list[Table]:
     """The tables of one budget; those without a row are left out."""
     made = (
         _methods(over),
@@ -60,7 +60,7 @@ def tables_of(over: OverSeeds) -> list[Table]:
     return [table for table in made if table.rows]
 
 
-def verdict(over: OverSeeds) -> str:
+def verdict(over: Aggregate) -> str:
     """What came out in one sentence: `eef`, or else the best method, beside the best method of another kind.
 
     Empty while there are no two methods with a seed in common.
@@ -95,16 +95,16 @@ def verdict(over: OverSeeds) -> str:
     )
 
 
-def pair_of(over: OverSeeds, one: str, other: str) -> PairOverSeeds | None:
+def pair_of(over: Aggregate, one: str, other: str) -> PairAggregate | None:
     """The pair of two methods in the order it is kept, None where they have no seed in common."""
     return next((pair for pair in over.pairs if {pair.first, pair.second} == {one, other}), None)
 
 
-def arms_of(over: OverSeeds) -> list[MethodOverSeeds]:
+def arms_of(over: Aggregate) -> list[MethodAggregate]:
     return [item for item in over.methods if item.is_arm]
 
 
-def changes_text(item: MethodOverSeeds) -> str:
+def changes_text(item: MethodAggregate) -> str:
     """`M = 3, ok_rule = majority`"""
     return ", ".join(f"{key} = {_plain(value)}" for key, value in item.changes.items())
 
@@ -113,7 +113,7 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _methods(over: OverSeeds) -> Table:
+def _methods(over: Aggregate) -> Table:
     by_seed = [f"seed {seed}" for seed in over.seeds]
     head = ("method", "win rate %", "± sd", *by_seed, "mean reward", "pass@k (training)")
     rows = [
@@ -138,11 +138,11 @@ def _methods(over: OverSeeds) -> Table:
     )
 
 
-def _pass(item: MethodOverSeeds) -> str:
+def _pass(item: MethodAggregate) -> str:
     return f"{percent(item.pass_at_k[1])} (k = {item.pass_at_k[0]})" if item.pass_at_k else NONE
 
 
-def _pairs(over: OverSeeds) -> Table:
+def _pairs(over: Aggregate) -> Table:
     arms = {item.name for item in arms_of(over)}
     head = (
         "pair",
@@ -170,7 +170,7 @@ def _pairs(over: OverSeeds) -> Table:
     return Table("Pairs of methods on the same tasks", head, rows, note)
 
 
-def _pair_cells(pair: PairOverSeeds) -> tuple[str, ...]:
+def _pair_cells(pair: PairAggregate) -> tuple[str, ...]:
     """The difference with its interval over tasks, then what stands under `PAIR_HEAD`; a dash for what one seed cannot
     tell."""
     return (
@@ -188,7 +188,7 @@ def _interval(difference: Difference) -> str:
     return f"[{points(low)}, {points(high)}]"
 
 
-def _arms(over: OverSeeds) -> Table:
+def _arms(over: Aggregate) -> Table:
     head = (
         "arm",
         "of",
@@ -207,7 +207,7 @@ def _arms(over: OverSeeds) -> Table:
     return Table("Arms: a method with other options", head, rows, note)
 
 
-def _selected(over: OverSeeds) -> Table:
+def _selected(over: Aggregate) -> Table:
     head = (
         "method",
         "training tasks without a solution",
@@ -250,7 +250,7 @@ def _selected(over: OverSeeds) -> Table:
     note = (
         "A solution of a task is a win, the expert’s or the student’s, from its start or on from a state inside a "
         "trajectory; what NAT and SFT-ALL take instead is each trajectory of the expert. Actions are those trained; "
-        "those taken over are the expert’s or, with `launch = student`, of the failure that was played on from."
+        "those taken over are the expert’s or, with `branch_from = student`, of the failure that was played on from."
     )
     return Table("What is trained on in the last round, mean over seeds", head, rows, note)
 
@@ -259,7 +259,7 @@ def _count(mean: float | None) -> str:
     return NONE if mean is None else f"{mean:,.1f}"
 
 
-def _noise(over: OverSeeds) -> Table:
+def _noise(over: Aggregate) -> Table:
     head = (
         "method",
         "rollouts a state",
@@ -271,7 +271,7 @@ def _noise(over: OverSeeds) -> Table:
         "states",
         "rollouts played",
     )
-    rules: tuple[OkRule, ...] = ("any", "majority")
+    rules: tuple[LabelRule, ...] = ("any", "majority")
     rows = [
         _noise_row(item, n, rule)
         for item in over.methods
@@ -287,7 +287,7 @@ def _noise(over: OverSeeds) -> Table:
     return Table("Label noise", head, rows, note)
 
 
-def _noise_row(item: MethodOverSeeds, n: int, rule: OkRule) -> Sequence[str]:
+def _noise_row(item: MethodAggregate, n: int, rule: LabelRule) -> Sequence[str]:
     rates = [noise.false_rates(n, rule) for noise in item.noise]
     parts = (
         [value for rate in rates if (value := getattr(rate, name)) is not None]
@@ -305,7 +305,7 @@ def _noise_row(item: MethodOverSeeds, n: int, rule: OkRule) -> Sequence[str]:
     )
 
 
-def _difficulty(over: OverSeeds) -> Table:
+def _difficulty(over: Aggregate) -> Table:
     levels = [level for level in ("easy", "medium", "hard") if level in over.tasks]
     head = (
         "method",
@@ -333,7 +333,7 @@ def _difficulty(over: OverSeeds) -> Table:
     )
 
 
-def _skills(over: OverSeeds) -> Table:
+def _skills(over: Aggregate) -> Table:
     names = skill_names(over)
     rows = [
         (display_name(item.name), str(round), part, *(mean_use(uses, part, name) for name in names))
@@ -350,7 +350,7 @@ def _skills(over: OverSeeds) -> Table:
     )
 
 
-def skill_names(over: OverSeeds) -> list[str]:
+def skill_names(over: Aggregate) -> list[str]:
     return list(
         dict.fromkeys(
             name
@@ -369,7 +369,7 @@ def mean_use(uses: Iterable[Any], part: str, name: str) -> str:
     return f"{fmean(known):.2f}" if known else NONE
 
 
-def _costs(over: OverSeeds) -> Table:
+def _costs(over: Aggregate) -> Table:
     exploring = (f"{name.replace('_', ' ')}, exploring" for name in EXPLORING)
     head = ("method", *exploring, "updates", "processed tokens, training", "minutes in all")
     rows = []

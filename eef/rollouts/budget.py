@@ -18,7 +18,7 @@ from eef.selection import PlannedState
 from eef.trajectory import StateRef
 
 
-def waves(
+def chunks(
     plan: Sequence[PlannedState],
     budget: BudgetSettings,
     batch_size: int,
@@ -37,14 +37,14 @@ def waves(
     if not plan:
         return
     if budget.rollouts is not None:
-        yield list(islice(in_turns(plan, played), budget.rollouts))
+        yield list(islice(round_robin(plan, played), budget.rollouts))
     elif budget.tokens is not None:
-        yield from _until(budget.tokens, in_turns(plan, played), batch_size, tokens_of)
+        yield from _until(budget.tokens, round_robin(plan, played), batch_size, tokens_of)
     else:
         yield list(plan)
 
 
-def in_turns(
+def round_robin(
     plan: Sequence[PlannedState], played: Mapping[StateRef, int] = MappingProxyType({})
 ) -> Iterator[PlannedState]:
     """The plan as single rollouts without end: one of each task, then the next one of each task, …

@@ -35,9 +35,11 @@ class Episode:
         """Index in the path of the step to be taken now."""
         return len(self.prefix) + len(self.steps)
 
-    def conversation(self, prompt: str, told: str = "") -> Conversation:
+    def conversation(self, prompt: str, prompt_suffix: str = "") -> Conversation:
         """What the policy is shown now: the whole path, whoever made it, and the observation."""
-        return build_conversation(prompt, [*self.prefix, *self.steps], self.observation, told=told)
+        return build_conversation(
+            prompt, [*self.prefix, *self.steps], self.observation, prompt_suffix=prompt_suffix
+        )
 
     def begin(self, env: Env, observation: str, replayed_steps: int) -> None:
         """The start is reached. An episode whose prefix has used up the step limit ends at once."""

@@ -10,7 +10,7 @@ from time import perf_counter
 from eef.env import Env
 from eef.errors import EnvError
 from eef.policy import Policy, Sampling
-from eef.rollouts.runner import Launch, Player, batches, derive_seed, is_replay_mismatch
+from eef.rollouts.runner import RolloutRunner, RolloutSpec, batches, derive_seed, is_replay_mismatch
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.task import Task
@@ -35,7 +35,7 @@ class Exploration:
 
 def launches(
     states: Sequence[PlannedState], tasks: Mapping[str, Task], *, round: int, seed: int
-) -> list[Launch]:
+) -> list[RolloutSpec]:
     """The launches of a plan, with ids and seeds that depend on `seed`, the round and the state alone.
 
     Worked example. `PlannedState("toy/3", StateRef("e", 4), 2)` in round 1 becomes the launches
@@ -55,18 +55,18 @@ def launches(
             name = f"round{round}/{place}#{numbers[place]}"
             numbers[place] += 1
             planned.append(
-                Launch(name, tasks[item.task], item.state, derive_seed(seed, name), round)
+                RolloutSpec(name, tasks[item.task], item.state, derive_seed(seed, name), round)
             )
     return planned
 
 
-def tries(launch: str) -> tuple[str, str]:
+def attempt_ids(launch: str) -> tuple[str, str]:
     """The ids of a launch's rollout and of its second try."""
     return launch, f"{launch}~1"
 
 
 def explore(
-    launches: Sequence[Launch],
+    launches: Sequence[RolloutSpec],
     store: Store,
     env: Env,
     policy: Policy,
@@ -74,8 +74,8 @@ def explore(
     sampling: Sampling,
     step_limit: int,
     batch_size: int,
-    fresh_limit: bool = False,
-    told: str = "",
+    reset_step_limit: bool = False,
+    prompt_suffix: str = "",
     progress: Callable[[Trajectory], None] | None = None,
 ) -> Exploration:
     """Play every launch which the store does not hold yet; broken rollouts get a second try (id suffix `~1`).
@@ -89,14 +89,14 @@ def explore(
     started = perf_counter()
     _refuse_text_only(launches, store.trajectories)
     skipped = sum(launch.id in store.trajectories for launch in launches)
-    player = Player(
+    player = RolloutRunner(
         env,
         policy,
         store.trajectories,
         sampling=sampling,
         step_limit=step_limit,
-        fresh_limit=fresh_limit,
-        told=told,
+        reset_step_limit=reset_step_limit,
+        prompt_suffix=prompt_suffix,
     )
     with player:
         played = _complete(launches, store, player, policy.batch_invariant, batch_size, progress)
@@ -115,9 +115,9 @@ def explore(
 
 
 def _complete(
-    launches: Sequence[Launch],
+    launches: Sequence[RolloutSpec],
     store: Store,
-    player: Player,
+    player: RolloutRunner,
     batch_invariant: bool,
     batch_size: int,
     progress: Callable[[Trajectory], None] | None,
@@ -138,7 +138,7 @@ def _complete(
     return played
 
 
-def _refuse_text_only(launches: Sequence[Launch], trajectories: TrajectorySet) -> None:
+def _refuse_text_only(launches: Sequence[RolloutSpec], trajectories: TrajectorySet) -> None:
     """EnvError for a launch from a state inside a text-only trajectory: nothing says that the state can be reached."""
     for launch in launches:
         if launch.state is not None and not trajectories[launch.state.trajectory].replayable:
@@ -154,5 +154,5 @@ def _is_broken(trajectory: Trajectory) -> bool:
     return trajectory.status == "error" and not is_replay_mismatch(trajectory)
 
 
-def _second_try(launch: Launch) -> Launch:
-    return replace(launch, id=tries(launch.id)[1], seed=derive_seed(launch.seed, 1))
+def _second_try(launch: RolloutSpec) -> RolloutSpec:
+    return replace(launch, id=attempt_ids(launch.id)[1], seed=derive_seed(launch.seed, 1))

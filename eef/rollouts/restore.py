@@ -1,4 +1,4 @@
-"""States: bring an environment into a recorded state, by verified replay or by a snapshot taken after one."""
+"""StateRestorer: bring an environment into a recorded state, by verified replay or by a snapshot taken after one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eef.trajectory import PathStep, StateRef, TrajectorySet
 CAPACITY = 256  # snapshots kept; a plan names the rollouts of a state one after the other
 
 
-class States:
+class StateRestorer:
     """The states of recorded trajectories, as places to start from.
 
     The first visit replays the recorded actions and compares every observation, that of the state itself

@@ -17,9 +17,9 @@ from typing import Any
 
 from eef.env import Env
 from eef.errors import ConfigError, EefError, ReplayMismatch
-from eef.policy import Completion, Oracle, Policy, Sampling
+from eef.policy import Completion, Policy, PrivilegedPolicy, Sampling
 from eef.rollouts.episode import Episode, words
-from eef.rollouts.restore import States
+from eef.rollouts.restore import StateRestorer
 from eef.task import Task
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 
@@ -28,7 +28,7 @@ _THREADS = 64  # they wait for other processes and compute nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class RolloutSpec:
     """One rollout to be played, from `state` or (None) the task's start. `id` becomes its trajectory's."""
 
     id: str
@@ -44,7 +44,7 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest) >> 1
 
 
-def batches(launches: Sequence[Launch], size: int) -> Iterator[Sequence[Launch]]:
+def batches(launches: Sequence[RolloutSpec], size: int) -> Iterator[Sequence[RolloutSpec]]:
     """Consecutive batches of `size`, the last one perhaps smaller."""
     return (launches[first : first + size] for first in range(0, len(launches), size))
 
@@ -55,7 +55,7 @@ def is_replay_mismatch(trajectory: Trajectory) -> bool:
 
 
 def play(
-    launches: Sequence[Launch],
+    launches: Sequence[RolloutSpec],
     *,
     env: Env,
     policy: Policy,
@@ -63,16 +63,21 @@ def play(
     sampling: Sampling,
     step_limit: int,
     batch_size: int,
-    fresh_limit: bool = False,
+    reset_step_limit: bool = False,
     progress: Callable[[Trajectory], None] | None = None,
 ) -> Iterator[Trajectory]:
     """Play all launches in batches of fixed composition; yields each trajectory as soon as it has ended.
 
     `trajectories` hold the states to start from. `progress` is told of a trajectory once the caller has dealt
-    with it and asks for the next. For limits and errors see `Player`.
+    with it and asks for the next. For limits and errors see `RolloutRunner`.
     """
-    player = Player(
-        env, policy, trajectories, sampling=sampling, step_limit=step_limit, fresh_limit=fresh_limit
+    player = RolloutRunner(
+        env,
+        policy,
+        trajectories,
+        sampling=sampling,
+        step_limit=step_limit,
+        reset_step_limit=reset_step_limit,
     )
     with player:
         for batch in batches(launches, batch_size):
@@ -82,11 +87,11 @@ def play(
                     progress(trajectory)
 
 
-class Player:
+class RolloutRunner:
     """Plays batches of launches with one policy, on clones of `env` which it keeps from batch to batch.
 
-    `step_limit` bounds the whole path, prefix included; with `fresh_limit` the rollout's own steps alone. A task's
-    own limit holds where it is lower. `told` is what the policy is told beside the environment's prompt. Where the
+    `step_limit` bounds the whole path, prefix included; with `reset_step_limit` the rollout's own steps alone. A task's
+    own limit holds where it is lower. `prompt_suffix` is what the policy is told beside the environment's prompt. Where the
     environment is `concurrent`, the episodes of a batch are begun side by side, and so are their steps.
 
     An exception of the environment or the policy ends the episode it came from as an error. Only an EefError
@@ -102,20 +107,20 @@ class Player:
         *,
         sampling: Sampling,
         step_limit: int,
-        fresh_limit: bool = False,
-        told: str = "",
+        reset_step_limit: bool = False,
+        prompt_suffix: str = "",
     ) -> None:
         self._env = env
         self._policy = policy
-        self._states = States(trajectories)
+        self._states = StateRestorer(trajectories)
         self._sampling = sampling
         self._step_limit = step_limit
-        self._fresh_limit = fresh_limit
-        self._told = told
+        self._fresh_limit = reset_step_limit
+        self._told = prompt_suffix
         self._clones: dict[int, Env] = {}
         self._threads = ThreadPoolExecutor(_THREADS) if env.concurrent else None
 
-    def play(self, batch: Sequence[Launch]) -> Iterator[Trajectory]:
+    def play(self, batch: Sequence[RolloutSpec]) -> Iterator[Trajectory]:
         """Play the launches of one batch in lockstep; trajectories come in the order in which they end."""
         episodes = self._start(batch)
         alive = list(zip(batch, episodes, strict=True))
@@ -136,7 +141,7 @@ class Player:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
 
-    def __enter__(self) -> Player:
+    def __enter__(self) -> RolloutRunner:
         return self
 
     def __exit__(
@@ -158,7 +163,7 @@ class Player:
             with suppress(Exception):  # one that broke may not close either
                 clone.close()
 
-    def _start(self, batch: Sequence[Launch]) -> list[Episode]:
+    def _start(self, batch: Sequence[RolloutSpec]) -> list[Episode]:
         """The episodes of a batch, each in its state; the time that takes is shared equally."""
         started = perf_counter()
         episodes = [self._episode(launch) for launch in batch]
@@ -166,14 +171,14 @@ class Player:
         _share(episodes, perf_counter() - started)
         return episodes
 
-    def _episode(self, launch: Launch) -> Episode:
+    def _episode(self, launch: RolloutSpec) -> Episode:
         prefix = [item.step for item in self._states.prefix(launch.state)]
         limit = min(self._step_limit, launch.task.step_limit or self._step_limit)
         return Episode(
             prefix=prefix, steps_left=limit if self._fresh_limit else limit - len(prefix)
         )
 
-    def _reach(self, place: int, launch: Launch, episode: Episode) -> None:
+    def _reach(self, place: int, launch: RolloutSpec, episode: Episode) -> None:
         try:
             clone = self._clone(place)
             episode.begin(clone, *self._states.reach(clone, launch.task, launch.state))
@@ -184,7 +189,7 @@ class Player:
         except Exception as error:
             episode.fail(error)
 
-    def _turn(self, alive: Sequence[tuple[Launch, Episode]]) -> None:
+    def _turn(self, alive: Sequence[tuple[RolloutSpec, Episode]]) -> None:
         """One completion and one step of each episode; the time it takes is shared equally."""
         started = perf_counter()
         episodes = [episode for _, episode in alive]
@@ -200,13 +205,13 @@ class Player:
         else:
             list(self._threads.map(lambda row: do(*row), rows))
 
-    def _act(self, alive: Sequence[tuple[Launch, Episode]]) -> list[Completion]:
+    def _act(self, alive: Sequence[tuple[RolloutSpec, Episode]]) -> list[Completion]:
         if not alive:
             return []
         conversations = [episode.conversation(self._env.prompt, self._told) for _, episode in alive]
         seeds = [derive_seed(launch.seed, episode.turn) for launch, episode in alive]
         try:
-            if isinstance(self._policy, Oracle):
+            if isinstance(self._policy, PrivilegedPolicy):
                 return self._policy.act_on(
                     [launch.task for launch, _ in alive], conversations, seeds, self._sampling
                 )
@@ -220,7 +225,7 @@ class Player:
             self._act([one])[0] for one in alive
         ]  # one by one, so that only the broken ones are lost
 
-    def _record(self, launch: Launch, episode: Episode) -> Trajectory:
+    def _record(self, launch: RolloutSpec, episode: Episode) -> Trajectory:
         reward = episode.score()
         assert episode.status is not None, "only an episode that has ended is recorded"
         return Trajectory(

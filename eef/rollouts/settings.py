@@ -18,7 +18,7 @@ class RolloutSettings(Settings):
     step_limit: int | None = Field(default=None, ge=1)
     """Steps of an episode at most; the environment's own limit when left out."""
 
-    fresh_limit: bool = False
+    reset_step_limit: bool = False
     """Give a rollout from an expert's state the whole step limit, not what the prefix leaves of it."""
 
 

@@ -20,12 +20,12 @@ from eef.utils.jsonl import (
     append_jsonl,
     append_line,
     disk_errors,
-    mend,
     numbered_records,
     read_jsonl,
+    repair_tail,
     write_jsonl,
 )
-from eef.utils.locks import take_lock
+from eef.utils.locks import acquire_lock
 
 STORE_FILE = "trajectories.jsonl"
 
@@ -88,10 +88,10 @@ class Store:
         path = directory / STORE_FILE
         with disk_errors(path):
             directory.mkdir(parents=True, exist_ok=True)
-            lock = take_lock(path.with_suffix(".lock"))
+            lock = acquire_lock(path.with_suffix(".lock"))
             try:
                 path.touch()
-                return cls(path, lock, mend(path), base)
+                return cls(path, lock, repair_tail(path), base)
             except BaseException:
                 lock.close()
                 raise
@@ -102,7 +102,7 @@ class Store:
         append_line(self._file, self.path, trajectory.to_record())
         self.trajectories.add(trajectory)
 
-    def set_aside(self, ids: Collection[str]) -> Path:
+    def quarantine(self, ids: Collection[str]) -> Path:
         """Move trajectories, from which nothing goes on, to a file beside the store's; their launches can be played
         anew. Returns that file. StoreError: disk full, …"""
         aside = self.path.with_name(f"{self.path.name}.broken")

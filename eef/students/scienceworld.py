@@ -22,7 +22,7 @@ from eef.envs.scienceworld.thoughts import think
 from eef.errors import EnvError
 from eef.policy import GREEDY
 from eef.renderer import Rendered, Renderer
-from eef.rollouts.runner import Launch, play
+from eef.rollouts.runner import RolloutSpec, play
 from eef.students.curriculum import Played, StudentSettings, copying
 from eef.students.tokenizer import Vocabulary, build_tokenizer
 from eef.trajectory import Step, Trajectory, TrajectorySet
@@ -48,7 +48,7 @@ class ScienceStudent(StudentSettings):
     kinds: tuple[str, ...] = Field(
         default=("find-non-living-thing", "find-plant", "find-animal"), strict=False
     )
-    """Kinds of tasks whose development variations are played."""
+    """TaskGroups of tasks whose development variations are played."""
 
     tasks: int | None = Field(default=None, ge=1)
     """Variations that are played, one of each kind in turn; all when left out."""
@@ -159,7 +159,7 @@ def play_gold(settings: ScienceStudent, played: Played) -> Iterator[Trajectory]:
     }
     env = make_env("scienceworld", options)
     tasks = env.tasks(PART).head(settings.tasks)
-    launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
+    launches = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
     try:
         found = play(
             launches,

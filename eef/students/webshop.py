@@ -22,7 +22,7 @@ from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.envs.webshop.synthetic import SyntheticSettings
 from eef.policy import GREEDY
 from eef.renderer import Rendered, Renderer
-from eef.rollouts.runner import Launch, derive_seed, play
+from eef.rollouts.runner import RolloutSpec, derive_seed, play
 from eef.students.curriculum import Played, StudentSettings, copying
 from eef.students.tokenizer import Vocabulary, build_tokenizer
 from eef.trajectory import Step, Trajectory, TrajectorySet
@@ -207,7 +207,7 @@ def _random_shop(rng: random.Random) -> WebShop:
 def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
     expert = make_shop_expert(shop, "flawless")
     chosen = shop.tasks("train").shuffled(seed).head(tasks)
-    launches = [Launch(task.id, task, None, derive_seed(seed, task.id), 0) for task in chosen]
+    launches = [RolloutSpec(task.id, task, None, derive_seed(seed, task.id), 0) for task in chosen]
     return play(
         launches,
         env=shop,

@@ -33,9 +33,9 @@ def batches(examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
 
 
 def micro_batches(
-    batch: Sequence[Item], micro_tokens: int, length: Callable[[Item], int]
+    batch: Sequence[Item], max_tokens_per_microbatch: int, length: Callable[[Item], int]
 ) -> list[list[Item]]:
-    """The batch, sorted by length, in parts of at most `micro_tokens` tokens with padding (but at least one item).
+    """The batch, sorted by length, in parts of at most `max_tokens_per_microbatch` tokens with padding (but at least one item).
 
     >>> [[*part] for part in micro_batches([9, 2, 3, 10], 20, lambda tokens: tokens)]
     [[10, 9], [3, 2]]
@@ -43,7 +43,7 @@ def micro_batches(
     parts: list[list[Item]] = []
     for item in sorted(batch, key=lambda item: -length(item)):
         # sorted from long to short, so the first of a part is as wide as the part
-        if parts and (len(parts[-1]) + 1) * length(parts[-1][0]) <= micro_tokens:
+        if parts and (len(parts[-1]) + 1) * length(parts[-1][0]) <= max_tokens_per_microbatch:
             parts[-1].append(item)
         else:
             parts.append([item])

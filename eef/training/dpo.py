@@ -44,10 +44,10 @@ def train_pairs(
     if not usable:
         raise MethodError("there is nothing to train on: no pair has trained tokens on both ways")
     with training(model, settings) as parameters:
-        return _Preference(model, parameters, usable, settings, directory, beta).run(progress)
+        return DpoTraining(model, parameters, usable, settings, directory, beta).run(progress)
 
 
-class _Preference(Training[RenderedPair]):
+class DpoTraining(Training[RenderedPair]):
     """Pairs, each with the margin log p(chosen) − log p(rejected) of the reference."""
 
     def __init__(
@@ -80,7 +80,9 @@ class _Preference(Training[RenderedPair]):
         return 1.0
 
     def parts(self, batch: Sequence[RenderedPair]) -> list[list[RenderedPair]]:
-        return micro_batches(batch, self.settings.micro_tokens // 2, lambda pair: pair.width)
+        return micro_batches(
+            batch, self.settings.max_tokens_per_microbatch // 2, lambda pair: pair.width
+        )
 
     def renderings(self, item: RenderedPair) -> tuple[Rendered, ...]:
         return item.chosen, item.rejected

@@ -16,7 +16,7 @@ from eef.training.trainer import TrainProgress, TrainResult
 PAIRS = "pairs"  # where the points to resume from of this part of a training are kept
 
 
-def tune(
+def train_round(
     model: Any,
     examples: Sequence[Rendered],
     pairs: Sequence[RenderedPair],

@@ -24,13 +24,13 @@ class TrainSettings(Settings):
     batch_size: int = Field(default=16, ge=1)
     """Examples an update."""
 
-    micro_tokens: int = Field(default=8192, ge=1)
+    max_tokens_per_microbatch: int = Field(default=8192, ge=1)
     """Tokens of a forward pass at most, padding included: memory alone, the result does not depend on it."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
     """Highest learning rate."""
 
-    warmup: float = Field(default=0.03, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Part of the updates over which the learning rate rises."""
 
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -57,7 +57,7 @@ class TrainSettings(Settings):
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, more time."""
 
-    start: Literal["base", "last"] = "base"
+    init_from: Literal["base", "last"] = "base"
     """Each round trains the base model on all that is selected, or goes on from the last checkpoint."""
 
     @model_validator(mode="before")

@@ -38,10 +38,10 @@ def train(
     if not examples:
         raise MethodError("there is nothing to train on: no example has a trained token")
     with training(model, settings) as parameters:
-        return _Imitation(model, parameters, examples, settings, directory).run(progress)
+        return SftTraining(model, parameters, examples, settings, directory).run(progress)
 
 
-class _Imitation(Training[Rendered]):
+class SftTraining(Training[Rendered]):
     """Examples to be imitated: L = −Σ w·log p / Σ w."""
 
     def loss(self, part: Sequence[Rendered]) -> torch.Tensor:
@@ -52,7 +52,9 @@ class _Imitation(Training[Rendered]):
         return sum(item.weights[1:])
 
     def parts(self, batch: Sequence[Rendered]) -> list[list[Rendered]]:
-        return micro_batches(batch, self.settings.micro_tokens, lambda item: len(item.ids))
+        return micro_batches(
+            batch, self.settings.max_tokens_per_microbatch, lambda item: len(item.ids)
+        )
 
     def renderings(self, item: Rendered) -> tuple[Rendered, ...]:
         return (item,)

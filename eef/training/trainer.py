@@ -82,11 +82,11 @@ def count_updates(examples: int, settings: TrainSettings) -> int:
 def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:
     """Learning rate of an update (from 0): a linear rise over the warm-up, then the schedule, down to 0.
 
-    >>> settings = TrainSettings(updates=10, learning_rate=1.0, warmup=0.2, schedule="linear")
+    >>> settings = TrainSettings(updates=10, learning_rate=1.0, warmup_ratio=0.2, schedule="linear")
     >>> [round(learning_rate(update, 10, settings), 2) for update in range(10)]
     [0.5, 1.0, 1.0, 0.88, 0.75, 0.62, 0.5, 0.38, 0.25, 0.12]
     """
-    warm = round(settings.warmup * updates)
+    warm = round(settings.warmup_ratio * updates)
     if update < warm:
         return settings.learning_rate * (update + 1) / warm
     done = (update - warm) / max(1, updates - warm)

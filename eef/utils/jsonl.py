@@ -74,7 +74,7 @@ def read_jsonl(path: Path, *, torn_ok: bool = False) -> list[Record]:
     return [record for _, record in numbered_records(path, torn_ok=torn_ok)]
 
 
-def mend(path: Path) -> int:
+def repair_tail(path: Path) -> int:
     """Make a JSONL file end in a whole line: a torn last one goes to `<path>.torn`. Returns how many (0, 1).
 
     A last line which is whole and lacks only its newline is given one.

@@ -11,7 +11,7 @@ from typing import TextIO
 from eef.errors import StoreError
 
 
-def take_lock(path: Path) -> TextIO:
+def acquire_lock(path: Path) -> TextIO:
     """The lock file, held until it is closed or its process ends. StoreError naming the process that holds it."""
     file = path.open("a+")
     try:

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from eef.analysis.behaviors import SkillUse
+from eef.analysis.behaviors import BehaviorUse
 from eef.analysis.label_noise import LabelNoise, StateCount
 from eef.analysis.stats import holm
 from eef.analysis.study import study_of
-from eef.analysis.trial import Piece, Scores
+from eef.analysis.trial import Scores, Trial
 from eef.cli.seeds import with_budget
 from eef.methods.registry import make_method
 from eef.pipeline.ledger import Cost
@@ -154,7 +154,7 @@ def test_pieces_that_do_not_belong_together_are_refused(comparison, tmp_path, ch
 def piece(method, seed, won, place, algorithm=None, **options):
     explores = method not in ("expert", "bc")
     scores = {int(explores): Scores(tuple(map(float, won)), tuple(map(bool, won)))}
-    return Piece(
+    return Trial(
         study="s",
         method=method,
         seed=seed,
@@ -169,7 +169,7 @@ def piece(method, seed, won, place, algorithm=None, **options):
         scores=scores,
         costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}},
         starts=((1, 2),),
-        skills={1: {"won": SkillUse(1, {"Next": 0.5}), "lost": SkillUse(0, {"Next": None})}},
+        skills={1: {"won": BehaviorUse(1, {"Next": 0.5}), "lost": BehaviorUse(0, {"Next": None})}},
         selected={
             1: {
                 "examples": 3,
@@ -194,7 +194,7 @@ def test_arms_are_told_from_methods():
     ]
     study = study_of(pieces)
     for each in study.pieces:
-        assert Piece.from_record(json.loads(json.dumps(each.to_record()))) == each
+        assert Trial.from_record(json.loads(json.dumps(each.to_record()))) == each
     over = study.over["rollouts"]
     arms = {item.name: item.changes for item in over.methods if item.is_arm}
     assert arms == {"M1": {"M": 1}, "cap1": {"cap": 1}}

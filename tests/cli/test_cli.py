@@ -18,8 +18,8 @@ from rich.text import Text
 
 from eef.cli.display import LiveDisplay
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import Progress, StageId
-from eef.utils.locks import take_lock
+from eef.pipeline.stages import Progress, Stage
+from eef.utils.locks import acquire_lock
 from tests.fakes import ROOT
 from tests.fakes.small_run import (
     eef,
@@ -198,7 +198,7 @@ def test_two_processes_do_not_work_on_one_method(finished, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
     (directory / "eef/round1/selection.json").unlink()
-    with take_lock(directory / "eef/stage.lock"):
+    with acquire_lock(directory / "eef/stage.lock"):
         refused(
             eef("resume", directory),
             f"is being written by process {os.getpid()}",
@@ -445,7 +445,7 @@ def test_show_says_what_it_cannot_find(finished):
 def test_a_terminal_shows_bars_and_the_results_so_far(finished):
     screen = io.StringIO()
     run = Run.open(finished)
-    stage = StageId("eef", 1, "train")
+    stage = Stage("eef", 1, "train")
     with LiveDisplay(run, Console(file=screen, force_terminal=True, width=100)) as display:
         for progress in (
             Progress(stage, 0, 0),

@@ -13,7 +13,7 @@ from eef.exporters.examples import make_lessons
 from eef.exporters.targets import TARGETS, canonical, export
 from eef.importers.formats import read_row
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import StageId
+from eef.pipeline.stages import Stage
 from eef.renderer import Renderer
 from eef.selection import TrainingExample
 from eef.training.settings import TrainSettings
@@ -452,7 +452,7 @@ def test_loss_on_actions_is_for_targets_of_tokens(tmp_path):
 def test_a_run_is_exported_and_each_row_followed_back(student, tmp_path):
     recipe = as_recipe({**small_recipe(student), "methods": ["bc"], "options": {}})
     run = Run.create(tmp_path / "run", recipe)
-    for stage in (StageId("expert", 0, "collect"), StageId("bc", 0, "select")):
+    for stage in (Stage("expert", 0, "collect"), Stage("bc", 0, "select")):
         run.carry_out(stage, lambda progress: None)
     for name in TARGETS:
         done = eef("export", run.directory, "--to", name)

@@ -9,7 +9,7 @@ from eef.envs.webshop import WebShop
 from eef.envs.webshop.expert import View
 from eef.envs.webshop.goals import Goal
 from eef.policy import GREEDY, Policy
-from eef.rollouts.runner import Launch, derive_seed, play
+from eef.rollouts.runner import RolloutSpec, derive_seed, play
 from eef.trajectory import Trajectory, TrajectorySet
 
 
@@ -63,7 +63,7 @@ def play_all(
 ) -> dict[str, Trajectory]:
     """The first training tasks played by a policy: task → trajectory."""
     launches = [
-        Launch(task.id, task, None, derive_seed(seed, task.id), 0)
+        RolloutSpec(task.id, task, None, derive_seed(seed, task.id), 0)
         for task in env.tasks("train").head(tasks)
     ]
     played = play(

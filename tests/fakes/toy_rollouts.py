@@ -7,7 +7,7 @@ from dataclasses import replace
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import EnvError
 from eef.policy import GREEDY
-from eef.rollouts.runner import Launch, derive_seed, play
+from eef.rollouts.runner import RolloutSpec, derive_seed, play
 from eef.trajectory import TrajectorySet
 
 STUDENT = toy_player("policy:student@round1", 0.6)
@@ -25,7 +25,9 @@ class WithoutSnapshot(ToyEnv):
 
 def from_starts(env, count=8, seed=0):
     tasks = env.tasks("train").head(count)
-    return [Launch(f"r/{task.id}", task, None, derive_seed(seed, task.id), 1) for task in tasks]
+    return [
+        RolloutSpec(f"r/{task.id}", task, None, derive_seed(seed, task.id), 1) for task in tasks
+    ]
 
 
 def run(

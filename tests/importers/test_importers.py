@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import DataError, EnvError, MethodError
 from eef.importers.conversations import call_as_action, said, split_episode
-from eef.importers.episode import Unreadable
+from eef.importers.episode import ParseError
 from eef.importers.formats import FORMATS, detect, read_row
-from eef.importers.importer import Reading
+from eef.importers.importer import Importer
 from eef.importers.rows import Rejection
-from eef.importers.verify import KnownTasks
+from eef.importers.verify import TaskIndex
 from eef.methods.labels import is_expert
 from eef.methods.registry import make_method
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import StageId, stages_of
+from eef.pipeline.stages import Stage, stages_of
 from eef.policy import Sampling
 from eef.rollouts.explore import explore
-from eef.rollouts.runner import Launch, play
+from eef.rollouts.runner import RolloutSpec, play
 from eef.rollouts.store import Store, read_trajectories
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 from tests.fakes.small_run import as_recipe, eef, small_recipe
@@ -44,14 +44,14 @@ def env():
 
 @pytest.fixture(scope="module")
 def known(env):
-    return KnownTasks(env, {split: env.tasks(split) for split in ("train", "test")})
+    return TaskIndex(env, {split: env.tasks(split) for split in ("train", "test")})
 
 
 @pytest.fixture(scope="module")
 def played(env):
     """The toy's weak expert on some tasks: what the rows below tell."""
     launches = [
-        Launch(f"expert:weak/{task.id}", task, None, n, 0)
+        RolloutSpec(f"expert:weak/{task.id}", task, None, n, 0)
         for n, task in enumerate(env.tasks("train").head(8))
     ]
     ended = play(
@@ -152,7 +152,7 @@ def write(path, rows):
 
 
 def read(path, known=None, **options):
-    reading = Reading(known, **options)
+    reading = Importer(known, **options)
     items = list(reading.trajectories([path] if isinstance(path, Path) else path))
     taken = [item for item in items if isinstance(item, Trajectory)]
     return taken, [item for item in items if isinstance(item, Rejection)], reading.report
@@ -244,7 +244,7 @@ def test_masks_come_with_the_turns_and_are_never_trained(played, known, tmp_path
     assert [step.weight for step in item.steps] == [0.0, *[1.0] * (len(item.steps) - 1)]
     assert report.masked == 1
     for method in ("bc", "eef"):
-        options = {"expert_states": "all"} if method == "eef" else {}
+        options = {"expert_filter": "all"} if method == "eef" else {}
         (example,) = (
             make_method(method, options).select(TrajectorySet([item]), [item.task], 1).examples
         )
@@ -406,9 +406,9 @@ def test_missing_and_empty_files_are_told(tmp_path):
 _BOUNDED = """
 import resource, sys
 from pathlib import Path
-from eef.importers.importer import Reading
+from eef.importers.importer import Importer
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]) << 20,) * 2)
-reading = Reading()
+reading = Importer()
 for item in reading.trajectories([Path(sys.argv[1])]):
     pass
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -495,7 +495,7 @@ KEYS = [
 def test_no_row_at_all_raises_anything_but_its_rejection(value):
     if isinstance(value, dict):
         assert detect(value) in (None, *FORMATS)
-        with suppress(Unreadable):
+        with suppress(ParseError):
             read_row(value)
 
 
@@ -552,7 +552,7 @@ def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(
     test = [
         rows_of(item, "messages")
         for item in play(
-            [Launch("t", env.tasks("test")[0], None, 1, 0)],
+            [RolloutSpec("t", env.tasks("test")[0], None, 1, 0)],
             env=env,
             policy=make_toy_expert(env, "flawless"),
             trajectories=TrajectorySet(),
@@ -570,16 +570,16 @@ def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(
     )
     run = Run.create(tmp_path / "run", recipe)
     run.check()
-    run.carry_out(StageId("expert", 0, "collect"), lambda progress: None)
-    outcome = run.outcome(StageId("expert", 0, "collect"))
+    run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
+    outcome = run.outcome(Stage("expert", 0, "collect"))
     assert (outcome["rollouts"], outcome["text_only"]) == (7, 1)
     told = outcome["sources"][f"file/{path}"]
     assert (told["imported"], told["held_out"], told["replayed"]) == (7, 2, 6)
-    run.carry_out(StageId("bc", 0, "select"), lambda progress: None)
+    run.carry_out(Stage("bc", 0, "select"), lambda progress: None)
     trained = {example.task for example in run.selection("bc", 0).examples}
     assert any(task.startswith("text/") for task in trained)
     assert trained.isdisjoint(task.id for task in env.tasks("test"))
-    assert StageId("expert", 0, "evaluate") not in stages_of(recipe)
+    assert Stage("expert", 0, "evaluate") not in stages_of(recipe)
 
 
 def test_text_only_trajectories_are_refused_for_exploration(played, env, tmp_path):
@@ -590,7 +590,7 @@ def test_text_only_trajectories_are_refused_for_exploration(played, env, tmp_pat
         make_method("eef").plan(store_of, [], 1)
     with Store.open(tmp_path) as store:
         store.append(lost)
-        launch = Launch("x", env.tasks("train")[0], StateRef(lost.id, 1), 0, 1)
+        launch = RolloutSpec("x", env.tasks("train")[0], StateRef(lost.id, 1), 0, 1)
         with pytest.raises(EnvError, match=r"that trajectory is text only \(.*a\.jsonl:\d"):
             explore(
                 [launch],

@@ -47,19 +47,25 @@ def test_sft_all_trains_on_failures_like_wins():
 
 def test_nat_tells_the_outcome():
     examples = named(select("nat", [FAILED, WON]))
-    assert (examples["f@0"].told, examples["w@0"].told) == (
+    assert (examples["f@0"].prompt_suffix, examples["w@0"].prompt_suffix) == (
         "This episode fails.",
         "This episode succeeds.",
     )
-    assert make_method("nat").told == "This episode succeeds."
+    assert make_method("nat").prompt_suffix == "This episode succeeds."
     assert plan("nat", [FAILED]) == []
 
 
 def test_nats_control_tells_nothing_but_that_they_differ():
     method = make_method("nat", {"tags": "meaningless"})
-    told = {item.told for item in method.select(TrajectorySet([FAILED, WON]), TASKS, 1).examples}
-    assert told == set(TOLD["meaningless"])
-    assert method.told == named(select("nat", [FAILED, WON], tags="meaningless"))["w@0"].told
+    prompt_suffix = {
+        item.prompt_suffix
+        for item in method.select(TrajectorySet([FAILED, WON]), TASKS, 1).examples
+    }
+    assert prompt_suffix == set(TOLD["meaningless"])
+    assert (
+        method.prompt_suffix
+        == named(select("nat", [FAILED, WON], tags="meaningless"))["w@0"].prompt_suffix
+    )
 
 
 def test_nat_may_explore():
@@ -70,11 +76,11 @@ def test_nat_may_explore():
         rollout("later", None, "win", actions="q", round=2),
     ]
     examples = named(select("nat", store, k=2))
-    assert (set(examples), examples["r@0"].told) == ({"f@0", "r@0"}, "This episode fails.")
+    assert (set(examples), examples["r@0"].prompt_suffix) == ({"f@0", "r@0"}, "This episode fails.")
 
 
 def test_the_others_tell_nothing():
-    assert {name for name in METHODS if make_method(name).told} == {"nat"}
+    assert {name for name in METHODS if make_method(name).prompt_suffix} == {"nat"}
 
 
 # ETO
@@ -244,7 +250,7 @@ def test_an_example_of_version_1_is_told_nothing():
     record = {key: field for key, field in example.to_record().items() if key != "told"} | {
         "version": 1
     }
-    assert TrainingExample.from_record(record) == replace(example, told="")
+    assert TrainingExample.from_record(record) == replace(example, prompt_suffix="")
     for version in (0, 3, None):
         with pytest.raises(StoreError, match="this `eef` reads 1 to 2"):
             TrainingExample.from_record({**record, "version": version})
@@ -296,4 +302,4 @@ def test_failures_that_are_text_only_leave_eef_nothing_to_play_on_from():
     assert {item.state.trajectory for item in plan("eef", [text, other]) if item.state} == {"g"}
     with pytest.raises(MethodError, match="text only"):
         plan("eef", [text, other], experts=["strong"])
-    assert plan("eef", [text], launch="student")
+    assert plan("eef", [text], branch_from="student")

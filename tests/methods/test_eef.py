@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eef.errors import ConfigError, MethodError
 from eef.methods.eef import EefOptions
-from eef.methods.labels import expert_states
+from eef.methods.labels import evenly_spaced_states
 from eef.methods.registry import METHODS, make_method
 from eef.selection import PlannedState, TrainingExample
 from eef.trajectory import StateRef, TrajectorySet
@@ -225,7 +225,7 @@ def test_experts_with_a_common_prefix_give_one_example():
 def test_the_states_of_an_experts_win():
     won = expert("w", win=True)
     store = [won, *played(STATES, ("lose", "win", "lose", "lose", "lose", "lose"), origin="w")]
-    examples = by_id(select("eef", store, expert_states="all"))
+    examples = by_id(select("eef", store, expert_filter="all"))
     assert examples["w@2:1@0"].reasons == ("beneficial",) * 2 + ("student-win",) * 2
     assert examples["w@4"].reasons == ("context",) * 4 + ("neutral",) * 6 + ("expert-win",) * 2
     assert set(by_id(select("eef", store))) == {"w@2:1@0"}
@@ -322,7 +322,12 @@ def test_names_that_carry_a_number():
         ("expert", {"method": "eef"}, "'expert' is no name", ""),
         ("bc", {"method": "rft"}, "every run begins with behaviour cloning", ""),
         ("eef", {"neutrl": "kept"}, "options.eef: `neutrl`", "`neutral`"),
-        ("eef", {"launch": "student", "expert_states": "all"}, "`expert_states` has no effect", ""),
+        (
+            "eef",
+            {"branch_from": "student", "expert_filter": "all"},
+            "`expert_filter` has no effect",
+            "",
+        ),
         ("eef", {"reward_temperature": 0.5}, "no effect", ""),
         ("eef", {"M": -1}, "`M` is -1", ""),
         ("rft0", {}, "`k` is 0", ""),
@@ -348,7 +353,7 @@ options = st.fixed_dictionaries(
         "M": st.integers(0, 6),
         "rollouts_per_state": st.integers(1, 3),
         "ok_rule": st.sampled_from(["any", "majority"]),
-        "expert_states": st.sampled_from(["failed", "all"]),
+        "expert_filter": st.sampled_from(["failed", "all"]),
         "grid": st.sampled_from(["round", "all"]),
         "accumulate": st.sampled_from(["all", "round"]),
         "solution": st.sampled_from(["nearest", "newest", "all"]),
@@ -394,7 +399,7 @@ def test_no_harmful_action_is_trained(world, given_options):
             if example.weights[t] == 0 or not item.author.startswith("expert:"):
                 continue
             origin = store[item.trajectory]
-            if given_options["expert_states"] == "failed" and origin.success:
+            if given_options["expert_filter"] == "failed" and origin.success:
                 continue  # not played on from with these options: nothing is measured along it
             begun = {
                 item.start
@@ -403,7 +408,7 @@ def test_no_harmful_action_is_trained(world, given_options):
             }
             states = [
                 t
-                for t in expert_states(origin.length, given_options["M"])
+                for t in evenly_spaced_states(origin.length, given_options["M"])
                 if StateRef(origin.id, t) in begun
             ]
             states = (0, *states, origin.length + 1)
@@ -492,7 +497,7 @@ def test_every_important_state_with_a_win_behind_it_is_solved(world):
     needed = solvable = 0
     for item in world.experts:
         begun = {each.start for each in world.rollouts if each.round == world.round}
-        states = [t for t in expert_states(item.length, 5) if StateRef(item.id, t) in begun]
+        states = [t for t in evenly_spaced_states(item.length, 5) if StateRef(item.id, t) in begun]
         for before, state in pairwise((0, *states)):
             outcomes = [wins_from(world, given_options, item.id, t) for t in (before, state)]
             if outcomes == [True, False]:
@@ -534,8 +539,8 @@ def test_without_expert_failures_eef_is_rft(world, each, count):
 
 def test_the_defaults_are_those_of_the_method():
     defaults = EefOptions()
-    assert (defaults.M, defaults.rollouts_per_state, defaults.ok_rule) == (5, 1, "any")
-    assert (defaults.expert_states, defaults.solution, defaults.examples) == (
+    assert (defaults.M, defaults.rollouts_per_state, defaults.label_rule) == (5, 1, "any")
+    assert (defaults.expert_filter, defaults.solution, defaults.examples) == (
         "failed",
         "nearest",
         "one",

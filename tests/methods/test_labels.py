@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.methods import labels
-from eef.methods.labels import expert_states, measure_grid, open_states
+from eef.methods.labels import evenly_spaced_states, measure_grid, open_states
 from eef.trajectory import StateRef, Step, TrajectorySet
 from tests.fakes.grids import expert, played, rollout
 
@@ -29,7 +29,7 @@ def test_doctests():
 
 @given(st.integers(0, 60), st.integers(0, 12))
 def test_expert_states_are_evenly_spaced_inside_the_path(length, count):
-    states = expert_states(length, count)
+    states = evenly_spaced_states(length, count)
     stride = max(1, length // (count + 1))
     assert all(0 < t < length for t in states)
     assert len(states) <= count
@@ -53,7 +53,7 @@ def test_no_state_is_open_to_others_in_which_its_actor_is_asked_back(seen):
 
 
 def test_a_question_stays_open_until_it_is_answered():
-    told = [
+    prompt_suffix = [
         ("a room", "open door"),
         ("Ambiguous request: 0 or 1?", ""),
         ("Format error", "reset task"),
@@ -62,8 +62,10 @@ def test_a_question_stays_open_until_it_is_answered():
         ("It is open", "look around"),
         ("a room", "wait"),
     ]
-    steps = tuple(Step(observation=seen, completion="", action=action) for seen, action in told)
-    assert open_states(replace(expert(), steps=steps), range(len(told))) == (0, 5, 6)
+    steps = tuple(
+        Step(observation=seen, completion="", action=action) for seen, action in prompt_suffix
+    )
+    assert open_states(replace(expert(), steps=steps), range(len(prompt_suffix))) == (0, 5, 6)
 
 
 def test_the_worked_example():

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.errors import MethodError
-from eef.methods.labels import expert_states
+from eef.methods.labels import evenly_spaced_states
 from eef.methods.registry import make_method
 from eef.methods.state_choice import bisect, choose_states, most_uncertain, random_states
-from eef.rollouts.budget import in_turns
+from eef.rollouts.budget import round_robin
 from eef.selection import PlannedState
 from eef.trajectory import StateRef, TrajectorySet
 from tests.fakes.grids import TASK, expert, played, rollout, worlds
@@ -84,21 +84,21 @@ def test_masked_experts_never_lend_an_action_to_a_students_win(world, examples):
 
 
 def test_the_first_round_of_own_failures_is_rft():
-    planned = plan(STORE, launch="student")
+    planned = plan(STORE, branch_from="student")
     assert planned == [PlannedState(TASK, None, 1)]
-    assert [item.state for item in islice(in_turns(planned), 6)] == [None] * 6
+    assert [item.state for item in islice(round_robin(planned), 6)] == [None] * 6
 
 
 def test_later_rounds_start_in_the_latest_own_failure():
     old = rollout("old", None, "lose", actions="abcdef")
     new = rollout("new", None, "lose", actions="abcdefgh", round=2)
     broken = rollout("broken", None, "error", round=2)
-    planned = plan([expert(), old, new, broken], round=3, launch="student", M=2)
+    planned = plan([expert(), old, new, broken], round=3, branch_from="student", M=2)
     assert planned == [
         PlannedState(TASK, None, 1),
         *(PlannedState(TASK, StateRef("new", t), 1) for t in (2, 4)),
     ]
-    assert plan([expert(), old], round=2, launch="student", M=2)[1].state == StateRef("old", 2)
+    assert plan([expert(), old], round=2, branch_from="student", M=2)[1].state == StateRef("old", 2)
 
 
 def test_a_win_inside_an_own_failure_solves_the_start():
@@ -109,10 +109,10 @@ def test_a_win_inside_an_own_failure_solves_the_start():
         rollout("again", None, "lose", actions="q", round=2),
         rollout("won", StateRef("own", 3), "win", round=2),
     ]
-    (start,) = select(store, round=2, launch="student", M=1).examples
+    (start,) = select(store, round=2, branch_from="student", M=1).examples
     assert start.id == "won@0"
     assert start.reasons == ("beneficial",) * 3 + ("student-win",) * 2
-    (pad,) = select(store, round=2, launch="student", M=1, expert_actions="masked").examples
+    (pad,) = select(store, round=2, branch_from="student", M=1, expert_actions="masked").examples
     assert pad.weights == (0.0,) * 3 + (1.0,) * 2
 
 
@@ -209,7 +209,7 @@ def test_chosen_states_lie_inside(how, length, count, measured):
 
 @given(st.integers(1, 13), st.integers(1, 6))
 def test_where_nothing_was_measured_states_are_evenly_spaced(length, count):
-    even = expert_states(length, count)
+    even = evenly_spaced_states(length, count)
     assert bisect(length, count, {0: (0, 0)}) == most_uncertain(length, count, {0: (0, 0)}) == even
 
 

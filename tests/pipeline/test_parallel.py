@@ -13,7 +13,7 @@ from eef.pipeline.parallel import carry_out_all, threads_of
 from eef.pipeline.pipeline import Run
 from eef.pipeline.stages import explorers
 from eef.utils.compute import available_cores, process_settings
-from eef.utils.locks import take_lock
+from eef.utils.locks import acquire_lock
 from eef.utils.processes import Failure
 from tests.fakes.small_run import (
     as_recipe,
@@ -116,7 +116,7 @@ def test_an_error_of_a_worker_is_raised_with_its_hint(finished, tmp_path):
         )
     try:
         with (
-            take_lock(finished / "eef/stage.lock"),
+            acquire_lock(finished / "eef/stage.lock"),
             pytest.raises(StoreError, match="is being written by") as raised,
         ):
             carry_out_all(run, 2, lambda progress: None)

@@ -8,8 +8,8 @@ import pytest
 
 from eef.errors import ConfigError, ModelError, StoreError
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import Progress, StageId, explorers, stages_of
-from eef.utils.locks import take_lock
+from eef.pipeline.stages import Progress, Stage, explorers, stages_of
+from eef.utils.locks import acquire_lock
 from tests.fakes.small_run import as_recipe, losses, rollouts, save_student, small_recipe
 
 
@@ -67,7 +67,7 @@ def test_a_stage_tells_how_far_it_is(finished):
         assert told[0] == Progress(stage, 0, 0)
         assert told[-1] == Progress(stage, 0, 0, finished=True)
         assert [progress.finished for progress in told].count(True) == 1
-    explored = [progress for progress in heard if progress.stage == StageId("eef", 1, "explore")]
+    explored = [progress for progress in heard if progress.stage == Stage("eef", 1, "explore")]
     assert explored[-2].done == explored[-2].total == 32
 
 
@@ -75,8 +75,8 @@ def test_a_finished_run_holds_what_each_stage_came_to(finished):
     run, _ = finished
     assert all(run.is_done(stage) for stage in stages_of(run.recipe))
     assert run.evaluation("eef", 2).method == "eef"
-    assert run.outcome(StageId("eef", 2, "explore"))["rollouts"] == 32
-    assert run.outcome(StageId("eef", 2, "train"))["updates"] == 4
+    assert run.outcome(Stage("eef", 2, "explore"))["rollouts"] == 32
+    assert run.outcome(Stage("eef", 2, "train"))["updates"] == 4
     assert {item.author for item in run.trajectories("eef")} == {
         "expert:weak",
         "policy:bc@round0",
@@ -98,12 +98,12 @@ def test_test_tasks_are_kept_apart_from_what_is_trained_on(finished):
 @pytest.mark.parametrize(
     ("stage", "after"),
     [
-        (StageId("expert", 0, "collect"), 3),
-        (StageId("bc", 0, "train"), 3),
-        (StageId("eef", 1, "explore"), 6),
-        (StageId("eef", 2, "explore"), 13),
-        (StageId("eef", 2, "train"), 2),
-        (StageId("eef", 2, "evaluate"), 3),
+        (Stage("expert", 0, "collect"), 3),
+        (Stage("bc", 0, "train"), 3),
+        (Stage("eef", 1, "explore"), 6),
+        (Stage("eef", 2, "explore"), 13),
+        (Stage("eef", 2, "train"), 2),
+        (Stage("eef", 2, "evaluate"), 3),
     ],
 )
 def test_a_run_left_anywhere_ends_as_if_it_had_not_been(stage, after, finished, student, tmp_path):
@@ -140,27 +140,27 @@ def test_a_run_left_anywhere_ends_as_if_it_had_not_been(stage, after, finished, 
 def test_a_stage_asks_for_those_it_needs(student, tmp_path):
     run = Run.create(tmp_path / "run", two_rounds(student))
     for stage, needed in (
-        (StageId("bc", 0, "select"), "expert collect"),
-        (StageId("eef", 1, "explore"), "expert collect"),
-        (StageId("eef", 1, "train"), "expert collect"),
+        (Stage("bc", 0, "select"), "expert collect"),
+        (Stage("eef", 1, "explore"), "expert collect"),
+        (Stage("eef", 1, "train"), "expert collect"),
     ):
         with pytest.raises(StoreError, match=f"needs `{needed}` first"):
             run.carry_out(stage, lambda progress: None)
-    run.carry_out(StageId("expert", 0, "collect"), lambda progress: None)
+    run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
     with pytest.raises(
         StoreError, match="`eef explore \\(round 2\\)` needs `eef train \\(round 1\\)` first"
     ):
-        run.carry_out(StageId("eef", 2, "explore"), lambda progress: None)
+        run.carry_out(Stage("eef", 2, "explore"), lambda progress: None)
 
 
 def test_a_method_is_worked_on_by_one_process(student, tmp_path):
     run = Run.create(tmp_path / "run", two_rounds(student))
     (tmp_path / "run/expert").mkdir()
     with (
-        take_lock(tmp_path / "run/expert/stage.lock"),
+        acquire_lock(tmp_path / "run/expert/stage.lock"),
         pytest.raises(StoreError, match="is being written by process"),
     ):
-        run.carry_out(StageId("expert", 0, "collect"), lambda progress: None)
+        run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
 
 
 def test_a_begun_run_refuses_another_recipe_but_other_jobs(student, finished):
@@ -202,7 +202,7 @@ def test_each_round_may_go_on_from_the_last_checkpoint(student, finished, tmp_pa
     run = Run.create(
         tmp_path / "run",
         two_rounds(student).model_copy(
-            update={"train": two_rounds(student).train.model_copy(update={"start": "last"})}
+            update={"train": two_rounds(student).train.model_copy(update={"init_from": "last"})}
         ),
     )
     carry_out(run)
@@ -215,6 +215,6 @@ def test_each_round_may_go_on_from_the_last_checkpoint(student, finished, tmp_pa
 def test_several_experts_play_every_task(student, tmp_path):
     recipe = two_rounds(student, expert={"names": ["scripted/weak", "scripted/strong"], "tasks": 3})
     run = Run.create(tmp_path / "run", recipe)
-    run.carry_out(StageId("expert", 0, "collect"), lambda progress: None)
-    assert run.outcome(StageId("expert", 0, "collect"))["rollouts"] == 6
+    run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
+    assert run.outcome(Stage("expert", 0, "collect"))["rollouts"] == 6
     assert {item.author for item in run.trajectories("expert")} == {"expert:weak", "expert:strong"}

@@ -20,13 +20,13 @@ from eef.chat import cut_completion
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import BudgetError, ConfigError, ModelError
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import StageId
+from eef.pipeline.stages import Stage
 from eef.policies.openai import ApiPolicy
-from eef.policies.response_cache import JOURNAL_FILE, Journal
+from eef.policies.response_cache import JOURNAL_FILE, ResponseCache
 from eef.policies.settings import ApiSettings
 from eef.policy import Sampling
 from eef.rollouts.explore import explore
-from eef.rollouts.runner import Launch
+from eef.rollouts.runner import RolloutSpec
 from eef.rollouts.store import Store, read_trajectories
 from tests.fakes.served import FAULTS, Proxy, chat_answer, serving
 from tests.fakes.small_run import as_recipe, eef, small_recipe
@@ -58,7 +58,9 @@ def expert_server(path, headers, body):
 def collected(directory, base, count=6, batch_size=6, **changes):
     env = ToyEnv()
     tasks = env.tasks("train").head(count)
-    planned = [Launch(f"e/{task.id}", task, None, number, 0) for number, task in enumerate(tasks)]
+    planned = [
+        RolloutSpec(f"e/{task.id}", task, None, number, 0) for number, task in enumerate(tasks)
+    ]
     policy = ApiPolicy(
         "m", settings(base, **changes), name="expert:m", journal=directory / JOURNAL_FILE
     )
@@ -66,7 +68,7 @@ def collected(directory, base, count=6, batch_size=6, **changes):
         explore(
             planned, store, env, policy, sampling=SAMPLING, step_limit=10, batch_size=batch_size
         )
-        return {item.id: item for item in store.trajectories}, Journal(
+        return {item.id: item for item in store.trajectories}, ResponseCache(
             directory / JOURNAL_FILE, settings(base)
         ).spent
 
@@ -218,7 +220,7 @@ def test_a_budget_is_never_exceeded_and_what_was_answered_is_kept(limit, tmp_pat
     with serving(expert_server) as (base, seen):
         with pytest.raises(BudgetError, match="the budget is spent") as caught:
             collected(tmp_path, base, **limit)
-        spent = Journal(tmp_path / JOURNAL_FILE, settings(base, **limit)).spent
+        spent = ResponseCache(tmp_path / JOURNAL_FILE, settings(base, **limit)).spent
         assert f"expert.api.{next(iter(limit))}" in caught.value.hint
         assert 0 < spent.requests == len(seen) <= limit.get("max_requests", 99)
         assert spent.tokens <= limit.get("max_tokens", 10**9)
@@ -417,8 +419,8 @@ def test_a_real_server_with_faults_between_collects_an_expert_set(
             }
         )
         run = Run.create(tmp_path / "run", recipe)
-        run.carry_out(StageId("expert", 0, "collect"), lambda progress: None)
-    outcome = run.outcome(StageId("expert", 0, "collect"))
+        run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
+    outcome = run.outcome(Stage("expert", 0, "collect"))
     assert (outcome["rollouts"], outcome["errors"]) == (8, 0)
     api = outcome["sources"]["api"]
     assert api["requests"] == len(seen)

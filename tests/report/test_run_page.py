@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from eef.analysis import behaviors as skills
-from eef.analysis.behaviors import SKILLS, count_kinds, measure_skills
+from eef.analysis.behaviors import SKILLS, count_behaviors, count_kinds
 from eef.analysis.case_study import telling_story
 from eef.analysis.results import Results, gather
 from eef.analysis.stats import bootstrap_interval, holm, mcnemar, paired_difference, wilson_interval
-from eef.analysis.task_groups import KindScore, measure_kinds
+from eef.analysis.task_groups import GroupScore, score_task_groups
 from eef.config import parse_settings
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import StoreError
@@ -30,7 +30,7 @@ from eef.pipeline.evaluation import EvalResult, Outcome, newly_solved
 from eef.pipeline.ledger import Cost
 from eef.pipeline.pipeline import Run
 from eef.pipeline.recipe import Recipe
-from eef.pipeline.stages import StageId, stages_of
+from eef.pipeline.stages import Stage, stages_of
 from eef.report import charts as figure
 from eef.report import formatting as wording
 from eef.report import html as markup
@@ -59,11 +59,11 @@ class UglyToy(ToyEnv):
 class PlayedRun(Run):
     """A run without a model: scripted students, and a training that only says it was done. All else is real."""
 
-    def _student(self, trained: StageId) -> Any:
+    def _student(self, trained: Stage) -> Any:
         skill = SKILL[trained.method] + 0.04 * trained.round
         return toy_player(f"policy:{trained.method}@round{trained.round}", skill)
 
-    def _train(self, stage: StageId, listener: Any) -> None:
+    def _train(self, stage: Stage, listener: Any) -> None:
         cost = Cost(updates=5, trained_tokens=70, processed_tokens=700, seconds=2.0)
         self.ledger(stage.method).record(stage.method, stage.round, "train", cost)
         (self.folder(stage) / "checkpoint").mkdir()
@@ -352,10 +352,10 @@ def test_skills_tell_won_from_lost_and_leave_broken_episodes_out():
         episode("right", won=True),
         episode("left", won=False, status="error"),
     ]
-    uses = measure_skills(episodes, "toy")
+    uses = count_behaviors(episodes, "toy")
     assert (uses["won"].episodes, uses["won"].means["Step back"]) == (2, 1.0)
     assert (uses["lost"].episodes, uses["lost"].means["Step back"]) == (0, None)
-    assert measure_skills(episodes, "no such environment") == {}
+    assert count_behaviors(episodes, "no such environment") == {}
 
 
 # --- kinds ---------------------------------------------------------------------------------------------------------
@@ -386,19 +386,19 @@ def test_kinds_tell_parts_kinds_and_the_highest_score_on_the_way():
         ended("scienceworld/melt/21", -1.0),
         ended("scienceworld/melt/22", 0.7, status="error"),
     ]
-    found = measure_kinds(episodes, "scienceworld")
-    assert found.all == KindScore(tasks=4, wins=1, mean_reward=0.25, mean_peak=0.375)
+    found = score_task_groups(episodes, "scienceworld")
+    assert found.all == GroupScore(tasks=4, wins=1, mean_reward=0.25, mean_peak=0.375)
     assert found.parts == {
-        "seen": KindScore(tasks=1, wins=0, mean_reward=0.0, mean_peak=0.5),
-        "unseen": KindScore(tasks=3, wins=1, mean_reward=1 / 3, mean_peak=1 / 3),
+        "seen": GroupScore(tasks=1, wins=0, mean_reward=0.0, mean_peak=0.5),
+        "unseen": GroupScore(tasks=3, wins=1, mean_reward=1 / 3, mean_peak=1 / 3),
     }
     assert found.kinds == {
-        "boil": KindScore(tasks=2, wins=1, mean_reward=0.5, mean_peak=0.75),
-        "melt": KindScore(tasks=2, wins=0, mean_reward=0.0, mean_peak=0.0),
+        "boil": GroupScore(tasks=2, wins=1, mean_reward=0.5, mean_peak=0.75),
+        "melt": GroupScore(tasks=2, wins=0, mean_reward=0.0, mean_peak=0.0),
     }
     assert found.mean_of_kinds == 0.25
-    assert measure_kinds([ended("toy/1", 1.0)], "toy") is None
-    assert measure_kinds([], "scienceworld") is None
+    assert score_task_groups([ended("toy/1", 1.0)], "toy") is None
+    assert score_task_groups([], "scienceworld") is None
 
 
 def test_a_second_try_counts_in_place_of_the_one_that_broke():
@@ -406,7 +406,7 @@ def test_a_second_try_counts_in_place_of_the_one_that_broke():
         ended("scienceworld/boil/14", status="error"),
         ended("scienceworld/boil/14", 1.0),
     )
-    assert measure_kinds([broken, again], "scienceworld").all.mean_reward == 1.0
+    assert score_task_groups([broken, again], "scienceworld").all.mean_reward == 1.0
 
 
 # --- wording -------------------------------------------------------------------------------------------------------
@@ -434,7 +434,7 @@ def write_result(
         outcomes=outcomes,
         cost=Cost(),
     )
-    folder = run.folder(StageId(method, round, "evaluate"))
+    folder = run.folder(Stage(method, round, "evaluate"))
     folder.mkdir(parents=True)
     write_json(folder / "evaluation.json", result.to_record())
     return result
@@ -640,7 +640,7 @@ def explored_run(
             for item in played((0, 2, 4, 6, 8, 10), ends, origin=name):
                 store.append(retasked(item, f"toy/{name}"))
         stored = store.trajectories
-    stage = StageId("eef", 1, "select")
+    stage = Stage("eef", 1, "select")
     selection = run.methods["eef"].select(stored, [f"toy/{name}" for name in [*outcomes, "won"]], 1)
     run.folder(stage).mkdir(parents=True)
     for example in selection.examples:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from eef.errors import ConfigError, StoreError
 from eef.pipeline.ledger import Stage
 from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import StageId, stages_of
+from eef.pipeline.stages import Stage, stages_of
 from eef.policy import Completion
-from eef.rollouts.budget import in_turns, waves
+from eef.rollouts.budget import chunks, round_robin
 from eef.rollouts.settings import BudgetSettings
 from eef.selection import PlannedState
 from eef.trajectory import StateRef
@@ -35,7 +35,7 @@ plans = st.lists(
 def played(plan, budget, costs, batch_size=4):
     """The rollouts of a round whose n-th costs `costs(n)` tokens, and the sizes of the portions."""
     units, sizes = [], []
-    for wave in waves(plan, budget, batch_size, lambda count: sum(costs(n) for n in range(count))):
+    for wave in chunks(plan, budget, batch_size, lambda count: sum(costs(n) for n in range(count))):
         units += wave
         sizes.append(len(wave))
     return units, sizes
@@ -62,7 +62,7 @@ def test_a_plan_that_fits_is_played_once_through(plan):
         of_task.setdefault(item.task, Counter())[item.state] += item.count
     for task, wanted in of_task.items():
         alone = [item for item in plan if item.task == task]
-        units = islice(in_turns(alone), wanted.total())
+        units = islice(round_robin(alone), wanted.total())
         assert Counter(item.state for item in units) == +wanted
 
 
@@ -71,7 +71,7 @@ def test_what_is_cut_off_is_not_always_the_end():
     plan = [
         PlannedState(task, StateRef(task, t) if t else None, 1) for task in tasks for t in range(9)
     ]
-    cut = list(islice(in_turns(plan), 4 * len(tasks)))
+    cut = list(islice(round_robin(plan), 4 * len(tasks)))
     assert [item.state for item in cut[: len(tasks)]] == [None] * len(tasks)
     assert {item.state.t for item in cut if item.state} == set(range(1, 9))
     assert set(Counter(item.task for item in cut).values()) == {4}
@@ -85,7 +85,7 @@ def test_states_are_played_equally_often_over_the_rounds(states, size, rounds):
     ]
     played = Counter()
     for _ in range(rounds):
-        units = list(islice(in_turns(plan, played), min(size, states + 1)))
+        units = list(islice(round_robin(plan, played), min(size, states + 1)))
         assert units[0].state is None
         played.update(item.state for item in units[1:])
         assert (
@@ -99,9 +99,9 @@ def test_a_plan_that_was_played_whole_keeps_its_order():
         PlannedState("a", None, 3),
         *(PlannedState("a", StateRef("e", t), 1) for t in range(1, 9)),
     ]
-    whole = list(islice(in_turns(plan), 11))
+    whole = list(islice(round_robin(plan), 11))
     assert [item.state for item in whole][:1] + [item.state for item in whole][-2:] == [None] * 3
-    again = list(islice(in_turns(plan, Counter(item.state for item in whole if item.state)), 11))
+    again = list(islice(round_robin(plan, Counter(item.state for item in whole if item.state)), 11))
     assert Counter(whole) == Counter(again)
     assert [item for item in again if item.state] == [item for item in whole if item.state]
 
@@ -133,8 +133,8 @@ def test_little_is_played_beyond_a_budget_of_tokens(plan, cost, rollouts):
 
 def test_no_budget_is_the_plan_itself():
     plan = [PlannedState("a", None, 6)]
-    assert list(waves(plan, BudgetSettings(), 4, lambda count: 0)) == [plan]
-    assert list(waves([], BudgetSettings(rollouts=5), 4, lambda count: 0)) == []
+    assert list(chunks(plan, BudgetSettings(), 4, lambda count: 0)) == [plan]
+    assert list(chunks([], BudgetSettings(rollouts=5), 4, lambda count: 0)) == []
 
 
 def test_rollouts_without_tokens_cannot_fill_a_round():
@@ -251,7 +251,7 @@ class Worn:
 
 def up_to_exploring(run):
     stages = stages_of(run.recipe)
-    return stages[: stages.index(StageId("eef", 1, "explore")) + 1]
+    return stages[: stages.index(Stage("eef", 1, "explore")) + 1]
 
 
 def by_worn(monkeypatch, broken):
@@ -276,7 +276,7 @@ def test_one_rollout_that_breaks_at_the_end_of_a_round_is_a_record(student, tmp_
     by_worn(monkeypatch, broken)
     for stage in up_to_exploring(run):
         run.carry_out(stage, lambda progress: None)
-    assert run.outcome(StageId("eef", 1, "explore"))["errors"] == 2
+    assert run.outcome(Stage("eef", 1, "explore"))["errors"] == 2
     assert explored(run, "eef").generated_tokens >= 1500
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eef.envs.toy import ToyEnv
 from eef.errors import EnvError, ModelError
-from eef.policy import GREEDY, Scripted
+from eef.policy import GREEDY, ScriptedPolicy
 from eef.rollouts.explore import explore, launches
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store, read_trajectories
@@ -29,7 +29,7 @@ PLAN = [
 LAUNCHES = launches(PLAN, TASKS, round=1, seed=3)
 
 
-class Swayed(Scripted):
+class Swayed(ScriptedPolicy):
     """A policy whose completions depend on the batch they are computed in, as those of a model on a GPU."""
 
     batch_invariant = False
@@ -138,7 +138,7 @@ def test_what_is_complete_is_not_played_again(tmp_path, batch_invariant):
         raise ModelError("asked again")
 
     explored(tmp_path)
-    finished = Scripted(STUDENT.name, refuse)
+    finished = ScriptedPolicy(STUDENT.name, refuse)
     finished.batch_invariant = batch_invariant
     again = explored(tmp_path, policy=finished)
     assert (again.played, again.skipped, again.errors) == (0, len(LAUNCHES), 0)
@@ -185,7 +185,7 @@ def test_an_interruption_leaves_what_was_finished(tmp_path):
         return as_the_student(conversation, seed)
 
     with pytest.raises(KeyboardInterrupt):
-        explored(tmp_path, policy=Scripted(STUDENT.name, script))
+        explored(tmp_path, policy=ScriptedPolicy(STUDENT.name, script))
     finished = contents(tmp_path)
     assert len(EXPERTS) < len(finished) < len(EXPERTS) + len(LAUNCHES)
     explored(tmp_path)

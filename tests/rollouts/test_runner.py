@@ -12,9 +12,9 @@ from eef.chat import parse_completion
 from eef.env import FORMAT_ERROR, execute, replay
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import ConfigError, ModelError
-from eef.policy import GREEDY, Completion, Sampling, Scripted
+from eef.policy import GREEDY, Completion, Sampling, ScriptedPolicy
 from eef.rollouts import restore as states
-from eef.rollouts.runner import Launch, derive_seed, is_replay_mismatch, play
+from eef.rollouts.runner import RolloutSpec, derive_seed, is_replay_mismatch, play
 from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
 from tests.fakes.toy_rollouts import STUDENT, WithoutSnapshot, expert_trajectories, from_starts, run
 
@@ -23,7 +23,7 @@ def from_states(env, trajectories, every=1):
     """A launch from each state of each trajectory (its end left out), two of them from the first states."""
     tasks = {task.id: task for task in env.tasks("train")}
     return [
-        Launch(
+        RolloutSpec(
             f"{each.id}@{t}#{k}",
             tasks[each.task],
             StateRef(each.id, t),
@@ -135,7 +135,7 @@ def test_branches_of_branches_are_legal_episodes():
 
 
 def test_the_prefix_counts_against_the_limit_unless_the_limit_is_fresh():
-    waiting = Scripted("policy:waiting", lambda conversation, seed: "Action: left")
+    waiting = ScriptedPolicy("policy:waiting", lambda conversation, seed: "Action: left")
     env = ToyEnv()
     (origin,) = run(from_starts(env, 1), env, waiting, step_limit=6)
     assert (origin.status, origin.length, origin.reward, origin.success) == (
@@ -144,9 +144,12 @@ def test_the_prefix_counts_against_the_limit_unless_the_limit_is_fresh():
         0.0,
         False,
     )
-    launch = Launch("b", env.tasks("train")[0], StateRef(origin.id, 4), 0, 1)
+    launch = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 4), 0, 1)
     assert len(run([launch], env, waiting, [origin], step_limit=6)[0].steps) == 2
-    assert len(run([launch], env, waiting, [origin], step_limit=6, fresh_limit=True)[0].steps) == 6
+    assert (
+        len(run([launch], env, waiting, [origin], step_limit=6, reset_step_limit=True)[0].steps)
+        == 6
+    )
     (spent,) = run([launch], env, waiting, [origin], step_limit=4)
     assert (spent.status, spent.steps, spent.reward) == ("truncated", (), 0.0)
     assert spent.final_observation == origin.steps[4].observation
@@ -161,9 +164,9 @@ def test_the_reward_of_the_prefix_counts():
             return min(1.0, sum(rewards))
 
     env = Collecting()
-    waiting = Scripted("policy:waiting", lambda conversation, seed: "Action: left")
+    waiting = ScriptedPolicy("policy:waiting", lambda conversation, seed: "Action: left")
     (origin,) = run(from_starts(env, 1), env, waiting, step_limit=3)
-    launch = Launch("b", env.tasks("train")[0], StateRef(origin.id, 2), 0, 1)
+    launch = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 2), 0, 1)
     (branch,) = run([launch], env, waiting, [origin], step_limit=4)
     assert (origin.reward, branch.reward, branch.success) == (0.75, 1.0, True)
 
@@ -171,14 +174,14 @@ def test_the_reward_of_the_prefix_counts():
 def test_the_policy_sees_prompt_prefix_and_observation_and_a_seed_a_turn():
     seen = []
 
-    class Watching(Scripted):
+    class Watching(ScriptedPolicy):
         def act(self, conversations, seeds, sampling):
             seen.append((conversations[0], seeds[0], sampling))
             return super().act(conversations, seeds, sampling)
 
     env = ToyEnv()
     (origin,) = expert_trajectories(1)
-    launch = Launch("b", env.tasks("train")[0], StateRef(origin.id, 1), 5, 1)
+    launch = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 1), 5, 1)
     watching = Watching("policy:w", lambda conversation, seed: "Thought: so. Action: left")
     (branch,) = run([launch], env, watching, [origin], step_limit=3)
     conversation, _, sampling = seen[1]
@@ -212,7 +215,7 @@ def test_seeds_are_the_same_on_every_machine():
 
 
 def test_a_completion_without_an_action_costs_a_step_and_is_answered():
-    mute = Scripted("policy:mute", lambda conversation, seed: "I would open it")
+    mute = ScriptedPolicy("policy:mute", lambda conversation, seed: "I would open it")
     (played,) = run(from_starts(ToyEnv(), 1), policy=mute, step_limit=2)
     assert [(step.action, step.completion) for step in played.steps] == [
         ("", "I would open it")
@@ -324,7 +327,7 @@ def test_a_policy_that_breaks_on_one_conversation_breaks_one_episode():
         return STUDENT.act([conversation], [seed], GREEDY)[0].text
 
     expected = timeless(run(launches))
-    played = timeless(run(launches, policy=Scripted(STUDENT.name, script)))
+    played = timeless(run(launches, policy=ScriptedPolicy(STUDENT.name, script)))
     broken = [name for name in played if played[name] != expected[name]]
     assert launches[2].id in broken
     same_goal = {each.task.id for each in launches if each.task.instruction == goal}
@@ -339,7 +342,7 @@ def test_a_policy_that_cannot_be_used_and_an_interruption_go_through(error):
         raise error
 
     with pytest.raises(type(error)):
-        run(from_starts(ToyEnv()), policy=Scripted("policy:p", script))
+        run(from_starts(ToyEnv()), policy=ScriptedPolicy("policy:p", script))
 
 
 def test_a_state_that_does_not_come_back_is_an_error_of_its_own_kind():
@@ -359,7 +362,7 @@ def test_a_state_that_does_not_come_back_is_an_error_of_its_own_kind():
 def test_a_state_after_the_end_cannot_be_started_from():
     env = ToyEnv()
     (won,) = run(from_starts(env, 1), env, toy_player("expert:e", 1.0))
-    launch = Launch("b", env.tasks("train")[0], StateRef(won.id, won.length), 0, 1)
+    launch = RolloutSpec("b", env.tasks("train")[0], StateRef(won.id, won.length), 0, 1)
     (played,) = run([launch], env, trajectories=[won])
     assert is_replay_mismatch(played)
     assert "the episode is over" in played.error
@@ -403,7 +406,7 @@ def test_progress_hears_of_each_after_the_caller():
 
 
 def test_a_policy_that_answers_too_few_is_a_bug():
-    class Short(Scripted):
+    class Short(ScriptedPolicy):
         def act(self, conversations, seeds, sampling):
             return super().act(conversations[1:], seeds[1:], sampling)
 
@@ -459,7 +462,7 @@ def test_a_policy_may_take_no_further_turn():
 
 
 def test_a_tasks_own_limit_holds_where_it_is_lower():
-    waiting = Scripted("policy:waiting", lambda conversation, seed: "Action: look")
+    waiting = ScriptedPolicy("policy:waiting", lambda conversation, seed: "Action: look")
     launches = [
         replace(launch, task=replace(launch.task, step_limit=limit))
         for launch, limit in zip(from_starts(ToyEnv(), 3), (2, 9, None), strict=True)

@@ -84,7 +84,7 @@ def test_a_torn_last_line_is_moved_aside_and_counted(tmp_path):
 def test_what_is_set_aside_can_be_stored_anew(tmp_path):
     stored(tmp_path, "a", "b", "c")
     with Store.open(tmp_path) as store:
-        aside = store.set_aside({"b", "unknown"})
+        aside = store.quarantine({"b", "unknown"})
         assert [each.id for each in store.trajectories] == ["a", "c"]
         store.append(recorded("b", "x"))
     assert [each.id for each in read_trajectories(tmp_path)] == ["a", "c", "b"]

@@ -18,7 +18,7 @@ from eef.errors import ConfigError, EnvError
 from eef.models.loading import STUDENTS, load_model
 from eef.pipeline.pipeline import Run
 from eef.pipeline.recipe import load_recipe
-from eef.policy import Completion, Scripted
+from eef.policy import Completion, ScriptedPolicy
 from eef.renderer import Renderer
 from eef.students.builder import make_base, student_settings
 from eef.students.scienceworld import (
@@ -247,7 +247,7 @@ def test_no_student_is_made_of_what_is_left_where_a_path_breaks(monkeypatch):
         list(play_gold(ScienceStudent(tasks=1), lambda part, parts: None))
 
 
-class Broken(Scripted):
+class Broken(ScriptedPolicy):
     def act(self, conversations, seeds, sampling):
         return [Completion(text="no path", finish="error") for _ in conversations]
 

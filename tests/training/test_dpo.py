@@ -12,7 +12,7 @@ from eef.errors import MethodError  # noqa: E402
 from eef.methods.registry import make_method  # noqa: E402
 from eef.renderer import Rendered, RenderedPair, Renderer, render_pairs  # noqa: E402
 from eef.training.dpo import train_pairs  # noqa: E402
-from eef.training.round import tune  # noqa: E402
+from eef.training.round import train_round  # noqa: E402
 from eef.training.settings import DpoSettings, TrainSettings  # noqa: E402
 from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet  # noqa: E402
 from tests.fakes.grids import expert, rollout  # noqa: E402
@@ -24,7 +24,13 @@ PROMPT = "You are shopping."
 
 
 def settings(**changes):
-    values = {"updates": 4, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.0, "threads": 1}
+    values = {
+        "updates": 4,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "warmup_ratio": 0.0,
+        "threads": 1,
+    }
     return TrainSettings.model_validate({**values, **changes})
 
 
@@ -155,10 +161,12 @@ def test_margins_rise():
 
 
 @pytest.mark.parametrize("micro_tokens", [1, 80])
-def test_a_batch_in_parts_is_the_batch_at_once(micro_tokens):
+def test_a_batch_in_parts_is_the_batch_at_once(max_tokens_per_microbatch):
     whole, parts = tiny_model(), tiny_model()
-    expected = train_pairs(whole, pairs(), settings(micro_tokens=100_000), BETA)
-    found = train_pairs(parts, pairs(), settings(micro_tokens=micro_tokens), BETA)
+    expected = train_pairs(whole, pairs(), settings(max_tokens_per_microbatch=100_000), BETA)
+    found = train_pairs(
+        parts, pairs(), settings(max_tokens_per_microbatch=max_tokens_per_microbatch), BETA
+    )
     assert found.losses == pytest.approx(expected.losses, rel=1e-5)
     assert (found.trained_tokens, found.processed_tokens) == (
         expected.trained_tokens,
@@ -289,7 +297,7 @@ def imitations():
 
 def test_updates_are_those_of_both_parts_together():
     heard = []
-    result = tune(
+    result = train_round(
         tiny_model(),
         imitations(),
         pairs(),
@@ -310,7 +318,7 @@ def test_updates_are_those_of_both_parts_together():
     ("examples", "preferences", "updates"), [(True, False, 4), (False, True, 4)]
 )
 def test_what_there_is_alone_takes_all_updates(examples, preferences, updates):
-    result = tune(
+    result = train_round(
         tiny_model(),
         imitations() if examples else [],
         pairs() if preferences else [],
@@ -322,7 +330,8 @@ def test_what_there_is_alone_takes_all_updates(examples, preferences, updates):
 
 def test_one_update_is_left_to_the_examples():
     assert (
-        tune(tiny_model(), imitations(), pairs(), settings(updates=1), DpoSettings()).updates == 1
+        train_round(tiny_model(), imitations(), pairs(), settings(updates=1), DpoSettings()).updates
+        == 1
     )
 
 
@@ -339,7 +348,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kill_at):
             if progress.update == stop:
                 raise Killed
 
-        result = tune(
+        result = train_round(
             model,
             imitations(),
             pairs(),

@@ -39,7 +39,13 @@ def examples(count=24, seed=1):
 
 
 def settings(**changes):
-    values = {"updates": 6, "batch_size": 8, "learning_rate": 3e-3, "warmup": 0.2, "threads": 1}
+    values = {
+        "updates": 6,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+        "warmup_ratio": 0.2,
+        "threads": 1,
+    }
     return TrainSettings.model_validate({**values, **changes})
 
 
@@ -68,7 +74,7 @@ def test_loss_is_the_weighted_mean_over_all_trained_tokens_of_the_batch():
     assert result.processed_tokens == sum(len(example.ids) for example in batch)
 
 
-def trained_in_parts(micro_tokens, updates):
+def trained_in_parts(max_tokens_per_microbatch, updates):
     """(losses, gradients of the last update, weights)"""
     model, gradients = tiny_model(), {}
     for name, value in model.named_parameters():
@@ -76,7 +82,9 @@ def trained_in_parts(micro_tokens, updates):
             lambda value, name=name: gradients.__setitem__(name, value.grad.flatten().clone())
         )
     # a low rate: the steps in which last bits count must not carry the weights of later updates apart
-    chosen = settings(updates=updates, micro_tokens=micro_tokens, learning_rate=3e-4)
+    chosen = settings(
+        updates=updates, max_tokens_per_microbatch=max_tokens_per_microbatch, learning_rate=3e-4
+    )
     losses = train(model, examples(), chosen).losses
     return (
         losses,
@@ -86,9 +94,9 @@ def trained_in_parts(micro_tokens, updates):
 
 
 @pytest.mark.parametrize("micro_tokens", [1, 100])
-def test_accumulated_in_parts_equals_the_batch_at_once(micro_tokens):
+def test_accumulated_in_parts_equals_the_batch_at_once(max_tokens_per_microbatch):
     for updates in (1, 4):
-        losses, gradients, weights = trained_in_parts(micro_tokens, updates)
+        losses, gradients, weights = trained_in_parts(max_tokens_per_microbatch, updates)
         expected_losses, expected_gradients, expected_weights = trained_in_parts(100_000, updates)
         assert losses == pytest.approx(expected_losses, rel=1e-6)
         assert torch.allclose(gradients, expected_gradients, atol=1e-6)

@@ -22,7 +22,7 @@ from eef.errors import EnvError
 from eef.policy import Completion, Conversation, Sampling
 from eef.task import Task, group_of
 from eef.utils.cache import cache_directory
-from eef.utils.jsonl import append_jsonl, disk_errors, mend, numbered_records
+from eef.utils.jsonl import append_jsonl, disk_errors, numbered_records, repair_tail
 
 PRESETS = {"flawless": 0.0, "strong": 0.04, "weak": 0.11}
 """Chance of a lapse at each action, by preset; `lapsing-20` is one of 0.20."""
@@ -128,7 +128,7 @@ class GoldPaths:
         with disk_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-        mend(file)
+        repair_tail(file)
         append_jsonl(file, {"start": key, "actions": list(path.actions), "reward": path.reward})
 
 
@@ -177,7 +177,7 @@ Thinker = Callable[[str, str], str]
 
 
 class GoldExpert:
-    """Plays a task's gold path, lapsing at a rate, and takes no turn behind its end (`eef.policy.Oracle`).
+    """Plays a task's gold path, lapsing at a rate, and takes no turn behind its end (`eef.policy.PrivilegedPolicy`).
 
     The lapses of a task depend on the expert's name and the task alone: each expert is one fixed set of trajectories.
     """

@@ -87,15 +87,15 @@ def _ask_version(java: str, *options: str) -> tuple[int, str]:
 
 def find_jar(package: str, version: str, jar: str) -> str:
     """Path of the JAR in an installed package, which must have exactly this version (ConfigError)."""
-    mend = f"`pip install {package}=={version}`"
+    repair_tail = f"`pip install {package}=={version}`"
     try:
         found = distribution(package)
     except PackageNotFoundError:
-        raise ConfigError(f"the package `{package}` is not installed", hint=mend) from None
+        raise ConfigError(f"the package `{package}` is not installed", hint=repair_tail) from None
     if found.version != version:
         raise ConfigError(
             f"`{package}` {found.version} is installed, this environment is made for {version}",
-            hint=f"{mend}; other versions answer otherwise, and their numbers cannot be compared",
+            hint=f"{repair_tail}; other versions answer otherwise, and their numbers cannot be compared",
         )
     return str(found.locate_file(jar))
 

@@ -128,7 +128,7 @@ def _in_memory(records: Records, source: str) -> Columns:
 
 
 def _generate(given: Any) -> tuple[Records, dict[str, Any]]:
-    # Imported here: whoever plays on official data has no use for the generator.
+    # ParsedEpisode here: whoever plays on official data has no use for the generator.
     from eef.envs.webshop.synthetic import SyntheticSettings, generate
 
     if isinstance(given, Mapping) or given is None:

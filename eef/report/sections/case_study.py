@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from eef.analysis.case_study import Story
 from eef.chat import parse_completion
-from eef.methods.labels import OkGrid, Segment
+from eef.methods.labels import OutcomeGrid, Segment
 from eef.report.formatting import count_of, display_name
 from eef.report.html import Html, join, tag
 from eef.selection import TrainingExample
@@ -117,7 +117,7 @@ def _rollout(rollout: Trajectory) -> Html:
     )
 
 
-def _step(t: int, step: Step, grid: OkGrid, before: str) -> Html:
+def _step(t: int, step: Step, grid: OutcomeGrid, before: str) -> Html:
     segment = grid.segment_at(t)
     label = segment.label if segment else "outside"
     mark = _mark(t, segment) if segment else _plain_mark(t, grid)
@@ -136,7 +136,7 @@ def _mark(t: int, segment: Segment) -> list[Html]:
     return [tag("span", t, class_="t"), sign, word]
 
 
-def _plain_mark(t: int, grid: OkGrid) -> list[Html]:
+def _plain_mark(t: int, grid: OutcomeGrid) -> list[Html]:
     """The number of a step behind the last state, about which nothing was measured."""
     return [
         tag("span", t, class_="t"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eef.analysis.behaviors import SkillUse
+from eef.analysis.behaviors import BehaviorUse
 from eef.analysis.results import Comparison, MethodResult, Results, Score
-from eef.analysis.task_groups import KindScore
+from eef.analysis.task_groups import GroupScore
 from eef.pipeline.stages import BC, EXPERT
 from eef.report.charts import Curve, Level, Point, difference, line_chart, whisker
 from eef.report.components import figure, fold, kind_of, method_cell, note, section, table
@@ -215,7 +215,7 @@ def draw_kinds(results: Results) -> Html:
     head = ("Tasks", "Number", *(display_name(name) for name in found))
     return section(
         "Score by kind of task",
-        table(head, rows, name="Kinds"),
+        table(head, rows, name="TaskGroups"),
         note(
             "Mean score × 100. In brackets the mean of the highest score on the way, as ETO reports it: a failure "
             "after progress costs nothing there. The mean of kinds weighs each kind alike."
@@ -223,12 +223,12 @@ def draw_kinds(results: Results) -> Html:
     )
 
 
-def _kind_row(name: str, scores: Sequence[KindScore | None]) -> list[Content]:
+def _kind_row(name: str, scores: Sequence[GroupScore | None]) -> list[Content]:
     tasks = next((score.tasks for score in scores if score), None)
     return [name, number(tasks), *(_kind_cell(score) for score in scores)]
 
 
-def _kind_cell(score: KindScore | None) -> str:
+def _kind_cell(score: GroupScore | None) -> str:
     return f"{percent(score.mean_reward)} ({percent(score.mean_peak)})" if score else NONE
 
 
@@ -259,7 +259,7 @@ def draw_skills(results: Results) -> Html:
     )
 
 
-SkillRows = Sequence[tuple[str, Mapping[str, SkillUse]]]
+SkillRows = Sequence[tuple[str, Mapping[str, BehaviorUse]]]
 
 
 def _most(skill: str, rows: SkillRows) -> float:

@@ -32,7 +32,7 @@ from eef.envs.simulators.jvm import java_version
 from eef.envs.simulators.worker import OVER
 from eef.errors import ConfigError, EnvError
 from eef.policy import GREEDY
-from eef.rollouts.runner import Launch, play
+from eef.rollouts.runner import RolloutSpec, play
 from eef.trajectory import TrajectorySet
 from tests.fakes.worlds import children, needs_java, record, wander
 
@@ -333,7 +333,7 @@ def test_gold_paths_win_are_kept_and_come_back(env, tmp_path):
 
 def collect(env, preset, tasks):
     expert = make_expert(env, preset)
-    launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
+    launches = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
     played = play(
         launches,
         env=env,

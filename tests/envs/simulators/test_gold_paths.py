@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from eef.envs.scienceworld.thoughts import think
 from eef.envs.simulators.gold_paths import GoldExpert, GoldPaths, lapse
 from eef.policy import GREEDY
-from eef.rollouts.runner import Launch, play
+from eef.rollouts.runner import RolloutSpec, play
 from eef.trajectory import TrajectorySet
 from tests.fakes.counting import CountingEnv
 
@@ -29,7 +29,7 @@ def test_a_path_that_cannot_be_made_is_one_tasks_affair(tmp_path, monkeypatch):
     kept = (tmp_path / "gold" / "counting" / "up.jsonl").read_text().splitlines()
     assert len(kept) == 3
     expert = GoldExpert(GoldPaths(env), "expert:flawless", 0.0, lambda first, action: "count")
-    launches = [Launch(task.id, task, None, 0, 0) for task in tasks]
+    launches = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
     played = {
         item.task: item.status
         for item in play(

@@ -18,7 +18,7 @@ from eef.envs.scienceworld import ScienceWorld
 from eef.envs.simulators import worker as worker_module
 from eef.envs.textworld_express import TextWorldExpress
 from eef.errors import ConfigError, EnvDied, EnvError
-from eef.policy import GREEDY, Scripted
+from eef.policy import GREEDY, ScriptedPolicy
 from eef.rollouts.explore import explore, launches
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store
@@ -196,7 +196,7 @@ def counter(conversation, seed):
 def play_all(env, directory, script=counter, *, progress=None):
     """Rollouts from the start of each task, then from inside them; all that the store holds, without the seconds."""
     known = {task.id: task for task in env.tasks("train").head(6)}
-    policy = Scripted("policy:student", script)
+    policy = ScriptedPolicy("policy:student", script)
     settings = {"sampling": GREEDY, "step_limit": 8, "batch_size": 5, "progress": progress}
     with Store.open(directory) as store:
         plan = [PlannedState(task, None, 2) for task in known]
