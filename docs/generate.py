@@ -11,22 +11,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from eef.analysis.label_noise import RECORD_VERSION as NOISE_VERSION
+from eef.analysis.label_noise import LabelNoise
 from eef.analysis.results import RECORD_VERSION as RESULTS_VERSION
 from eef.analysis.results import RoundResult, Score
 from eef.exporters.readmes import GUIDES
 from eef.importers.formats import FORMATS
 from eef.importers.importer import ImportReport
-from eef.pipeline.evaluation import RECORD_VERSION as EVALUATION_VERSION
 from eef.pipeline.evaluation import EvalResult, Outcome
-from eef.pipeline.ledger import Cost, Stage
+from eef.pipeline.ledger import Cost
 from eef.pipeline.recipe import Recipe
 from eef.policies.response_cache import ApiUsage
 from eef.policy import Completion
-from eef.rollouts.store import MIGRATIONS
-from eef.selection import RECORD_VERSION as EXAMPLE_VERSION
 from eef.selection import PreferencePair, TrainingExample
-from eef.trajectory import RECORD_VERSION, StateRef, Step, Trajectory, Usage
+from eef.trajectory import StateRef, Step, Trajectory, Usage
 
 _VERSION = "number of the record's form"
 
@@ -80,24 +77,23 @@ FILES = (
         Step,
         StateRef,
         Usage,
-        version=RECORD_VERSION,
+        version=Trajectory.VERSION,
     ),
     _file(
-        "expert/answers.jsonl",
+        "expert/responses.jsonl",
         "What a server answered, a line each, the moment it did: nothing is asked twice.",
         {
             "question": "digest of model, messages, seed and sampling",
             "completion": "Completion | None",
             "requests": "attempts it took",
-            "troubles": "what went wrong → how often",
+            "failures": "what went wrong → how often",
         },
         Completion,
     ),
     _file(
         "*/ledger.jsonl",
         "What each stage cost; a later line of a stage replaces an earlier one.",
-        {**_of(Stage), **_of(Cost)},
-        Stage,
+        {"method": "str", "round": "int", "stage": "str", **_of(Cost)},
         Cost,
     ),
     _file(
@@ -110,27 +106,27 @@ FILES = (
             "errors": "int",
             "mismatches": "states that did not come back",
             "overflows": "int",
-            "deaths": "workers that died or hung, and were started anew",
-            "text_only": "int",
+            "worker_restarts": "how often a worker process died or hung and was restarted",
+            "unverified": "int",
             "sources": "expert → ImportReport; `api` → ApiUsage",
         },
         ImportReport,
         ApiUsage,
-        optional=("text_only", "sources"),
+        optional=("unverified", "sources"),
     ),
     _file(
         "*/round*/examples.jsonl",
         "What a round trains on. A line is an example.",
         _of(TrainingExample, version=_VERSION),
         TrainingExample,
-        version=EXAMPLE_VERSION,
+        version=TrainingExample.VERSION,
     ),
     _file(
         "*/round*/pairs.jsonl",
         "What a round trains on by preference; a line is a pair. Only where there are such.",
         _of(PreferencePair, version=_VERSION),
         PreferencePair,
-        version=EXAMPLE_VERSION,
+        version=TrainingExample.VERSION,
     ),
     _file(
         "*/round*/selection.json",
@@ -168,14 +164,14 @@ FILES = (
         _of(EvalResult, version=_VERSION),
         EvalResult,
         Outcome,
-        version=EVALUATION_VERSION,
+        version=EvalResult.VERSION,
     ),
     _file(
         "*/round*/noise.json",
         "How often labels are false (`eef label-noise`, whose rollouts lie in `noise/` beside "
         "it): the round, and (trajectory, t, wins, rollouts) of each state.",
         {"version": _VERSION, "round": "int", "states": "list of [trajectory, t, wins, rollouts]"},
-        version=NOISE_VERSION,
+        version=LabelNoise.VERSION,
     ),
     _file(
         "results.json",
@@ -212,11 +208,11 @@ def _head() -> list[str]:
         "JSON Lines, UTF-8. A file is written whole or not at all; a line of a `.jsonl` that grows is written whole, "
         "and a torn last one (a crash) is moved aside to `….torn`, rollouts that all broke to `….broken`.",
         "",
-        f"Trajectory records are migrated when they are read: version 0 to {RECORD_VERSION}, a numbered step each.",
+        f"Trajectory records are migrated when they are read: version 0 to {Trajectory.VERSION}, a numbered step each.",
         "",
         *(
             f"- {index} → {index + 1}: {(inspect.getdoc(step) or '').split(': ', 1)[1]}"
-            for index, step in enumerate(MIGRATIONS)
+            for index, step in Trajectory.MIGRATIONS.items()
         ),
         "",
         "## A run directory",

@@ -6,14 +6,14 @@ deterministic: the same task and actions give the same observations and rewards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from eef.errors import EnvError, ReplayMismatch
 from eef.task import Task, TaskSet
-from eef.trajectory import PathStep
+from eef.trajectory import PathStep, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Env(Protocol):
                        many times and into any clone
     concurrent         whether clones may be played from several threads at once (their work is done elsewhere)
     prompt             the rules in words, for the system message ("" for none)
-    deaths             how often a process in which its episodes are played died or hung, and was started anew
+    worker_restarts    how often a worker process died or hung and was restarted
     """
 
     name: str
@@ -47,7 +47,7 @@ class Env(Protocol):
     prompt: str
 
     @property
-    def deaths(self) -> int: ...
+    def worker_restarts(self) -> int: ...
     def tasks(self, split: str) -> TaskSet: ...
     def reset(self, task: Task) -> str: ...
     def step(self, action: str) -> StepResult: ...
@@ -57,6 +57,13 @@ class Env(Protocol):
 
     def snapshot(self) -> Any: ...
     def restore(self, snapshot: Any) -> None: ...
+    def can_branch_at(self, steps: Sequence[Step], t: int) -> bool:
+        """Whether another policy can continue from the state in which step `t` was taken.
+
+        False where the environment awaits an answer that only the author of the last action knows.
+        """
+        ...
+
     def clone(self) -> Env:
         """A further, independent episode on the same data (cheap; shares what is read-only)."""
         ...

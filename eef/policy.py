@@ -1,4 +1,4 @@
-"""Policy: whatever writes the next completion of a conversation; Sampling, Completion, and the scripted fake."""
+"""Policy: whatever writes the next completion of a conversation; Sampling, Completion, a scripted policy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from eef.task import Task
+from eef.trajectory import Author
 
 Message = dict[str, str]
 Conversation = list[Message]
@@ -14,7 +15,7 @@ Conversation = list[Message]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to draw a completion. `temperature` 0 is greedy; `max_tokens` cuts a completion that does not end."""
+    """How a completion is sampled. `temperature` 0 is greedy; `max_tokens` bounds its length."""
 
     temperature: float = 0.7
     top_p: float = 1.0
@@ -28,28 +29,34 @@ GREEDY = Sampling(temperature=0.0)
 class Completion:
     """One turn of the agent.
 
-    `finish`: "stop" (it ended by itself), "length" (cut at `max_tokens`), "overflow" (the conversation left no room
-    in the model's context; `text` is empty and the rollout ends as truncated), "quit" (it takes no further turn;
-    likewise), "error" (`text` says what went wrong; the rollout ends as an error).
-    `prompt_tokens` counts the whole prompt; `cached_tokens` of these were not computed again.
+    `finish` is one of:
+
+    - "stop": the completion ended by itself;
+    - "length": it was cut at `max_tokens`;
+    - "overflow": the conversation left no room in the model's context (`text` is empty, and the
+      rollout ends as truncated);
+    - "done": the policy declines to act (the rollout ends as truncated);
+    - "error": `text` says what went wrong (the rollout ends as an error).
+
+    `prompt_tokens` counts the whole prompt, `cached_tokens` the part of it that was not recomputed.
     """
 
     text: str
-    finish: Literal["stop", "length", "overflow", "quit", "error"] = "stop"
+    finish: Literal["stop", "length", "overflow", "done", "error"] = "stop"
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
 
 
 class Policy(Protocol):
-    """`act` gets conversations that end in a user message, and for each a seed; completions come in the same order.
+    """Writes completions: one for each conversation (which ends in a user message) and seed, in order.
 
-    `name` goes into `Trajectory.author`. Where `batch_invariant` is True a completion depends on its own
-    conversation and seed alone; where it is False (floating point in batches) also on the batch it was computed in,
-    and an interrupted batch is played again as a whole.
+    `author` is recorded in every trajectory. If `batch_invariant` is True, a completion depends on
+    its own conversation and seed alone. If it is False (batched floating-point arithmetic), it also
+    depends on the batch it was computed in, and an interrupted batch is played again as a whole.
     """
 
-    name: str
+    author: Author
     batch_invariant: bool
 
     def act(
@@ -59,7 +66,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class PrivilegedPolicy(Policy, Protocol):
-    """A policy that is told which task each conversation is about: a scripted expert which looks the way up."""
+    """A policy that also sees the task of each conversation: a scripted expert that looks up the way."""
 
     def act_on(
         self,
@@ -71,12 +78,12 @@ class PrivilegedPolicy(Policy, Protocol):
 
 
 class ScriptedPolicy:
-    """A policy from a function `(conversation, seed) → text`: the fake for tests, and the base of scripted experts."""
+    """A policy from a function `(conversation, seed) → text`: for tests, and as a base of experts."""
 
     batch_invariant = True
 
-    def __init__(self, name: str, script: Callable[[Conversation, int], str]) -> None:
-        self.name = name
+    def __init__(self, author: Author, script: Callable[[Conversation, int], str]) -> None:
+        self.author = author
         self._script = script
 
     def act(

@@ -1,29 +1,40 @@
-"""Step, StateRef, Trajectory, TrajectorySet: what was played, by whom, from where.
+"""Step, StateRef, Author, Trajectory, TrajectorySet: what was played, by whom, and from where.
 
-A trajectory stores its own steps only. One which starts inside another (a *branch*) names that state in `start`;
-its whole path from the task's start is derived by `TrajectorySet.path`.
+A trajectory stores its own steps only. One that starts inside another (a *branch*) names that state
+in `start`; `TrajectorySet.path` derives its whole path from the task's start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
 
 from eef.errors import StoreError
-
-RECORD_VERSION = 2
+from eef.utils.records import STRICT_FIELDS, Json, Migration, Record
 
 Status = Literal["terminated", "truncated", "error"]
+ErrorKind = Literal["replay", "environment", "policy", "context_overflow", "policy_done"]
+"""Why a rollout ended early.
+
+`replay`: its start state could not be restored. `environment`, `policy`: that side raised an error.
+`context_overflow`: the conversation no longer fits the model. `policy_done`: the policy declined to
+act. The last two leave the status "truncated", the others "error".
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One turn: what the agent saw, all that it wrote, what the environment executed, and the reward of it.
+    """One turn: the observation, the full completion, the action executed, and its reward.
 
-    `action` is empty where the completion held no action (a format error, which costs a step). `weight` is the loss
-    weight that imported data gave this turn (1 where it gave none); methods scale theirs by it.
+    `action` is empty where the completion held no action (a format error, which costs a step).
+    `weight` is the loss weight that imported data assigned to this turn (1 by default); methods
+    scale their own weights by it.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
 
     observation: str
     completion: str
@@ -39,6 +50,8 @@ class StateRef:
     `t` equal to the path's length is the state after its last step. Written `trajectory@t`.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
+
     trajectory: str
     t: int
 
@@ -46,9 +59,31 @@ class StateRef:
         return f"{self.trajectory}@{self.t}"
 
 
+Role = Literal["expert", "student"]
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who played a trajectory: an expert, or the student of a method and round. Written `role:name`.
+
+    >>> str(Author("student", "eef@round2"))
+    'student:eef@round2'
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
+
+    role: Role
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.role}:{self.name}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What one rollout cost. Tokens count from the policy's side; `seconds` is its share of wall-clock time."""
+    """What one rollout cost. Tokens are counted by the policy; `seconds` is its share of wall-clock time."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
 
     replayed_steps: int = 0
     prompt_tokens: int = 0
@@ -57,25 +92,68 @@ class Usage:
     seconds: float = 0.0
 
 
+def _name_every_field(record: Json) -> Json:
+    """0 → 1: `start`, `round`, `seed`, `error` and `usage` are always present."""
+    return {"start": None, "round": 0, "seed": 0, "error": None, "usage": {}, **record}
+
+
+def _add_origin(record: Json) -> Json:
+    """1 → 2: `replayable`, `source`, and a loss weight per step."""
+    steps = [{"weight": 1.0, **step} for step in record.get("steps", ())]
+    return {
+        "replayable": True,
+        "source": None,
+        **record,
+        **({"steps": steps} if "steps" in record else {}),
+    }
+
+
+def _type_strings(record: Json) -> Json:
+    """2 → 3: the author is an object (was `expert:name` or `policy:name`), and errors have a kind."""
+    role, _, name = str(record.get("author", "")).partition(":")
+    author = {"role": "student" if role == "policy" else role, "name": name}
+    return {**record, "author": author, "error_kind": _kind_of(record.get("error"))}
+
+
+def _kind_of(error: str | None) -> ErrorKind | None:
+    kinds: dict[str, ErrorKind] = {
+        "replay: ": "replay",
+        "env: ": "environment",
+        "policy: ": "policy",
+        "context overflow": "context_overflow",
+        "the policy took no further turn": "policy_done",
+    }
+    return next((kind for start, kind in kinds.items() if (error or "").startswith(start)), None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trajectory:
-    """One rollout as it was recorded.
+class Trajectory(Record):
+    """One recorded rollout.
 
-    `author` made every step of it (`expert:strong`, `policy:eef@round2`). `reward` is the episode's final reward in
-    [0, 1], None where `status` is "error" (then `error` says why, and the rollout says nothing about the policy).
-    `success` is the environment's verdict on that reward. `round` 0 is expert data. `final_observation` is what
-    followed the last step. `replayable` False is *text only*: imported, and never seen in the environment, so that it
-    can be trained on but not played on from. `source` is the place it was imported from (`file:line`), None where it
-    was played here.
+    `author` played all of its own steps. `reward` is the episode's final reward in [0, 1]; it is None
+    if and only if `status` is "error", and such a rollout says nothing about the policy. `error` is
+    the reason in words and `error_kind` its kind; both are None for a rollout that ended normally.
+    `success` is the environment's verdict on the reward. `round` is 0 for expert data.
+    `final_observation` followed the last step. `replayable` is False for imported trajectories that
+    could not be verified in the environment: they can be trained on, but not branched from. `source`
+    is where a trajectory was imported from (`file:line`), None where it was played here.
 
-    Worked example. An expert path of 12 steps has id `e`. A student that plays on from its state 4 and wins in three
-    steps leaves `Trajectory(start=StateRef("e", 4), steps=(3 steps), …)`; its path has 4 + 3 = 7 steps, of which the
-    first four were made by the expert.
+    Worked example. An expert path of 12 steps has id `e`. A student that branches from its state 4
+    and wins in three steps leaves `Trajectory(start=StateRef("e", 4), steps=(3 steps), …)`. Its path
+    has 4 + 3 = 7 steps, the first four of them played by the expert.
     """
+
+    KIND: ClassVar[str] = "trajectory"
+    VERSION: ClassVar[int] = 3
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
+        0: _name_every_field,
+        1: _add_origin,
+        2: _type_strings,
+    }
 
     id: str
     task: str
-    author: str
+    author: Author
     steps: tuple[Step, ...]
     final_observation: str
     status: Status
@@ -85,13 +163,14 @@ class Trajectory:
     round: int = 0
     seed: int = 0
     error: str | None = None
+    error_kind: ErrorKind | None = None
     usage: Usage = field(default_factory=Usage)
     replayable: bool = True
     source: str | None = None
 
     @property
     def first(self) -> int:
-        """Index in the path of the first own step: the length of the prefix it started from."""
+        """Index in the path of the first own step, which is the length of the prefix."""
         return self.start.t if self.start else 0
 
     @property
@@ -99,45 +178,26 @@ class Trajectory:
         """Steps of the whole path, prefix included."""
         return self.first + len(self.steps)
 
-    def to_record(self) -> dict[str, Any]:
-        return {"version": RECORD_VERSION, **asdict(self)}
+    @property
+    def by_expert(self) -> bool:
+        return self.author.role == "expert"
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Trajectory:
-        """The trajectory of a record of the current version (`eef.store` migrates older ones).
-
-        Raises StoreError naming the field which is missing, unknown or of another version.
-        """
-        fields = dict(record)
-        version = fields.pop("version", None)
-        if version != RECORD_VERSION:
-            raise StoreError(
-                f"trajectory record has version {version!r}, this `eef` reads {RECORD_VERSION}"
-            )
-        try:
-            start = fields.pop("start")
-            steps = tuple(Step(**step) for step in fields.pop("steps"))
-            usage = Usage(**fields.pop("usage"))
-            return cls(
-                start=StateRef(**start) if start else None, steps=steps, usage=usage, **fields
-            )
-        except (KeyError, TypeError) as error:
-            raise StoreError(
-                f"malformed trajectory record {record.get('id')!r}: {error}"
-            ) from error
+    @property
+    def by_student(self) -> bool:
+        return self.author.role == "student"
 
 
 @dataclass(frozen=True, slots=True)
 class PathStep:
-    """A step of a path with its provenance: which trajectory holds it and who made it."""
+    """A step of a path with its provenance: the trajectory that holds it, and its author."""
 
     step: Step
     trajectory: str
-    author: str
+    author: Author
 
 
 class TrajectorySet:
-    """Trajectories by id, in the order they were added, with the paths between them."""
+    """Trajectories by id, in insertion order, with the paths between them."""
 
     def __init__(self, trajectories: Iterable[Trajectory] = ()) -> None:
         self._by_id: dict[str, Trajectory] = {}
@@ -146,13 +206,13 @@ class TrajectorySet:
             self.add(trajectory)
 
     def add(self, trajectory: Trajectory) -> None:
-        """Add one; a branch's origin must be there before it, and an id only once (StoreError)."""
+        """Add one trajectory. StoreError if its id is taken or its origin is not in the set yet."""
         self.check(trajectory)
         self._by_id[trajectory.id] = trajectory
         self._by_task.setdefault(trajectory.task, []).append(trajectory.id)
 
     def check(self, trajectory: Trajectory) -> None:
-        """Raise the StoreError which `add` would raise, and add nothing."""
+        """Raise the StoreError that `add` would raise, without adding anything."""
         if trajectory.id in self._by_id:
             raise StoreError(f"trajectory id {trajectory.id!r} occurs twice")
         if trajectory.start is not None:
@@ -197,10 +257,10 @@ class TrajectorySet:
         return self.path(trajectory.start.trajectory)[: trajectory.start.t] + own
 
     def path_to(self, state: StateRef) -> tuple[PathStep, ...]:
-        """The `state.t` steps which lead from the task's start to a state (StoreError if it lies outside)."""
+        """The `state.t` steps from the task's start to a state. StoreError if it is outside the path."""
         path = self.path(state.trajectory)
         if not 0 <= state.t <= len(path):
-            raise StoreError(f"state {state} lies outside a path of {len(path)} steps")
+            raise StoreError(f"state {state} is outside a path of {len(path)} steps")
         return path[: state.t]
 
     def observation_at(self, state: StateRef) -> str:

@@ -15,7 +15,7 @@ from eef.errors import EnvError, ReplayMismatch
 from eef.policy import GREEDY
 from eef.rollouts.runner import RolloutSpec, play
 from eef.task import TaskSet
-from eef.trajectory import PathStep, Step, TrajectorySet
+from eef.trajectory import Author, PathStep, Step, TrajectorySet
 
 MOVES = ["left", "right", "open", "take blue", "take green", "take red", "take white", "", "dance"]
 
@@ -26,7 +26,11 @@ def record(env: ToyEnv, index: int, actions: list[str]) -> list[PathStep]:
     path = []
     for action in actions:
         path.append(
-            PathStep(Step(observation=observation, completion="", action=action), "t", "expert:e")
+            PathStep(
+                Step(observation=observation, completion="", action=action),
+                "t",
+                Author("expert", "e"),
+            )
         )
         result = execute(env, action)
         observation = result.observation
@@ -89,7 +93,7 @@ def test_players_win_as_often_as_they_are_skilled(skill, least, most):
     played = play(
         launches,
         env=env,
-        policy=toy_player("expert:toy", skill),
+        policy=toy_player(Author("expert", "toy"), skill),
         trajectories=TrajectorySet(),
         sampling=GREEDY,
         step_limit=env.step_limit,

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from eef.errors import ModelError
 from eef.renderer import Rendered, Renderer, render_all, render_example, show_mask
 from eef.selection import TrainingExample
-from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
+from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet
 from tests.fakes.tiny import CHATML, tiny_tokenizer
 
 pytestmark = pytest.mark.torch
@@ -175,7 +175,7 @@ def trajectories():
         return Trajectory(
             id=name,
             task="t",
-            author="expert:a",
+            author=Author("expert", "a"),
             start=start,
             steps=tuple(step(f"{name}{i}") for i in range(steps)),
             final_observation="end",

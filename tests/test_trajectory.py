@@ -10,7 +10,7 @@ from hypothesis import given
 
 from eef.errors import StoreError
 from eef.selection import TrainingExample
-from eef.trajectory import StateRef, Trajectory, TrajectorySet
+from eef.trajectory import Author, StateRef, Trajectory, TrajectorySet
 from tests.fakes.records import recorded
 from tests.fakes.strategies import families, trajectories
 
@@ -20,8 +20,8 @@ def family() -> TrajectorySet:
     return TrajectorySet(
         [
             recorded("e", *"abcdef"),
-            recorded("b", "x", "y", start=StateRef("e", 4), author="policy:p"),
-            recorded("c", "z", start=StateRef("b", 5), author="policy:q"),
+            recorded("b", "x", "y", start=StateRef("e", 4), author=Author("student", "p")),
+            recorded("c", "z", start=StateRef("b", 5), author=Author("student", "q")),
         ]
     )
 
@@ -57,7 +57,10 @@ def test_unknown_fields_and_versions_are_refused():
 def test_a_path_joins_branches_of_branches_with_their_authors(family):
     path = family.path("c")
     assert [item.step.action for item in path] == ["a", "b", "c", "d", "x", "z"]
-    assert [item.author for item in path] == ["expert:e"] * 4 + ["policy:p", "policy:q"]
+    assert [item.author for item in path] == [Author("expert", "e")] * 4 + [
+        Author("student", "p"),
+        Author("student", "q"),
+    ]
     assert [item.trajectory for item in path] == ["e"] * 4 + ["b", "c"]
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eef.methods.eef import Eef
-from eef.methods.labels import OutcomeGrid, is_expert
-from eef.pipeline.pipeline import Run
+from eef.methods.labels import OutcomeGrid
+from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import Stage
 from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
@@ -35,7 +35,7 @@ class Story:
     failures: int
 
 
-def telling_story(run: Run) -> Story | None:
+def telling_story(run: RunData) -> Story | None:
     """The most telling failed trajectory of all rounds; None where no method explored one.
 
     Telling is, in this order: helpful and harmful segments both; a recovery state that was given a solution; a
@@ -44,7 +44,7 @@ def telling_story(run: Run) -> Story | None:
     return max(_stories(run), key=_how_telling, default=None)
 
 
-def _stories(run: Run) -> Iterator[Story]:
+def _stories(run: RunData) -> Iterator[Story]:
     for name, method in run.methods.items():
         if not isinstance(method, Eef):
             continue
@@ -67,7 +67,7 @@ def _stories(run: Run) -> Iterator[Story]:
 
 
 def _has_failed(item: Trajectory) -> bool:
-    return is_expert(item) and item.status != "error" and not item.success and item.length > 0
+    return item.by_expert and item.status != "error" and not item.success and item.length > 0
 
 
 def _comes_from(trajectories: TrajectorySet, example: TrainingExample, expert: Trajectory) -> bool:

@@ -8,24 +8,26 @@ truth, and it is counted how often n of them, drawn at random, would have said s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from eef.analysis.stats import chance_of_wins
-from eef.errors import MethodError, StoreError
-from eef.methods.labels import LabelRule, count_wins, is_expert
-from eef.pipeline.pipeline import Run
+from eef.errors import MethodError
+from eef.methods.labels import LabelRule, count_wins
+from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import Stage
-from eef.rollouts.explore import explore, launches
+from eef.rollouts.explore import explore, rollout_specs
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
-from eef.trajectory import StateRef, Trajectory, TrajectorySet
+from eef.trajectory import StateRef, TrajectorySet
 from eef.utils.jsonl import read_json, write_json
+from eef.utils.progress import OnProgress, ignore_progress
+from eef.utils.records import Record
 
-RECORD_VERSION = 1
 NOISE_FILE = "noise.json"
 
 
@@ -49,8 +51,10 @@ class FalseRates(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class LabelNoise:
+class LabelNoise(Record):
     """What many rollouts from the states of a round have shown; states of a trajectory stand together, in order."""
+
+    KIND: ClassVar[str] = "label noise"
 
     round: int
     states: tuple[StateCount, ...]
@@ -98,28 +102,6 @@ class LabelNoise:
             _part_false(falling),
         )
 
-    def to_record(self) -> dict[str, Any]:
-        return {
-            "version": RECORD_VERSION,
-            "round": self.round,
-            "states": [list(state) for state in self.states],
-        }
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> LabelNoise:
-        """The measurement of a record (StoreError: another version, or malformed)."""
-        if record.get("version") != RECORD_VERSION:
-            found = record.get("version")
-            raise StoreError(
-                f"a record of label noise has version {found!r}, this `eef` reads {RECORD_VERSION}"
-            )
-        try:
-            return cls(
-                int(record["round"]), tuple(StateCount(*state) for state in record["states"])
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"malformed record of label noise: {error}") from error
-
 
 def _part_false(labelled: Sequence[tuple[float, bool]]) -> float | None:
     """Of segments that get a label with some chance, and are so in truth or not: the part of such labels that is
@@ -141,48 +123,38 @@ def _chance_false(before: float, after: float, truly_before: bool, truly_after: 
 
 
 def measure_noise(
-    run: Run,
+    pipeline: Pipeline,
     method: str,
     round: int,
     *,
     trajectories: int,
     rollouts: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> LabelNoise:
     """Play `rollouts` from the start and each planned state of `trajectories` experts' failures, drawn at random.
 
     The student is the one that explored in that round. What was played is kept and never played again; the result goes
     to `<run>/<method>/round<r>/noise.json`. MethodError where the method plays on from no expert's trajectory.
     """
+    run, context = pipeline.run, pipeline.context
     stage = Stage(method, round, "explore")
-    chosen = _draw(_planned(run, stage), trajectories, run.recipe.seed)
-    tasks = {task.id: task for task in run.train_tasks}
+    chosen = _draw(_planned(pipeline, stage), trajectories, run.recipe.seed)
+    tasks = {task.id: task for task in context.train_tasks}
     states = [
         PlannedState(task, state, rollouts)
         for task, of_task in chosen
         for state in (None, *of_task)
     ]
-    planned = launches(states, tasks, round=round, seed=derive_seed(run.recipe.seed, "noise"))
+    seed = derive_seed(run.recipe.seed, "noise")
+    specs = rollout_specs(states, tasks, owner=f"{method}/label-noise", round=round, seed=seed)
     with Store.open(run.folder(stage) / "noise", base=run.trajectories("expert")) as store:
-        done = sum(launch.id in store.trajectories for launch in planned)
-
-        def heard(item: Trajectory) -> None:
-            nonlocal done
-            done += 1
-            progress(min(done, len(planned)), len(planned))
-
-        progress(done, len(planned))
         explore(
-            planned,
+            specs,
             store,
-            run.env,
-            run.explorer(stage),
-            sampling=run.sampling,
-            step_limit=run.step_limit,
-            batch_size=run.recipe.rollouts.batch_size,
-            reset_step_limit=run.recipe.rollouts.reset_step_limit,
-            prompt_suffix=run.methods[method].prompt_suffix,
-            progress=heard,
+            context.env,
+            context.explorer(stage),
+            context.parameters(stage),
+            on_progress=on_progress,
         )
         counts = [_count(store.trajectories, of_task[0].trajectory, round) for _, of_task in chosen]
     noise = LabelNoise(round, tuple(count for of_one in counts for count in of_one))
@@ -190,7 +162,7 @@ def measure_noise(
     return noise
 
 
-def read_noise(run: Run, method: str) -> LabelNoise | None:
+def read_noise(run: RunData, method: str) -> LabelNoise | None:
     """The measurement of a method's first round that has one."""
     rounds = range(1, run.recipe.rounds + 1)
     paths = (run.folder(Stage(method, round, "explore")) / NOISE_FILE for round in rounds)
@@ -198,12 +170,12 @@ def read_noise(run: Run, method: str) -> LabelNoise | None:
     return LabelNoise.from_record(read_json(path)) if path else None
 
 
-def _planned(run: Run, stage: Stage) -> dict[str, tuple[str, list[StateRef]]]:
+def _planned(pipeline: Pipeline, stage: Stage) -> dict[str, tuple[str, list[StateRef]]]:
     """(task, states) by expert trajectory, as the round plans them."""
-    known = run.trajectories(stage.method)
+    known = pipeline.run.trajectories(stage.method)
     found: dict[str, tuple[str, list[StateRef]]] = {}
-    for item in run.plan(stage, known):
-        if item.state is not None and is_expert(known[item.state.trajectory]):
+    for item in pipeline.context.plan(stage, known):
+        if item.state is not None and known[item.state.trajectory].by_expert:
             found.setdefault(item.state.trajectory, (item.task, []))[1].append(item.state)
     if not found:
         raise MethodError(

@@ -22,13 +22,11 @@ from eef.analysis.stats import (
     wilson_interval,
 )
 from eef.analysis.task_groups import TaskGroups, score_task_groups
-from eef.methods.labels import is_student
 from eef.pipeline.evaluation import EvalResult, newly_solved
-from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger, Stage
-from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import BC, EXPERT, Kind, Stage, explorers, stages_of
+from eef.pipeline.ledger import Cost
+from eef.pipeline.run_directory import RunData
+from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, round_methods
 from eef.trajectory import TrajectorySet
-from eef.utils.jsonl import read_json
 
 RECORD_VERSION = 1
 COUNTS = tuple(field.name for field in fields(Cost) if field.name != "rollouts")
@@ -136,7 +134,7 @@ class MethodResult:
         """The sum over all stages up to `last`; behaviour cloning, from which the others start, apart."""
         return sum((cost for item in self._counted() for cost in item.costs.values()), Cost())
 
-    def cost_of(self, *kinds: Kind) -> Cost | None:
+    def cost_of(self, *kinds: StageKind) -> Cost | None:
         """The sum over stages of some kinds up to `last`; None where there is no such stage."""
         costs = [
             cost for item in self._counted() for kind, cost in item.costs.items() if kind in kinds
@@ -226,7 +224,7 @@ class Results:
         return next(item for item in self.methods if item.name == method)
 
     @property
-    def explorers(self) -> tuple[MethodResult, ...]:
+    def round_methods(self) -> tuple[MethodResult, ...]:
         """The methods that go through rounds."""
         return tuple(item for item in self.methods if item.name not in (EXPERT, BC))
 
@@ -260,13 +258,13 @@ class Results:
         }
 
 
-def gather(run: Run) -> Results:
+def gather(run: RunData) -> Results:
     """The results of a run as far as it is. Reads alone: it can stand beside a process that carries the run out."""
-    names = [EXPERT, BC, *explorers(run.recipe)]
+    names = [EXPERT, BC, *round_methods(run.recipe)]
     baselines = [found for name in (EXPERT, BC) if (found := run.evaluation(name, 0)) is not None]
     methods = tuple(_gather_method(run, name, baselines) for name in names)
     played = [item.evaluation for method in methods for item in method.rounds if item.evaluation]
-    planned = stages_of(run.recipe)
+    planned = run.stages
     return Results(
         name=run.recipe.name,
         seed=run.recipe.seed,
@@ -274,7 +272,7 @@ def gather(run: Run) -> Results:
         comparisons=_compare(methods),
         stages=(sum(run.is_done(stage) for stage in planned), len(planned)),
         never_solved=_unsolved(played) if played else None,
-        fingerprint=read_json(run.directory / "fingerprint.json"),
+        fingerprint=run.fingerprint,
     )
 
 
@@ -293,11 +291,10 @@ def score(result: EvalResult) -> Score:
     )
 
 
-def _gather_method(run: Run, method: str, baselines: list[EvalResult]) -> MethodResult:
+def _gather_method(run: RunData, method: str, baselines: list[EvalResult]) -> MethodResult:
     numbers = [0] if method in (EXPERT, BC) else list(range(1, run.recipe.rounds + 1))
     begun = [number for number in numbers if _stages_done(run, method, number)]
-    path = run.directory / method / LEDGER_FILE
-    ledger = Ledger(path).entries if path.is_file() else {}
+    ledger = run.costs(method)
     trajectories = run.trajectories(method) if begun else TrajectorySet()
     return MethodResult(
         name=method,
@@ -308,7 +305,7 @@ def _gather_method(run: Run, method: str, baselines: list[EvalResult]) -> Method
 
 
 def _gather_round(
-    run: Run,
+    run: RunData,
     method: str,
     round: int,
     baselines: list[EvalResult],
@@ -318,14 +315,14 @@ def _gather_round(
     done = _stages_done(run, method, round)
     result = run.evaluation(method, round)
     selection = run.selection(method, round) if "select" in done else None
-    episodes = run.episodes(method, round) if result else ()
+    episodes = run.evaluation_rollouts(method, round) if result else ()
     played = method == BC or not {"collect", "explore"}.isdisjoint(done)
     return RoundResult(
         round=round,
         evaluation=result,
         score=score(result) if result else None,
         newly_solved=_newly_solved(method, result, baselines),
-        explored=_explored(run.outcome(Stage(method, round, "explore")), trajectories, round),
+        explored=_explored(run.summary(Stage(method, round, "explore")), trajectories, round),
         selection=selection.counts if selection else None,
         train_tasks_won=_tasks_won(trajectories, round) if played else None,
         skills=count_behaviors(episodes, run.recipe.env.name) if result else {},
@@ -338,11 +335,11 @@ def _gather_round(
     )
 
 
-def _stages_done(run: Run, method: str, round: int) -> list[Kind]:
+def _stages_done(run: RunData, method: str, round: int) -> list[StageKind]:
     """The kinds of the round's stages that are done."""
     return [
         stage.kind
-        for stage in stages_of(run.recipe)
+        for stage in run.stages
         if (stage.method, stage.round) == (method, round) and run.is_done(stage)
     ]
 
@@ -363,7 +360,7 @@ def _explored(
     if counts is None:
         return None
     inside = [
-        item for item in trajectories if is_student(item) and item.round == round and item.start
+        item for item in trajectories if item.by_student and item.round == round and item.start
     ]
     return {
         **counts,

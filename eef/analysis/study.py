@@ -11,7 +11,7 @@ from eef.analysis.aggregate import Aggregate, aggregate_trials
 from eef.analysis.trial import Trial, read_trial, trials_of
 from eef.errors import StoreError
 from eef.pipeline.checks import VERSIONS, differences
-from eef.pipeline.pipeline import Run
+from eef.pipeline.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,9 @@ def _read(directory: Path) -> list[Trial]:
     """The pieces of a directory: of the runs in it, or else its piece files."""
     runs = sorted(directory.glob("seed*/recipe.json"))
     if runs:
-        return [piece for path in runs for piece in trials_of(Run.open(path.parent))]
+        return [
+            piece for path in runs for piece in trials_of(RunDirectory.open(path.parent).read())
+        ]
     files = sorted(directory.rglob("*@*.json"))
     if not files:
         raise StoreError(

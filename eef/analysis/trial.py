@@ -8,29 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any, ClassVar
 
 from eef.analysis.behaviors import BehaviorUse, count_behaviors
 from eef.analysis.label_noise import LabelNoise, read_noise
 from eef.errors import StoreError
 from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger
-from eef.pipeline.pipeline import Run
 from eef.pipeline.recipe import Recipe
-from eef.pipeline.stages import BC, EXPERT, Stage, explorers
+from eef.pipeline.run_directory import RunData
+from eef.pipeline.stages import BC, EXPERT, Stage, round_methods
 from eef.trajectory import TrajectorySet
 from eef.utils.jsonl import disk_errors, read_json, write_json
+from eef.utils.records import Json, Migration, Record
 
-RECORD_VERSION = 2
+_RENAMED = {
+    "ok_rule": "label_rule",
+    "launch": "branch_from",
+    "expert_states": "expert_filter",
+    "rollouts.fresh_limit": "rollouts.reset_step_limit",
+    "train.warmup": "train.warmup_ratio",
+    "train.start": "train.init_from",
+}
+
+
+def _rename_settings(record: Json) -> Json:
+    """2 → 3: options and settings have their new names."""
+    renamed = {
+        group: {_RENAMED.get(key, key): value for key, value in record[group].items()}
+        for group in ("options", "settings")
+    }
+    return {**record, **renamed}
+
+
 SHARED = ("expert", "model", "chat", "sampling", "rollouts", "tasks", "train", "dpo", "evaluate")
 NOT_SHARED = {  # what no number depends on, but for last bits; a seed is its piece's, a server its owner's
     "expert.api",
     "model.name",
     "model.device",
-    "train.micro_tokens",
+    "train.max_tokens_per_microbatch",
     "train.seed",
     "train.save_every",
     "train.threads",
@@ -47,7 +63,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class Trial(Record):
     """A method and a seed. The experts and behaviour cloning, which a seed's methods share, are pieces too.
 
     `budget` is (kind, size) of a round: ("updates", n) where methods play what they plan, since updates are equal in
@@ -58,6 +74,10 @@ class Trial:
     for what comes before exploring. `starts` are (wins, rollouts) from the start of each training task in the last
     round. `noise`: its labels against many rollouts, where that was measured.
     """
+
+    KIND: ClassVar[str] = "trial"
+    VERSION: ClassVar[int] = 3
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {2: _rename_settings}
 
     study: str
     method: str
@@ -113,8 +133,8 @@ class Trial:
             Cost(),
         )
 
-    def to_record(self) -> dict[str, Any]:
-        """A record without what is zero or empty in costs, so that it stays small."""
+    def _fields(self) -> Json:
+        """The fields without what is zero or empty in costs, so that the file stays small."""
         costs = {
             str(round): {
                 stage: {key: value for key, value in asdict(cost).items() if value}
@@ -123,7 +143,6 @@ class Trial:
             for round, each in self.costs.items()
         }
         return {
-            "version": RECORD_VERSION,
             **asdict(self),
             "costs": costs,
             "scores": {
@@ -142,45 +161,21 @@ class Trial:
         }
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Trial:
-        """The piece of a record (StoreError: another version, or malformed)."""
-        fields = dict(record)
-        version = fields.pop("version", None)
-        if version != RECORD_VERSION:
-            raise StoreError(
-                f"a study's piece has version {version!r}, this `eef` reads {RECORD_VERSION}"
-            )
-        try:
-            noise = fields.pop("noise")
-            scores = {
-                round: {**each, "won": tuple(won == "1" for won in each["won"])}
-                for round, each in fields.pop("scores").items()
-            }
-            piece = _adapter().validate_python(
-                {
-                    **fields,
-                    "scores": scores,
-                    "noise": LabelNoise.from_record(noise) if noise else None,
-                }
-            )
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            key = ".".join(map(str, problem["loc"]))
-            raise StoreError(f"malformed piece of a study: `{key}`: {problem['msg']}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"malformed piece of a study: {error}") from error
-        for round, each in piece.scores.items():
-            if not len(each.rewards) == len(each.won) == len(piece.tasks):
+    def _parse(cls, fields: Json) -> Trial:
+        noise = fields["noise"]
+        scores = {
+            round: {**each, "won": tuple(won == "1" for won in each["won"])}
+            for round, each in fields["scores"].items()
+        }
+        noise = LabelNoise.from_record(noise) if noise else None
+        trial = super(Trial, cls)._parse({**fields, "scores": scores, "noise": noise})
+        for round, each in trial.scores.items():
+            if not len(each.rewards) == len(each.won) == len(trial.tasks):
                 raise StoreError(
-                    f"malformed piece of a study: round {round} has {len(each.rewards)} rewards and {len(each.won)} "
-                    f"wins of {len(piece.tasks)} tasks"
+                    f"malformed trial record: round {round} has {len(each.rewards)} rewards and "
+                    f"{len(each.won)} wins of {len(trial.tasks)} tasks"
                 )
-        return piece
-
-
-@cache
-def _adapter() -> TypeAdapter[Trial]:
-    return TypeAdapter(Trial)
+        return trial
 
 
 def write_trial(directory: Path, piece: Trial) -> None:
@@ -202,19 +197,19 @@ def read_trial(path: Path) -> Trial:
         ) from error
 
 
-def trials_of(run: Run) -> list[Trial]:
+def trials_of(run: RunData) -> list[Trial]:
     """The pieces of a run, the finished and the begun ones, in the order of its tables."""
     return [
         summarize_trial(run, name)
-        for name in (EXPERT, BC, *explorers(run.recipe))
+        for name in (EXPERT, BC, *round_methods(run.recipe))
         if _begun(run, name)
     ]
 
 
-def summarize_trial(run: Run, method: str) -> Trial:
+def summarize_trial(run: RunData, method: str) -> Trial:
     """A method of a run in few numbers, as far as it is."""
     recipe, explores = run.recipe, method not in (EXPERT, BC)
-    fingerprint = read_json(run.directory / "fingerprint.json")
+    fingerprint = run.fingerprint
     rounds = recipe.rounds if explores else 0
     results = {
         round: result for round in range(rounds + 1) if (result := run.evaluation(method, round))
@@ -224,7 +219,7 @@ def summarize_trial(run: Run, method: str) -> Trial:
         method=method,
         seed=recipe.seed,
         budget=_budget(recipe, fingerprint["train_tasks"]),
-        place=(EXPERT, BC, *explorers(recipe)).index(method),
+        place=(EXPERT, BC, *round_methods(recipe)).index(method),
         rounds=rounds,
         algorithm=str(recipe.options.get(method, {}).get("method", method)),
         options=run.methods[method].options.model_dump(mode="json")
@@ -247,7 +242,7 @@ def summarize_trial(run: Run, method: str) -> Trial:
         selected={
             round: counts
             for round in results
-            if (counts := run.outcome(Stage(method, round, "select")))
+            if (counts := run.summary(Stage(method, round, "select")))
         }
         if method != EXPERT
         else {},
@@ -258,8 +253,8 @@ def summarize_trial(run: Run, method: str) -> Trial:
     )
 
 
-def _begun(run: Run, method: str) -> bool:
-    return (run.directory / method / LEDGER_FILE).is_file()
+def _begun(run: RunData, method: str) -> bool:
+    return (run.path / method / LEDGER_FILE).is_file()
 
 
 def _shared_settings(recipe: Recipe) -> dict[str, Any]:
@@ -283,15 +278,15 @@ def _budget(recipe: Recipe, tasks: int) -> tuple[str, int]:
     return ("updates", updates) if updates else ("none", 0)
 
 
-def _costs(run: Run, method: str) -> dict[int, dict[str, Cost]]:
+def _costs(run: RunData, method: str) -> dict[int, dict[str, Cost]]:
     costs: dict[int, dict[str, Cost]] = {}
-    for stage, cost in Ledger(run.directory / method / LEDGER_FILE).entries.items():
-        costs.setdefault(stage.round, {})[stage.stage] = cost
+    for stage, cost in Ledger(run.path / method / LEDGER_FILE).entries.items():
+        costs.setdefault(stage.round, {})[stage.kind] = cost
     return costs
 
 
-def _skills(run: Run, method: str, round: int) -> dict[str, BehaviorUse]:
-    return count_behaviors(run.episodes(method, round), run.recipe.env.name)
+def _skills(run: RunData, method: str, round: int) -> dict[str, BehaviorUse]:
+    return count_behaviors(run.evaluation_rollouts(method, round), run.recipe.env.name)
 
 
 def _from_start(trajectories: TrajectorySet, round: int) -> list[tuple[int, int]]:

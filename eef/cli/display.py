@@ -13,13 +13,14 @@ from rich.table import Table
 
 from eef.cli.console import duration, notes
 from eef.cli.figures import figures
-from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import BC, EXPERT, Progress, Stage, explorers
+from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import BC, EXPERT, Stage, round_methods
 from eef.report.formatting import NONE, display_name, percent
+from eef.utils.progress import Progress
 
 
 class Display:
-    """Shows nothing. A context in which `hear` is a `Listener`."""
+    """Shows nothing. A context in which `hear` is a `OnProgress`."""
 
     def hear(self, progress: Progress) -> None:
         """Take in how far a stage is."""
@@ -39,13 +40,14 @@ class Display:
 class LineDisplay(Display):
     """A line for each finished stage, with its figures and how long it took."""
 
-    def __init__(self, run: Run, console: Console) -> None:
+    def __init__(self, run: RunDirectory, console: Console) -> None:
         self._run = run
         self._console = console
         self._begun: dict[Stage, float] = {}
 
     def hear(self, progress: Progress) -> None:
-        stage = progress.stage
+        stage = progress.subject
+        assert isinstance(stage, Stage)
         begun = self._begun.setdefault(stage, monotonic())
         if progress.finished:
             words = ": ".join(part for part in (str(stage), figures(self._run, stage)) if part)
@@ -56,7 +58,7 @@ class LineDisplay(Display):
 class LiveDisplay(LineDisplay):
     """Below these lines a bar for each method under way and a table of what has been evaluated so far."""
 
-    def __init__(self, run: Run, console: Console) -> None:
+    def __init__(self, run: RunDirectory, console: Console) -> None:
         super().__init__(run, console)
         self._bars = Bars(
             TextColumn("{task.description}"),
@@ -91,7 +93,9 @@ class LiveDisplay(LineDisplay):
 
     def _move(self, progress: Progress) -> None:
         """Bring the bar of the stage's method to where it is; a new stage begins it anew, and so its time left."""
-        stage, method = progress.stage, progress.stage.method
+        stage = progress.subject
+        assert isinstance(stage, Stage)
+        method = stage.method
         if self._loading is not None:
             self._bars.remove_task(self._loading)
             self._loading = None
@@ -99,7 +103,7 @@ class LiveDisplay(LineDisplay):
         if bar is None:
             bar = self._bar_of[method] = self._bars.add_task(str(stage), total=None, note="")
         before = self._stage_of.get(method)
-        if before is None or before.stage != stage or before.total == 0:
+        if before is None or before.subject != stage or before.total == 0:
             self._bars.reset(
                 bar, total=progress.total or None, completed=progress.done, description=str(stage)
             )
@@ -113,7 +117,7 @@ class LiveDisplay(LineDisplay):
         return Group(self._bars, rounds_table(self._run))
 
 
-def make_display(run: Run, *, quiet: bool) -> Display:
+def make_display(run: RunDirectory, *, quiet: bool) -> Display:
     """The display that fits where stderr goes."""
     console = notes()
     if quiet:
@@ -121,19 +125,19 @@ def make_display(run: Run, *, quiet: bool) -> Display:
     return LiveDisplay(run, console) if console.is_terminal else LineDisplay(run, console)
 
 
-def rounds_table(run: Run) -> Table:
+def rounds_table(run: RunDirectory) -> Table:
     """Win rate in percent of each method after each round, as far as evaluated."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("win rate %")
     rounds = range(run.recipe.rounds + 1)
     for round in rounds:
         table.add_column("start" if round == 0 else f"round {round}", justify="right")
-    for method in (EXPERT, BC, *explorers(run.recipe)):
+    for method in (EXPERT, BC, *round_methods(run.recipe)):
         table.add_row(display_name(method), *(_win_rate(run, method, round) for round in rounds))
     return table
 
 
-def _win_rate(run: Run, method: str, round: int) -> str:
+def _win_rate(run: RunDirectory, method: str, round: int) -> str:
     """Empty where the method has no such round."""
     if (method in (EXPERT, BC)) != (round == 0):
         return ""

@@ -13,8 +13,9 @@ from eef.errors import ConfigError, StoreError
 from eef.exporters.targets import export as write
 from eef.exporters.targets import find_target
 from eef.models.settings import DType
-from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import Stage, stages_of
+from eef.pipeline.context import RunContext
+from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import Stage
 from eef.report.formatting import count_of
 from eef.utils.compute import available_cores, process_settings
 
@@ -53,10 +54,10 @@ def export(
     Example: `eef export runs/demo --to trl --method eef --round 3`
     """
     find_target(to)
-    run = Run.open(directory)
+    run = RunDirectory.open(directory)
     stage = _chosen(run, method, round)
     with handle_interrupt("stopped"), process_settings(available_cores()):
-        lessons, renderer = run.lessons(stage.method, stage.round)
+        lessons, renderer = RunContext(run).rendered_examples(stage.method, stage.round)
         files = write(to, lessons, out or directory / "export" / to, renderer)
     selection = run.selection(stage.method, stage.round)
     left_out = (len(selection.examples) if selection else 0) - len(lessons)
@@ -115,11 +116,9 @@ def push(
         put(upload(checkpoint, repository, private=not public, endpoint=endpoint))
 
 
-def _chosen(run: Run, method: str | None, round: int | None) -> Stage:
+def _chosen(run: RunDirectory, method: str | None, round: int | None) -> Stage:
     """The selection that was asked for; the last of the one method that has any."""
-    of_kind = [
-        stage for stage in stages_of(run.recipe) if stage.kind == "select" and run.is_done(stage)
-    ]
+    of_kind = [stage for stage in run.stages if stage.kind == "select" and run.is_done(stage)]
     fitting = [
         stage
         for stage in of_kind

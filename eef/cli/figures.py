@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from eef.pipeline.evaluation import EvalResult
-from eef.pipeline.pipeline import Run
+from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import Stage
 from eef.report.formatting import count_of, percent, reward
 
 
-def figures(run: Run, stage: Stage) -> str:
+def figures(run: RunDirectory, stage: Stage) -> str:
     """One line on a stage, without its name; empty where it is not done."""
-    record = run.outcome(stage)
+    record = run.summary(stage)
     if record is None:
         return ""
     words = {
@@ -27,8 +27,8 @@ def figures(run: Run, stage: Stage) -> str:
 
 def _collected(record: dict[str, Any]) -> str:
     words = _explored(record)
-    if record.get("text_only"):
-        words += f", {record['text_only']} text only"
+    if record.get("unverified"):
+        words += f", {record['unverified']} unverified"
     for name, told in record.get("sources", {}).items():
         if name == "api":
             words += f"; {_asked(told)}"

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eef.errors import ConfigError
-from eef.methods.labels import is_expert
-from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import EXPERT, stages_of
+from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import EXPERT
 from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -34,17 +33,19 @@ class Found:
     example: TrainingExample | None = None
 
 
-def _methods(run: Run, method: str | None) -> list[str]:
-    known = list(dict.fromkeys(stage.method for stage in stages_of(run.recipe)))
+def _methods(run: RunDirectory, method: str | None) -> list[str]:
+    known = list(dict.fromkeys(stage.method for stage in run.stages))
     if method is not None and method not in known:
         raise ConfigError(f"this run has no method `{method}`", hint=f"it has: {', '.join(known)}")
     return known if method is None else [method]
 
 
-def find_examples(run: Run, name: str, method: str | None, round: int | None) -> Iterator[Found]:
+def find_examples(
+    run: RunDirectory, name: str, method: str | None, round: int | None
+) -> Iterator[Found]:
     """The training examples with an id; methods and rounds may each have one."""
     wanted = _methods(run, method)
-    for stage in stages_of(run.recipe):
+    for stage in run.stages:
         if stage.kind != "select" or stage.method not in wanted or round not in (None, stage.round):
             continue
         selection = run.selection(stage.method, stage.round)
@@ -55,7 +56,7 @@ def find_examples(run: Run, name: str, method: str | None, round: int | None) ->
 
 
 def find_trajectories(
-    run: Run, name: str, method: str | None, round: int | None
+    run: RunDirectory, name: str, method: str | None, round: int | None
 ) -> Iterator[Found]:
     """The trajectories with an id, each in the first place that holds it."""
     seen: set[tuple[str, int | None]] = set()
@@ -63,7 +64,7 @@ def find_trajectories(
         if name in place.trajectories:
             trajectory = place.trajectories[name]
             key = (
-                EXPERT if is_expert(trajectory) and place.round is None else place.method,
+                EXPERT if trajectory.by_expert and place.round is None else place.method,
                 place.round,
             )
             if key not in seen:
@@ -71,18 +72,20 @@ def find_trajectories(
                 yield Found(place, trajectory)
 
 
-def places(run: Run, method: str | None, round: int | None) -> Iterator[Place]:
+def places(run: RunDirectory, method: str | None, round: int | None) -> Iterator[Place]:
     wanted = _methods(run, method)
     for name in wanted:
         yield Place(name, None, run.trajectories(name))
-    for stage in stages_of(run.recipe):
+    for stage in run.stages:
         if stage.kind == "evaluate" and stage.method in wanted and round in (None, stage.round):
-            yield Place(stage.method, stage.round, run.episodes(stage.method, stage.round))
+            yield Place(
+                stage.method, stage.round, run.evaluation_rollouts(stage.method, stage.round)
+            )
 
 
-def examples_of(run: Run, item: Found) -> Iterator[TrainingExample]:
+def examples_of(run: RunDirectory, item: Found) -> Iterator[TrainingExample]:
     """The training examples made of a trajectory, in all rounds of its method."""
-    for stage in stages_of(run.recipe):
+    for stage in run.stages:
         selection = run.selection(stage.method, stage.round) if stage.kind == "select" else None
         for example in selection.examples if selection else ():
             if example.trajectory == item.trajectory.id and stage.method == item.place.method:

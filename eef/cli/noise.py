@@ -14,7 +14,8 @@ from eef.cli.runs import Directory
 from eef.errors import StoreError
 from eef.methods.labels import LabelRule
 from eef.pipeline.parallel import threads_of
-from eef.pipeline.pipeline import Run
+from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import Stage
 from eef.report.formatting import percent
 from eef.utils.compute import process_settings
@@ -40,7 +41,7 @@ def label_noise(
 
     Example: `eef label-noise runs/demo --method eef --trajectories 20 --rollouts 20`
     """
-    run = Run.open(directory)
+    run = RunDirectory.open(directory)
     if method not in run.methods:
         raise StoreError(
             f"`{directory}` has no method `{method}`",
@@ -53,12 +54,12 @@ def label_noise(
         bars() as move,
     ):
         noise = measure_noise(
-            run,
+            Pipeline(run),
             method,
             round,
             trajectories=trajectories,
             rollouts=rollouts,
-            progress=lambda done, total: move("rollouts", done, total),
+            on_progress=lambda each: move(str(each.subject), each.done, each.total),
         )
     data().print(noise_table(noise))
 

@@ -11,7 +11,8 @@ from eef.cli.console import data, tell
 from eef.cli.lookup import Found, examples_of
 from eef.errors import ConfigError
 from eef.methods.eef import Eef
-from eef.pipeline.pipeline import Run
+from eef.pipeline.context import RunContext
+from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import EXPERT, Stage
 from eef.report.formatting import reward
 from eef.selection import TrainingExample
@@ -22,7 +23,9 @@ _ENDED = {True: "won", False: "lost", None: "not known"}
 _COLOURS = {"beneficial": "green", "harmful": "red", "expert-win": "green", "student-win": "green"}
 
 
-def show_one(run: Run, found: Sequence[Found], name: str, *, mask: bool, full: bool) -> None:
+def show_one(
+    run: RunDirectory, found: Sequence[Found], name: str, *, mask: bool, full: bool
+) -> None:
     if len(found) > 1:
         places = ", ".join(f"`{item.place}`" for item in found)
         raise ConfigError(
@@ -85,7 +88,7 @@ def _evidence(item: Found, example: TrainingExample) -> Iterator[str]:
         yield f"{name}: {rollout.author} {'won' if rollout.success else 'lost'} from {start}"
 
 
-def _notes(run: Run, item: Found, path: Sequence[PathStep]) -> list[str]:
+def _notes(run: RunDirectory, item: Found, path: Sequence[PathStep]) -> list[str]:
     """A word on each step: an example's weight and reason; else reward, and for an expert's step its label."""
     example = item.example
     if example is not None:
@@ -101,10 +104,10 @@ def _notes(run: Run, item: Found, path: Sequence[PathStep]) -> list[str]:
     ]
 
 
-def _labels(run: Run, item: Found, path: Sequence[PathStep]) -> dict[int, tuple[str, str]]:
+def _labels(run: RunDirectory, item: Found, path: Sequence[PathStep]) -> dict[int, tuple[str, str]]:
     """(label, what proves it) by step of the expert's part of a path, as the `eef` method of the run measured it: in an
     example's round, by a rollout's own round, for an expert's trajectory by the last round explored."""
-    of_expert = (step.trajectory for step in path if step.author.startswith("expert:"))
+    of_expert = (step.trajectory for step in path if step.author.role == "expert")
     expert = next((item.place.trajectories[name] for name in of_expert), None)
     name = (
         item.place.method if item.place.method != EXPERT else next(iter(_eef_methods(run)), EXPERT)
@@ -134,7 +137,7 @@ def _labels(run: Run, item: Found, path: Sequence[PathStep]) -> dict[int, tuple[
     }
 
 
-def _eef_methods(run: Run) -> list[str]:
+def _eef_methods(run: RunDirectory) -> list[str]:
     return [name for name, method in run.methods.items() if isinstance(method, Eef)]
 
 
@@ -169,7 +172,7 @@ def _short(observation: str, full: bool) -> str:
     )
 
 
-def _show_mask(run: Run, item: Found, name: str) -> None:
+def _show_mask(run: RunDirectory, item: Found, name: str) -> None:
     from eef.models.loading import load_tokenizer
     from eef.renderer import Renderer, render_example, show_mask
 
@@ -185,7 +188,9 @@ def _show_mask(run: Run, item: Found, name: str) -> None:
         )
     tokenizer = load_tokenizer(run.recipe.model.name)
     renderer = Renderer(tokenizer, loss_on=run.recipe.chat.loss_on)
-    rendered = render_example(item.example, item.place.trajectories, run.env.prompt, renderer)
+    rendered = render_example(
+        item.example, item.place.trajectories, RunContext(run).env.prompt, renderer
+    )
     shown, console = show_mask(rendered, tokenizer), data()
     console.print(shown if console.color_system else _bracketed(shown), soft_wrap=True)
     tell(f"{rendered.trained:,} of {len(rendered.ids):,} tokens are trained")

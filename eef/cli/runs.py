@@ -15,10 +15,13 @@ from eef.cli.display import make_display
 from eef.cli.indexes import prepare
 from eef.config import apply_override
 from eef.errors import ConfigError
-from eef.pipeline.parallel import carry_out_all, threads_of
-from eef.pipeline.pipeline import Run
+from eef.pipeline.context import RunContext
+from eef.pipeline.experts import estimate_api_cost
+from eef.pipeline.parallel import threads_of
+from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe, load_recipe
-from eef.pipeline.stages import EXPERT, Kind, Stage, stages_of
+from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import EXPERT, Stage, StageKind
 from eef.report.run_page import write_page
 from eef.report.run_table import results_table
 from eef.report.summary import headline, verdict
@@ -143,7 +146,9 @@ def collect(
             hint="leave them out",
         )
     if dry_run:
-        _tell_estimate(Run.open(source).recipe if source.is_dir() else read_recipe(source, chosen))
+        _tell_estimate(
+            RunDirectory.open(source).recipe if source.is_dir() else read_recipe(source, chosen)
+        )
         return
     if source.is_dir():
         found = _open_run(source, quiet=quiet)
@@ -161,10 +166,12 @@ def _tell_estimate(recipe: Recipe) -> None:
             "`--dry-run` is for `openai/…` experts, and the recipe names none",
             hint="see `--policy`",
         )
-    found = Run(Path("runs") / recipe.name, recipe)
-    likely, most = found.estimate()
+    context = RunContext(RunDirectory(Path("runs") / recipe.name, recipe))
+    likely, most = estimate_api_cost(context)
     for name in models:
-        put(f"{name}: {most.tasks:,} tasks, up to {found.step_limit} turns each; nothing was asked")
+        put(
+            f"{name}: {most.tasks:,} tasks, up to {context.step_limit} turns each; nothing was asked"
+        )
         for words, each in (("likely", likely), ("at most", most)):
             cost = f", cost {each.cost:,.2f}" if each.cost else ""
             put(
@@ -219,9 +226,9 @@ def report(directory: Directory) -> None:
 
     Example: `eef report runs/demo`
     """
-    found = Run.open(directory)
-    write_report(found)
-    put(str(found.directory / "report.html"))
+    found = Pipeline.open(directory)
+    write_report(found.run)
+    put(str(found.run.path / "report.html"))
 
 
 def read_recipe(path: Path, overrides: list[str] | None) -> Recipe:
@@ -246,72 +253,75 @@ def as_table(overrides: list[str] | None) -> dict[str, Any]:
     return table
 
 
-def create_run(directory: Path, recipe: Recipe, *, quiet: bool) -> Run:
+def create_run(directory: Path, recipe: Recipe, *, quiet: bool) -> Pipeline:
     """Begin a run, or enter one of an equal recipe, once its environment is prepared."""
     with handle_interrupt("stopped; the same command continues"):
         prepare(recipe, quiet=quiet)
-    return Run.create(directory, recipe)
+    return Pipeline.create(directory, recipe)
 
 
-def _open_run(directory: Path, *, quiet: bool) -> Run:
+def _open_run(directory: Path, *, quiet: bool) -> Pipeline:
     """Enter a run that was begun, once its environment is prepared."""
-    found = Run.open(directory)
+    found = Pipeline.open(directory)
     with handle_interrupt("stopped; the same command continues"):
-        prepare(found.recipe, quiet=quiet)
+        prepare(found.run.recipe, quiet=quiet)
     return found
 
 
-def carry_out_run(found: Run, jobs: int | None, *, quiet: bool) -> None:
+def carry_out_run(found: Pipeline, jobs: int | None, *, quiet: bool) -> None:
     """Carry out all stages of a run, and show how it goes."""
-    with process_settings(threads_of(found.recipe, 1)), make_display(found, quiet=quiet) as display:
-        found.check()
-        carry_out_all(found, jobs or found.recipe.jobs, display.hear)
+    with (
+        process_settings(threads_of(found.run.recipe, 1)),
+        make_display(found.run, quiet=quiet) as display,
+    ):
+        found.execute_all(display.hear, jobs=jobs or found.run.recipe.jobs)
 
 
-def write_report(found: Run) -> Results:
+def write_report(run: RunDirectory) -> Results:
     """Write results and page of a run."""
-    results = gather(found)
-    write_json(found.directory / "results.json", results.to_record())
-    write_page(found, results, found.directory / "report.html")
+    data = run.read()
+    results = gather(data)
+    write_json(run.path / "results.json", results.to_record())
+    write_page(data, results, run.path / "report.html")
     return results
 
 
-def _whole(found: Run, jobs: int | None, quiet: bool) -> None:
+def _whole(found: Pipeline, jobs: int | None, quiet: bool) -> None:
     """A run to its end: all stages, results, report, table."""
     begun = monotonic()
-    with handle_interrupt(f"stopped; `eef resume {found.directory}` continues"):
+    with handle_interrupt(f"stopped; `eef resume {found.run.path}` continues"):
         carry_out_run(found, jobs, quiet=quiet)
-        results = write_report(found)
+        results = write_report(found.run)
     if not quiet:
         _conclude(found, results, monotonic() - begun)
-    put(str(found.directory / "results.json"))
+    put(str(found.run.path / "results.json"))
 
 
-def _conclude(found: Run, results: Results, seconds: float) -> None:
+def _conclude(found: Pipeline, results: Results, seconds: float) -> None:
     console = notes()
     console.print()
     console.print(results_table(results))
     console.print()
     for words in (headline(results), verdict(results)):
         console.print(words, markup=False)
-    tell(f"report:  {found.directory / 'report.html'}")
-    tell(f"run:     {found.directory} (`eef show {found.directory}` looks inside)")
+    tell(f"report:  {found.run.path / 'report.html'}")
+    tell(f"run:     {found.run.path} (`eef show {found.run.path}` looks inside)")
     tell(f"time:    {duration(seconds)}")
 
 
 def _by_hand(
-    directory: Path, kind: Kind, method: str | None, round: int | None, quiet: bool
+    directory: Path, kind: StageKind, method: str | None, round: int | None, quiet: bool
 ) -> None:
     found = _open_run(directory, quiet=quiet)
     _stages(found, _chosen(found, kind, method, round), quiet)
 
 
-def _chosen(found: Run, kind: Kind, method: str | None, round: int | None) -> list[Stage]:
+def _chosen(found: Pipeline, kind: StageKind, method: str | None, round: int | None) -> list[Stage]:
     """The stages of a kind that were asked for; without a round, each method's first that is not done.
 
     ConfigError where the run has no such stage.
     """
-    of_kind = [stage for stage in stages_of(found.recipe) if stage.kind == kind]
+    of_kind = [stage for stage in found.run.stages if stage.kind == kind]
     chosen = [
         stage
         for stage in of_kind
@@ -328,19 +338,19 @@ def _chosen(found: Run, kind: Kind, method: str | None, round: int | None) -> li
         )
     if round is not None:
         return chosen
-    undone = [stage for stage in chosen if not found.is_done(stage)]
+    undone = [stage for stage in chosen if not found.run.is_done(stage)]
     return list({stage.method: stage for stage in reversed(undone)}.values())[::-1]
 
 
-def _stages(found: Run, stages: list[Stage], quiet: bool) -> None:
-    begun = [stage for stage in stages if not found.is_done(stage)]
+def _stages(found: Pipeline, stages: list[Stage], quiet: bool) -> None:
+    begun = [stage for stage in stages if not found.run.is_done(stage)]
     if not begun:
         tell("nothing to do: done already")
     with (
         handle_interrupt("stopped; the same command continues"),
-        process_settings(threads_of(found.recipe, 1)),
-        make_display(found, quiet=quiet) as display,
+        process_settings(threads_of(found.run.recipe, 1)),
+        make_display(found.run, quiet=quiet) as display,
     ):
         for stage in begun:
-            found.carry_out(stage, display.hear)
-    put(str(found.directory))
+            found.execute(stage, display.hear)
+    put(str(found.run.path))

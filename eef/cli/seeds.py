@@ -16,8 +16,8 @@ from eef.cli.display import make_display
 from eef.cli.runs import Jobs, Overrides, Quiet, RecipeFile, create_run, read_recipe, write_report
 from eef.config import parse_settings
 from eef.errors import ConfigError
-from eef.pipeline.parallel import carry_out_all, threads_of
-from eef.pipeline.pipeline import Run
+from eef.pipeline.parallel import threads_of
+from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.stages import BC, EXPERT
 from eef.report.formatting import display_name, percent, points, reward
@@ -81,7 +81,7 @@ def compare(
             runs.append(found)
             if chosen:
                 _carry_out_pieces(found, chosen, jobs, quiet=quiet)
-    together = aggregate_trials(piece for run in runs for piece in trials_of(run))
+    together = aggregate_trials(piece for found in runs for piece in trials_of(found.run.read()))
     write_json(directory / "seeds.json", together.to_record())
     for table in seeds_tables(together):
         data().print(table)
@@ -153,14 +153,16 @@ def _commands(study: Study) -> list[str]:
 
 
 def _carry_out_pieces(
-    found: Run, methods: tuple[str, ...], jobs: int | None, *, quiet: bool
+    found: Pipeline, methods: tuple[str, ...], jobs: int | None, *, quiet: bool
 ) -> None:
     if not quiet:
-        tell(f"seed {found.recipe.seed}, {', '.join(methods)}: {found.directory}")
-    with process_settings(threads_of(found.recipe, 1)), make_display(found, quiet=quiet) as display:
-        found.check()
-        carry_out_all(found, jobs or found.recipe.jobs, display.hear, only=methods)
-    write_report(found)
+        tell(f"seed {found.run.recipe.seed}, {', '.join(methods)}: {found.run.path}")
+    with (
+        process_settings(threads_of(found.run.recipe, 1)),
+        make_display(found.run, quiet=quiet) as display,
+    ):
+        found.execute_all(display.hear, jobs=jobs or found.run.recipe.jobs, only=methods)
+    write_report(found.run)
 
 
 def _pieces(asked: list[str] | None, names: tuple[str, ...], seeds: range) -> set[tuple[str, int]]:

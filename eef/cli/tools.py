@@ -24,6 +24,7 @@ from eef.errors import ConfigError, EnvError
 from eef.methods.registry import METHODS
 from eef.pipeline.recipe import Recipe
 from eef.utils.compute import available_cores, process_settings
+from eef.utils.progress import Progress
 
 _HEADING = """\
 # Settings
@@ -116,7 +117,6 @@ def make_base(
     with handle_interrupt("stopped; nothing was written"), process_settings(available_cores()):
         from eef.students.builder import make_base as make
         from eef.students.builder import student_settings
-        from eef.training.trainer import TrainProgress
 
         settings = parse_settings(student_settings(env), as_table(overrides), source="make-base")
         with Bars(
@@ -129,26 +129,18 @@ def make_base(
         ) as bars:
             bar_of: dict[str, TaskID] = {}
 
-            def move(what: str, done: int, total: int, note: str = "") -> None:
-                if what not in bar_of:
-                    bar_of[what] = bars.add_task(what, note="")
-                bars.update(bar_of[what], completed=done, total=total, note=note)
-
-            def trained(lessons: str, progress: TrainProgress) -> None:
-                move(
-                    f"training on {lessons}",
-                    progress.update,
-                    progress.updates,
-                    f"loss {progress.loss:.3f}",
+            def move(progress: Progress) -> None:
+                subject = str(progress.subject)
+                if subject not in bar_of:
+                    bar_of[subject] = bars.add_task(subject, note="")
+                bars.update(
+                    bar_of[subject],
+                    completed=progress.done,
+                    total=progress.total,
+                    note=progress.note,
                 )
 
-            make(
-                env,
-                out,
-                settings,
-                played=lambda part, parts: move("playing", part, parts),
-                trained=trained,
-            )
+            make(env, out, settings, on_progress=move)
     put(str(out))
 
 

@@ -15,9 +15,9 @@ from eef.cli.lookup import find_examples, find_trajectories, places
 from eef.cli.paths import show_one
 from eef.cli.runs import Directory
 from eef.errors import StoreError
-from eef.pipeline.ledger import LEDGER_FILE, Ledger, Stage
-from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import EXPERT, Stage, stages_of
+from eef.pipeline.ledger import LEDGER_FILE, Ledger
+from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import EXPERT, Stage
 from eef.report.formatting import NONE, reward
 from eef.report.run_table import results_table
 from eef.trajectory import Trajectory
@@ -49,7 +49,7 @@ def show(
 
     Example: `eef show runs/demo webshop/12`
     """
-    run = Run.open(directory)
+    run = RunDirectory.open(directory)
     if name is None:
         _show_overview(run)
         return
@@ -65,8 +65,8 @@ def show(
 # --- the whole run -------------------------------------------------------------------------------------------------
 
 
-def _show_overview(run: Run) -> None:
-    console, recipe, results = data(), run.recipe, gather(run)
+def _show_overview(run: RunDirectory) -> None:
+    console, recipe, results = data(), run.recipe, gather(run.read())
     console.print(
         f"{recipe.name}: {recipe.env.name}, seed {recipe.seed}, {recipe.rounds} rounds",
         markup=False,
@@ -79,25 +79,25 @@ def _show_overview(run: Run) -> None:
     console.print(results_table(results))
     first = next(iter(run.trajectories(EXPERT)), None)
     if first is not None:
-        tell(f"\nhint: `eef show {run.directory} {first.task}` shows all that was played of a task")
+        tell(f"\nhint: `eef show {run.path} {first.task}` shows all that was played of a task")
 
 
-def _stages_table(run: Run) -> Table:
+def _stages_table(run: RunDirectory) -> Table:
     """A row for each stage that is done, and how many are not."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in ("stage", "came to", "time"):
         table.add_column(column)
-    for stage in stages_of(run.recipe):
+    for stage in run.stages:
         if run.is_done(stage):
             table.add_row(str(stage), Text(figures(run, stage)), _time(run, stage))
-    undone = sum(not run.is_done(stage) for stage in stages_of(run.recipe))
+    undone = sum(not run.is_done(stage) for stage in run.stages)
     if undone:
         table.add_row(f"{undone} more", "not done yet", "")
     return table
 
 
-def _time(run: Run, stage: Stage) -> str:
-    path = run.directory / stage.method / LEDGER_FILE
+def _time(run: RunDirectory, stage: Stage) -> str:
+    path = run.path / stage.method / LEDGER_FILE
     entries = Ledger(path).entries if path.is_file() else {}
     cost = entries.get(Stage(stage.method, stage.round, stage.kind))
     return NONE if cost is None else duration(cost.seconds)
@@ -106,7 +106,7 @@ def _time(run: Run, stage: Stage) -> str:
 # --- a task --------------------------------------------------------------------------------------------------------
 
 
-def _show_task(run: Run, task: str, method: str | None, round: int | None) -> None:
+def _show_task(run: RunDirectory, task: str, method: str | None, round: int | None) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in ("trajectory", "author", "round", "start", "steps", "ended", "reward"):
         table.add_column(
@@ -115,13 +115,13 @@ def _show_task(run: Run, task: str, method: str | None, round: int | None) -> No
     seen: set[tuple[str, str]] = set()
     for place in places(run, method, round):
         for item in place.trajectories.of_task(task):
-            if (item.id, item.author) not in seen and round in (None, item.round):
-                seen.add((item.id, item.author))
+            if (item.id, str(item.author)) not in seen and round in (None, item.round):
+                seen.add((item.id, str(item.author)))
                 table.add_row(*_task_row(item), style="green" if item.success else None)
     if not seen:
         raise StoreError(
-            f"`{run.directory}` holds no trajectory, example or task {task!r}",
-            hint=f"`eef show {run.directory}` gives an overview, `eef show {run.directory} TASK` the ids of a task",
+            f"`{run.path}` holds no trajectory, example or task {task!r}",
+            hint=f"`eef show {run.path}` gives an overview, `eef show {run.path} TASK` the ids of a task",
         )
     data().print(table)
 
@@ -129,4 +129,4 @@ def _show_task(run: Run, task: str, method: str | None, round: int | None) -> No
 def _task_row(item: Trajectory) -> tuple[str | Text, ...]:
     start = str(item.start) if item.start else "the task's start"
     ended = (str(len(item.steps)), item.status, reward(item.reward))
-    return Text(item.id), item.author, str(item.round), Text(start), *ended
+    return Text(item.id), str(item.author), str(item.round), Text(start), *ended

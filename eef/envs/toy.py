@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ from eef.env import StepResult
 from eef.errors import EnvError
 from eef.policy import Conversation, ScriptedPolicy
 from eef.task import Task, TaskSet
+from eef.trajectory import Author, Step
 
 _COLOURS = ("blue", "green", "red", "white")
 _VIEW = re.compile(r"Room (\d+) of (\d+).*Keys here: (.*)\. You hold: (?:the )?(\w+)")
@@ -64,7 +65,7 @@ class ToyEnv:
     success_threshold = 1.0
     supports_snapshot = True
     concurrent = False
-    deaths = 0
+    worker_restarts = 0
     prompt = PROMPT
 
     def __init__(self, *, tasks_per_split: int = 40, step_limit: int = 10) -> None:
@@ -116,6 +117,9 @@ class ToyEnv:
     def restore(self, snapshot: Any) -> None:
         self._now = snapshot
 
+    def can_branch_at(self, steps: Sequence[Step], t: int) -> bool:
+        return True
+
     def clone(self) -> ToyEnv:
         other = copy(self)
         other._now = None
@@ -139,7 +143,7 @@ class ToyEnv:
         return self._now
 
 
-def toy_player(name: str, skill: float) -> ScriptedPolicy:
+def toy_player(author: Author, skill: float) -> ScriptedPolicy:
     """A policy that takes the right action with probability `skill` (drawn from the seed), else another."""
 
     def script(conversation: Conversation, seed: int) -> str:
@@ -152,7 +156,7 @@ def toy_player(name: str, skill: float) -> ScriptedPolicy:
             "Let me try this.", chance.choice([move for move in moves if move != right])
         )
 
-    return ScriptedPolicy(name, script)
+    return ScriptedPolicy(author, script)
 
 
 SKILLS = {"flawless": 1.0, "strong": 0.9, "weak": 0.7}
@@ -164,7 +168,7 @@ def make_toy_expert(env: ToyEnv, preset: str) -> ScriptedPolicy:
         raise EnvError(
             f"no scripted expert {preset!r} for the toy", hint=f"there are: {', '.join(SKILLS)}"
         )
-    return toy_player(f"expert:{preset}", SKILLS[preset])
+    return toy_player(Author("expert", preset), SKILLS[preset])
 
 
 def _task(index: int, split: str) -> Task:

@@ -19,7 +19,8 @@ from eef.exporters.chat_template import marked_template
 from eef.exporters.examples import RenderedExample
 from eef.exporters.readmes import GUIDES, VERL_DATASET
 from eef.renderer import Renderer
-from eef.utils.jsonl import Record, disk_errors, write_json, write_jsonl, write_text
+from eef.utils.jsonl import disk_errors, write_json, write_jsonl, write_text
+from eef.utils.records import Json
 
 IGNORED = -100  # the label of a token without loss, in torch and all trainers built on it
 _FIRST_ANSWER = "OK. I'll follow your instructions and try my best to solve the task."
@@ -94,7 +95,7 @@ def _check(
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
-def canonical(lesson: RenderedExample) -> Record:
+def canonical(lesson: RenderedExample) -> Json:
     """Our row: `train` on every message, `weight` beside it where that is neither 0 nor 1; `meta` follows it back."""
     messages = [
         {**message, "train": weight != 0, **({} if weight in (0.0, 1.0) else {"weight": weight})}
@@ -103,7 +104,7 @@ def canonical(lesson: RenderedExample) -> Record:
     return {"messages": messages, "meta": lesson.meta}
 
 
-def _with(lesson: RenderedExample, key: str, value: Callable[[float], Any]) -> Record:
+def _with(lesson: RenderedExample, key: str, value: Callable[[float], Any]) -> Json:
     return {"messages": [{**message, key: value(weight)} for message, weight in lesson.weighted()]}
 
 
@@ -157,7 +158,7 @@ def _llamafactory(lessons: Sequence[RenderedExample], directory: Path, renderer:
     _llamafactory_v1(lessons, directory / "v1", renderer)
 
 
-def _row_an_action(lesson: RenderedExample) -> Iterator[Record]:
+def _row_an_action(lesson: RenderedExample) -> Iterator[Json]:
     """A row for each trained message, which ends in it: the last message alone is trained (`mask_history`)."""
     for index, _ in lesson.trained():
         yield {"messages": lesson.conversation[: index + 1]}
@@ -192,7 +193,7 @@ def _agentgym(lessons: Sequence[RenderedExample], directory: Path, renderer: Ren
     write_json(directory / "train.json", rows)
 
 
-def _turns(lesson: RenderedExample) -> Iterator[Record]:
+def _turns(lesson: RenderedExample) -> Iterator[Json]:
     """AgentGym's naming; the rules in words are a first turn of the user, to which the agent agrees."""
     for message, weight in lesson.weighted():
         if message["role"] == "system":
@@ -209,9 +210,9 @@ def _atif(lessons: Sequence[RenderedExample], directory: Path, renderer: Rendere
         write_json(directory / f"trajectory-{number:05}.json", atif(lesson))
 
 
-def atif(lesson: RenderedExample) -> Record:
+def atif(lesson: RenderedExample) -> Json:
     """An Agent Trajectory Interchange Format document: what an agent's turn led to is its observation."""
-    steps: list[Record] = []
+    steps: list[Json] = []
     for message, weight in lesson.weighted():
         role, content = message["role"], message["content"]
         if role == "user" and steps and steps[-1]["source"] == "agent":
@@ -243,7 +244,7 @@ def _exploded(lessons: Sequence[RenderedExample], directory: Path, renderer: Ren
     write_jsonl(directory / "train.jsonl", rows)
 
 
-def prompts_and_completions(lesson: RenderedExample) -> Iterator[Record]:
+def prompts_and_completions(lesson: RenderedExample) -> Iterator[Json]:
     """A row for each trained stretch of text: all before it, the stretch with its end of turn, its weight."""
     before = ""
     for text, weight in lesson.spans:
@@ -307,7 +308,7 @@ def _verl(lessons: Sequence[RenderedExample], directory: Path, renderer: Rendere
     write_text(directory / "dataset.py", VERL_DATASET)
 
 
-def write_table(path: Path, rows: Sequence[Record]) -> None:
+def write_table(path: Path, rows: Sequence[Json]) -> None:
     """Write a parquet file. ConfigError without pyarrow, StoreError where the disk refuses."""
     try:
         import pyarrow

@@ -9,7 +9,6 @@ from eef.errors import StoreError
 from eef.importers.conversations import said, split_episode
 from eef.importers.episode import ParsedEpisode, ParseError, whole_reward
 from eef.importers.react import read_react
-from eef.rollouts.store import migrate
 from eef.trajectory import Trajectory
 
 Record = dict[str, Any]
@@ -36,7 +35,7 @@ def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
 def _read_own(row: Record) -> ParsedEpisode:
     """A record of a store of ours. One that starts inside another is no episode by itself."""
     try:
-        trajectory = Trajectory.from_record(migrate(row))
+        trajectory = Trajectory.from_record(row)
     except StoreError as error:
         raise ParseError(error.message) from error
     if trajectory.start is not None:
@@ -54,7 +53,7 @@ def _read_own(row: Record) -> ParsedEpisode:
         reward=trajectory.reward,
         success=trajectory.success,
         terminated=trajectory.status == "terminated",
-        author=trajectory.author,
+        author=trajectory.author.name,
         source=trajectory.source or "",
     )
 

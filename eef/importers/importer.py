@@ -12,7 +12,7 @@ from eef.importers.episode import ParsedEpisode, ParseError
 from eef.importers.formats import read_row
 from eef.importers.rows import Rejection, Row, read_rows
 from eef.importers.verify import TaskIndex, verify
-from eef.trajectory import Trajectory
+from eef.trajectory import Author, Trajectory
 
 EXAMPLES = 5  # differences that are shown
 
@@ -137,12 +137,12 @@ class Importer:
         self.report.take(row.place, imported, found.trajectory, found.difference)
         return found.trajectory
 
-    def _named(self, imported: ParsedEpisode, path: Path) -> str:
+    def _named(self, imported: ParsedEpisode, path: Path) -> Author:
         """`expert:<name>`: what was asked for, else what the row tells, else the file's name."""
         name = self._author or imported.author.partition(":")[2] or imported.author or path.stem
-        return f"expert:{name}"
+        return Author("expert", name)
 
-    def _identify(self, imported: ParsedEpisode, author: str, place: str) -> str:
+    def _identify(self, imported: ParsedEpisode, author: Author, place: str) -> str:
         """The trajectory's id. ParseError where another row of this import has it."""
         kept = imported.format == "eef" and imported.key.startswith(f"{author}/")
         own = imported.key or f"line{place.rpartition(':')[2].removeprefix('row ')}"

@@ -14,7 +14,7 @@ from eef.env import Env, execute
 from eef.errors import ReplayMismatch
 from eef.importers.episode import ParsedEpisode, ParseError, goal_key
 from eef.task import Task, TaskSet
-from eef.trajectory import Step, Trajectory, Usage
+from eef.trajectory import Author, Step, Trajectory, Usage
 
 TEXT = "text/"  # ids of tasks that belong to no environment at hand
 _SAME_REWARD = 1e-6
@@ -73,7 +73,7 @@ def verify(
     known: TaskIndex | None,
     *,
     id: str,
-    author: str,
+    author: Author,
     source: str,
     reward: float | None,
 ) -> Verified:
@@ -98,7 +98,7 @@ def verify(
     return Verified(_as_told(imported, known, shell, reward), furthest)
 
 
-def _shell(imported: ParsedEpisode, id: str, author: str, source: str) -> Trajectory:
+def _shell(imported: ParsedEpisode, id: str, author: Author, source: str) -> Trajectory:
     """All that does not depend on a replay."""
     return Trajectory(
         id=id,

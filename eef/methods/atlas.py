@@ -16,7 +16,7 @@ from pydantic import Field
 
 from eef.methods.base import Configured, MethodOptions
 from eef.methods.examples import make_selection, plan_states, scaled
-from eef.methods.labels import count_wins, evenly_spaced_states, open_states
+from eef.methods.labels import count_wins, evenly_spaced_states
 from eef.methods.queries import check_experts, distinct, expert_trajectories
 from eef.selection import PlannedState, Selection, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
@@ -51,7 +51,7 @@ class Atlas(Configured[AtlasOptions]):
                 StateRef(win.id, t)
                 for win in wins
                 if win.replayable
-                for t in open_states(win, evenly_spaced_states(win.length, self.options.M))
+                for t in evenly_spaced_states(win.length, self.options.M)
             ]
             if wins:
                 plan += plan_states(task, states, self.options.rollouts_per_state)

@@ -26,9 +26,7 @@ from eef.methods.labels import (
     LabelRule,
     OutcomeGrid,
     count_wins,
-    is_expert,
     measure_grid,
-    open_states,
 )
 from eef.methods.queries import (
     by_least_expert,
@@ -214,7 +212,7 @@ class Eef(Configured[EefOptions]):
         chosen = choose_states(
             self.options.state_choice, origin.length, self.options.M, measured, key
         )
-        return open_states(origin, chosen)
+        return chosen
 
     def _explored(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
         if self.options.branch_from == "student":
@@ -284,11 +282,11 @@ class Eef(Configured[EefOptions]):
         """
         if t >= expert_part(win):
             return 1.0, "student-win"
-        if self.options.expert_actions == "masked" and not is_expert(win):
+        if self.options.expert_actions == "masked" and not win.by_expert:
             return 0.0, "context"
         segment = grid.segment_at(t) if grid else None
         if segment is None or segment.label == "unknown":
-            return (1.0, "expert-win") if is_expert(win) else (0.0, "unknown")
+            return (1.0, "expert-win") if win.by_expert else (0.0, "unknown")
         if segment.label == "harmful" or (
             segment.label == "neutral" and self.options.neutral == "masked"
         ):

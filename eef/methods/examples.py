@@ -8,7 +8,6 @@ from typing import Any
 
 from eef.errors import MethodError
 from eef.methods.base import Configured
-from eef.methods.labels import is_expert
 from eef.methods.queries import (
     check_experts,
 )
@@ -40,7 +39,7 @@ def suffix(
     `state` lies in the trajectory's own steps. They weigh 1, or what the data they were imported from gives them. The
     reason is who made the path and how it ended (`student-win`, `expert-failure` …) unless one is given.
     """
-    who, how = "expert" if is_expert(item) else "student", "win" if item.success else "failure"
+    who, how = "expert" if item.by_expert else "student", "win" if item.success else "failure"
     end = item.length if end is None else end
     steps = [
         scaled(1.0, reason or f"{who}-{how}", item.steps[t - item.first].weight)

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from eef.methods.base import Configured, MethodOptions
 from eef.methods.examples import make_pair, make_selection, plan_states, suffix, whole_path
-from eef.methods.labels import open_states, rollouts_from
+from eef.methods.labels import rollouts_from
 from eef.methods.queries import check_experts, distinct, expert_trajectories
 from eef.selection import PlannedState, PreferencePair, Selection
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
@@ -46,10 +46,7 @@ class Ipr(Configured[IprOptions]):
         for task in tasks:
             wins = self._wins(trajectories, task)
             states = [
-                StateRef(win.id, t)
-                for win in wins
-                if win.replayable
-                for t in open_states(win, range(1, win.length))
+                StateRef(win.id, t) for win in wins if win.replayable for t in range(1, win.length)
             ]
             if wins:
                 plan += plan_states(task, states, self.options.samples)

@@ -6,7 +6,7 @@ wins from there (`ok`); a segment between two neighbouring states is named by ho
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -15,14 +15,6 @@ from eef.trajectory import Trajectory, TrajectorySet
 
 Label = Literal["beneficial", "harmful", "neutral", "unknown"]
 LabelRule = Literal["any", "majority"]
-
-
-def is_expert(trajectory: Trajectory) -> bool:
-    return trajectory.author.startswith("expert:")
-
-
-def is_student(trajectory: Trajectory) -> bool:
-    return trajectory.author.startswith("policy:")
 
 
 def evenly_spaced_states(length: int, count: int) -> tuple[int, ...]:
@@ -37,25 +29,6 @@ def evenly_spaced_states(length: int, count: int) -> tuple[int, ...]:
     """
     stride = max(1, length // (count + 1))
     return tuple(t for t in range(stride, stride * count + 1, stride) if t < length)
-
-
-def open_states(origin: Trajectory, states: Iterable[int]) -> tuple[int, ...]:
-    """The states of a whole episode from which another can play on: all but those in which its actor is asked back.
-
-    ScienceWorld answers an action that could mean several things by a question, to be answered by a number: what was
-    meant is known only to who acted. Its question stays open over actions that are no answer to it.
-    """
-    asked, open_ = False, set()
-    for t, step in enumerate(origin.steps):
-        unanswered = asked and origin.steps[t - 1].action.lower() in _NO_ANSWERS
-        asked = step.observation.startswith(_ASKED_BACK) or unanswered
-        if not asked:
-            open_.add(t)
-    return tuple(t for t in states if t in open_)
-
-
-_ASKED_BACK = "Ambiguous request"
-_NO_ANSWERS = frozenset(("", "task", "help", "objects", "reset task"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +137,7 @@ def rollouts_from(
         state = _state_in(rollout, expert)
         if (
             state is not None
-            and is_student(rollout)
+            and rollout.by_student
             and rollout.status != "error"
             and rollout.round in rounds
         ):

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from eef.config import nearest
 from eef.errors import MethodError
-from eef.methods.labels import is_expert, is_student
 from eef.trajectory import Trajectory, TrajectorySet
 
 
@@ -17,7 +16,7 @@ def expert_trajectories(
 
     `experts` (without `expert:`) are those whose episodes count; everyone's for None.
     """
-    found = [item for item in trajectories.of_task(task) if is_expert(item) and item.start is None]
+    found = [item for item in trajectories.of_task(task) if item.by_expert and item.start is None]
     return sorted(
         (
             item
@@ -33,7 +32,7 @@ def from_the_start(trajectories: TrajectorySet, task: str, rounds: range) -> lis
     found = [
         item
         for item in trajectories.of_task(task)
-        if is_student(item)
+        if item.by_student
         and item.start is None
         and item.status != "error"
         and item.round in rounds
@@ -47,7 +46,7 @@ def check_experts(
     """Refuse an option which names an expert that played nothing (MethodError)."""
     if names is None:
         return
-    known = sorted({_expert_name(item) for item in trajectories if is_expert(item)})
+    known = sorted({_expert_name(item) for item in trajectories if item.by_expert})
     for name in names:
         if name not in known:
             like = nearest(name, known)
@@ -66,7 +65,7 @@ def winning(
     student = [
         item
         for item in trajectories.of_task(task)
-        if is_student(item)
+        if item.by_student
         and item.success
         and item.round in rounds
         and (item.start is None or trajectories[item.start.trajectory].start is None)
@@ -78,7 +77,7 @@ def winning(
 
 def expert_part(win: Trajectory) -> int:
     """How many steps of a win's path an expert made: 0 from the task's start, all of an expert's own win."""
-    return win.length if is_expert(win) else win.first
+    return win.length if win.by_expert else win.first
 
 
 def by_least_expert(win: Trajectory) -> tuple[int, int, str]:
@@ -88,7 +87,7 @@ def by_least_expert(win: Trajectory) -> tuple[int, int, str]:
 
 def whole_wins(trajectories: TrajectorySet, wins: Iterable[Trajectory]) -> list[Trajectory]:
     """The wins played from the task's start, the student's own first, each sequence of actions once."""
-    whole = [win for win in wins if is_expert(win) or win.first == 0]
+    whole = [win for win in wins if win.by_expert or win.first == 0]
     return distinct(trajectories, sorted(whole, key=by_least_expert))
 
 
@@ -105,4 +104,4 @@ def distinct(trajectories: TrajectorySet, wins: Iterable[Trajectory]) -> list[Tr
 
 
 def _expert_name(trajectory: Trajectory) -> str:
-    return trajectory.author.removeprefix("expert:")
+    return trajectory.author.name

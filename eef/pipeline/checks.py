@@ -1,4 +1,4 @@
-"""Checks that refuse a run which cannot be continued: changed recipe, changed environment, unusable inputs."""
+"""Checks that refuse a run before it fails hours later: recipe, environment, experts, tasks, student."""
 
 from __future__ import annotations
 
@@ -8,47 +8,26 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eef import __version__
 from eef.config import parse_settings
-from eef.errors import StoreError
+from eef.errors import ConfigError, StoreError
+from eef.pipeline.experts import check_expert
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.stages import BC
+from eef.utils.extras import require_package
 from eef.utils.jsonl import read_json
+
+if TYPE_CHECKING:
+    from eef.pipeline.context import RunContext
 
 LIBRARIES = ("torch", "transformers")
 VERSIONS = ("eef", "python", *LIBRARIES)
 
 
-def _joined(path: Path, recipe: Recipe) -> Recipe:
-    """The recipe of a run with the methods of another, which must be equal in all else; `jobs` decides nothing."""
-    begun = parse_settings(Recipe, read_json(path), source=str(path))
-    shared = {*begun.methods, BC}  # behaviour cloning is in every run, named or not
-    old, new = (
-        {
-            **each.model_dump(exclude={"jobs", "methods"}),
-            "options": {name: options for name, options in each.options.items() if name in shared},
-        }
-        for each in (begun, recipe)
-    )
-    old["options"] = {
-        name: options for name, options in old["options"].items() if name in {*recipe.methods, BC}
-    }
-    if old != new:
-        keys = sorted(key for key in new if new[key] != old[key])
-        raise StoreError(
-            f"`{path.parent}` was begun with another recipe (it differs in: {', '.join(keys)})",
-            hint="take another directory with `--out`, or remove this one",
-        )
-    settings = recipe.model_dump()
-    settings["methods"] = tuple(dict.fromkeys((*begun.methods, *recipe.methods)))
-    settings["options"] = {**begun.options, **recipe.options}
-    return parse_settings(Recipe, settings, source=str(path))
-
-
 def versions() -> dict[str, str]:
-    """What a run is computed with: this package, Python and the libraries whose sums are a student's."""
+    """Versions of this package, of Python, and of the libraries that determine a student's numbers."""
     found = {"eef": __version__, "python": platform.python_version()}
     for library in LIBRARIES:
         with suppress(PackageNotFoundError):
@@ -57,16 +36,93 @@ def versions() -> dict[str, str]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Keys in which two fingerprints differ, but for the versions: they are told, not compared, since no rule of an
-    episode depends on them."""
+    """Keys on which two fingerprints differ.
+
+    Library versions are ignored: they do not affect the environment's behavior.
+    """
     return sorted(key for key in {*one, *other} - {*VERSIONS} if one.get(key) != other.get(key))
 
 
-def _refuse_other_place(path: Path, now: dict[str, Any]) -> None:
-    """Rollouts of two environments do not mix: refuse one that has changed since the run was begun."""
-    differing = differences(read_json(path), json.loads(json.dumps(now)))
+def check_run(context: RunContext) -> None:
+    """Raise an EefError if the run cannot succeed: its environment has changed, an expert is not
+    available, test tasks are trained on, or the student cannot be used."""
+    run = context.run
+    _check_fingerprint(run.path, run.fingerprint, context.fingerprint())
+    for name in run.recipe.expert.names:
+        check_expert(context, name)
+    _check_disjoint_splits(context)
+    if not all(run.is_done(stage) for stage in run.stages if stage.kind == "train"):
+        require_package("torch", "training a student")
+        from eef.models.loading import load_tokenizer
+        from eef.renderer import Renderer
+
+        Renderer(load_tokenizer(run.recipe.model.name))
+        _check_student_tasks(context)
+
+
+def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
+    """The recipe of an existing run, extended by the methods of another recipe.
+
+    All other settings must be equal, except `jobs`, which affects no result. StoreError otherwise.
+    """
+    started = parse_settings(Recipe, read_json(path), source=str(path))
+    shared = {*started.methods, BC}  # every run includes behavior cloning, named or not
+    old, new = (
+        {
+            **each.model_dump(exclude={"jobs", "methods"}),
+            "options": {name: options for name, options in each.options.items() if name in shared},
+        }
+        for each in (started, recipe)
+    )
+    old["options"] = {
+        name: options for name, options in old["options"].items() if name in {*recipe.methods, BC}
+    }
+    if old != new:
+        keys = sorted(key for key in new if new[key] != old[key])
+        raise StoreError(
+            f"`{path.parent}` was started with another recipe (they differ in: {', '.join(keys)})",
+            hint="choose another directory with `--out`, or remove this one",
+        )
+    settings = recipe.model_dump()
+    settings["methods"] = tuple(dict.fromkeys((*started.methods, *recipe.methods)))
+    settings["options"] = {**started.options, **recipe.options}
+    return parse_settings(Recipe, settings, source=str(path))
+
+
+def _check_fingerprint(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """StoreError if the environment has changed: rollouts of two environments must not mix."""
+    differing = differences(then, json.loads(json.dumps(now)))
     if differing:
         raise StoreError(
-            f"`{path.parent}` was begun in another environment (it differs in: {', '.join(differing)})",
-            hint="bring back its data, or begin a run in another directory",
+            f"`{path}` was started in another environment (it differs in: {', '.join(differing)})",
+            hint="restore its data, or start a run in another directory",
+        )
+
+
+def _check_disjoint_splits(context: RunContext) -> None:
+    """ConfigError if a task is both trained and tested on."""
+    trained = {task.id for task in context.train_tasks}
+    shared = [task.id for task in context.test_tasks if task.id in trained]
+    if shared:
+        raise ConfigError(
+            f"{len(shared)} of the test tasks are training tasks, for example {shared[0]}",
+            hint=f"test on another split: `evaluate.split` is {context.recipe.evaluate.split!r}",
+        )
+
+
+def _check_student_tasks(context: RunContext) -> None:
+    """ConfigError if the student was itself made from a task of this run, according to its manifest."""
+    from eef.models.checkpoint import is_complete, read_manifest
+    from eef.models.loading import locate
+
+    name = context.recipe.model.name
+    directory = Path(locate(name))
+    seen = set(read_manifest(directory).get("made_from", ())) if is_complete(directory) else set()
+    tasks = (*context.train_tasks, *context.test_tasks)
+    played = [task.id for task in tasks if task.id in seen]
+    if played:
+        raise ConfigError(
+            f"the student `{name}` was trained on {len(played)} tasks of this recipe when it was "
+            f"made, for example {played[0]}",
+            hint="use other splits (`evaluate.split`), or build a student from other tasks",
         )

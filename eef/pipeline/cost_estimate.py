@@ -9,7 +9,7 @@ from eef.chat import build_conversation
 from eef.env import Env
 from eef.policies.settings import ApiSettings
 from eef.policy import GREEDY, Policy, Sampling
-from eef.rollouts.runner import RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.task import TaskSet
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -73,9 +73,9 @@ def _episodes(env: Env, sample: TaskSet, guide: Policy, step_limit: int) -> Iter
         env=env,
         policy=guide,
         trajectories=TrajectorySet(),
-        sampling=GREEDY,
-        step_limit=step_limit,
-        batch_size=max(1, len(planned)),
+        parameters=RolloutParameters(
+            sampling=GREEDY, step_limit=step_limit, batch_size=max(1, len(planned))
+        ),
     )
 
 

@@ -1,24 +1,27 @@
-"""Evaluate: a policy plays a split → EvalResult, one outcome a task. Read by stats and report."""
+"""EvalResult: the outcomes of a policy on a split, one per task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-from eef.errors import ConfigError, StoreError
+from pydantic import ConfigDict
+
+from eef.errors import ConfigError
 from eef.pipeline.ledger import Cost, usage_of
 from eef.trajectory import Trajectory
-
-RECORD_VERSION = 1
+from eef.utils.records import STRICT_FIELDS, Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How one task ended. `finished`: the environment ended the episode (WebShop: something was bought).
+    """How one task ended. `finished` means that the environment ended the episode.
 
-    An episode that broke counts as not won with reward 0 and is named in `error`: it is never left out of a mean.
+    A failed episode counts as lost with reward 0 and is named in `error`; no mean excludes it.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
 
     task: str
     reward: float
@@ -29,11 +32,14 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalResult:
+class EvalResult(Record):
     """The outcomes of a policy on a split, in the order of the tasks.
 
-    `method` and `round` say which checkpoint it was (round 0: behaviour cloning; the experts have method "expert").
+    `method` and `round` identify the checkpoint (round 0 is behavior cloning; experts have method
+    "expert").
     """
+
+    KIND: ClassVar[str] = "evaluation"
 
     policy: str
     method: str
@@ -55,29 +61,11 @@ class EvalResult:
     def mean_reward(self) -> float:
         return sum(outcome.reward for outcome in self.outcomes) / len(self.outcomes)
 
-    def to_record(self) -> dict[str, Any]:
-        return {"version": RECORD_VERSION, **asdict(self)}
 
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> EvalResult:
-        """The result of a record (StoreError: another version, or malformed)."""
-        fields = dict(record)
-        if fields.pop("version", None) != RECORD_VERSION:
-            version = record.get("version")
-            raise StoreError(
-                f"evaluation record has version {version!r}, this `eef` reads {RECORD_VERSION}"
-            )
-        try:
-            outcomes = tuple(Outcome(**outcome) for outcome in fields.pop("outcomes"))
-            return cls(outcomes=outcomes, cost=Cost(**fields.pop("cost")), **fields)
-        except (KeyError, TypeError) as error:
-            raise StoreError(f"malformed evaluation record: {error}") from error
-
-
-def summarise(
+def summarize(
     trajectories: Iterable[Trajectory], *, policy: str, method: str, round: int, split: str
 ) -> EvalResult:
-    """The result of finished evaluation rollouts, one a task. ConfigError where there is none."""
+    """The result of finished evaluation rollouts, one per task. ConfigError if there are none."""
     played = list(trajectories)
     if not played:
         raise ConfigError(
@@ -106,6 +94,6 @@ def _outcome(trajectory: Trajectory) -> Outcome:
 
 
 def newly_solved(result: EvalResult, earlier: Iterable[EvalResult]) -> frozenset[str]:
-    """Tasks won here and by none of the earlier ones (the expert, behaviour cloning)."""
+    """Tasks won here and by none of the earlier results (the expert, behavior cloning)."""
     known: frozenset[str] = frozenset().union(*(other.wins for other in earlier))
     return result.wins - known

@@ -1,4 +1,4 @@
-"""Ledger: what each stage of a run cost, written while it goes. The report compares at equal budget."""
+"""Ledger: the cost of each stage of a run. Budgets are compared by it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LEDGER_FILE = "ledger.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """A budget, spent.
+    """What something cost.
 
-    `env_steps` counts the rollouts' own steps, `replayed_steps` (apart from these) the recorded ones played
-    again to reach a state. `cached_tokens` are those of `prompt_tokens` which were not computed again.
-    `trained_tokens` carry loss, `processed_tokens` are all that went through the model while training.
-    `updates` are optimizer steps.
+    `env_steps` counts the rollouts' own steps; recorded steps that were played again to restore a
+    state are counted in `replayed_steps` instead. `cached_tokens` is the part of `prompt_tokens` that
+    was not recomputed. `trained_tokens` carry loss; `processed_tokens` are all tokens that passed
+    through the model during training. `updates` are optimizer steps.
     """
 
     rollouts: int = 0
@@ -41,7 +41,7 @@ class Cost:
 
 
 def usage_of(trajectories: Iterable[Trajectory]) -> Cost:
-    """What these rollouts cost together, broken ones included."""
+    """The total cost of rollouts, failed ones included."""
     total = Cost()
     for trajectory in trajectories:
         total += Cost(rollouts=1, env_steps=len(trajectory.steps), **asdict(trajectory.usage))
@@ -49,7 +49,7 @@ def usage_of(trajectories: Iterable[Trajectory]) -> Cost:
 
 
 class Ledger:
-    """The costs of a run by stage. A stage entered again replaces its earlier entry: resuming counts once."""
+    """Costs by stage. Entering a stage again replaces its earlier entry, so resuming counts once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,18 +73,14 @@ class Ledger:
             repair_tail(path)
         return cls(path)
 
-    def record(self, method: str, round: int, stage: str, cost: Cost) -> None:
-        """Enter what a stage has cost so far; entering the same again writes nothing."""
-        key = Stage(method, round, stage)
-        if self._costs.get(key) != cost:
-            append_jsonl(self.path, {**asdict(key), **asdict(cost)})
-            self._costs[key] = cost
+    def record(self, stage: Stage, cost: Cost) -> None:
+        """Enter the cost of a stage so far; entering the same cost again writes nothing."""
+        if self._costs.get(stage) != cost:
+            key = {"method": stage.method, "round": stage.round, "stage": stage.kind}
+            append_jsonl(self.path, {**key, **asdict(cost)})
+            self._costs[stage] = cost
 
     @property
     def entries(self) -> dict[Stage, Cost]:
-        """Cost by stage, in the order in which the stages were first entered."""
+        """Cost by stage, in the order of first entry."""
         return dict(self._costs)
-
-    def totals(self, method: str) -> Cost:
-        """The sum over all stages and rounds of a method."""
-        return sum((cost for stage, cost in self._costs.items() if stage.method == method), Cost())

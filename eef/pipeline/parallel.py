@@ -18,11 +18,13 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from eef.errors import EefError, WorkerError
-from eef.pipeline.pipeline import Run
+from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe
-from eef.pipeline.stages import BC, EXPERT, Listener, Progress, explorers, stages_of
+from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import BC, EXPERT, round_methods
 from eef.utils.compute import available_cores, process_settings
 from eef.utils.processes import SPAWN, Failure, end_process, start_process
+from eef.utils.progress import OnProgress, Progress
 
 _SECONDS_TO_END = 10.0  # an optimizer update or a turn is awaited that long
 
@@ -43,8 +45,8 @@ class Worker:
     pipe: Connection
 
 
-def carry_out_all(
-    run: Run, jobs: int, listener: Listener, *, only: Sequence[str] | None = None
+def execute_methods(
+    pipeline: Pipeline, jobs: int, on_progress: OnProgress, *, only: Sequence[str] | None = None
 ) -> None:
     """Carry out all stages of a run that are not done: shared ones in this process, then `jobs` methods at a time.
 
@@ -54,14 +56,18 @@ def carry_out_all(
     raised; so does an interruption (KeyboardInterrupt). Raises WorkerError where a worker was ended from outside, and
     RuntimeError with the worker's traceback for a bug in it. No worker outlives this process, however it ends.
     """
-    methods = [name for name in explorers(run.recipe) if only is None or name in only]
+    run = pipeline.run
+    methods = [name for name in round_methods(run.recipe) if only is None or name in only]
     apart = methods if min(jobs, len(methods)) > 1 else []
-    for stage in stages_of(run.recipe):
+    for stage in run.stages:
         if stage.method in (EXPERT, BC) or (stage.method in methods and stage.method not in apart):
-            run.carry_out(stage, listener)
-    unfinished = {stage.method for stage in stages_of(run.recipe) if not run.is_done(stage)}
+            pipeline.execute(stage, on_progress)
+    unfinished = {stage.method for stage in run.stages if not run.is_done(stage)}
     _side_by_side(
-        run, [method for method in apart if method in unfinished], min(jobs, len(methods)), listener
+        run,
+        [method for method in apart if method in unfinished],
+        min(jobs, len(methods)),
+        on_progress,
     )
 
 
@@ -74,7 +80,9 @@ def threads_of(recipe: Recipe, jobs: int) -> int:
 
 
 # --- the parent's side ---------------------------------------------------------------------------------------------
-def _side_by_side(run: Run, methods: list[str], jobs: int, listener: Listener) -> None:
+def _side_by_side(
+    run: RunDirectory, methods: list[str], jobs: int, on_progress: OnProgress
+) -> None:
     waiting = deque(methods)
     working: dict[Connection, Worker] = {}
     try:
@@ -84,23 +92,21 @@ def _side_by_side(run: Run, methods: list[str], jobs: int, listener: Listener) -
                 working[worker.pipe] = worker
             for pipe in wait(list(working)):
                 assert isinstance(pipe, Connection)
-                if not _hear(working[pipe], listener):
+                if not _hear(working[pipe], on_progress):
                     del working[pipe]
     finally:
         _end(list(working.values()))
 
 
-def _start(run: Run, method: str, threads: int) -> Worker:
+def _start(run: RunDirectory, method: str, threads: int) -> Worker:
     ours, theirs = SPAWN.Pipe(duplex=False)
     with process_settings(threads):
-        process = start_process(
-            _work, (run.directory, method, theirs), name=f"eef {method}", leaf=False
-        )
+        process = start_process(_work, (run.path, method, theirs), name=f"eef {method}", leaf=False)
     theirs.close()
     return Worker(method, process, ours)
 
 
-def _hear(worker: Worker, listener: Listener) -> bool:
+def _hear(worker: Worker, on_progress: OnProgress) -> bool:
     """Take one message; False once the worker has ended. Raises what it failed with."""
     try:
         message = worker.pipe.recv()
@@ -117,7 +123,7 @@ def _hear(worker: Worker, listener: Listener) -> bool:
     if isinstance(message, Bug):
         raise RuntimeError(f"in the process that worked on `{worker.method}`:\n{message.text}")
     assert isinstance(message, Progress)
-    listener(message)
+    on_progress(message)
     return True
 
 
@@ -140,10 +146,10 @@ def _end(workers: list[Worker]) -> None:
 def _work(directory: Path, method: str, pipe: Connection) -> None:
     """What a worker does: the stages of one method, each progress sent to the parent."""
     try:
-        run = Run.open(directory)
-        for stage in stages_of(run.recipe):
+        pipeline = Pipeline.open(directory)
+        for stage in pipeline.run.stages:
             if stage.method == method:
-                run.carry_out(stage, pipe.send)
+                pipeline.execute(stage, pipe.send)
     except EefError as error:
         pipe.send(Failure.of(error))
     except Exception:

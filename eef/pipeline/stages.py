@@ -1,64 +1,70 @@
-"""Stages of a run: their order and their dependencies."""
+"""Stages of a run: what they are, their order and their dependencies.
+
+expert   collect → evaluate
+bc       select → train → evaluate                    (round 0)
+method   explore → select → train → evaluate          (rounds 1 … n, independently per method)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from eef.pipeline.recipe import Recipe
 
-Kind = Literal["collect", "explore", "select", "train", "evaluate"]
+StageKind = Literal["collect", "explore", "select", "train", "evaluate"]
+
 EXPERT, BC = "expert", "bc"
+LOOP: tuple[StageKind, ...] = ("explore", "select", "train", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of a run: what is done, for which method, in which round (0: the experts, behaviour cloning)."""
+    """One stage of a run: its kind, method and round. Round 0 is the expert data and behavior cloning."""
 
     method: str
     round: int
-    kind: Kind
+    kind: StageKind
 
     def __str__(self) -> str:
         return f"{self.method} {self.kind}" + (f" (round {self.round})" if self.round else "")
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a stage is: `done` of `total` rollouts or updates; `note` is a word on how it goes.
-
-    `total` 0: not known yet, or nothing to count. A stage's last one, when all it leaves is written, is `finished`.
-    """
-
-    stage: Stage
-    done: int
-    total: int
-    note: str = ""
-    finished: bool = False
+    def sibling(self, kind: StageKind) -> Stage:
+        """The stage of another kind in the same round of the same method."""
+        return Stage(self.method, self.round, kind)
 
 
-Listener = Callable[[Progress], None]
+COLLECT = Stage(EXPERT, 0, "collect")
 
 
 def stages_of(recipe: Recipe) -> list[Stage]:
-    """All stages of a recipe in order, each after those it needs."""
-    stages = [Stage(EXPERT, 0, "collect")]
+    """All stages of a recipe, each after those it depends on."""
+    stages = [COLLECT]
     stages += [Stage(EXPERT, 0, "evaluate")] if recipe.expert.players else []
-    stages += [Stage(BC, 0, kind) for kind in _kinds("select", "train", "evaluate")]
-    for method in explorers(recipe):
+    stages += [Stage(BC, 0, kind) for kind in LOOP if kind != "explore"]
+    for method in round_methods(recipe):
         for round in range(1, recipe.rounds + 1):
-            stages += [
-                Stage(method, round, kind)
-                for kind in _kinds("explore", "select", "train", "evaluate")
-            ]
+            stages += [Stage(method, round, kind) for kind in LOOP]
     return stages
 
 
-def explorers(recipe: Recipe) -> list[str]:
-    """The methods that go through rounds: all but behaviour cloning, with which every run begins."""
+def round_methods(recipe: Recipe) -> list[str]:
+    """The methods that go through rounds: all but behavior cloning, which every run starts with."""
     return [name for name in recipe.methods if name != BC]
 
 
-def _kinds(*kinds: Kind) -> tuple[Kind, ...]:
-    return kinds
+def dependencies(stage: Stage) -> list[Stage]:
+    """The stages that must be done before a stage."""
+    if stage.method == EXPERT:
+        return [COLLECT] if stage.kind != "collect" else []
+    if stage.kind == "explore":
+        return [COLLECT, trained_before(stage)]
+    if stage.kind == "select":
+        return [COLLECT] if stage.method == BC else [COLLECT, stage.sibling("explore")]
+    return [COLLECT, stage.sibling("select" if stage.kind == "train" else "train")]
+
+
+def trained_before(stage: Stage) -> Stage:
+    """The training whose student explores in a stage's round: the previous round's, or behavior cloning."""
+    method = stage.method if stage.round > 1 else BC
+    return Stage(method, stage.round - 1, "train")

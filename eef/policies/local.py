@@ -20,6 +20,7 @@ from eef.models.loading import context_length, logits_only_at
 from eef.policies.kv_cache import Place, RowCache
 from eef.policy import Completion, Conversation, Sampling
 from eef.renderer import Renderer
+from eef.trajectory import Author
 
 _PREFILL_TOKENS = 4096  # of a forward pass, padding included
 _WORTH_SHARING = 64  # tokens saved, below which a pass of its own costs more
@@ -58,8 +59,8 @@ class LocalPolicy:
 
     batch_invariant = False
 
-    def __init__(self, model: Any, tokenizer: Any, renderer: Renderer, *, name: str) -> None:
-        self.name = name
+    def __init__(self, model: Any, tokenizer: Any, renderer: Renderer, *, author: Author) -> None:
+        self.author = author
         self._model, self._tokenizer, self._renderer = model, tokenizer, renderer
         self._context = context_length(model) or 1 << 30
         self._engine: _Cached | _Plain = (

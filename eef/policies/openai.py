@@ -28,6 +28,7 @@ from eef.errors import ConfigError, ModelError
 from eef.policies.response_cache import ResponseCache, question_id
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Sampling
+from eef.trajectory import Author
 
 _LONGEST_WAIT = 120.0  # seconds, whatever a server asks for
 _CHARACTERS = 3  # of a token, at least: an estimate from above of what a prompt takes
@@ -59,11 +60,11 @@ class ApiPolicy:
 
     batch_invariant = True
 
-    def __init__(self, model: str, settings: ApiSettings, *, name: str, journal: Path) -> None:
-        self.name = name
+    def __init__(self, model: str, settings: ApiSettings, *, author: Author, cache: Path) -> None:
+        self.author = author
         self._model, self._settings = model, settings
         self._key = _key(settings)
-        self._journal = ResponseCache(journal, settings)
+        self._cache = ResponseCache(cache, settings)
         self._features = _Features()
         self._pace = _Pace(settings.requests_per_minute)
 
@@ -98,7 +99,7 @@ class ApiPolicy:
         self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
     ) -> Completion:
         question = question_id(self._model, conversation, seed, sampling)
-        return self._journal.answer(question) or self._ask(
+        return self._cache.answer(question) or self._ask(
             client, question, conversation, seed, sampling
         )
 
@@ -112,19 +113,19 @@ class ApiPolicy:
     ) -> Completion:
         """Attempts until one is answered; what they took is recorded however they end."""
         likely = _most_tokens(conversation), sampling.max_tokens
-        troubles: Counter[str] = Counter()
+        failures: Counter[str] = Counter()
         completion, requests = None, 0
         try:
             while completion is None:
-                self._journal.reserve(*likely)
+                self._cache.reserve(*likely)
                 requests += 1
                 try:
                     completion = self._attempt(client, conversation, seed, sampling)
                 except _Trouble as trouble:
-                    troubles[trouble.kind] += 1
-                    failed = troubles.total() - troubles["option"]
+                    failures[trouble.kind] += 1
+                    failed = failures.total() - failures["option"]
                     if failed > self._settings.retries:
-                        words = ", ".join(f"{count} × {kind}" for kind, count in troubles.items())
+                        words = ", ".join(f"{count} × {kind}" for kind, count in failures.items())
                         return Completion(
                             text=f"no answer after {requests} requests ({words})", finish="error"
                         )
@@ -132,8 +133,8 @@ class ApiPolicy:
             return completion
         finally:
             if requests:
-                self._journal.record(question, completion, requests, troubles)
-            self._journal.release(
+                self._cache.record(question, completion, requests, failures)
+            self._cache.release(
                 requests, *likely
             )  # last, so that it is counted twice rather than not at all
 

@@ -20,7 +20,7 @@ from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Sampling
 from eef.utils.jsonl import append_jsonl, numbered_records, repair_tail
 
-JOURNAL_FILE = "answers.jsonl"
+CACHE_FILE = "responses.jsonl"
 
 
 @dataclass(slots=True)
@@ -32,14 +32,14 @@ class ApiUsage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
-    troubles: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
 
     @property
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
     def to_record(self) -> dict[str, Any]:
-        return {**asdict(self), "troubles": dict(sorted(self.troubles.items()))}
+        return {**asdict(self), "failures": dict(sorted(self.failures.items()))}
 
 
 class ResponseCache:
@@ -47,7 +47,7 @@ class ResponseCache:
 
     def __init__(self, path: Path, settings: ApiSettings) -> None:
         self.path = path
-        self.spent = ApiUsage()
+        self.usage = ApiUsage()
         self._settings = settings
         self._answers: dict[str, Completion] = {}
         self._reserved_requests, self._reserved_tokens, self._reserved_cost = 0, 0, 0.0
@@ -66,14 +66,14 @@ class ResponseCache:
         question: str,
         completion: Completion | None,
         requests: int,
-        troubles: Mapping[str, int],
+        failures: Mapping[str, int],
     ) -> None:
         """Write an answer (None: it came to nothing) and what it took."""
         record = {
             "question": question,
             "completion": None if completion is None else asdict(completion),
             "requests": requests,
-            "troubles": dict(troubles),
+            "failures": dict(failures),
         }
         with self._lock:
             append_jsonl(self.path, record)
@@ -87,16 +87,16 @@ class ResponseCache:
                 (
                     "requests",
                     self._settings.max_requests,
-                    self.spent.requests + self._reserved_requests,
+                    self.usage.requests + self._reserved_requests,
                     1,
                 ),
                 (
                     "tokens",
                     self._settings.max_tokens,
-                    self.spent.tokens + self._reserved_tokens,
+                    self.usage.tokens + self._reserved_tokens,
                     prompt_tokens + completion_tokens,
                 ),
-                ("cost", self._settings.max_cost, self.spent.cost + self._reserved_cost, cost),
+                ("cost", self._settings.max_cost, self.usage.cost + self._reserved_cost, cost),
             ):
                 if limit is not None and spent + more > limit:
                     raise BudgetError(
@@ -126,16 +126,16 @@ class ResponseCache:
         try:
             told = record["completion"]
             completion = None if told is None else Completion(**told)
-            self.spent.requests += record["requests"]
-            self.spent.troubles.update(record["troubles"])
+            self.usage.requests += record["requests"]
+            self.usage.failures.update(record["failures"])
             question = record["question"]
         except (KeyError, TypeError) as error:
             raise DataError(f"`{self.path}`, line {number}: malformed answer ({error})") from error
         if completion is not None:
             self._answers[question] = completion
-            self.spent.prompt_tokens += completion.prompt_tokens
-            self.spent.completion_tokens += completion.generated_tokens
-            self.spent.cost += self._price(completion.prompt_tokens, completion.generated_tokens)
+            self.usage.prompt_tokens += completion.prompt_tokens
+            self.usage.completion_tokens += completion.generated_tokens
+            self.usage.cost += self._price(completion.prompt_tokens, completion.generated_tokens)
 
 
 def question_id(model: str, conversation: Conversation, seed: int, sampling: Sampling) -> str:

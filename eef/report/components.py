@@ -16,7 +16,7 @@ OTHERS = ("other1-c", "other2-e", "other3-b", "other4-d", "other5-a", "other6-c"
 
 def kind_of(method: str, results: Results) -> str:
     """The class of a method's colour and sign, the same all over the page; its last letter is the sign's."""
-    others = [item.name for item in results.explorers if item.name not in KINDS]
+    others = [item.name for item in results.round_methods if item.name not in KINDS]
     return KINDS[method] if method in KINDS else OTHERS[others.index(method) % len(OTHERS)]
 
 

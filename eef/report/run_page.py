@@ -8,7 +8,7 @@ from pathlib import Path
 
 from eef.analysis.case_study import telling_story
 from eef.analysis.results import Results
-from eef.pipeline.pipeline import Run
+from eef.pipeline.run_directory import RunData
 from eef.report.components import fold, section
 from eef.report.formatting import place
 from eef.report.html import Html, join, tag
@@ -28,14 +28,14 @@ from eef.utils.jsonl import disk_errors
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def write_page(run: Run, results: Results, path: Path) -> None:
+def write_page(run: RunData, results: Results, path: Path) -> None:
     """Write the report of a run as far as it is. StoreError where the file cannot be written."""
     page = draw_page(run, results)
     with disk_errors(path):
         path.write_text(page, encoding="utf-8", errors="replace")
 
 
-def draw_page(run: Run, results: Results) -> str:
+def draw_page(run: RunData, results: Results) -> str:
     """The whole document."""
     story = telling_story(run)
     sections = [
@@ -87,7 +87,7 @@ def _opening(results: Results) -> Html:
     )
 
 
-def _origin(run: Run, results: Results) -> Html:
+def _origin(run: RunData, results: Results) -> Html:
     """What was run, on what, and how to run it again."""
     prints = [
         join([tag("dt", key), tag("dd", _plain(value))])
@@ -95,7 +95,7 @@ def _origin(run: Run, results: Results) -> Html:
     ]
     return section(
         "How to get these numbers again",
-        tag("pre", tag("code", f"eef run {run.directory.resolve().name}/recipe.json --out again")),
+        tag("pre", tag("code", f"eef run {run.path.resolve().name}/recipe.json --out again")),
         fold(
             "Fingerprint: what decides whether two numbers can stand in one table",
             tag("dl", *prints),

@@ -22,7 +22,7 @@ def rivals(results: Results) -> tuple[MethodResult, MethodResult] | None:
     Behaviour cloning stands in where no other method has a result; None while there are not two results.
     """
     played = sorted(
-        (method for method in results.explorers if method.last), key=_win_rate, reverse=True
+        (method for method in results.round_methods if method.last), key=_win_rate, reverse=True
     )
     subject = next((method for method in played if method.name == "eef"), next(iter(played), None))
     others = [method for method in played if method is not subject]
@@ -85,13 +85,13 @@ def setting(results: Results) -> str:
     """What stands around the headline: the start, the expert, tasks that became solvable."""
     sentences = []
     bc, expert = results[BC], results[EXPERT]
-    if results.explorers and bc.last:
+    if results.round_methods and bc.last:
         sentences.append(f"Behaviour cloning, from which every method starts, wins {_rate(bc)}.")
     if expert.last:
         sentences.append(f"The expert itself wins {_rate(expert)}.")
     solved = [
         f"{display_name(item.name)} solves {last.newly_solved or 'none'}"
-        for item in results.explorers
+        for item in results.round_methods
         if (last := item.last) and last.newly_solved is not None
     ]
     if solved and results.unsolved_before:

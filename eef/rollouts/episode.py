@@ -10,7 +10,7 @@ from eef.chat import build_conversation, parse_completion
 from eef.env import Env, StepResult, execute
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation
-from eef.trajectory import Status, Step, Usage
+from eef.trajectory import ErrorKind, Status, Step, Usage
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class Episode:
     usage: Usage = field(default_factory=Usage)
     status: Status | None = None
     error: str | None = None
+    error_kind: ErrorKind | None = None
 
     @property
     def turn(self) -> int:
@@ -52,23 +53,23 @@ class Episode:
         """Carry out the policy's turn. An exception of the environment ends the episode as an error."""
         self._count(completion)
         if completion.finish == "overflow":
-            self.end("truncated", "context overflow")
-        elif completion.finish == "quit":
-            self.end("truncated", "the policy took no further turn")
+            self.end("truncated", "context overflow", "context_overflow")
+        elif completion.finish == "done":
+            self.end("truncated", "the policy declined to act", "policy_done")
         elif completion.finish == "error":
-            self.end("error", f"policy: {completion.text}")
+            self.end("error", f"policy: {completion.text}", "policy")
         else:
             try:
                 self._step(completion.text)
             except Exception as error:
                 self.fail(error)
 
-    def end(self, status: Status, error: str | None = None) -> None:
-        self.status, self.error = status, error
+    def end(self, status: Status, error: str | None = None, kind: ErrorKind | None = None) -> None:
+        self.status, self.error, self.error_kind = status, error, kind
 
     def fail(self, error: Exception) -> None:
         """End as an error of the environment."""
-        self.end("error", f"env: {words(error)}")
+        self.end("error", f"environment: {describe_error(error)}", "environment")
 
     def spend(self, seconds: float) -> None:
         self.usage = replace(self.usage, seconds=self.usage.seconds + seconds)
@@ -110,7 +111,7 @@ class Episode:
             self.end("truncated")
 
 
-def words(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {error}".strip().removesuffix(":")
 

@@ -1,49 +1,47 @@
-"""Explore: play the rollouts which a method's plan asks for into the store, and go on where it stopped."""
+"""Explore: play planned rollouts into the store, continuing where an earlier call stopped."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from time import perf_counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from eef.env import Env
 from eef.errors import EnvError
-from eef.policy import Policy, Sampling
-from eef.rollouts.runner import RolloutRunner, RolloutSpec, batches, derive_seed, is_replay_mismatch
+from eef.policy import Policy
+from eef.rollouts.runner import (
+    RolloutParameters,
+    RolloutRunner,
+    RolloutSpec,
+    batches,
+    derive_seed,
+)
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.task import Task
 from eef.trajectory import Trajectory, TrajectorySet
+from eef.utils.progress import OnProgress, Progress, ignore_progress
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exploration:
-    """What came of a list of launches.
-
-    `played` rollouts were added to the store now (second tries included), `skipped` launches were in it
-    before. `errors` counts the launches which broke twice, `replay_mismatches` the states which did not come
-    back and cannot be played from. `seconds` is the wall-clock time of this call.
-    """
-
-    played: int
-    skipped: int
-    errors: int
-    replay_mismatches: int
-    seconds: float
-
-
-def launches(
-    states: Sequence[PlannedState], tasks: Mapping[str, Task], *, round: int, seed: int
+def rollout_specs(
+    states: Sequence[PlannedState],
+    tasks: Mapping[str, Task],
+    *,
+    owner: str,
+    round: int,
+    seed: int,
 ) -> list[RolloutSpec]:
-    """The launches of a plan, with ids and seeds that depend on `seed`, the round and the state alone.
+    """The rollouts of a plan. Ids start with `owner`, so that they are unique in a run.
 
-    Worked example. `PlannedState("toy/3", StateRef("e", 4), 2)` in round 1 becomes the launches
-    `round1/e@4#0` and `round1/e@4#1`; the task's start would be `round1/toy/3@0#0`. EnvError for a task that
-    is not in `tasks`.
+    Seeds depend on `seed`, the round and the state alone, and not on the owner: two methods that
+    play the same state in the same round draw the same random numbers.
+
+    Worked example. `PlannedState("toy/3", StateRef("e", 4), 2)` of owner "eef" in round 1 becomes the
+    specs `eef/round1/e@4#0` and `eef/round1/e@4#1`; from the task's start it would be
+    `eef/round1/toy/3@0#0`. EnvError for a task that is not in `tasks`.
     """
     numbers: Counter[str] = Counter()
-    planned = []
+    specs = []
     for item in states:
         if item.task not in tasks:
             raise EnvError(
@@ -54,105 +52,107 @@ def launches(
         for _ in range(item.count):
             name = f"round{round}/{place}#{numbers[place]}"
             numbers[place] += 1
-            planned.append(
-                RolloutSpec(name, tasks[item.task], item.state, derive_seed(seed, name), round)
+            spec = RolloutSpec(
+                f"{owner}/{name}", tasks[item.task], item.state, derive_seed(seed, name), round
             )
-    return planned
+            specs.append(spec)
+    return specs
 
 
-def attempt_ids(launch: str) -> tuple[str, str]:
-    """The ids of a launch's rollout and of its second try."""
-    return launch, f"{launch}~1"
+def attempt_ids(spec: str) -> tuple[str, str]:
+    """The ids of a spec's rollout and of its second attempt."""
+    return spec, f"{spec}~1"
+
+
+def last_attempt(trajectories: TrajectorySet, spec: str) -> Trajectory:
+    """The rollout of a spec, or its second attempt if there was one."""
+    first, second = attempt_ids(spec)
+    return trajectories[second if second in trajectories else first]
 
 
 def explore(
-    launches: Sequence[RolloutSpec],
+    specs: Sequence[RolloutSpec],
     store: Store,
     env: Env,
     policy: Policy,
+    parameters: RolloutParameters,
     *,
-    sampling: Sampling,
-    step_limit: int,
-    batch_size: int,
-    reset_step_limit: bool = False,
-    prompt_suffix: str = "",
-    progress: Callable[[Trajectory], None] | None = None,
-) -> Exploration:
-    """Play every launch which the store does not hold yet; broken rollouts get a second try (id suffix `~1`).
+    subject: object = "rollouts",
+    before: Sequence[RolloutSpec] = (),
+    on_progress: OnProgress = ignore_progress,
+) -> None:
+    """Play every spec that is not in the store; failed rollouts get a second attempt (suffix `~1`).
 
-    Called again after an interruption it leaves the store an uninterrupted call would have left. To that end
-    a batch of which something is missing is played as a whole again where completions depend on the batch
-    (`Policy.batch_invariant` False), and only what is missing is appended. `progress` hears of each new
-    trajectory once it is stored; its exceptions, like an interruption, lose nothing that is stored. EnvError where a
-    launch starts inside a text-only trajectory.
+    Called again after an interruption, it leaves the store that an uninterrupted call would have
+    left. To that end, an incomplete batch is played again as a whole if completions depend on the
+    batch (`Policy.batch_invariant` is False), and only what is missing is appended.
+
+    `before` are earlier specs of the same stage; progress counts them too. `on_progress` is called
+    after a trajectory has been stored, so that an exception or interruption loses nothing stored.
+    EnvError if a spec starts inside a trajectory that was never verified in the environment.
     """
-    started = perf_counter()
-    _refuse_text_only(launches, store.trajectories)
-    skipped = sum(launch.id in store.trajectories for launch in launches)
-    player = RolloutRunner(
-        env,
-        policy,
-        store.trajectories,
-        sampling=sampling,
-        step_limit=step_limit,
-        reset_step_limit=reset_step_limit,
-        prompt_suffix=prompt_suffix,
-    )
-    with player:
-        played = _complete(launches, store, player, policy.batch_invariant, batch_size, progress)
-        retries = [
-            _second_try(launch) for launch in launches if _is_broken(store.trajectories[launch.id])
-        ]
-        played += _complete(retries, store, player, policy.batch_invariant, batch_size, progress)
-    ends = [store.trajectories[launch.id] for launch in launches]
-    return Exploration(
-        played=played,
-        skipped=skipped,
-        errors=sum(_is_broken(store.trajectories[launch.id]) for launch in retries),
-        replay_mismatches=len({end.start for end in ends if is_replay_mismatch(end)}),
-        seconds=perf_counter() - started,
-    )
+    _refuse_unverified(specs, store.trajectories)
+    counter = _Counter([*before, *specs], store, subject, on_progress)
+    with RolloutRunner(env, policy, store.trajectories, parameters) as runner:
+
+        def complete(wanted: Sequence[RolloutSpec]) -> None:
+            for batch in batches(wanted, parameters.batch_size):
+                _complete(batch, store, runner, policy.batch_invariant, counter)
+
+        complete(specs)
+        complete([_second_attempt(spec) for spec in specs if _failed(store.trajectories[spec.id])])
+
+
+class _Counter:
+    """Counts the rollouts of a stage and reports progress."""
+
+    def __init__(
+        self, specs: Sequence[RolloutSpec], store: Store, subject: object, on_progress: OnProgress
+    ) -> None:
+        stored = [store.trajectories[spec.id] for spec in specs if spec.id in store.trajectories]
+        self._planned = len(specs)
+        self._done, self._wins = len(stored), sum(item.success for item in stored)
+        self._subject, self._on_progress = subject, on_progress
+        on_progress(Progress(subject, self._done, self._planned))
+
+    def add(self, trajectory: Trajectory) -> None:
+        self._done, self._wins = self._done + 1, self._wins + trajectory.success
+        total = max(self._done, self._planned)
+        self._on_progress(Progress(self._subject, self._done, total, f"{self._wins} won"))
 
 
 def _complete(
-    launches: Sequence[RolloutSpec],
+    batch: Sequence[RolloutSpec],
     store: Store,
-    player: RolloutRunner,
+    runner: RolloutRunner,
     batch_invariant: bool,
-    batch_size: int,
-    progress: Callable[[Trajectory], None] | None,
-) -> int:
-    """Play what is missing, batch by batch of the whole list; returns how many trajectories were added."""
-    played = 0
-    for batch in batches(launches, batch_size):
-        missing = [launch for launch in batch if launch.id not in store.trajectories]
-        if not missing:
-            continue
-        for trajectory in player.play(missing if batch_invariant else batch):
-            if trajectory.id in store.trajectories:
-                continue
+    counter: _Counter,
+) -> None:
+    """Play what is missing of a batch."""
+    missing = [spec for spec in batch if spec.id not in store.trajectories]
+    if not missing:
+        return
+    for trajectory in runner.play(missing if batch_invariant else batch):
+        if trajectory.id not in store.trajectories:
             store.append(trajectory)
-            played += 1
-            if progress is not None:
-                progress(trajectory)
-    return played
+            counter.add(trajectory)
 
 
-def _refuse_text_only(launches: Sequence[RolloutSpec], trajectories: TrajectorySet) -> None:
-    """EnvError for a launch from a state inside a text-only trajectory: nothing says that the state can be reached."""
-    for launch in launches:
-        if launch.state is not None and not trajectories[launch.state.trajectory].replayable:
+def _refuse_unverified(specs: Sequence[RolloutSpec], trajectories: TrajectorySet) -> None:
+    """EnvError for a start state that may not be reachable in this environment."""
+    for spec in specs:
+        if spec.state is not None and not trajectories[spec.state.trajectory].replayable:
             raise EnvError(
-                f"cannot play on from {launch.state}: that trajectory is text only "
-                f"({trajectories[launch.state.trajectory].source}), its states were never seen in this environment",
-                hint="import it with the environment it was recorded in; for behaviour cloning it is good as it is",
+                f"cannot branch from {spec.state}: that trajectory "
+                f"({trajectories[spec.state.trajectory].source}) was not verified in this environment",
+                hint="import it with the environment it was recorded in; behavior cloning can use it as it is",
             )
 
 
-def _is_broken(trajectory: Trajectory) -> bool:
-    """Whether a second try may help: the same recorded actions would not replay the second time either."""
-    return trajectory.status == "error" and not is_replay_mismatch(trajectory)
+def _failed(trajectory: Trajectory) -> bool:
+    """Whether a second attempt may help; it cannot after a replay mismatch, which would recur."""
+    return trajectory.status == "error" and trajectory.error_kind != "replay"
 
 
-def _second_try(launch: RolloutSpec) -> RolloutSpec:
-    return replace(launch, id=attempt_ids(launch.id)[1], seed=derive_seed(launch.seed, 1))
+def _second_attempt(spec: RolloutSpec) -> RolloutSpec:
+    return replace(spec, id=attempt_ids(spec.id)[1], seed=derive_seed(spec.seed, 1))

@@ -28,7 +28,7 @@ class StateRestorer:
         """The steps which lead to a state; none to a task's start."""
         return self._trajectories.path_to(state) if state is not None else ()
 
-    def reach(self, env: Env, task: Task, state: StateRef | None) -> tuple[str, int]:
+    def restore(self, env: Env, task: Task, state: StateRef | None) -> tuple[str, int]:
         """Bring `env` into a state; returns what is seen there and how many steps were replayed for it.
 
         Raises ReplayMismatch where the recorded observations do not come back or the episode is over in that

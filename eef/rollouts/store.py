@@ -7,16 +7,15 @@ deleted: where every rollout of a stage broke, they are moved to a file beside t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
 from eef.errors import DataError, StoreError
-from eef.trajectory import RECORD_VERSION, Trajectory, TrajectorySet
+from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import (
-    Record,
     append_jsonl,
     append_line,
     disk_errors,
@@ -28,39 +27,6 @@ from eef.utils.jsonl import (
 from eef.utils.locks import acquire_lock
 
 STORE_FILE = "trajectories.jsonl"
-
-
-def _name_every_field(record: Record) -> Record:
-    """0 → 1: `start`, `round`, `seed`, `error` and `usage` could be left out, and are always there now."""
-    return {"start": None, "round": 0, "seed": 0, "error": None, "usage": {}, **record}
-
-
-def _say_where_it_is_from(record: Record) -> Record:
-    """1 → 2: all was played here (`replayable`, no `source`), and no turn came with a loss weight."""
-    steps = [{"weight": 1.0, **step} for step in record.get("steps", ())]
-    return {
-        "replayable": True,
-        "source": None,
-        **record,
-        **({"steps": steps} if "steps" in record else {}),
-    }
-
-
-MIGRATIONS: tuple[Callable[[Record], Record], ...] = (_name_every_field, _say_where_it_is_from)
-"""`MIGRATIONS[v]` makes version v + 1 out of version v. A record which names no version has version 0."""
-
-
-def migrate(record: Record) -> Record:
-    """The record in the current version (its line on the disk stays). StoreError: unknown version."""
-    version = record.get("version", 0)
-    if type(version) is not int or not 0 <= version <= RECORD_VERSION:
-        raise StoreError(
-            f"trajectory record has version {version!r}, this `eef` reads 0 to {RECORD_VERSION}",
-            hint="a newer `eef` wrote it: upgrade this one",
-        )
-    for step in MIGRATIONS[version:]:
-        record = step(record)
-    return {**record, "version": RECORD_VERSION}
 
 
 class Store:
@@ -143,7 +109,7 @@ def _load(path: Path, base: Iterable[Trajectory]) -> TrajectorySet:
     trajectories = TrajectorySet(base)
     for number, record in numbered_records(path, torn_ok=True):
         try:
-            trajectories.add(Trajectory.from_record(migrate(record)))
+            trajectories.add(Trajectory.from_record(record))
         except StoreError as error:
             raise DataError(f"`{path}`, line {number}: {error.message}", hint=error.hint) from error
     return trajectories

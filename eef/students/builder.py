@@ -7,7 +7,7 @@ episodes *other* than those a recipe plays.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +19,10 @@ from eef.config import suggestion
 from eef.errors import ConfigError
 from eef.models.checkpoint import save_checkpoint
 from eef.renderer import Renderer
-from eef.students.curriculum import Course, Played, StudentSettings
+from eef.students.curriculum import Course, StudentSettings
 from eef.training.settings import TrainSettings
 from eef.training.sft import train
-from eef.training.trainer import TrainProgress
+from eef.utils.progress import OnProgress, ignore_progress
 
 COURSES = {
     "webshop": ("eef.students.webshop", "ShopStudent", "ShopCourse"),
@@ -60,23 +60,21 @@ def make_base(
     directory: Path,
     settings: StudentSettings,
     *,
-    played: Played = lambda part, parts: None,
-    trained: Callable[[str, TrainProgress], None] = lambda lessons, progress: None,
+    on_progress: OnProgress = ignore_progress,
 ) -> None:
     """Make the base student of an environment and write it to `directory` as a plain Hugging Face directory.
 
     Trained on drills first, in which more of the tokens are about looking things up; then on lessons and drills again.
-    `played(part, parts)` is called while episodes are played, `trained("drills" or "lessons", progress)` after each
-    update. ConfigError where no episode is short enough.
+    ConfigError if no episode is short enough.
     """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
-    course: Course = _find(env, 2)(settings, played)
+    course: Course = _find(env, 2)(settings, on_progress)
     tokenizer = course.tokenizer
     model = build_model(tokenizer, width=settings.width, layers=settings.layers)
     renderer = Renderer(tokenizer)
     drills = [course.drill(renderer, rng) for _ in range(settings.drills)]
-    lessons = list(course.lessons(renderer, rng, played))
+    lessons = list(course.lessons(renderer, rng, on_progress))
     if not lessons:
         raise ConfigError(
             f"every episode is longer than `longest` = {settings.longest} tokens", hint="raise it"
@@ -93,17 +91,22 @@ def make_base(
                 "schedule": "constant",
             }
         ),
-        progress=lambda progress: trained("drills", progress),
+        on_progress=_about("training on drills", on_progress),
     )
     model.set_attn_implementation("sdpa")
     train(
         model,
         [*lessons, *drills[: course.again]],
         _train_settings(settings),
-        progress=lambda progress: trained("lessons", progress),
+        on_progress=_about("training on lessons", on_progress),
     )
     about = {"recipe": f"base student for {env}", "settings": settings.model_dump(), **course.about}
     save_checkpoint(model, tokenizer, directory, base="none", about=about)
+
+
+def _about(subject: str, on_progress: OnProgress) -> OnProgress:
+    """A callback that reports a training under another subject."""
+    return lambda part: on_progress(replace(part, subject=subject))
 
 
 def _train_settings(settings: StudentSettings) -> TrainSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
@@ -11,9 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from eef.config import Settings
 from eef.renderer import Rendered, Renderer
-
-Played = Callable[[int, int], None]
-"""Told after each part of what has to be played: (parts done, parts in all)."""
+from eef.utils.progress import OnProgress
 
 
 class StudentSettings(Settings):
@@ -72,7 +70,7 @@ class Course(Protocol):
 
     def drill(self, renderer: Renderer, rng: random.Random) -> Rendered: ...
     def lessons(
-        self, renderer: Renderer, rng: random.Random, played: Played
+        self, renderer: Renderer, rng: random.Random, on_progress: OnProgress
     ) -> Iterator[Rendered]: ...
 
 

@@ -22,10 +22,11 @@ from eef.envs.scienceworld.thoughts import think
 from eef.errors import EnvError
 from eef.policy import GREEDY
 from eef.renderer import Rendered, Renderer
-from eef.rollouts.runner import RolloutSpec, play
-from eef.students.curriculum import Played, StudentSettings, copying
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.students.curriculum import StudentSettings, copying
 from eef.students.tokenizer import Vocabulary, build_tokenizer
 from eef.trajectory import Step, Trajectory, TrajectorySet
+from eef.utils.progress import OnProgress, Progress
 
 PART = "dev"
 """The official part that is played; the recipes train and test on the others."""
@@ -51,7 +52,7 @@ class ScienceStudent(StudentSettings):
     """TaskGroups of tasks whose development variations are played."""
 
     tasks: int | None = Field(default=None, ge=1)
-    """Variations that are played, one of each kind in turn; all when left out."""
+    """Variations that are on_progress, one of each kind in turn; all when left out."""
 
     tellings: int = Field(default=8, ge=1)
     """Times that each episode is told, each time with colours and numbers exchanged at random."""
@@ -81,9 +82,9 @@ class ScienceStudent(StudentSettings):
 class ScienceCourse:
     """Follows `eef.students.curriculum.Course`; plays when it is made, for its tokenizer knows the words that were seen."""
 
-    def __init__(self, settings: ScienceStudent, played: Played) -> None:
+    def __init__(self, settings: ScienceStudent, on_progress: OnProgress) -> None:
         self.settings = settings
-        self.episodes = [each for each in play_gold(settings, played) if each.success]
+        self.episodes = [each for each in play_gold(settings, on_progress) if each.success]
         self.steps = [step for each in self.episodes for step in each.steps]
         texts = chain.from_iterable((step.observation, step.completion) for step in self.steps)
         vocabulary = science_vocabulary([*texts, *COLOURS, *_REFUSALS])
@@ -97,7 +98,9 @@ class ScienceCourse:
             return copying(renderer, [range(len(renderer.tokenizer))], rng)
         return putting(renderer, self.words, rng)
 
-    def lessons(self, renderer: Renderer, rng: random.Random, played: Played) -> Iterator[Rendered]:
+    def lessons(
+        self, renderer: Renderer, rng: random.Random, on_progress: OnProgress
+    ) -> Iterator[Rendered]:
         for trajectory in self.episodes:
             for _ in range(self.settings.tellings):
                 turns = with_slips(trajectory.steps, self.steps, self.settings.slips, rng)
@@ -146,7 +149,7 @@ def science_vocabulary(texts: Iterable[str]) -> Vocabulary:
     )
 
 
-def play_gold(settings: ScienceStudent, played: Played) -> Iterator[Trajectory]:
+def play_gold(settings: ScienceStudent, on_progress: OnProgress) -> Iterator[Trajectory]:
     """The gold paths of the development variations, played in the world of the recipes (open containers, no prompt).
 
     EnvError where one breaks: a student made from the others would be another one.
@@ -166,15 +169,15 @@ def play_gold(settings: ScienceStudent, played: Played) -> Iterator[Trajectory]:
             env=env,
             policy=make_expert(env, "flawless"),
             trajectories=TrajectorySet(),
-            sampling=GREEDY,
-            step_limit=env.step_limit,
-            batch_size=_AT_A_TIME,
+            parameters=RolloutParameters(
+                sampling=GREEDY, step_limit=env.step_limit, batch_size=_AT_A_TIME
+            ),
         )
         for number, trajectory in enumerate(found, start=1):
             if trajectory.status == "error":
                 raise EnvError(f"{trajectory.task} cannot be learned from: {trajectory.error}")
             yield trajectory
-            played(number, len(tasks))
+            on_progress(Progress("playing", number, len(tasks)))
     finally:
         env.close()
 

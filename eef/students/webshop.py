@@ -22,10 +22,11 @@ from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.envs.webshop.synthetic import SyntheticSettings
 from eef.policy import GREEDY
 from eef.renderer import Rendered, Renderer
-from eef.rollouts.runner import RolloutSpec, derive_seed, play
-from eef.students.curriculum import Played, StudentSettings, copying
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, derive_seed, play
+from eef.students.curriculum import StudentSettings, copying
 from eef.students.tokenizer import Vocabulary, build_tokenizer
 from eef.trajectory import Step, Trajectory, TrajectorySet
+from eef.utils.progress import OnProgress, Progress
 
 MARKS = ("yes", "not", "no.", "fits.", "seen.", "missing.")
 """What the scripted expert says of each thing that it reads."""
@@ -79,7 +80,7 @@ def shop_vocabulary() -> Vocabulary:
 class ShopCourse:
     """Follows `eef.students.curriculum.Course`."""
 
-    def __init__(self, settings: ShopStudent, played: Played) -> None:
+    def __init__(self, settings: ShopStudent, on_progress: OnProgress) -> None:
         self.settings = settings
         self.tokenizer = build_tokenizer(shop_vocabulary())
         self.again = settings.shops * settings.tasks
@@ -94,8 +95,10 @@ class ShopCourse:
         )
         return copying(renderer, [known, numbers], rng)
 
-    def lessons(self, renderer: Renderer, rng: random.Random, played: Played) -> Iterator[Rendered]:
-        return _lessons(renderer, self.settings, rng, played)
+    def lessons(
+        self, renderer: Renderer, rng: random.Random, on_progress: OnProgress
+    ) -> Iterator[Rendered]:
+        return _lessons(renderer, self.settings, rng, on_progress)
 
 
 # --- drills ------------------------------------------------------------------------------------------------------
@@ -161,7 +164,7 @@ def _stress(lesson: Rendered, renderer: Renderer, settings: ShopStudent) -> Rend
 
 
 def _lessons(
-    renderer: Renderer, settings: ShopStudent, rng: random.Random, played: Played
+    renderer: Renderer, settings: ShopStudent, rng: random.Random, on_progress: OnProgress
 ) -> Iterator[Rendered]:
     """A flawless shopper's episodes in random shops, whole, and some turns alone; very long ones are left out."""
     for shop in range(settings.shops):
@@ -173,7 +176,7 @@ def _lessons(
             alone = [step for step in trajectory.steps if _understood_alone(step)]
             for step in rng.sample(alone, min(settings.single_turns, len(alone))):
                 yield _lesson(replace(trajectory, steps=(step,)), renderer, settings, rng)
-        played(shop + 1, settings.shops)
+        on_progress(Progress("playing", shop + 1, settings.shops))
 
 
 def _understood_alone(step: Step) -> bool:
@@ -213,9 +216,9 @@ def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
         env=shop,
         policy=expert,
         trajectories=TrajectorySet(),
-        sampling=GREEDY,
-        step_limit=shop.step_limit,
-        batch_size=len(launches),
+        parameters=RolloutParameters(
+            sampling=GREEDY, step_limit=shop.step_limit, batch_size=len(launches)
+        ),
     )
 
 

@@ -8,7 +8,7 @@ Source: Rafailov et al., *Direct Preference Optimization*, arXiv 2305.18290.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from eef.errors import MethodError
 from eef.renderer import Rendered, RenderedPair
 from eef.training.batching import micro_batches
 from eef.training.settings import TrainSettings
-from eef.training.trainer import Parameters, Training, TrainProgress, TrainResult, training
-
-Heard = Callable[[TrainProgress], None]
+from eef.training.trainer import Parameters, Training, TrainResult, training
+from eef.utils.progress import OnProgress, ignore_progress
 
 
 def train_pairs(
@@ -32,7 +31,7 @@ def train_pairs(
     beta: float,
     *,
     directory: Path | None = None,
-    progress: Heard | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
     """Train a model in place on pairs; `settings.batch_size` counts pairs. For the rest see `eef.training.sft.train`.
 
@@ -44,7 +43,7 @@ def train_pairs(
     if not usable:
         raise MethodError("there is nothing to train on: no pair has trained tokens on both ways")
     with training(model, settings) as parameters:
-        return DpoTraining(model, parameters, usable, settings, directory, beta).run(progress)
+        return DpoTraining(model, parameters, usable, settings, directory, beta).run(on_progress)
 
 
 class DpoTraining(Training[RenderedPair]):

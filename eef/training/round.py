@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from eef.renderer import Rendered, RenderedPair
-from eef.training.dpo import Heard, train_pairs
+from eef.training.dpo import train_pairs
 from eef.training.settings import DpoSettings, TrainSettings
 from eef.training.sft import train
-from eef.training.trainer import TrainProgress, TrainResult
+from eef.training.trainer import TrainResult
+from eef.utils.progress import OnProgress, ignore_progress
 
 PAIRS = "pairs"  # where the points to resume from of this part of a training are kept
 
@@ -24,7 +25,7 @@ def train_round(
     dpo: DpoSettings,
     *,
     directory: Path | None = None,
-    progress: Heard | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
     """Train a model in place on a round's examples, then on its pairs. Raises what `train` raises.
 
@@ -35,12 +36,17 @@ def train_round(
     if first is not None:
         after = second.updates if second and second.updates else 0
         result = train(
-            model, examples, first, directory=directory, progress=_behind(result, after, progress)
+            model, examples, first, directory=directory, on_progress=_shifted(on_progress, 0, after)
         )
     if second is not None:
         points = directory / PAIRS if directory else None
         later = train_pairs(
-            model, pairs, second, dpo.beta, directory=points, progress=_behind(result, 0, progress)
+            model,
+            pairs,
+            second,
+            dpo.beta,
+            directory=points,
+            on_progress=_shifted(on_progress, result.updates, 0),
         )
         result = _sum(result, later)
     return result
@@ -58,24 +64,11 @@ def _settings_of(
     return first, second.model_copy(update={"updates": for_pairs}) if for_pairs else None
 
 
-def _behind(done: TrainResult, to_come: int, progress: Heard | None) -> Heard | None:
-    """A listener to one part of a training that tells of the whole."""
-    if progress is None:
-        return None
-
-    def heard(part: TrainProgress) -> None:
-        progress(
-            replace(
-                part,
-                update=done.updates + part.update,
-                updates=done.updates + part.updates + to_come,
-                trained_tokens=done.trained_tokens + part.trained_tokens,
-                processed_tokens=done.processed_tokens + part.processed_tokens,
-                seconds=done.seconds + part.seconds,
-            )
-        )
-
-    return heard
+def _shifted(on_progress: OnProgress, before: int, after: int) -> OnProgress:
+    """A callback for one part of a training that reports progress of the whole."""
+    return lambda part: on_progress(
+        replace(part, done=before + part.done, total=before + part.total + after)
+    )
 
 
 def _sum(first: TrainResult, second: TrainResult) -> TrainResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from eef.training.batching import micro_batches
 from eef.training.settings import TrainSettings
 from eef.training.trainer import (
     Training,
-    TrainProgress,
     TrainResult,
     training,
 )
+from eef.utils.progress import OnProgress, ignore_progress
 
 
 def train(
@@ -26,7 +26,7 @@ def train(
     settings: TrainSettings,
     *,
     directory: Path | None = None,
-    progress: Callable[[TrainProgress], None] | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
     """Train a model in place, and leave it in evaluation mode.
 
@@ -38,7 +38,7 @@ def train(
     if not examples:
         raise MethodError("there is nothing to train on: no example has a trained token")
     with training(model, settings) as parameters:
-        return SftTraining(model, parameters, examples, settings, directory).run(progress)
+        return SftTraining(model, parameters, examples, settings, directory).run(on_progress)
 
 
 class SftTraining(Training[Rendered]):

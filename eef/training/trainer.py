@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,24 +30,12 @@ from eef.renderer import Rendered
 from eef.training.batching import Item, batches, tensors
 from eef.training.settings import TrainSettings
 from eef.utils.jsonl import disk_errors, read_json, write_json
+from eef.utils.progress import OnProgress, Progress
 
 STATE_FILE = "state.safetensors"
 MANIFEST_FILE = "manifest.json"  # written last: without it a point is not there
 
 Parameters = dict[str, torch.nn.Parameter]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainProgress:
-    """How far a training is. `loss` is that of the latest update, tokens and seconds are totals."""
-
-    update: int
-    updates: int
-    loss: float
-    learning_rate: float
-    trained_tokens: int
-    processed_tokens: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +135,7 @@ class Training(Generic[Item]):
 
     # what they share
 
-    def run(self, progress: Callable[[TrainProgress], None] | None) -> TrainResult:
+    def run(self, on_progress: OnProgress) -> TrainResult:
         self._resume()
         order = batches(len(self.items), self.settings.batch_size, self.settings.seed)
         for update, batch in zip(range(self.updates), order, strict=False):
@@ -158,8 +146,8 @@ class Training(Generic[Item]):
             rate = learning_rate(update, self.updates, self.settings)
             self._count(chosen, self._update(update, chosen, rate), started)
             self._save()
-            if progress is not None:
-                progress(self._progress(rate))
+            done, loss = self.result.updates, self.result.losses[-1]
+            on_progress(Progress("training", done, self.updates, f"loss {loss:.3f}"))
         return self.result
 
     def _update(self, update: int, batch: list[Item], rate: float) -> float:
@@ -219,18 +207,6 @@ class Training(Generic[Item]):
             seconds=before.seconds + time.monotonic() - started,
             trained_tokens=before.trained_tokens + sum(each.trained for each in rendered),
             processed_tokens=before.processed_tokens + sum(len(each.ids) for each in rendered),
-        )
-
-    def _progress(self, rate: float) -> TrainProgress:
-        result = self.result
-        return TrainProgress(
-            update=result.updates,
-            updates=self.updates,
-            loss=result.losses[-1],
-            learning_rate=rate,
-            trained_tokens=result.trained_tokens,
-            processed_tokens=result.processed_tokens,
-            seconds=result.seconds,
         )
 
     def _save(self) -> None:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eef.errors import DataError, StoreError
-
-Record = dict[str, Any]
+from eef.utils.records import Json
 
 WHEN_FULL = "free some space and run the same command again: nothing stored is lost"
 
@@ -26,7 +25,7 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     _write_whole(path, [json.dumps(value, indent=indent, allow_nan=False) + "\n"])
 
 
-def write_jsonl(path: Path, records: Iterable[Record]) -> None:
+def write_jsonl(path: Path, records: Iterable[Json]) -> None:
     """Write a JSONL file, a record a line as they come, as a whole or not at all (StoreError)."""
     _write_whole(path, (json.dumps(record, allow_nan=False) + "\n" for record in records))
 
@@ -60,13 +59,13 @@ def read_json(path: Path) -> Any:
         raise DataError(f"`{path}` is not JSON: {error}") from error
 
 
-def append_jsonl(path: Path, record: Record) -> None:
+def append_jsonl(path: Path, record: Json) -> None:
     """Append one line and wait for the disk. StoreError when it cannot be written; the file is as before."""
     with disk_errors(path), FileIO(path, "a") as file:
         append_line(file, path, record)
 
 
-def read_jsonl(path: Path, *, torn_ok: bool = False) -> list[Record]:
+def read_jsonl(path: Path, *, torn_ok: bool = False) -> list[Json]:
     """The records of a file, a JSON object a line. Skips blank lines, and with `torn_ok` a torn last one.
 
     Raises DataError naming file and line for a line which is no JSON object.
@@ -95,7 +94,7 @@ def repair_tail(path: Path) -> int:
         return 1
 
 
-def numbered_records(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, Record]]:
+def numbered_records(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, Json]]:
     """`read_jsonl`, with line numbers from 1."""
     with _read_errors(path), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -110,7 +109,7 @@ def numbered_records(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, Record
                 )
 
 
-def _parse(line: bytes) -> Record | str:
+def _parse(line: bytes) -> Json | str:
     """The JSON object of a line, or what is wrong with it."""
     try:
         value = json.loads(line)
@@ -123,7 +122,7 @@ def _parse(line: bytes) -> Record | str:
     )
 
 
-def append_line(file: FileIO, path: Path, record: Record) -> None:
+def append_line(file: FileIO, path: Path, record: Json) -> None:
     """Write a line to an unbuffered file (`path` is its name) and wait for the disk.
 
     Whatever goes wrong on the way, an interruption included, the file ends where it ended before.
@@ -140,7 +139,7 @@ def append_line(file: FileIO, path: Path, record: Record) -> None:
             raise
 
 
-def _line(record: Record) -> bytes:
+def _line(record: Json) -> bytes:
     try:
         return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError:  # a lone surrogate has no UTF-8, only an escape

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from eef.analysis.label_noise import LabelNoise, StateCount, measure_noise, read_noise
 from eef.analysis.stats import chance_of_wins
 from eef.errors import StoreError
-from eef.pipeline.pipeline import Run
 from tests.fakes.small_run import eef, small_recipe, write_recipe
 
 

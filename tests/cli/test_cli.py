@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.text import Text
 
 from eef.cli.display import LiveDisplay
-from eef.pipeline.pipeline import Run
 from eef.pipeline.stages import Progress, Stage
 from eef.utils.locks import acquire_lock
 from tests.fakes import ROOT

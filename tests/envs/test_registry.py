@@ -4,6 +4,7 @@ import pytest
 
 from eef.envs.registry import ENVS, EXPERTS, make_env, make_expert
 from eef.errors import ConfigError, EnvError
+from eef.trajectory import Author
 
 SMALL = {"synthetic": {"products": 100}}
 
@@ -12,7 +13,7 @@ SMALL = {"synthetic": {"products": 100}}
 def test_by_name(name, options):
     env = make_env(name, options)
     assert env.name == name
-    assert make_expert(env, "strong").name == "expert:strong"
+    assert make_expert(env, "strong").name == Author("expert", "strong")
     with pytest.raises(EnvError, match="no scripted expert 'best'"):
         make_expert(env, "best")
 

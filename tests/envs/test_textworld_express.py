@@ -10,10 +10,10 @@ from eef.envs.simulators.gold_paths import GoldPaths
 from eef.envs.textworld_express import FOLDS, GAMES, TextWorldExpress
 from eef.errors import ConfigError, EnvError
 from eef.pipeline.ledger import Cost
-from eef.pipeline.pipeline import Run
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.stages import stages_of
 from eef.report.run_page import draw_page
+from eef.trajectory import Author
 from eef.utils.jsonl import write_json
 from tests.fakes.small_run import eef
 from tests.fakes.worlds import needs_java, record, wander
@@ -106,7 +106,7 @@ class PlayedRun(Run):
 
     def _student(self, trained):
         student = make_expert(self.env, f"lapsing-{40 - 10 * trained.round}")
-        student.name = f"policy:{trained.method}@round{trained.round}"
+        student.name = Author("student", f"{trained.method}@round{trained.round}")
         return student
 
     def _train(self, stage, listener):
@@ -134,7 +134,11 @@ def test_a_whole_run(env, tmp_path):
     results = gather(run)
     eef = results["eef"].last
     assert eef.explored["from_inside"] > 0
-    assert (eef.explored["errors"], eef.explored["mismatches"], eef.explored["deaths"]) == (0, 0, 0)
+    assert (
+        eef.explored["errors"],
+        eef.explored["mismatches"],
+        eef.explored["worker_restarts"],
+    ) == (0, 0, 0)
     assert eef.selection["examples"] > 0
     assert set(eef.kinds.kinds) == set(GAMES)
     page = draw_page(run, results)

@@ -12,12 +12,11 @@ from eef.errors import ConfigError, MethodError
 from eef.exporters.examples import make_lessons
 from eef.exporters.targets import TARGETS, canonical, export
 from eef.importers.formats import read_row
-from eef.pipeline.pipeline import Run
 from eef.pipeline.stages import Stage
 from eef.renderer import Renderer
 from eef.selection import TrainingExample
 from eef.training.settings import TrainSettings
-from eef.trajectory import StateRef, Step, TrajectorySet
+from eef.trajectory import Author, StateRef, Step, TrajectorySet
 from tests.fakes.records import recorded
 from tests.fakes.small_run import as_recipe, eef, small_recipe
 from tests.fakes.tiny import CHATML, tiny_model, tiny_tokenizer
@@ -37,7 +36,7 @@ def family():
         for a in ("x", "y\u00e9")
     )
     win = replace(
-        recorded("b", start=StateRef("e", 4), author="policy:p"),
+        recorded("b", start=StateRef("e", 4), author=Author("student", "p")),
         steps=own,
         success=True,
         reward=1.0,
@@ -148,7 +147,7 @@ def test_every_message_says_whether_it_is_trained_and_can_be_followed_back():
         assert all("train" in said for said in row["messages"])
         assert row["messages"][-1]["train"]  # cut behind the last trained turn
         assert len(row["meta"]["authors"]) == len(row["meta"]["reasons"]) == len(lesson.weights)
-    assert made[0].meta["authors"] == ["expert:e"] * 4 + ["policy:p"] * 2
+    assert made[0].meta["authors"] == [Author("expert", "e")] * 4 + [Author("student", "p")] * 2
     assert len(made[1].weights) == 3
 
 

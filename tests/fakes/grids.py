@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from eef.trajectory import StateRef, Status, Step, Trajectory, TrajectorySet
+from eef.trajectory import Author, StateRef, Status, Step, Trajectory, TrajectorySet
 
 TASK = "toy/1"
 OUTCOMES = ("win", "lose", "error")
@@ -31,7 +31,7 @@ def expert(
     return Trajectory(
         id=name,
         task=task,
-        author=f"expert:{by}",
+        author=Author("expert", f"{by}"),
         steps=steps(actions),
         final_observation="end",
         status=status,
@@ -53,7 +53,7 @@ def rollout(
     return Trajectory(
         id=name,
         task=task,
-        author=f"policy:eef@round{round}",
+        author=Author("student", f"eef@round{round}"),
         steps=steps(actions),
         final_observation="end",
         status="error" if outcome == "error" else "terminated",

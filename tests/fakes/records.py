@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eef.trajectory import StateRef, Step, Trajectory
+from eef.trajectory import Author, StateRef, Step, Trajectory
 
 
 def steps(*actions: str) -> tuple[Step, ...]:
@@ -12,7 +12,7 @@ def steps(*actions: str) -> tuple[Step, ...]:
 
 
 def recorded(
-    name: str, *actions: str, start: StateRef | None = None, author: str = "expert:e"
+    name: str, *actions: str, start: StateRef | None = None, author: str = Author("expert", "e")
 ) -> Trajectory:
     return Trajectory(
         id=name,

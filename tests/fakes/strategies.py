@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from eef.trajectory import StateRef, Step, Trajectory, Usage
+from eef.trajectory import Author, StateRef, Step, Trajectory, Usage
 
 # any text a model can write, line separators and a lone surrogate included
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]) | st.just("\ud800"), max_size=12)
@@ -30,7 +30,7 @@ def trajectories(
     return Trajectory(
         id=trajectory_id,
         task=draw(st.sampled_from(["toy/1", "toy/2"])),
-        author=draw(st.sampled_from(["expert:strong", "policy:eef@round1"])),
+        author=draw(st.sampled_from([Author("expert", "strong"), Author("student", "eef@round1")])),
         steps=tuple(draw(st.lists(steps, max_size=4))),
         final_observation=draw(texts),
         status=status,

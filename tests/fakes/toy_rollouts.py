@@ -8,9 +8,9 @@ from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import EnvError
 from eef.policy import GREEDY
 from eef.rollouts.runner import RolloutSpec, derive_seed, play
-from eef.trajectory import TrajectorySet
+from eef.trajectory import Author, TrajectorySet
 
-STUDENT = toy_player("policy:student@round1", 0.6)
+STUDENT = toy_player(Author("student", "student@round1"), 0.6)
 
 
 class WithoutSnapshot(ToyEnv):
@@ -53,4 +53,4 @@ def expert_trajectories(count=6):
         replace(each, id=f"e{number}")
         for number, each in enumerate(from_starts(env, count, seed=7))
     ]
-    return run(launches, env, toy_player("expert:e", 0.5))
+    return run(launches, env, toy_player(Author("expert", "e"), 0.5))

@@ -17,7 +17,7 @@ from eef.envs.scienceworld.env import JAR, PACKAGE, VERSION
 from eef.envs.simulators.jvm import find_jar, find_java
 from eef.errors import ConfigError
 from eef.task import Task
-from eef.trajectory import PathStep, Step
+from eef.trajectory import Author, PathStep, Step
 
 _THINGS = re.compile(r"(?:^|\s)(?:a|an|the) ([a-z][a-z ]*?)(?=[,.(\n]|$| is | door)", re.M)
 _DOORS = re.compile(r"door to the ([a-z ]+)")
@@ -48,7 +48,7 @@ def record(env: Env, task: Task, actions: list[str]) -> tuple[list[PathStep], St
             PathStep(
                 Step(observation=seen, completion="", action=action, reward=now.reward),
                 "t",
-                "expert:e",
+                Author("expert", "e"),
             )
         )
         if now.terminated:
@@ -69,7 +69,7 @@ def wander(env: Env, task: Task, steps: int, seed: int) -> tuple[list[PathStep],
             PathStep(
                 Step(observation=seen, completion="", action=action, reward=now.reward),
                 "t",
-                "expert:e",
+                Author("expert", "e"),
             )
         )
         if now.terminated:

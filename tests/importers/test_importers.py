@@ -25,7 +25,6 @@ from eef.importers.rows import Rejection
 from eef.importers.verify import TaskIndex
 from eef.methods.labels import is_expert
 from eef.methods.registry import make_method
-from eef.pipeline.pipeline import Run
 from eef.pipeline.stages import Stage, stages_of
 from eef.policy import Sampling
 from eef.rollouts.explore import explore

@@ -225,7 +225,7 @@ def test_atlas_never_trains_more_than_its_share(world, share):
         return
     for example in selection.examples:
         assert 0 < sum(example.weights) < share * len(example.weights) + 1
-        assert world.trajectories[example.trajectory].author.startswith("expert:")
+        assert world.trajectories[example.trajectory].by_expert
 
 
 # records

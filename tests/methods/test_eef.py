@@ -396,7 +396,7 @@ def test_no_harmful_action_is_trained(world, given_options):
     store = world.trajectories
     for example in examples_of(world, given_options):
         for t, item in enumerate(store.path(example.trajectory)):
-            if example.weights[t] == 0 or not item.author.startswith("expert:"):
+            if example.weights[t] == 0 or not item.by_expert:
                 continue
             origin = store[item.trajectory]
             if given_options["expert_filter"] == "failed" and origin.success:
@@ -443,7 +443,7 @@ def test_the_students_steps_are_trained_whole(world, given_options):
         student = [
             weight
             for weight, item in zip(example.weights, store.path(example.trajectory), strict=True)
-            if item.author.startswith("policy:")
+            if item.by_student
         ]
         assert len(set(student)) <= 1
         assert all(weight > 0 for weight in student)

@@ -74,10 +74,10 @@ def test_masked_experts_never_lend_an_action_to_a_students_win(world, examples):
     except MethodError:
         return
     for example in found:
-        if not world.trajectories[example.trajectory].author.startswith("expert:"):
+        if not world.trajectories[example.trajectory].by_expert:
             path = world.trajectories.path(example.trajectory)
             trained = [step for step, weight in zip(path, example.weights, strict=True) if weight]
-            assert all(step.author.startswith("policy:") for step in trained)
+            assert all(step.author.role == "student" for step in trained)
 
 
 # the student's own failures

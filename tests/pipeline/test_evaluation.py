@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.errors import ConfigError, StoreError
-from eef.pipeline.evaluation import EvalResult, Outcome, newly_solved, summarise
+from eef.pipeline.evaluation import EvalResult, Outcome, newly_solved, summarize
 from eef.pipeline.ledger import Cost
-from eef.trajectory import StateRef, Step, Trajectory, Usage
+from eef.trajectory import Author, StateRef, Step, Trajectory, Usage
 from tests.fakes.strategies import texts, trajectories
 
 outcomes = st.builds(
@@ -38,7 +38,7 @@ def played(task, status="terminated", reward=1.0, **fields):
         **{
             "id": f"evaluation/{task}",
             "task": task,
-            "author": "policy:eef@round1",
+            "author": Author("student", "eef@round1"),
             "steps": (step, step),
             "final_observation": "the end",
             "status": status,
@@ -50,7 +50,9 @@ def played(task, status="terminated", reward=1.0, **fields):
 
 
 def result_of(*trajectories):
-    return summarise(trajectories, policy="policy:eef@round1", method="eef", round=1, split="test")
+    return summarize(
+        trajectories, policy=Author("student", "eef@round1"), method="eef", round=1, split="test"
+    )
 
 
 def test_what_is_said_of_a_split():

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from eef.errors import EnvError, MethodError, ReplayMismatch, StoreError, WorkerError
-from eef.pipeline.parallel import carry_out_all, threads_of
-from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import explorers
+from eef.pipeline.parallel import execute_methods, threads_of
+from eef.pipeline.stages import round_methods
 from eef.utils.compute import available_cores, process_settings
 from eef.utils.locks import acquire_lock
 from eef.utils.processes import Failure
@@ -74,7 +73,7 @@ def begin(recipe, directory):
 
 def test_two_jobs_give_what_one_gives(finished, student, tmp_path):
     heard = []
-    carry_out_all(Run.create(tmp_path / "run", as_recipe(small_recipe(student))), 2, heard.append)
+    execute_methods(Run.create(tmp_path / "run", as_recipe(small_recipe(student))), 2, heard.append)
     done = [str(progress.stage) for progress in heard if progress.finished]
     assert len(done) == 13
     assert done[:5] == ["expert collect", "expert evaluate", "bc select", "bc train", "bc evaluate"]
@@ -110,7 +109,7 @@ def test_no_worker_outlives_its_run(number, finished, recipe, tmp_path):
 
 def test_an_error_of_a_worker_is_raised_with_its_hint(finished, tmp_path):
     run = Run.open(finished)
-    for name in explorers(run.recipe):
+    for name in round_methods(run.recipe):
         (finished / name / "round1" / "evaluation.json").rename(
             finished / name / "round1" / "kept.json"
         )
@@ -119,10 +118,10 @@ def test_an_error_of_a_worker_is_raised_with_its_hint(finished, tmp_path):
             acquire_lock(finished / "eef/stage.lock"),
             pytest.raises(StoreError, match="is being written by") as raised,
         ):
-            carry_out_all(run, 2, lambda progress: None)
+            execute_methods(run, 2, lambda progress: None)
         assert raised.value.hint.startswith("wait until it has ended")
     finally:
-        for name in explorers(run.recipe):
+        for name in round_methods(run.recipe):
             (finished / name / "round1" / "kept.json").replace(
                 finished / name / "round1" / "evaluation.json"
             )

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from eef.errors import ConfigError, ModelError, StoreError
-from eef.pipeline.pipeline import Run
-from eef.pipeline.stages import Progress, Stage, explorers, stages_of
+from eef.pipeline.stages import Progress, Stage, round_methods, stages_of
+from eef.trajectory import Author
 from eef.utils.locks import acquire_lock
 from tests.fakes.small_run import as_recipe, losses, rollouts, save_student, small_recipe
 
@@ -57,7 +57,7 @@ def test_the_stages_of_a_recipe_come_in_order(student):
         "eef train (round 2)",
         "eef evaluate (round 2)",
     ]
-    assert explorers(two_rounds(student)) == ["eef"]
+    assert round_methods(two_rounds(student)) == ["eef"]
 
 
 def test_a_stage_tells_how_far_it_is(finished):
@@ -78,11 +78,11 @@ def test_a_finished_run_holds_what_each_stage_came_to(finished):
     assert run.outcome(Stage("eef", 2, "explore"))["rollouts"] == 32
     assert run.outcome(Stage("eef", 2, "train"))["updates"] == 4
     assert {item.author for item in run.trajectories("eef")} == {
-        "expert:weak",
-        "policy:bc@round0",
-        "policy:eef@round1",
+        Author("expert", "weak"),
+        Author("student", "bc@round0"),
+        Author("student", "eef@round1"),
     }
-    assert {item.author for item in run.trajectories("bc")} == {"expert:weak"}
+    assert {item.author for item in run.trajectories("bc")} == {Author("expert", "weak")}
     entries = {(stage.round, stage.stage) for stage in run.ledger("eef").entries}
     assert entries == {
         (round, kind) for round in (1, 2) for kind in ("explore", "train", "evaluate")
@@ -217,4 +217,7 @@ def test_several_experts_play_every_task(student, tmp_path):
     run = Run.create(tmp_path / "run", recipe)
     run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
     assert run.outcome(Stage("expert", 0, "collect"))["rollouts"] == 6
-    assert {item.author for item in run.trajectories("expert")} == {"expert:weak", "expert:strong"}
+    assert {item.author for item in run.trajectories("expert")} == {
+        Author("expert", "weak"),
+        Author("expert", "strong"),
+    }

@@ -11,6 +11,7 @@ from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
 from eef.policies.local import LocalPolicy, Segment, choose, has_full_attention, shared_segments  # noqa: E402
 from eef.policy import GREEDY, Sampling  # noqa: E402
 from eef.renderer import Renderer  # noqa: E402
+from eef.trajectory import Author
 from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -25,7 +26,9 @@ def model():
 
 def make_policy(model, tokenizer=None, **options):
     tokenizer = tokenizer or tiny_tokenizer()
-    return LocalPolicy(model, tokenizer, Renderer(tokenizer), name="policy:tiny", **options)
+    return LocalPolicy(
+        model, tokenizer, Renderer(tokenizer), author=Author("student", "tiny"), **options
+    )
 
 
 def generate(model, conversation, max_tokens):

@@ -19,15 +19,15 @@ import pytest
 from eef.chat import cut_completion
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import BudgetError, ConfigError, ModelError
-from eef.pipeline.pipeline import Run
 from eef.pipeline.stages import Stage
 from eef.policies.openai import ApiPolicy
-from eef.policies.response_cache import JOURNAL_FILE, ResponseCache
+from eef.policies.response_cache import CACHE_FILE, ResponseCache
 from eef.policies.settings import ApiSettings
 from eef.policy import Sampling
 from eef.rollouts.explore import explore
 from eef.rollouts.runner import RolloutSpec
 from eef.rollouts.store import Store, read_trajectories
+from eef.trajectory import Author
 from tests.fakes.served import FAULTS, Proxy, chat_answer, serving
 from tests.fakes.small_run import as_recipe, eef, small_recipe
 
@@ -62,15 +62,15 @@ def collected(directory, base, count=6, batch_size=6, **changes):
         RolloutSpec(f"e/{task.id}", task, None, number, 0) for number, task in enumerate(tasks)
     ]
     policy = ApiPolicy(
-        "m", settings(base, **changes), name="expert:m", journal=directory / JOURNAL_FILE
+        "m", settings(base, **changes), author=Author("expert", "m"), cache=directory / CACHE_FILE
     )
     with Store.open(directory) as store:
         explore(
             planned, store, env, policy, sampling=SAMPLING, step_limit=10, batch_size=batch_size
         )
         return {item.id: item for item in store.trajectories}, ResponseCache(
-            directory / JOURNAL_FILE, settings(base)
-        ).spent
+            directory / CACHE_FILE, settings(base)
+        ).usage
 
 
 def told(trajectories):
@@ -87,7 +87,7 @@ def test_a_server_that_fails_in_every_way_loses_nothing(tmp_path):
     with serving(expert_server) as (base, _):
         (tmp_path / "plain").mkdir()
         plain, spent = collected(tmp_path / "plain", base)
-        assert spent.troubles == {}
+        assert spent.failures == {}
         assert all(item.success for item in plain.values())
         proxy = Proxy(base, share=0.45, seed=3, pause=0.8)
         with serving(proxy) as (faulty, seen):
@@ -95,17 +95,17 @@ def test_a_server_that_fails_in_every_way_loses_nothing(tmp_path):
             got, spent = collected(tmp_path / "faulty", faulty, retries=30)
     assert told(got) == told(plain)
     assert set(proxy.injected) == set(FAULTS)
-    assert spent.troubles.total() == proxy.injected.total()
+    assert spent.failures.total() == proxy.injected.total()
     assert (
         spent.requests
         == len(seen)
         == sum(len(item.steps) for item in got.values()) + proxy.injected.total()
     )
-    assert spent.troubles["429"] == proxy.injected["429"]
-    assert spent.troubles["time-out"] >= 1
+    assert spent.failures["429"] == proxy.injected["429"]
+    assert spent.failures["time-out"] >= 1
     broken = sum(proxy.injected[kind] for kind in ("malformed", "cut", "closed", "slow"))
     assert (
-        spent.troubles["malformed"] + spent.troubles["connection"] + spent.troubles["time-out"]
+        spent.failures["malformed"] + spent.failures["connection"] + spent.failures["time-out"]
         == broken
     )
 
@@ -128,7 +128,9 @@ def test_a_server_that_asks_to_wait_is_waited_for(tmp_path):
         )
 
     with serving(busy) as (base, _):
-        policy = ApiPolicy("m", settings(base), name="expert:m", journal=tmp_path / "a.jsonl")
+        policy = ApiPolicy(
+            "m", settings(base), author=Author("expert", "m"), cache=tmp_path / "a.jsonl"
+        )
         policy.act([TALK], [0], SAMPLING)
     assert times[1] - times[0] >= 0.29
 
@@ -143,7 +145,9 @@ def test_a_server_that_asks_to_wait_is_waited_for(tmp_path):
 def test_what_no_further_attempt_can_mend_ends_the_whole(status, words, error, tmp_path):
     body = json.dumps({"error": {"message": words}}).encode()
     with serving(lambda *asked: (status, {}, body)) as (base, seen):
-        policy = ApiPolicy("m", settings(base), name="expert:m", journal=tmp_path / "a.jsonl")
+        policy = ApiPolicy(
+            "m", settings(base), author=Author("expert", "m"), cache=tmp_path / "a.jsonl"
+        )
         with pytest.raises(ModelError, match=error) as caught:
             policy.act([TALK], [0], SAMPLING)
     assert len(seen) == 1
@@ -166,8 +170,8 @@ def test_options_that_a_server_does_not_take_are_left_out_from_then_on(tmp_path)
         policy = ApiPolicy(
             "m",
             settings(base, retries=0, concurrency=4),
-            name="expert:m",
-            journal=tmp_path / "a.jsonl",
+            author=Author("expert", "m"),
+            cache=tmp_path / "a.jsonl",
         )
         answers = policy.act([TALK] * 8, list(range(8)), SAMPLING)
         first = len(seen)
@@ -180,7 +184,9 @@ def test_options_that_a_server_does_not_take_are_left_out_from_then_on(tmp_path)
 def test_a_full_context_ends_the_rollout_as_truncated(tmp_path):
     body = b'{"error": {"message": "This model\'s maximum context length is 10 tokens"}}'
     with serving(lambda *asked: (400, {}, body)) as (base, _):
-        policy = ApiPolicy("m", settings(base), name="expert:m", journal=tmp_path / "a.jsonl")
+        policy = ApiPolicy(
+            "m", settings(base), author=Author("expert", "m"), cache=tmp_path / "a.jsonl"
+        )
         assert policy.act([TALK], [0], SAMPLING)[0].finish == "overflow"
 
 
@@ -220,7 +226,7 @@ def test_a_budget_is_never_exceeded_and_what_was_answered_is_kept(limit, tmp_pat
     with serving(expert_server) as (base, seen):
         with pytest.raises(BudgetError, match="the budget is spent") as caught:
             collected(tmp_path, base, **limit)
-        spent = ResponseCache(tmp_path / JOURNAL_FILE, settings(base, **limit)).spent
+        spent = ResponseCache(tmp_path / CACHE_FILE, settings(base, **limit)).usage
         assert f"expert.api.{next(iter(limit))}" in caught.value.hint
         assert 0 < spent.requests == len(seen) <= limit.get("max_requests", 99)
         assert spent.tokens <= limit.get("max_tokens", 10**9)
@@ -282,8 +288,8 @@ def test_pace_is_kept(tmp_path):
         policy = ApiPolicy(
             "m",
             settings(base, requests_per_minute=600),
-            name="expert:m",
-            journal=tmp_path / "a.jsonl",
+            author=Author("expert", "m"),
+            cache=tmp_path / "a.jsonl",
         )
         policy.act([TALK] * 5, list(range(5)), SAMPLING)
     assert max(times) - min(times) >= 0.35
@@ -346,7 +352,7 @@ def test_settings_that_would_hold_a_key_are_refused(monkeypatch):
             ApiSettings(**wrong)
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ConfigError, match="the environment has no `OPENAI_API_KEY`"):
-        ApiPolicy("m", ApiSettings(), name="expert:m", journal=None)
+        ApiPolicy("m", ApiSettings(), author=Author("expert", "m"), cache=None)
 
 
 def test_without_the_package_it_is_told_what_to_install(recipe, tmp_path, monkeypatch):
@@ -424,7 +430,7 @@ def test_a_real_server_with_faults_between_collects_an_expert_set(
     assert (outcome["rollouts"], outcome["errors"]) == (8, 0)
     api = outcome["sources"]["api"]
     assert api["requests"] == len(seen)
-    assert sum(api["troubles"].values()) == proxy.injected.total() > 0
+    assert sum(api["failures"].values()) == proxy.injected.total() > 0
     stored = list(read_trajectories(run.directory / "expert"))
     assert sum(len(item.steps) for item in stored) == len(seen) - proxy.injected.total()
     assert any(step.action for item in stored for step in item.steps)

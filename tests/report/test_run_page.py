@@ -28,7 +28,6 @@ from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import StoreError
 from eef.pipeline.evaluation import EvalResult, Outcome, newly_solved
 from eef.pipeline.ledger import Cost
-from eef.pipeline.pipeline import Run
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.stages import Stage, stages_of
 from eef.report import charts as figure
@@ -41,7 +40,7 @@ from eef.report.run_table import COLUMNS, markdown_table, results_table, rows
 from eef.report.sections import case_study as storyboard
 from eef.report.summary import headline, progress, verdict
 from eef.rollouts.store import Store
-from eef.trajectory import Step, Trajectory
+from eef.trajectory import Author, Step, Trajectory
 from eef.utils.jsonl import append_jsonl, write_json
 from tests.fakes.grids import expert, played
 
@@ -61,7 +60,7 @@ class PlayedRun(Run):
 
     def _student(self, trained: Stage) -> Any:
         skill = SKILL[trained.method] + 0.04 * trained.round
-        return toy_player(f"policy:{trained.method}@round{trained.round}", skill)
+        return toy_player(Author("student", f"{trained.method}@round{trained.round}"), skill)
 
     def _train(self, stage: Stage, listener: Any) -> None:
         cost = Cost(updates=5, trained_tokens=70, processed_tokens=700, seconds=2.0)
@@ -339,7 +338,7 @@ def test_skills_tell_won_from_lost_and_leave_broken_episodes_out():
         return Trajectory(
             id="x",
             task="t",
-            author="policy:x",
+            author=Author("student", "x"),
             steps=steps,
             final_observation="",
             status=status,
@@ -370,7 +369,7 @@ def ended(task, *rewards, status="terminated"):
     return Trajectory(
         id=f"evaluation/{task}",
         task=task,
-        author="policy:p",
+        author=Author("student", "p"),
         steps=steps,
         final_observation="",
         status=status,
@@ -427,7 +426,7 @@ def write_result(
         for task in order
     )
     result = EvalResult(
-        policy=f"policy:{method}",
+        policy=Author("student", f"{method}"),
         method=method,
         round=round,
         split="test",

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from eef.errors import ConfigError, StoreError
 from eef.pipeline.ledger import Stage
-from eef.pipeline.pipeline import Run
 from eef.pipeline.stages import Stage, stages_of
 from eef.policy import Completion
 from eef.rollouts.budget import chunks, round_robin
 from eef.rollouts.settings import BudgetSettings
 from eef.selection import PlannedState
-from eef.trajectory import StateRef
+from eef.trajectory import Author, StateRef
 from eef.utils.jsonl import read_jsonl
 from tests.fakes.small_run import as_recipe, small_recipe
 
@@ -190,9 +189,7 @@ def test_a_round_is_full_by_rollouts(student, tmp_path):
 def test_a_round_is_full_by_rollouts_of_each_task(student, tmp_path):
     run = run_of(student, tmp_path / "run", {"rollouts_per_task": 3})
     for method in ("rft", "eef", "eef-two"):
-        counts = Counter(
-            item.task for item in run.trajectories(method) if item.author.startswith("policy:")
-        )
+        counts = Counter(item.task for item in run.trajectories(method) if item.by_student)
         assert counts == Counter({task.id: 3 for task in run.train_tasks})
 
 
@@ -238,7 +235,7 @@ def test_a_round_is_full_by_tokens_and_can_be_left(student, tmp_path):
 class Worn:
     """A student whose completions are worth ten tokens each, and which breaks while `broken(conversations)`."""
 
-    name, batch_invariant = "policy:eef@round0", True
+    name, batch_invariant = Author("student", "eef@round0"), True
 
     def __init__(self, broken):
         self.broken = broken

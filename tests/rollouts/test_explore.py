@@ -17,7 +17,7 @@ from eef.rollouts.explore import explore, launches
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store, read_trajectories
 from eef.selection import PlannedState
-from eef.trajectory import StateRef
+from eef.trajectory import Author, StateRef
 from tests.fakes.toy_rollouts import STUDENT, WithoutSnapshot, expert_trajectories
 
 EXPERTS = expert_trajectories(4)
@@ -51,7 +51,7 @@ def as_the_student(conversation, seed):
     return STUDENT.act([conversation], [seed], GREEDY)[0].text
 
 
-SWAYED = Swayed("policy:swayed", as_the_student)
+SWAYED = Swayed(Author("student", "swayed"), as_the_student)
 
 
 class Killed(Exception):

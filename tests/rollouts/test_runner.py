@@ -15,7 +15,7 @@ from eef.errors import ConfigError, ModelError
 from eef.policy import GREEDY, Completion, Sampling, ScriptedPolicy
 from eef.rollouts import restore as states
 from eef.rollouts.runner import RolloutSpec, derive_seed, is_replay_mismatch, play
-from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
+from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet
 from tests.fakes.toy_rollouts import STUDENT, WithoutSnapshot, expert_trajectories, from_starts, run
 
 
@@ -135,7 +135,9 @@ def test_branches_of_branches_are_legal_episodes():
 
 
 def test_the_prefix_counts_against_the_limit_unless_the_limit_is_fresh():
-    waiting = ScriptedPolicy("policy:waiting", lambda conversation, seed: "Action: left")
+    waiting = ScriptedPolicy(
+        Author("student", "waiting"), lambda conversation, seed: "Action: left"
+    )
     env = ToyEnv()
     (origin,) = run(from_starts(env, 1), env, waiting, step_limit=6)
     assert (origin.status, origin.length, origin.reward, origin.success) == (
@@ -164,7 +166,9 @@ def test_the_reward_of_the_prefix_counts():
             return min(1.0, sum(rewards))
 
     env = Collecting()
-    waiting = ScriptedPolicy("policy:waiting", lambda conversation, seed: "Action: left")
+    waiting = ScriptedPolicy(
+        Author("student", "waiting"), lambda conversation, seed: "Action: left"
+    )
     (origin,) = run(from_starts(env, 1), env, waiting, step_limit=3)
     launch = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 2), 0, 1)
     (branch,) = run([launch], env, waiting, [origin], step_limit=4)
@@ -182,7 +186,9 @@ def test_the_policy_sees_prompt_prefix_and_observation_and_a_seed_a_turn():
     env = ToyEnv()
     (origin,) = expert_trajectories(1)
     launch = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 1), 5, 1)
-    watching = Watching("policy:w", lambda conversation, seed: "Thought: so. Action: left")
+    watching = Watching(
+        Author("student", "w"), lambda conversation, seed: "Thought: so. Action: left"
+    )
     (branch,) = run([launch], env, watching, [origin], step_limit=3)
     conversation, _, sampling = seen[1]
     assert [message["role"] for message in conversation] == [
@@ -201,7 +207,7 @@ def test_the_policy_sees_prompt_prefix_and_observation_and_a_seed_a_turn():
     assert [entry[1] for entry in seen] == [derive_seed(5, 1), derive_seed(5, 2)]
     assert sampling == GREEDY
     assert (branch.author, branch.start, branch.seed, branch.round) == (
-        "policy:w",
+        Author("student", "w"),
         launch.state,
         5,
         1,
@@ -215,7 +221,7 @@ def test_seeds_are_the_same_on_every_machine():
 
 
 def test_a_completion_without_an_action_costs_a_step_and_is_answered():
-    mute = ScriptedPolicy("policy:mute", lambda conversation, seed: "I would open it")
+    mute = ScriptedPolicy(Author("student", "mute"), lambda conversation, seed: "I would open it")
     (played,) = run(from_starts(ToyEnv(), 1), policy=mute, step_limit=2)
     assert [(step.action, step.completion) for step in played.steps] == [
         ("", "I would open it")
@@ -226,7 +232,7 @@ def test_a_completion_without_an_action_costs_a_step_and_is_answered():
 class Finishing:
     """Ends the second turn of one conversation as it is told to."""
 
-    name = "policy:finishing"
+    name = Author("student", "finishing")
     batch_invariant = True
 
     def __init__(self, finish: str) -> None:
@@ -342,7 +348,7 @@ def test_a_policy_that_cannot_be_used_and_an_interruption_go_through(error):
         raise error
 
     with pytest.raises(type(error)):
-        run(from_starts(ToyEnv()), policy=ScriptedPolicy("policy:p", script))
+        run(from_starts(ToyEnv()), policy=ScriptedPolicy(Author("student", "p"), script))
 
 
 def test_a_state_that_does_not_come_back_is_an_error_of_its_own_kind():
@@ -361,7 +367,7 @@ def test_a_state_that_does_not_come_back_is_an_error_of_its_own_kind():
 
 def test_a_state_after_the_end_cannot_be_started_from():
     env = ToyEnv()
-    (won,) = run(from_starts(env, 1), env, toy_player("expert:e", 1.0))
+    (won,) = run(from_starts(env, 1), env, toy_player(Author("expert", "e"), 1.0))
     launch = RolloutSpec("b", env.tasks("train")[0], StateRef(won.id, won.length), 0, 1)
     (played,) = run([launch], env, trajectories=[won])
     assert is_replay_mismatch(played)
@@ -413,7 +419,7 @@ def test_a_policy_that_answers_too_few_is_a_bug():
     with pytest.raises(ValueError, match="shorter"):
         run(
             from_starts(ToyEnv()),
-            policy=Short("policy:p", lambda conversation, seed: "Action: left"),
+            policy=Short(Author("student", "p"), lambda conversation, seed: "Action: left"),
         )
 
 
@@ -446,7 +452,7 @@ def test_an_environment_that_cannot_be_used_as_asked_is_the_users_to_mend(concur
 
 def test_a_policy_may_take_no_further_turn():
     class Quitter:
-        name, batch_invariant = "policy:quitter", True
+        name, batch_invariant = Author("student", "quitter"), True
 
         def act(self, conversations, seeds, sampling):
             return [
@@ -462,7 +468,9 @@ def test_a_policy_may_take_no_further_turn():
 
 
 def test_a_tasks_own_limit_holds_where_it_is_lower():
-    waiting = ScriptedPolicy("policy:waiting", lambda conversation, seed: "Action: look")
+    waiting = ScriptedPolicy(
+        Author("student", "waiting"), lambda conversation, seed: "Action: look"
+    )
     launches = [
         replace(launch, task=replace(launch.task, step_limit=limit))
         for launch, limit in zip(from_starts(ToyEnv(), 3), (2, 9, None), strict=True)
@@ -472,7 +480,7 @@ def test_a_tasks_own_limit_holds_where_it_is_lower():
 
 def test_an_oracle_is_told_the_tasks():
     class Teller:
-        name, batch_invariant = "expert:teller", True
+        name, batch_invariant = Author("expert", "teller"), True
 
         def act(self, conversations, seeds, sampling):
             raise AssertionError("not told")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from eef.errors import DataError, StoreError
 from eef.pipeline.ledger import Cost, Ledger, Stage, usage_of
 from eef.rollouts.store import MIGRATIONS, STORE_FILE, Store, read_trajectories
-from eef.trajectory import RECORD_VERSION, StateRef, Step, Usage
+from eef.trajectory import RECORD_VERSION, Author, StateRef, Step, Usage
 from eef.utils.jsonl import append_jsonl, read_json, read_jsonl, write_json
 from tests.fakes import ROOT
 from tests.fakes.records import recorded
@@ -138,7 +138,7 @@ def test_a_version_0_record_is_migrated(tmp_path):
     old = {
         "id": "old",
         "task": "toy/1",
-        "author": "expert:e",
+        "author": Author("expert", "e"),
         "steps": [step],
         "final_observation": "end",
         "status": "terminated",

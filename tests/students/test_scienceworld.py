@@ -16,7 +16,6 @@ from eef.cli import diagnosis as doctor
 from eef.envs.scienceworld.tasks import part_of
 from eef.errors import ConfigError, EnvError
 from eef.models.loading import STUDENTS, load_model
-from eef.pipeline.pipeline import Run
 from eef.pipeline.recipe import load_recipe
 from eef.policy import Completion, ScriptedPolicy
 from eef.renderer import Renderer
@@ -33,7 +32,7 @@ from eef.students.scienceworld import (
     with_slips,
 )
 from eef.students.tokenizer import build_tokenizer
-from eef.trajectory import Step, Trajectory
+from eef.trajectory import Author, Step, Trajectory
 from tests.fakes import ROOT
 from tests.fakes.worlds import needs_java
 
@@ -71,7 +70,7 @@ def episode():
     return Trajectory(
         id="t",
         task="scienceworld/find-plant/150",
-        author="expert:e",
+        author=Author("expert", "e"),
         steps=tuple(steps),
         final_observation="",
         status="terminated",
@@ -241,7 +240,8 @@ def test_the_shipped_student_has_seen_development_variations_alone():
 @needs_java
 def test_no_student_is_made_of_what_is_left_where_a_path_breaks(monkeypatch):
     monkeypatch.setattr(
-        "eef.students.scienceworld.make_expert", lambda env, name: Broken("expert:flawless", str)
+        "eef.students.scienceworld.make_expert",
+        lambda env, name: Broken(Author("expert", "flawless"), str),
     )
     with pytest.raises(EnvError, match=r"scienceworld/\S+ cannot be learned from: policy: no path"):
         list(play_gold(ScienceStudent(tasks=1), lambda part, parts: None))

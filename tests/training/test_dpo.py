@@ -14,7 +14,7 @@ from eef.renderer import Rendered, RenderedPair, Renderer, render_pairs  # noqa:
 from eef.training.dpo import train_pairs  # noqa: E402
 from eef.training.round import train_round  # noqa: E402
 from eef.training.settings import DpoSettings, TrainSettings  # noqa: E402
-from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet  # noqa: E402
+from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet  # noqa: E402
 from tests.fakes.grids import expert, rollout  # noqa: E402
 from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
@@ -183,7 +183,9 @@ def test_pairs_without_trained_tokens_are_left_out():
 # what carries loss
 
 
-def episode(name, *turns, author="policy:eto@round1", win=False, start=None, task="toy/1"):
+def episode(
+    name, *turns, author=Author("student", "eto@round1"), win=False, start=None, task="toy/1"
+):
     steps = tuple(
         Step(
             observation=f"PAGE {seen} of the shop",
@@ -209,10 +211,19 @@ def episode(name, *turns, author="policy:eto@round1", win=False, start=None, tas
 def stored():
     """An expert's failure, an expert's win of another task, and the student's rollouts: every method finds pairs."""
     failed = episode(
-        "f", ("one", "search"), ("two", "next"), ("three", "buy red"), author="expert:strong"
+        "f",
+        ("one", "search"),
+        ("two", "next"),
+        ("three", "buy red"),
+        author=Author("expert", "strong"),
     )
     won = episode(
-        "w", ("uno", "look"), ("due", "buy"), author="expert:strong", win=True, task="toy/2"
+        "w",
+        ("uno", "look"),
+        ("due", "buy"),
+        author=Author("expert", "strong"),
+        win=True,
+        task="toy/2",
     )
     return TrajectorySet(
         [

@@ -5,6 +5,7 @@ The front of the package. Episodes are played in workers (`eef.envs.simulators.p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from eef.envs.scienceworld.prompt import REACT_PROMPT
@@ -26,10 +27,14 @@ from eef.envs.simulators.env import PooledEnv, PoolSettings
 from eef.envs.simulators.jvm import CONSTANT_HASH, JvmSettings, find_jar, find_java
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
+from eef.trajectory import Step
 
 ENGINE_VERSION = 1
 PACKAGE, VERSION, JAR = "scienceworld", "1.2.3", "scienceworld/scienceworld.jar"
 _OPEN_RANDOM = ("--add-opens", "java.base/java.util=ALL-UNNAMED")
+
+_QUESTION = "Ambiguous request"
+_NO_ANSWERS = frozenset(("", "task", "help", "objects", "reset task"))
 
 
 class ScienceWorld(PooledEnv):
@@ -130,6 +135,20 @@ class ScienceWorld(PooledEnv):
             raise EnvError(f"{task.id} is no task of ScienceWorld")
         name, variation = at_index(task.index)
         return Start(name, variation, self._simplifications.told(name))
+
+    def can_branch_at(self, steps: Sequence[Step], t: int) -> bool:
+        """All states but those in which the simulator awaits a clarification.
+
+        It answers an ambiguous action with a question, to be answered by a number. Only the author of
+        the action knows which object it meant. The question stays open over actions that do not
+        answer it.
+        """
+        asked = False
+        for index in range(t + 1):
+            before = steps[index - 1].action.lower() if index else ""
+            observation = steps[index].observation if index < len(steps) else ""
+            asked = observation.startswith(_QUESTION) or (asked and before in _NO_ANSWERS)
+        return not asked
 
     def fingerprint(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from math import fsum
@@ -13,6 +13,7 @@ from eef.envs.simulators.pool import Pool, Seat
 from eef.envs.simulators.worker import Opener
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
+from eef.trajectory import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ class PooledEnv:
         self._is_clone = False
 
     @property
-    def deaths(self) -> int:
-        return self.pool.deaths
+    def worker_restarts(self) -> int:
+        return self.pool.restarts
 
     def tasks(self, split: str) -> TaskSet:
         raise NotImplementedError
@@ -96,6 +97,9 @@ class PooledEnv:
 
     def restore(self, snapshot: Any) -> None:
         self.snapshot()
+
+    def can_branch_at(self, steps: Sequence[Step], t: int) -> bool:
+        return True
 
     def clone(self) -> Self:
         other = copy(self)

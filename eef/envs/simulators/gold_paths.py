@@ -21,6 +21,7 @@ from eef.envs.simulators.env import PooledEnv
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation, Sampling
 from eef.task import Task, group_of
+from eef.trajectory import Author
 from eef.utils.cache import cache_directory
 from eef.utils.jsonl import append_jsonl, disk_errors, numbered_records, repair_tail
 
@@ -179,19 +180,19 @@ Thinker = Callable[[str, str], str]
 class GoldExpert:
     """Plays a task's gold path, lapsing at a rate, and takes no turn behind its end (`eef.policy.PrivilegedPolicy`).
 
-    The lapses of a task depend on the expert's name and the task alone: each expert is one fixed set of trajectories.
+    The lapses of a task depend on the author and the task alone: each expert is one fixed set of trajectories.
     """
 
     batch_invariant = True
 
-    def __init__(self, paths: GoldPaths, name: str, rate: float, think: Thinker) -> None:
-        self.name = name
+    def __init__(self, paths: GoldPaths, author: Author, rate: float, think: Thinker) -> None:
+        self.author = author
         self._paths, self._rate, self._think = paths, rate, think
 
     def act(
         self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
     ) -> list[Completion]:
-        raise EnvError(f"`{self.name}` must be told the tasks", hint="`act_on` tells them")
+        raise EnvError(f"`{self.author}` needs to know the tasks", hint="call `act_on`")
 
     def act_on(
         self,
@@ -208,7 +209,9 @@ class GoldExpert:
 
     def plan(self, task: Task) -> list[str]:
         """The actions that it plays in a task."""
-        return lapse(self._paths[task].actions, self._rate, random.Random(f"{self.name} {task.id}"))
+        return lapse(
+            self._paths[task].actions, self._rate, random.Random(f"{self.author} {task.id}")
+        )
 
     def _turn(self, task: Task, conversation: Conversation) -> Completion:
         turn = sum(message["role"] == "assistant" for message in conversation)
@@ -217,7 +220,7 @@ class GoldExpert:
         except EnvError as error:  # of this task alone
             return Completion(text=error.message, finish="error")
         if turn >= len(plan):
-            return Completion(text="", finish="quit")
+            return Completion(text="", finish="done")
         first = next(message["content"] for message in conversation if message["role"] == "user")
         return Completion(text=format_completion(self._think(first, plan[turn]), plan[turn]))
 
@@ -231,4 +234,4 @@ def make_gold_expert(env: PooledEnv, preset: str) -> GoldExpert:
             hint=f"there are: {', '.join(PRESETS)}, and lapsing-1 to lapsing-99 (percent)",
         )
     rate = int(match[1]) / 100 if match else PRESETS[preset]
-    return GoldExpert(GoldPaths(env.clone()), f"expert:{preset}", rate, env.think)
+    return GoldExpert(GoldPaths(env.clone()), Author("expert", preset), rate, env.think)

@@ -38,9 +38,9 @@ class Pool:
         weakref.finalize(self, _close, self.workers)
 
     @property
-    def deaths(self) -> int:
+    def restarts(self) -> int:
         """How often a worker, or the simulator in it, died, or hung and was ended."""
-        return sum(worker.deaths for worker in self.workers)
+        return sum(worker.restarts for worker in self.workers)
 
     def seat(self) -> Seat:
         return Seat(self, next(self._numbers))

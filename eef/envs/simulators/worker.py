@@ -54,12 +54,12 @@ class Lost(Exception):
 class Worker:
     """One process and what goes to and fro; `ask` may be called from any thread and is answered in turn.
 
-    `generation` counts the processes that it has had, `deaths` those that died or hung; `seats` are the episodes in the
+    `generation` counts the processes that it has had, `restarts` those that died or hung; `seats` are the episodes in the
     present one.
     """
 
     def __init__(self, opener: Opener, patience: float, name: str) -> None:
-        self.generation = self.deaths = 0
+        self.generation = self.restarts = 0
         self.seats: set[int] = set()
         self._opener, self._patience, self._name = opener, patience, name
         self._lock = threading.Lock()
@@ -171,7 +171,7 @@ class Worker:
         return answer
 
     def _mourn(self) -> None:
-        self.deaths += 1
+        self.restarts += 1
         self._bury()
 
     def _bury(self) -> None:

@@ -18,6 +18,7 @@ from eef.envs.webshop.shop import GoalKind, Shop
 from eef.envs.webshop.splits import Splits
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
+from eef.trajectory import Step
 
 ENGINE_VERSION = 1
 STEP_LIMIT = 10
@@ -56,7 +57,7 @@ class WebShop:
     success_threshold = 1.0
     supports_snapshot = True
     concurrent = False
-    deaths = 0
+    worker_restarts = 0
 
     def __init__(
         self,
@@ -107,6 +108,9 @@ class WebShop:
         self._session: Session | None = None
         self._drawn: Page | None = None
         self._labels: dict[str, Node] | None = None
+
+    def can_branch_at(self, steps: Sequence[Step], t: int) -> bool:
+        return True
 
     def clone(self) -> WebShop:
         other = object.__new__(type(self))

@@ -32,6 +32,7 @@ from eef.envs.webshop.session import Rules, Session, draw
 from eef.envs.webshop.shop import Shop
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation, Sampling
+from eef.trajectory import Author
 
 NEXT, BACK, SEARCH_AGAIN, BUY = (
     "click[next >]",
@@ -66,15 +67,15 @@ PRESETS = {
 
 
 class ShopExpert:
-    """A policy for the shop `env` belongs to; `name` is its author string (`expert:strong`).
+    """A policy for the shop `env` belongs to; recorded under `author`.
 
     Its draws depend on the turn's seed alone, so it plays a batch as it would play each conversation by itself.
     """
 
     batch_invariant = True
 
-    def __init__(self, env: WebShop, name: str, lapses: Lapses) -> None:
-        self.name = name
+    def __init__(self, env: WebShop, author: Author, lapses: Lapses) -> None:
+        self.author = author
         self._env = env.clone()
         self._lapses = lapses
         self._goals: dict[str, int] = {}
@@ -159,7 +160,7 @@ def make_shop_expert(env: WebShop, preset: str) -> ShopExpert:
         raise EnvError(
             f"no scripted expert {preset!r} for the shop", hint=f"there are: {', '.join(PRESETS)}"
         )
-    return ShopExpert(env, f"expert:{preset}", PRESETS[preset])
+    return ShopExpert(env, Author("expert", preset), PRESETS[preset])
 
 
 @dataclass(frozen=True, slots=True)

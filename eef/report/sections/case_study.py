@@ -68,7 +68,7 @@ def _introduce(story: Story) -> str:
     )
     choice = "this one tells most" if told else "none tells a helpful action from a harmful one"
     return (
-        f"Task {expert.task}, as the expert “{expert.author.removeprefix('expert:')}” played it: it {ending} with "
+        f"Task {expert.task}, as the expert “{expert.author.name}” played it: it {ending} with "
         f"reward {expert.reward or 0:.2f} and did not win. In round {story.round} {display_name(story.method)} let the "
         f"student play on from {count_of(len(story.grid.states), 'state')} of it. Of the expert’s {failures} {choice}."
     )
@@ -211,7 +211,7 @@ def _proof(example: TrainingExample) -> Html:
 
 def _masked(t: int, item: PathStep, example: TrainingExample) -> Html:
     weight, reason = example.weights[t], example.reasons[t]
-    who = "expert" if item.author.startswith("expert:") else "student"
+    who = "expert" if item.author.role == "expert" else "student"
     kind = f"trained {who}" if weight > 0 else "context"
     return tag(
         "li",

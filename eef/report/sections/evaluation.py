@@ -85,7 +85,7 @@ def _score_row(method: MethodResult, results: Results, low: float, high: float) 
 
 def draw_curves(results: Results) -> Html:
     """Win rate over rounds and over rollouts; each method's line begins at behaviour cloning."""
-    explorers = [method for method in results.explorers if method.evaluated]
+    explorers = [method for method in results.round_methods if method.evaluated]
     if not explorers:
         return Html("")
     start = {EXPERT: None, BC: 0.0}

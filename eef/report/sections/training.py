@@ -25,7 +25,7 @@ STEP_REASONS: Parts = (
 TROUBLES: Parts = (
     ("Rollouts that broke", "errors"),
     ("of these from a state that did not come back", "mismatches"),
-    ("Workers that died and were started anew", "deaths"),
+    ("Worker restarts", "worker_restarts"),
 )
 TRAINING = ("updates", "trained_tokens", "processed_tokens")
 SEGMENTS: Parts = tuple((label, f"{SIGNS[label]} {label}") for label in MEANINGS)
@@ -34,7 +34,10 @@ SEGMENTS: Parts = tuple((label, f"{SIGNS[label]} {label}") for label in MEANINGS
 def draw_exploration(results: Results) -> Html:
     """What the rollouts brought, round by round."""
     rounds = [
-        (method, item) for method in results.explorers for item in method.rounds if item.explored
+        (method, item)
+        for method in results.round_methods
+        for item in method.rounds
+        if item.explored
     ]
     if not rounds:
         return Html("")

@@ -33,7 +33,7 @@ from eef.envs.simulators.worker import OVER
 from eef.errors import ConfigError, EnvError
 from eef.policy import GREEDY
 from eef.rollouts.runner import RolloutSpec, play
-from eef.trajectory import TrajectorySet
+from eef.trajectory import Author, TrajectorySet
 from tests.fakes.worlds import children, needs_java, record, wander
 
 pytestmark = needs_java
@@ -301,13 +301,13 @@ def test_episodes_that_take_turns_go_as_they_go_alone(env):
 def test_an_episode_outlives_its_jvm(env):
     task = env.tasks("train")[0]
     path, last = record(env, task, list(GoldPaths(env)[task].actions))
-    middle, deaths = len(path) // 2, env.deaths
+    middle, deaths = len(path) // 2, env.worker_restarts
     now = replay(env, task, path[:middle])
     os.kill(children(env.pool.workers[0].pid)[0], signal.SIGKILL)
     for item in path[middle:]:
         assert now.observation == item.step.observation
         now = env.step(item.step.action)
-    assert (now, env.deaths) == (last, deaths + 1)
+    assert (now, env.worker_restarts) == (last, deaths + 1)
 
 
 # --- gold paths and experts ----------------------------------------------------------------------------------------
@@ -352,7 +352,9 @@ def test_experts(env):
     assert all(trajectory.success for trajectory in flawless.values())
     assert not all(trajectory.success for trajectory in lapsing.values())
     assert {trajectory.status for trajectory in lapsing.values()} <= {"terminated", "truncated"}
-    assert {trajectory.author for trajectory in lapsing.values()} == {"expert:lapsing-50"}
+    assert {trajectory.author for trajectory in lapsing.values()} == {
+        Author("expert", "lapsing-50")
+    }
     step = flawless[tasks[0].id].steps[0]
     assert step.completion.startswith("Thought: I am to find ")
     assert step.completion.endswith(f"\nAction: {step.action}")

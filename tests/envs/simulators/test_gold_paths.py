@@ -9,7 +9,7 @@ from eef.envs.scienceworld.thoughts import think
 from eef.envs.simulators.gold_paths import GoldExpert, GoldPaths, lapse
 from eef.policy import GREEDY
 from eef.rollouts.runner import RolloutSpec, play
-from eef.trajectory import TrajectorySet
+from eef.trajectory import Author, TrajectorySet
 from tests.fakes.counting import CountingEnv
 
 ACTIONS = st.lists(
@@ -28,7 +28,9 @@ def test_a_path_that_cannot_be_made_is_one_tasks_affair(tmp_path, monkeypatch):
     )
     kept = (tmp_path / "gold" / "counting" / "up.jsonl").read_text().splitlines()
     assert len(kept) == 3
-    expert = GoldExpert(GoldPaths(env), "expert:flawless", 0.0, lambda first, action: "count")
+    expert = GoldExpert(
+        GoldPaths(env), Author("expert", "flawless"), 0.0, lambda first, action: "count"
+    )
     launches = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
     played = {
         item.task: item.status

@@ -23,7 +23,7 @@ from eef.rollouts.explore import explore, launches
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
-from eef.trajectory import StateRef
+from eef.trajectory import Author, StateRef
 from tests.fakes.counting import CountingEnv
 from tests.fakes.worlds import children, footprint, halt, memory, needs_java
 
@@ -95,13 +95,13 @@ def test_a_worker_that_cannot_be_started_can_be_started_later(monkeypatch):
 
 
 def test_an_episode_outlives_its_worker(env):
-    deaths = env.pool.deaths
+    deaths = env.pool.restarts
     for worker in env.pool.workers:
         if worker.pid is not None:
             os.kill(worker.pid, signal.SIGKILL)
             worker._process.join()
     assert env.step("3") == StepResult("at 10", 0.03, False)
-    assert env.pool.deaths > deaths
+    assert env.pool.restarts > deaths
 
 
 def test_an_action_that_kills_once_is_carried_out_elsewhere(env, tmp_path):
@@ -128,17 +128,17 @@ def test_a_hung_worker_is_ended(monkeypatch):
     pid = env.pool.workers[0].pid
     with pytest.raises(EnvDied, match="did not answer in 0 s"):
         env.step("hang")
-    assert env.pool.deaths == 2
+    assert env.pool.restarts == 2
     assert not os.path.exists(f"/proc/{pid}"), "ended and reaped"
     env.close()
 
 
 def test_a_broken_episode_leaves_its_worker_alone(env):
-    deaths = env.pool.deaths
+    deaths = env.pool.restarts
     with pytest.raises(EnvError, match="it broke"):
         env.step("break")
     assert env.step("1").observation == "at 8"
-    assert env.pool.deaths == deaths
+    assert env.pool.restarts == deaths
 
 
 def test_an_episode_that_goes_another_way_is_not_gone_on_with(env):
@@ -196,7 +196,7 @@ def counter(conversation, seed):
 def play_all(env, directory, script=counter, *, progress=None):
     """Rollouts from the start of each task, then from inside them; all that the store holds, without the seconds."""
     known = {task.id: task for task in env.tasks("train").head(6)}
-    policy = ScriptedPolicy("policy:student", script)
+    policy = ScriptedPolicy(Author("student", "student"), script)
     settings = {"sampling": GREEDY, "step_limit": 8, "batch_size": 5, "progress": progress}
     with Store.open(directory) as store:
         plan = [PlannedState(task, None, 2) for task in known]
@@ -241,7 +241,9 @@ def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
     def harass():
         while not stop.wait(0.05):
             worker = env.pool.workers[len(killed) % 2]
-            over = not killed or (env.pool.deaths >= len(killed) and len(stored) >= killed[-1] + 3)
+            over = not killed or (
+                env.pool.restarts >= len(killed) and len(stored) >= killed[-1] + 3
+            )
             if worker.seats and over:  # so that no request dies twice
                 jvms = children(worker.pid)
                 kill(jvms[0] if len(killed) % 3 else worker.pid)
@@ -256,7 +258,7 @@ def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
         thread.join()
     assert sorted(harassed, key=lambda each: each.id) == sorted(calm, key=lambda each: each.id)
     assert len(killed) > 1
-    assert env.pool.deaths >= len(killed) - 1
+    assert env.pool.restarts >= len(killed) - 1
     env.close()
     assert footprint()["zombies"] == 0
 
@@ -269,7 +271,7 @@ def test_a_hung_jvm_is_ended_and_its_episode_goes_on_elsewhere():
     jvm = children(env._seat._worker.pid)[0]
     halt(jvm)
     assert env.step("look around") == seen
-    assert env.deaths == 1
+    assert env.worker_restarts == 1
     assert not os.path.exists(f"/proc/{jvm}"), "ended and reaped"
     env.close()
 
@@ -305,7 +307,7 @@ def test_two_thousand_episodes_leak_nothing():
             worker = env.pool.workers[0].pid
             seen.append((memory(children(worker)[0]), memory(worker), footprint()))
             print(number, *seen[-1])
-    assert env.deaths == 8
+    assert env.worker_restarts == 8
     env.close()
     (jvm, python, held), (jvm_last, python_last, held_last) = seen[1], seen[-1]
     assert jvm_last < min(600, jvm + 60)

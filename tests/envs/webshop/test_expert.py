@@ -16,6 +16,7 @@ from eef.envs.webshop.expert import BACK, PRESETS, Lapses, ShopExpert, make_shop
 from eef.errors import EnvError
 from eef.pipeline.recipe import load_recipe
 from eef.policy import GREEDY
+from eef.trajectory import Author
 from tests.fakes import ROOT
 from tests.fakes.shopping import buy, open_shop, play_all, rank, win_rate
 
@@ -37,7 +38,7 @@ def demo():
 
 
 def lapsing(env, **lapses):
-    return ShopExpert(env, "expert:lapsing", Lapses(**lapses))
+    return ShopExpert(env, Author("expert", "lapsing"), Lapses(**lapses))
 
 
 # --- how often it wins ---------------------------------------------------------------------------------------------

@@ -1,0 +1,176 @@
+"""RunContext: what the stages of a run work with – environment, tasks, sampling, policies, renderer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from eef.env import Env
+from eef.envs.registry import make_env
+from eef.errors import ConfigError
+from eef.exporters.examples import RenderedExample, make_lessons
+from eef.pipeline.checks import versions
+from eef.pipeline.recipe import Recipe
+from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import EXPERT, Stage, trained_before
+from eef.policies.settings import SamplingSettings
+from eef.policy import Policy, Sampling
+from eef.renderer import Renderer
+from eef.rollouts.runner import RolloutParameters
+from eef.selection import PlannedState
+from eef.task import TaskSet
+from eef.trajectory import Author, TrajectorySet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+class RunContext:
+    """Everything that a run's recipe describes, created when it is first needed."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.worker_restarts: Counter[Stage] = Counter()
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.run.recipe
+
+    @cached_property
+    def env(self) -> Env:
+        return make_env(self.recipe.env.name, self.recipe.env.options)
+
+    @cached_property
+    def train_tasks(self) -> TaskSet:
+        return self._tasks("train", self.recipe.tasks.train)
+
+    @cached_property
+    def test_tasks(self) -> TaskSet:
+        return self._tasks(self.recipe.evaluate.split, self.recipe.tasks.test)
+
+    @property
+    def expert_tasks(self) -> TaskSet:
+        """The training tasks that the experts play."""
+        return self.train_tasks.head(self.recipe.expert.tasks)
+
+    @property
+    def step_limit(self) -> int:
+        return self.recipe.rollouts.step_limit or self.env.step_limit
+
+    @property
+    def sampling(self) -> Sampling:
+        """How completions are sampled during exploration."""
+        return _sampling(self.recipe.sampling)
+
+    def parameters(self, stage: Stage) -> RolloutParameters:
+        """How the rollouts of a stage are played."""
+        evaluating = stage.kind == "evaluate"
+        suffix = "" if stage.method == EXPERT else self.run.methods[stage.method].prompt_suffix
+        return RolloutParameters(
+            sampling=_sampling(self.recipe.evaluation_sampling) if evaluating else self.sampling,
+            step_limit=self.step_limit,
+            batch_size=self.recipe.rollouts.batch_size,
+            reset_step_limit=self.recipe.rollouts.reset_step_limit,
+            prompt_suffix=suffix,
+        )
+
+    def plan(self, stage: Stage, trajectories: TrajectorySet) -> list[PlannedState]:
+        """The states that a method plans to play in a round, without those that cannot be branched
+        from; the budget then cuts or repeats the plan."""
+        tasks = [task.id for task in self.train_tasks]
+        planned = self.run.methods[stage.method].plan(trajectories, tasks, stage.round)
+        return [item for item in planned if self._can_start(item, trajectories)]
+
+    def explorer(self, stage: Stage) -> Policy:
+        """The student that explores in a stage's round: the previous round's."""
+        return self.student(trained_before(stage))
+
+    def student(self, trained: Stage) -> Policy:
+        """The student that a training stage left."""
+        checkpoint = self.run.checkpoint(trained)
+        return self.local_policy(
+            str(checkpoint), Author("student", f"{trained.method}@round{trained.round}")
+        )
+
+    def local_policy(self, model_name: str, author: Author) -> Policy:
+        """A transformers model that acts in this process."""
+        from eef.models.loading import load_model
+        from eef.policies.local import LocalPolicy
+
+        settings = self.recipe.model
+        model, tokenizer = load_model(model_name, dtype=settings.dtype, device=settings.device)
+        return LocalPolicy(model, tokenizer, self.renderer(model, tokenizer), author=author)
+
+    def renderer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Renderer:
+        """The renderer of a loaded model."""
+        from eef.models.loading import context_length
+
+        return self._renderer(tokenizer, context_length(model))
+
+    def base_renderer(self) -> Renderer:
+        """The renderer of the recipe's base model; loads its tokenizer alone."""
+        from eef.models.loading import configured_context, load_tokenizer
+
+        name = self.recipe.model.name
+        return self._renderer(load_tokenizer(name), configured_context(name))
+
+    def rendered_examples(self, method: str, round: int) -> tuple[list[RenderedExample], Renderer]:
+        """What a round trains on, as messages and as tokens, and its renderer.
+
+        StoreError if that round has not selected anything yet.
+        """
+        self.run.require(Stage(method, round, "select"))
+        selection = self.run.selection(method, round)
+        assert selection is not None, "required above"
+        renderer = self.base_renderer()
+        about = {"run": self.recipe.name, "method": method, "round": round}
+        trajectories = self.run.trajectories(method)
+        examples = make_lessons(
+            selection.examples, trajectories, self.env.prompt, renderer, **about
+        )
+        return list(examples), renderer
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The environment, and everything else that must be equal for numbers to be comparable."""
+        return {
+            **self.env.fingerprint(),
+            "step_limit": self.step_limit,
+            "train_tasks": len(self.train_tasks),
+            "test_split": self.recipe.evaluate.split,
+            "test_tasks": len(self.test_tasks),
+            "student": self.recipe.model.name,
+            **versions(),
+        }
+
+    def _renderer(self, tokenizer: PreTrainedTokenizerFast, context: int | None) -> Renderer:
+        limits = [limit for limit in (self.recipe.chat.max_length, context) if limit]
+        return Renderer(
+            tokenizer, loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None)
+        )
+
+    def _can_start(self, item: PlannedState, trajectories: TrajectorySet) -> bool:
+        if item.state is None:
+            return True
+        steps = [each.step for each in trajectories.path(item.state.trajectory)]
+        return self.env.can_branch_at(steps, item.state.t)
+
+    def _tasks(self, split: str, count: int | None) -> TaskSet:
+        """The tasks of a split that the recipe uses. ConfigError if there are fewer than it asks for."""
+        tasks = self.env.tasks(split)
+        if not tasks:
+            raise ConfigError(
+                f"the environment has no task in split {split!r}",
+                hint="choose another split or data",
+            )
+        if count is not None and count > len(tasks):
+            raise ConfigError(
+                f"the recipe asks for {count} tasks of split {split!r}, which has {len(tasks)}",
+                hint=f"set `tasks.{'train' if split == 'train' else 'test'}` to {len(tasks)} or less",
+            )
+        seed = self.recipe.tasks.seed
+        return (tasks if seed is None else tasks.shuffled(seed)).head(count)
+
+
+def _sampling(settings: SamplingSettings) -> Sampling:
+    return Sampling(**settings.model_dump())

@@ -1,0 +1,281 @@
+"""The stages of a run, one function each. `EXECUTORS` maps the kind of a stage to its function."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from eef.errors import MethodError, StoreError
+from eef.pipeline.context import RunContext
+from eef.pipeline.evaluation import summarize
+from eef.pipeline.experts import FILE_PREFIX, api_usage, import_expert, make_expert_policy
+from eef.pipeline.ledger import Cost, usage_of
+from eef.pipeline.model_card import model_card
+from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, trained_before
+from eef.policy import Policy
+from eef.renderer import render_all, render_pairs
+from eef.rollouts.budget import chunks
+from eef.rollouts.explore import attempt_ids, explore, last_attempt, rollout_specs
+from eef.rollouts.runner import RolloutSpec, derive_seed
+from eef.rollouts.store import Store, read_trajectories
+from eef.selection import PlannedState
+from eef.trajectory import Trajectory, TrajectorySet
+from eef.utils.jsonl import write_json, write_jsonl, write_text
+from eef.utils.progress import OnProgress, Progress
+
+Executor = Callable[[RunContext, Stage, OnProgress], None]
+
+
+def collect(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
+    """Every expert plays every training task once; an expert that is a file is imported."""
+    run, sources = context.run, dict[str, Any]()
+    with Store.open(run.store(EXPERT)) as store:
+        for name in run.recipe.expert.names:
+            if name.startswith(FILE_PREFIX):
+                sources[name] = import_expert(context, name, store, stage, on_progress)
+                continue
+            expert = make_expert_policy(context, name)
+            specs = [
+                RolloutSpec(
+                    f"{expert.author}/{task.id}",
+                    task,
+                    None,
+                    derive_seed(run.recipe.seed, expert.author, task.id),
+                    0,
+                )
+                for task in context.expert_tasks
+            ]
+            _play(context, stage, specs, store, expert, on_progress)
+        usage = api_usage(context)
+        sources |= {"api": usage} if usage else {}
+        _finish_rollouts(context, stage, store.trajectories, sources)
+
+
+def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
+    """The previous round's student plays what the method plans, within the budget."""
+    run, recipe = context.run, context.recipe
+    tasks = {task.id: task for task in context.train_tasks}
+    with Store.open(run.store(stage.method), base=read_trajectories(run.store(EXPERT))) as store:
+        plan = context.plan(stage, store.trajectories)
+        student = context.explorer(stage) if plan else None
+        states: list[PlannedState] = []
+        played: list[RolloutSpec] = []
+
+        def tokens_of(count: int) -> int:
+            names = (name for spec in played[:count] for name in attempt_ids(spec.id))
+            ended = (store.trajectories[name] for name in names if name in store.trajectories)
+            return sum(item.usage.generated_tokens for item in ended)
+
+        budget = recipe.budget.of_round(len(context.train_tasks))
+        earlier = _branch_counts(store.trajectories, stage.round)
+        for chunk in chunks(plan, budget, recipe.rollouts.batch_size, tokens_of, earlier):
+            assert student is not None, "an empty plan has no chunks"
+            states += chunk
+            specs = rollout_specs(
+                states, tasks, owner=stage.method, round=stage.round, seed=recipe.seed
+            )
+            fresh = specs[len(played) :]
+            _play(context, stage, fresh, store, student, on_progress, before=played)
+            played += fresh
+        rollouts = (item for item in store.trajectories if item.by_student)
+        _finish_rollouts(context, stage, [item for item in rollouts if item.round == stage.round])
+
+
+def select(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
+    """The method chooses what to train on."""
+    run = context.run
+    trajectories = run.trajectories(stage.method)
+    tasks = [task.id for task in context.train_tasks]
+    # wins on tasks of no environment at hand (imported, unverified) are trained on as well
+    tasks += (item.task for item in trajectories if item.success and item.by_expert)
+    selection = run.methods[stage.method].select(
+        trajectories, list(dict.fromkeys(tasks)), stage.round
+    )
+    write_jsonl(run.examples_file(stage), (each.to_record() for each in selection.examples))
+    if selection.pairs:
+        write_jsonl(run.pairs_file(stage), (each.to_record() for each in selection.pairs))
+    write_json(run.last_file(stage), selection.counts)
+
+
+def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
+    """The selected examples and pairs change the student's weights."""
+    from eef.models.checkpoint import save_checkpoint
+    from eef.models.loading import load_model
+    from eef.training.round import train_round
+
+    run, recipe = context.run, context.recipe
+    selection = run.selection(stage.method, stage.round)
+    assert selection is not None, "selection precedes training"
+    start = recipe.model.name
+    # pairs alone cannot teach a base model to act: they refine the previous round's student
+    if stage.method != BC and (recipe.train.init_from == "last" or not selection.examples):
+        start = str(run.checkpoint(trained_before(stage)))
+    model, tokenizer = load_model(
+        start, dtype=recipe.model.dtype, device=recipe.model.device, lora=recipe.model.lora
+    )
+    source = run.trajectories(stage.method), context.env.prompt, context.renderer(model, tokenizer)
+    examples, overflows = render_all(selection.examples, *source)
+    pairs, long_pairs = render_pairs(selection.pairs, *source)
+    overflows += long_pairs
+    if not examples and not pairs:
+        raise MethodError(
+            f"`{stage}`: all {len(overflows)} examples are longer than the model's context",
+            hint="raise `chat.max_length`, or choose a model with a longer context",
+        )
+    checkpoints = run.training_checkpoints(stage)
+    result = train_round(
+        model,
+        examples,
+        pairs,
+        recipe.train,
+        recipe.dpo,
+        directory=checkpoints,
+        on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, each.note)),
+    )
+    record = {
+        "updates": result.updates,
+        "examples": len(examples),
+        "pairs": len(pairs),
+        "too_long": overflows,
+        "losses": result.losses,
+    }
+    write_json(run.training_file(stage), record)
+    cost = Cost(
+        updates=result.updates,
+        trained_tokens=result.trained_tokens,
+        processed_tokens=result.processed_tokens,
+        seconds=result.seconds,
+    )
+    run.ledger(stage.method).record(stage, cost)
+    save_checkpoint(
+        model,
+        tokenizer,
+        run.checkpoint(stage),
+        base=start,
+        about={"recipe": recipe.name, "method": stage.method, "round": stage.round},
+    )
+    _write_card(context, stage)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
+    """Play the test tasks; these rollouts are kept apart from those that are trained on."""
+    run = context.run
+    if stage.method == EXPERT:
+        policy = make_expert_policy(context, run.recipe.expert.players[0])
+    else:
+        policy = context.student(stage.sibling("train"))
+    specs = [
+        RolloutSpec(
+            f"{stage.method}/round{stage.round}/evaluation/{task.id}",
+            task,
+            None,
+            derive_seed(run.recipe.seed, "evaluation", task.id),
+            stage.round,
+        )
+        for task in context.test_tasks
+    ]
+    with Store.open(run.evaluation_store(stage)) as store:
+        _play(context, stage, specs, store, policy, on_progress)
+        ends = [last_attempt(store.trajectories, spec.id) for spec in specs]
+    result = summarize(
+        ends,
+        policy=str(policy.author),
+        method=stage.method,
+        round=stage.round,
+        split=run.recipe.evaluate.split,
+    )
+    run.ledger(stage.method).record(stage, result.cost)
+    write_json(run.last_file(stage), result.to_record())
+    if stage.method != EXPERT:
+        _write_card(context, stage.sibling("train"))
+
+
+EXECUTORS: dict[StageKind, Executor] = {
+    "collect": collect,
+    "explore": explore_round,
+    "select": select,
+    "train": train,
+    "evaluate": evaluate,
+}
+
+
+def _play(
+    context: RunContext,
+    stage: Stage,
+    specs: Sequence[RolloutSpec],
+    store: Store,
+    policy: Policy,
+    on_progress: OnProgress,
+    *,
+    before: Sequence[RolloutSpec] = (),
+) -> None:
+    """Play specs into the store; `before` are those of the same stage that were played already."""
+    restarts = context.env.worker_restarts
+    explore(
+        specs,
+        store,
+        context.env,
+        policy,
+        context.parameters(stage),
+        subject=stage,
+        before=before,
+        on_progress=on_progress,
+    )
+    context.worker_restarts[stage] += context.env.worker_restarts - restarts
+    # the last chunks of a budget may hold one rollout each, so failures are judged over a whole batch
+    recent = [*before, *specs][-max(len(specs), context.recipe.rollouts.batch_size) :]
+    last = [last_attempt(store.trajectories, spec.id) for spec in recent]
+    failed = bool(last) and all(item.status == "error" for item in last)
+    if failed and any(item.error_kind != "replay" for item in last):
+        quarantine = store.quarantine({name for spec in recent for name in attempt_ids(spec.id)})
+        raise StoreError(
+            f"`{stage}`: every rollout failed, the first with: {last[0].error}",
+            hint=f"fix the cause and run `eef run {context.run.path}`; failed rollouts were moved "
+            f"to `{quarantine}`",
+        )
+
+
+def _finish_rollouts(
+    context: RunContext,
+    stage: Stage,
+    played: Iterable[Trajectory],
+    sources: dict[str, Any] | None = None,
+) -> None:
+    rollouts = list(played)
+    context.run.ledger(stage.method).record(stage, usage_of(rollouts))
+    kinds = Counter(item.error_kind for item in rollouts)
+    record: dict[str, Any] = {
+        "rollouts": len(rollouts),
+        "wins": sum(item.success for item in rollouts),
+        "errors": sum(item.status == "error" for item in rollouts),
+        "mismatches": kinds["replay"],
+        "overflows": kinds["context_overflow"],
+        "worker_restarts": context.worker_restarts[stage],
+    }
+    if sources:
+        record["unverified"] = sum(not item.replayable for item in rollouts)
+        record["sources"] = sources
+    write_json(context.run.last_file(stage), record)
+
+
+def _branch_counts(trajectories: TrajectorySet, round: int) -> Counter[Any]:
+    """How often earlier rounds branched from each state."""
+    return Counter(item.start for item in trajectories if item.start and item.round < round)
+
+
+def _write_card(context: RunContext, trained: Stage) -> None:
+    """Write the model card of a checkpoint, with its evaluation once there is one."""
+    run = context.run
+    selection = run.selection(trained.method, trained.round)
+    card = model_card(
+        recipe=run.recipe,
+        method=trained.method,
+        round=trained.round,
+        counts=selection.counts if selection else {},
+        result=run.evaluation(trained.method, trained.round),
+        fingerprint=run.fingerprint,
+    )
+    write_text(run.checkpoint(trained) / "README.md", card)

@@ -1,0 +1,213 @@
+"""RunDirectory: every path and every reader of a run. Needs neither torch nor an environment.
+
+    DIR/recipe.json, fingerprint.json     what is run, and in which environment
+    DIR/<method>/trajectories.jsonl       the rollouts of all rounds (`expert`: the expert data)
+    DIR/<method>/ledger.jsonl             the cost of each stage
+    DIR/<method>/round<r>/                explored.json, examples.jsonl (pairs.jsonl), selection.json,
+                                          training.json, checkpoint/, evaluation/, evaluation.json
+
+Each stage writes one file last; a stage whose file exists is done and is never executed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from eef.config import parse_settings
+from eef.errors import StoreError
+from eef.methods.base import Method
+from eef.methods.registry import make_method
+from eef.pipeline.evaluation import EvalResult
+from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger
+from eef.pipeline.recipe import Recipe
+from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, stages_of
+from eef.rollouts.store import read_trajectories
+from eef.selection import PreferencePair, Selection, TrainingExample
+from eef.trajectory import TrajectorySet
+from eef.utils.jsonl import read_json, read_jsonl
+
+RECIPE_FILE, FINGERPRINT_FILE = "recipe.json", "fingerprint.json"
+_LAST_FILE: dict[StageKind, str] = {
+    "collect": "explored.json",
+    "explore": "explored.json",
+    "select": "selection.json",
+    "train": "checkpoint/manifest.json",
+    "evaluate": "evaluation.json",
+}
+
+
+class RunDirectory:
+    """The files of a run. Every reader reads the disk; `read` gives a snapshot that reads each file once."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path = path
+        self.recipe = recipe
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """The run in a directory. StoreError if there is none."""
+        recipe = path / RECIPE_FILE
+        if not recipe.is_file():
+            raise StoreError(
+                f"`{path}` is not a run directory: it has no `{RECIPE_FILE}`",
+                hint="`eef run RECIPE --out DIR` creates one",
+            )
+        return cls(path, parse_settings(Recipe, read_json(recipe), source=str(recipe)))
+
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """The methods of the recipe by name, behavior cloning among them."""
+        names = dict.fromkeys((*self.recipe.methods, BC))
+        return {name: make_method(name, self.recipe.options.get(name)) for name in names}
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """All stages of the run, in order."""
+        return stages_of(self.recipe)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """The environment and versions that the run was started with."""
+        record: dict[str, Any] = read_json(self.path / FINGERPRINT_FILE)
+        return record
+
+    # paths
+
+    def folder(self, stage: Stage) -> Path:
+        return self.path / stage.method / f"round{stage.round}"
+
+    def last_file(self, stage: Stage) -> Path:
+        """The file that a stage writes last."""
+        return self.folder(stage) / _LAST_FILE[stage.kind]
+
+    def examples_file(self, stage: Stage) -> Path:
+        return self.folder(stage) / "examples.jsonl"
+
+    def pairs_file(self, stage: Stage) -> Path:
+        return self.folder(stage) / "pairs.jsonl"
+
+    def training_file(self, stage: Stage) -> Path:
+        return self.folder(stage) / "training.json"
+
+    def training_checkpoints(self, stage: Stage) -> Path:
+        """The directory of the checkpoints that an interrupted training resumes from."""
+        return self.folder(stage) / "training"
+
+    def checkpoint(self, stage: Stage) -> Path:
+        """The model that a round has trained."""
+        return self.folder(stage) / "checkpoint"
+
+    def evaluation_store(self, stage: Stage) -> Path:
+        """The directory of an evaluation's rollouts, which are kept apart from training rollouts."""
+        return self.folder(stage) / "evaluation"
+
+    def store(self, method: str) -> Path:
+        """The directory of a method's rollouts."""
+        return self.path / method
+
+    # what is done
+
+    def is_done(self, stage: Stage) -> bool:
+        return self.last_file(stage).is_file()
+
+    def require(self, stage: Stage) -> None:
+        """StoreError if a stage is not done."""
+        if not self.is_done(stage):
+            raise StoreError(
+                f"`{stage}` is not done yet", hint=f"`eef run {self.path}` continues the run"
+            )
+
+    # readers
+
+    def ledger(self, method: str) -> Ledger:
+        """A method's ledger, open for writing."""
+        return Ledger.open(self.path / method)
+
+    def costs(self, method: str) -> Mapping[Stage, Cost]:
+        """The cost of each stage of a method; empty if it has not started."""
+        path = self.path / method / LEDGER_FILE
+        return Ledger(path).entries if path.is_file() else {}
+
+    def trajectories(self, method: str) -> TrajectorySet:
+        """The expert data, followed by a method's rollouts."""
+        experts = read_trajectories(self.store(EXPERT))
+        if method in (EXPERT, BC):
+            return experts
+        return read_trajectories(self.store(method), base=experts)
+
+    def evaluation_rollouts(self, method: str, round: int) -> TrajectorySet:
+        """The rollouts of an evaluation; empty if it has not started."""
+        return read_trajectories(self.evaluation_store(Stage(method, round, "evaluate")))
+
+    def evaluation(self, method: str, round: int) -> EvalResult | None:
+        """The result of an evaluation, or None if it is not done."""
+        path = self.last_file(Stage(method, round, "evaluate"))
+        return EvalResult.from_record(read_json(path)) if path.is_file() else None
+
+    def selection(self, method: str, round: int) -> Selection | None:
+        """What a round trains on, or None if it is not selected yet."""
+        stage = Stage(method, round, "select")
+        if not self.is_done(stage):
+            return None
+        examples, pairs = self.examples_file(stage), self.pairs_file(stage)
+        return Selection(
+            tuple(TrainingExample.from_record(record) for record in read_jsonl(examples)),
+            read_json(self.last_file(stage)),
+            tuple(PreferencePair.from_record(record) for record in read_jsonl(pairs))
+            if pairs.is_file()
+            else (),
+        )
+
+    def summary(self, stage: Stage) -> dict[str, Any] | None:
+        """A stage's summary record, or None if it has not finished: counts of rollouts or examples,
+        the training's losses, the evaluation's record."""
+        if not self.is_done(stage):
+            return None
+        path = self.training_file(stage) if stage.kind == "train" else self.last_file(stage)
+        record: dict[str, Any] = read_json(path)
+        return record
+
+    def read(self) -> RunData:
+        """A snapshot of the run, finished or not."""
+        return RunData(self)
+
+
+class RunData:
+    """A snapshot of a run that reads each file at most once; results, reports and studies share it.
+
+    Its readers are those of `RunDirectory`. Files are read when they are first asked for, so a caller
+    that needs no trajectories does not pay for them.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.path = run.path
+        self.recipe = run.recipe
+        self.methods = run.methods
+        self.stages = run.stages
+        self.done = frozenset(stage for stage in run.stages if run.is_done(stage))
+        self.folder = run.folder
+        self.costs = cache(run.costs)
+        self.evaluation = cache(run.evaluation)
+        self.evaluation_rollouts = cache(run.evaluation_rollouts)
+        self.selection = cache(run.selection)
+        self.summary = cache(run.summary)
+        self._run = run
+        self._trajectories: dict[str, TrajectorySet] = {}
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        return self._run.fingerprint
+
+    def is_done(self, stage: Stage) -> bool:
+        return stage in self.done
+
+    def trajectories(self, method: str) -> TrajectorySet:
+        """The expert data, followed by a method's rollouts."""
+        name = EXPERT if method == BC else method
+        if name not in self._trajectories:
+            base = () if name == EXPERT else self.trajectories(EXPERT)
+            self._trajectories[name] = read_trajectories(self._run.store(name), base=base)
+        return self._trajectories[name]
