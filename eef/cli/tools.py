@@ -115,8 +115,7 @@ def make_base(
     Example: `eef make-base --env scienceworld --out student --set updates=200`
     """
     with handle_interrupt("stopped; nothing was written"), process_settings(available_cores()):
-        from eef.students.builder import make_base as make
-        from eef.students.builder import student_settings
+        from eef.students.builder import build_student, student_settings
 
         settings = parse_settings(student_settings(env), as_table(overrides), source="make-base")
         with Bars(
@@ -140,7 +139,7 @@ def make_base(
                     note=progress.note,
                 )
 
-            make(env, out, settings, on_progress=move)
+            build_student(env, out, settings, on_progress=move)
     put(str(out))
 
 

@@ -1,1 +1,1 @@
-"""Base students: small models made from scratch, with their curricula."""
+"""Base students: small models trained from scratch, each on a curriculum for one environment."""

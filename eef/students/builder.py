@@ -1,16 +1,16 @@
-"""The base students: architecture, and how they are made (`eef make-base`); a course for each environment that has one.
+"""Base students: their architecture, and how they are built (`eef model build`).
 
-No model hub is needed for a first run: such a student is a small standard Llama with a word-level tokenizer, made from
-episodes *other* than those a recipe plays.
+With a base student, a first run needs no model hub. It is a small standard Llama with a word-level
+tokenizer, trained on episodes *other* than those that a recipe plays.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import replace
-from importlib import import_module
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -19,24 +19,46 @@ from eef.config import suggestion
 from eef.errors import ConfigError
 from eef.models.checkpoint import save_checkpoint
 from eef.renderer import Renderer
-from eef.students.curriculum import Course, StudentSettings
+from eef.students.curriculum import Curriculum, StudentSettings
 from eef.training.settings import TrainSettings
 from eef.training.sft import train
 from eef.utils.progress import OnProgress, ignore_progress
 
-COURSES = {
-    "webshop": ("eef.students.webshop", "ShopStudent", "ShopCourse"),
-    "scienceworld": ("eef.students.scienceworld", "ScienceStudent", "ScienceCourse"),
+
+@dataclass(frozen=True, slots=True)
+class StudentSpec:
+    """The base student of one environment: its settings and its curriculum."""
+
+    settings: type[StudentSettings]
+    curriculum: Callable[[Any, OnProgress], Curriculum]
+
+
+def _webshop() -> StudentSpec:
+    from eef.students.webshop import ShopCurriculum, ShopStudentSettings
+
+    return StudentSpec(ShopStudentSettings, ShopCurriculum)
+
+
+def _scienceworld() -> StudentSpec:
+    from eef.students.scienceworld import ScienceCurriculum, ScienceStudentSettings
+
+    return StudentSpec(ScienceStudentSettings, ScienceCurriculum)
+
+
+BASE_STUDENTS: dict[str, Callable[[], StudentSpec]] = {
+    "webshop": _webshop,
+    "scienceworld": _scienceworld,
 }
+"""Environment → its base student. A function imports the environment only when it is called."""
 
 
 def student_settings(env: str) -> type[StudentSettings]:
-    """How the student of an environment may be made. ConfigError: no course for it."""
-    return cast("type[StudentSettings]", _find(env, 1))
+    """The settings of an environment's base student. ConfigError if it has none."""
+    return _student(env).settings
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) -> LlamaForCausalLM:
-    """A randomly initialised Llama: heads of 32, as many for keys as for queries, tied embeddings."""
+    """A randomly initialized Llama with heads of size 32, full attention and tied embeddings."""
     heads = width // 32
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -55,31 +77,33 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, width: int, layers: int) 
     return LlamaForCausalLM(config)
 
 
-def make_base(
+def build_student(
     env: str,
     directory: Path,
     settings: StudentSettings,
     *,
     on_progress: OnProgress = ignore_progress,
 ) -> None:
-    """Make the base student of an environment and write it to `directory` as a plain Hugging Face directory.
+    """Train the base student of an environment and write it to `directory`, in Hugging Face format.
 
-    Trained on drills first, in which more of the tokens are about looking things up; then on lessons and drills again.
-    ConfigError if no episode is short enough.
+    Training starts with drills, in which a larger share of the tokens is about looking things up,
+    and continues with lessons and drills mixed. ConfigError if the environment has no base student
+    or no episode is short enough.
     """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
-    course: Course = _find(env, 2)(settings, on_progress)
-    tokenizer = course.tokenizer
+    curriculum = _student(env).curriculum(settings, on_progress)
+    tokenizer = curriculum.tokenizer
     model = build_model(tokenizer, width=settings.width, layers=settings.layers)
     renderer = Renderer(tokenizer)
-    drills = [course.drill(renderer, rng) for _ in range(settings.drills)]
-    lessons = list(course.lessons(renderer, rng, on_progress))
+    drills = [curriculum.drill(renderer, rng) for _ in range(settings.drills)]
+    lessons = list(curriculum.lessons(renderer, rng, on_progress))
     if not lessons:
         raise ConfigError(
-            f"every episode is longer than `longest` = {settings.longest} tokens", hint="raise it"
+            f"every episode is longer than `longest` = {settings.longest} tokens",
+            hint="raise `longest`",
         )
-    model.set_attn_implementation("eager")  # on a CPU twice as fast for what is so short
+    model.set_attn_implementation("eager")  # twice as fast on a CPU for sequences this short
     train(
         model,
         drills,
@@ -91,21 +115,25 @@ def make_base(
                 "schedule": "constant",
             }
         ),
-        on_progress=_about("training on drills", on_progress),
+        on_progress=_with_subject("training on drills", on_progress),
     )
     model.set_attn_implementation("sdpa")
     train(
         model,
-        [*lessons, *drills[: course.again]],
+        [*lessons, *drills[: curriculum.repeated_drills]],
         _train_settings(settings),
-        on_progress=_about("training on lessons", on_progress),
+        on_progress=_with_subject("training on lessons", on_progress),
     )
-    about = {"recipe": f"base student for {env}", "settings": settings.model_dump(), **course.about}
+    about = {
+        "recipe": f"base student for {env}",
+        "settings": settings.model_dump(),
+        **curriculum.about,
+    }
     save_checkpoint(model, tokenizer, directory, base="none", about=about)
 
 
-def _about(subject: str, on_progress: OnProgress) -> OnProgress:
-    """A callback that reports a training under another subject."""
+def _with_subject(subject: str, on_progress: OnProgress) -> OnProgress:
+    """A callback that reports the progress of a training under another subject."""
     return lambda part: on_progress(replace(part, subject=subject))
 
 
@@ -124,7 +152,9 @@ def _train_settings(settings: StudentSettings) -> TrainSettings:
     )
 
 
-def _find(env: str, place: int) -> Any:
-    if env not in COURSES:
-        raise ConfigError(f"there is no base student for {env!r}", hint=suggestion(env, COURSES))
-    return getattr(import_module(COURSES[env][0]), COURSES[env][place])
+def _student(env: str) -> StudentSpec:
+    if env not in BASE_STUDENTS:
+        raise ConfigError(
+            f"no base student for environment {env!r}", hint=suggestion(env, BASE_STUDENTS)
+        )
+    return BASE_STUDENTS[env]()

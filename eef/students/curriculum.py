@@ -1,4 +1,4 @@
-"""Course: what a base student of some environment is taught, and what all courses have in common."""
+"""Curriculum, StudentSettings: what base students are trained on, and what all of them share."""
 
 from __future__ import annotations
 
@@ -15,57 +15,59 @@ from eef.utils.progress import OnProgress
 
 
 class StudentSettings(Settings):
-    """How a base student is made, whatever it is to play."""
+    """Size and training of a base student, for any environment."""
 
     seed: int = 1_000
-    """Seed of what is played, of the weights and of the order of training."""
+    """Seed of the episodes, the initial weights and the order of training."""
 
     width: int = Field(default=128, ge=32, multiple_of=32)
-    """Width of the model."""
+    """Hidden size of the model."""
 
     layers: int = Field(default=4, ge=1)
-    """Layers of the model."""
+    """Number of layers."""
 
     drills: int = Field(default=40_000, ge=1)
-    """Short lessons in looking up and copying that come first."""
+    """Number of drills: short examples of looking up and copying, trained on first."""
 
     drill_updates: int = Field(default=1800, ge=1)
     """Optimizer updates on the drills."""
 
     drill_rate: float = Field(default=2e-3, gt=0)
-    """Learning rate of the drills."""
+    """Learning rate on the drills."""
 
     drill_batch_size: int = Field(default=40, ge=1)
-    """Drills an update."""
+    """Drills per update."""
 
     longest: int = Field(default=900, ge=100)
-    """Tokens of an episode; longer ones are left out."""
+    """Maximum tokens of an episode; longer episodes are skipped."""
 
     updates: int = Field(default=900, ge=1)
-    """Optimizer updates on lessons with drills among them."""
+    """Optimizer updates on the lessons, with drills mixed in."""
 
     batch_size: int = Field(default=24, ge=1)
-    """Lessons an update."""
+    """Lessons per update."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Highest learning rate after the drills."""
+    """Peak learning rate on the lessons."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the products; bfloat16 is half again as fast on processors that multiply it."""
+    """Precision of matrix products; bfloat16 is about 1.5 times as fast on CPUs that support it."""
 
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; torch decides when left out."""
+    """CPU threads; by default PyTorch decides."""
 
 
-class Course(Protocol):
-    """Made of its settings; what it needs of the environment it may play when it is made.
+class Curriculum(Protocol):
+    """The training examples of a base student. Built from its settings; may play episodes then.
 
-    `drill` gives one short lesson; `lessons` all of the long ones; `again` is how many drills come once more among
-    these. `about` goes into the manifest of the student: what it has seen, above all.
+    `drill` returns one short example, and `lessons` yields all long ones. `repeated_drills` is the
+    number of drills that are mixed in with the lessons. `about` is added to the student's manifest.
+    If the student is trained on tasks that a recipe could also use, `about` lists their ids under
+    `training_tasks`, so that such a recipe is refused.
     """
 
     tokenizer: PreTrainedTokenizerFast
-    again: int
+    repeated_drills: int
     about: dict[str, Any]
 
     def drill(self, renderer: Renderer, rng: random.Random) -> Rendered: ...
@@ -75,7 +77,7 @@ class Course(Protocol):
 
 
 def copying(renderer: Renderer, words: Sequence[Sequence[int]], rng: random.Random) -> Rendered:
-    """A drill: a row of random tokens out of several lists, to be written again."""
+    """A drill in copying: repeat a row of 8 to 30 random tokens, drawn from lists of ids."""
     user, assistant, end = renderer.tokenizer.convert_tokens_to_ids(
         ["<|user|>", "<|assistant|>", "<|end|>"]
     )

@@ -1,8 +1,10 @@
-"""The course of ScienceWorld: the way through the house, finding a thing of a kind, saying what it is, putting it down.
+"""ScienceWorld's curriculum: go through the house, find an object, focus on it, move it.
 
-Its episodes are the gold paths of *development* variations, which no recipe of ours trains or tests on. A small world
-is soon known by heart; so each episode is told several times over with its colours and numbers exchanged, for which the
-page has to be read, and with slips, after which it has to go on: actions that name what is not there.
+Its episodes are the gold paths of *development* variations, which none of the shipped recipes train
+or test on. A small model soon memorizes a small world, so each episode occurs several times:
+
+- with colors and numbers permuted, so that the student has to read the page;
+- with distractor turns (actions on objects that are not there), so that it learns to continue.
 """
 
 from __future__ import annotations
@@ -28,70 +30,71 @@ from eef.students.tokenizer import Vocabulary, build_tokenizer
 from eef.trajectory import Step, Trajectory, TrajectorySet
 from eef.utils.progress import OnProgress, Progress
 
-PART = "dev"
-"""The official part that is played; the recipes train and test on the others."""
+SPLIT = "dev"
+"""The split that is played; recipes train and test on the others."""
 
-COLOURS = ("red", "green", "blue", "orange", "yellow", "purple")
+COLORS = ("red", "green", "blue", "orange", "yellow", "purple")
 NUMBERS = tuple(str(number) for number in range(1, 11))
 _APART = "[](),.:;'\""
 _JOINED = ((" ,", ","), (" .", "."), (" :", ":"), ("( ", "("), (" )", ")"))
 _UNKNOWN = "No known action matches that input."
 _REFUSALS = (_UNKNOWN, "It's not clear how to get there from here.", FORMAT_ERROR)
-"""What gold paths never meet, but those who err do."""
+"""Observations that never occur on gold paths, but do after a mistake."""
 
 _STEP_LIMIT = 40
 _AT_A_TIME = 25
 
 
-class ScienceStudent(StudentSettings):
-    """How ScienceWorld's base student is made."""
+class ScienceStudentSettings(StudentSettings):
+    """Settings of ScienceWorld's base student."""
 
-    kinds: tuple[str, ...] = Field(
+    task_groups: tuple[str, ...] = Field(
         default=("find-non-living-thing", "find-plant", "find-animal"), strict=False
     )
-    """TaskGroups of tasks whose development variations are played."""
+    """Task groups whose development variations are played."""
 
     tasks: int | None = Field(default=None, ge=1)
-    """Variations that are on_progress, one of each kind in turn; all when left out."""
+    """Variations that are played, round-robin over the groups; all by default."""
 
-    tellings: int = Field(default=8, ge=1)
-    """Times that each episode is told, each time with colours and numbers exchanged at random."""
+    augmentations: int = Field(default=8, ge=1)
+    """Copies of each episode, each with colors and numbers permuted at random."""
 
     longest: int = Field(default=1200, ge=100)
-    """Tokens of an episode; longer ones are left out."""
+    """Maximum tokens of an episode; longer episodes are skipped."""
 
-    slips: float = Field(default=0.1, ge=0, le=1)
-    """Share of the turns before which an action of another episode is put that means nothing there; without loss."""
+    distractor_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of the turns that are preceded by a distractor turn: an action of another episode that
+    fails here. Distractor turns carry no loss."""
 
     copying_share: float = Field(default=0.8, ge=0, le=1)
-    """Share of the drills that copy a row of words; in the others a thing of a list is put where the task says."""
+    """Share of the drills that copy a row of words; the others move an object as a task says."""
 
     drills: int = Field(default=20_000, ge=1)
-    """Short lessons in copying and putting, which come first."""
+    """Number of drills: short examples of copying and moving, trained on first."""
 
     drill_updates: int = Field(default=650, ge=1)
     """Optimizer updates on the drills."""
 
     updates: int = Field(default=800, ge=1)
-    """Optimizer updates on episodes with as many drills among them."""
+    """Optimizer updates on the episodes, with as many drills mixed in."""
 
     batch_size: int = Field(default=16, ge=1)
-    """Lessons an update."""
+    """Lessons per update."""
 
 
-class ScienceCourse:
-    """Follows `eef.students.curriculum.Course`; plays when it is made, for its tokenizer knows the words that were seen."""
+class ScienceCurriculum:
+    """A `Curriculum`. It plays the gold paths at once: its tokenizer holds the words that occur."""
 
-    def __init__(self, settings: ScienceStudent, on_progress: OnProgress) -> None:
+    def __init__(self, settings: ScienceStudentSettings, on_progress: OnProgress) -> None:
         self.settings = settings
         self.episodes = [each for each in play_gold(settings, on_progress) if each.success]
         self.steps = [step for each in self.episodes for step in each.steps]
         texts = chain.from_iterable((step.observation, step.completion) for step in self.steps)
-        vocabulary = science_vocabulary([*texts, *COLOURS, *_REFUSALS])
+        vocabulary = science_vocabulary([*texts, *COLORS, *_REFUSALS])
         self.words = vocabulary.words
         self.tokenizer = build_tokenizer(vocabulary)
-        self.again = len(self.episodes) * settings.tellings
-        self.about: dict[str, Any] = {"made_from": [each.task for each in self.episodes]}
+        self.repeated_drills = len(self.episodes) * settings.augmentations
+        self.about: dict[str, Any] = {"training_tasks": [each.task for each in self.episodes]}
 
     def drill(self, renderer: Renderer, rng: random.Random) -> Rendered:
         if rng.random() < self.settings.copying_share:
@@ -102,22 +105,26 @@ class ScienceCourse:
         self, renderer: Renderer, rng: random.Random, on_progress: OnProgress
     ) -> Iterator[Rendered]:
         for trajectory in self.episodes:
-            for _ in range(self.settings.tellings):
-                turns = with_slips(trajectory.steps, self.steps, self.settings.slips, rng)
+            for _ in range(self.settings.augmentations):
+                turns = insert_distractors(
+                    trajectory.steps, self.steps, self.settings.distractor_share, rng
+                )
                 lesson = make_lesson(turns, renderer)
                 if len(lesson.ids) <= self.settings.longest:
-                    yield Rendered(exchanged(lesson.ids, renderer, rng), lesson.weights)
+                    yield Rendered(permute_words(lesson.ids, renderer, rng), lesson.weights)
 
 
 def putting(renderer: Renderer, words: Sequence[str], rng: random.Random) -> Rendered:
-    """A drill: a task, a list of things with made-up names, and one of these put where the task says."""
+    """A drill in moving: a task, objects with made-up names, one of them moved as the task says."""
     things = [" ".join(rng.sample(words, rng.randint(1, 3))) for _ in range(rng.randint(3, 6))]
-    thing, colour = rng.choice(things), rng.choice(COLOURS)
+    thing, color = rng.choice(things), rng.choice(COLORS)
     room, kind = rng.sample(words, 2)
-    goal = f"find a(n) {kind}. First, focus on the thing. Then, move it to the {colour} box in the {room}."
-    task = f"Your task is to {goal}"
+    task = (
+        f"Your task is to find a(n) {kind}. First, focus on the thing. "
+        f"Then, move it to the {color} box in the {room}."
+    )
     seen = [f"{task} {' '.join(f'a {each}' for each in things)}", f"You focus on the {thing}."]
-    done = [f"focus on {thing}", f"move {thing} to {colour} box"]
+    done = [f"focus on {thing}", f"move {thing} to {color} box"]
     steps = [
         Step(
             observation=page,
@@ -131,11 +138,13 @@ def putting(renderer: Renderer, words: Sequence[str], rng: random.Random) -> Ren
 
 
 def science_vocabulary(texts: Iterable[str]) -> Vocabulary:
-    """The words of what was seen and said; marks of punctuation stand apart, numbers below a hundred are one token.
+    """The words of all texts. Punctuation marks are separate; numbers below 100 are one token each.
 
     >>> tokenizer = build_tokenizer(science_vocabulary(["a flower pot (containing soil)"]))
-    >>> tokenizer.tokenize("Flower pot 6 (containing soil)."), tokenizer.decode(tokenizer.encode("pot, (soil)"))
-    (['flower', 'pot', '6', '(', 'containing', 'soil', ')', '.'], 'pot, (soil)')
+    >>> tokenizer.tokenize("Flower pot 6 (containing soil).")
+    ['flower', 'pot', '6', '(', 'containing', 'soil', ')', '.']
+    >>> tokenizer.decode(tokenizer.encode("pot, (soil)"))
+    'pot, (soil)'
     """
     spaced = str.maketrans(dict.fromkeys(_APART, " "))
     seen = {
@@ -149,23 +158,23 @@ def science_vocabulary(texts: Iterable[str]) -> Vocabulary:
     )
 
 
-def play_gold(settings: ScienceStudent, on_progress: OnProgress) -> Iterator[Trajectory]:
-    """The gold paths of the development variations, played in the world of the recipes (open containers, no prompt).
+def play_gold(settings: ScienceStudentSettings, on_progress: OnProgress) -> Iterator[Trajectory]:
+    """Play the gold paths of the development variations, with the recipes' environment settings.
 
-    EnvError where one breaks: a student made from the others would be another one.
+    EnvError if a path fails: the student would otherwise depend on which ones succeed.
     """
     options = {
-        "tasks": settings.kinds,
+        "tasks": settings.task_groups,
         "simplifications": "eto",
         "prompt": "none",
         "step_limit": _STEP_LIMIT,
     }
     env = make_env("scienceworld", options)
-    tasks = env.tasks(PART).head(settings.tasks)
-    launches = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
+    tasks = env.tasks(SPLIT).head(settings.tasks)
+    specs = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
     try:
         found = play(
-            launches,
+            specs,
             env=env,
             policy=make_expert(env, "flawless"),
             trajectories=TrajectorySet(),
@@ -175,7 +184,7 @@ def play_gold(settings: ScienceStudent, on_progress: OnProgress) -> Iterator[Tra
         )
         for number, trajectory in enumerate(found, start=1):
             if trajectory.status == "error":
-                raise EnvError(f"{trajectory.task} cannot be learned from: {trajectory.error}")
+                raise EnvError(f"the gold path of {trajectory.task} failed: {trajectory.error}")
             yield trajectory
             on_progress(Progress("playing", number, len(tasks)))
     finally:
@@ -183,39 +192,46 @@ def play_gold(settings: ScienceStudent, on_progress: OnProgress) -> Iterator[Tra
 
 
 Turn = tuple[Step, bool]
-"""A step, and whether it is the episode's own; else it is a slip."""
+"""A step, and whether it is the episode's own; otherwise it is a distractor."""
 
 
-def with_slips(
+def insert_distractors(
     steps: Sequence[Step], others: Sequence[Step], share: float, rng: random.Random
 ) -> list[Turn]:
-    """The steps of an episode with slips before some of them: what another episode did there, where what it names has
-    not been seen in this one."""
-    told: list[Turn] = []
-    known = ""
+    """The steps of an episode, with distractor turns inserted before some of them.
+
+    A distractor is the action of a step drawn from `others`, on an object that this episode has not
+    shown yet. The step after it observes that the action failed.
+    """
+    turns: list[Turn] = []
+    seen = ""
     for step in steps:
-        known += f"{step.observation} "
-        slip = rng.choice(others) if rng.random() < share else None
-        if slip is None or slip.action == "look around" or slip.action.split()[-1] in known:
-            told.append((step, True))
+        seen += f"{step.observation} "
+        distractor = rng.choice(others) if rng.random() < share else None
+        if (
+            distractor is None
+            or distractor.action == "look around"
+            or distractor.action.split()[-1] in seen
+        ):
+            turns.append((step, True))
         else:
-            told += [
-                (replace(slip, observation=step.observation), False),
+            turns += [
+                (replace(distractor, observation=step.observation), False),
                 (replace(step, observation=_UNKNOWN), True),
             ]
-    return told
+    return turns
 
 
 def make_lesson(turns: Sequence[Turn], renderer: Renderer) -> Rendered:
-    """An episode with loss on its own turns; its slips are there to be read."""
+    """An episode with loss on its own turns; distractors are context only."""
     return renderer.render(
         build_conversation("", [step for step, _ in turns]), [float(own) for _, own in turns]
     )
 
 
-def exchanged(ids: Iterable[int], renderer: Renderer, rng: random.Random) -> tuple[int, ...]:
-    """The ids with colours among each other, and numbers among each other, exchanged at random, everywhere alike."""
-    to = {**_shuffle(COLOURS, renderer, rng), **_shuffle(NUMBERS, renderer, rng)}
+def permute_words(ids: Iterable[int], renderer: Renderer, rng: random.Random) -> tuple[int, ...]:
+    """The ids with all colors permuted, and all numbers, consistently throughout the episode."""
+    to = {**_shuffle(COLORS, renderer, rng), **_shuffle(NUMBERS, renderer, rng)}
     return tuple(to.get(token, token) for token in ids)
 
 

@@ -1,4 +1,4 @@
-"""Tokenizer of a base student: word-level over the words of its world, and able to spell any other ASCII text."""
+"""Word-level tokenizers for base students; words outside the vocabulary are spelled."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from transformers import PreTrainedTokenizerFast
 SPECIALS = ("[PAD]", "[UNK]", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "[SEP]")
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% for message in messages %}"
+    "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What one token stands for.
+    """The tokens of a base student's tokenizer.
 
-    words    whole words, each one token
-    numbers  those below it are one token each, and so is any run of as many digits inside a word
-    inside   what may go on a word, beside digits, pairs of letters and single characters
-    apart    characters that are tokens of their own wherever they stand
-    joined   (found, written) of decoded text: where the spaces around such characters are taken back
+    words    whole words, one token each
+    numbers  numbers below it are one token each, and so is a run of as many digits inside a word
+    inside   continuations of a word, beside digits, pairs of letters and single characters
+    apart    characters that are always a token of their own
+    joined   (found, written) replacements that remove spaces around such characters when decoding
     """
 
     words: tuple[str, ...]
@@ -35,13 +37,14 @@ class Vocabulary:
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer over a vocabulary's words, which can spell any other ASCII text."""
+    """A lower-casing WordPiece tokenizer over a vocabulary; it can spell any other ASCII text."""
     pieces = {
         token: index for index, token in enumerate(dict.fromkeys([*SPECIALS, *_pieces(vocabulary)]))
     }
+    unknown = "[UNK]"
     tokenizer = Tokenizer(
-        models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=1000)
-    )  # noqa: S106
+        models.WordPiece(pieces, unk_token=unknown, max_input_chars_per_word=1000)
+    )
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
     )
@@ -55,8 +58,8 @@ def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
+        pad_token="[PAD]",  # noqa: S106
+        unk_token=unknown,
         eos_token="<|end|>",  # noqa: S106
         additional_special_tokens=["<|system|>", "<|user|>", "<|assistant|>"],
         clean_up_tokenization_spaces=False,
@@ -68,7 +71,7 @@ def build_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
 
 
 def _pieces(vocabulary: Vocabulary) -> list[str]:
-    """Whole words first, then numbers, pairs of letters and single characters, each also as a continuation."""
+    """Whole words, then numbers, pairs of letters and single characters, then continuations."""
     numbers = [str(number) for number in range(vocabulary.numbers)]
     widths = range(1, len(numbers[-1]) + 1)
     digits = [f"{number:0{width}d}" for width in widths for number in range(10**width)]

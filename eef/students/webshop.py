@@ -1,8 +1,8 @@
-"""The course of the generated shop: reading pages, comparing products, acting.
+"""The synthetic shop's curriculum: read pages, compare products, act.
 
-Its episodes are played in random shops *other* than those a recipe plays in. Turning pages and going back are new to
-its student: they occur in the contexts of its training, so that it can act on any page, but their turns carry no loss
-(or seldom do, `turning_share`).
+Its episodes are played in random shops *other* than those of the recipes. The student is not taught
+to change pages or to go back: its training contains such turns as context, so that it can act on
+any page, but they carry no loss (except for a share of them, `turning_share`).
 """
 
 from __future__ import annotations
@@ -29,43 +29,44 @@ from eef.trajectory import Step, Trajectory, TrajectorySet
 from eef.utils.progress import OnProgress, Progress
 
 MARKS = ("yes", "not", "no.", "fits.", "seen.", "missing.")
-"""What the scripted expert says of each thing that it reads."""
+"""The scripted expert's verdicts on what it reads."""
 
 DECISIONS = ("none", "go", "choose", "all")
-"""Words with which it begins to say what it does."""
+"""Words that begin the statement of its decision."""
 
 PAGE_WORDS = (
-    "webshop instruction: search back to page (total results: next prev < > price: rating: n.a. description features "
-    "reviews buy now thank you for shopping with us! i am looking a need find me would like an and in , price lower "
-    "than dollars of the that is on or my from not be mistaken for: every day click thought: action: yes not no. "
-    "fits. seen. need none next missing. choose all chosen. go back good enough. format error: found. answer …"
+    "webshop instruction: search back to page (total results: next prev < > price: rating: n.a. "
+    "description features reviews buy now thank you for shopping with us! i am looking a need "
+    "find me would like an and in , price lower than dollars of the that is on or my from not be "
+    "mistaken for: every day click thought: action: yes not no. fits. seen. need none next "
+    "missing. choose all chosen. go back good enough. format error: found. answer …"
 )
 
 
-class ShopStudent(StudentSettings):
-    """How the shop's base student is made."""
+class ShopStudentSettings(StudentSettings):
+    """Settings of the shop's base student."""
 
     shops: int = Field(default=120, ge=1)
-    """Random shops that are played in."""
+    """Number of random shops to play in."""
 
     tasks: int = Field(default=60, ge=1)
-    """Tasks played in each shop."""
+    """Tasks per shop."""
 
     turning_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the turns to another page, or back, that carry loss."""
+    """Share of the turns that change the page, or go back, that carry loss."""
 
     copying_share: float = Field(default=0.25, ge=0, le=1)
     """Share of the drills that copy a row of random words and numbers; the others look up."""
 
     mark_weight: float = Field(default=3.0, gt=0)
-    """Loss weight of the words which say whether something read is wanted, or what is done; of all others it is 1."""
+    """Loss weight of verdict and decision words (`MARKS`, `DECISIONS`); all others weigh 1."""
 
     single_turns: int = Field(default=2, ge=0)
-    """Turns of each episode which are lessons of their own as well, without what came before."""
+    """Turns per episode that are also lessons of their own, without the preceding turns."""
 
 
 def shop_vocabulary() -> Vocabulary:
-    """The synthetic shop's words; a product number of a small shop is a prefix and one more token.
+    """The synthetic shop's words; a product number of a small shop is two tokens.
 
     >>> tokenizer = build_tokenizer(shop_vocabulary())
     >>> tokenizer.tokenize("click[B000000123]"), tokenizer.tokenize("B000123456")
@@ -77,13 +78,13 @@ def shop_vocabulary() -> Vocabulary:
     )
 
 
-class ShopCourse:
-    """Follows `eef.students.curriculum.Course`."""
+class ShopCurriculum:
+    """A `Curriculum` of episodes in random shops."""
 
-    def __init__(self, settings: ShopStudent, on_progress: OnProgress) -> None:
+    def __init__(self, settings: ShopStudentSettings, on_progress: OnProgress) -> None:
         self.settings = settings
         self.tokenizer = build_tokenizer(shop_vocabulary())
-        self.again = settings.shops * settings.tasks
+        self.repeated_drills = settings.shops * settings.tasks
         self.about: dict[str, Any] = {}
 
     def drill(self, renderer: Renderer, rng: random.Random) -> Rendered:
@@ -101,11 +102,11 @@ class ShopCourse:
         return _lessons(renderer, self.settings, rng, on_progress)
 
 
-# --- drills ------------------------------------------------------------------------------------------------------
+# --- drills ---------------------------------------------------------------------------------------
 
 
-def _looking_up(renderer: Renderer, settings: ShopStudent, rng: random.Random) -> Rendered:
-    """What is wanted, a list of products, and these read aloud up to the first that has both attributes."""
+def _looking_up(renderer: Renderer, settings: ShopStudentSettings, rng: random.Random) -> Rendered:
+    """A drill: a request, a list of products, and a reading of them up to the first that fits."""
     family = rng.choice(lexicon.families())
     pool = rng.sample(family.attributes, rng.randint(3, 6))
     wanted = rng.sample(pool, 2)
@@ -133,7 +134,7 @@ def _looking_up(renderer: Renderer, settings: ShopStudent, rng: random.Random) -
 
 
 def _two_of(pool: list[str], wanted: list[str], rng: random.Random) -> list[str]:
-    """Two attributes of a product; of four products one has just one of those wanted, beyond what chance gives."""
+    """Two attributes of a product: random, or (one time in four) with exactly one wanted."""
     if rng.random() < 0.75:
         return rng.sample(pool, 2)
     return rng.sample(
@@ -142,13 +143,13 @@ def _two_of(pool: list[str], wanted: list[str], rng: random.Random) -> list[str]
 
 
 def _read(asin: str, has: list[str], wanted: list[str]) -> str:
-    """A product read aloud as the scripted expert does it."""
+    """The reading of a product, in the scripted expert's form."""
     marked = [f"{name} {'yes' if name in wanted else 'not'}" for name in has]
     return " ".join([asin, *marked, "fits." if set(has) == set(wanted) else "no."])
 
 
-def _stress(lesson: Rendered, renderer: Renderer, settings: ShopStudent) -> Rendered:
-    """The lesson with `mark_weight` on the marks and decisions that carry loss."""
+def _stress(lesson: Rendered, renderer: Renderer, settings: ShopStudentSettings) -> Rendered:
+    """The lesson with its marks and decisions weighted by `mark_weight`."""
     stressed = _ids((*MARKS, *DECISIONS), renderer)
     weights = zip(lesson.ids, lesson.weights, strict=True)
     return Rendered(
@@ -160,13 +161,16 @@ def _stress(lesson: Rendered, renderer: Renderer, settings: ShopStudent) -> Rend
     )
 
 
-# --- episodes ----------------------------------------------------------------------------------------------------
+# --- episodes -------------------------------------------------------------------------------------
 
 
 def _lessons(
-    renderer: Renderer, settings: ShopStudent, rng: random.Random, on_progress: OnProgress
+    renderer: Renderer, settings: ShopStudentSettings, rng: random.Random, on_progress: OnProgress
 ) -> Iterator[Rendered]:
-    """A flawless shopper's episodes in random shops, whole, and some turns alone; very long ones are left out."""
+    """Episodes of the flawless expert in random shops, each followed by some of its single turns.
+
+    Episodes longer than `longest` are skipped.
+    """
     for shop in range(settings.shops):
         for trajectory in _play_shop(_random_shop(rng), settings.tasks, rng.randrange(2**31)):
             lesson = _lesson(trajectory, renderer, settings, rng)
@@ -180,12 +184,12 @@ def _lessons(
 
 
 def _understood_alone(step: Step) -> bool:
-    """Whether a turn reads its page and needs none of those before."""
+    """Whether a turn can be understood from its page alone."""
     return step.completion.startswith("Thought: need") and " seen." not in step.completion
 
 
 def _random_shop(rng: random.Random) -> WebShop:
-    """A shop unlike any other: size, page length, options and what makes it hard are all drawn."""
+    """A random shop: its size, page length, options and difficulty are all drawn."""
     return WebShop(
         data="synthetic",
         goals="human",
@@ -210,24 +214,26 @@ def _random_shop(rng: random.Random) -> WebShop:
 def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
     expert = make_shop_expert(shop, "flawless")
     chosen = shop.tasks("train").shuffled(seed).head(tasks)
-    launches = [RolloutSpec(task.id, task, None, derive_seed(seed, task.id), 0) for task in chosen]
+    specs = [RolloutSpec(task.id, task, None, derive_seed(seed, task.id), 0) for task in chosen]
     return play(
-        launches,
+        specs,
         env=shop,
         policy=expert,
         trajectories=TrajectorySet(),
         parameters=RolloutParameters(
-            sampling=GREEDY, step_limit=shop.step_limit, batch_size=len(launches)
+            sampling=GREEDY, step_limit=shop.step_limit, batch_size=len(specs)
         ),
     )
 
 
 def _lesson(
-    trajectory: Trajectory, renderer: Renderer, settings: ShopStudent, rng: random.Random
+    trajectory: Trajectory, renderer: Renderer, settings: ShopStudentSettings, rng: random.Random
 ) -> Rendered:
-    """An episode with loss on what is to be learned. Of a turn to another page only the reading is, not the decision.
+    """An episode with loss on everything the student is to learn.
 
-    "B000000123 long lasting not travel sized yes no. none fits. next page." carries loss up to and including `no.`.
+    In a turn that changes the page, only the reading carries loss, not the decision. Example:
+    `B000000123 long lasting not travel sized yes no. none fits. next page.` carries loss up to and
+    including `no.`.
     """
     marks = _ids(MARKS, renderer)
     untaught = [

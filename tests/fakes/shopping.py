@@ -1,4 +1,4 @@
-"""Synthetic shops for tests, an oracle that buys what a goal asks for, and whole rounds of expert play."""
+"""Synthetic shops for tests, an oracle buyer, and episodes played in batches."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from eef.envs.webshop import WebShop
 from eef.envs.webshop.expert import View
 from eef.envs.webshop.goals import Goal
 from eef.policy import GREEDY, Policy
-from eef.rollouts.runner import RolloutSpec, derive_seed, play
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, derive_seed, play
 from eef.trajectory import Trajectory, TrajectorySet
 
 
 def open_shop(
     goals: str = "human", *, compat: bool | None = None, per_page: int = 4, **settings: Any
 ) -> WebShop:
-    """A generated shop; `settings` are those of the catalogue."""
+    """A synthetic shop; `settings` go to its catalogue."""
     return WebShop(
         goals=goals,
         prompt="none",
@@ -28,19 +28,19 @@ def open_shop(
 
 
 def rank(env: WebShop, goal: Goal) -> int:
-    """The place of a goal's product in what the expert's query finds, from 1; 0 where it is not among the hits."""
+    """Rank of a goal's product among the hits of the expert's query, from 1; 0 if it is not found."""
     hits = [asin for asin, _ in env.search(query(env, goal))]
     return hits.index(goal.asin) + 1 if goal.asin in hits else 0
 
 
 def query(env: WebShop, goal: Goal) -> str:
-    """What the expert searches for."""
+    """The expert's search query for a goal."""
     env.reset(goal.index)
     return View(env.shop, env.rules, env.session).query
 
 
 def buy(env: WebShop, goal: Goal) -> float:
-    """The reward for buying the goal's product with the goal's options, on the way that any shopper has to go."""
+    """The reward for buying a goal's product with its options, through the shop's pages."""
     place = rank(env, goal)
     env.reset(goal.index)
     env.step(f"search[{query(env, goal)}]")
@@ -61,19 +61,17 @@ def play_all(
     seed: int = 0,
     batch_size: int = 100,
 ) -> dict[str, Trajectory]:
-    """The first training tasks played by a policy: task → trajectory."""
-    launches = [
+    """The first training tasks, played by a policy: task → trajectory."""
+    specs = [
         RolloutSpec(task.id, task, None, derive_seed(seed, task.id), 0)
         for task in env.tasks("train").head(tasks)
     ]
     played = play(
-        launches,
+        specs,
         env=env,
         policy=policy,
         trajectories=TrajectorySet(),
-        sampling=GREEDY,
-        step_limit=limit,
-        batch_size=batch_size,
+        parameters=RolloutParameters(sampling=GREEDY, step_limit=limit, batch_size=batch_size),
     )
     return {trajectory.task: trajectory for trajectory in played}
 
@@ -83,5 +81,5 @@ def win_rate(played: dict[str, Trajectory]) -> float:
 
 
 def mean_of(played: dict[str, Trajectory], action: str) -> float:
-    """How often an episode has an action, in the mean."""
+    """Mean number of times that an episode contains an action."""
     return fmean(sum(step.action == action for step in item.steps) for item in played.values())

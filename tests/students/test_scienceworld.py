@@ -1,4 +1,4 @@
-"""ScienceWorld's base student: what it reads, what it is taught, and that no recipe plays what it has seen."""
+"""ScienceWorld's base student: tokenizer, lessons, and disjoint training and recipe tasks."""
 
 import json
 import random
@@ -12,27 +12,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.chat import format_completion, parse_completion
-from eef.cli import diagnosis as doctor
+from eef.cli.diagnosis import STUDENTS as CHECKED_STUDENTS
+from eef.cli.diagnosis import diagnose
 from eef.envs.scienceworld.tasks import part_of
 from eef.errors import ConfigError, EnvError
 from eef.models.loading import STUDENTS, load_model
+from eef.pipeline.context import RunContext
+from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import load_recipe
+from eef.pipeline.run_directory import RunDirectory
 from eef.policy import Completion, ScriptedPolicy
 from eef.renderer import Renderer
-from eef.students.builder import make_base, student_settings
+from eef.students.builder import build_student, student_settings
 from eef.students.scienceworld import (
-    COLOURS,
+    COLORS,
     NUMBERS,
-    ScienceStudent,
-    exchanged,
+    ScienceStudentSettings,
+    insert_distractors,
     make_lesson,
+    permute_words,
     play_gold,
     putting,
     science_vocabulary,
-    with_slips,
 )
 from eef.students.tokenizer import build_tokenizer
 from eef.trajectory import Author, Step, Trajectory
+from eef.utils.progress import ignore_progress
 from tests.fakes import ROOT
 from tests.fakes.worlds import needs_java
 
@@ -40,7 +45,7 @@ pytestmark = pytest.mark.torch
 RECIPES = ROOT / "recipes"
 SHIPPED = STUDENTS / "base-scienceworld"
 needs_student = pytest.mark.skipif(
-    not SHIPPED.is_dir(), reason="no student for ScienceWorld in this package"
+    not SHIPPED.is_dir(), reason="this package has no student for ScienceWorld"
 )
 
 ACTIONS = (
@@ -52,8 +57,9 @@ ACTIONS = (
     "move flower pot 6 containing pea plant and soil in inventory to red box",
 )
 PAGE = (
-    "This room is called the kitchen. In it, you see: \n\ta flower pot 6 (containing a pea plant in the adult "
-    "stage, soil)\n\ta red box (containing nothing), 1 glass cup\nA door to the hallway (that is open)"
+    "This room is called the kitchen. In it, you see: \n\ta flower pot 6 (containing a pea plant "
+    "in the adult stage, soil)\n\ta red box (containing nothing), 1 glass cup\nA door to the hallway "
+    "(that is open)"
 )
 
 
@@ -86,17 +92,17 @@ def own(trajectory):
 @pytest.fixture(scope="module")
 def renderer():
     texts = [text for step in episode().steps for text in (step.observation, step.completion)]
-    return Renderer(build_tokenizer(science_vocabulary([*texts, *COLOURS])))
+    return Renderer(build_tokenizer(science_vocabulary([*texts, *COLORS])))
 
 
 def encode(renderer, text):
     return renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-# --- what it reads -------------------------------------------------------------------------------------------------
+# --- tokenizer ------------------------------------------------------------------------------------
 
 
-def test_what_was_seen_is_one_token_a_word_and_completions_come_back(renderer):
+def test_seen_words_are_one_token_each_and_completions_round_trip(renderer):
     for step in episode().steps:
         tokens = renderer.tokenizer.tokenize(f"{step.observation} {step.completion}")
         assert not [token for token in tokens if token.startswith("##") or token == "[UNK]"]
@@ -107,39 +113,41 @@ def test_what_was_seen_is_one_token_a_word_and_completions_come_back(renderer):
 
 @needs_student
 @needs_java
-def test_the_shipped_student_knows_the_words_of_test_variations(monkeypatch, tmp_path):
-    """Of what is seen in some of them, few words have to be spelled."""
+def test_the_shipped_vocabulary_covers_test_variations(monkeypatch, tmp_path):
+    """Few words of some test variations have to be spelled."""
     monkeypatch.setenv("EEF_CACHE", str(tmp_path))
     recipe = load_recipe(RECIPES / "scienceworld.toml")
-    run = Run(tmp_path, recipe)
+    context = RunContext(RunDirectory(tmp_path, recipe))
     renderer = Renderer(load_model("base-scienceworld")[1])
     tokens = []
-    for task in run.test_tasks.head(6):
-        tokens += renderer.tokenizer.tokenize(run.env.reset(task))
-        tokens += renderer.tokenizer.tokenize(run.env.step("go to hallway").observation)
-    run.env.close()
+    for task in context.test_tasks.head(6):
+        tokens += renderer.tokenizer.tokenize(context.env.reset(task))
+        tokens += renderer.tokenizer.tokenize(context.env.step("go to hallway").observation)
+    context.env.close()
     assert "[UNK]" not in tokens
     assert sum(token.startswith("##") for token in tokens) < 0.03 * len(tokens)
 
 
-# --- what it is taught ---------------------------------------------------------------------------------------------
+# --- lessons --------------------------------------------------------------------------------------
 
 
-def test_all_that_it_says_is_taught(renderer):
+def test_every_completion_carries_loss(renderer):
     lesson = make_lesson(own(episode()), renderer)
-    said = [encode(renderer, step.completion) for step in episode().steps]
-    assert sum(lesson.weights) == sum(len(ids) + 1 for ids in said)  # each with its end
+    completions = [encode(renderer, step.completion) for step in episode().steps]
+    assert sum(lesson.weights) == sum(
+        len(ids) + 1 for ids in completions
+    )  # each with its end token
     assert set(lesson.weights) == {0.0, 1.0}
 
 
 @given(st.integers(0, 2**31))
-def test_words_that_are_alike_are_exchanged_everywhere_alike(renderer, seed):
+def test_colors_and_numbers_are_permuted_consistently(renderer, seed):
     ids = make_lesson(own(episode()), renderer).ids
-    others = exchanged(ids, renderer, random.Random(seed))
+    others = permute_words(ids, renderer, random.Random(seed))
     became = dict(zip(ids, others, strict=True))
     assert [became[token] for token in ids] == list(others)
     assert len(set(became.values())) == len(became)
-    for words in (COLOURS, NUMBERS):
+    for words in (COLORS, NUMBERS):
         group = set(renderer.tokenizer.convert_tokens_to_ids(list(words)))
         assert len(group) == len(words)
         assert {became[token] for token in group & became.keys()} <= group
@@ -147,7 +155,7 @@ def test_words_that_are_alike_are_exchanged_everywhere_alike(renderer, seed):
 
 
 @given(st.integers(0, 2**31))
-def test_slips_name_what_is_not_there_and_are_not_taught(renderer, seed):
+def test_distractors_name_unseen_objects_and_carry_no_loss(renderer, seed):
     steps = episode().steps
     other = Step(
         observation="", completion="Action: focus on dove", action="focus on dove", reward=0.0
@@ -155,7 +163,7 @@ def test_slips_name_what_is_not_there_and_are_not_taught(renderer, seed):
     here = Step(
         observation="", completion="Action: go to hallway", action="go to hallway", reward=0.0
     )
-    turns = with_slips(steps, [other, here], 0.5, random.Random(seed))
+    turns = insert_distractors(steps, [other, here], 0.5, random.Random(seed))
     assert [step.action for step, is_own in turns if is_own] == list(ACTIONS)
     assert {step.action for step, is_own in turns if not is_own} <= {"focus on dove"}
     for (_, was_own), (after, _) in pairwise(turns):
@@ -165,26 +173,28 @@ def test_slips_name_what_is_not_there_and_are_not_taught(renderer, seed):
 
 
 @given(st.integers(0, 2**31))
-def test_a_drill_in_putting_ends_where_the_task_says(renderer, seed):
+def test_a_moving_drill_ends_as_its_task_says(renderer, seed):
     words = ("soil", "pea", "plant", "kitchen", "hallway", "cup", "glass", "door")
-    told = renderer.tokenizer.decode(putting(renderer, words, random.Random(seed)).ids)
-    thing = re.search(r"action: focus on (.*?) <", told)[1]
-    box = re.search(r"move it to the (\w+ box)", told)[1]
-    assert told.endswith(f"action: move {thing} to {box} <|end|>")
-    assert f"a {thing} " in told.split("<|end|>")[0] + " "
+    text = renderer.tokenizer.decode(putting(renderer, words, random.Random(seed)).ids)
+    thing = re.search(r"action: focus on (.*?) <", text)[1]
+    box = re.search(r"move it to the (\w+ box)", text)[1]
+    assert text.endswith(f"action: move {thing} to {box} <|end|>")
+    assert f"a {thing} " in text.split("<|end|>")[0] + " "
 
 
-def test_another_environment_has_no_course():
-    with pytest.raises(ConfigError, match="no base student for 'sciencworld'") as caught:
+def test_an_environment_without_a_student_is_refused():
+    with pytest.raises(
+        ConfigError, match="no base student for environment 'sciencworld'"
+    ) as caught:
         student_settings("sciencworld")
     assert caught.value.hint == "did you mean 'scienceworld'?"
 
 
 @needs_java
-def test_it_is_made_from_development_variations(monkeypatch, tmp_path):
+def test_the_student_is_built_from_development_variations(monkeypatch, tmp_path):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path / "cache"))
-    settings = ScienceStudent(
-        kinds=("find-non-living-thing",),
+    settings = ScienceStudentSettings(
+        task_groups=("find-non-living-thing",),
         tasks=2,
         width=32,
         layers=1,
@@ -194,60 +204,62 @@ def test_it_is_made_from_development_variations(monkeypatch, tmp_path):
         batch_size=2,
         threads=1,
     )
-    heard = []
-    make_base(
+    reports = []
+    build_student(
         "scienceworld",
-        tmp_path / "made",
+        tmp_path / "student",
         settings,
-        played=lambda part, parts: heard.append((part, parts)),
+        on_progress=reports.append,
     )
-    assert heard == [(1, 2), (2, 2)]
-    manifest = json.loads((tmp_path / "made/manifest.json").read_text())
+    played = [(each.done, each.total) for each in reports if each.subject == "playing"]
+    assert played == [(1, 2), (2, 2)]
+    manifest = json.loads((tmp_path / "student/manifest.json").read_text())
     first = part_of("find-non-living-thing", "dev")[0]
-    assert manifest["made_from"] == [
+    assert manifest["training_tasks"] == [
         f"scienceworld/find-non-living-thing/{first + n}" for n in range(2)
     ]
-    assert load_model(str(tmp_path / "made"))[0].config.hidden_size == 32
-    recipe = load_recipe(RECIPES / "scienceworld.toml", [f"model.name={tmp_path / 'made'}"])
-    Run.create(tmp_path / "run", recipe).check()
+    assert load_model(str(tmp_path / "student"))[0].config.hidden_size == 32
+    recipe = load_recipe(RECIPES / "scienceworld.toml", [f"model.name={tmp_path / 'student'}"])
+    Pipeline.create(tmp_path / "run", recipe).check()
     seen = load_recipe(
-        RECIPES / "scienceworld.toml", [f"model.name={tmp_path / 'made'}", "evaluate.split=dev"]
+        RECIPES / "scienceworld.toml", [f"model.name={tmp_path / 'student'}", "evaluate.split=dev"]
     )
-    with pytest.raises(ConfigError, match="was made from 2 of the tasks that the recipe plays"):
-        Run.create(tmp_path / "seen", seen).check()
+    with pytest.raises(ConfigError, match="was trained on 2 tasks of this recipe"):
+        Pipeline.create(tmp_path / "seen", seen).check()
 
 
-# --- the recipes ---------------------------------------------------------------------------------------------------
+# --- recipes --------------------------------------------------------------------------------------
 
 
 @needs_java
 def test_the_recipes_train_and_test_on_different_variations(tmp_path):
     for name, train, test in (("scienceworld", 60, 120), ("scienceworld-8b", 1408, 410)):
-        run = Run(tmp_path, load_recipe(RECIPES / f"{name}.toml"))
-        ids = [{task.id for task in tasks} for tasks in (run.train_tasks, run.test_tasks)]
+        recipe = load_recipe(RECIPES / f"{name}.toml")
+        context = RunContext(RunDirectory(tmp_path, recipe))
+        ids = [{task.id for task in tasks} for tasks in (context.train_tasks, context.test_tasks)]
         assert [len(ids[0]), len(ids[1]), len(ids[0] | ids[1])] == [train, test, train + test]
 
 
 @needs_student
-def test_the_shipped_student_has_seen_development_variations_alone():
-    made_from = json.loads((SHIPPED / "manifest.json").read_text())["made_from"]
-    assert len(made_from) > 100
-    for task in made_from:
-        _, kind, variation = task.split("/")
-        assert int(variation) in part_of(kind, "dev")
+def test_the_shipped_student_was_trained_on_development_variations_only():
+    tasks = json.loads((SHIPPED / "manifest.json").read_text())["training_tasks"]
+    assert len(tasks) > 100
+    for task in tasks:
+        _, group, variation = task.split("/")
+        assert int(variation) in part_of(group, "dev")
 
 
 @needs_java
-def test_no_student_is_made_of_what_is_left_where_a_path_breaks(monkeypatch):
+def test_a_failed_gold_path_stops_the_build(monkeypatch):
     monkeypatch.setattr(
         "eef.students.scienceworld.make_expert",
-        lambda env, name: Broken(Author("expert", "flawless"), str),
+        lambda env, name: FailingPolicy(Author("expert", "flawless"), str),
     )
-    with pytest.raises(EnvError, match=r"scienceworld/\S+ cannot be learned from: policy: no path"):
-        list(play_gold(ScienceStudent(tasks=1), lambda part, parts: None))
+    with pytest.raises(EnvError, match=r"gold path of scienceworld/\S+ failed: policy: no path"):
+        list(play_gold(ScienceStudentSettings(tasks=1), ignore_progress))
 
 
-class Broken(ScriptedPolicy):
+class FailingPolicy(ScriptedPolicy):
     def act(self, conversations, seeds, sampling):
         return [Completion(text="no path", finish="error") for _ in conversations]
 
@@ -255,13 +267,13 @@ class Broken(ScriptedPolicy):
 @pytest.mark.long
 @needs_student
 @needs_java
-def test_the_shipped_student_finds_its_way_in_other_variations(monkeypatch, tmp_path):
-    """Of flawless episodes in test variations it predicts nearly all that it was taught."""
+def test_the_shipped_student_predicts_test_variations(monkeypatch, tmp_path):
+    """It predicts over 90 % of the loss-bearing tokens of flawless episodes in test variations."""
     monkeypatch.setenv("EEF_CACHE", str(tmp_path))
-    monkeypatch.setattr("eef.students.scienceworld.PART", "test")
+    monkeypatch.setattr("eef.students.scienceworld.SPLIT", "test")
     model, tokenizer = load_model("base-scienceworld")
     renderer, right = Renderer(tokenizer), []
-    for trajectory in play_gold(ScienceStudent(tasks=12), lambda part, parts: None):
+    for trajectory in play_gold(ScienceStudentSettings(tasks=12), ignore_progress):
         lesson = make_lesson(own(trajectory), renderer)
         with torch.no_grad():
             predicted = (
@@ -272,13 +284,13 @@ def test_the_shipped_student_finds_its_way_in_other_variations(monkeypatch, tmp_
     assert sum(right) / len(right) > 0.9
 
 
-def test_doctor_holds_every_shipped_student_to_its_manifest(tmp_path, monkeypatch):
+def test_doctor_checks_every_shipped_student_against_its_manifest(tmp_path, monkeypatch):
     shipped = tmp_path / "students"
     shutil.copytree(STUDENTS, shipped)
     monkeypatch.setattr("eef.models.loading.STUDENTS", shipped)
-    assert {path.name for path in shipped.iterdir()} == set(doctor.STUDENTS)
+    assert {path.name for path in shipped.iterdir()} == set(CHECKED_STUDENTS)
     weights = shipped / "base-scienceworld/model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    found = {finding.name: finding.ok for finding in doctor.diagnose()}
+    found = {finding.name: finding.ok for finding in diagnose()}
     assert (found["student `base`"], found["student `base-scienceworld`"]) == (True, False)

@@ -1,4 +1,4 @@
-"""The base student: a tokenizer that reads and writes a synthetic shop without loss, lessons, and how it is made."""
+"""The shop's base student: a lossless tokenizer for the synthetic shop, lessons, and its build."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.errors import ConfigError
 from eef.models.loading import BASE_STUDENT, load_model
 from eef.renderer import Renderer
-from eef.students.builder import make_base
+from eef.students.builder import build_student
 from eef.students.curriculum import copying
 from eef.students.tokenizer import build_tokenizer
 from eef.students.webshop import (
     DECISIONS,
     MARKS,
-    ShopStudent,
+    ShopStudentSettings,
     _lesson,
     _looking_up,
     _play_shop,
@@ -52,7 +52,7 @@ def renderer(tokenizer):
 
 @pytest.fixture(scope="module")
 def episodes():
-    """Episodes of a weak expert, which does whatever an expert can do, each with the shop it was played in."""
+    """Episodes of the weak expert, which takes every kind of turn, each with its shop."""
     shops = [open_shop(goals, **shop) for shop in SHOPS for goals in ("human", "synthetic")]
     return [
         (env, played)
@@ -61,15 +61,15 @@ def episodes():
     ]
 
 
-# --- the tokenizer -------------------------------------------------------------------------------------------------
+# --- tokenizer ------------------------------------------------------------------------------------
 
 
 def encode(tokenizer, text):
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def test_completions_come_back(tokenizer, episodes):
-    """Read, written and read again they are the same ids, and what was written does the same in the shop."""
+def test_completions_round_trip(tokenizer, episodes):
+    """Decoded and encoded again, the ids are the same; the decoded action has the same effect."""
     for env, trajectory in episodes:
         env.reset(int(trajectory.task.removeprefix("webshop/")))
         for step in trajectory.steps:
@@ -83,7 +83,7 @@ def test_completions_come_back(tokenizer, episodes):
             assert env.step(parse_completion(written)[1]) == expected
 
 
-def test_everything_in_a_synthetic_shop_is_known(tokenizer, episodes):
+def test_no_text_of_a_synthetic_shop_is_unknown(tokenizer, episodes):
     for env, trajectory in episodes:
         texts = [each for step in trajectory.steps for each in (step.observation, step.completion)]
         texts.append(trajectory.final_observation)
@@ -105,7 +105,7 @@ def test_the_words_of_the_shop_are_one_token_each(tokenizer):
     )
 )
 def test_any_ascii_text_can_be_spelled(tokenizer, words):
-    """Case and the width of spaces are lost; brackets stand for those of an action."""
+    """Case and the width of spaces are lost; square brackets are reserved for actions."""
     text = " ".join(words).replace("[", "(").replace("]", ")").replace("<|", "<")
     ids = encode(tokenizer, text)
     assert tokenizer.unk_token_id not in ids
@@ -117,7 +117,7 @@ def test_a_product_number_of_a_small_shop_is_two_tokens(tokenizer):
     assert tokenizer.tokenize("b000123456") == ["b000", "##123", "##456"]
 
 
-def test_turns_are_told_apart_by_special_tokens(renderer, tokenizer):
+def test_special_tokens_separate_the_turns(renderer, tokenizer):
     conversation = [
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": "page"},
@@ -130,11 +130,11 @@ def test_turns_are_told_apart_by_special_tokens(renderer, tokenizer):
     assert renderer.stop_ids == {tokenizer.convert_tokens_to_ids("<|end|>")}
 
 
-# --- lessons -------------------------------------------------------------------------------------------------------
+# --- lessons --------------------------------------------------------------------------------------
 
 
 def turns(rendered, tokenizer):
-    """(ids, weights) of each turn of the student, its end among them, and the weights of all that is between."""
+    """(ids, weights) of each student turn, end token included; weights of all other tokens."""
     begin, end = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
     own, others, speaking = [], [], False
     for token, weight in zip(rendered.ids, rendered.weights, strict=True):
@@ -155,11 +155,11 @@ def played():
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_of_turning_pages_the_reading_is_taught_and_the_decision_is_not(
+def test_page_turns_carry_loss_on_the_reading_but_not_on_the_decision(
     played, renderer, tokenizer, share
 ):
-    """What is read before a page is turned ends with a mark; from there on there is loss only where it is taught."""
-    settings = ShopStudent(turning_share=share, mark_weight=1.0)
+    """The reading ends with a mark. After it there is loss only if page turns are taught."""
+    settings = ShopStudentSettings(turning_share=share, mark_weight=1.0)
     turned = 0
     for trajectory in played:
         own, others = turns(_lesson(trajectory, renderer, settings, random.Random(0)), tokenizer)
@@ -173,7 +173,7 @@ def test_of_turning_pages_the_reading_is_taught_and_the_decision_is_not(
             turned += 1
             read = weights.index(share) if not share else len(ids)
             assert weights == [1.0] * read + [0.0] * (len(ids) - read)
-            if not share:  # the loss ends behind a mark, and what is left is the decision
+            if not share:  # the loss ends after a mark; the rest is the decision
                 left = tokenizer.decode(ids[read:-1])
                 assert re.fullmatch(
                     r"(thought: )?((none fits\. )?next page\.|go back\.) action: .*", left
@@ -182,17 +182,18 @@ def test_of_turning_pages_the_reading_is_taught_and_the_decision_is_not(
 
 
 def test_marks_and_decisions_weigh_more(played, renderer, tokenizer):
-    lesson = _lesson(played[0], renderer, ShopStudent(mark_weight=5.0), random.Random(0))
+    lesson = _lesson(played[0], renderer, ShopStudentSettings(mark_weight=5.0), random.Random(0))
     weighty = set(tokenizer.convert_tokens_to_ids([*MARKS, *DECISIONS]))
     for token, weight in zip(lesson.ids, lesson.weights, strict=True):
         assert weight in ((0.0, 5.0) if token in weighty else (0.0, 1.0))
     assert 5.0 in lesson.weights
 
 
-def test_some_turning_can_be_taught(played, renderer, tokenizer):
+def test_a_share_of_page_turns_can_be_taught(played, renderer, tokenizer):
     rng = random.Random(0)
     lessons = [
-        _lesson(trajectory, renderer, ShopStudent(turning_share=0.5), rng) for trajectory in played
+        _lesson(trajectory, renderer, ShopStudentSettings(turning_share=0.5), rng)
+        for trajectory in played
     ]
     taught = [
         weights[-1] > 0
@@ -204,14 +205,14 @@ def test_some_turning_can_be_taught(played, renderer, tokenizer):
 
 
 @given(st.integers(0, 2**31))
-def test_a_drill_in_looking_up_opens_the_first_product_that_has_both(renderer, tokenizer, seed):
-    drill = _looking_up(renderer, ShopStudent(mark_weight=2.0), random.Random(seed))
+def test_a_lookup_drill_opens_the_first_product_with_both_attributes(renderer, tokenizer, seed):
+    drill = _looking_up(renderer, ShopStudentSettings(mark_weight=2.0), random.Random(seed))
     question, answer = tokenizer.decode(drill.ids).split("<|assistant|>")
     wanted, *shown = (part.strip() for part in question.replace("<|end|>", "").split("[sep]"))
     attributes = [part.strip() for part in wanted.removeprefix("<|user|>").split(",")]
     attributes[1] = " ".join(attributes[1].split()[:2])
     titles = dict(zip(shown[::2], shown[1::2], strict=True))
-    assert len(titles) == len(shown) // 2, "a product number comes once"
+    assert len(titles) == len(shown) // 2, "product numbers are unique"
     thought, action = parse_completion(answer.replace("<|end|>", ""))
     fitting = next(
         asin for asin, title in titles.items() if all(name in title for name in attributes)
@@ -219,27 +220,27 @@ def test_a_drill_in_looking_up_opens_the_first_product_that_has_both(renderer, t
     assert action == f"click[{fitting}]"
     need, *read = re.split(r" (?=b000)", thought)
     assert need == f"need {' '.join(attributes)}."
-    for said, (asin, title) in zip(read, titles.items(), strict=False):
-        named = re.findall(r"([\w-]+ [\w-]+) (yes|not)\b", said.removeprefix(f"{asin} "))
+    for reading, (asin, title) in zip(read, titles.items(), strict=False):
+        named = re.findall(r"([\w-]+ [\w-]+) (yes|not)\b", reading.removeprefix(f"{asin} "))
         assert [mark for _, mark in named] == [
             "yes" if name in attributes else "not" for name, _ in named
         ]
         assert f" {' '.join(name for name, _ in named)} " in title
-        assert said.endswith(" fits." if asin == fitting else " no.")
+        assert reading.endswith(" fits." if asin == fitting else " no.")
     assert len(read) == list(titles).index(fitting) + 1
     assert set(drill.weights) == {0.0, 1.0, 2.0}
     assert drill.trained == len(encode(tokenizer, format_completion(thought, action))) + 1
 
 
 @given(st.integers(0, 2**31))
-def test_a_drill_in_copying_writes_the_row_again(renderer, seed):
+def test_a_copying_drill_repeats_the_row(renderer, seed):
     drill = copying(renderer, [range(100), range(500, 600)], random.Random(seed))
     middle = len(drill.ids) // 2
     assert drill.ids[1:middle] == drill.ids[middle + 1 :]
     assert drill.weights == (0.0,) * (middle + 1) + (1.0,) * (middle - 1)
 
 
-# --- the one that is shipped ---------------------------------------------------------------------------------------
+# --- the shipped student --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +248,7 @@ def shipped():
     return load_model("base", dtype="float32", device="cpu", lora=None)
 
 
-def test_the_shipped_student_has_this_tokenizer_and_whole_weights(shipped):
+def test_the_shipped_student_has_this_tokenizer_and_intact_weights(shipped):
     model, tokenizer = shipped
     manifest = json.loads((BASE_STUDENT / "manifest.json").read_text())
     weights = (BASE_STUDENT / "model.safetensors").read_bytes()
@@ -256,10 +257,14 @@ def test_the_shipped_student_has_this_tokenizer_and_whole_weights(shipped):
     assert model.config.vocab_size == len(tokenizer)
 
 
-def test_the_shipped_student_reads_shops_it_has_not_seen(shipped):
-    """It tells what is needed from what is not, in drills and whole episodes; what it was not taught it does not do."""
+def test_the_shipped_student_reads_unseen_shops(shipped):
+    """Its verdicts are right in over 95 % of cases, in drills and in whole episodes."""
     model, tokenizer = shipped
-    renderer, rng, plain = Renderer(tokenizer), random.Random(4_242), ShopStudent(mark_weight=1.0)
+    renderer, rng, plain = (
+        Renderer(tokenizer),
+        random.Random(4_242),
+        ShopStudentSettings(mark_weight=1.0),
+    )
     lessons = [_looking_up(renderer, plain, rng) for _ in range(20)]
     lessons += [
         _lesson(trajectory, renderer, plain, rng)
@@ -283,9 +288,9 @@ def test_the_shipped_student_reads_shops_it_has_not_seen(shipped):
     assert sum(right) / len(right) > 0.95
 
 
-# --- how it is made ------------------------------------------------------------------------------------------------
+# --- the build ------------------------------------------------------------------------------------
 
-SMALL = ShopStudent(
+SMALL = ShopStudentSettings(
     width=32,
     layers=1,
     drills=20,
@@ -298,26 +303,23 @@ SMALL = ShopStudent(
 )
 
 
-def test_it_is_made_loaded_and_the_same_each_time(tmp_path):
-    heard = []
+def test_the_build_is_deterministic_and_its_student_loads(tmp_path):
+    reports = []
     for name in ("one", "two"):
-        make_base(
+        build_student(
             "webshop",
             tmp_path / name,
             SMALL,
-            played=lambda shop, shops: heard.append(("shops", shop, shops)),
-            trained=lambda lessons, progress: heard.append(
-                (lessons, progress.update, progress.updates)
-            ),
+            on_progress=lambda each: reports.append((each.subject, each.done, each.total)),
         )
-    assert heard[: len(heard) // 2] == [
-        ("shops", 1, 2),
-        ("shops", 2, 2),
-        ("drills", 1, 2),
-        ("drills", 2, 2),
-        ("lessons", 1, 3),
-        ("lessons", 2, 3),
-        ("lessons", 3, 3),
+    assert reports[: len(reports) // 2] == [
+        ("playing", 1, 2),
+        ("playing", 2, 2),
+        ("training on drills", 1, 2),
+        ("training on drills", 2, 2),
+        ("training on lessons", 1, 3),
+        ("training on lessons", 2, 3),
+        ("training on lessons", 3, 3),
     ]
     models = []
     for name in ("one", "two", "one"):
@@ -330,10 +332,10 @@ def test_it_is_made_loaded_and_the_same_each_time(tmp_path):
     assert all(torch.equal(models[0][key], other[key]) for other in models for key in models[0])
 
 
-def test_another_seed_makes_another_student(tmp_path):
+def test_another_seed_builds_another_student(tmp_path):
     weights = []
     for seed in (1, 2):
-        make_base(
+        build_student(
             "webshop", tmp_path / str(seed), SMALL.model_copy(update={"seed": seed, "updates": 1})
         )
         model, _ = load_model(str(tmp_path / str(seed)), dtype="float32", device="cpu", lora=None)
@@ -341,7 +343,7 @@ def test_another_seed_makes_another_student(tmp_path):
     assert not torch.equal(*weights)
 
 
-def test_episodes_that_are_all_too_long(tmp_path):
+def test_a_build_without_short_enough_episodes_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="longer than `longest` = 100"):
-        make_base("webshop", tmp_path / "none", SMALL.model_copy(update={"longest": 100}))
+        build_student("webshop", tmp_path / "none", SMALL.model_copy(update={"longest": 100}))
     assert not (tmp_path / "none").exists()
