@@ -109,6 +109,43 @@ def test_torch_is_loaded_only_where_it_is_needed():
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+def test_the_public_api_is_complete_and_every_name_resolves():
+    assert sorted(eef.__all__) == [
+        "EefError",
+        "Env",
+        "Method",
+        "Pipeline",
+        "Policy",
+        "Recipe",
+        "RunDirectory",
+        "StateRef",
+        "Task",
+        "Trajectory",
+        "TrajectorySet",
+        "check_env",
+        "load_recipe",
+        "make_env",
+        "read_results",
+    ]
+    assert [name for name in eef.__all__ if not hasattr(eef, name)] == []
+    assert set(eef.__all__) <= set(dir(eef))
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        eef.no_such_name  # noqa: B018
+
+
+def test_importing_the_package_loads_nothing_else():
+    """`import eef` takes milliseconds: it loads none of its modules and no third-party package."""
+    script = (
+        "import sys; before = set(sys.modules); import eef; "
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}"
+        " - {*sys.stdlib_module_names, 'eef'}), [name for name in sys.modules if name[:4] == 'eef.'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[] []", "")
+
+
 def test_modules_say_what_they_are():
     for name, path in modules().items():
         text = path.read_text(encoding="utf-8")

@@ -258,7 +258,7 @@ class Results:
         }
 
 
-def gather(run: RunData) -> Results:
+def read_results(run: RunData) -> Results:
     """The results of a run as far as it is. Reads alone: it can stand beside a process that carries the run out."""
     names = [EXPERT, BC, *round_methods(run.recipe)]
     baselines = [found for name in (EXPERT, BC) if (found := run.evaluation(name, 0)) is not None]

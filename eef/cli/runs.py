@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eef.analysis.results import Results, gather
+from eef.analysis.results import Results, read_results
 from eef.cli.console import duration, handle_interrupt, notes, put, tell
 from eef.cli.display import make_display
 from eef.cli.indexes import prepare
@@ -280,7 +280,7 @@ def carry_out_run(found: Pipeline, jobs: int | None, *, quiet: bool) -> None:
 def write_report(run: RunDirectory) -> Results:
     """Write results and page of a run."""
     data = run.read()
-    results = gather(data)
+    results = read_results(data)
     write_json(run.path / "results.json", results.to_record())
     write_page(data, results, run.path / "report.html")
     return results

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from eef.analysis.results import gather
+from eef.analysis.results import read_results
 from eef.cli.console import data, duration, tell
 from eef.cli.figures import figures
 from eef.cli.lookup import find_examples, find_trajectories, places
@@ -66,7 +66,7 @@ def show(
 
 
 def _show_overview(run: RunDirectory) -> None:
-    console, recipe, results = data(), run.recipe, gather(run.read())
+    console, recipe, results = data(), run.recipe, read_results(run.read())
     console.print(
         f"{recipe.name}: {recipe.env.name}, seed {recipe.seed}, {recipe.rounds} rounds",
         markup=False,

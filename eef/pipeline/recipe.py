@@ -149,12 +149,12 @@ class Recipe(Settings):
         return self.model_dump_json(indent=2) + "\n"
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a `.toml`, `.yaml`, `.yml` or `.json` file, with overrides `a.b=value` laid over it.
 
     Raises ConfigError naming the file, the key and the nearest known key.
     """
-    data = _read(path)
+    data = _read(Path(path))
     for override in overrides:
         apply_override(data, override)
     return parse_settings(Recipe, data, source=str(path))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eef.analysis.results import gather
+from eef.analysis.results import read_results
 from eef.config import parse_settings
 from eef.env import check_env, replay
 from eef.envs.registry import make_env, make_expert
@@ -131,7 +131,7 @@ def test_a_whole_run(env, tmp_path):
     run.__dict__["env"] = env  # where `cached_property` keeps it
     for stage in stages_of(recipe):
         run.carry_out(stage, lambda progress: None)
-    results = gather(run)
+    results = read_results(run)
     eef = results["eef"].last
     assert eef.explored["from_inside"] > 0
     assert (

@@ -20,7 +20,7 @@ from rich.console import Console
 from eef.analysis import behaviors as skills
 from eef.analysis.behaviors import SKILLS, count_behaviors, count_kinds
 from eef.analysis.case_study import telling_story
-from eef.analysis.results import Results, gather
+from eef.analysis.results import Results, read_results
 from eef.analysis.stats import bootstrap_interval, holm, mcnemar, paired_difference, wilson_interval
 from eef.analysis.task_groups import GroupScore, score_task_groups
 from eef.config import parse_settings
@@ -97,7 +97,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(run):
-    return gather(run)
+    return read_results(run)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_outcomes_are_paired_by_task_not_by_place(tmp_path):
     write_result(run, "bc", 0, won={1, 2})
     shuffled = write_result(run, "eef", 1, won={1, 2}, order=reversed(range(10)))
     assert shuffled.outcomes[0].task == "toy/9"
-    comparison = gather(run).comparison("eef", "bc")
+    comparison = read_results(run).comparison("eef", "bc")
     assert (comparison.only_first, comparison.only_second, comparison.reward.mean) == (0, 0, 0)
 
 
@@ -243,7 +243,7 @@ def test_gathering_and_drawing_write_nothing(run, results):
         return sorted((path, path.stat().st_mtime_ns) for path in run.directory.rglob("*"))
 
     before = listing()
-    again = gather(Run.open(run.directory))
+    again = read_results(Run.open(run.directory))
     draw_page(run, again)
     assert again.to_record() == results.to_record()
     assert listing() == before
@@ -252,7 +252,7 @@ def test_gathering_and_drawing_write_nothing(run, results):
 def test_unfinished_runs_have_what_is_done_and_none_for_the_rest(tmp_path):
     run = begin(tmp_path / "run", rounds=1)
     planned = stages_of(run.recipe)
-    empty = gather(run)
+    empty = read_results(run)
     assert empty.to_record()["methods"]["eef"]["win_rate"] is None
     assert empty.to_record()["methods"]["eef"]["rollouts"] is None
     assert empty.never_solved is None
@@ -265,9 +265,9 @@ def test_unfinished_runs_have_what_is_done_and_none_for_the_rest(tmp_path):
             9,
             11,
         ):  # collected, bc selected, rft2 explored, rft2 evaluated, eef selected
-            check_unfinished(run, gather(run), done, len(planned))
-    assert progress(gather(run)) == ""
-    assert gather(run)["eef"].last.newly_solved is not None
+            check_unfinished(run, read_results(run), done, len(planned))
+    assert progress(read_results(run)) == ""
+    assert read_results(run)["eef"].last.newly_solved is not None
 
 
 def check_unfinished(run: Run, results: Results, done: int, planned: int) -> None:
@@ -292,7 +292,7 @@ def test_a_row_does_not_count_what_was_spent_after_its_round(tmp_path):
         if (stage.method, stage.round, stage.kind) == ("rft2", 2, "train"):
             break
         run.carry_out(stage, lambda progress: None)
-    rft = gather(run)["rft2"]
+    rft = read_results(run)["rft2"]
     assert (rft.last.round, len(rft.rounds)) == (1, 2)
     assert (rft.rollouts, rft.rollouts_up_to(2)) == (40, 80)
     assert rft.cost_of("train").updates == 5
@@ -444,7 +444,7 @@ def say(directory: Path, **won: set[int]) -> tuple[str, str]:
     run = begin(directory)
     for method, tasks in won.items():
         write_result(run, method, 0 if method in ("bc", "expert") else 1, won=tasks)
-    results = gather(run)
+    results = read_results(run)
     words = (headline(results), verdict(results))
     return words[0].replace("\u00a0", " "), words[1].replace("\u00a0", " ")
 
@@ -493,7 +493,7 @@ def test_equal_rollouts_are_said_only_where_they_are_equal(tmp_path, results):
     run = begin(tmp_path, rounds=1, options={"eef": {"M": 1}}, budget={"rollouts_per_task": 2})
     for stage in stages_of(run.recipe):
         run.carry_out(stage, lambda progress: None)
-    assert "with as many rollouts" in headline(gather(run))
+    assert "with as many rollouts" in headline(read_results(run))
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -528,7 +528,9 @@ def test_every_report_says_on_what_its_numbers_rest(run, results):
 
 
 def test_a_name_is_no_console_markup(tmp_path):
-    assert "[red]a[/red] [/] (seed 3)" in printed(gather(begin(tmp_path, name="[red]a[/red] [/]")))
+    assert "[red]a[/red] [/] (seed 3)" in printed(
+        read_results(begin(tmp_path, name="[red]a[/red] [/]"))
+    )
 
 
 # --- page ----------------------------------------------------------------------------------------------------------
@@ -602,10 +604,10 @@ def test_writing_a_page_replaces_lone_surrogates(tmp_path):
         {"full": ["lose", "win", "lose", "win", "win", "lose"]},
         actions="a\ud800cdefghijkl",
     )
-    write_page(run, gather(run), tmp_path / "report.html")
+    write_page(run, read_results(run), tmp_path / "report.html")
     assert "<code>?</code>" in (tmp_path / "report.html").read_text(encoding="utf-8")
     with pytest.raises(StoreError, match="cannot write"):
-        write_page(run, gather(run), tmp_path / "no such directory" / "report.html")
+        write_page(run, read_results(run), tmp_path / "no such directory" / "report.html")
 
 
 @given(st.text(), st.text())
@@ -670,7 +672,7 @@ def test_the_story_is_the_failure_with_most_to_tell(tmp_path):
 
 def test_the_story_is_drawn_as_the_method_labels_it(tmp_path):
     run = explored_run(tmp_path, {"full": ["lose", "win", "lose", "win", "win", "lose"]})
-    page = draw_page(run, gather(run))
+    page = draw_page(run, read_results(run))
     text = balanced(page).text
     assert page.count('class="step beneficial"') == 4
     assert page.count('class="step harmful"') == 4
