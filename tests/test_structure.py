@@ -1,4 +1,4 @@
-"""The shape of the package: which way imports run, and that torch is loaded only where it is needed."""
+"""The shape of the package: import order, the public API, and where torch is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import eef
 
 PACKAGE = Path(eef.__file__).parent
 
-# Data flows down this list; imports run up it only. A folder stands for all of its modules.
+# Data flows down this list and imports point up it. A folder is all of its modules.
 ORDER = (
     "errors",
     "utils",
@@ -60,7 +60,7 @@ TORCH = (
 
 
 def modules() -> dict[str, Path]:
-    """Every module by name, `eef` itself left out (it holds the version alone)."""
+    """Every module by name, except `eef` itself, which imports lazily."""
     named = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -82,17 +82,17 @@ def imports_of(path: Path) -> set[str]:
 
 
 def place(name: str) -> int:
-    """Where a module, or a name in it, stands in the list."""
+    """The position in `ORDER` of a module, or of a name in it."""
     return ORDER.index(name.split(".")[1])
 
 
 @pytest.mark.parametrize("name", modules())
-def test_imports_run_up_the_list_only(name):
+def test_imports_follow_the_order(name):
     imported = {other for other in imports_of(modules()[name]) if other.split(".")[1] in ORDER}
     assert [other for other in imported if place(other) > place(name)] == []
 
 
-def test_every_module_has_its_place():
+def test_every_module_is_in_the_order():
     assert {name.split(".")[1] for name in modules()} <= set(ORDER)
     assert len(set(ORDER)) == len(ORDER)
 
@@ -136,9 +136,9 @@ def test_the_public_api_is_complete_and_every_name_resolves():
 def test_importing_the_package_loads_nothing_else():
     """`import eef` takes milliseconds: it loads none of its modules and no third-party package."""
     script = (
-        "import sys; before = set(sys.modules); import eef; "
-        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before}"
-        " - {*sys.stdlib_module_names, 'eef'}), [name for name in sys.modules if name[:4] == 'eef.'])"
+        "import sys; before = set(sys.modules); import eef; new = set(sys.modules) - before; "
+        "packages = {name.split('.')[0] for name in new} - {*sys.stdlib_module_names, 'eef'}; "
+        "print(sorted(packages), [name for name in new if name.startswith('eef.')])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
@@ -146,7 +146,7 @@ def test_importing_the_package_loads_nothing_else():
     assert (done.stdout.strip(), done.stderr) == ("[] []", "")
 
 
-def test_modules_say_what_they_are():
+def test_every_module_has_a_docstring():
     for name, path in modules().items():
         text = path.read_text(encoding="utf-8")
         assert not text or ast.get_docstring(ast.parse(text)), name
