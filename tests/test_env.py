@@ -13,7 +13,7 @@ from eef.env import FORMAT_ERROR, Env, StepResult, check_env, execute, replay
 from eef.envs.toy import Corridor, ToyEnv, toy_player
 from eef.errors import EnvError, ReplayMismatch
 from eef.policy import GREEDY
-from eef.rollouts.runner import RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.task import TaskSet
 from eef.trajectory import Author, PathStep, Step, TrajectorySet
 
@@ -89,18 +89,16 @@ def test_an_episode_must_have_begun():
 )
 def test_players_win_as_often_as_they_are_skilled(skill, least, most):
     env = ToyEnv()
-    launches = [RolloutSpec(task.id, task, None, task.index, 0) for task in env.tasks("train")]
+    specs = [RolloutSpec(task.id, task, None, task.index, 0) for task in env.tasks("train")]
     played = play(
-        launches,
+        specs,
         env=env,
         policy=toy_player(Author("expert", "toy"), skill),
         trajectories=TrajectorySet(),
-        sampling=GREEDY,
-        step_limit=env.step_limit,
-        batch_size=8,
+        parameters=RolloutParameters(sampling=GREEDY, step_limit=env.step_limit, batch_size=8),
     )
     wins = Counter(trajectory.success for trajectory in played)
-    assert least <= wins[True] / len(launches) <= most
+    assert least <= wins[True] / len(specs) <= most
 
 
 @given(st.lists(st.sampled_from(MOVES), max_size=10), st.integers(0, 20))

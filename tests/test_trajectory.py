@@ -38,7 +38,7 @@ def test_a_branch_counts_its_prefix(trajectory):
     assert Trajectory.from_record(trajectory.to_record()) == trajectory
 
 
-@pytest.mark.parametrize("field", ["id", "task", "steps", "start", "usage", "status"])
+@pytest.mark.parametrize("field", ["id", "task", "author", "steps", "final_observation", "status"])
 def test_a_record_without_a_field_is_refused_by_name(field):
     record = recorded("e", "a").to_record()
     del record[field]

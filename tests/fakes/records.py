@@ -12,7 +12,7 @@ def steps(*actions: str) -> tuple[Step, ...]:
 
 
 def recorded(
-    name: str, *actions: str, start: StateRef | None = None, author: str = Author("expert", "e")
+    name: str, *actions: str, start: StateRef | None = None, author: Author = Author("expert", "e")
 ) -> Trajectory:
     return Trajectory(
         id=name,

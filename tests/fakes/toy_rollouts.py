@@ -1,14 +1,17 @@
-"""Rollouts in the toy environment: a scripted student, expert trajectories, launches from the start."""
+"""Rollouts in the toy environment: a scripted student, expert trajectories, specs from the start."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any, NoReturn
 
+from eef.env import Env
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import EnvError
-from eef.policy import GREEDY
-from eef.rollouts.runner import RolloutSpec, derive_seed, play
-from eef.trajectory import Author, TrajectorySet
+from eef.policy import GREEDY, Policy
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, derive_seed, play
+from eef.trajectory import Author, Trajectory, TrajectorySet
 
 STUDENT = toy_player(Author("student", "student@round1"), 0.6)
 
@@ -16,14 +19,22 @@ STUDENT = toy_player(Author("student", "student@round1"), 0.6)
 class WithoutSnapshot(ToyEnv):
     supports_snapshot = False
 
-    def snapshot(self):
+    def snapshot(self) -> NoReturn:
         raise EnvError("no snapshots")
 
-    def restore(self, snapshot):
+    def restore(self, snapshot: Any) -> NoReturn:
         raise EnvError("no snapshots")
 
 
-def from_starts(env, count=8, seed=0):
+def parameters(step_limit: int = 10, batch_size: int = 4, **options: Any) -> RolloutParameters:
+    """Greedy rollouts."""
+    return RolloutParameters(
+        sampling=GREEDY, step_limit=step_limit, batch_size=batch_size, **options
+    )
+
+
+def specs_from_start(env: Env, count: int = 8, seed: int = 0) -> list[RolloutSpec]:
+    """One rollout of each of the first training tasks, from its start."""
     tasks = env.tasks("train").head(count)
     return [
         RolloutSpec(f"r/{task.id}", task, None, derive_seed(seed, task.id), 1) for task in tasks
@@ -31,26 +42,29 @@ def from_starts(env, count=8, seed=0):
 
 
 def run(
-    launches, env=None, policy=STUDENT, trajectories=(), step_limit=10, batch_size=4, **options
-):
+    specs: Sequence[RolloutSpec],
+    env: Env | None = None,
+    policy: Policy = STUDENT,
+    trajectories: Iterable[Trajectory] = (),
+    **options: Any,
+) -> list[Trajectory]:
+    """Play specs; `options` are those of `parameters`."""
     return list(
         play(
-            launches,
+            specs,
             env=env or ToyEnv(),
             policy=policy,
             trajectories=TrajectorySet(trajectories),
-            sampling=GREEDY,
-            step_limit=step_limit,
-            batch_size=batch_size,
-            **options,
+            parameters=parameters(**options),
         )
     )
 
 
-def expert_trajectories(count=6):
+def expert_trajectories(count: int = 6) -> list[Trajectory]:
+    """Episodes of a mediocre expert: some are won, some fail."""
     env = ToyEnv()
-    launches = [
-        replace(each, id=f"e{number}")
-        for number, each in enumerate(from_starts(env, count, seed=7))
+    specs = [
+        replace(spec, id=f"e{number}")
+        for number, spec in enumerate(specs_from_start(env, count, seed=7))
     ]
-    return run(launches, env, toy_player(Author("expert", "e"), 0.5))
+    return run(specs, env, toy_player(Author("expert", "e"), 0.5))

@@ -245,20 +245,21 @@ def test_records_come_back_as_they_were(world, method):
         assert PreferencePair.from_record(pair.to_record()) == pair
 
 
-def test_an_example_of_version_1_is_told_nothing():
+def test_older_examples_are_migrated():
     example = named(select("nat", [FAILED, WON]))["w@0"]
-    record = {key: field for key, field in example.to_record().items() if key != "told"} | {
-        "version": 1
-    }
-    assert TrainingExample.from_record(record) == replace(example, prompt_suffix="")
-    for version in (0, 3, None):
-        with pytest.raises(StoreError, match="this `eef` reads 1 to 2"):
-            TrainingExample.from_record({**record, "version": version})
+    fields = {key: value for key, value in example.to_record().items() if key != "prompt_suffix"}
+    oldest = {**fields, "version": 1}
+    assert TrainingExample.from_record(oldest) == replace(example, prompt_suffix="")
+    older = {**fields, "version": 2, "told": example.prompt_suffix}
+    assert TrainingExample.from_record(older) == example
+    for version in (0, 4, None):
+        with pytest.raises(StoreError, match="this `eef` reads 1 to 3"):
+            TrainingExample.from_record({**oldest, "version": version})
 
 
 def test_a_pair_of_two_tasks_is_refused():
     examples = named(select("sft_all", [FAILED, WON]))
-    with pytest.raises(StoreError, match="other tasks"):
+    with pytest.raises(StoreError, match="a task other than its own"):
         PreferencePair(id="p", task=TASK, chosen=examples["w@0"], rejected=examples["f@0"])
 
 

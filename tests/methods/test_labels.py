@@ -1,15 +1,14 @@
-"""Expert states, the ok grid, segments and recovery states."""
+"""Evenly spaced states, the outcome grid, segments and recovery states."""
 
 import doctest
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.methods import labels
-from eef.methods.labels import evenly_spaced_states, measure_grid, open_states
-from eef.trajectory import StateRef, Step, TrajectorySet
+from eef.methods.labels import evenly_spaced_states, measure_grid
+from eef.trajectory import StateRef, TrajectorySet
 from tests.fakes.grids import expert, played, rollout
 
 STATES = (2, 4, 6, 8, 10)
@@ -35,37 +34,6 @@ def test_expert_states_are_evenly_spaced_inside_the_path(length, count):
     assert len(states) <= count
     assert list(states) == [t for t in range(stride, stride * count + 1, stride) if t < length]
     assert len(states) == count or length <= count
-
-
-@given(
-    st.lists(
-        st.sampled_from(
-            ["a room", "Ambiguous request: Please enter the number for the action you intended"]
-        ),
-        min_size=1,
-        max_size=12,
-    )
-)
-def test_no_state_is_open_to_others_in_which_its_actor_is_asked_back(seen):
-    steps = tuple(Step(observation=each, completion="", action="a") for each in seen)
-    opened = open_states(replace(expert(), steps=steps), range(len(seen)))
-    assert opened == tuple(t for t, each in enumerate(seen) if each == "a room")
-
-
-def test_a_question_stays_open_until_it_is_answered():
-    prompt_suffix = [
-        ("a room", "open door"),
-        ("Ambiguous request: 0 or 1?", ""),
-        ("Format error", "reset task"),
-        ("Refused", "TASK"),
-        ("Your task is", "0"),
-        ("It is open", "look around"),
-        ("a room", "wait"),
-    ]
-    steps = tuple(
-        Step(observation=seen, completion="", action=action) for seen, action in prompt_suffix
-    )
-    assert open_states(replace(expert(), steps=steps), range(len(prompt_suffix))) == (0, 5, 6)
 
 
 def test_the_worked_example():

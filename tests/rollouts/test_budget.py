@@ -1,4 +1,4 @@
-"""Budgets: a plan in turns, cut or gone on with; and rounds of real runs that end where their budget does."""
+"""Budgets: a plan is cut or repeated in turns, and the rounds of real runs end where their budget does."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.errors import ConfigError, StoreError
-from eef.pipeline.ledger import Stage
-from eef.pipeline.stages import Stage, stages_of
+from eef.pipeline.context import RunContext
+from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.stages import Stage
 from eef.policy import Completion
 from eef.rollouts.budget import chunks, round_robin
 from eef.rollouts.settings import BudgetSettings
 from eef.selection import PlannedState
 from eef.trajectory import Author, StateRef
 from eef.utils.jsonl import read_jsonl
+from eef.utils.progress import ignore_progress
 from tests.fakes.small_run import as_recipe, small_recipe
 
 plans = st.lists(
@@ -32,11 +34,13 @@ plans = st.lists(
 
 
 def played(plan, budget, costs, batch_size=4):
-    """The rollouts of a round whose n-th costs `costs(n)` tokens, and the sizes of the portions."""
+    """The rollouts of a round whose n-th costs `costs(n)` tokens, and the sizes of the chunks."""
     units, sizes = [], []
-    for wave in chunks(plan, budget, batch_size, lambda count: sum(costs(n) for n in range(count))):
-        units += wave
-        sizes.append(len(wave))
+    for chunk in chunks(
+        plan, budget, batch_size, lambda count: sum(costs(n) for n in range(count))
+    ):
+        units += chunk
+        sizes.append(len(chunk))
     return units, sizes
 
 
@@ -143,41 +147,43 @@ def test_rollouts_without_tokens_cannot_fill_a_round():
 
 # in a run
 
+EXPLORE = Stage("eef", 1, "explore")
 
-def run_of(student, directory, budget, **changes):
-    methods = ["bc", "rft", "eef", "eef-two", "nat"]
+
+def create(student, directory, budget, **changes):
+    settings = {"budget": {"rollouts_per_task": None, **budget}, **changes}
+    return Pipeline.create(directory, as_recipe(small_recipe(student, **settings)))
+
+
+def finished_run(student, directory, budget):
+    """A run in which five methods have explored and trained within a budget."""
     options = {"eef": {"M": 5}, "eef-two": {"method": "eef", "rollouts_per_state": 2}}
-    run = Run.create(
-        directory,
-        as_recipe(
-            small_recipe(
-                student,
-                methods=methods,
-                budget={"rollouts_per_task": None, **budget},
-                train={"updates": 2},
-                **changes,
-            )
-            | {"options": options}
-        ),
+    recipe = small_recipe(
+        student,
+        methods=["bc", "rft", "eef", "eef-two", "nat"],
+        budget={"rollouts_per_task": None, **budget},
+        train={"updates": 2},
     )
-    carry_out(run, lambda progress: None)
-    return run
+    pipeline = Pipeline.create(directory, as_recipe({**recipe, "options": options}))
+    execute(pipeline)
+    return pipeline
 
 
-def carry_out(run, listener):
-    for stage in stages_of(run.recipe):
+def execute(pipeline, on_progress=ignore_progress):
+    for stage in pipeline.run.stages:
         if stage.kind != "evaluate":
-            run.carry_out(stage, listener)
+            pipeline.execute(stage, on_progress)
 
 
-def explored(run, method):
-    return run.ledger(method).entries[Stage(method, 1, "explore")]
+def exploration_cost(pipeline, method):
+    return pipeline.run.costs(method)[Stage(method, 1, "explore")]
 
 
 def test_a_round_is_full_by_rollouts(student, tmp_path):
-    run = run_of(student, tmp_path / "run", {"rollouts": 30})
+    pipeline = finished_run(student, tmp_path / "run", {"rollouts": 30})
     assert {
-        method: explored(run, method).rollouts for method in ("rft", "eef", "eef-two", "nat")
+        method: exploration_cost(pipeline, method).rollouts
+        for method in ("rft", "eef", "eef-two", "nat")
     } == {
         "rft": 30,
         "eef": 30,
@@ -187,10 +193,11 @@ def test_a_round_is_full_by_rollouts(student, tmp_path):
 
 
 def test_a_round_is_full_by_rollouts_of_each_task(student, tmp_path):
-    run = run_of(student, tmp_path / "run", {"rollouts_per_task": 3})
+    pipeline = finished_run(student, tmp_path / "run", {"rollouts_per_task": 3})
     for method in ("rft", "eef", "eef-two"):
-        counts = Counter(item.task for item in run.trajectories(method) if item.by_student)
-        assert counts == Counter({task.id: 3 for task in run.train_tasks})
+        trajectories = pipeline.run.trajectories(method)
+        counts = Counter(item.task for item in trajectories if item.by_student)
+        assert counts == Counter({task.id: 3 for task in pipeline.context.train_tasks})
 
 
 @pytest.mark.parametrize(
@@ -201,104 +208,85 @@ def test_one_measure_says_when_a_round_is_full(student, two):
         as_recipe(small_recipe(student, budget={"rollouts_per_task": None, **two}))
 
 
-def test_a_round_is_full_by_tokens_and_can_be_left(student, tmp_path):
-    whole = run_of(student, tmp_path / "whole", {"tokens": 700})
-    longest = 7 * 8  # steps and tokens of a rollout at most
+def test_a_round_is_full_by_tokens_and_can_be_interrupted(student, tmp_path):
+    whole = finished_run(student, tmp_path / "whole", {"tokens": 700})
+    longest = 7 * 8  # most steps times most tokens of a rollout
     for method in ("rft", "eef", "eef-two"):
-        assert 700 <= explored(whole, method).generated_tokens < 700 + 4 * longest
+        assert 700 <= exploration_cost(whole, method).generated_tokens < 700 + 4 * longest
 
-    class Left(Exception):
+    class Interrupted(Exception):
         pass
 
-    def leave(progress):
-        if (
-            progress.stage.kind == "explore"
-            and progress.stage.method == "eef"
-            and progress.done == 9
-        ):
-            raise Left
+    def interrupt(progress):
+        if progress.subject == EXPLORE and progress.done == 9:
+            raise Interrupted
 
-    recipe = whole.recipe
-    cut = Run.create(tmp_path / "cut", recipe)
-    with pytest.raises(Left):
-        carry_out(cut, leave)
-    cut = Run.open(tmp_path / "cut")
-    for stage in stages_of(recipe):
-        if stage.method == "eef" and stage.kind == "explore":
-            cut.carry_out(stage, lambda progress: None)
-    assert {item.id for item in cut.trajectories("eef")} == {
-        item.id for item in whole.trajectories("eef")
+    cut = Pipeline.create(tmp_path / "cut", whole.run.recipe)
+    with pytest.raises(Interrupted):
+        execute(cut, interrupt)
+    cut = Pipeline.open(tmp_path / "cut")
+    cut.execute(EXPLORE)
+    assert {item.id for item in cut.run.trajectories("eef")} == {
+        item.id for item in whole.run.trajectories("eef")
     }
-    assert explored(cut, "eef").generated_tokens == explored(whole, "eef").generated_tokens
+    assert (
+        exploration_cost(cut, "eef").generated_tokens
+        == exploration_cost(whole, "eef").generated_tokens
+    )
 
 
-class Worn:
-    """A student whose completions are worth ten tokens each, and which breaks while `broken(conversations)`."""
+class Unreliable:
+    """A student whose completions count ten tokens each, and that fails when `fails(conversations)`."""
 
-    name, batch_invariant = Author("student", "eef@round0"), True
+    author, batch_invariant = Author("student", "eef@round0"), True
 
-    def __init__(self, broken):
-        self.broken = broken
+    def __init__(self, fails):
+        self.fails = fails
 
     def act(self, conversations, seeds, sampling):
-        if self.broken(conversations):
+        if self.fails(conversations):
             raise RuntimeError("the server is gone")
         return [Completion(text="Action: noop[]", generated_tokens=10) for _ in conversations]
 
 
-def up_to_exploring(run):
-    stages = stages_of(run.recipe)
-    return stages[: stages.index(Stage("eef", 1, "explore")) + 1]
+def before_exploring(pipeline):
+    stages = pipeline.run.stages
+    return stages[: stages.index(EXPLORE)]
 
 
-def by_worn(monkeypatch, broken):
-    monkeypatch.setattr(Run, "explorer", lambda self, stage: Worn(broken))
+def use_unreliable(monkeypatch, fails):
+    monkeypatch.setattr(RunContext, "explorer", lambda self, stage: Unreliable(fails))
 
 
-def test_one_rollout_that_breaks_at_the_end_of_a_round_is_a_record(student, tmp_path, monkeypatch):
-    run = Run.create(
-        tmp_path / "run",
-        as_recipe(
-            small_recipe(
-                student, methods=["eef"], budget={"rollouts_per_task": None, "tokens": 1500}
-            )
-        ),
-    )
+def test_one_rollout_that_fails_at_the_end_of_a_round_is_recorded(student, tmp_path, monkeypatch):
+    pipeline = create(student, tmp_path / "run", {"tokens": 1500}, methods=["eef"])
     alone = []
 
-    def broken(conversations):
+    def fails(conversations):
         alone.extend(conversations if len(conversations) == 1 else ())
-        return 0 < len(alone) <= 2  # a portion of one rollout, and its second try
+        return 0 < len(alone) <= 2  # a chunk of one rollout, and its second attempt
 
-    by_worn(monkeypatch, broken)
-    for stage in up_to_exploring(run):
-        run.carry_out(stage, lambda progress: None)
-    assert run.outcome(Stage("eef", 1, "explore"))["errors"] == 2
-    assert explored(run, "eef").generated_tokens >= 1500
+    use_unreliable(monkeypatch, fails)
+    for stage in (*before_exploring(pipeline), EXPLORE):
+        pipeline.execute(stage)
+    assert pipeline.run.summary(EXPLORE)["errors"] == 2
+    assert exploration_cost(pipeline, "eef").generated_tokens >= 1500
 
 
 @pytest.mark.parametrize("budget", [{"rollouts": 8}, {"tokens": 300}])
-def test_where_every_rollout_broke_all_is_played_anew_once_that_is_mended(
-    student, tmp_path, monkeypatch, budget
-):
-    run = Run.create(
-        tmp_path / "run",
-        as_recipe(
-            small_recipe(student, methods=["eef"], budget={"rollouts_per_task": None, **budget})
-        ),
-    )
-    *before, explore = up_to_exploring(run)
-    for stage in before:
-        run.carry_out(stage, lambda progress: None)
-    by_worn(monkeypatch, lambda conversations: True)
+def test_if_every_rollout_failed_all_are_played_again(student, tmp_path, monkeypatch, budget):
+    pipeline = create(student, tmp_path / "run", budget, methods=["eef"])
+    for stage in before_exploring(pipeline):
+        pipeline.execute(stage)
+    use_unreliable(monkeypatch, lambda conversations: True)
     with pytest.raises(
-        StoreError, match=r"every rollout broke; the first with: .*the server is gone"
+        StoreError, match=r"every rollout failed, the first with: .*the server is gone"
     ) as caught:
-        run.carry_out(explore, lambda progress: None)
-    aside = tmp_path / "run/eef/trajectories.jsonl.broken"
-    assert str(aside) in caught.value.hint
-    assert len(read_jsonl(aside)) == 2 * budget.get("rollouts", 4), "both tries"
-    by_worn(monkeypatch, lambda conversations: False)
-    run = Run.open(tmp_path / "run")
-    run.carry_out(explore, lambda progress: None)
-    assert run.outcome(explore)["errors"] == 0
+        pipeline.execute(EXPLORE)
+    quarantine = tmp_path / "run/eef/trajectories.jsonl.broken"
+    assert str(quarantine) in caught.value.hint
+    assert len(read_jsonl(quarantine)) == 2 * budget.get("rollouts", 4), "both attempts"
+    use_unreliable(monkeypatch, lambda conversations: False)
+    pipeline = Pipeline.open(tmp_path / "run")
+    pipeline.execute(EXPLORE)
+    assert pipeline.run.summary(EXPLORE)["errors"] == 0

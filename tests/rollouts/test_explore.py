@@ -1,4 +1,4 @@
-"""Explore: plans become launches; killed anywhere and resumed, it leaves what an unbroken one leaves."""
+"""Explore: plans become specs; interrupted anywhere and resumed, the store is the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from eef.envs.toy import ToyEnv
 from eef.errors import EnvError, ModelError
 from eef.policy import GREEDY, ScriptedPolicy
-from eef.rollouts.explore import explore, launches
+from eef.rollouts.explore import explore, last_attempt, rollout_specs
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store, read_trajectories
 from eef.selection import PlannedState
 from eef.trajectory import Author, StateRef
-from tests.fakes.toy_rollouts import STUDENT, WithoutSnapshot, expert_trajectories
+from eef.utils.progress import ignore_progress
+from tests.fakes.toy_rollouts import STUDENT, WithoutSnapshot, expert_trajectories, parameters
 
 EXPERTS = expert_trajectories(4)
 TASKS = {task.id: task for task in ToyEnv().tasks("train")}
@@ -26,11 +27,11 @@ PLAN = [
     *(PlannedState(each.task, None, 1) for each in EXPERTS),
     *(PlannedState(each.task, StateRef(each.id, t), 2) for each in EXPERTS for t in (2, 4)),
 ]
-LAUNCHES = launches(PLAN, TASKS, round=1, seed=3)
+SPECS = rollout_specs(PLAN, TASKS, owner="eef", round=1, seed=3)
 
 
-class Swayed(ScriptedPolicy):
-    """A policy whose completions depend on the batch they are computed in, as those of a model on a GPU."""
+class BatchDependent(ScriptedPolicy):
+    """A policy whose completions depend on their batch, like those of a model on a GPU."""
 
     batch_invariant = False
 
@@ -39,7 +40,7 @@ class Swayed(ScriptedPolicy):
 
 
 class Unsteady(WithoutSnapshot):
-    """Breaks whenever the white key is to be taken."""
+    """Fails whenever the white key is to be taken."""
 
     def step(self, action):
         if action == "take white":
@@ -47,177 +48,203 @@ class Unsteady(WithoutSnapshot):
         return super().step(action)
 
 
-def as_the_student(conversation, seed):
+def act_like_student(conversation, seed):
     return STUDENT.act([conversation], [seed], GREEDY)[0].text
 
 
-SWAYED = Swayed(Author("student", "swayed"), as_the_student)
+BATCH_DEPENDENT = BatchDependent(Author("student", "batch-dependent"), act_like_student)
 
 
 class Killed(Exception):
     pass
 
 
-def explored(directory, *, policy=STUDENT, env=None, plan=LAUNCHES, batch_size=5, progress=None):
+def run_explore(
+    directory, *, policy=STUDENT, env=None, specs=SPECS, batch_size=5, on_progress=ignore_progress
+):
     with Store.open(directory) as store:
         for expert in EXPERTS:
             if expert.id not in store.trajectories:
                 store.append(expert)
-        return explore(
-            plan,
+        explore(
+            specs,
             store,
             env or WithoutSnapshot(),
             policy,
-            sampling=GREEDY,
-            step_limit=10,
-            batch_size=batch_size,
-            progress=progress,
+            parameters(batch_size=batch_size),
+            on_progress=on_progress,
         )
 
 
 def contents(directory, **usage):
-    """What the store holds, in its order, without the seconds."""
-    held = read_trajectories(directory)
-    return [replace(each, usage=replace(each.usage, seconds=0.0, **usage)) for each in held]
+    """The trajectories of a store in their order, without the seconds."""
+    stored = read_trajectories(directory)
+    return [replace(each, usage=replace(each.usage, seconds=0.0, **usage)) for each in stored]
 
 
 def killer(after):
-    left = [after]
+    """A progress callback that raises once `after` rollouts have been stored."""
+    reports = 0
 
-    def progress(trajectory):
-        left[0] -= 1
-        if left[0] < 0:
+    def on_progress(progress):
+        nonlocal reports
+        reports += 1
+        if reports > after:
             raise Killed
 
-    return progress
+    return on_progress
 
 
-def test_launches_are_named_and_seeded_by_round_and_state():
+def test_specs_are_named_by_owner_round_and_state_and_seeded_without_the_owner():
     plan = [PlannedState("toy/43", StateRef("e", 4), 2), PlannedState("toy/43", None, 1)]
     plan.append(PlannedState("toy/43", StateRef("e", 4), 1))
-    made = launches(plan, TASKS, round=2, seed=9)
-    assert [each.id for each in made] == [
-        "round2/e@4#0",
-        "round2/e@4#1",
-        "round2/toy/43@0#0",
-        "round2/e@4#2",
+    specs = rollout_specs(plan, TASKS, owner="eef", round=2, seed=9)
+    assert [each.id for each in specs] == [
+        "eef/round2/e@4#0",
+        "eef/round2/e@4#1",
+        "eef/round2/toy/43@0#0",
+        "eef/round2/e@4#2",
     ]
-    assert [each.state for each in made] == [
+    assert [each.state for each in specs] == [
         StateRef("e", 4),
         StateRef("e", 4),
         None,
         StateRef("e", 4),
     ]
-    assert made[1].seed == derive_seed(9, "round2/e@4#1")
-    assert {each.round for each in made} == {2}
-    assert made[0].task is TASKS["toy/43"]
-    # the same state has the same launches in whatever plan it stands
-    assert launches(plan[:1], TASKS, round=2, seed=9) == made[:2]
+    assert specs[1].seed == derive_seed(9, "round2/e@4#1")
+    assert {each.round for each in specs} == {2}
+    assert specs[0].task is TASKS["toy/43"]
+    # a state has the same specs in every plan, and the same seeds for every owner
+    assert rollout_specs(plan[:1], TASKS, owner="eef", round=2, seed=9) == specs[:2]
+    other = rollout_specs(plan, TASKS, owner="rft", round=2, seed=9)
+    assert [each.seed for each in other] == [each.seed for each in specs]
+    assert not {each.id for each in other} & {each.id for each in specs}
     with pytest.raises(EnvError, match="no task 'toy/1'"):
-        launches([PlannedState("toy/1", None, 1)], TASKS, round=1, seed=0)
+        rollout_specs([PlannedState("toy/1", None, 1)], TASKS, owner="eef", round=1, seed=0)
 
 
-def test_an_exploration_is_stored_and_counted(tmp_path):
-    done = explored(tmp_path, env=ToyEnv())
-    assert (done.played, done.skipped, done.errors, done.replay_mismatches) == (
-        len(LAUNCHES),
-        0,
-        0,
-        0,
-    )
-    assert done.seconds > 0
-    held = read_trajectories(tmp_path)
-    assert {each.id for each in held} == {each.id for each in LAUNCHES} | {
-        each.id for each in EXPERTS
-    }
+def test_every_spec_is_played_and_stored(tmp_path):
+    reports = []
+    run_explore(tmp_path, env=ToyEnv(), on_progress=reports.append)
+    stored = read_trajectories(tmp_path)
+    assert {each.id for each in stored} == {each.id for each in (*SPECS, *EXPERTS)}
+    assert all(each.status != "error" for each in stored)
+    assert [each.done for each in reports] == list(range(len(SPECS) + 1))
+    assert {each.total for each in reports} == {len(SPECS)}
+    wins = sum(stored[each.id].success for each in SPECS)
+    assert reports[-1].note == f"{wins} won"
 
 
 @pytest.mark.parametrize("batch_invariant", [True, False])
-def test_what_is_complete_is_not_played_again(tmp_path, batch_invariant):
+def test_nothing_that_is_stored_is_played_again(tmp_path, batch_invariant):
     def refuse(conversation, seed):
         raise ModelError("asked again")
 
-    explored(tmp_path)
-    finished = ScriptedPolicy(STUDENT.name, refuse)
-    finished.batch_invariant = batch_invariant
-    again = explored(tmp_path, policy=finished)
-    assert (again.played, again.skipped, again.errors) == (0, len(LAUNCHES), 0)
+    run_explore(tmp_path)
+    before = contents(tmp_path)
+    policy = ScriptedPolicy(STUDENT.author, refuse)
+    policy.batch_invariant = batch_invariant
+    reports = []
+    run_explore(tmp_path, policy=policy, on_progress=reports.append)
+    assert contents(tmp_path) == before
+    assert [(each.done, each.total) for each in reports] == [(len(SPECS), len(SPECS))]
+
+
+def test_progress_follows_the_store(tmp_path):
+    stored = []
+
+    def on_progress(progress):
+        stored.append(len(read_trajectories(tmp_path)) - len(EXPERTS))
+        assert progress.done == stored[-1]
+
+    run_explore(tmp_path, env=ToyEnv(), on_progress=on_progress)
+    assert stored == list(range(len(SPECS) + 1))
 
 
 @settings(max_examples=25)
 @given(
-    kills=st.lists(st.integers(0, 9), max_size=4),
-    policy=st.sampled_from([STUDENT, SWAYED]),
+    kills=st.lists(st.integers(0, 10), max_size=4),
+    policy=st.sampled_from([STUDENT, BATCH_DEPENDENT]),
     env=st.sampled_from([WithoutSnapshot, ToyEnv, Unsteady]),
     batch_size=st.integers(1, 7),
 )
-def test_killed_and_resumed_equals_unbroken(kills, policy, env, batch_size):
-    with tempfile.TemporaryDirectory() as unbroken, tempfile.TemporaryDirectory() as resumed:
+def test_interrupted_and_resumed_equals_uninterrupted(kills, policy, env, batch_size):
+    with tempfile.TemporaryDirectory() as uninterrupted, tempfile.TemporaryDirectory() as resumed:
         options = {"policy": policy, "batch_size": batch_size}
-        whole = explored(Path(unbroken), env=env(), **options)
+        run_explore(Path(uninterrupted), env=env(), **options)
         for after in kills:
             try:
-                explored(Path(resumed), env=env(), progress=killer(after), **options)
+                run_explore(Path(resumed), env=env(), on_progress=killer(after), **options)
             except Killed:
                 continue
-        last = explored(Path(resumed), env=env(), **options)
-        # which visit of a state found a snapshot depends on where it was killed; nothing else does
+        run_explore(Path(resumed), env=env(), **options)
+        # which visit of a state finds a snapshot depends on the interruptions; nothing else does
         usage = {"replayed_steps": 0} if env is ToyEnv else {}
-        assert contents(Path(resumed), **usage) == contents(Path(unbroken), **usage)
-        assert (last.errors, last.replay_mismatches) == (whole.errors, whole.replay_mismatches)
+        assert contents(Path(resumed), **usage) == contents(Path(uninterrupted), **usage)
 
 
-def test_the_batch_matters_to_the_swayed_policy(tmp_path):
-    explored(tmp_path / "a", policy=SWAYED, batch_size=2)
-    explored(tmp_path / "b", policy=SWAYED, batch_size=3)
+def test_the_batch_matters_to_the_batch_dependent_policy(tmp_path):
+    run_explore(tmp_path / "a", policy=BATCH_DEPENDENT, batch_size=2)
+    run_explore(tmp_path / "b", policy=BATCH_DEPENDENT, batch_size=3)
     assert sorted(map(repr, contents(tmp_path / "a"))) != sorted(
         map(repr, contents(tmp_path / "b"))
     )
 
 
-def test_an_interruption_leaves_what_was_finished(tmp_path):
+def test_an_interruption_keeps_finished_rollouts(tmp_path):
     turns = []
 
     def script(conversation, seed):
         turns.append(seed)
         if len(turns) == 40:
             raise KeyboardInterrupt
-        return as_the_student(conversation, seed)
+        return act_like_student(conversation, seed)
 
     with pytest.raises(KeyboardInterrupt):
-        explored(tmp_path, policy=ScriptedPolicy(STUDENT.name, script))
+        run_explore(tmp_path, policy=ScriptedPolicy(STUDENT.author, script))
     finished = contents(tmp_path)
-    assert len(EXPERTS) < len(finished) < len(EXPERTS) + len(LAUNCHES)
-    explored(tmp_path)
+    assert len(EXPERTS) < len(finished) < len(EXPERTS) + len(SPECS)
+    run_explore(tmp_path)
     assert contents(tmp_path)[: len(finished)] == finished
-    explored(tmp_path / "unbroken")
-    assert contents(tmp_path) == contents(tmp_path / "unbroken")
+    run_explore(tmp_path / "uninterrupted")
+    assert contents(tmp_path) == contents(tmp_path / "uninterrupted")
 
 
-def test_what_broke_is_tried_once_more_with_another_seed(tmp_path):
-    done = explored(tmp_path, env=Unsteady())
-    held = read_trajectories(tmp_path)
-    broken = [each.id for each in LAUNCHES if held[each.id].status == "error"]
-    assert broken
-    seconds = [held[f"{name}~1"] for name in broken]
-    assert len(held) == len(EXPERTS) + len(LAUNCHES) + len(seconds)
-    assert done.played == len(LAUNCHES) + len(seconds)
-    assert done.errors == sum(each.status == "error" for each in seconds) < len(seconds)
-    for name, second in zip(broken, seconds, strict=True):
-        assert (second.start, second.task, second.round) == (held[name].start, held[name].task, 1)
-        assert second.seed != held[name].seed
+def test_a_failed_rollout_gets_a_second_attempt_with_another_seed(tmp_path):
+    run_explore(tmp_path, env=Unsteady())
+    stored = read_trajectories(tmp_path)
+    failed = [each.id for each in SPECS if stored[each.id].status == "error"]
+    assert failed
+    seconds = [stored[f"{name}~1"] for name in failed]
+    assert len(stored) == len(EXPERTS) + len(SPECS) + len(seconds)
+    assert sum(each.status == "error" for each in seconds) < len(seconds)
+    for name, second in zip(failed, seconds, strict=True):
+        first = stored[name]
+        assert (second.start, second.task, second.round) == (first.start, first.task, 1)
+        assert second.seed != first.seed
+        assert last_attempt(stored, name) is second
 
 
-def test_a_state_that_does_not_come_back_is_counted_and_not_tried_again(tmp_path):
+def test_a_replay_mismatch_gets_no_second_attempt(tmp_path):
     class Renamed(ToyEnv):
         def step(self, action):
             result = super().step(action)
             return replace(result, observation=result.observation.replace("Room", "Hall"))
 
-    done = explored(tmp_path, env=Renamed())
-    held = read_trajectories(tmp_path)
+    run_explore(tmp_path, env=Renamed())
+    stored = read_trajectories(tmp_path)
     starts = [each for each in PLAN if each.state is not None]
-    assert done.replay_mismatches == len(starts)
-    assert done.errors == 0
-    assert not [each.id for each in held if each.id.endswith("~1")]
-    assert sum(each.status == "error" for each in held) == 2 * len(starts)
+    errors = [each for each in stored if each.status == "error"]
+    assert {each.error_kind for each in errors} == {"replay"}
+    assert len(errors) == 2 * len(starts)
+    assert not [each.id for each in stored if each.id.endswith("~1")]
+
+
+def test_an_unverified_trajectory_is_not_branched_from(tmp_path):
+    unverified = replace(EXPERTS[0], id="imported", replayable=False, source="log.jsonl:3")
+    spec = replace(SPECS[-1], state=StateRef("imported", 2))
+    with Store.open(tmp_path) as store:
+        store.append(unverified)
+        with pytest.raises(EnvError, match=r"log\.jsonl:3.* was not verified"):
+            explore([spec], store, ToyEnv(), STUDENT, parameters())
+        assert len(store.trajectories) == 1

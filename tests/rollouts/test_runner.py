@@ -1,4 +1,4 @@
-"""Rollouts: batched equals one by one, replayed equals restored, and what breaks breaks alone."""
+"""Rollouts: batched equals one by one, replayed equals restored, and a failure stays alone."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from eef.env import FORMAT_ERROR, execute, replay
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import ConfigError, ModelError
 from eef.policy import GREEDY, Completion, Sampling, ScriptedPolicy
-from eef.rollouts import restore as states
-from eef.rollouts.runner import RolloutSpec, derive_seed, is_replay_mismatch, play
+from eef.rollouts import restore
+from eef.rollouts.runner import RolloutSpec, derive_seed
 from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet
-from tests.fakes.toy_rollouts import STUDENT, WithoutSnapshot, expert_trajectories, from_starts, run
+from tests.fakes.toy_rollouts import (
+    STUDENT,
+    WithoutSnapshot,
+    expert_trajectories,
+    run,
+    specs_from_start,
+)
 
 
-def from_states(env, trajectories, every=1):
-    """A launch from each state of each trajectory (its end left out), two of them from the first states."""
+def specs_from_states(env, trajectories, every=1):
+    """Two specs from each state of each trajectory, except its end."""
     tasks = {task.id: task for task in env.tasks("train")}
     return [
         RolloutSpec(
@@ -37,22 +43,22 @@ def from_states(env, trajectories, every=1):
 
 
 def timeless(trajectories, **usage):
-    """By id, without what a second run may measure otherwise."""
+    """By id, without the fields that differ between equal runs."""
     return {
         each.id: replace(each, usage=replace(each.usage, seconds=0.0, **usage))
         for each in trajectories
     }
 
 
-def alone(env, launch, policy, step_limit):
+def alone(env, spec, policy, step_limit):
     """One episode from a task's start, played as plainly as can be."""
-    observation = env.reset(launch.task)
+    observation = env.reset(spec.task)
     conversation = [{"role": "system", "content": env.prompt}]
     steps = []
     terminated = False
     while not terminated and len(steps) < step_limit:
         conversation.append({"role": "user", "content": observation})
-        completion = policy.act([conversation], [derive_seed(launch.seed, len(steps))], GREEDY)[
+        completion = policy.act([conversation], [derive_seed(spec.seed, len(steps))], GREEDY)[
             0
         ].text
         conversation.append({"role": "assistant", "content": completion})
@@ -65,11 +71,11 @@ def alone(env, launch, policy, step_limit):
         observation, terminated = result.observation, result.terminated
     reward = env.score([step.reward for step in steps])
     return Trajectory(
-        id=launch.id,
-        task=launch.task.id,
-        author=policy.name,
-        round=launch.round,
-        seed=launch.seed,
+        id=spec.id,
+        task=spec.task.id,
+        author=policy.author,
+        round=spec.round,
+        seed=spec.seed,
         steps=tuple(steps),
         final_observation=observation,
         status="terminated" if terminated else "truncated",
@@ -81,15 +87,15 @@ def alone(env, launch, policy, step_limit):
 @given(st.integers(1, 9), st.integers(0, 5))
 def test_batches_of_any_size_play_what_each_episode_plays_alone(batch_size, seed):
     env = ToyEnv()
-    launches = from_starts(env, seed=seed)
-    expected = {launch.id: alone(env, launch, STUDENT, 10) for launch in launches}
-    assert timeless(run(launches, env, batch_size=batch_size)) == expected
+    specs = specs_from_start(env, seed=seed)
+    expected = {spec.id: alone(env, spec, STUDENT, 10) for spec in specs}
+    assert timeless(run(specs, env, batch_size=batch_size)) == expected
 
 
 def test_trajectories_come_as_they_end_batch_by_batch():
-    launches = from_starts(ToyEnv(), 8)
-    played = run(launches, batch_size=4)
-    ids = [launch.id for launch in launches]
+    specs = specs_from_start(ToyEnv(), 8)
+    played = run(specs, batch_size=4)
+    ids = [spec.id for spec in specs]
     assert {each.id for each in played[:4]} == set(ids[:4])
     for half in (played[:4], played[4:]):
         ends = [(len(each.steps), ids.index(each.id)) for each in half]
@@ -98,9 +104,9 @@ def test_trajectories_come_as_they_end_batch_by_batch():
 
 def test_a_snapshot_start_is_a_replayed_start():
     experts = expert_trajectories()
-    launches = from_states(ToyEnv(), experts)
-    restored = run(launches, ToyEnv(), trajectories=experts)
-    replayed = run(launches, WithoutSnapshot(), trajectories=experts)
+    specs = specs_from_states(ToyEnv(), experts)
+    restored = run(specs, ToyEnv(), trajectories=experts)
+    replayed = run(specs, WithoutSnapshot(), trajectories=experts)
     assert timeless(restored, replayed_steps=0) == timeless(replayed, replayed_steps=0)
     assert all(each.usage.replayed_steps == each.first for each in replayed)
     for each in restored:  # the second rollout of a state finds the snapshot of the first
@@ -109,21 +115,21 @@ def test_a_snapshot_start_is_a_replayed_start():
 
 def test_few_snapshots_change_nothing(monkeypatch):
     experts = expert_trajectories()
-    launches = from_states(ToyEnv(), experts)[::-1] + from_starts(ToyEnv())
-    expected = timeless(run(launches, trajectories=experts), replayed_steps=0)
-    monkeypatch.setattr(states, "CAPACITY", 1)
-    assert timeless(run(launches, trajectories=experts), replayed_steps=0) == expected
+    specs = specs_from_states(ToyEnv(), experts)[::-1] + specs_from_start(ToyEnv())
+    expected = timeless(run(specs, trajectories=experts), replayed_steps=0)
+    monkeypatch.setattr(restore, "CAPACITY", 1)
+    assert timeless(run(specs, trajectories=experts), replayed_steps=0) == expected
 
 
 def test_branches_of_branches_are_legal_episodes():
     env = ToyEnv()
     held = TrajectorySet(expert_trajectories())
     for generation in range(3):
-        launches = [
-            replace(launch, id=f"g{generation}/{number}")
-            for number, launch in enumerate(from_states(env, list(held)[-4:], every=2))
+        specs = [
+            replace(spec, id=f"g{generation}/{number}")
+            for number, spec in enumerate(specs_from_states(env, list(held)[-4:], every=2))
         ]
-        for trajectory in run(launches, env, trajectories=held):
+        for trajectory in run(specs, env, trajectories=held):
             held.add(trajectory)
     assert max(each.id.count("/") for each in held) == 1
     for trajectory in held:
@@ -139,20 +145,19 @@ def test_the_prefix_counts_against_the_limit_unless_the_limit_is_fresh():
         Author("student", "waiting"), lambda conversation, seed: "Action: left"
     )
     env = ToyEnv()
-    (origin,) = run(from_starts(env, 1), env, waiting, step_limit=6)
+    (origin,) = run(specs_from_start(env, 1), env, waiting, step_limit=6)
     assert (origin.status, origin.length, origin.reward, origin.success) == (
         "truncated",
         6,
         0.0,
         False,
     )
-    launch = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 4), 0, 1)
-    assert len(run([launch], env, waiting, [origin], step_limit=6)[0].steps) == 2
+    spec = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 4), 0, 1)
+    assert len(run([spec], env, waiting, [origin], step_limit=6)[0].steps) == 2
     assert (
-        len(run([launch], env, waiting, [origin], step_limit=6, reset_step_limit=True)[0].steps)
-        == 6
+        len(run([spec], env, waiting, [origin], step_limit=6, reset_step_limit=True)[0].steps) == 6
     )
-    (spent,) = run([launch], env, waiting, [origin], step_limit=4)
+    (spent,) = run([spec], env, waiting, [origin], step_limit=4)
     assert (spent.status, spent.steps, spent.reward) == ("truncated", (), 0.0)
     assert spent.final_observation == origin.steps[4].observation
 
@@ -169,9 +174,9 @@ def test_the_reward_of_the_prefix_counts():
     waiting = ScriptedPolicy(
         Author("student", "waiting"), lambda conversation, seed: "Action: left"
     )
-    (origin,) = run(from_starts(env, 1), env, waiting, step_limit=3)
-    launch = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 2), 0, 1)
-    (branch,) = run([launch], env, waiting, [origin], step_limit=4)
+    (origin,) = run(specs_from_start(env, 1), env, waiting, step_limit=3)
+    spec = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 2), 0, 1)
+    (branch,) = run([spec], env, waiting, [origin], step_limit=4)
     assert (origin.reward, branch.reward, branch.success) == (0.75, 1.0, True)
 
 
@@ -185,11 +190,11 @@ def test_the_policy_sees_prompt_prefix_and_observation_and_a_seed_a_turn():
 
     env = ToyEnv()
     (origin,) = expert_trajectories(1)
-    launch = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 1), 5, 1)
+    spec = RolloutSpec("b", env.tasks("train")[0], StateRef(origin.id, 1), 5, 1)
     watching = Watching(
         Author("student", "w"), lambda conversation, seed: "Thought: so. Action: left"
     )
-    (branch,) = run([launch], env, watching, [origin], step_limit=3)
+    (branch,) = run([spec], env, watching, [origin], step_limit=3)
     conversation, _, sampling = seen[1]
     assert [message["role"] for message in conversation] == [
         "system",
@@ -208,7 +213,7 @@ def test_the_policy_sees_prompt_prefix_and_observation_and_a_seed_a_turn():
     assert sampling == GREEDY
     assert (branch.author, branch.start, branch.seed, branch.round) == (
         Author("student", "w"),
-        launch.state,
+        spec.state,
         5,
         1,
     )
@@ -222,7 +227,7 @@ def test_seeds_are_the_same_on_every_machine():
 
 def test_a_completion_without_an_action_costs_a_step_and_is_answered():
     mute = ScriptedPolicy(Author("student", "mute"), lambda conversation, seed: "I would open it")
-    (played,) = run(from_starts(ToyEnv(), 1), policy=mute, step_limit=2)
+    (played,) = run(specs_from_start(ToyEnv(), 1), policy=mute, step_limit=2)
     assert [(step.action, step.completion) for step in played.steps] == [
         ("", "I would open it")
     ] * 2
@@ -232,7 +237,7 @@ def test_a_completion_without_an_action_costs_a_step_and_is_answered():
 class Finishing:
     """Ends the second turn of one conversation as it is told to."""
 
-    name = Author("student", "finishing")
+    author = Author("student", "finishing")
     batch_invariant = True
 
     def __init__(self, finish: str) -> None:
@@ -263,7 +268,7 @@ class Finishing:
     ],
 )
 def test_how_a_completion_finishes_decides_how_the_rollout_does(finish, status, error, steps):
-    (played,) = run(from_starts(ToyEnv(), 1), policy=Finishing(finish), step_limit=3)
+    (played,) = run(specs_from_start(ToyEnv(), 1), policy=Finishing(finish), step_limit=3)
     assert (played.status, played.error, len(played.steps)) == (status, error, steps)
     assert played.reward == (None if status == "error" else 0.0)
     turns = max(2, steps)
@@ -302,18 +307,18 @@ class Breaking(ToyEnv):
 @pytest.mark.parametrize(
     ("how", "error"),
     [
-        ("reset", "env: OSError: no such page"),
-        ("step", "env: KeyError: 'page'"),
-        ("nan", "env: EnvError: the environment gave the reward nan"),
-        ("score", "env: EnvError: the score 7.0 lies outside [0, 1]"),
+        ("reset", "environment: OSError: no such page"),
+        ("step", "environment: KeyError: 'page'"),
+        ("nan", "environment: EnvError: the environment gave the reward nan"),
+        ("score", "environment: EnvError: the score 7.0 lies outside [0, 1]"),
     ],
 )
 def test_an_environment_that_breaks_breaks_one_episode(how, error):
-    launches = from_starts(ToyEnv())
-    expected = timeless(run(launches))
-    played = timeless(run(launches, Breaking(how)))
-    broken = played.pop(launches[2].id)
-    del expected[launches[2].id]
+    specs = specs_from_start(ToyEnv())
+    expected = timeless(run(specs))
+    played = timeless(run(specs, Breaking(how)))
+    broken = played.pop(specs[2].id)
+    del expected[specs[2].id]
     assert played == expected
     assert (broken.status, broken.error, broken.reward, broken.success) == (
         "error",
@@ -324,22 +329,22 @@ def test_an_environment_that_breaks_breaks_one_episode(how, error):
 
 
 def test_a_policy_that_breaks_on_one_conversation_breaks_one_episode():
-    launches = from_starts(ToyEnv())
-    goal = launches[2].task.instruction
+    specs = specs_from_start(ToyEnv())
+    goal = specs[2].task.instruction
 
     def script(conversation, seed):
         if len(conversation) == 6 and conversation[1]["content"].startswith(goal):
             raise ZeroDivisionError
         return STUDENT.act([conversation], [seed], GREEDY)[0].text
 
-    expected = timeless(run(launches))
-    played = timeless(run(launches, policy=ScriptedPolicy(STUDENT.name, script)))
+    expected = timeless(run(specs))
+    played = timeless(run(specs, policy=ScriptedPolicy(STUDENT.author, script)))
     broken = [name for name in played if played[name] != expected[name]]
-    assert launches[2].id in broken
-    same_goal = {each.task.id for each in launches if each.task.instruction == goal}
+    assert specs[2].id in broken
+    same_goal = {each.task.id for each in specs if each.task.instruction == goal}
     assert {played[name].task for name in broken} <= same_goal
-    assert played[launches[2].id].error == "policy: ZeroDivisionError"
-    assert played[launches[2].id].steps == expected[launches[2].id].steps[:2]
+    assert played[specs[2].id].error == "policy: ZeroDivisionError"
+    assert played[specs[2].id].steps == expected[specs[2].id].steps[:2]
 
 
 @pytest.mark.parametrize("error", [ModelError("no such server"), KeyboardInterrupt()])
@@ -348,29 +353,29 @@ def test_a_policy_that_cannot_be_used_and_an_interruption_go_through(error):
         raise error
 
     with pytest.raises(type(error)):
-        run(from_starts(ToyEnv()), policy=ScriptedPolicy(Author("student", "p"), script))
+        run(specs_from_start(ToyEnv()), policy=ScriptedPolicy(Author("student", "p"), script))
 
 
 def test_a_state_that_does_not_come_back_is_an_error_of_its_own_kind():
     experts = expert_trajectories(3)
     wrong = replace(experts[0].steps[2], observation="Room 9 of 9.")
     experts[0] = replace(experts[0], steps=(*experts[0].steps[:2], wrong, *experts[0].steps[3:]))
-    played = run(from_states(ToyEnv(), experts), trajectories=experts)
-    lost = [each for each in played if is_replay_mismatch(each)]
+    played = run(specs_from_states(ToyEnv(), experts), trajectories=experts)
+    lost = [each for each in played if each.error_kind == "replay"]
     assert {(each.start.trajectory, each.start.t >= 2) for each in lost} == {("e0", True)}
     assert sum(each.status == "error" for each in played) == len(lost)
     # state 2 itself is compared too, though no recorded action starts from it
     assert "in e0@2 another observation than recorded is seen" in lost[0].error
     assert (lost[0].steps, lost[0].reward, lost[0].usage.generated_tokens) == ((), None, 0)
-    assert run(from_starts(ToyEnv(), 1), ToyEnv())[0].error is None
+    assert run(specs_from_start(ToyEnv(), 1), ToyEnv())[0].error is None
 
 
 def test_a_state_after_the_end_cannot_be_started_from():
     env = ToyEnv()
-    (won,) = run(from_starts(env, 1), env, toy_player(Author("expert", "e"), 1.0))
-    launch = RolloutSpec("b", env.tasks("train")[0], StateRef(won.id, won.length), 0, 1)
-    (played,) = run([launch], env, trajectories=[won])
-    assert is_replay_mismatch(played)
+    (won,) = run(specs_from_start(env, 1), env, toy_player(Author("expert", "e"), 1.0))
+    spec = RolloutSpec("b", env.tasks("train")[0], StateRef(won.id, won.length), 0, 1)
+    (played,) = run([spec], env, trajectories=[won])
+    assert played.error_kind == "replay"
     assert "the episode is over" in played.error
 
 
@@ -387,28 +392,9 @@ def test_clones_are_few_and_closed_and_the_environment_stays_open():
             raise OSError("will not close")
 
     env = Counted("step")
-    run(from_starts(env, 12), env, batch_size=4)
+    run(specs_from_start(env, 12), env, batch_size=4)
     assert len(made) == 5  # one a place, and one more for the place that broke
     assert sorted(map(id, closed)) == sorted(map(id, made))
-
-
-def test_progress_hears_of_each_after_the_caller():
-    heard = []
-    launches = from_starts(ToyEnv(), 5)
-    rollouts = play(
-        launches,
-        env=ToyEnv(),
-        policy=STUDENT,
-        trajectories=TrajectorySet(),
-        sampling=GREEDY,
-        step_limit=10,
-        batch_size=2,
-        progress=lambda each: heard.append(each.id),
-    )
-    first = next(rollouts)
-    assert heard == []
-    rest = list(rollouts)
-    assert heard == [first.id, *(each.id for each in rest)]
 
 
 def test_a_policy_that_answers_too_few_is_a_bug():
@@ -418,12 +404,12 @@ def test_a_policy_that_answers_too_few_is_a_bug():
 
     with pytest.raises(ValueError, match="shorter"):
         run(
-            from_starts(ToyEnv()),
+            specs_from_start(ToyEnv()),
             policy=Short(Author("student", "p"), lambda conversation, seed: "Action: left"),
         )
 
 
-# --- environments and policies of other kinds ----------------------------------------------------------------------
+# other environments and policies
 
 
 class Concurrent(WithoutSnapshot):
@@ -437,7 +423,7 @@ class Unusable(ToyEnv):
 
 def test_episodes_side_by_side_are_those_of_one_thread():
     experts = expert_trajectories()
-    planned = from_states(ToyEnv(), experts)
+    planned = specs_from_states(ToyEnv(), experts)
     played = [run(planned, env, trajectories=experts) for env in (WithoutSnapshot(), Concurrent())]
     assert timeless(played[0]) == timeless(played[1])
 
@@ -447,23 +433,23 @@ def test_an_environment_that_cannot_be_used_as_asked_is_the_users_to_mend(concur
     env = Unusable()
     env.concurrent = concurrent
     with pytest.raises(ConfigError, match="no Java"):
-        run(from_starts(env), env)
+        run(specs_from_start(env), env)
 
 
 def test_a_policy_may_take_no_further_turn():
     class Quitter:
-        name, batch_invariant = Author("student", "quitter"), True
+        author, batch_invariant = Author("student", "quitter"), True
 
         def act(self, conversations, seeds, sampling):
             return [
-                Completion(text="", finish="quit")
+                Completion(text="", finish="done")
                 if len(talk) > 3
                 else Completion(text="Action: right")
                 for talk in conversations
             ]
 
-    for played in run(from_starts(ToyEnv(), 4), policy=Quitter()):
-        assert (played.status, played.error) == ("truncated", "the policy took no further turn")
+    for played in run(specs_from_start(ToyEnv(), 4), policy=Quitter()):
+        assert (played.status, played.error) == ("truncated", "the policy declined to act")
         assert len(played.steps) == 1
 
 
@@ -471,16 +457,16 @@ def test_a_tasks_own_limit_holds_where_it_is_lower():
     waiting = ScriptedPolicy(
         Author("student", "waiting"), lambda conversation, seed: "Action: look"
     )
-    launches = [
-        replace(launch, task=replace(launch.task, step_limit=limit))
-        for launch, limit in zip(from_starts(ToyEnv(), 3), (2, 9, None), strict=True)
+    specs = [
+        replace(spec, task=replace(spec.task, step_limit=limit))
+        for spec, limit in zip(specs_from_start(ToyEnv(), 3), (2, 9, None), strict=True)
     ]
-    assert [len(each.steps) for each in run(launches, policy=waiting, step_limit=5)] == [2, 5, 5]
+    assert [len(each.steps) for each in run(specs, policy=waiting, step_limit=5)] == [2, 5, 5]
 
 
 def test_an_oracle_is_told_the_tasks():
     class Teller:
-        name, batch_invariant = Author("expert", "teller"), True
+        author, batch_invariant = Author("expert", "teller"), True
 
         def act(self, conversations, seeds, sampling):
             raise AssertionError("not told")
@@ -488,5 +474,5 @@ def test_an_oracle_is_told_the_tasks():
         def act_on(self, tasks, conversations, seeds, sampling):
             return [Completion(text=f"Action: say {task.id}") for task in tasks]
 
-    for played in run(from_starts(ToyEnv(), 5), policy=Teller(), step_limit=2, batch_size=3):
+    for played in run(specs_from_start(ToyEnv(), 5), policy=Teller(), step_limit=2, batch_size=3):
         assert {step.action for step in played.steps} == {f"say {played.task}"}
