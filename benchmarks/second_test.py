@@ -28,7 +28,7 @@ from eef.utils.compute import process_settings
 def wins(run: Run, method: str, split: str) -> list[float]:
     """1.0 for each task of the split that the method's last student wins."""
     tasks, recipe = list(run.env.tasks(split).head(run.recipe.tasks.test)), run.recipe
-    # what a round explores with is what the round before has left; the first one's is behaviour cloning
+    # what a round explores with is what the round before has left; the first one's is behavior cloning
     student = run.explorer(Stage(method, 1 if method == BC else recipe.rounds + 1, "explore"))
     sampling = Sampling(**recipe.evaluation_sampling.model_dump())
     launches = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]

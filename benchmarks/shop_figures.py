@@ -80,7 +80,7 @@ def knobs() -> None:
 def taggers(env: WebShop, model: str) -> None:
     """How often the stand-in and a spaCy model give two products the same `r_type`."""
     nouns = [choose_tagger(name)[1] for name in (STAND_IN, model)]
-    products = sorted(env.shop.catalogue, key=_query)
+    products = sorted(env.shop.catalog, key=_query)
     same = [pair for _, group in groupby(products, key=_query) for pair in combinations(group, 2)]
     chance = random.Random(0)
     arbitrary = [tuple(chance.sample(products, 2)) for _ in range(5000)]

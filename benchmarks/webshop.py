@@ -16,8 +16,8 @@
                           (`own_mb`)
 
 `--seconds` is how long it plays; `--products` of a generated shop, `--goals` and `--index` are the shop's settings. The
-figures of `docs/webshop.md` on difficulty come from `benchmarks.shop_figures`; `benchmarks/catalogue.py` writes a
-catalogue of any size.
+figures of `docs/webshop.md` on difficulty come from `benchmarks.shop_figures`; `benchmarks/catalog.py` writes a
+catalog of any size.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def measure(options: Options, seconds: float, workers: int) -> dict[str, Any]:
     snapshot, restore = copy_times(env)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
-        "products": len(env.shop.catalogue),
+        "products": len(env.shop.catalog),
         "goals": len(env.shop.goals),
         "steps_per_cpu_second": round(steps),
         "search_ms": round(search, 3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 from eef.cli.console import handle_interrupt, notes, put, tell
 from eef.envs.registry import prepare_env
 from eef.pipeline.recipe import Recipe
+from eef.utils.progress import OnProgress, Progress
 
 
 def index(
@@ -51,12 +52,12 @@ def index(
 
     files = OfficialFiles.find(data)
     with handle_interrupt("stopped; the same command continues"), bars() as progress:
-        built = open_index(files, out, rebuild=rebuild, progress=progress)
+        built = open_index(files, out, rebuild=rebuild, on_progress=progress)
         if verify:
             built.verify(progress)
     tell(f"{len(built.columns.read('record_ends')):,} products")
     if out is None and not is_large(files):
-        tell("hint: so small a catalogue is read into memory, unless `env.index` names a directory")
+        tell("hint: so small a catalog is read into memory, unless `env.index` names a directory")
     put(str(built.directory))
 
 
@@ -67,8 +68,8 @@ def prepare(recipe: Recipe, *, quiet: bool) -> None:
 
 
 @contextmanager
-def bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each part of a work, moved by (part, done, of how much); nothing is shown where nothing is done."""
+def bars(*, quiet: bool = False) -> Iterator[OnProgress]:
+    """A callback that shows a bar for each subject; nothing is shown until it is called."""
     shown = Bars(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -79,14 +80,15 @@ def bars(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     )
     bar_of: dict[str, TaskID] = {}
 
-    def move(part: str, done: int, total: int) -> None:
+    def on_progress(progress: Progress) -> None:
         shown.start()
-        if part not in bar_of:
-            bar_of[part] = shown.add_task(part)
-        shown.update(bar_of[part], completed=done, total=total)
+        subject = str(progress.subject)
+        if subject not in bar_of:
+            bar_of[subject] = shown.add_task(subject)
+        shown.update(bar_of[subject], completed=progress.done, total=progress.total)
 
     try:
-        yield move
+        yield on_progress
     finally:
         if bar_of:
             shown.stop()

@@ -51,7 +51,7 @@ def label_noise(
     with (
         handle_interrupt("stopped; the same command continues"),
         process_settings(threads_of(run.recipe, 1)),
-        bars() as move,
+        bars() as on_progress,
     ):
         noise = measure_noise(
             Pipeline(run),
@@ -59,7 +59,7 @@ def label_noise(
             round,
             trajectories=trajectories,
             rollouts=rollouts,
-            on_progress=lambda each: move(str(each.subject), each.done, each.total),
+            on_progress=on_progress,
         )
     data().print(noise_table(noise))
 

@@ -84,7 +84,7 @@ def gold(
     chosen = list(env.tasks(split).head(tasks))
     with closing(env), handle_interrupt("stopped; the same command continues"), bars() as progress:
         failing = GoldPaths(env).failing(
-            chosen, heard=lambda done: progress("gold paths", done, len(chosen))
+            chosen, heard=lambda done: progress(Progress("gold paths", done, len(chosen)))
         )
     broken = {task: error for task, error in failing.items() if isinstance(error, EnvError)}
     for task, outcome in failing.items():

@@ -6,7 +6,7 @@ An environment is imported when it is asked for, so that one which needs more th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, cast, get_type_hints
 
@@ -16,6 +16,7 @@ from eef.config import Settings, nearest, suggestion
 from eef.env import Env
 from eef.errors import ConfigError
 from eef.policy import Policy
+from eef.utils.progress import OnProgress
 
 ENVS = {
     "webshop": ("eef.envs.webshop", "WebShop"),
@@ -43,17 +44,14 @@ def make_env(name: str, options: Mapping[str, Any]) -> Env:
     return cast(Env, _find(ENVS, name, "environment")(**_fitting_all(name, options)))
 
 
-def prepare_env(
-    name: str, options: Mapping[str, Any], progress: Callable[[str, int, int], None]
-) -> None:
+def prepare_env(name: str, options: Mapping[str, Any], on_progress: OnProgress) -> None:
     """Do what the environment needs done once before it is first made (WebShop: the index of large official files).
 
-    `progress` is told what is done, how far it is and of how much, and nothing where nothing is to be done. Raises
-    what `make_env` raises.
+    `on_progress` is not called if there is nothing to do. Raises what `make_env` raises.
     """
     fitting = _fitting_all(name, options)
     if name in PREPARATIONS:
-        _find(PREPARATIONS, name, "preparation of")(fitting, progress)
+        _find(PREPARATIONS, name, "preparation of")(fitting, on_progress)
 
 
 def make_expert(env: Env, preset: str) -> Policy:

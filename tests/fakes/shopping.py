@@ -16,7 +16,7 @@ from eef.trajectory import Trajectory, TrajectorySet
 def open_shop(
     goals: str = "human", *, compat: bool | None = None, per_page: int = 4, **settings: Any
 ) -> WebShop:
-    """A synthetic shop; `settings` go to its catalogue."""
+    """A synthetic shop; `settings` go to its catalog."""
     return WebShop(
         goals=goals,
         prompt="none",

@@ -87,7 +87,7 @@ def test_no_text_of_a_synthetic_shop_is_unknown(tokenizer, episodes):
     for env, trajectory in episodes:
         texts = [each for step in trajectory.steps for each in (step.observation, step.completion)]
         texts.append(trajectory.final_observation)
-        product = env.shop.catalogue[0]
+        product = env.shop.catalog[0]
         texts += [product.description, *product.bullets, product.title]
         for text in texts:
             assert tokenizer.unk_token_id not in encode(tokenizer, text), text

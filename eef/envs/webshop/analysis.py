@@ -1,6 +1,6 @@
 """Words of a text as the search engine sees them: tokens by Unicode's word rules, stop words left out, stems.
 
-The chain of Lucene's English analyser: tokenizer (UAX #29, section 4.1, and UTS #51 for emoji) → possessive → lower
+The chain of Lucene's English analyzer: tokenizer (UAX #29, section 4.1, and UTS #51 for emoji) → possessive → lower
 case → stop words → Porter's stemmer. Stands before `search.py`, which counts what comes out of here.
 """
 
@@ -153,11 +153,11 @@ def _past(word: str) -> str:
     for suffix in ("ed", "ing"):
         if word.endswith(suffix):
             start = word[: -len(suffix)]
-            return _mend(start) if _has_vowel(start) else word
+            return _restore_ending(start) if _has_vowel(start) else word
     return word
 
 
-def _mend(word: str) -> str:
+def _restore_ending(word: str) -> str:
     """Give back what -ed or -ing took: `conflat` → `conflate`, `hopp` → `hop`, `fil` → `file`."""
     if word.endswith(("at", "bl", "iz")):
         return word + "e"

@@ -1,7 +1,7 @@
 """Columns: the shop's data as named arrays, in memory or in the files of a directory.
 
-Between the records and whatever reads them: the writers (`catalogue.py`, `postings.py`) append to columns as products
-come by, the readers (`catalogue.py`, `search.py`, `goals.py`) see arrays. Files are mapped, so all processes that have
+Between the records and whatever reads them: the writers (`catalog.py`, `postings.py`) append to columns as products
+come by, the readers (`catalog.py`, `search.py`, `goals.py`) see arrays. Files are mapped, so all processes that have
 opened a shop share one copy of it, and a page of it is in memory only once it was asked for.
 """
 
@@ -18,14 +18,14 @@ import numpy as np
 from eef.errors import DataError
 from eef.utils.jsonl import disk_errors
 
-# Column → type of its entries. Those in WORKING are needed only until all products have been read.
+# Column → type of its entries. Those in TEMPORARY are needed only until all products have been read.
 LAYOUT: Mapping[str, str] = {
     "records": "u1", "record_ends": "i8", "asins": "S10", "prices": "f8", "queries": "i4", "categories": "i4",
     "combinations": "i8", "labels": "u1", "human": "u1", "by_asin": "i4", "ranks": "i4", "goal_order": "i8",
     "terms": "u8", "offsets": "i8", "documents": "i4", "pair_numbers": "u2", "pairs": "i4",
     "vocabulary": "u8", "read_terms": "i4", "read_pairs": "u2", "distinct": "i4", "totals": "i4",
 }  # fmt: skip
-WORKING = ("vocabulary", "read_terms", "read_pairs", "distinct")
+TEMPORARY = ("vocabulary", "read_terms", "read_pairs", "distinct")
 
 
 class Columns(Protocol):
@@ -35,7 +35,7 @@ class Columns(Protocol):
         """Add entries (an array, a list, or bytes) to the end of a column."""
         ...
 
-    def make(self, name: str, length: int) -> np.ndarray:
+    def allocate(self, name: str, length: int) -> np.ndarray:
         """A new column of `length` zeros to be filled in place."""
         ...
 
@@ -58,7 +58,7 @@ class MemoryColumns:
     def append(self, name: str, values: Any) -> None:
         self._appended.setdefault(name, bytearray()).extend(_bytes(name, values))
 
-    def make(self, name: str, length: int) -> np.ndarray:
+    def allocate(self, name: str, length: int) -> np.ndarray:
         self._made[name] = np.zeros(length, dtype=LAYOUT[name])
         return self._made[name]
 
@@ -89,7 +89,7 @@ class FileColumns:
                 self._open[name] = self._path(name).open("ab")
             self._open[name].write(_bytes(name, values))
 
-    def make(self, name: str, length: int) -> np.ndarray:
+    def allocate(self, name: str, length: int) -> np.ndarray:
         path, size = self._path(name), length * np.dtype(LAYOUT[name]).itemsize
         with disk_errors(path), path.open("w+b") as file:
             if size:
@@ -127,7 +127,7 @@ class FileColumns:
             name: self._path(name).stat().st_size for name in LAYOUT if self._path(name).exists()
         }
 
-    def cut(self, sizes: Mapping[str, int]) -> None:
+    def truncate(self, sizes: Mapping[str, int]) -> None:
         """Shorten the columns to these sizes; those without one are removed. DataError where one is too short."""
         for name in LAYOUT:
             path = self._path(name)

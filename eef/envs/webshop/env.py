@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from eef.env import StepResult
 from eef.envs.webshop.goals import Goal
-from eef.envs.webshop.pages import Node, Page, above, clickables, text, text_rich
+from eef.envs.webshop.pages import Node, Page, clickables, prepend, text, text_rich
 from eef.envs.webshop.prompt import REACT_PROMPT
-from eef.envs.webshop.session import Rules, Session, address, advance, draw, explain
+from eef.envs.webshop.session import Rules, Session, address, advance, explain, render
 from eef.envs.webshop.shop import GoalKind, Shop
 from eef.envs.webshop.splits import Splits
 from eef.errors import ConfigError, EnvError
@@ -33,7 +33,7 @@ class WebShop:
     goals              "synthetic" (made of products and options) or "human" (written by people)
     price_seed         seed of the draws from price ranges and of the goals' upper prices
     observation        "text" (parts joined by `[SEP]`) or "text_rich" (a line each, what was clicked marked)
-    synthetic          settings of the generated catalogue (`SyntheticSettings` or a dict)
+    synthetic          settings of the generated catalog (`SyntheticSettings` or a dict)
     products_per_page  of a results page
     splits             name of a preset (`splits.py`), or split → (first, end) goal indices (end None for the last) or
                        the path of a JSON list of goal indices; None: see `Splits.default`
@@ -106,7 +106,7 @@ class WebShop:
         self.step_limit = step_limit
         self._tasks: dict[str, TaskSet] = {}
         self._session: Session | None = None
-        self._drawn: Page | None = None
+        self._rendered: Page | None = None
         self._labels: dict[str, Node] | None = None
 
     def can_branch_at(self, steps: Sequence[Step], t: int) -> bool:
@@ -120,7 +120,7 @@ class WebShop:
 
     @property
     def shop(self) -> Shop:
-        """What all episodes share: catalogue, search index, prices, goals."""
+        """What all episodes share: catalog, search index, prices, goals."""
         return self._shop
 
     @property
@@ -178,7 +178,7 @@ class WebShop:
         after = advance(self._shop, self._rules, before, self._clickables, action)
         if after is before:
             why = explain(action, self._clickables) if self._explains else ""
-            return StepResult(above(why, self.observation, self._observation), 0.0, False)
+            return StepResult(prepend(why, self.observation, self._observation), 0.0, False)
         bought = after.view == "done"
         reward = after.parts.reward if bought and after.parts is not None else 0.0
         return StepResult(self._show(after), reward, bought)
@@ -196,7 +196,7 @@ class WebShop:
 
     def search(self, query: str) -> list[tuple[str, float]]:
         """The search engine's ranked products for a query: (asin, score), 50 at most."""
-        return [(self._shop.catalogue.asin(at), score) for at, score in self._shop.search(query)]
+        return [(self._shop.catalog.asin(at), score) for at, score in self._shop.search(query)]
 
     @property
     def session(self) -> Session:
@@ -239,7 +239,7 @@ class WebShop:
             "env": self.name,
             "engine": ENGINE_VERSION,
             **self._shop.source,
-            "products": len(self._shop.catalogue),
+            "products": len(self._shop.catalog),
             "goals": self._goals,
             "goal_count": len(self._shop.goals),
             "price_seed": self._price_seed,
@@ -255,7 +255,7 @@ class WebShop:
         }
 
     def close(self) -> None:
-        self._session = self._drawn = self._labels = None
+        self._session = self._rendered = self._labels = None
 
     def _current(self) -> Session:
         if self._session is None:
@@ -268,13 +268,13 @@ class WebShop:
 
     def _turn_to(self, session: Session) -> None:
         """Take a session for the current one; its page is drawn when somebody asks for it."""
-        self._session, self._drawn, self._labels = session, None, None
+        self._session, self._rendered, self._labels = session, None, None
 
     @property
     def _page(self) -> Page:
-        if self._drawn is None:
-            self._drawn = draw(self._shop, self._rules, self._current())
-        return self._drawn
+        if self._rendered is None:
+            self._rendered = render(self._shop, self._rules, self._current())
+        return self._rendered
 
     @property
     def _clickables(self) -> dict[str, Node]:

@@ -28,7 +28,7 @@ from eef.chat import format_completion, parse_completion
 from eef.envs.webshop.env import WebShop
 from eef.envs.webshop.goals import Goal
 from eef.envs.webshop.reward import count_options, score_purchase
-from eef.envs.webshop.session import Rules, Session, draw
+from eef.envs.webshop.session import Rules, Session, render
 from eef.envs.webshop.shop import Shop
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation, Sampling
@@ -40,7 +40,7 @@ NEXT, BACK, SEARCH_AGAIN, BUY = (
     "click[back to search]",
     "click[buy now]",
 )
-READ_ALOUD = 8
+MAX_VALUES_READ = 8
 _INSTRUCTION = re.compile(r"Instruction:\s*(?:\[SEP\])?\s*(.*?)\s*(?:\[SEP\]|\[button\]|\Z)", re.S)
 
 
@@ -91,7 +91,7 @@ class ShopExpert:
         ]
 
     def _turn(self, conversation: Conversation, rng: random.Random) -> str:
-        session, opened = self._follow(conversation)
+        session, opened = self._replay(conversation)
         view = View(self._env.shop, self._env.rules, session)
         if session.view == "search":
             return format_completion("search.", f"search[{view.query}]")
@@ -101,7 +101,7 @@ class ShopExpert:
             return self._on_item(view, rng)
         return format_completion("go back.", BACK)
 
-    def _follow(self, conversation: Conversation) -> tuple[Session, list[str]]:
+    def _replay(self, conversation: Conversation) -> tuple[Session, list[str]]:
         """Play the conversation in the own episode; where it stands, and the products opened on the way."""
         observations = [message["content"] for message in conversation if message["role"] == "user"]
         self._env.reset(self._goal_of(observations[0]))
@@ -184,16 +184,16 @@ class View:
         """Products of the results page, in order."""
         return [
             node.text
-            for node in draw(self.shop, self.rules, self.session)
+            for node in render(self.shop, self.rules, self.session)
             if node.kind == "product"
         ]
 
     def fits(self, asin: str) -> bool:
         """Whether kind, attributes and price are right: all that can be told before the product is opened."""
-        position = self.shop.catalogue.position(asin)
-        assert position is not None, f"{asin} was shown but is not in the catalogue"
+        position = self.shop.catalog.position(asin)
+        assert position is not None, f"{asin} was shown but is not in the catalog"
         parts = score_purchase(
-            self.shop.catalogue[position],
+            self.shop.catalog[position],
             self.shop.prices[position],
             [],
             self.goal,
@@ -225,7 +225,7 @@ class View:
         words = [f"need {' '.join(_value(wanted) for wanted in self.goal.options)}."]
         for values in self.shop.product(self.session.asin or "").options.values():
             match = next((at for at, value in enumerate(values) if self._meets(value)), None)
-            if len(values) > READ_ALOUD or (match is None and not missing):
+            if len(values) > MAX_VALUES_READ or (match is None and not missing):
                 continue
             words += [f"{value} not" for value in values[:match]]
             if match is None:

@@ -1,6 +1,6 @@
 """Goal, Goals: what shoppers are asked to buy.
 
-Made of the catalogue in the original's order and shuffled as there. Stands between the catalogue and the
+Made of the catalog in the original's order and shuffled as there. Stands between the catalog and the
 tasks; the reward compares a purchase with a goal.
 """
 
@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from eef.envs.webshop.catalogue import NO_GOALS, Catalogue, Product
+from eef.envs.webshop.catalog import NO_GOALS, Catalog, Product
 
 SHUFFLE_SEED = 233
 PRICE_BOUNDS = range(10, 1000, 10)
 NO_BOUND = 1_000_000
-RECENT_GOALS = 1024
+CACHED_GOALS = 1024
 
 Numbers = Sequence[int] | np.ndarray
 
@@ -49,8 +49,8 @@ class Prices:
     Draws, and then the goals' upper bounds, come from one `random.Random(seed)` in the order of the products.
     """
 
-    def __init__(self, catalogue: Catalogue, rng: random.Random) -> None:
-        low, high = catalogue.prices[:, 0], catalogue.prices[:, 1]
+    def __init__(self, catalog: Catalog, rng: random.Random) -> None:
+        low, high = catalog.prices[:, 0], catalog.prices[:, 1]
         self._prices = low.copy()
         for at in np.flatnonzero(~np.isnan(high)).tolist():
             self._prices[at] = rng.uniform(float(low[at]), float(high[at]))
@@ -78,31 +78,31 @@ class Goals:
     """
 
     def __init__(
-        self, catalogue: Catalogue, positions: Numbers, sizes: np.ndarray, bounds: Sequence[int],
+        self, catalog: Catalog, positions: Numbers, sizes: np.ndarray, bounds: Sequence[int],
         order: Numbers, records: Sequence[dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
-        self._catalogue, self._positions, self._bounds, self._records = (
-            catalogue,
+        self._catalog, self._positions, self._bounds, self._records = (
+            catalog,
             positions,
             bounds,
             records,
         )
         self._ends, self._order = np.cumsum(sizes), order
-        self._recent = lru_cache(RECENT_GOALS)(self._make)
+        self._recent = lru_cache(CACHED_GOALS)(self._make)
 
     @classmethod
     def synthetic(
-        cls, catalogue: Catalogue, prices: Prices, rng: random.Random, order: Numbers | None = None
+        cls, catalog: Catalog, prices: Prices, rng: random.Random, order: Numbers | None = None
     ) -> Goals:
         """A goal for each combination of options of each product that has an instruction.
 
         `order` is `shuffled_goals` where it is known already.
         """
-        positions = np.flatnonzero(catalogue.combinations != NO_GOALS)
+        positions = np.flatnonzero(catalog.combinations != NO_GOALS)
         bounds = array("i", (draw_bound(prices[at], rng) for at in positions.tolist()))
-        sizes = catalogue.combinations[positions]
+        sizes = catalog.combinations[positions]
         return cls(
-            catalogue,
+            catalog,
             positions,
             sizes,
             bounds,
@@ -110,12 +110,12 @@ class Goals:
         )
 
     @classmethod
-    def written(cls, catalogue: Catalogue, prices: Prices, rng: random.Random) -> Goals:
+    def human(cls, catalog: Catalog, prices: Prices, rng: random.Random) -> Goals:
         """A goal for each instruction a person wrote, if it asks for an attribute."""
-        bounds = [draw_bound(prices[at], rng) for at, _ in catalogue.human]
+        bounds = [draw_bound(prices[at], rng) for at, _ in catalog.human]
         return cls(
-            catalogue, [at for at, _ in catalogue.human], np.ones(len(bounds), dtype=np.int64), bounds,
-            shuffled_goals(len(bounds)), [record for _, record in catalogue.human],
+            catalog, [at for at, _ in catalog.human], np.ones(len(bounds), dtype=np.int64), bounds,
+            shuffled_goals(len(bounds)), [record for _, record in catalog.human],
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ class Goals:
     def _make(self, index: int) -> Goal:
         number = int(self._order[index])
         at = int(np.searchsorted(self._ends, number, side="right"))
-        product, bound = self._catalogue[int(self._positions[at])], self._bounds[at]
+        product, bound = self._catalog[int(self._positions[at])], self._bounds[at]
         if self._records is not None:
             return _human_goal(index, product, self._records[at], bound)
         combination = number - (int(self._ends[at - 1]) if at else 0)

@@ -20,21 +20,22 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eef.envs.webshop.catalogue import CatalogueWriter, read_products
-from eef.envs.webshop.columns import LAYOUT, WORKING, Columns, FileColumns
+from eef.envs.webshop.catalog import CatalogWriter, read_products
+from eef.envs.webshop.columns import LAYOUT, TEMPORARY, Columns, FileColumns
 from eef.envs.webshop.goals import shuffled_goals
-from eef.envs.webshop.official import OfficialFiles, Progress, Records, no_progress
+from eef.envs.webshop.official import OfficialFiles, Records
 from eef.envs.webshop.postings import PostingsWriter
 from eef.errors import DataError
 from eef.utils.cache import cache_directory
 from eef.utils.jsonl import disk_errors, write_json
+from eef.utils.progress import OnProgress, Progress, ignore_progress
 
-LARGE = 64 << 20
+LARGE_BYTES = 64 << 20
 CHECKPOINT = 20_000
-ROOM = 0.8
-MANIFEST, STATE = "index.json", "building.json"
+SIZE_RATIO = 0.8
+MANIFEST_FILE, STATE_FILE = "index.json", "building.json"
 
-AnyNote = TypeVar("AnyNote", bound="Note")
+AnyRecord = TypeVar("AnyRecord", bound="SourceRecord")
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Column(BaseModel):
     sha256: str
 
 
-class Note(BaseModel):
+class SourceRecord(BaseModel):
     """What is noted beside the columns: of which files they are (path, size, time of change)."""
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -55,14 +56,14 @@ class Note(BaseModel):
     source: list[tuple[str, int, int]]
 
 
-class Manifest(Note):
+class Manifest(SourceRecord):
     """Of a whole index: the digest of the files, and every column."""
 
     digest: str
     columns: dict[str, Column]
 
 
-class State(Note):
+class BuildState(SourceRecord):
     """Of a build under way: how far the items file is read, and the columns' sizes in bytes at that point."""
 
     offset: int = 0
@@ -78,10 +79,10 @@ class Index:
     columns: FileColumns
     digest: str
 
-    def verify(self, progress: Progress = no_progress) -> None:
+    def verify(self, on_progress: OnProgress = ignore_progress) -> None:
         """Compare every file with its checksum. Raises DataError naming the first that differs."""
-        known = _noted(self.directory / MANIFEST, Manifest)
-        for name, found in checksums(self.directory, progress).items():
+        known = _read_record(self.directory / MANIFEST_FILE, Manifest)
+        for name, found in checksums(self.directory, on_progress).items():
             if known is None or found != known.columns.get(name):
                 raise DataError(
                     f"`{self.directory}`: the column `{name}` is not as it was written",
@@ -90,8 +91,8 @@ class Index:
 
 
 def is_large(files: OfficialFiles) -> bool:
-    """Whether a catalogue is kept on disk unless asked otherwise."""
-    return files.items.stat().st_size >= LARGE
+    """Whether a catalog is kept on disk unless asked otherwise."""
+    return files.items.stat().st_size >= LARGE_BYTES
 
 
 def index_directory(files: OfficialFiles, where: Path | None = None) -> Path:
@@ -106,7 +107,7 @@ def open_index(
     where: Path | None = None,
     *,
     rebuild: bool = False,
-    progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Index:
     """The index of the files, built now where there is none, or one of other files. Raises DataError, StoreError.
 
@@ -114,8 +115,8 @@ def open_index(
     """
     directory = index_directory(files, where)
     if rebuild or not _is_current(directory, files):
-        _build_alone(directory, files, progress or _logged(directory), rebuild)
-    manifest = _noted(directory / MANIFEST, Manifest)
+        _build_alone(directory, files, on_progress or _logged(directory), rebuild)
+    manifest = _read_record(directory / MANIFEST_FILE, Manifest)
     if manifest is None:
         raise DataError(
             f"`{directory}` was changed while it was opened", hint="run the same command again"
@@ -130,25 +131,25 @@ def fill(
     *,
     first: int = 0,
     checkpoint: Callable[[], None] = lambda: None,
-    progress: Progress = no_progress,
+    on_progress: OnProgress = ignore_progress,
 ) -> None:
     """Write all columns of the records; `first` of them were written before. Raises DataError.
 
     `checkpoint` is called after every product, and once more when there is none left.
     """  # fmt: skip
-    catalogue, postings = CatalogueWriter(columns), PostingsWriter(columns)
-    for product in read_products(records, source, catalogue.known, first=first):
-        catalogue.add(product)
+    catalog, postings = CatalogWriter(columns), PostingsWriter(columns)
+    for product in read_products(records, source, catalog.known, first=first):
+        catalog.add(product)
         postings.add(product.search_text)
         checkpoint()
     checkpoint()
-    catalogue.finish(records.human, source)
-    postings.finish(progress)
+    catalog.finish(records.human, source)
+    postings.finish(on_progress)
     combinations = columns.read("combinations")
     columns.append("goal_order", shuffled_goals(int(combinations[combinations > 0].sum())))
 
 
-def checksums(directory: Path, progress: Progress = no_progress) -> dict[str, Column]:
+def checksums(directory: Path, on_progress: OnProgress = ignore_progress) -> dict[str, Column]:
     """Size and SHA-256 of every column in the directory."""
     paths = {name: directory / f"{name}.{kind}" for name, kind in LAYOUT.items()}
     paths = {name: path for name, path in paths.items() if path.exists()}
@@ -160,22 +161,22 @@ def checksums(directory: Path, progress: Progress = no_progress) -> dict[str, Co
                 bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest()
             )
         done += sums[name].bytes
-        progress("taking checksums", done, total)
+        on_progress(Progress("taking checksums", done, total))
     return sums
 
 
 def _is_current(directory: Path, files: OfficialFiles) -> bool:
-    manifest = _noted(directory / MANIFEST, Manifest)
+    manifest = _read_record(directory / MANIFEST_FILE, Manifest)
     if manifest is None or manifest.source != _identity(files):
         return False
-    return manifest.columns.keys() == LAYOUT.keys() - set(WORKING) and all(
+    return manifest.columns.keys() == LAYOUT.keys() - set(TEMPORARY) and all(
         (path := directory / f"{name}.{LAYOUT[name]}").exists()
         and path.stat().st_size == column.bytes
         for name, column in manifest.columns.items()
     )
 
 
-def _noted(path: Path, kind: type[AnyNote]) -> AnyNote | None:
+def _read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord | None:
     """A note as it was written; None where there is none, or a damaged one, or another version's."""
     try:
         return kind.model_validate_json(path.read_bytes())
@@ -189,48 +190,50 @@ def _identity(files: OfficialFiles) -> list[tuple[str, int, int]]:
     return [(str(path.resolve()), state.st_size, state.st_mtime_ns) for path, state in states]
 
 
-def _logged(directory: Path) -> Progress:
+def _logged(directory: Path) -> OnProgress:
     """Progress for those who have no bar: a line in the log for each tenth of each part."""
-    told: dict[str, int] = {}
+    logged: dict[object, int] = {}
 
-    def progress(what: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(1, total)
-        if told.get(what) != tenth:
-            told[what] = tenth
-            _log.info("%s: %s, %d %%", directory, what, 10 * tenth)
+    def on_progress(progress: Progress) -> None:
+        tenth = 10 * progress.done // max(1, progress.total)
+        if logged.get(progress.subject) != tenth:
+            logged[progress.subject] = tenth
+            _log.info("%s: %s, %d %%", directory, progress.subject, 10 * tenth)
 
-    return progress
+    return on_progress
 
 
-def _build_alone(directory: Path, files: OfficialFiles, progress: Progress, rebuild: bool) -> None:
+def _build_alone(
+    directory: Path, files: OfficialFiles, on_progress: OnProgress, rebuild: bool
+) -> None:
     partial = directory.with_name(directory.name + ".partial")
     with disk_errors(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(directory.with_name(directory.name + ".lock"), progress):
+    with _locked(directory.with_name(directory.name + ".lock"), on_progress):
         if not rebuild and _is_current(directory, files):
             return  # another process has built it meanwhile
         _check_room(directory.parent, files)
         if rebuild:
             shutil.rmtree(partial, ignore_errors=True)
-        _build(partial, files, progress)
+        _build(partial, files, on_progress)
         with disk_errors(directory):
             shutil.rmtree(directory, ignore_errors=True)
             os.rename(partial, directory)
 
 
 @contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
+def _locked(path: Path, on_progress: OnProgress) -> Iterator[None]:
     with disk_errors(path), path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress("waiting for another process that builds the index", 0, 1)
+            on_progress(Progress("waiting for another process that builds the index", 0, 1))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _check_room(parent: Path, files: OfficialFiles) -> None:
-    needed, free = int(ROOM * files.items.stat().st_size), shutil.disk_usage(parent).free
+    needed, free = int(SIZE_RATIO * files.items.stat().st_size), shutil.disk_usage(parent).free
     if free < needed:
         raise DataError(
             f"the index of `{files.items}` needs some {needed / 1e9:.1f} GB in `{parent}`, {free / 1e9:.1f} are free",
@@ -238,23 +241,23 @@ def _check_room(parent: Path, files: OfficialFiles) -> None:
         )
 
 
-def _build(partial: Path, files: OfficialFiles, progress: Progress) -> None:
+def _build(partial: Path, files: OfficialFiles, on_progress: OnProgress) -> None:
     """Fill `partial` with a whole index, going on with what an interrupted build has left there."""
     source = _identity(files)
-    state = _left(partial, source)
+    state = _resume(partial, source)
     columns = FileColumns(partial)
-    stream, records = files.records(start=state.offset, progress=progress)
+    stream, records = files.records(start=state.offset, on_progress=on_progress)
     before, last = state.members, [state.members]
 
     def checkpoint() -> None:
         members = before + stream.members
         if members - last[0] >= CHECKPOINT or stream.ended:
             last[0] = members
-            so_far = State(
+            so_far = BuildState(
                 source=source, offset=stream.offset, members=members, columns=columns.sync()
             )
-            write_json(partial / STATE, so_far.model_dump(mode="json"))
-            progress("reading products", stream.offset, stream.size)
+            write_json(partial / STATE_FILE, so_far.model_dump(mode="json"))
+            on_progress(Progress("reading products", stream.offset, stream.size))
 
     try:
         fill(
@@ -263,33 +266,33 @@ def _build(partial: Path, files: OfficialFiles, progress: Progress) -> None:
             files.items.name,
             first=before,
             checkpoint=checkpoint,
-            progress=progress,
+            on_progress=on_progress,
         )
     finally:
         columns.close()
     columns = FileColumns(partial)
-    for name in WORKING:
+    for name in TEMPORARY:
         columns.drop(name)
     columns.sync()
-    digest = files.digest(progress)
+    digest = files.digest(on_progress)
     if _identity(files) != source:
         raise DataError(
             f"`{files.items}` or a file beside it was changed while it was read", hint="begin again"
         )
-    sums = checksums(partial, progress)
-    (partial / STATE).unlink(missing_ok=True)
+    sums = checksums(partial, on_progress)
+    (partial / STATE_FILE).unlink(missing_ok=True)
     manifest = Manifest(source=source, digest=digest, columns=sums)
-    write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
+    write_json(partial / MANIFEST_FILE, manifest.model_dump(mode="json"))
 
 
-def _left(partial: Path, source: list[tuple[str, int, int]]) -> State:
+def _resume(partial: Path, source: list[tuple[str, int, int]]) -> BuildState:
     """The state to go on from; where it is of other files, or damaged, all begins anew."""
-    state = _noted(partial / STATE, State)
+    state = _read_record(partial / STATE_FILE, BuildState)
     if state is not None and state.source == source:
         with suppress(DataError):
-            FileColumns(partial).cut(state.columns)
+            FileColumns(partial).truncate(state.columns)
             return state
     shutil.rmtree(partial, ignore_errors=True)
     with disk_errors(partial):
         partial.mkdir()
-    return State(source=source)
+    return BuildState(source=source)

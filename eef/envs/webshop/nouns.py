@@ -3,7 +3,7 @@
 Stands before the reward, whose `r_type` compares the nouns of two titles. Published numbers use
 `en_core_web_lg`.
 
-The stand-in `words` rests on what taggers make of titles: in a row of capitalised words nearly every word is
+The stand-in `words` rests on what taggers make of titles: in a row of capitalized words nearly every word is
 a noun, adjectives included. What is left out is small: function words, a few participles and adjectives of
 shop talk, and whatever begins with a digit. How well
 it agrees with a tagger is measured in `docs/webshop.md`.

@@ -9,25 +9,20 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eef.errors import DataError
+from eef.utils.progress import OnProgress, Progress, ignore_progress
 
 CHUNK = 1 << 22
-LONGEST = 1 << 26
+MAX_MEMBER = 1 << 26
 _BLANK = " \t\n\r"
 _AFTER = frozenset(",]} \t\n\r")
 _HINT = "give a directory with WebShop's `items_shuffle*.json`, `items_ins_v2*.json`, `items_human_ins.json`"
 _KINDS = {"[": "list", "{": "dict"}
-
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Tells nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +41,7 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class OfficialFiles:
-    """Where the three files lie; `human` may be missing. All of `data` is one catalogue."""
+    """Where the three files lie; `human` may be missing. All of `data` is one catalog."""
 
     items: Path
     attributes: Path
@@ -69,15 +64,17 @@ class OfficialFiles:
         return [path for path in (self.items, self.attributes, self.human) if path.exists()]
 
     def records(
-        self, *, start: int = 0, progress: Progress = no_progress
+        self, *, start: int = 0, on_progress: OnProgress = ignore_progress
     ) -> tuple[JsonStream, Records]:
         """The products from byte `start` on as a stream, and the whole records. Raises DataError."""
         items = JsonStream(self.items, "[", start=start)
         notes = JsonStream(self.attributes, "{")
         human = _read_human(self.human) if self.human.exists() else {}
-        return items, Records((value for _, value in items), RawNotes.of(notes, progress), human)
+        return items, Records(
+            (value for _, value in items), AttributeRecords.of(notes, on_progress), human
+        )
 
-    def digest(self, progress: Progress = no_progress) -> str:
+    def digest(self, on_progress: OnProgress = ignore_progress) -> str:
         """A fingerprint of the data: the first 16 hex digits of the SHA-256 of the files' bytes."""
         total, done = hashlib.sha256(), 0
         size = sum(path.stat().st_size for path in self.present())
@@ -86,7 +83,7 @@ class OfficialFiles:
                 while chunk := file.read(CHUNK):
                     total.update(chunk)
                     done += len(chunk)
-                    progress("hashing the files", done, size)
+                    on_progress(Progress("hashing the files", done, size))
         return total.hexdigest()[:16]
 
 
@@ -101,7 +98,7 @@ def _find_items(data: Path) -> Path:
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise DataError(
-            f"WebShop data: `{data}` has several catalogues ({names})", hint="give the file's path"
+            f"WebShop data: `{data}` has several catalogs ({names})", hint="give the file's path"
         )
     return found[0]
 
@@ -111,20 +108,20 @@ def _read_human(path: Path) -> dict[str, Any]:
     return {asin or "": records for asin, records in JsonStream(path, "{")}
 
 
-class RawNotes(Mapping[str, Any]):
+class AttributeRecords(Mapping[str, Any]):
     """Asin → notes, kept as the text they were read from and parsed when asked for."""
 
     def __init__(self, texts: dict[str, bytes]) -> None:
         self._texts = texts
 
     @classmethod
-    def of(cls, stream: JsonStream, progress: Progress) -> RawNotes:
+    def of(cls, stream: JsonStream, on_progress: OnProgress) -> AttributeRecords:
         texts: dict[str, bytes] = {}
         stream.raw = True
         for asin, text in stream:
             texts[asin or ""] = text.encode()
             if not len(texts) % 10_000:
-                progress("reading attributes", stream.offset, stream.size)
+                on_progress(Progress("reading attributes", stream.offset, stream.size))
         return cls(texts)
 
     def __getitem__(self, asin: str) -> Any:
@@ -222,7 +219,7 @@ class JsonStream:
             if whole:
                 text, self._at = self._text[self._at : end], end
                 return text if raw else value
-            if self._ended or len(self._text) - self._at > LONGEST:
+            if self._ended or len(self._text) - self._at > MAX_MEMBER:
                 raise self._wrong(what)
             self._more()
 

@@ -1,6 +1,6 @@
 """State → page → observation: the shop's pages as sequences of nodes, and the two ways to write them down.
 
-Stands between the episode's state (and catalogue, goals, search hits) and what the agent sees. The nodes are
+Stands between the episode's state (and catalog, goals, search hits) and what the agent sees. The nodes are
 the visible pieces of the original's HTML, which is never made.
 """
 
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from eef.envs.webshop.catalogue import Product
+from eef.envs.webshop.catalog import Product
 
 PageName = Literal[
     "search", "results", "item", "description", "features", "reviews", "attributes", "done"
@@ -123,7 +123,7 @@ def visible(page: Page) -> list[Node]:
     ]
 
 
-def above(words: str, observation: str, mode: str) -> str:
+def prepend(words: str, observation: str, mode: str) -> str:
     """Words before an observation, parted from it as its pieces are from one another."""
     if not words:
         return observation

@@ -13,7 +13,7 @@ import numpy as np
 
 from eef.envs.webshop.analysis import term, tokens
 from eef.envs.webshop.columns import Columns
-from eef.envs.webshop.official import Progress, no_progress
+from eef.utils.progress import OnProgress, Progress, ignore_progress
 
 BLOCK = 4_000_000
 REMEMBERED_WORDS = 1_000_000
@@ -78,14 +78,12 @@ class PostingsWriter:
 
     def _pair(self, count: int, code: int) -> int:
         if (count, code) not in self._pairs:
-            assert len(self._pairs) < _PAIRS, (
-                "no catalogue has so many different counts and lengths"
-            )
+            assert len(self._pairs) < _PAIRS, "no catalog has so many different counts and lengths"
             self._pairs[count, code] = len(self._pairs)
             self._columns.append("pairs", [count, code])
         return self._pairs[count, code]
 
-    def finish(self, progress: Progress = no_progress) -> None:
+    def finish(self, on_progress: OnProgress = ignore_progress) -> None:
         """Turn the postings into the order of the terms, which is that of their keys."""
         columns = self._columns
         vocabulary, read = columns.read("vocabulary"), columns.read("read_terms")
@@ -93,17 +91,19 @@ class PostingsWriter:
         columns.append("terms", vocabulary[order])
         new_number = np.empty(len(order), dtype=np.int32)
         new_number[order] = np.arange(len(order), dtype=np.int32)
-        offsets = columns.make("offsets", len(order) + 1)
+        offsets = columns.allocate("offsets", len(order) + 1)
         for at in range(0, len(read), BLOCK):
             offsets[1:] += np.bincount(new_number[read[at : at + BLOCK]], minlength=len(order))
         np.cumsum(offsets, out=offsets)
-        self._scatter(new_number, offsets, progress)
+        self._scatter(new_number, offsets, on_progress)
 
-    def _scatter(self, new_number: np.ndarray, offsets: np.ndarray, progress: Progress) -> None:
+    def _scatter(
+        self, new_number: np.ndarray, offsets: np.ndarray, on_progress: OnProgress
+    ) -> None:
         read, pairs = self._columns.read("read_terms"), self._columns.read("read_pairs")
         distinct = self._columns.read("distinct")
-        documents = self._columns.make("documents", len(read))
-        numbers = self._columns.make("pair_numbers", len(read))
+        documents = self._columns.allocate("documents", len(read))
+        numbers = self._columns.allocate("pair_numbers", len(read))
         ends, cursor, start, first = np.cumsum(distinct, dtype=np.int64), offsets[:-1].copy(), 0, 0
         while first < len(distinct):
             last = max(first + 1, int(np.searchsorted(ends, start + BLOCK, side="right")))
@@ -121,4 +121,4 @@ class PostingsWriter:
             numbers[places] = pairs[start:end][order]
             cursor += counts
             first, start = last, end
-            progress("ordering the search index", end, len(read))
+            on_progress(Progress("ordering the search index", end, len(read)))

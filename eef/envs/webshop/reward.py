@@ -13,14 +13,14 @@ from typing import Any
 from rapidfuzz.fuzz import token_set_ratio
 from rapidfuzz.utils import default_process
 
-from eef.envs.webshop.catalogue import Product
+from eef.envs.webshop.catalog import Product
 from eef.envs.webshop.goals import Goal
 
 MATCH = 85
 CACHED_TEXTS = 50_000
 _LATIN_1 = dict.fromkeys(range(128, 256))
 
-_COLOURS = """
+_COLORS = """
     alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy
     camel camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral
     cranberry cream crystal dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass
@@ -30,7 +30,7 @@ _COLOURS = """
     stonewash sunflower tan taupe teal tiger turquoise violet walnut wheat white wine yellow
 """
 # In the order in which they are looked for, which decides between two in one text.
-COLOURS = tuple(_COLOURS.split())
+COLORS = tuple(_COLORS.split())
 
 Nouns = Callable[[str], Sequence[str]]
 
@@ -102,7 +102,7 @@ def score_purchase(
     )
 
 
-def alike(one: str, other: str) -> bool:
+def similar(one: str, other: str) -> bool:
     """Whether two short texts hold the same words, nearly (token set ratio above 85 of 100)."""
     ratio: float = token_set_ratio(_words(one), _words(other))
     return round(ratio) > MATCH
@@ -119,7 +119,7 @@ def count_attributes(product: Product, wanted: Sequence[str]) -> int:
     """How many of the attributes the product has, by its own list or in the words of its pages."""
     pages = (product.title.lower(), " ".join(product.bullets).lower(), product.description.lower())
     return sum(
-        any(alike(has, name) for has in product.attributes) or any(name in page for page in pages)
+        any(similar(has, name) for has in product.attributes) or any(name in page for page in pages)
         for name in wanted
     )
 
@@ -128,24 +128,24 @@ def count_options(
     chosen: Sequence[str], wanted: Sequence[str | tuple[str, str]], *, compat: bool
 ) -> int:
     """How many of the wanted options were chosen; which option has the value makes no difference."""
-    values = [first_colour(value) for value in chosen]
+    values = [first_color(value) for value in chosen]
     return sum(
-        any(alike(value, _option_text(option, compat)) for value in values) for option in wanted
+        any(similar(value, _option_text(option, compat)) for value in values) for option in wanted
     )
 
 
 def _option_text(option: str | tuple[str, str], compat: bool) -> str:
     if isinstance(option, str):
-        return first_colour(option)
+        return first_color(option)
     if not compat:
-        return first_colour(option[1])
-    # `colour in pair` is true for a whole element only; the name of an option may be a colour too.
-    return next((colour for colour in COLOURS if colour in option), str(option))
+        return first_color(option[1])
+    # `color in pair` is true for a whole element only; the name of an option may be a color too.
+    return next((color for color in COLORS if color in option), str(option))
 
 
-def first_colour(text: str) -> str:
-    """The first colour that occurs in the text (also inside a word: `standard` → `tan`), else the text."""
-    return next((colour for colour in COLOURS if colour in text), text)
+def first_color(text: str) -> str:
+    """The first color that occurs in the text (also inside a word: `standard` → `tan`), else the text."""
+    return next((color for color in COLORS if color in text), text)
 
 
 def match_type(product: Product, wanted: Product, nouns: Nouns) -> TypeMatch:

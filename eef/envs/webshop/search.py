@@ -1,4 +1,4 @@
-"""SearchIndex: ranked retrieval over the catalogue, equal to the original's Lucene index (BM25).
+"""SearchIndex: ranked retrieval over the catalog, equal to the original's Lucene index (BM25).
 
 Stands between the columns (`postings.py` writes them) and the result pages.
 """
@@ -22,7 +22,7 @@ B = 0.4
 TOP = 50
 CACHED_QUERIES = 4096
 CACHED_TERMS = 2048
-LONGEST_CACHED = 1000
+MAX_CACHED_QUERY_LENGTH = 1000
 SMALL = 50_000  # products: in so small a shop all scores are added up sooner than some are left out
 LOOKUP_COST = (
     32  # looking a product up in a list of postings costs as much as reading so many of them
@@ -37,13 +37,13 @@ Hits = tuple[tuple[int, float], ...]
 class _Clause:
     """A term of a query: where its postings stand, what a match adds for each pair, and at most.
 
-    In a small shop `worth` is what it adds to each of its postings.
+    In a small shop `impacts` is what it adds to each of its postings.
     """
 
     postings: slice
     parts: np.ndarray
-    most: float
-    worth: np.ndarray | None
+    max_impact: float
+    impacts: np.ndarray | None
 
     @property
     def size(self) -> int:
@@ -55,7 +55,7 @@ class SearchIndex:
 
     terms         uint64 (terms): their keys (`term_key`), ascending
     offsets       int64 (terms + 1): term t's postings are `documents[offsets[t]:offsets[t + 1]]`
-    documents     int32 (postings): positions in the catalogue
+    documents     int32 (postings): positions in the catalog
     pair_numbers  uint16 (postings): how often that product holds the term, and how long it is, as a row of `pairs`
     pairs         int32 (pairs, 2): a count, and a length in Lucene's one-byte code
     totals        int32 (products): number of terms, for the exact mean length
@@ -67,7 +67,7 @@ class SearchIndex:
         self.documents, self.pair_numbers = columns.read("documents"), columns.read("pair_numbers")
         self.ranks, totals = columns.read("ranks"), columns.read("totals")
         self._filled = max(1, int(np.count_nonzero(totals)))
-        self._growth = _growth(
+        self._saturation = _saturation(
             columns.read("pairs").reshape(-1, 2), int(totals.sum()) / self._filled
         )
         self._scores = np.zeros(len(totals))
@@ -84,8 +84,8 @@ class SearchIndex:
         for text in texts:
             writer.add(text)
         writer.finish()
-        columns.make("ranks", len(asins))[sorted(range(len(asins)), key=asins.__getitem__)] = range(
-            len(asins)
+        columns.allocate("ranks", len(asins))[sorted(range(len(asins)), key=asins.__getitem__)] = (
+            range(len(asins))
         )
         return cls(columns)
 
@@ -95,7 +95,7 @@ class SearchIndex:
             hits = self._cache.get(query)
             if hits is None:
                 hits = self._rank(query)
-                if len(query) <= LONGEST_CACHED:
+                if len(query) <= MAX_CACHED_QUERY_LENGTH:
                     self._remember(query, hits)
             return hits
 
@@ -110,9 +110,9 @@ class SearchIndex:
         clauses = [clause for word, times in words.items() if (clause := self._clause(word, times))]
         if not clauses:
             return ()
-        clauses.sort(key=_most, reverse=True)
+        clauses.sort(key=_max_impact, reverse=True)
         products, scores = (
-            self._add_up(clauses) if len(self._scores) <= SMALL else self._best(clauses)
+            self._score_all(clauses) if len(self._scores) <= SMALL else self._score_pruned(clauses)
         )
         order = np.lexsort((self.ranks[products], -scores))[:TOP]
         return tuple(zip(products[order].tolist(), scores[order].tolist(), strict=True))
@@ -128,43 +128,45 @@ class SearchIndex:
         weight = np.float32(times) * np.float32(
             np.log(1 + (self._filled - size + 0.5) / (size + 0.5))
         )
-        parts = (weight - weight / self._growth).astype(np.float64)
-        worth = parts.take(self.pair_numbers[postings]) if len(self._scores) <= SMALL else None
-        return _Clause(postings, parts, float(parts.max()), worth)
+        parts = (weight - weight / self._saturation).astype(np.float64)
+        impacts = parts.take(self.pair_numbers[postings]) if len(self._scores) <= SMALL else None
+        return _Clause(postings, parts, float(parts.max()), impacts)
 
-    def _add_up(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
+    def _score_all(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
         """Products and scores of all that can be among the best, in a small shop."""
         found = np.concatenate([self.documents[clause.postings] for clause in clauses])
-        worth = np.concatenate([clause.worth for clause in clauses if clause.worth is not None])
-        scores = np.bincount(found, worth, len(self._scores))
-        products = np.flatnonzero(scores >= (self._reached(scores) or TINY))
-        return _best_of(products, scores[products])
+        impacts = np.concatenate(
+            [clause.impacts for clause in clauses if clause.impacts is not None]
+        )
+        scores = np.bincount(found, impacts, len(self._scores))
+        products = np.flatnonzero(scores >= (self._threshold(scores) or TINY))
+        return _top_hits(products, scores[products])
 
-    def _best(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
+    def _score_pruned(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
         """Products and scores of all that can be among the best.
 
         Rare terms come first. Once those left could not lift a further product among the best, only the products
         that they can lift so far are completed.
         """
         self._scores.fill(0)  # also of what an interrupted search has left
-        done, left = 0.0, sum(clause.most for clause in clauses)
+        done, left = 0.0, sum(clause.max_impact for clause in clauses)
         for at, clause in enumerate(clauses):
-            if left < done and left < (bound := self._reached(self._scores)):
-                return self._complete(*self._taken(bound - left), clauses[at:], bound, left)
-            self._take_up(clause)
-            done, left = done + clause.most, left - clause.most
-        return _best_of(*self._taken(self._reached(self._scores)))
+            if left < done and left < (bound := self._threshold(self._scores)):
+                return self._complete(*self._at_least(bound - left), clauses[at:], bound, left)
+            self._add_clause(clause)
+            done, left = done + clause.max_impact, left - clause.max_impact
+        return _top_hits(*self._at_least(self._threshold(self._scores)))
 
-    def _take_up(self, clause: _Clause) -> None:
+    def _add_clause(self, clause: _Clause) -> None:
         """Add what a term is worth to every product that holds it."""
-        worth = clause.parts.take(self.pair_numbers[clause.postings])
-        np.add.at(self._scores, self.documents[clause.postings], worth)
+        impacts = clause.parts.take(self.pair_numbers[clause.postings])
+        np.add.at(self._scores, self.documents[clause.postings], impacts)
 
-    def _reached(self, scores: np.ndarray) -> float:
-        """A score that fifty products reach: each block of the catalogue has one that reaches its best."""
-        return _bound(np.maximum.reduceat(scores, self._blocks))
+    def _threshold(self, scores: np.ndarray) -> float:
+        """A score that fifty products reach: each block of the catalog has one that reaches its best."""
+        return _threshold_of(np.maximum.reduceat(scores, self._blocks))
 
-    def _taken(self, least: float) -> tuple[np.ndarray, np.ndarray]:
+    def _at_least(self, least: float) -> tuple[np.ndarray, np.ndarray]:
         """Products with this score at least, and their scores."""
         products = np.flatnonzero(self._scores >= (least or TINY))
         return products, self._scores[products]
@@ -179,44 +181,44 @@ class SearchIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Add the terms left to those products which they can lift to the bound."""
         for clause in clauses:
-            hopeful = scores + left >= bound
-            products, scores = products[hopeful], scores[hopeful]
-            scores = scores + self._worth(products, clause)
-            left -= clause.most
-            bound = max(bound, _bound(scores))
-        return _best_of(products, scores)
+            candidates = scores + left >= bound
+            products, scores = products[candidates], scores[candidates]
+            scores = scores + self._impacts(products, clause)
+            left -= clause.max_impact
+            bound = max(bound, _threshold_of(scores))
+        return _top_hits(products, scores)
 
-    def _worth(self, products: np.ndarray, clause: _Clause) -> np.ndarray:
+    def _impacts(self, products: np.ndarray, clause: _Clause) -> np.ndarray:
         """What a term adds to each of the products, 0 for those without it."""
         if len(products) * LOOKUP_COST < clause.size:
             found, numbers = self.documents[clause.postings], self.pair_numbers[clause.postings]
             places = np.minimum(np.searchsorted(found, products), len(found) - 1)
             return np.where(found[places] == products, clause.parts[numbers[places]], 0)
         self._scores.fill(0)
-        self._take_up(clause)
+        self._add_clause(clause)
         return self._scores[products]
 
 
-def _most(clause: _Clause) -> float:
-    return clause.most
+def _max_impact(clause: _Clause) -> float:
+    return clause.max_impact
 
 
-def _bound(scores: np.ndarray) -> float:
+def _threshold_of(scores: np.ndarray) -> float:
     """A score that the best 50 reach, a hair lower: single precision may yet make two scores one. 0 for fewer."""
     if len(scores) < TOP:
         return 0.0
     return float(np.partition(scores, len(scores) - TOP)[len(scores) - TOP]) * (1 - 1e-6)
 
 
-def _best_of(products: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _top_hits(products: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The 50 best and those a hair below them, with scores in single precision as Lucene gives them."""
     if len(scores) > TOP:
-        good = scores >= _bound(scores)
+        good = scores >= _threshold_of(scores)
         products, scores = products[good], scores[good]
     return products, scores.astype(np.float32)
 
 
-def _growth(pairs: np.ndarray, mean_length: float) -> np.ndarray:
+def _saturation(pairs: np.ndarray, mean_length: float) -> np.ndarray:
     """1 + count / (k1 · (1 − b + b · length / mean length)) for each pair; float32 (pairs), rounded as in Lucene."""
     lengths = np.array([decode_length(code) for code in range(256)], dtype=np.float32)
     k1, b, one = np.float32(K1), np.float32(B), np.float32(1)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from eef.envs.webshop.catalogue import Product
+from eef.envs.webshop.catalog import Product
 from eef.envs.webshop.pages import (
     BACK,
     BUY,
@@ -159,11 +159,11 @@ def choose(session: Session, name: str, value: str) -> Session:
 def buy(shop: Shop, rules: Rules, session: Session) -> Session:
     """End the episode with the reward of the product shown and the options chosen."""
     asin = _asin(session)
-    position = shop.catalogue.position(asin)
-    assert position is not None, f"{asin} was shown but is not in the catalogue"
+    position = shop.catalog.position(asin)
+    assert position is not None, f"{asin} was shown but is not in the catalog"
     goal = shop.goals[session.goal]
     parts = score_purchase(
-        shop.catalogue[position],
+        shop.catalog[position],
         shop.prices[position],
         list(session.options.values()),
         goal,
@@ -174,7 +174,7 @@ def buy(shop: Shop, rules: Rules, session: Session) -> Session:
     return replace(session, view="done", parts=parts, actions=session.counted("purchase"))
 
 
-def draw(shop: Shop, rules: Rules, session: Session) -> Page:
+def render(shop: Shop, rules: Rules, session: Session) -> Page:
     """The page a session shows."""
     if session.view == "done":
         assert session.parts is not None, "the done page follows a purchase"
@@ -196,7 +196,7 @@ def shown(shop: Shop, rules: Rules, session: Session) -> list[Product]:
     """The products of a results page."""
     first = (_page(session) - 1) * rules.products_per_page
     found = find(shop, rules, _keywords(session))
-    return [shop.catalogue[at] for at in found[first : first + rules.products_per_page]]
+    return [shop.catalog[at] for at in found[first : first + rules.products_per_page]]
 
 
 def find(shop: Shop, rules: Rules, keywords: list[str]) -> list[int]:
@@ -208,8 +208,8 @@ def find(shop: Shop, rules: Rules, keywords: list[str]) -> list[int]:
 
 def _listed(shop: Shop, keywords: list[str]) -> list[int]:
     if keywords[0] == "<q>":
-        return shop.catalogue.of_kind("query", " ".join(keywords[1:]).strip())
-    return shop.catalogue.of_kind("category", keywords[1].strip()) if len(keywords) > 1 else []
+        return shop.catalog.of_kind("query", " ".join(keywords[1:]).strip())
+    return shop.catalog.of_kind("category", keywords[1].strip()) if len(keywords) > 1 else []
 
 
 def address(session: Session) -> str:

@@ -1,6 +1,6 @@
-"""Shop: all that episodes share and never change – catalogue, search index, prices, goals, nouns.
+"""Shop: all that episodes share and never change – catalog, search index, prices, goals, nouns.
 
-Built once by the environment from a data directory or a generated catalogue; its clones hold the same Shop.
+Built once by the environment from a data directory or a generated catalog; its clones hold the same Shop.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eef.config import parse_settings
-from eef.envs.webshop.catalogue import Catalogue, Product
-from eef.envs.webshop.columns import WORKING, Columns, MemoryColumns
+from eef.envs.webshop.catalog import Catalog, Product
+from eef.envs.webshop.columns import TEMPORARY, Columns, MemoryColumns
 from eef.envs.webshop.goals import Goals, Prices
 from eef.envs.webshop.index import fill, is_large, open_index
 from eef.envs.webshop.nouns import Tagger, choose_tagger
-from eef.envs.webshop.official import OfficialFiles, Progress, Records
+from eef.envs.webshop.official import OfficialFiles, Records
 from eef.envs.webshop.search import Hits, SearchIndex
 from eef.errors import ConfigError, DataError
+from eef.utils.progress import OnProgress
 
 GoalKind = Literal["synthetic", "human"]
 
@@ -28,7 +29,7 @@ GoalKind = Literal["synthetic", "human"]
 class Shop:
     """What there is to buy and to be asked for. `source` describes the data in the fingerprint."""
 
-    catalogue: Catalogue
+    catalog: Catalog
     index: SearchIndex
     prices: Prices
     goals: Goals
@@ -49,13 +50,13 @@ class Shop:
     ) -> Shop:
         """Make the shop of `synthetic` settings, or of the official files in `data`. Raises DataError."""
         columns, source = load(data, synthetic, index)
-        catalogue = Catalogue(columns)
+        catalog = Catalog(columns)
         rng = random.Random(price_seed)
-        prices = Prices(catalogue, rng)
+        prices = Prices(catalog, rng)
         if goals == "synthetic":
-            asked = Goals.synthetic(catalogue, prices, rng, columns.read("goal_order"))
+            asked = Goals.synthetic(catalog, prices, rng, columns.read("goal_order"))
         else:
-            asked = Goals.written(catalogue, prices, rng)
+            asked = Goals.human(catalog, prices, rng)
         if not len(asked):
             raise DataError(
                 f"WebShop: no {goals} goals in `{data}`",
@@ -63,7 +64,7 @@ class Shop:
             )
         name, nouns = choose_tagger(tagger)
         return cls(
-            catalogue=catalogue,
+            catalog=catalog,
             index=SearchIndex(columns),
             prices=prices,
             goals=asked,
@@ -76,16 +77,16 @@ class Shop:
         return self.index.search(query)
 
     def product(self, asin: str) -> Product:
-        return self.catalogue.get(asin)
+        return self.catalog.get(asin)
 
 
-def prepare(options: Mapping[str, Any], progress: Progress) -> None:
+def prepare(options: Mapping[str, Any], on_progress: OnProgress) -> None:
     """Build the index that a shop of these settings needs, if it is not there. Raises DataError."""
     data, index = options.get("data", "synthetic"), options.get("index", "auto")
     if data != "synthetic":
         files = OfficialFiles.find(Path(data))
         if _on_disk(files, index):
-            open_index(files, _directory(index), progress=progress)
+            open_index(files, _directory(index), on_progress=on_progress)
 
 
 def load(data: str | Path, synthetic: Any, index: str) -> tuple[Columns, dict[str, Any]]:
@@ -122,7 +123,7 @@ def _directory(index: str) -> Path | None:
 def _in_memory(records: Records, source: str) -> Columns:
     columns = MemoryColumns()
     fill(columns, records, source)
-    for name in WORKING:
+    for name in TEMPORARY:
         columns.drop(name)
     return columns
 

@@ -26,7 +26,7 @@ class Preset:
 
     ranges: Mapping[str, tuple[int, int | None]]
     goals: str | None
-    least: int
+    min_goals: int
 
 
 # The sizes of EEF's training sets are our reading of their names: all training goals, and the first 3,000 of them.
@@ -38,7 +38,7 @@ PRESETS = {
 }
 ETO_FILES = {"train": "train_indices.json", "test": "test_indices.json"}
 
-Given = Mapping[str, "tuple[int, int | None] | str"]
+SplitSpec = Mapping[str, "tuple[int, int | None] | str"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Splits:
 
     @classmethod
     def of(
-        cls, given: str | Given | None, kind: str, goals: int, overlap: str = "refuse"
+        cls, given: str | SplitSpec | None, kind: str, goals: int, overlap: str = "refuse"
     ) -> Splits:
         """Splits of a preset, as given, or the default, of a shop with so many goals of this kind.
 
@@ -108,7 +108,7 @@ class Splits:
         }
 
 
-def _preset(name: str, kind: str, goals: int) -> Given:
+def _preset(name: str, kind: str, goals: int) -> SplitSpec:
     if name.startswith("eto:"):
         return {
             split: str(Path(name.removeprefix("eto:")) / file) for split, file in ETO_FILES.items()
@@ -119,9 +119,9 @@ def _preset(name: str, kind: str, goals: int) -> Given:
             hint=f"there are: {', '.join(PRESETS)}, eto:DIR",
         )
     preset = PRESETS[name]
-    if goals < preset.least or preset.goals not in (None, kind):
+    if goals < preset.min_goals or preset.goals not in (None, kind):
         raise ConfigError(
-            f"WebShop: `splits` {name!r} is of {preset.least:,} {preset.goals or ''} goals or more, this shop has "
+            f"WebShop: `splits` {name!r} is of {preset.min_goals:,} {preset.goals or ''} goals or more, this shop has "
             f"{goals:,} {kind} ones".replace("  ", " "),
             hint="set `env.goals` and `env.data` to what the split was made for, or leave `env.splits` out",
         )

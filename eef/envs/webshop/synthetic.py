@@ -57,7 +57,7 @@ class SyntheticSettings(Settings):
     """What a synthetic shop is made of; equal settings make equal shops."""
 
     seed: int = 0
-    """Seed of the whole catalogue."""
+    """Seed of the whole catalog."""
 
     products: int = Field(default=1000, ge=100, le=1_000_000)
     """Number of products."""

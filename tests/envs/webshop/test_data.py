@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.envs.webshop import Records, WebShop
-from eef.envs.webshop.catalogue import Catalogue, parse_options, parse_prices
+from eef.envs.webshop.catalog import Catalog, parse_options, parse_prices
 from eef.envs.webshop.goals import NO_BOUND, Goals, Prices, draw_bound
 from eef.envs.webshop.splits import Splits
 from eef.errors import ConfigError, DataError, EnvError
@@ -18,19 +18,19 @@ RECORDS = Records(items=ITEMS, attributes=NOTES, human=HUMAN)
 
 
 @pytest.fixture(scope="module")
-def catalogue():
-    return Catalogue.of(RECORDS)
+def catalog():
+    return Catalog.of(RECORDS)
 
 
-def test_usable_products(catalogue):
+def test_usable_products(catalog):
     """Not usable: a second record of an asin, the asin `nan`, one of more than ten characters."""
-    assert [product.asin for product in catalogue] == [f"B00000000{at}" for at in range(1, 6)]
-    assert catalogue.position("B000000003") == 2
-    assert catalogue.position("B000000009") is None
+    assert [product.asin for product in catalog] == [f"B00000000{at}" for at in range(1, 6)]
+    assert catalog.position("B000000003") == 2
+    assert catalog.position("B000000009") is None
 
 
-def test_a_product(catalogue):
-    socks = catalogue[0]
+def test_a_product(catalog):
+    socks = catalog[0]
     assert socks.query == "wool socks"
     assert socks.options == {"color": ("dark blue", "red", 'an "odd" one'), "size": ("s | m", "l")}
     assert socks.attributes == ("machine wash", "merino wool")
@@ -38,8 +38,8 @@ def test_a_product(catalogue):
         "merino wool socks socks for cold feet.\nwash cold. soft "
         'color: dark blue, red, an "odd" one, and size: s | m, l'
     )
-    assert catalogue[4].attributes == ("DUMMY_ATTR",)
-    assert catalogue[1].options == {}
+    assert catalog[4].attributes == ("DUMMY_ATTR",)
+    assert catalog[1].options == {}
 
 
 @pytest.mark.parametrize(
@@ -71,21 +71,21 @@ def test_malformed_options(options):
         parse_options(options, "here")
 
 
-def test_draws_come_in_the_order_of_the_products(catalogue):
+def test_draws_come_in_the_order_of_the_products(catalog):
     """First the prices of the ranges, then for each source of goals two of the four tens above its price."""
     rng = random.Random(3)
-    prices = Prices(catalogue, rng)
+    prices = Prices(catalog, rng)
     again = random.Random(3)
     assert [prices[at] for at in range(5)] == [12.5, again.uniform(5.0, 9.5), 100.0, 12.5, 12.5]
-    goals = Goals.synthetic(catalogue, prices, rng)
+    goals = Goals.synthetic(catalog, prices, rng)
     bounds = [max(again.sample([20, 30, 40, 50], 2)) for _ in range(2)]
     assert {goal.asin: goal.price_upper for goal in goals} == dict(
         zip(["B000000001", "B000000004"], bounds, strict=True)
     )
 
 
-def test_synthetic_goals_are_all_combinations_shuffled_with_the_official_seed(catalogue):
-    goals = Goals.synthetic(catalogue, Prices(catalogue, random.Random(0)), random.Random(0))
+def test_synthetic_goals_are_all_combinations_shuffled_with_the_official_seed(catalog):
+    goals = Goals.synthetic(catalog, Prices(catalog, random.Random(0)), random.Random(0))
     combinations = [
         (("color", color), ("size", size))
         for color in ("dark blue", "red", 'an "odd" one')
@@ -105,9 +105,9 @@ def test_synthetic_goals_are_all_combinations_shuffled_with_the_official_seed(ca
     assert whole.attributes == ("merino wool",)
 
 
-def test_human_goals(catalogue):
+def test_human_goals(catalog):
     """A record without attributes makes no goal; the full stop goes before the price comes."""
-    goals = Goals.written(catalogue, Prices(catalogue, random.Random(0)), random.Random(0))
+    goals = Goals.human(catalog, Prices(catalog, random.Random(0)), random.Random(0))
     assert len(goals) == 1
     goal = goals[0]
     assert (
@@ -127,8 +127,8 @@ def test_bounds_lie_above_the_price(price, seed):
     assert bound == NO_BOUND if price >= 980 else price < bound <= price + 50
 
 
-def test_goals_past_either_end(catalogue):
-    goals = Goals.synthetic(catalogue, Prices(catalogue, random.Random(0)), random.Random(0))
+def test_goals_past_either_end(catalog):
+    goals = Goals.synthetic(catalog, Prices(catalog, random.Random(0)), random.Random(0))
     with pytest.raises(IndexError):
         goals[7]
 
@@ -240,13 +240,13 @@ def test_a_directory_that_is_none(tmp_path):
         WebShop(tmp_path)
 
 
-def test_two_catalogues_in_a_directory(tmp_path):
+def test_two_catalogs_in_a_directory(tmp_path):
     write_shop(tmp_path)
     (tmp_path / "items_shuffle_1000.json").write_text(json.dumps(ITEMS[:1]))
     (tmp_path / "items_ins_v2_1000.json").write_text(json.dumps(NOTES))
-    with pytest.raises(DataError, match="several catalogues"):
+    with pytest.raises(DataError, match="several catalogs"):
         WebShop(tmp_path)
-    assert len(WebShop(tmp_path / "items_shuffle_1000.json").shop.catalogue) == 1
+    assert len(WebShop(tmp_path / "items_shuffle_1000.json").shop.catalog) == 1
 
 
 def test_a_missing_file(tmp_path):

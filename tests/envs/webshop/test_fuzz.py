@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eef.envs.webshop import WebShop
-from eef.envs.webshop.index import MANIFEST, STATE, index_directory, open_index
+from eef.envs.webshop.index import MANIFEST_FILE, STATE_FILE, index_directory, open_index
 from eef.envs.webshop.official import OfficialFiles
 from eef.envs.webshop.session import parse
 from eef.errors import DataError, EefError
@@ -157,15 +157,15 @@ def test_damaged_files_make_a_shop_or_are_refused(somewhere, name, data):
         assert f"{name}` is not JSON" in said
 
 
-@given(odd, st.sampled_from([MANIFEST, STATE]))
-@example({"version": 1}, MANIFEST)
-@example({"version": 1}, STATE)
+@given(odd, st.sampled_from([MANIFEST_FILE, STATE_FILE]))
+@example({"version": 1}, MANIFEST_FILE)
+@example({"version": 1}, STATE_FILE)
 @settings(max_examples=20)
 def test_an_index_whose_notes_are_odd_is_built_anew(somewhere, written, note):
     files = OfficialFiles.find(write_shop(somewhere / "indexed"))
     directory = index_directory(files, somewhere / "notes")
     open_index(files, somewhere / "notes")
-    if note == STATE:
+    if note == STATE_FILE:
         directory.rename(directory.with_name(directory.name + ".partial"))
         directory = directory.with_name(directory.name + ".partial")
     (directory / note).write_text(json.dumps(written))

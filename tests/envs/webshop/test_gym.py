@@ -137,6 +137,6 @@ def test_settings_that_mean_nothing(tmp_path):
     with pytest.raises(ConfigError, match="`step_limit` has no effect"):
         gymnasium.make(ID, step_limit=5)
     with pytest.raises(ConfigError, match="no setting"):
-        gymnasium.make(ID, colour="red")
+        gymnasium.make(ID, color="red")
     with pytest.raises(EnvError, match="no tasks in split 'dev'"):
         gymnasium.make(ID, data=str(write_shop(tmp_path)), split="dev")

@@ -48,10 +48,10 @@ def test_a_shop_on_disk_is_the_shop_in_memory(data, tmp_path, goals):
     disk, memory = (WebShop(data, goals=goals, index=index) for index in (str(tmp_path), "memory"))
     assert disk.fingerprint() == memory.fingerprint()
     assert list(disk.shop.goals) == list(memory.shop.goals)
-    assert list(disk.shop.catalogue) == list(memory.shop.catalogue)
+    assert list(disk.shop.catalog) == list(memory.shop.catalog)
     for goal in list(memory.shop.goals)[:20]:
         assert disk.search(goal.instruction) == memory.search(goal.instruction)
-        assert disk.shop.catalogue.get(goal.asin) == memory.shop.catalogue.get(goal.asin)
+        assert disk.shop.catalog.get(goal.asin) == memory.shop.catalog.get(goal.asin)
     for env in (disk, memory):
         env.reset(0)
     assert disk.step("search[<c> garden]") == memory.step("search[<c> garden]")
@@ -124,13 +124,13 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(files, tmp_path, monkeyp
             patch.setattr(
                 OfficialFiles,
                 "digest",
-                lambda self, progress: exec("raise Stopped", {"Stopped": Stopped}),
+                lambda self, on_progress: exec("raise Stopped", {"Stopped": Stopped}),
             )
         with pytest.raises(Stopped):
             open_index(files, tmp_path / "cache")
     seen = []
     again = open_index(
-        files, tmp_path / "cache", progress=lambda what, done, total: seen.append((what, done))
+        files, tmp_path / "cache", on_progress=lambda each: seen.append((each.subject, each.done))
     )
     assert contents(again.directory) == whole
     again.verify()
@@ -141,15 +141,15 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(files, tmp_path, monkeyp
 
 
 def build_and_be_killed(data, where, part):
-    """Build an index; the process is killed, as by `kill -9`, once a part of the work is told of twice."""
-    index.CHECKPOINT, official.CHUNK, told = 10, 1000, []
+    """Build an index; kill this process, as by `kill -9`, once `part` has been reported twice."""
+    index.CHECKPOINT, official.CHUNK, reported = 10, 1000, []
 
-    def progress(what, done, total):
-        told.append(what)
-        if told.count(part) == 2:
+    def on_progress(progress):
+        reported.append(progress.subject)
+        if reported.count(part) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    open_index(OfficialFiles.find(Path(data)), Path(where), progress=progress)
+    open_index(OfficialFiles.find(Path(data)), Path(where), on_progress=on_progress)
 
 
 @pytest.mark.parametrize("part", ["reading products", "taking checksums"])
@@ -171,7 +171,7 @@ def test_a_build_of_other_files_is_not_gone_on_with(files, tmp_path, monkeypatch
     monkeypatch.setattr(index, "CHECKPOINT", 10)
     with monkeypatch.context() as patch:
         patch.setattr(
-            index.CatalogueWriter, "finish", lambda *_: exec("raise Stopped", {"Stopped": Stopped})
+            index.CatalogWriter, "finish", lambda *_: exec("raise Stopped", {"Stopped": Stopped})
         )
         with pytest.raises(Stopped):
             open_index(files, tmp_path / "cache")
@@ -183,7 +183,7 @@ def test_a_build_of_other_files_is_not_gone_on_with(files, tmp_path, monkeypatch
 
 def build(data, where, results):
     env = WebShop(data, goals="human", index=where)
-    results.put((len(env.shop.catalogue), env.fingerprint()["sha256"]))
+    results.put((len(env.shop.catalog), env.fingerprint()["sha256"]))
 
 
 def test_two_processes_at_once(files, tmp_path):
@@ -214,13 +214,13 @@ def test_large_files_go_to_disk_by_themselves(files, tmp_path, monkeypatch):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path))
     WebShop(files.items)
     assert not (tmp_path / "webshop").exists()
-    monkeypatch.setattr(index, "LARGE", 1000)
+    monkeypatch.setattr(index, "LARGE_BYTES", 1000)
     WebShop(files.items)
     assert index_directory(files).is_dir()
 
 
 def test_too_little_room_is_said_at_once(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "ROOM", 1e12)
+    monkeypatch.setattr(index, "SIZE_RATIO", 1e12)
     with pytest.raises(DataError, match=r"GB in .* are free") as caught:
         open_index(files, tmp_path)
     assert "EEF_CACHE" in caught.value.hint
@@ -234,7 +234,7 @@ def test_a_generated_shop_has_no_index():
 def test_every_column_is_written(data, tmp_path):
     built = open_index(OfficialFiles.find(data), tmp_path)
     there = {path.name.split(".")[0] for path in built.directory.iterdir()} - {"index"}
-    assert there == set(LAYOUT) - set(index.WORKING)
+    assert there == set(LAYOUT) - set(index.TEMPORARY)
 
 
 JSON = st.recursive(
@@ -323,7 +323,7 @@ def test_what_is_no_object(tmp_path, text):
 
 
 def test_an_endless_entry_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(official, "LONGEST", 1000)
+    monkeypatch.setattr(official, "MAX_MEMBER", 1000)
     monkeypatch.setattr(official, "CHUNK", 100)
     path = tmp_path / "long.json"
     path.write_text('["' + "a" * 10_000)
@@ -358,7 +358,7 @@ def test_the_command_says_when_a_run_will_not_use_what_it_built(files, tmp_path,
     monkeypatch.setenv("EEF_CACHE", str(tmp_path / "own"))
     told = eef("index", files.items.parent)
     assert told.exit_code == 0
-    assert "hint: so small a catalogue is read into memory" in told.stderr
+    assert "hint: so small a catalog is read into memory" in told.stderr
     missing = eef("index", tmp_path / "nothing")
     assert missing.exit_code == 2
     assert "hint: give a directory with WebShop's" in missing.stderr

@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from eef.envs.webshop.catalogue import make_product
+from eef.envs.webshop.catalog import make_product
 from eef.envs.webshop.goals import NO_BOUND, Goal
 from eef.envs.webshop.nouns import choose_tagger, word_nouns
 from eef.envs.webshop.reward import (
-    COLOURS,
-    alike,
+    COLORS,
     compare_titles,
     count_attributes,
     count_options,
-    first_colour,
+    first_color,
     match_type,
     score_purchase,
+    similar,
 )
 from eef.errors import EnvError
 from tests.fakes.small_shop import ITEMS, NOTES
@@ -35,7 +35,7 @@ GOAL = Goal(
 
 
 @pytest.mark.parametrize(
-    ("text", "colour"),
+    ("text", "color"),
     [
         ("standard", "tan"),
         ("tiered", "red"),
@@ -45,12 +45,12 @@ GOAL = Goal(
         ("", ""),
     ],
 )
-def test_first_colour(text, colour):
-    assert first_colour(text) == colour
+def test_first_color(text, color):
+    assert first_color(text) == color
 
 
-def test_colours_are_looked_for_in_the_order_of_the_alphabet():
-    assert list(COLOURS) == sorted(set(COLOURS))
+def test_colors_are_looked_for_in_the_order_of_the_alphabet():
+    assert list(COLORS) == sorted(set(COLORS))
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_colours_are_looked_for_in_the_order_of_the_alphabet():
         ("Café", "caf", True),
     ],
 )
-def test_alike(one, other, same):
-    assert alike(one, other) is same
+def test_similar(one, other, same):
+    assert similar(one, other) is same
 
 
 def test_attributes_count_by_list_or_by_words_of_the_pages():
@@ -83,7 +83,7 @@ def test_whose_option_a_value_is_makes_no_difference():
 
 
 def test_a_synthetic_option_is_compared_as_a_pair():
-    """`228black` is found in ('color', '228black') by neither colour nor words; with compat off it is."""
+    """`228black` is found in ('color', '228black') by neither color nor words; with compat off it is."""
     assert count_options(["228black"], [("color", "228black")], compat=True) == 0
     assert count_options(["228black"], [("color", "228black")], compat=False) == 1
     assert count_options(["xl"], [("size", "xl")], compat=True) == 1

@@ -107,12 +107,12 @@ def test_plain_families_are_found_among_many_coined_ones(products):
 @pytest.mark.parametrize("family_size", [12, 40])
 def test_every_goal_of_a_very_large_shop_can_be_won(family_size):
     env = open_shop(products=100_000, family_size=family_size)
-    assert len(env.shop.catalogue) == 100_000
+    assert len(env.shop.catalog) == 100_000
     assert_winnable(env, number=1000)
 
 
 def test_the_originals_slip_loses_goals_here_as_well():
-    """Compared as pairs, `rustic` and `sandalwood` are lost, for a colour (`rust`, `sand`) stands inside of them."""
+    """Compared as pairs, `rustic` and `sandalwood` are lost, for a color (`rust`, `sand`) stands inside of them."""
     env = open_shop("synthetic", compat=True, products=120, option_types=3)
     goals = some_goals(env, 500)
     lost = {goal for goal in goals if buy(env, goal) < 1}
@@ -192,7 +192,7 @@ def test_a_product_has_the_attributes_it_was_given_and_no_other(shop):
     """Whatever its description names: the reward looks for the phrase."""
     env = open_shop(**shop)
     pools = {department.category: department.attributes for department in lexicon.DEPARTMENTS}
-    for product in env.shop.catalogue:
+    for product in env.shop.catalog:
         found = [name for name in pools[product.category] if count_attributes(product, [name])]
         assert sorted(found) == sorted(product.attributes)
 
@@ -303,7 +303,7 @@ def too_dear(env):
     alike = [
         env.shop.prices[position] > goal.price_upper
         for goal in some_goals(env)
-        for position, product in enumerate(env.shop.catalogue)
+        for position, product in enumerate(env.shop.catalog)
         if product.query == goal.query and set(goal.attributes) <= set(product.attributes)
     ]
     return fmean(alike)

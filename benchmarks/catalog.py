@@ -1,4 +1,4 @@
-"""Write a catalogue in the schema of WebShop's official files: `python benchmarks/catalogue.py DIR [--products N]`.
+"""Write a catalog in the schema of WebShop's official files: `python benchmarks/catalog.py DIR [--products N]`.
 
 As large a file a product as the official one (some 4.6 kB), and alike in what was measured on the official 1,000
 products: words of titles and descriptions, bullets, options, prices, attributes, instructions, queries. Words are
@@ -85,7 +85,7 @@ def _coined(number: int) -> str:
 
 
 def products(count: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
-    """Items of the catalogue with their notes and the text of the fields that nobody reads, in order."""
+    """Items of the catalog with their notes and the text of the fields that nobody reads, in order."""
     rng, words = random.Random(seed), Words(seed)
     phrases = [" ".join(words.take(2)) for _ in range(600)]
     queries = [" ".join(words.take(2)) for _ in range(246)]
@@ -193,7 +193,7 @@ def _asked(item: dict[str, Any], notes: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Write a catalogue in the schema of WebShop's official files."
+        description="Write a catalog in the schema of WebShop's official files."
     )
     parser.add_argument("directory", type=Path, help="where the three files go")
     parser.add_argument("--products", type=int, default=OFFICIAL)

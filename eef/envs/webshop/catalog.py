@@ -1,6 +1,6 @@
-"""Product, Catalogue: what the shop sells.
+"""Product, Catalog: what the shop sells.
 
-Records (`official.py`, `synthetic.py`) become products, which are written into columns as they come; the catalogue
+Records (`official.py`, `synthetic.py`) become products, which are written into columns as they come; the catalog
 reads them from there. Pages, search and goals come after it.
 """
 
@@ -22,10 +22,10 @@ from eef.envs.webshop.official import Records
 from eef.errors import DataError
 
 DEFAULT_PRICE = 100.0
-LONGEST_ASIN = 10
-RECENT_PRODUCTS = 4096
+MAX_ASIN_LENGTH = 10
+CACHED_PRODUCTS = 4096
 NO_GOALS = -1
-MOST_GOALS = 10_000_000
+MAX_GOALS = 10_000_000
 _NOT_A_PRICE = re.compile(r"[^\d.]")
 
 
@@ -85,7 +85,7 @@ def decode_product(data: bytes | memoryview) -> Product:
     )  # fmt: skip
 
 
-class Catalogue:
+class Catalog:
     """All products in the order of the file, and the human instructions; read-only, shared by episodes.
 
     prices        float64 (products, 2): a price, or both ends of a range (the second NaN for a single price)
@@ -104,13 +104,13 @@ class Catalogue:
         self.human: list[tuple[int, dict[str, Any]]] = [
             (at, record) for at, record in _lines(columns, "human")
         ]
-        self._recent = lru_cache(RECENT_PRODUCTS)(self._decode)
+        self._recent = lru_cache(CACHED_PRODUCTS)(self._decode)
 
     @classmethod
-    def of(cls, records: Records, *, source: str = "records") -> Catalogue:
+    def of(cls, records: Records, *, source: str = "records") -> Catalog:
         """Make products of official records; raises DataError naming `source` and the malformed record."""
         columns = MemoryColumns()
-        writer = CatalogueWriter(columns)
+        writer = CatalogWriter(columns)
         for product in read_products(records, source, writer.known):
             writer.add(product)
         writer.finish(records.human, source)
@@ -136,7 +136,7 @@ class Catalogue:
 
     def position(self, asin: str) -> int | None:
         """Where the product with this asin stands, None when the shop has no such product."""
-        if not asin.isascii() or not 0 < len(asin) <= LONGEST_ASIN:
+        if not asin.isascii() or not 0 < len(asin) <= MAX_ASIN_LENGTH:
             return None
         name = np.bytes_(asin)
         at = int(np.searchsorted(self._asins, name, sorter=self._by_asin))
@@ -145,7 +145,7 @@ class Catalogue:
 
     def get(self, asin: str) -> Product:
         position = self.position(asin)
-        assert position is not None, f"{asin} is not in the catalogue"
+        assert position is not None, f"{asin} is not in the catalog"
         return self[position]
 
     def of_kind(self, kind: str, text: str) -> list[int]:
@@ -156,7 +156,7 @@ class Catalogue:
         return found
 
 
-class CatalogueWriter:
+class CatalogWriter:
     """Writes products into columns; goes on behind those which the columns have.
 
     `known` are the asins it begins with.
@@ -186,8 +186,8 @@ class CatalogueWriter:
         """Order the products by asin and take up what people asked for. Raises DataError."""
         asins = self._columns.read("asins")
         by_asin, ranks = (
-            self._columns.make("by_asin", len(asins)),
-            self._columns.make("ranks", len(asins)),
+            self._columns.allocate("by_asin", len(asins)),
+            self._columns.allocate("ranks", len(asins)),
         )
         by_asin[:] = np.argsort(asins, kind="stable")
         ranks[by_asin] = np.arange(len(asins), dtype=np.int32)
@@ -243,7 +243,7 @@ def read_products(
         if not isinstance(item, dict):
             raise DataError(f"{place}: expected an object, got {type(item).__name__}")
         asin = _text(item, "asin", place)
-        if asin == "nan" or len(asin) > LONGEST_ASIN or asin in seen:
+        if asin == "nan" or len(asin) > MAX_ASIN_LENGTH or asin in seen:
             continue
         if not (asin.isascii() and asin.isalnum() and asin == asin.upper()):
             raise DataError(f"{place}: `asin` is {asin!r}, expected capital letters and digits")
@@ -284,9 +284,9 @@ def make_product(
             notes.get("instruction_attributes") or [], "instruction_attributes", beside
         ),
     )
-    if product.combinations > MOST_GOALS:
+    if product.combinations > MAX_GOALS:
         raise DataError(
-            f"{place}: its options have more than {MOST_GOALS:,} combinations, each of them a goal"
+            f"{place}: its options have more than {MAX_GOALS:,} combinations, each of them a goal"
         )
     return product
 
