@@ -15,7 +15,6 @@ from itertools import groupby
 from typing import Any, Literal
 
 from pydantic import Field
-from rich.text import Text
 
 from eef.chat import build_conversation
 from eef.config import Settings
@@ -327,14 +326,3 @@ def render_pairs(
 def fits(rendered: Rendered, renderer: Renderer) -> bool:
     """Whether a rendering is trained on: no longer than `renderer.max_length`."""
     return renderer.max_length is None or len(rendered.ids) <= renderer.max_length
-
-
-def show_mask(rendered: Rendered, tokenizer: Any) -> Text:
-    """The text, coloured by weight: dim = 0 (context), green = 1 or more, yellow = in between."""
-    text = Text()
-    for weight, tokens in groupby(
-        zip(rendered.ids, rendered.weights, strict=True), key=lambda pair: pair[1]
-    ):
-        style = "dim" if weight == 0 else "green" if weight >= 1 else "yellow"
-        text.append(tokenizer.decode([token for token, _ in tokens]), style=style)
-    return text

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from eef.errors import ModelError
-from eef.renderer import Rendered, Renderer, render_all, render_example, show_mask
+from eef.renderer import Rendered, Renderer, render_all, render_example
 from eef.selection import TrainingExample
 from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet
 from tests.fakes.tiny import CHATML, tiny_tokenizer
@@ -217,14 +217,6 @@ def test_what_is_too_long_is_left_out_and_named():
     )
     assert [len(rendered.ids) <= 120 for rendered in fitting] == [True]
     assert overflows == [long.id]
-
-
-def test_show_mask_prints_everything_and_colours_what_is_trained():
-    tokenizer = tiny_tokenizer()
-    rendered = Renderer(tokenizer).render(TALK, [0.5, 1.0])
-    text = show_mask(rendered, tokenizer)
-    assert text.plain == tokenizer.decode(rendered.ids)
-    assert [str(span.style) for span in text.spans] == ["dim", "yellow", "dim", "green"]
 
 
 def test_merges_never_cross_into_a_completion():

@@ -125,7 +125,9 @@ def _labels(run: RunDirectory, item: Found, path: Sequence[PathStep]) -> dict[in
     segments = {
         t: grid.segment_at(t) for t, step in enumerate(path) if step.trajectory == expert.id
     }
-    won = {state: _ENDED[ok] for state, ok in zip(grid.states, grid.ok, strict=True)}
+    won = {
+        state: _ENDED[solvable] for state, solvable in zip(grid.states, grid.solvable, strict=True)
+    }
     return {
         t: (
             f", {segment.label}",
@@ -173,8 +175,9 @@ def _short(observation: str, full: bool) -> str:
 
 
 def _show_mask(run: RunDirectory, item: Found, name: str) -> None:
+    from eef.cli.token_view import color_by_weight
     from eef.models.loading import load_tokenizer
-    from eef.renderer import Renderer, render_example, show_mask
+    from eef.renderer import Renderer, render_example
 
     if item.example is None:
         ids = [example.id for example in examples_of(run, item)]
@@ -191,7 +194,7 @@ def _show_mask(run: RunDirectory, item: Found, name: str) -> None:
     rendered = render_example(
         item.example, item.place.trajectories, RunContext(run).env.prompt, renderer
     )
-    shown, console = show_mask(rendered, tokenizer), data()
+    shown, console = color_by_weight(rendered, tokenizer), data()
     console.print(shown if console.color_system else _bracketed(shown), soft_wrap=True)
     tell(f"{rendered.trained:,} of {len(rendered.ids):,} tokens are trained")
 

@@ -15,9 +15,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from eef.methods.base import Configured, MethodOptions
-from eef.methods.examples import make_selection, plan_states, scaled
+from eef.methods.examples import apply_step_weight, make_selection, plan_task
 from eef.methods.labels import count_wins, evenly_spaced_states
-from eef.methods.queries import check_experts, distinct, expert_trajectories
+from eef.methods.queries import check_experts, distinct_by_actions, expert_episodes
 from eef.selection import PlannedState, Selection, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 
@@ -54,7 +54,7 @@ class Atlas(Configured[AtlasOptions]):
                 for t in evenly_spaced_states(win.length, self.options.M)
             ]
             if wins:
-                plan += plan_states(task, states, self.options.rollouts_per_state)
+                plan += plan_task(task, states, self.options.rollouts_per_state)
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
@@ -66,15 +66,17 @@ class Atlas(Configured[AtlasOptions]):
         )
 
     def _wins(self, trajectories: TrajectorySet, task: str) -> list[Trajectory]:
-        episodes = expert_trajectories(trajectories, task, self.options.bc_experts)
-        return distinct(trajectories, [item for item in episodes if item.success])
+        episodes = expert_episodes(trajectories, task, self.options.bc_experts)
+        return distinct_by_actions(trajectories, [item for item in episodes if item.success])
 
     def _example(self, trajectories: TrajectorySet, win: Trajectory, round: int) -> TrainingExample:
-        gains = step_gains(count_wins(trajectories, win, range(1, round + 1)), win.length)
-        order = sorted((t for t in range(win.length) if gains[t] > 0), key=lambda t: (-gains[t], t))
+        advantages = step_advantages(count_wins(trajectories, win, range(1, round + 1)), win.length)
+        order = sorted(
+            (t for t in range(win.length) if advantages[t] > 0), key=lambda t: (-advantages[t], t)
+        )
         critical = set(order[: math.ceil(self.options.share * win.length)])
         steps = [
-            scaled(1.0, "critical", step.weight) if t in critical else (0.0, "context")
+            apply_step_weight(1.0, "critical", step.weight) if t in critical else (0.0, "context")
             for t, step in enumerate(win.steps)
         ]
         return TrainingExample(
@@ -88,7 +90,7 @@ class Atlas(Configured[AtlasOptions]):
         )
 
 
-def step_gains(measured: dict[int, tuple[int, int]], length: int) -> list[float]:
+def step_advantages(measured: dict[int, tuple[int, int]], length: int) -> list[float]:
     """By how much the win rate rises along each step of a win: the rise between the two states that were measured
     around it, shared by the steps between them. The end is won; where the start was not measured, nothing rises.
 
@@ -100,8 +102,8 @@ def step_gains(measured: dict[int, tuple[int, int]], length: int) -> list[float]
     rates = {
         t: wins / played for t, (wins, played) in measured.items() if played and t < length
     } | {length: 1.0}
-    gains = [0.0] * length
+    advantages = [0.0] * length
     for start, end in pairwise(sorted(rates)):
         for t in range(start, end):
-            gains[t] = (rates[end] - rates[start]) / (end - start)
-    return gains
+            advantages[t] = (rates[end] - rates[start]) / (end - start)
+    return advantages

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eef.methods.base import Configured, MethodOptions
-from eef.methods.examples import select_whole
-from eef.methods.queries import whole_wins, winning
+from eef.methods.examples import select_episodes
+from eef.methods.queries import winning_trajectories, wins_from_start
 from eef.selection import PlannedState, Selection
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -30,8 +30,9 @@ class Bc(Configured[BcOptions]):
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         def won(task: str) -> list[Trajectory]:
-            return whole_wins(
-                trajectories, winning(trajectories, task, range(0), self.options.bc_experts)
+            return wins_from_start(
+                trajectories,
+                winning_trajectories(trajectories, task, range(0), self.options.bc_experts),
             )
 
-        return select_whole(self, trajectories, tasks, won)
+        return select_episodes(self, trajectories, tasks, won)

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from eef.errors import MethodError
 from eef.methods.base import Configured, MethodOptions
-from eef.methods.examples import make_selection, plan_states, scaled
+from eef.methods.examples import apply_step_weight, make_selection, plan_task
 from eef.methods.labels import (
     LabelRule,
     OutcomeGrid,
@@ -29,14 +29,14 @@ from eef.methods.labels import (
     measure_grid,
 )
 from eef.methods.queries import (
-    by_least_expert,
     check_experts,
-    distinct,
-    expert_part,
-    expert_trajectories,
-    from_the_start,
-    whole_wins,
-    winning,
+    distinct_by_actions,
+    expert_episodes,
+    expert_step_count,
+    least_expert_first,
+    student_episodes,
+    winning_trajectories,
+    wins_from_start,
 )
 from eef.methods.state_choice import StateChoice, choose_states
 from eef.selection import PlannedState, Selection, TrainingExample
@@ -135,7 +135,7 @@ class _Evidence:
         return [
             win
             for win in self.wins
-            if _origin(win) == state.trajectory and expert_part(win) >= state.t
+            if _origin(win) == state.trajectory and expert_step_count(win) >= state.t
         ]
 
 
@@ -157,7 +157,7 @@ class Eef(Configured[EefOptions]):
                 for origin in self._explored(trajectories, task, round)
                 for t in self._states(trajectories, origin, round)
             ]
-            plan += plan_states(task, states, self.options.rollouts_per_state)
+            plan += plan_task(task, states, self.options.rollouts_per_state)
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
@@ -216,24 +216,26 @@ class Eef(Configured[EefOptions]):
 
     def _explored(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
         if self.options.branch_from == "student":
-            own = from_the_start(trajectories, task, range(1, round))
+            own = student_episodes(trajectories, task, range(1, round))
             failed = sorted(
                 (item for item in own if not item.success), key=lambda item: (-item.round, item.id)
             )
             return failed[:1]
-        known = expert_trajectories(trajectories, task, self.options.experts)
+        known = expert_episodes(trajectories, task, self.options.experts)
         experts = [item for item in known if item.replayable]
         return [item for item in experts if self.options.expert_filter == "all" or not item.success]
 
     def _evidence(self, trajectories: TrajectorySet, task: str, round: int) -> _Evidence:
         cloned = self.options.bc_experts or self.options.experts
-        wins = winning(trajectories, task, _rounds(self.options.accumulate, round), cloned)
+        wins = winning_trajectories(
+            trajectories, task, _rounds(self.options.accumulate, round), cloned
+        )
         return _Evidence(trajectories, tuple(wins), self.grids(trajectories, task, round))
 
     def _solve_start(self, evidence: _Evidence) -> list[TrainingExample]:
         """The examples for a task's start; no win at all leaves the task for a later round."""
         whole = (
-            whole_wins(evidence.trajectories, evidence.wins)
+            wins_from_start(evidence.trajectories, evidence.wins)
             if self.options.examples == "rft"
             else []
         )
@@ -245,13 +247,15 @@ class Eef(Configured[EefOptions]):
         """The examples for one important state, empty where no win leads through it."""
         t = state.t if state else 0
         candidates = evidence.through(state)
-        own = [win for win in candidates if expert_part(win) == t]
-        wins = distinct(evidence.trajectories, sorted(own or candidates, key=self._preference))
+        own = [win for win in candidates if expert_step_count(win) == t]
+        wins = distinct_by_actions(
+            evidence.trajectories, sorted(own or candidates, key=self._preference)
+        )
         chosen = wins if self.options.solution == "all" else wins[:1]
         return [self._example(evidence, win, t, 1 / len(chosen)) for win in chosen]
 
     def _preference(self, win: Trajectory) -> tuple[int, tuple[int, int, str]]:
-        return -win.round if self.options.solution == "newest" else 0, by_least_expert(win)
+        return -win.round if self.options.solution == "newest" else 0, least_expert_first(win)
 
     def _example(
         self, evidence: _Evidence, win: Trajectory, state: int, share: float
@@ -260,11 +264,11 @@ class Eef(Configured[EefOptions]):
         grid = evidence.grids.get(_origin(win))
         given = [item.step.weight for item in evidence.trajectories.path(win.id)]
         steps = [
-            (0.0, "context") if t < state else scaled(*self._weigh(grid, win, t), weight)
+            (0.0, "context") if t < state else apply_step_weight(*self._weigh(grid, win, t), weight)
             for t, weight in enumerate(given)
         ]
         scale = share * self._reward_weight(win)
-        proof = grid.rollouts_between(state, expert_part(win)) if grid else ()
+        proof = grid.rollouts_between(state, expert_step_count(win)) if grid else ()
         return TrainingExample(
             id=f"{win.id}@{state}",
             task=win.task,
@@ -280,7 +284,7 @@ class Eef(Configured[EefOptions]):
 
         Where nothing was measured an expert's step is trained in the expert's own win alone.
         """
-        if t >= expert_part(win):
+        if t >= expert_step_count(win):
             return 1.0, "student-win"
         if self.options.expert_actions == "masked" and not win.by_expert:
             return 0.0, "context"
@@ -291,7 +295,9 @@ class Eef(Configured[EefOptions]):
             segment.label == "neutral" and self.options.neutral == "masked"
         ):
             return 0.0, segment.label
-        return max(0.0, segment.gain) if self.options.weights == "value" else 1.0, segment.label
+        return max(
+            0.0, segment.advantage
+        ) if self.options.weights == "value" else 1.0, segment.label
 
     def _reward_weight(self, win: Trajectory) -> float:
         if self.options.weights != "reward" or win.reward is None:
@@ -318,7 +324,7 @@ def _refuse_text_alone(trajectories: TrajectorySet, experts: Sequence[str] | Non
     episodes = (
         item
         for task in trajectories.tasks()
-        for item in expert_trajectories(trajectories, task, experts)
+        for item in expert_episodes(trajectories, task, experts)
     )
     failures = [item for item in episodes if not item.success]
     text = [item for item in failures if not item.replayable]

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from eef.methods.eef import Eef
-from eef.methods.examples import make_pair, make_selection, suffix
+from eef.methods.examples import make_pair, make_selection, suffix_example
 from eef.methods.labels import OutcomeGrid, Segment
-from eef.methods.queries import by_least_expert
+from eef.methods.queries import least_expert_first
 from eef.selection import PreferencePair, Selection
 from eef.trajectory import TrajectorySet
 
@@ -39,10 +39,12 @@ def _pair(trajectories: TrajectorySet, grid: OutcomeGrid, segment: Segment) -> P
     """The win with least steps from the segment's first state, and the segment."""
     names = grid.rollouts[grid.states.index(segment.start)]
     win = min(
-        (trajectories[name] for name in names if trajectories[name].success), key=by_least_expert
+        (trajectories[name] for name in names if trajectories[name].success), key=least_expert_first
     )
-    harm = suffix(trajectories[grid.trajectory], segment.start, end=segment.end, reason="harmful")
-    return make_pair(suffix(win, segment.start), harm)
+    harm = suffix_example(
+        trajectories[grid.trajectory], segment.start, end=segment.end, reason="harmful"
+    )
+    return make_pair(suffix_example(win, segment.start), harm)
 
 
 def _own_counts(selection: Selection) -> dict[str, int]:

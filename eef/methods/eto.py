@@ -13,8 +13,13 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eef.methods.base import Configured, MethodOptions
-from eef.methods.examples import make_pair, make_selection, whole_path
-from eef.methods.queries import check_experts, distinct, expert_trajectories, from_the_start
+from eef.methods.examples import make_pair, make_selection, path_example
+from eef.methods.queries import (
+    check_experts,
+    distinct_by_actions,
+    expert_episodes,
+    student_episodes,
+)
 from eef.selection import PlannedState, PreferencePair, Selection
 from eef.trajectory import TrajectorySet
 
@@ -47,12 +52,12 @@ class Eto(Configured[EtoOptions]):
 
     def _pairs(self, trajectories: TrajectorySet, task: str, round: int) -> list[PreferencePair]:
         rounds = range(round if self.options.pairs == "round" else 1, round + 1)
-        own = distinct(trajectories, from_the_start(trajectories, task, rounds))
-        experts = distinct(
-            trajectories, expert_trajectories(trajectories, task, self.options.bc_experts)
+        own = distinct_by_actions(trajectories, student_episodes(trajectories, task, rounds))
+        experts = distinct_by_actions(
+            trajectories, expert_episodes(trajectories, task, self.options.bc_experts)
         )
         return [
-            make_pair(whole_path(better), whole_path(worse))
+            make_pair(path_example(better), path_example(worse))
             for one, other in ((experts, own), (own, experts))
             for better in one
             if better.success

@@ -15,18 +15,18 @@ from eef.selection import PlannedState, PreferencePair, Selection, TrainingExamp
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 
 
-def plan_states(task: str, states: Sequence[StateRef], each: int) -> list[PlannedState]:
+def plan_task(task: str, states: Sequence[StateRef], each: int) -> list[PlannedState]:
     """`each` rollouts from a task's start and from each of its states."""
     return [PlannedState(task, state, each) for state in (None, *states)]
 
 
-def whole_path(item: Trajectory, prompt_suffix: str = "") -> TrainingExample:
+def path_example(item: Trajectory, prompt_suffix: str = "") -> TrainingExample:
     """The example which trains every action of an episode that was played from the task's start, but for those that the
     data it was imported from masks."""
-    return suffix(item, 0, prompt_suffix=prompt_suffix)
+    return suffix_example(item, 0, prompt_suffix=prompt_suffix)
 
 
-def suffix(
+def suffix_example(
     item: Trajectory,
     state: int,
     *,
@@ -42,7 +42,7 @@ def suffix(
     who, how = "expert" if item.by_expert else "student", "win" if item.success else "failure"
     end = item.length if end is None else end
     steps = [
-        scaled(1.0, reason or f"{who}-{how}", item.steps[t - item.first].weight)
+        apply_step_weight(1.0, reason or f"{who}-{how}", item.steps[t - item.first].weight)
         if max(state, item.first) <= t < end
         else (0.0, "context")
         for t in range(item.length)
@@ -59,7 +59,7 @@ def suffix(
     )
 
 
-def scaled(weight: float, reason: str, given: float) -> tuple[float, str]:
+def apply_step_weight(weight: float, reason: str, given: float) -> tuple[float, str]:
     """(weight, reason) of a step, scaled by the weight it was imported with."""
     return weight * given, reason if given else "masked"
 
@@ -71,7 +71,7 @@ def make_pair(chosen: TrainingExample, rejected: TrainingExample) -> PreferenceP
     )
 
 
-def select_whole(
+def select_episodes(
     method: Configured[Any],
     trajectories: TrajectorySet,
     tasks: Sequence[str],
@@ -79,7 +79,7 @@ def select_whole(
 ) -> Selection:
     """The whole paths of each task's `episodes_of(task)`. MethodError for an unknown expert, or where there is none."""
     check_experts(trajectories, method.options.bc_experts)
-    examples = [whole_path(episode) for task in tasks for episode in episodes_of(task)]
+    examples = [path_example(episode) for task in tasks for episode in episodes_of(task)]
     return make_selection(method.name, examples, tasks)
 
 

@@ -16,9 +16,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from eef.methods.base import Configured, MethodOptions
-from eef.methods.examples import make_pair, make_selection, plan_states, suffix, whole_path
+from eef.methods.examples import make_pair, make_selection, path_example, plan_task, suffix_example
 from eef.methods.labels import rollouts_from
-from eef.methods.queries import check_experts, distinct, expert_trajectories
+from eef.methods.queries import check_experts, distinct_by_actions, expert_episodes
 from eef.selection import PlannedState, PreferencePair, Selection
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 
@@ -49,18 +49,18 @@ class Ipr(Configured[IprOptions]):
                 StateRef(win.id, t) for win in wins if win.replayable for t in range(1, win.length)
             ]
             if wins:
-                plan += plan_states(task, states, self.options.samples)
+                plan += plan_task(task, states, self.options.samples)
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         check_experts(trajectories, self.options.bc_experts)
         wins = [win for task in tasks for win in self._wins(trajectories, task)]
         pairs = [pair for win in wins for pair in self._pairs(trajectories, win, round)]
-        return make_selection(self.name, [whole_path(win) for win in wins], tasks, pairs=pairs)
+        return make_selection(self.name, [path_example(win) for win in wins], tasks, pairs=pairs)
 
     def _wins(self, trajectories: TrajectorySet, task: str) -> list[Trajectory]:
-        episodes = expert_trajectories(trajectories, task, self.options.bc_experts)
-        return distinct(trajectories, [item for item in episodes if item.success])
+        episodes = expert_episodes(trajectories, task, self.options.bc_experts)
+        return distinct_by_actions(trajectories, [item for item in episodes if item.success])
 
     def _pairs(
         self, trajectories: TrajectorySet, win: Trajectory, round: int
@@ -73,7 +73,7 @@ class Ipr(Configured[IprOptions]):
         }
         values[win.length] = win.reward or 0.0
         return [
-            make_pair(suffix(win, t), suffix(worse, t))
+            make_pair(suffix_example(win, t), suffix_example(worse, t))
             for t in range(win.length)
             if t == 0
             or (
@@ -81,6 +81,6 @@ class Ipr(Configured[IprOptions]):
                 and t + 1 in values
                 and values[t + 1] - values[t] > self.options.threshold
             )
-            for worse in distinct(trajectories, played.get(t, []))
+            for worse in distinct_by_actions(trajectories, played.get(t, []))
             if not worse.success
         ]

@@ -1,7 +1,7 @@
 """OutcomeGrid: what rollouts from an expert's states say about the expert's actions. Between explore and select.
 
 From the states of one expert trajectory and the student's rollouts from each it is read whether the student
-wins from there (`ok`); a segment between two neighbouring states is named by how that changes along it.
+wins from there (`solvable`); a segment between two neighbouring states is named by how that changes along it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Segment:
     start: int
     end: int
     label: Label
-    gain: float = 0.0
+    advantage: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeGrid:
     """What was measured along one expert trajectory; all tuples have an entry a state, s_0 first.
 
-    `ok[j]` is None where no rollout from state j came to an end: such a state is neither won nor lost, the
+    `solvable[j]` is None where no rollout from state j came to an end: such a state is neither won nor lost, the
     segments that touch it are unknown, and it never counts as one that needs recovery.
 
     Worked example. An expert path of 12 steps, M = 5, one rollout a state:
@@ -60,11 +60,11 @@ class OutcomeGrid:
     states: tuple[int, ...]
     rollouts: tuple[tuple[str, ...], ...]
     wins: tuple[int, ...]
-    ok: tuple[bool | None, ...]
+    solvable: tuple[bool | None, ...]
 
     def segments(self) -> tuple[Segment, ...]:
         """The segments between neighbouring states; the steps behind the last state belong to none."""
-        measured = list(zip(self.states, self.ok, self.win_rates(), strict=True))
+        measured = list(zip(self.states, self.solvable, self.win_rates(), strict=True))
         return tuple(
             Segment(start, end, _label(before, after), rate_after - rate_before)
             for (start, before, rate_before), (end, after, rate_after) in pairwise(measured)
@@ -80,7 +80,7 @@ class OutcomeGrid:
         """The states the student loses from, though it wins from the state before."""
         return tuple(
             state
-            for (before, after), state in zip(pairwise(self.ok), self.states[1:], strict=True)
+            for (before, after), state in zip(pairwise(self.solvable), self.states[1:], strict=True)
             if before is True and after is False
         )
 
@@ -119,8 +119,9 @@ def measure_grid(
         states=grid,
         rollouts=tuple(tuple(rollout.id for rollout in rollouts) for rollouts in per_state),
         wins=wins,
-        ok=tuple(
-            _is_ok(won, len(rollouts), rule) for won, rollouts in zip(wins, per_state, strict=True)
+        solvable=tuple(
+            _is_solvable(won, len(rollouts), rule)
+            for won, rollouts in zip(wins, per_state, strict=True)
         ),
     )
 
@@ -163,7 +164,7 @@ def _state_in(rollout: Trajectory, expert: Trajectory) -> int | None:
     return rollout.start.t if rollout.start.trajectory == expert.id else None
 
 
-def _is_ok(wins: int, rollouts: int, rule: LabelRule) -> bool | None:
+def _is_solvable(wins: int, rollouts: int, rule: LabelRule) -> bool | None:
     if rollouts == 0:
         return None
     return wins > 0 if rule == "any" else 2 * wins >= rollouts

@@ -13,12 +13,17 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eef.methods.base import Configured, MethodOptions
-from eef.methods.examples import make_selection, whole_path
-from eef.methods.queries import check_experts, distinct, expert_trajectories, from_the_start
+from eef.methods.examples import make_selection, path_example
+from eef.methods.queries import (
+    check_experts,
+    distinct_by_actions,
+    expert_episodes,
+    student_episodes,
+)
 from eef.selection import PlannedState, Selection
 from eef.trajectory import TrajectorySet
 
-TOLD = {  # (of a win, of a failure)
+PROMPT_SUFFIXES = {  # (of a win, of a failure)
     "outcome": ("This episode succeeds.", "This episode fails."),
     "meaningless": ("Tag A.", "Tag B."),
 }
@@ -42,7 +47,7 @@ class Nat(Configured[NatOptions]):
 
     @property
     def prompt_suffix(self) -> str:
-        return TOLD[self.options.tags][0]
+        return PROMPT_SUFFIXES[self.options.tags][0]
 
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
@@ -51,13 +56,13 @@ class Nat(Configured[NatOptions]):
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         check_experts(trajectories, self.options.bc_experts)
-        of_win, of_failure = TOLD[self.options.tags]
+        of_win, of_failure = PROMPT_SUFFIXES[self.options.tags]
         examples = []
         for task in tasks:
-            episodes = from_the_start(trajectories, task, range(round + 1))
-            episodes += expert_trajectories(trajectories, task, self.options.bc_experts)
+            episodes = student_episodes(trajectories, task, range(round + 1))
+            episodes += expert_episodes(trajectories, task, self.options.bc_experts)
             examples += [
-                whole_path(item, of_win if item.success else of_failure)
-                for item in distinct(trajectories, episodes)
+                path_example(item, of_win if item.success else of_failure)
+                for item in distinct_by_actions(trajectories, episodes)
             ]
         return make_selection(self.name, examples, tasks)

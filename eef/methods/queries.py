@@ -9,7 +9,7 @@ from eef.errors import MethodError
 from eef.trajectory import Trajectory, TrajectorySet
 
 
-def expert_trajectories(
+def expert_episodes(
     trajectories: TrajectorySet, task: str, experts: Sequence[str] | None = None
 ) -> list[Trajectory]:
     """The experts' whole episodes of a task, won or failed, by id; broken ones (status "error") left out.
@@ -27,7 +27,7 @@ def expert_trajectories(
     )
 
 
-def from_the_start(trajectories: TrajectorySet, task: str, rounds: range) -> list[Trajectory]:
+def student_episodes(trajectories: TrajectorySet, task: str, rounds: range) -> list[Trajectory]:
     """The student's episodes of a task from its start, won or lost, by round and id; broken ones left out."""
     found = [
         item
@@ -58,7 +58,7 @@ def check_experts(
             )
 
 
-def winning(
+def winning_trajectories(
     trajectories: TrajectorySet, task: str, rounds: range, bc_experts: Sequence[str] | None
 ) -> list[Trajectory]:
     """D+ of a task: the student's wins in `rounds`, from the start or inside a whole episode, and the experts'."""
@@ -71,31 +71,33 @@ def winning(
         and (item.start is None or trajectories[item.start.trajectory].start is None)
     ]
     return student + [
-        item for item in expert_trajectories(trajectories, task, bc_experts) if item.success
+        item for item in expert_episodes(trajectories, task, bc_experts) if item.success
     ]
 
 
-def expert_part(win: Trajectory) -> int:
+def expert_step_count(win: Trajectory) -> int:
     """How many steps of a win's path an expert made: 0 from the task's start, all of an expert's own win."""
     return win.length if win.by_expert else win.first
 
 
-def by_least_expert(win: Trajectory) -> tuple[int, int, str]:
+def least_expert_first(win: Trajectory) -> tuple[int, int, str]:
     """Sort key: least of the expert first (so the student's own wins lead), then shortest, then by id."""
-    return expert_part(win), win.length, win.id
+    return expert_step_count(win), win.length, win.id
 
 
-def whole_wins(trajectories: TrajectorySet, wins: Iterable[Trajectory]) -> list[Trajectory]:
+def wins_from_start(trajectories: TrajectorySet, wins: Iterable[Trajectory]) -> list[Trajectory]:
     """The wins played from the task's start, the student's own first, each sequence of actions once."""
     whole = [win for win in wins if win.by_expert or win.first == 0]
-    return distinct(trajectories, sorted(whole, key=by_least_expert))
+    return distinct_by_actions(trajectories, sorted(whole, key=least_expert_first))
 
 
 def actions_of(trajectories: TrajectorySet, win: Trajectory) -> tuple[str, ...]:
     return tuple(item.step.action for item in trajectories.path(win.id))
 
 
-def distinct(trajectories: TrajectorySet, wins: Iterable[Trajectory]) -> list[Trajectory]:
+def distinct_by_actions(
+    trajectories: TrajectorySet, wins: Iterable[Trajectory]
+) -> list[Trajectory]:
     """The wins in their order, each sequence of actions once."""
     first: dict[tuple[str, ...], Trajectory] = {}
     for win in wins:

@@ -9,8 +9,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from eef.methods.base import Configured, MethodOptions
-from eef.methods.examples import select_whole
-from eef.methods.queries import whole_wins, winning
+from eef.methods.examples import select_episodes
+from eef.methods.queries import winning_trajectories, wins_from_start
 from eef.selection import PlannedState, Selection
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -38,7 +38,9 @@ class Rft(Configured[RftOptions]):
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         def won(task: str) -> list[Trajectory]:
-            wins = winning(trajectories, task, range(round + 1), self.options.bc_experts)
-            return whole_wins(trajectories, wins)[: self.options.cap]
+            wins = winning_trajectories(
+                trajectories, task, range(round + 1), self.options.bc_experts
+            )
+            return wins_from_start(trajectories, wins)[: self.options.cap]
 
-        return select_whole(self, trajectories, tasks, won)
+        return select_episodes(self, trajectories, tasks, won)

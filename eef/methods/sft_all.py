@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eef.methods.base import Configured, MethodOptions
-from eef.methods.examples import select_whole
-from eef.methods.queries import distinct, expert_trajectories
+from eef.methods.examples import select_episodes
+from eef.methods.queries import distinct_by_actions, expert_episodes
 from eef.selection import PlannedState, Selection
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -30,8 +30,8 @@ class SftAll(Configured[SftAllOptions]):
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         def played(task: str) -> list[Trajectory]:
-            return distinct(
-                trajectories, expert_trajectories(trajectories, task, self.options.bc_experts)
+            return distinct_by_actions(
+                trajectories, expert_episodes(trajectories, task, self.options.bc_experts)
             )
 
-        return select_whole(self, trajectories, tasks, played)
+        return select_episodes(self, trajectories, tasks, played)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from eef.trajectory import Author, StateRef, Step, Trajectory
 
+EXPERT = Author("expert", "e")
+
 
 def steps(*actions: str) -> tuple[Step, ...]:
     return tuple(
@@ -12,7 +14,7 @@ def steps(*actions: str) -> tuple[Step, ...]:
 
 
 def recorded(
-    name: str, *actions: str, start: StateRef | None = None, author: Author = Author("expert", "e")
+    name: str, *actions: str, start: StateRef | None = None, author: Author = EXPERT
 ) -> Trajectory:
     return Trajectory(
         id=name,

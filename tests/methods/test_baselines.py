@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.errors import MethodError, StoreError
-from eef.methods.nat import TOLD
+from eef.methods.nat import PROMPT_SUFFIXES
 from eef.methods.registry import METHODS, make_method
 from eef.selection import PlannedState, PreferencePair, TrainingExample
 from eef.trajectory import StateRef, TrajectorySet
@@ -61,7 +61,7 @@ def test_nats_control_tells_nothing_but_that_they_differ():
         item.prompt_suffix
         for item in method.select(TrajectorySet([FAILED, WON]), TASKS, 1).examples
     }
-    assert prompt_suffix == set(TOLD["meaningless"])
+    assert prompt_suffix == set(PROMPT_SUFFIXES["meaningless"])
     assert (
         method.prompt_suffix
         == named(select("nat", [FAILED, WON], tags="meaningless"))["w@0"].prompt_suffix

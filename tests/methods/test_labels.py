@@ -39,7 +39,7 @@ def test_expert_states_are_evenly_spaced_inside_the_path(length, count):
 def test_the_worked_example():
     grid = grid_of(*played((0, *STATES), WORKED))
     assert grid.states == (0, 2, 4, 6, 8, 10)
-    assert grid.ok == (False, True, False, True, True, False)
+    assert grid.solvable == (False, True, False, True, True, False)
     assert [(segment.start, segment.end, segment.label) for segment in grid.segments()] == [
         (0, 2, "beneficial"),
         (2, 4, "harmful"),
@@ -59,7 +59,7 @@ def test_a_step_belongs_to_the_segment_around_it():
 @pytest.mark.parametrize("unknown", ["error", "-"])
 def test_a_state_without_a_rollout_that_ended_is_unknown(unknown):
     grid = grid_of(*played((0, *STATES), ("win", unknown, "lose", "lose", "win", unknown)))
-    assert grid.ok == (True, None, False, False, True, None)
+    assert grid.solvable == (True, None, False, False, True, None)
     assert [segment.label for segment in grid.segments()] == [
         "unknown",
         "unknown",
@@ -84,8 +84,8 @@ def test_the_experts_own_episode_is_no_rollout():
 
 def test_rounds_are_told_apart():
     first, second = played((0, 2), ("win", "lose")), played((0, 2), ("lose", "lose"), round=2)
-    assert grid_of(*first, *second, states=(2,), rounds=(1,)).ok == (True, False)
-    assert grid_of(*first, *second, states=(2,), rounds=(2,)).ok == (False, False)
+    assert grid_of(*first, *second, states=(2,), rounds=(1,)).solvable == (True, False)
+    assert grid_of(*first, *second, states=(2,), rounds=(2,)).solvable == (False, False)
     assert grid_of(*first, *second, states=(2,), rounds=range(3)).wins == (1, 0)
 
 
@@ -97,7 +97,7 @@ def test_the_rules_for_several_rollouts(outcomes):
     ended = [outcome for outcome in outcomes if outcome != "error"]
     wins = ended.count("win")
     by_any, by_majority = (
-        grid_of(*rollouts, states=(2,), rule=rule).ok[1] for rule in ("any", "majority")
+        grid_of(*rollouts, states=(2,), rule=rule).solvable[1] for rule in ("any", "majority")
     )
     assert by_any == (wins > 0 if ended else None)
     assert by_majority == (wins / len(ended) >= 0.5 if ended else None)
@@ -115,7 +115,7 @@ def test_the_gain_of_a_segment_is_the_rise_of_the_win_rate():
         ),
     ]
     (segment,) = grid_of(*rollouts, states=(2,), rule="majority").segments()
-    assert (segment.label, segment.gain) == ("beneficial", 0.5)
+    assert (segment.label, segment.advantage) == ("beneficial", 0.5)
 
 
 def test_the_proof_of_a_solution_begins_one_state_before_it():

@@ -90,8 +90,8 @@ def _path(story: Story) -> Iterator[Html]:
 def _state(story: Story, index: int) -> Html:
     """A state: from how many rollouts the student won, and how each of them went."""
     grid = story.grid
-    won, names, ok = grid.wins[index], grid.rollouts[index], grid.ok[index]
-    kind, sign = {True: ("won", "●"), False: ("lost", "○"), None: ("open", "?")}[ok]
+    won, names, solvable = grid.wins[index], grid.rollouts[index], grid.solvable[index]
+    kind, sign = {True: ("won", "●"), False: ("lost", "○"), None: ("open", "?")}[solvable]
     words = f"student won {won} of {count_of(len(names), 'rollout')}" if names else "not measured"
     needs = grid.states[index] in grid.recovery_states()
     line = [
