@@ -209,10 +209,9 @@ class Eef(Configured[EefOptions]):
         """The states of a trajectory that a round plays on from; earlier rounds alone decide."""
         measured = count_wins(trajectories, origin, range(1, round))
         key = f"{origin.id} in round {round}"
-        chosen = choose_states(
+        return choose_states(
             self.options.state_choice, origin.length, self.options.M, measured, key
         )
-        return chosen
 
     def _explored(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
         if self.options.branch_from == "student":
