@@ -40,6 +40,7 @@ ORDER = (
     "cli",
     "__main__",
 )
+PERIPHERY = {"importers", "exporters", "students", "analysis", "report", "cli"}
 TORCH = (
     "eef.models.loading",
     "eef.models.checkpoint",
@@ -90,6 +91,17 @@ def place(name: str) -> int:
 def test_imports_follow_the_order(name):
     imported = {other for other in imports_of(modules()[name]) if other.split(".")[1] in ORDER}
     assert [other for other in imported if place(other) > place(name)] == []
+
+
+def test_the_core_imports_no_periphery():
+    """Except that a run reads expert data through the importers and renders through the exporters."""
+    found = {
+        (name.split(".")[1], other.split(".")[1])
+        for name, path in modules().items()
+        for other in imports_of(path)
+        if name.split(".")[1] not in PERIPHERY and other.split(".")[1] in PERIPHERY
+    }
+    assert found <= {("pipeline", "importers"), ("pipeline", "exporters"), ("__main__", "cli")}
 
 
 def test_every_module_is_in_the_order():
