@@ -50,9 +50,7 @@ def played(task, status="terminated", reward=1.0, **fields):
 
 
 def result_of(*trajectories):
-    return summarize(
-        trajectories, policy=Author("student", "eef@round1"), method="eef", round=1, split="test"
-    )
+    return summarize(trajectories, policy="student:eef@round1", method="eef", round=1, split="test")
 
 
 def test_what_is_said_of_a_split():
@@ -105,7 +103,7 @@ def test_records_come_back(result):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, "version 99, this `eef` reads 1"),
+        ({"version": 99}, "version 99; this `eef` reads 1"),
         ({"version": None}, "version None"),
         ({"outcomes": [{"task": "toy/1"}]}, "malformed"),
         ({"outcomes": None}, "malformed"),

@@ -10,10 +10,12 @@ import pytest
 
 from eef.errors import EnvError, MethodError, ReplayMismatch, StoreError, WorkerError
 from eef.pipeline.parallel import execute_methods, threads_of
+from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import round_methods
 from eef.utils.compute import available_cores, process_settings
 from eef.utils.locks import acquire_lock
 from eef.utils.processes import Failure
+from eef.utils.progress import ignore_progress
 from tests.fakes.small_run import (
     as_recipe,
     eef,
@@ -72,9 +74,10 @@ def begin(recipe, directory):
 
 
 def test_two_jobs_give_what_one_gives(finished, student, tmp_path):
-    heard = []
-    execute_methods(Run.create(tmp_path / "run", as_recipe(small_recipe(student))), 2, heard.append)
-    done = [str(progress.stage) for progress in heard if progress.finished]
+    reports = []
+    pipeline = Pipeline.create(tmp_path / "run", as_recipe(small_recipe(student)))
+    execute_methods(pipeline, 2, reports.append)
+    done = [str(report.subject) for report in reports if report.finished]
     assert len(done) == 13
     assert done[:5] == ["expert collect", "expert evaluate", "bc select", "bc train", "bc evaluate"]
     assert eef("report", tmp_path / "run").exit_code == 0
@@ -108,8 +111,9 @@ def test_no_worker_outlives_its_run(number, finished, recipe, tmp_path):
 
 
 def test_an_error_of_a_worker_is_raised_with_its_hint(finished, tmp_path):
-    run = Run.open(finished)
-    for name in round_methods(run.recipe):
+    pipeline = Pipeline.open(finished)
+    methods = round_methods(pipeline.run.recipe)
+    for name in methods:
         (finished / name / "round1" / "evaluation.json").rename(
             finished / name / "round1" / "kept.json"
         )
@@ -118,10 +122,10 @@ def test_an_error_of_a_worker_is_raised_with_its_hint(finished, tmp_path):
             acquire_lock(finished / "eef/stage.lock"),
             pytest.raises(StoreError, match="is being written by") as raised,
         ):
-            execute_methods(run, 2, lambda progress: None)
+            execute_methods(pipeline, 2, ignore_progress)
         assert raised.value.hint.startswith("wait until it has ended")
     finally:
-        for name in round_methods(run.recipe):
+        for name in methods:
             (finished / name / "round1" / "kept.json").replace(
                 finished / name / "round1" / "evaluation.json"
             )

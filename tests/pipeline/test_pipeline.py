@@ -1,4 +1,4 @@
-"""A run directory: what a stage needs, what it leaves, and that it can be left and entered anywhere."""
+"""The pipeline: what a stage needs and leaves, and runs that are interrupted anywhere and resumed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 import pytest
 
 from eef.errors import ConfigError, ModelError, StoreError
-from eef.pipeline.stages import Progress, Stage, round_methods, stages_of
+from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.stages import COLLECT, Stage, round_methods, stages_of
 from eef.trajectory import Author
 from eef.utils.locks import acquire_lock
+from eef.utils.progress import Progress, ignore_progress
 from tests.fakes.small_run import as_recipe, losses, rollouts, save_student, small_recipe
 
 
@@ -20,11 +22,11 @@ def student(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(student, tmp_path_factory):
-    """A run of two rounds of `eef` that nothing interrupted, and all that was heard of it."""
-    run = Run.create(tmp_path_factory.mktemp("runs") / "finished", two_rounds(student))
-    heard = []
-    carry_out(run, heard.append)
-    return run, heard
+    """A run of two rounds of `eef` that nothing interrupted, and its progress reports."""
+    pipeline = Pipeline.create(tmp_path_factory.mktemp("runs") / "finished", two_rounds(student))
+    reports = []
+    execute_stages(pipeline, reports.append)
+    return pipeline.run, reports
 
 
 def two_rounds(student, **changes):
@@ -32,9 +34,9 @@ def two_rounds(student, **changes):
     return as_recipe(recipe)
 
 
-def carry_out(run, listener=lambda progress: None):
-    for stage in stages_of(run.recipe):
-        run.carry_out(stage, listener)
+def execute_stages(pipeline, on_progress=ignore_progress):
+    for stage in pipeline.run.stages:
+        pipeline.execute(stage, on_progress)
 
 
 class Interrupted(Exception):
@@ -60,36 +62,40 @@ def test_the_stages_of_a_recipe_come_in_order(student):
     assert round_methods(two_rounds(student)) == ["eef"]
 
 
-def test_a_stage_tells_how_far_it_is(finished):
-    _, heard = finished
-    for stage in {progress.stage for progress in heard}:
-        told = [progress for progress in heard if progress.stage == stage]
-        assert told[0] == Progress(stage, 0, 0)
-        assert told[-1] == Progress(stage, 0, 0, finished=True)
-        assert [progress.finished for progress in told].count(True) == 1
-    explored = [progress for progress in heard if progress.stage == Stage("eef", 1, "explore")]
+def reports_of(stage, reports):
+    return [report for report in reports if report.subject == stage]
+
+
+def test_a_stage_reports_its_progress(finished):
+    _, reports = finished
+    for stage in {report.subject for report in reports}:
+        of_stage = reports_of(stage, reports)
+        assert of_stage[0] == Progress(stage, 0, 0)
+        assert of_stage[-1] == Progress(stage, 0, 0, finished=True)
+        assert [report.finished for report in of_stage].count(True) == 1
+    explored = reports_of(Stage("eef", 1, "explore"), reports)
     assert explored[-2].done == explored[-2].total == 32
 
 
-def test_a_finished_run_holds_what_each_stage_came_to(finished):
+def test_a_finished_run_holds_the_result_of_each_stage(finished):
     run, _ = finished
     assert all(run.is_done(stage) for stage in stages_of(run.recipe))
     assert run.evaluation("eef", 2).method == "eef"
-    assert run.outcome(Stage("eef", 2, "explore"))["rollouts"] == 32
-    assert run.outcome(Stage("eef", 2, "train"))["updates"] == 4
+    assert run.summary(Stage("eef", 2, "explore"))["rollouts"] == 32
+    assert run.summary(Stage("eef", 2, "train"))["updates"] == 4
     assert {item.author for item in run.trajectories("eef")} == {
         Author("expert", "weak"),
         Author("student", "bc@round0"),
         Author("student", "eef@round1"),
     }
     assert {item.author for item in run.trajectories("bc")} == {Author("expert", "weak")}
-    entries = {(stage.round, stage.stage) for stage in run.ledger("eef").entries}
+    entries = {(stage.round, stage.kind) for stage in run.costs("eef")}
     assert entries == {
         (round, kind) for round in (1, 2) for kind in ("explore", "train", "evaluate")
     }
 
 
-def test_test_tasks_are_kept_apart_from_what_is_trained_on(finished):
+def test_test_tasks_are_never_trained_on(finished):
     run, _ = finished
     played = {item.task for method in ("expert", "eef") for item in run.trajectories(method)}
     assert played.isdisjoint({outcome.task for outcome in run.evaluation("eef", 2).outcomes})
@@ -106,118 +112,115 @@ def test_test_tasks_are_kept_apart_from_what_is_trained_on(finished):
         (Stage("eef", 2, "evaluate"), 3),
     ],
 )
-def test_a_run_left_anywhere_ends_as_if_it_had_not_been(stage, after, finished, student, tmp_path):
-    uninterrupted, heard_then = finished
-    heard = []
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(
+    stage, after, finished, student, tmp_path
+):
+    uninterrupted, expected_reports = finished
+    reports = []
 
-    def leave(progress):
-        if progress.stage == stage and progress.done == after and not progress.finished:
+    def interrupt(progress):
+        if progress.subject == stage and progress.done == after and not progress.finished:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        carry_out(Run.create(tmp_path / "run", two_rounds(student)), leave)
-    run = Run.open(tmp_path / "run")
-    carry_out(run, heard.append)
-    assert [rollouts(run.directory, name) for name in ("expert", "eef")] == [
-        rollouts(uninterrupted.directory, name) for name in ("expert", "eef")
+        execute_stages(Pipeline.create(tmp_path / "run", two_rounds(student)), interrupt)
+    pipeline = Pipeline.open(tmp_path / "run")
+    execute_stages(pipeline, reports.append)
+    run = pipeline.run
+    assert [rollouts(run.path, name) for name in ("expert", "eef")] == [
+        rollouts(uninterrupted.path, name) for name in ("expert", "eef")
     ]
-    assert losses(run.directory, ("bc", "eef")) == losses(uninterrupted.directory, ("bc", "eef"))
+    assert losses(run.path, ("bc", "eef")) == losses(uninterrupted.path, ("bc", "eef"))
     for method, round in (("bc", 0), ("eef", 1), ("eef", 2)):
         assert (
             run.evaluation(method, round).outcomes
             == uninterrupted.evaluation(method, round).outcomes
         )
         assert run.selection(method, round) == uninterrupted.selection(method, round)
-    last = [progress for progress in heard if progress.stage == stage and not progress.finished][-1]
-    assert (
-        last
-        == [
-            progress for progress in heard_then if progress.stage == stage and not progress.finished
-        ][-1]
-    )
+    assert reports_of(stage, reports)[-2] == reports_of(stage, expected_reports)[-2]
 
 
-def test_a_stage_asks_for_those_it_needs(student, tmp_path):
-    run = Run.create(tmp_path / "run", two_rounds(student))
+def test_a_stage_requires_its_dependencies(student, tmp_path):
+    pipeline = Pipeline.create(tmp_path / "run", two_rounds(student))
     for stage, needed in (
         (Stage("bc", 0, "select"), "expert collect"),
         (Stage("eef", 1, "explore"), "expert collect"),
         (Stage("eef", 1, "train"), "expert collect"),
     ):
         with pytest.raises(StoreError, match=f"needs `{needed}` first"):
-            run.carry_out(stage, lambda progress: None)
-    run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
+            pipeline.execute(stage)
+    pipeline.execute(COLLECT)
     with pytest.raises(
         StoreError, match="`eef explore \\(round 2\\)` needs `eef train \\(round 1\\)` first"
     ):
-        run.carry_out(Stage("eef", 2, "explore"), lambda progress: None)
+        pipeline.execute(Stage("eef", 2, "explore"))
 
 
-def test_a_method_is_worked_on_by_one_process(student, tmp_path):
-    run = Run.create(tmp_path / "run", two_rounds(student))
+def test_one_process_at_a_time_works_on_a_method(student, tmp_path):
+    pipeline = Pipeline.create(tmp_path / "run", two_rounds(student))
     (tmp_path / "run/expert").mkdir()
     with (
         acquire_lock(tmp_path / "run/expert/stage.lock"),
         pytest.raises(StoreError, match="is being written by process"),
     ):
-        run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
+        pipeline.execute(COLLECT)
 
 
-def test_a_begun_run_refuses_another_recipe_but_other_jobs(student, finished):
+def test_a_started_run_refuses_another_recipe_except_for_jobs(student, finished):
     run, _ = finished
-    Run.create(run.directory, two_rounds(student, jobs=4))
-    with pytest.raises(StoreError, match=r"it differs in: seed, train\)"):
-        Run.create(run.directory, two_rounds(student, seed=1))
+    Pipeline.create(run.path, two_rounds(student, jobs=4))
+    with pytest.raises(StoreError, match=r"they differ in: seed, train\)"):
+        Pipeline.create(run.path, two_rounds(student, seed=1))
 
 
-def test_a_begun_run_refuses_another_environment(student, tmp_path):
-    run = Run.create(tmp_path / "run", two_rounds(student))
-    run.check()
+def test_a_started_run_refuses_another_environment(student, tmp_path):
+    pipeline = Pipeline.create(tmp_path / "run", two_rounds(student))
+    pipeline.check()
     path = tmp_path / "run/fingerprint.json"
-    place = json.loads(path.read_text())
-    told = {"eef", "python", "torch", "transformers"}
-    assert told < set(place), "what the numbers were computed with"
-    path.write_text(json.dumps({**place, **dict.fromkeys(told, "0.0")}))
-    run.check()
-    path.write_text(json.dumps({**place, "prompt": "another"}))
+    fingerprint = json.loads(path.read_text())
+    versions = {"eef", "python", "torch", "transformers"}
+    assert versions < set(fingerprint), "what the numbers were computed with"
+    path.write_text(json.dumps({**fingerprint, **dict.fromkeys(versions, "0.0")}))
+    pipeline.check()
+    path.write_text(json.dumps({**fingerprint, "prompt": "another"}))
     with pytest.raises(StoreError, match=r"another environment \(it differs in: prompt\)"):
-        run.check()
+        pipeline.check()
 
 
-def test_what_cannot_work_is_refused_before_anything_is_played(student, tmp_path):
+def test_a_run_that_cannot_succeed_is_refused_before_anything_is_played(student, tmp_path):
     with pytest.raises(ModelError, match="no such model directory"):
-        Run.create(tmp_path / "a", two_rounds(tmp_path / "none")).check()
+        Pipeline.create(tmp_path / "a", two_rounds(tmp_path / "none")).check()
     with pytest.raises(ConfigError, match="100 tasks of split 'train', which has 40"):
-        Run.create(tmp_path / "b", two_rounds(student, tasks={"train": 100}))
+        Pipeline.create(tmp_path / "b", two_rounds(student, tasks={"train": 100}))
     assert not (tmp_path / "b").exists()
 
 
 def test_a_task_is_not_both_trained_and_tested_on(student, tmp_path):
-    run = Run.create(tmp_path / "run", two_rounds(student, evaluate={"split": "train"}))
-    with pytest.raises(ConfigError, match="of the test tasks are training tasks, toy/"):
-        run.check()
+    pipeline = Pipeline.create(tmp_path / "run", two_rounds(student, evaluate={"split": "train"}))
+    with pytest.raises(ConfigError, match="of the test tasks are training tasks, for example toy/"):
+        pipeline.check()
 
 
-def test_each_round_may_go_on_from_the_last_checkpoint(student, finished, tmp_path):
-    run = Run.create(
+def test_each_round_may_continue_from_the_last_checkpoint(student, finished, tmp_path):
+    pipeline = Pipeline.create(
         tmp_path / "run",
         two_rounds(student).model_copy(
             update={"train": two_rounds(student).train.model_copy(update={"init_from": "last"})}
         ),
     )
-    carry_out(run)
+    execute_stages(pipeline)
     manifest = json.loads((tmp_path / "run/eef/round2/checkpoint/manifest.json").read_text())
     assert manifest["base"].endswith("eef/round1/checkpoint")
-    base = json.loads((finished[0].directory / "eef/round2/checkpoint/manifest.json").read_text())
+    base = json.loads((finished[0].path / "eef/round2/checkpoint/manifest.json").read_text())
     assert base["base"] == str(student)
 
 
 def test_several_experts_play_every_task(student, tmp_path):
     recipe = two_rounds(student, expert={"names": ["scripted/weak", "scripted/strong"], "tasks": 3})
-    run = Run.create(tmp_path / "run", recipe)
-    run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
-    assert run.outcome(Stage("expert", 0, "collect"))["rollouts"] == 6
-    assert {item.author for item in run.trajectories("expert")} == {
+    pipeline = Pipeline.create(tmp_path / "run", recipe)
+    pipeline.execute(COLLECT)
+    assert pipeline.run.summary(COLLECT)["rollouts"] == 6
+    assert {item.author for item in pipeline.run.trajectories("expert")} == {
         Author("expert", "weak"),
         Author("expert", "strong"),
     }

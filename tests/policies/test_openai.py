@@ -19,13 +19,14 @@ import pytest
 from eef.chat import cut_completion
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import BudgetError, ConfigError, ModelError
-from eef.pipeline.stages import Stage
+from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.stages import COLLECT
 from eef.policies.openai import ApiPolicy
 from eef.policies.response_cache import CACHE_FILE, ResponseCache
 from eef.policies.settings import ApiSettings
 from eef.policy import Sampling
 from eef.rollouts.explore import explore
-from eef.rollouts.runner import RolloutSpec
+from eef.rollouts.runner import RolloutParameters, RolloutSpec
 from eef.rollouts.store import Store, read_trajectories
 from eef.trajectory import Author
 from tests.fakes.served import FAULTS, Proxy, chat_answer, serving
@@ -66,7 +67,11 @@ def collected(directory, base, count=6, batch_size=6, **changes):
     )
     with Store.open(directory) as store:
         explore(
-            planned, store, env, policy, sampling=SAMPLING, step_limit=10, batch_size=batch_size
+            planned,
+            store,
+            env,
+            policy,
+            RolloutParameters(sampling=SAMPLING, step_limit=10, batch_size=batch_size),
         )
         return {item.id: item for item in store.trajectories}, ResponseCache(
             directory / CACHE_FILE, settings(base)
@@ -359,7 +364,7 @@ def test_without_the_package_it_is_told_what_to_install(recipe, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "eef.policies.openai", None)
     done = eef("collect", recipe, "--policy", "openai/m", "--out", tmp_path / "run")
     assert done.exit_code == 2
-    assert "hint: `pip install 'eef[api]'`" in done.stderr
+    assert "hint: install it: `pip install 'eef[api]'`" in done.stderr
 
 
 # --- a real server -------------------------------------------------------------------------------------------------
@@ -424,14 +429,14 @@ def test_a_real_server_with_faults_between_collects_an_expert_set(
                 "sampling": {"temperature": 0.0, "max_tokens": 96},
             }
         )
-        run = Run.create(tmp_path / "run", recipe)
-        run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
-    outcome = run.outcome(Stage("expert", 0, "collect"))
+        pipeline = Pipeline.create(tmp_path / "run", recipe)
+        pipeline.execute(COLLECT)
+    outcome = pipeline.run.summary(COLLECT)
     assert (outcome["rollouts"], outcome["errors"]) == (8, 0)
     api = outcome["sources"]["api"]
     assert api["requests"] == len(seen)
     assert sum(api["failures"].values()) == proxy.injected.total() > 0
-    stored = list(read_trajectories(run.directory / "expert"))
+    stored = list(read_trajectories(pipeline.run.store("expert")))
     assert sum(len(item.steps) for item in stored) == len(seen) - proxy.injected.total()
     assert any(step.action for item in stored for step in item.steps)
     print(outcome)

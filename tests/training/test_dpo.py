@@ -14,6 +14,7 @@ from eef.renderer import Rendered, RenderedPair, Renderer, render_pairs  # noqa:
 from eef.training.dpo import train_pairs  # noqa: E402
 from eef.training.round import train_round  # noqa: E402
 from eef.training.settings import DpoSettings, TrainSettings  # noqa: E402
+from eef.training.sft import train  # noqa: E402
 from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet  # noqa: E402
 from tests.fakes.grids import expert, rollout  # noqa: E402
 from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
@@ -160,7 +161,7 @@ def test_margins_rise():
     assert all(margin(model, pair) > held for pair, held in zip(batch, before, strict=True))
 
 
-@pytest.mark.parametrize("micro_tokens", [1, 80])
+@pytest.mark.parametrize("max_tokens_per_microbatch", [1, 80])
 def test_a_batch_in_parts_is_the_batch_at_once(max_tokens_per_microbatch):
     whole, parts = tiny_model(), tiny_model()
     expected = train_pairs(whole, pairs(), settings(max_tokens_per_microbatch=100_000), BETA)
@@ -204,7 +205,7 @@ def episode(
         reward=float(win),
         success=win,
         start=start,
-        round=0 if author.startswith("expert") else 1,
+        round=0 if author.role == "expert" else 1,
     )
 
 
@@ -306,23 +307,22 @@ def imitations():
     return [pair.chosen for pair in pairs()]
 
 
-def test_updates_are_those_of_both_parts_together():
-    heard = []
+def test_both_parts_share_the_updates():
+    reports, model, alone = [], tiny_model(), tiny_model()
+    examples, pair_settings = imitations(), DpoSettings(share=0.4, learning_rate=1e-30)
     result = train_round(
-        tiny_model(),
-        imitations(),
-        pairs(),
-        settings(updates=5),
-        DpoSettings(share=0.4),
-        progress=heard.append,
+        model, examples, pairs(), settings(updates=5), pair_settings, on_progress=reports.append
     )
     assert (result.updates, len(result.losses)) == (5, 5)
-    assert [(progress.update, progress.updates) for progress in heard] == [
+    assert [(report.done, report.total) for report in reports] == [
         (number, 5) for number in range(1, 6)
     ]
+    assert [report.note for report in reports] == [f"loss {loss:.3f}" for loss in result.losses]
     assert result.losses[3] == pytest.approx(log(2), rel=1e-5)
-    assert heard[-1].processed_tokens == result.processed_tokens
-    assert [heard[2].learning_rate > 1e-4, heard[3].learning_rate > 1e-4] == [True, False]
+    first = train(alone, examples, settings(updates=3))
+    assert torch.equal(weights_of(model), weights_of(alone))  # pairs have their own learning rate
+    second = train_pairs(alone, pairs(), settings(updates=2), BETA)
+    assert result.processed_tokens == first.processed_tokens + second.processed_tokens
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kill_at):
         model = tiny_model()
 
         def watch(progress):
-            if progress.update == stop:
+            if progress.done == stop:
                 raise Killed
 
         result = train_round(
@@ -366,7 +366,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kill_at):
             settings(updates=5, save_every=1),
             DpoSettings(learning_rate=1e-3),
             directory=directory,
-            progress=watch,
+            on_progress=watch,
         )
         return result.losses, result.processed_tokens, weights_of(model)
 

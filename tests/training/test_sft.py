@@ -93,7 +93,7 @@ def trained_in_parts(max_tokens_per_microbatch, updates):
     )
 
 
-@pytest.mark.parametrize("micro_tokens", [1, 100])
+@pytest.mark.parametrize("max_tokens_per_microbatch", [1, 100])
 def test_accumulated_in_parts_equals_the_batch_at_once(max_tokens_per_microbatch):
     for updates in (1, 4):
         losses, gradients, weights = trained_in_parts(max_tokens_per_microbatch, updates)
@@ -123,7 +123,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, lora):
         model, _ = load_model(str(tmp_path / "model"), device="cpu", lora=lora)
 
         def watch(progress):
-            if progress.update == kill_at:
+            if progress.done == kill_at:
                 raise Killed
 
         result = train(
@@ -131,7 +131,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, lora):
             examples(),
             settings(updates=7, save_every=2),
             directory=directory,
-            progress=watch,
+            on_progress=watch,
         )
         return weights_of(model), result
 
