@@ -206,7 +206,7 @@ def _head() -> list[str]:
         "",
         "Every file `eef` writes, as `eef formats --markdown` prints them from the code that writes them. JSON and "
         "JSON Lines, UTF-8. A file is written whole or not at all; a line of a `.jsonl` that grows is written whole, "
-        "and a torn last one (a crash) is moved aside to `….torn`, rollouts that all broke to `….broken`.",
+        "and a torn last one (a crash) is moved aside to `….torn`, rollouts that all failed to `….failed`.",
         "",
         f"Trajectory records are migrated when they are read: version 0 to {Trajectory.VERSION}, a numbered step each.",
         "",

@@ -1,4 +1,4 @@
-"""Episode: one rollout under way, from where it starts to its end. `eef.rollouts.runner` plays many at once."""
+"""Episode: one rollout in progress, from its start state to its end."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from eef.trajectory import ErrorKind, Status, Step, Usage
 
 @dataclass(slots=True, kw_only=True)
 class Episode:
-    """A rollout's own steps so far, after the `prefix` it starts from. It has ended once `status` is set.
+    """A rollout's own steps so far, after the `prefix` that leads to its start state.
 
-    `env` is None until the start is reached; `steps_left` own steps may follow before the episode is
-    truncated.
+    `env` is None until that state is reached. `steps_left` own steps remain before the episode is
+    truncated. The episode has ended once `status` is set.
     """
 
     prefix: Sequence[Step]
@@ -33,24 +33,27 @@ class Episode:
 
     @property
     def turn(self) -> int:
-        """Index in the path of the step to be taken now."""
+        """Index in the path of the next step."""
         return len(self.prefix) + len(self.steps)
 
     def conversation(self, prompt: str, prompt_suffix: str = "") -> Conversation:
-        """What the policy is shown now: the whole path, whoever made it, and the observation."""
+        """The prompt for the next completion: the whole path so far and the current observation."""
         return build_conversation(
             prompt, [*self.prefix, *self.steps], self.observation, prompt_suffix=prompt_suffix
         )
 
     def begin(self, env: Env, observation: str, replayed_steps: int) -> None:
-        """The start is reached. An episode whose prefix has used up the step limit ends at once."""
+        """Start acting: `env` has reached the start state.
+
+        If the prefix has used up the step limit, the episode is truncated at once.
+        """
         self.env, self.observation = env, observation
         self.usage = replace(self.usage, replayed_steps=replayed_steps)
         if self.steps_left <= 0:
             self.end("truncated")
 
     def take(self, completion: Completion) -> None:
-        """Carry out the policy's turn. An exception of the environment ends the episode as an error."""
+        """Execute the policy's turn. An exception of the environment ends the episode."""
         self._count(completion)
         if completion.finish == "overflow":
             self.end("truncated", "context overflow", "context_overflow")
@@ -75,13 +78,16 @@ class Episode:
         self.usage = replace(self.usage, seconds=self.usage.seconds + seconds)
 
     def score(self) -> float | None:
-        """The final reward in [0, 1]; None for an error. An episode whose score cannot be had is made one."""
+        """The final reward in [0, 1], or None for an error.
+
+        An episode that cannot be scored becomes an error.
+        """
         if self.env is None or self.status == "error":
             return None
         try:
             reward = float(self.env.score([step.reward for step in (*self.prefix, *self.steps)]))
             if not 0.0 <= reward <= 1.0:
-                raise EnvError(f"the score {reward} lies outside [0, 1]")
+                raise EnvError(f"the score is {reward}; expected a value in [0, 1]")
         except Exception as error:
             self.fail(error)
             return None
@@ -96,7 +102,7 @@ class Episode:
         )
 
     def _step(self, text: str) -> None:
-        assert self.env is not None, "an episode is stepped only after it has begun"
+        assert self.env is not None, "an episode takes no step before it begins"
         action = parse_completion(text)[1] or ""
         result = _checked(execute(self.env, action))
         step = Step(
@@ -117,8 +123,8 @@ def describe_error(error: Exception) -> str:
 
 
 def _checked(result: StepResult) -> StepResult:
-    """The result with its reward as a plain float: a numpy number or NaN would not survive the store."""
+    """The result as plain Python values; a numpy number or NaN would not survive the store."""
     reward = float(result.reward)
     if not math.isfinite(reward):
-        raise EnvError(f"the environment gave the reward {reward}")
+        raise EnvError(f"the reward is {reward}; expected a finite number")
     return StepResult(str(result.observation), reward, bool(result.terminated))

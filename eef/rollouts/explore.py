@@ -36,9 +36,11 @@ def rollout_specs(
     Seeds depend on `seed`, the round and the state alone, and not on the owner: two methods that
     play the same state in the same round draw the same random numbers.
 
-    Worked example. `PlannedState("toy/3", StateRef("e", 4), 2)` of owner "eef" in round 1 becomes the
-    specs `eef/round1/e@4#0` and `eef/round1/e@4#1`; from the task's start it would be
-    `eef/round1/toy/3@0#0`. EnvError for a task that is not in `tasks`.
+    Worked example. `PlannedState("toy/3", StateRef("e", 4), 2)` of owner "eef" in round 1 becomes
+    the specs `eef/round1/e@4#0` and `eef/round1/e@4#1`. From the task's start, the first id would
+    be `eef/round1/toy/3@0#0`.
+
+    EnvError for a task that is not in `tasks`.
     """
     numbers: Counter[str] = Counter()
     specs = []
@@ -48,10 +50,10 @@ def rollout_specs(
                 f"the environment has no task {item.task!r}",
                 hint="the trajectories were recorded with other tasks or another split",
             )
-        place = str(item.state) if item.state is not None else f"{item.task}@0"
+        state = str(item.state) if item.state is not None else f"{item.task}@0"
         for _ in range(item.count):
-            name = f"round{round}/{place}#{numbers[place]}"
-            numbers[place] += 1
+            name = f"round{round}/{state}#{numbers[state]}"
+            numbers[state] += 1
             spec = RolloutSpec(
                 f"{owner}/{name}", tasks[item.task], item.state, derive_seed(seed, name), round
             )
@@ -141,11 +143,13 @@ def _complete(
 def _refuse_unverified(specs: Sequence[RolloutSpec], trajectories: TrajectorySet) -> None:
     """EnvError for a start state that may not be reachable in this environment."""
     for spec in specs:
-        if spec.state is not None and not trajectories[spec.state.trajectory].replayable:
+        origin = trajectories[spec.state.trajectory] if spec.state is not None else None
+        if origin is not None and not origin.replayable:
             raise EnvError(
-                f"cannot branch from {spec.state}: that trajectory "
-                f"({trajectories[spec.state.trajectory].source}) was not verified in this environment",
-                hint="import it with the environment it was recorded in; behavior cloning can use it as it is",
+                f"cannot branch from {spec.state}: that trajectory ({origin.source}) was not "
+                "verified in this environment",
+                hint="import it with the environment it was recorded in; behavior cloning can use "
+                "it as it is",
             )
 
 

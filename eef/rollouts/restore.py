@@ -1,4 +1,4 @@
-"""StateRestorer: bring an environment into a recorded state, by verified replay or by a snapshot taken after one."""
+"""StateRestorer: bring an environment into a recorded state, by verified replay or by snapshot."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from eef.errors import ReplayMismatch
 from eef.task import Task
 from eef.trajectory import PathStep, StateRef, TrajectorySet
 
-CAPACITY = 256  # snapshots kept; a plan names the rollouts of a state one after the other
+CAPACITY = 256  # snapshots kept; plans list the rollouts of a state one after the other
 
 
 class StateRestorer:
-    """The states of recorded trajectories, as places to start from.
+    """The states of recorded trajectories, as start states of rollouts.
 
-    The first visit replays the recorded actions and compares every observation, that of the state itself
-    included. Where the environment can snapshot, later visits (in any clone of it) restore what the first one
-    reached.
+    The first visit of a state replays the recorded actions and compares every observation,
+    including the one in the state itself. If the environment supports snapshots, later visits, in
+    any clone, restore the snapshot taken then.
     """
 
     def __init__(self, trajectories: TrajectorySet) -> None:
@@ -25,13 +25,13 @@ class StateRestorer:
         self._snapshots: dict[StateRef, Any] = {}
 
     def prefix(self, state: StateRef | None) -> tuple[PathStep, ...]:
-        """The steps which lead to a state; none to a task's start."""
+        """The steps that lead to a state; empty for a task's start (None)."""
         return self._trajectories.path_to(state) if state is not None else ()
 
     def restore(self, env: Env, task: Task, state: StateRef | None) -> tuple[str, int]:
-        """Bring `env` into a state; returns what is seen there and how many steps were replayed for it.
+        """Bring `env` into a state. Returns the observation there and the number of replayed steps.
 
-        Raises ReplayMismatch where the recorded observations do not come back or the episode is over in that
+        ReplayMismatch if an observation differs from the record, or if the episode is over in that
         state.
         """
         if state is None:
@@ -48,13 +48,17 @@ class StateRestorer:
         expected = self._trajectories.observation_at(state)
         now = replay(env, task, self.prefix(state))
         if now.terminated or now.observation != expected:
-            found = (
+            problem = (
                 "the episode is over"
                 if now.terminated
-                else "another observation than recorded is seen"
+                else "the observation differs from the record"
             )
-            message = f"replay of {task.id}: in {state} {found}"
-            raise ReplayMismatch(message, step=state.t, expected=expected, observed=now.observation)
+            raise ReplayMismatch(
+                f"replay of {task.id}: in {state} {problem}",
+                step=state.t,
+                expected=expected,
+                observed=now.observation,
+            )
         return expected
 
     def _keep(self, state: StateRef, snapshot: Any) -> None:

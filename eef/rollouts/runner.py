@@ -1,4 +1,4 @@
-"""Rollouts: one policy plays many specs in lockstep batches, from a task's start or a recorded state.
+"""RolloutRunner: one policy plays many specs in lockstep, from task starts or recorded states.
 
 The episodes of a batch advance together: one `Policy.act` for all that are still running, then one
 environment step each. A rollout that fails becomes a trajectory with `status="error"`; the others
@@ -29,7 +29,10 @@ _THREADS = 64  # they wait for other processes and compute nothing
 
 @dataclass(frozen=True, slots=True)
 class RolloutSpec:
-    """One rollout to be played from `state`, or (None) from the task's start; `id` is its trajectory's."""
+    """One rollout to play from `state`, or from the task's start (None).
+
+    `id` becomes the id of its trajectory.
+    """
 
     id: str
     task: Task
@@ -87,8 +90,8 @@ class RolloutRunner:
 
     If the environment is `concurrent`, the episodes of a batch are started and stepped in threads.
 
-    An exception of the environment or the policy ends its episode with an error. Only an EefError of
-    the policy, a ConfigError of the environment (it cannot be used as configured) and
+    An exception of the environment or the policy ends its episode with an error. Only an EefError
+    of the policy, a ConfigError of the environment (which cannot be used as configured) and
     KeyboardInterrupt propagate to the caller.
     """
 
@@ -97,7 +100,7 @@ class RolloutRunner:
     ) -> None:
         self._env = env
         self._policy = policy
-        self._states = StateRestorer(trajectories)
+        self._restorer = StateRestorer(trajectories)
         self._parameters = parameters
         self._clones: dict[int, Env] = {}
         self._threads = ThreadPoolExecutor(_THREADS) if env.concurrent else None
@@ -111,15 +114,15 @@ class RolloutRunner:
                 if episode.status is not None:
                     yield self._record(spec, episode)
             alive = [(spec, episode) for spec, episode in alive if episode.status is None]
-            self._turn(alive)
-        for place, episode in enumerate(episodes):
+            self._advance(alive)
+        for slot, episode in enumerate(episodes):
             if episode.status == "error":
-                self._discard(place)
+                self._discard_clone(slot)
 
     def close(self) -> None:
         """Close the clones; `env` itself stays open."""
-        for place in list(self._clones):
-            self._discard(place)
+        for slot in list(self._clones):
+            self._discard_clone(slot)
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
 
@@ -134,13 +137,14 @@ class RolloutRunner:
     ) -> None:
         self.close()
 
-    def _clone(self, place: int) -> Env:
-        if place not in self._clones:
-            self._clones[place] = self._env.clone()
-        return self._clones[place]
+    def _clone(self, slot: int) -> Env:
+        """The clone that plays the batch's episode number `slot`."""
+        if slot not in self._clones:
+            self._clones[slot] = self._env.clone()
+        return self._clones[slot]
 
-    def _discard(self, place: int) -> None:
-        clone = self._clones.pop(place, None)
+    def _discard_clone(self, slot: int) -> None:
+        clone = self._clones.pop(slot, None)
         if clone is not None:
             with suppress(Exception):  # a failed clone may fail to close as well
                 clone.close()
@@ -148,24 +152,25 @@ class RolloutRunner:
     def _start(self, batch: Sequence[RolloutSpec]) -> list[Episode]:
         """The episodes of a batch, each in its start state; the time taken is shared equally."""
         started = perf_counter()
-        episodes = [self._episode(spec) for spec in batch]
-        self._each(self._restore, range(len(batch)), batch, episodes)
+        episodes = [self._make_episode(spec) for spec in batch]
+        self._for_each_row(self._restore, range(len(batch)), batch, episodes)
         _share(episodes, perf_counter() - started)
         return episodes
 
-    def _episode(self, spec: RolloutSpec) -> Episode:
-        prefix = [item.step for item in self._states.prefix(spec.state)]
-        most = self._parameters.step_limit
-        limit = min(most, spec.task.step_limit or most)
+    def _make_episode(self, spec: RolloutSpec) -> Episode:
+        prefix = [item.step for item in self._restorer.prefix(spec.state)]
+        limit = self._parameters.step_limit
+        if spec.task.step_limit:
+            limit = min(limit, spec.task.step_limit)
         return Episode(
             prefix=prefix,
             steps_left=limit if self._parameters.reset_step_limit else limit - len(prefix),
         )
 
-    def _restore(self, place: int, spec: RolloutSpec, episode: Episode) -> None:
+    def _restore(self, slot: int, spec: RolloutSpec, episode: Episode) -> None:
         try:
-            clone = self._clone(place)
-            episode.begin(clone, *self._states.restore(clone, spec.task, spec.state))
+            clone = self._clone(slot)
+            episode.begin(clone, *self._restorer.restore(clone, spec.task, spec.state))
         except ConfigError:
             raise
         except ReplayMismatch as mismatch:
@@ -173,23 +178,24 @@ class RolloutRunner:
         except Exception as error:
             episode.fail(error)
 
-    def _turn(self, alive: Sequence[tuple[RolloutSpec, Episode]]) -> None:
-        """One completion and one step of each episode; the time taken is shared equally."""
+    def _advance(self, alive: Sequence[tuple[RolloutSpec, Episode]]) -> None:
+        """Play one turn of each episode; the time taken is shared equally."""
         started = perf_counter()
         episodes = [episode for _, episode in alive]
-        self._each(Episode.take, episodes, self._act(alive))
+        self._for_each_row(Episode.take, episodes, self._act(alive))
         _share(episodes, perf_counter() - started)
 
-    def _each(self, do: Callable[..., None], *columns: Sequence[Any]) -> None:
-        """Call `do` once per row, in threads where the environment allows it."""
+    def _for_each_row(self, function: Callable[..., None], *columns: Sequence[Any]) -> None:
+        """Call a function with each row of `columns`, in threads if the environment allows it."""
         rows = list(zip(*columns, strict=True))
         if self._threads is None:
             for row in rows:
-                do(*row)
+                function(*row)
         else:
-            list(self._threads.map(lambda row: do(*row), rows))
+            list(self._threads.map(lambda row: function(*row), rows))
 
     def _act(self, alive: Sequence[tuple[RolloutSpec, Episode]]) -> list[Completion]:
+        """The next completion of each episode."""
         if not alive:
             return []
         conversations = [
@@ -211,9 +217,8 @@ class RolloutRunner:
         except Exception as error:
             if len(alive) == 1:
                 return [Completion(text=describe_error(error), finish="error")]
-        return [
-            self._act([one])[0] for one in alive
-        ]  # one by one, so that only the failing ones are lost
+        # one by one, so that only the failing ones are lost
+        return [self._act([one])[0] for one in alive]
 
     def _record(self, spec: RolloutSpec, episode: Episode) -> Trajectory:
         reward = episode.score()

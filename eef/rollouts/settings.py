@@ -1,12 +1,10 @@
-"""Settings of rollouts and of the per-round exploration budget."""
+"""Settings of rollouts and of the exploration budget per round."""
 
 from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from eef.config import (
-    Settings,
-)
+from eef.config import Settings
 
 
 class RolloutSettings(Settings):
@@ -16,27 +14,34 @@ class RolloutSettings(Settings):
     """Episodes played side by side."""
 
     step_limit: int | None = Field(default=None, ge=1)
-    """Steps of an episode at most; the environment's own limit when left out."""
+    """Maximum number of steps of an episode; by default the environment's own limit."""
 
     reset_step_limit: bool = False
-    """Give a rollout from an expert's state the whole step limit, not what the prefix leaves of it."""
+    """Give a rollout that starts inside a trajectory the whole step limit, instead of the part that
+    its prefix leaves."""
 
 
 class BudgetSettings(Settings):
-    """What the methods of a run have as much of. Without any of these each plays what it plans, and the report shows
-    what it took. Methods that explore nothing (`bc`, `sft_all`, `nat`) have none."""
+    """Exploration budget per round, equal for every method that explores.
+
+    By default there is no budget: each method plays what it plans, and the report shows the cost.
+    Methods that do not explore (`bc`, `sft_all`, `nat`) are not affected. Set at most one of the
+    following.
+    """
 
     rollouts_per_task: int | None = Field(default=None, ge=1)
-    """Rollouts of a round for each training task, of each method that explores: what it plans is played in turns of
-    one rollout a task, begun anew when it is through, until the round is full. A method that plays some of the tasks
-    alone (`ipr`, `atlas`: those an expert won) has as many rollouts in all, so more for each of them."""
+    """Rollouts per training task and round. A method's plan is played in turns of one rollout per
+    task and starts over when it is used up, until the round is full. A method that plays only some
+    of the tasks (`ipr` and `atlas`: those an expert has won) gets the same total, and therefore
+    more rollouts for each of them."""
 
     rollouts: int | None = Field(default=None, ge=1)
-    """The same as rollouts of all tasks together."""
+    """Rollouts per round over all tasks."""
 
     tokens: int | None = Field(default=None, ge=1)
-    """The same by tokens that the student generates. The round is full with the batch that reaches them; batches
-    shrink towards the end, but let the tokens be worth several `rollouts.batch_size`."""
+    """Tokens that the student generates per round. The round ends with the batch that reaches the
+    budget. Batches shrink toward the end; a budget worth several `rollouts.batch_size` is exceeded
+    only slightly."""
 
     @model_validator(mode="after")
     def _one_measure(self) -> BudgetSettings:
@@ -46,13 +51,11 @@ class BudgetSettings(Settings):
             if getattr(self, name) is not None
         ]
         if len(given) > 1:
-            raise ValueError(
-                f"`{given[0]}` and `{given[1]}` both say when a round is full; leave one out"
-            )
+            raise ValueError(f"`{given[0]}` and `{given[1]}` both limit a round; set only one")
         return self
 
     def of_round(self, tasks: int) -> BudgetSettings:
-        """The same for a round of so many training tasks: in `rollouts` or `tokens`, or empty."""
+        """The budget of a round with `tasks` training tasks: in `rollouts` or `tokens`, or none."""
         if self.rollouts_per_task is None:
             return self
         return BudgetSettings(rollouts=self.rollouts_per_task * tasks)

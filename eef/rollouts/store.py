@@ -1,8 +1,9 @@
 """Store: every trajectory of a run, one JSON line each, append-only.
 
-Rollouts are appended here the moment they are finished; methods, labels and reports read the `TrajectorySet`
-kept in memory. What `append` has returned from is on the disk, what it failed on left no trace. Nothing is ever
-deleted: where every rollout of a stage broke, they are moved to a file beside the store's (`Store.set_aside`).
+A rollout is appended as soon as it ends; methods, labels and reports read the `TrajectorySet` in
+memory. Once `append` has returned, the trajectory is on disk; if it raised, the file is unchanged.
+Nothing is ever deleted: if every rollout of a stage failed, they are moved to another file (see
+`Store.quarantine`).
 """
 
 from __future__ import annotations
@@ -30,26 +31,24 @@ STORE_FILE = "trajectories.jsonl"
 
 
 class Store:
-    """The trajectories of a directory, open for appending; one writer at a time.
+    """The trajectories of a directory, open for appending by one writer at a time."""
 
-    `torn` is the number of torn last lines (a crash in the middle of a write) which opening moved aside, 0 or
-    1.
-    """
-
-    def __init__(self, path: Path, lock: TextIO, torn: int, base: Iterable[Trajectory]) -> None:
+    def __init__(self, path: Path, lock: TextIO, base: Iterable[Trajectory]) -> None:
         self.path = path
-        self.torn = torn
         self.trajectories = _load(path, base)
         self._lock = lock
         self._file = FileIO(path, "a")
 
     @classmethod
     def open(cls, directory: Path, *, base: Iterable[Trajectory] = ()) -> Store:
-        """Open or create the store of `directory`. Its branches may start in trajectories of `base`, which lie
-        in another store and are not written here.
+        """Open or create the store of `directory`.
 
-        Raises StoreError when another process writes to it, DataError (with file and line) for a malformed
-        line. A torn last line is moved to `trajectories.jsonl.torn`.
+        Its trajectories may branch from those of `base`, which belong to another store and are not
+        written here. A torn last line (after a crash during a write) is moved to
+        `trajectories.jsonl.torn`.
+
+        StoreError if another process writes to the store. DataError, with file and line, for a
+        malformed line.
         """
         path = directory / STORE_FILE
         with disk_errors(path):
@@ -57,30 +56,37 @@ class Store:
             lock = acquire_lock(path.with_suffix(".lock"))
             try:
                 path.touch()
-                return cls(path, lock, repair_tail(path), base)
+                repair_tail(path)
+                return cls(path, lock, base)
             except BaseException:
                 lock.close()
                 raise
 
     def append(self, trajectory: Trajectory) -> None:
-        """Write a trajectory to the disk, then add it to the set. StoreError: disk full, id taken, …"""
+        """Write a trajectory to disk, then add it to the set.
+
+        StoreError if it cannot be written, its id is taken, or its origin is unknown.
+        """
         self.trajectories.check(trajectory)
         append_line(self._file, self.path, trajectory.to_record())
         self.trajectories.add(trajectory)
 
     def quarantine(self, ids: Collection[str]) -> Path:
-        """Move trajectories, from which nothing goes on, to a file beside the store's; their launches can be played
-        anew. Returns that file. StoreError: disk full, …"""
-        aside = self.path.with_name(f"{self.path.name}.broken")
+        """Move failed trajectories to `trajectories.jsonl.failed`, so that their specs are played
+        again. No other trajectory may branch from them. Returns that file.
+
+        StoreError if a file cannot be written.
+        """
+        failed = self.path.with_name(f"{self.path.name}.failed")
         records = read_jsonl(self.path)
         for record in records:
             if record["id"] in ids:
-                append_jsonl(aside, record)
+                append_jsonl(failed, record)
         self._file.close()
         write_jsonl(self.path, (record for record in records if record["id"] not in ids))
         self._file = FileIO(self.path, "a")
         self.trajectories = TrajectorySet(item for item in self.trajectories if item.id not in ids)
-        return aside
+        return failed
 
     def close(self) -> None:
         self._file.close()
@@ -99,8 +105,10 @@ class Store:
 
 
 def read_trajectories(directory: Path, *, base: Iterable[Trajectory] = ()) -> TrajectorySet:
-    """Those of `base`, then those stored in a directory (none where it has no store), for reading alone: takes no
-    lock, works beside a writer."""
+    """The trajectories of `base`, then those stored in a directory (none if it has no store).
+
+    Takes no lock, so it can be called while another process writes.
+    """
     path = directory / STORE_FILE
     return _load(path, base) if path.exists() else TrajectorySet(base)
 

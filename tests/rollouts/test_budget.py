@@ -1,4 +1,4 @@
-"""Budgets: a plan is cut or repeated in turns, and the rounds of real runs end where their budget does."""
+"""Budgets: plans are cut or repeated in turns, and rounds of real runs end with their budget."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def played(plan, budget, costs, batch_size=4):
 
 
 @given(plans, st.integers(1, 40))
-def test_every_task_gets_as_many_rollouts(plan, count):
+def test_rollouts_are_spread_evenly_over_tasks(plan, count):
     units, _ = played(plan, BudgetSettings(rollouts=count), lambda n: 1)
     tasks = {item.task for item in plan if item.count}
     assert len(units) == (count if tasks else 0)
@@ -59,7 +59,7 @@ def test_every_task_gets_as_many_rollouts(plan, count):
 
 
 @given(plans)
-def test_a_plan_that_fits_is_played_once_through(plan):
+def test_a_plan_that_fits_is_played_once(plan):
     of_task = {}
     for item in plan:
         of_task.setdefault(item.task, Counter())[item.state] += item.count
@@ -69,7 +69,7 @@ def test_a_plan_that_fits_is_played_once_through(plan):
         assert Counter(item.state for item in units) == +wanted
 
 
-def test_what_is_cut_off_is_not_always_the_end():
+def test_a_cut_does_not_favor_early_states():
     tasks = [f"toy/{number}" for number in range(30)]
     plan = [
         PlannedState(task, StateRef(task, t) if t else None, 1) for task in tasks for t in range(9)
@@ -81,7 +81,7 @@ def test_what_is_cut_off_is_not_always_the_end():
 
 
 @given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 6))
-def test_states_are_played_equally_often_over_the_rounds(states, size, rounds):
+def test_states_are_branched_from_equally_often_over_the_rounds(states, size, rounds):
     plan = [
         PlannedState("a", None, 1),
         *(PlannedState("a", StateRef("e", t), 1) for t in range(1, states + 1)),
@@ -97,7 +97,7 @@ def test_states_are_played_equally_often_over_the_rounds(states, size, rounds):
         )
 
 
-def test_a_plan_that_was_played_whole_keeps_its_order():
+def test_a_plan_that_was_played_completely_keeps_its_order():
     plan = [
         PlannedState("a", None, 3),
         *(PlannedState("a", StateRef("e", t), 1) for t in range(1, 9)),
@@ -114,7 +114,7 @@ def test_a_plan_that_was_played_whole_keeps_its_order():
     st.integers(1, 3000),
     st.integers(1, 40),
 )
-def test_a_budget_of_tokens_ends_with_what_reaches_it(plan, tokens, most):
+def test_a_token_budget_ends_with_the_chunk_that_reaches_it(plan, tokens, most):
     costs = [1 + (7 * n) % most for n in range(4000)]
     units, sizes = played(plan, BudgetSettings(tokens=tokens), costs.__getitem__)
     spent = sum(costs[: len(units)])
@@ -128,13 +128,13 @@ def test_a_budget_of_tokens_ends_with_what_reaches_it(plan, tokens, most):
     st.integers(1, 50),
     st.integers(1, 100),
 )
-def test_little_is_played_beyond_a_budget_of_tokens(plan, cost, rollouts):
+def test_a_token_budget_is_hardly_exceeded(plan, cost, rollouts):
     tokens = rollouts * cost
     units, sizes = played(plan, BudgetSettings(tokens=tokens), lambda n: cost)
-    assert len(units) == max(rollouts, sizes[0]), "rollouts of one length fill it to the token"
+    assert len(units) == max(rollouts, sizes[0]), "rollouts of equal length fill it exactly"
 
 
-def test_no_budget_is_the_plan_itself():
+def test_without_a_budget_the_plan_is_unchanged():
     plan = [PlannedState("a", None, 6)]
     assert list(chunks(plan, BudgetSettings(), 4, lambda count: 0)) == [plan]
     assert list(chunks([], BudgetSettings(rollouts=5), 4, lambda count: 0)) == []
@@ -179,7 +179,7 @@ def exploration_cost(pipeline, method):
     return pipeline.run.costs(method)[Stage(method, 1, "explore")]
 
 
-def test_a_round_is_full_by_rollouts(student, tmp_path):
+def test_a_budget_of_rollouts(student, tmp_path):
     pipeline = finished_run(student, tmp_path / "run", {"rollouts": 30})
     assert {
         method: exploration_cost(pipeline, method).rollouts
@@ -192,7 +192,7 @@ def test_a_round_is_full_by_rollouts(student, tmp_path):
     }
 
 
-def test_a_round_is_full_by_rollouts_of_each_task(student, tmp_path):
+def test_a_budget_of_rollouts_per_task(student, tmp_path):
     pipeline = finished_run(student, tmp_path / "run", {"rollouts_per_task": 3})
     for method in ("rft", "eef", "eef-two"):
         trajectories = pipeline.run.trajectories(method)
@@ -203,12 +203,12 @@ def test_a_round_is_full_by_rollouts_of_each_task(student, tmp_path):
 @pytest.mark.parametrize(
     "two", [{"rollouts": 9, "tokens": 9}, {"rollouts_per_task": 2, "rollouts": 9}]
 )
-def test_one_measure_says_when_a_round_is_full(student, two):
-    with pytest.raises(ConfigError, match="both say when a round is full"):
+def test_only_one_measure_limits_a_round(student, two):
+    with pytest.raises(ConfigError, match="both limit a round; set only one"):
         as_recipe(small_recipe(student, budget={"rollouts_per_task": None, **two}))
 
 
-def test_a_round_is_full_by_tokens_and_can_be_interrupted(student, tmp_path):
+def test_a_budget_of_tokens_survives_an_interruption(student, tmp_path):
     whole = finished_run(student, tmp_path / "whole", {"tokens": 700})
     longest = 7 * 8  # most steps times most tokens of a rollout
     for method in ("rft", "eef", "eef-two"):
@@ -236,7 +236,7 @@ def test_a_round_is_full_by_tokens_and_can_be_interrupted(student, tmp_path):
 
 
 class Unreliable:
-    """A student whose completions count ten tokens each, and that fails when `fails(conversations)`."""
+    """A student that fails if `fails(conversations)`; its completions count ten tokens each."""
 
     author, batch_invariant = Author("student", "eef@round0"), True
 
@@ -283,7 +283,7 @@ def test_if_every_rollout_failed_all_are_played_again(student, tmp_path, monkeyp
         StoreError, match=r"every rollout failed, the first with: .*the server is gone"
     ) as caught:
         pipeline.execute(EXPLORE)
-    quarantine = tmp_path / "run/eef/trajectories.jsonl.broken"
+    quarantine = tmp_path / "run/eef/trajectories.jsonl.failed"
     assert str(quarantine) in caught.value.hint
     assert len(read_jsonl(quarantine)) == 2 * budget.get("rollouts", 4), "both attempts"
     use_unreliable(monkeypatch, lambda conversations: False)

@@ -1,4 +1,4 @@
-"""Explore: plans become specs; interrupted anywhere and resumed, the store is the uninterrupted one."""
+"""Explore: plans become specs; an interruption anywhere changes nothing in the final store."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def timeless(trajectories, **usage):
 
 
 def alone(env, spec, policy, step_limit):
-    """One episode from a task's start, played as plainly as can be."""
+    """One episode from a task's start, played in the simplest way."""
     observation = env.reset(spec.task)
     conversation = [{"role": "system", "content": env.prompt}]
     steps = []
@@ -92,7 +92,7 @@ def test_batches_of_any_size_play_what_each_episode_plays_alone(batch_size, seed
     assert timeless(run(specs, env, batch_size=batch_size)) == expected
 
 
-def test_trajectories_come_as_they_end_batch_by_batch():
+def test_trajectories_are_yielded_as_they_end_batch_by_batch():
     specs = specs_from_start(ToyEnv(), 8)
     played = run(specs, batch_size=4)
     ids = [spec.id for spec in specs]
@@ -102,7 +102,7 @@ def test_trajectories_come_as_they_end_batch_by_batch():
         assert ends == sorted(ends)
 
 
-def test_a_snapshot_start_is_a_replayed_start():
+def test_a_restored_start_equals_a_replayed_one():
     experts = expert_trajectories()
     specs = specs_from_states(ToyEnv(), experts)
     restored = run(specs, ToyEnv(), trajectories=experts)
@@ -123,24 +123,24 @@ def test_few_snapshots_change_nothing(monkeypatch):
 
 def test_branches_of_branches_are_legal_episodes():
     env = ToyEnv()
-    held = TrajectorySet(expert_trajectories())
+    stored = TrajectorySet(expert_trajectories())
     for generation in range(3):
         specs = [
             replace(spec, id=f"g{generation}/{number}")
-            for number, spec in enumerate(specs_from_states(env, list(held)[-4:], every=2))
+            for number, spec in enumerate(specs_from_states(env, list(stored)[-4:], every=2))
         ]
-        for trajectory in run(specs, env, trajectories=held):
-            held.add(trajectory)
-    assert max(each.id.count("/") for each in held) == 1
-    for trajectory in held:
+        for trajectory in run(specs, env, trajectories=stored):
+            stored.add(trajectory)
+    assert max(each.id.count("/") for each in stored) == 1
+    for trajectory in stored:
         task = next(task for task in env.tasks("train") if task.id == trajectory.task)
-        end = replay(env, task, held.path(trajectory.id))
+        end = replay(env, task, stored.path(trajectory.id))
         assert end.observation == trajectory.final_observation
         assert end.terminated == (trajectory.status == "terminated")
         assert trajectory.length <= 10
 
 
-def test_the_prefix_counts_against_the_limit_unless_the_limit_is_fresh():
+def test_the_prefix_counts_against_the_limit_unless_the_limit_is_reset():
     waiting = ScriptedPolicy(
         Author("student", "waiting"), lambda conversation, seed: "Action: left"
     )
@@ -225,7 +225,7 @@ def test_seeds_are_the_same_on_every_machine():
     assert all(0 <= derive_seed(number) < 2**31 for number in range(1000))
 
 
-def test_a_completion_without_an_action_costs_a_step_and_is_answered():
+def test_a_completion_without_an_action_costs_a_step():
     mute = ScriptedPolicy(Author("student", "mute"), lambda conversation, seed: "I would open it")
     (played,) = run(specs_from_start(ToyEnv(), 1), policy=mute, step_limit=2)
     assert [(step.action, step.completion) for step in played.steps] == [
@@ -235,7 +235,7 @@ def test_a_completion_without_an_action_costs_a_step_and_is_answered():
 
 
 class Finishing:
-    """Ends the second turn of one conversation as it is told to."""
+    """Ends the second turn of a conversation with a given `finish`."""
 
     author = Author("student", "finishing")
     batch_invariant = True
@@ -267,7 +267,7 @@ class Finishing:
         ("stop", "truncated", None, 3),
     ],
 )
-def test_how_a_completion_finishes_decides_how_the_rollout_does(finish, status, error, steps):
+def test_the_finish_of_a_completion_decides_the_status(finish, status, error, steps):
     (played,) = run(specs_from_start(ToyEnv(), 1), policy=Finishing(finish), step_limit=3)
     assert (played.status, played.error, len(played.steps)) == (status, error, steps)
     assert played.reward == (None if status == "error" else 0.0)
@@ -277,31 +277,31 @@ def test_how_a_completion_finishes_decides_how_the_rollout_does(finish, status, 
     assert played.usage.seconds > 0
 
 
-class Breaking(ToyEnv):
-    """Breaks in one task, in the way it is told to."""
+class Failing(ToyEnv):
+    """Fails in one task, in a given way."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how = how
         self.playing = ""
 
-    def broken(self, how: str) -> bool:
+    def fails(self, how: str) -> bool:
         return self.how == how and self.playing == self.tasks("train")[2].id
 
     def reset(self, task):
         self.playing = task.id
-        if self.broken("reset"):
+        if self.fails("reset"):
             raise OSError("no such page")
         return super().reset(task)
 
     def step(self, action):
-        if self.broken("step"):
+        if self.fails("step"):
             raise KeyError("page")
         result = super().step(action)
-        return replace(result, reward=float("nan")) if self.broken("nan") else result
+        return replace(result, reward=float("nan")) if self.fails("nan") else result
 
     def score(self, rewards):
-        return 7.0 if self.broken("score") else super().score(rewards)
+        return 7.0 if self.fails("score") else super().score(rewards)
 
 
 @pytest.mark.parametrize(
@@ -309,18 +309,18 @@ class Breaking(ToyEnv):
     [
         ("reset", "environment: OSError: no such page"),
         ("step", "environment: KeyError: 'page'"),
-        ("nan", "environment: EnvError: the environment gave the reward nan"),
-        ("score", "environment: EnvError: the score 7.0 lies outside [0, 1]"),
+        ("nan", "environment: EnvError: the reward is nan; expected a finite number"),
+        ("score", "environment: EnvError: the score is 7.0; expected a value in [0, 1]"),
     ],
 )
-def test_an_environment_that_breaks_breaks_one_episode(how, error):
+def test_a_failing_environment_fails_one_episode(how, error):
     specs = specs_from_start(ToyEnv())
     expected = timeless(run(specs))
-    played = timeless(run(specs, Breaking(how)))
-    broken = played.pop(specs[2].id)
+    played = timeless(run(specs, Failing(how)))
+    failed = played.pop(specs[2].id)
     del expected[specs[2].id]
     assert played == expected
-    assert (broken.status, broken.error, broken.reward, broken.success) == (
+    assert (failed.status, failed.error, failed.reward, failed.success) == (
         "error",
         error,
         None,
@@ -328,7 +328,7 @@ def test_an_environment_that_breaks_breaks_one_episode(how, error):
     )
 
 
-def test_a_policy_that_breaks_on_one_conversation_breaks_one_episode():
+def test_a_policy_that_fails_on_one_conversation_fails_one_episode():
     specs = specs_from_start(ToyEnv())
     goal = specs[2].task.instruction
 
@@ -339,16 +339,16 @@ def test_a_policy_that_breaks_on_one_conversation_breaks_one_episode():
 
     expected = timeless(run(specs))
     played = timeless(run(specs, policy=ScriptedPolicy(STUDENT.author, script)))
-    broken = [name for name in played if played[name] != expected[name]]
-    assert specs[2].id in broken
+    failed = [name for name in played if played[name] != expected[name]]
+    assert specs[2].id in failed
     same_goal = {each.task.id for each in specs if each.task.instruction == goal}
-    assert {played[name].task for name in broken} <= same_goal
+    assert {played[name].task for name in failed} <= same_goal
     assert played[specs[2].id].error == "policy: ZeroDivisionError"
     assert played[specs[2].id].steps == expected[specs[2].id].steps[:2]
 
 
 @pytest.mark.parametrize("error", [ModelError("no such server"), KeyboardInterrupt()])
-def test_a_policy_that_cannot_be_used_and_an_interruption_go_through(error):
+def test_errors_of_this_package_and_interruptions_propagate(error):
     def script(conversation, seed):
         raise error
 
@@ -356,17 +356,21 @@ def test_a_policy_that_cannot_be_used_and_an_interruption_go_through(error):
         run(specs_from_start(ToyEnv()), policy=ScriptedPolicy(Author("student", "p"), script))
 
 
-def test_a_state_that_does_not_come_back_is_an_error_of_its_own_kind():
+def test_a_replay_mismatch_is_an_error_of_its_own_kind():
     experts = expert_trajectories(3)
     wrong = replace(experts[0].steps[2], observation="Room 9 of 9.")
     experts[0] = replace(experts[0], steps=(*experts[0].steps[:2], wrong, *experts[0].steps[3:]))
     played = run(specs_from_states(ToyEnv(), experts), trajectories=experts)
-    lost = [each for each in played if each.error_kind == "replay"]
-    assert {(each.start.trajectory, each.start.t >= 2) for each in lost} == {("e0", True)}
-    assert sum(each.status == "error" for each in played) == len(lost)
+    mismatches = [each for each in played if each.error_kind == "replay"]
+    assert {(each.start.trajectory, each.start.t >= 2) for each in mismatches} == {("e0", True)}
+    assert sum(each.status == "error" for each in played) == len(mismatches)
     # state 2 itself is compared too, though no recorded action starts from it
-    assert "in e0@2 another observation than recorded is seen" in lost[0].error
-    assert (lost[0].steps, lost[0].reward, lost[0].usage.generated_tokens) == ((), None, 0)
+    assert "in e0@2 the observation differs from the record" in mismatches[0].error
+    assert (mismatches[0].steps, mismatches[0].reward, mismatches[0].usage.generated_tokens) == (
+        (),
+        None,
+        0,
+    )
     assert run(specs_from_start(ToyEnv(), 1), ToyEnv())[0].error is None
 
 
@@ -379,10 +383,10 @@ def test_a_state_after_the_end_cannot_be_started_from():
     assert "the episode is over" in played.error
 
 
-def test_clones_are_few_and_closed_and_the_environment_stays_open():
+def test_clones_are_few_and_are_closed_but_the_environment_is_not():
     made, closed = [], []
 
-    class Counted(Breaking):
+    class Counted(Failing):
         def clone(self):
             made.append(super().clone())
             return made[-1]
@@ -393,11 +397,11 @@ def test_clones_are_few_and_closed_and_the_environment_stays_open():
 
     env = Counted("step")
     run(specs_from_start(env, 12), env, batch_size=4)
-    assert len(made) == 5  # one a place, and one more for the place that broke
+    assert len(made) == 5  # one per slot, and another for the slot that failed
     assert sorted(map(id, closed)) == sorted(map(id, made))
 
 
-def test_a_policy_that_answers_too_few_is_a_bug():
+def test_a_policy_that_returns_too_few_completions_is_a_bug():
     class Short(ScriptedPolicy):
         def act(self, conversations, seeds, sampling):
             return super().act(conversations[1:], seeds[1:], sampling)
@@ -421,7 +425,7 @@ class Unusable(ToyEnv):
         raise ConfigError("no Java", hint="install it")
 
 
-def test_episodes_side_by_side_are_those_of_one_thread():
+def test_threads_change_nothing():
     experts = expert_trajectories()
     planned = specs_from_states(ToyEnv(), experts)
     played = [run(planned, env, trajectories=experts) for env in (WithoutSnapshot(), Concurrent())]
@@ -429,16 +433,16 @@ def test_episodes_side_by_side_are_those_of_one_thread():
 
 
 @pytest.mark.parametrize("concurrent", [False, True])
-def test_an_environment_that_cannot_be_used_as_asked_is_the_users_to_mend(concurrent):
+def test_an_environment_that_cannot_be_used_as_configured_is_an_error(concurrent):
     env = Unusable()
     env.concurrent = concurrent
     with pytest.raises(ConfigError, match="no Java"):
         run(specs_from_start(env), env)
 
 
-def test_a_policy_may_take_no_further_turn():
-    class Quitter:
-        author, batch_invariant = Author("student", "quitter"), True
+def test_a_policy_may_decline_to_act():
+    class Declining:
+        author, batch_invariant = Author("student", "declining"), True
 
         def act(self, conversations, seeds, sampling):
             return [
@@ -448,12 +452,12 @@ def test_a_policy_may_take_no_further_turn():
                 for talk in conversations
             ]
 
-    for played in run(specs_from_start(ToyEnv(), 4), policy=Quitter()):
+    for played in run(specs_from_start(ToyEnv(), 4), policy=Declining()):
         assert (played.status, played.error) == ("truncated", "the policy declined to act")
         assert len(played.steps) == 1
 
 
-def test_a_tasks_own_limit_holds_where_it_is_lower():
+def test_a_lower_limit_of_a_task_applies():
     waiting = ScriptedPolicy(
         Author("student", "waiting"), lambda conversation, seed: "Action: look"
     )
@@ -464,15 +468,17 @@ def test_a_tasks_own_limit_holds_where_it_is_lower():
     assert [len(each.steps) for each in run(specs, policy=waiting, step_limit=5)] == [2, 5, 5]
 
 
-def test_an_oracle_is_told_the_tasks():
-    class Teller:
-        author, batch_invariant = Author("expert", "teller"), True
+def test_a_privileged_policy_sees_the_tasks():
+    class Privileged:
+        author, batch_invariant = Author("expert", "privileged"), True
 
         def act(self, conversations, seeds, sampling):
-            raise AssertionError("not told")
+            raise AssertionError("act_on is there")
 
         def act_on(self, tasks, conversations, seeds, sampling):
             return [Completion(text=f"Action: say {task.id}") for task in tasks]
 
-    for played in run(specs_from_start(ToyEnv(), 5), policy=Teller(), step_limit=2, batch_size=3):
+    for played in run(
+        specs_from_start(ToyEnv(), 5), policy=Privileged(), step_limit=2, batch_size=3
+    ):
         assert {step.action for step in played.steps} == {f"say {played.task}"}

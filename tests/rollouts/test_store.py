@@ -1,4 +1,4 @@
-"""Store, ledger and JSON files: nothing that was written is lost, whatever happens."""
+"""Store, ledger and JSON files: nothing that was written is lost."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from tests.fakes import ROOT
 from tests.fakes.records import recorded
 from tests.fakes.strategies import families, trajectories
 
+TORN_FILE = f"{STORE_FILE}.torn"
+
 
 def stored(directory: Path, *names: str) -> Path:
     with Store.open(directory) as store:
@@ -34,7 +36,7 @@ def stored(directory: Path, *names: str) -> Path:
 
 
 @given(families(), st.lists(st.booleans(), min_size=8, max_size=8))
-def test_a_reopened_store_holds_what_was_appended(family, reopen):
+def test_a_reopened_store_holds_everything_appended(family, reopen):
     with tempfile.TemporaryDirectory() as name:
         store = Store.open(Path(name))
         for trajectory, again in zip(family, reopen, strict=False):
@@ -42,7 +44,7 @@ def test_a_reopened_store_holds_what_was_appended(family, reopen):
             if again:
                 store.close()
                 store = Store.open(Path(name))
-                assert store.torn == 0
+                assert not (Path(name) / TORN_FILE).exists()
         store.close()
         held = read_trajectories(Path(name))
         assert list(held) == family
@@ -51,7 +53,7 @@ def test_a_reopened_store_holds_what_was_appended(family, reopen):
 
 
 @given(families(), st.data())
-def test_a_file_cut_anywhere_loses_at_most_the_line_that_was_cut(family, data):
+def test_a_truncated_file_loses_at_most_one_line(family, data):
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with Store.open(directory) as store:
@@ -61,7 +63,7 @@ def test_a_file_cut_anywhere_loses_at_most_the_line_that_was_cut(family, data):
         content = path.read_bytes()
         cut = data.draw(st.integers(0, len(content)))
         path.write_bytes(content[:cut])
-        # a line that lacks only its newline is whole
+        # a line without its newline is complete
         whole = content[:cut].count(b"\n") + (content[cut : cut + 1] == b"\n")
         assert list(read_trajectories(directory)) == family[:whole]
         with Store.open(directory) as store:
@@ -71,15 +73,14 @@ def test_a_file_cut_anywhere_loses_at_most_the_line_that_was_cut(family, data):
         assert path.read_bytes() == content
 
 
-def test_a_torn_last_line_is_moved_aside_and_counted(tmp_path):
+def test_a_torn_last_line_is_moved_aside(tmp_path):
     path = stored(tmp_path, "a", "b")
     with path.open("ab") as file:
         file.write(b'{"id": "c", "ta')
     with Store.open(tmp_path) as store:
-        assert store.torn == 1
         store.append(recorded("c", "a"))
     assert [each.id for each in read_trajectories(tmp_path)] == ["a", "b", "c"]
-    assert (tmp_path / "trajectories.jsonl.torn").read_bytes() == b'{"id": "c", "ta\n'
+    assert (tmp_path / TORN_FILE).read_bytes() == b'{"id": "c", "ta\n'
 
 
 def test_quarantined_trajectories_can_be_stored_again(tmp_path):
@@ -92,14 +93,14 @@ def test_quarantined_trajectories_can_be_stored_again(tmp_path):
     assert [record["id"] for record in read_jsonl(aside)] == ["b"]
 
 
-def test_a_last_line_that_lacks_only_its_newline_is_whole(tmp_path):
+def test_a_last_line_without_a_newline_is_complete(tmp_path):
     path = stored(tmp_path, "a", "b")
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     with Store.open(tmp_path) as store:
-        assert store.torn == 0
         store.append(recorded("c", "x"))
     assert path.read_bytes().startswith(content)
+    assert not (tmp_path / TORN_FILE).exists()
     assert [each.id for each in read_trajectories(tmp_path)] == ["a", "b", "c"]
 
 
@@ -166,7 +167,7 @@ def test_a_refused_trajectory_is_not_written(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_full_disk_loses_nothing_that_was_stored(tmp_path):
+def test_a_full_disk_loses_nothing_stored(tmp_path):
     path = stored(tmp_path, "a")
     size = path.stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -216,7 +217,8 @@ def test_a_killed_writer_leaves_no_lock_and_everything_it_stored(tmp_path):
     script = (
         "import os, sys; from pathlib import Path; from eef.rollouts.store import Store\n"
         "from tests.fakes.records import recorded\n"
-        "store = Store.open(Path(sys.argv[1])); store.append(recorded('a', 'x')); os.kill(os.getpid(), 9)"
+        "store = Store.open(Path(sys.argv[1])); store.append(recorded('a', 'x'))\n"
+        "os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run(
         [sys.executable, "-c", script, tmp_path], env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -234,7 +236,7 @@ def test_a_store_that_cannot_be_created_or_read_is_an_error(tmp_path):
 
 
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none()))
-def test_json_comes_back(value):
+def test_json_round_trip(value):
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "value.json"
         write_json(path, {"before": 1})
@@ -243,7 +245,7 @@ def test_json_comes_back(value):
         assert [each.name for each in Path(name).iterdir()] == ["value.json"]
 
 
-def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "value.json"
     write_json(path, 1)
 
@@ -257,7 +259,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_json_that_cannot_be_read_is_named(tmp_path):
+def test_unreadable_json_is_an_error_with_its_path(tmp_path):
     with pytest.raises(DataError, match="cannot read"):
         read_json(tmp_path / "missing.json")
     (tmp_path / "broken.json").write_text("{")
