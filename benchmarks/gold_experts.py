@@ -19,7 +19,7 @@ from typing import Any
 
 from eef.envs.scienceworld import ScienceWorld
 from eef.envs.simulators.gold_paths import GoldPath, make_gold_expert, play_path
-from eef.task import group_of
+from eef.envs.spec import group_in_id
 
 
 def measure(env: ScienceWorld, name: str, tasks: int) -> dict[str, Any]:
@@ -28,8 +28,8 @@ def measure(env: ScienceWorld, name: str, tasks: int) -> dict[str, Any]:
     played: dict[str, GoldPath] = {
         task.id: play_path(env, task, expert.plan(task)[: task.step_limit]) for task in chosen
     }
-    won = Counter(group_of(task) for task, path in played.items() if path.reward >= 1.0)
-    kinds = Counter(map(group_of, played))
+    won = Counter(group_in_id(task) for task, path in played.items() if path.reward >= 1.0)
+    kinds = Counter(map(group_in_id, played))
     return {
         "tasks": len(played),
         "won": round(won.total() / len(played), 3),

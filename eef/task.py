@@ -24,13 +24,13 @@ class Task:
     step_limit: int | None = None
 
 
-def group_of(task: str) -> str:
-    """The kind of task, for environments that have kinds and name them in the ids of their tasks; "" for others.
+def env_of(task: str) -> str:
+    """The environment in a task id.
 
-    >>> group_of("scienceworld/boil/3"), group_of("webshop/12")
-    ('boil', '')
+    >>> env_of("webshop/12")
+    'webshop'
     """
-    return task.split("/")[1] if task.count("/") == 2 else ""
+    return task.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)

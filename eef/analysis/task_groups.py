@@ -1,7 +1,7 @@
-"""TaskGroups: scores by kind of task, and by held-out part, where an environment's tasks have kinds. Read by results.
+"""Scores by task group and by held-out part, if an environment's tasks have groups.
 
-A score here is what an episode's rewards add up to. Beside the final one stands the highest on the way: ETO
-(arXiv 2403.02502) reports that, so a failure after progress costs nothing there.
+A score is the sum of an episode's rewards. Next to the final score stands the highest score along
+the way, which ETO (arXiv 2403.02502) reports: a failure after progress costs nothing there.
 """
 
 from __future__ import annotations
@@ -12,20 +12,13 @@ from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
-from eef.envs.scienceworld.tasks import held_out_part
-from eef.task import group_of
+from eef.envs.registry import env_spec
 from eef.trajectory import Trajectory
-
-PARTS: dict[str, Callable[[str], str]] = {
-    "scienceworld": held_out_part,
-    "textworld-express": lambda task: "",
-}
-"""Environments whose tasks have kinds, and which part of their held-out tasks a task belongs to ("" for none)."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
-    """Some test tasks: how many were won, mean final reward, and mean of the highest score on the way."""
+    """Number of test tasks, number of wins, mean final reward and mean highest score."""
 
     tasks: int
     wins: int
@@ -34,7 +27,7 @@ class GroupScore:
 
     @classmethod
     def of(cls, episodes: Iterable[Trajectory]) -> GroupScore:
-        """At least one episode; one that broke counts as lost with 0, as in every mean."""
+        """The score of one or more episodes; a failed rollout counts as lost with reward 0."""
         played = list(episodes)
         return cls(
             tasks=len(played),
@@ -46,7 +39,7 @@ class GroupScore:
 
 @dataclass(frozen=True, slots=True)
 class TaskGroups:
-    """All test tasks, the same by part (ScienceWorld: seen, unseen), and by kind."""
+    """Scores of all test tasks, by held-out part (ScienceWorld: seen, unseen) and by task group."""
 
     all: GroupScore
     parts: Mapping[str, GroupScore]
@@ -54,7 +47,7 @@ class TaskGroups:
 
     @property
     def mean_of_kinds(self) -> float:
-        """Mean over kinds of their mean final rewards, whatever their numbers of tasks."""
+        """Mean over groups of their mean final rewards; each group counts once."""
         return fmean(score.mean_reward for score in self.kinds.values())
 
     def to_record(self) -> dict[str, Any]:
@@ -62,21 +55,27 @@ class TaskGroups:
 
 
 def score_task_groups(episodes: Iterable[Trajectory], env: str) -> TaskGroups | None:
-    """The scores of an evaluation, the last try of each task; None where the environment's tasks have no kinds."""
+    """The scores of an evaluation, counting the last attempt at each task.
+
+    None if the environment's tasks have no groups, or there are no episodes. Raises ConfigError for
+    an unknown environment.
+    """
+    spec = env_spec(env)
     played = {item.task: item for item in episodes}
-    if env not in PARTS or not played:
+    if spec.group_of is None or not played:
         return None
     return TaskGroups(
         all=GroupScore.of(played.values()),
-        parts=_divide(played, PARTS[env]),
-        kinds=_divide(played, group_of),
+        parts=_divide(played, spec.held_out_part),
+        kinds=_divide(played, spec.group_of),
     )
 
 
 def peak(episode: Trajectory) -> float:
-    """The highest score of an episode that began at a task's start, in [0, 1]; 0 for one that broke.
+    """Highest score of an episode that started at its task's start, in [0, 1].
 
-    ETO's own figure is -1 where the first action fails a task, so that its mean may be a little lower.
+    0 for a failed rollout. ETO's own figure is -1 if the first action fails a task, so its mean can
+    be slightly lower.
 
     Worked example: rewards 0.5 and -1.5 (a wrong focus after half of the task) end at -1, and the peak is 0.5.
     """
@@ -88,7 +87,7 @@ def peak(episode: Trajectory) -> float:
 def _divide(
     played: Mapping[str, Trajectory], name_of: Callable[[str], str]
 ) -> dict[str, GroupScore]:
-    """Episodes by a name of their task, in the order of the names; tasks without one are left out."""
+    """Scores by a name derived from the task id, sorted by name; tasks without a name do not count."""
     names = sorted({name_of(task) for task in played} - {""})
     return {
         name: GroupScore.of(item for task, item in played.items() if name_of(task) == name)

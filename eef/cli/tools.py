@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import inspect
 from contextlib import closing
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -19,7 +18,7 @@ from eef.cli.console import data, handle_interrupt, notes, put, tell
 from eef.cli.indexes import bars
 from eef.cli.runs import Overrides, as_table
 from eef.config import SettingRow, parse_settings, settings_table
-from eef.envs.registry import ENVS, setting_groups
+from eef.envs.registry import ENVIRONMENTS, env_spec, setting_groups
 from eef.errors import ConfigError, EnvError
 from eef.methods.registry import METHODS
 from eef.pipeline.recipe import Recipe
@@ -180,7 +179,7 @@ def settings(
     show("recipe", settings_table(Recipe))
     for name, kind in METHODS.items():
         show(f"method {name}", settings_table(kind.Options, f"options.{name}."))
-    for name in ENVS:
+    for name in ENVIRONMENTS:
         about = _describe_env(name)
         put(
             f"## environment {name}\n\n```\n{about}\n```\n"
@@ -241,8 +240,7 @@ def _put_markdown(title: str, rows: list[SettingRow]) -> None:
 
 def _describe_env(name: str) -> str:
     """An environment's own settings with their defaults, then what it says of itself."""
-    module, attribute = ENVS[name]
-    kind = getattr(import_module(module), attribute)
+    kind: Any = env_spec(name).make
     parameters = inspect.signature(kind).parameters.values()
     defaults = [f"env.{parameter.name} = {parameter.default!r}" for parameter in parameters]
     return "\n".join([*defaults, "", inspect.getdoc(kind) or ""])

@@ -1,66 +1,81 @@
-"""Environments by name, and who can play them without a model: `make_env`, `make_expert`; `prepare_env` does
-beforehand what takes long.
+"""Environments by name: `make_env`, `make_expert`, `prepare_env`.
 
-An environment is imported when it is asked for, so that one which needs more than is installed troubles nobody else.
+A module is imported when its environment is first used: missing dependencies of one environment
+do not affect the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, cast, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from eef.config import Settings, nearest, suggestion
 from eef.env import Env
+from eef.envs.spec import EnvSpec
 from eef.errors import ConfigError
 from eef.policy import Policy
 from eef.utils.progress import OnProgress
 
-ENVS = {
-    "webshop": ("eef.envs.webshop", "WebShop"),
-    "scienceworld": ("eef.envs.scienceworld", "ScienceWorld"),
-    "textworld-express": ("eef.envs.textworld_express", "TextWorldExpress"),
-    "toy": ("eef.envs.toy", "ToyEnv"),
+ENVIRONMENTS = {
+    "webshop": "eef.envs.webshop.spec",
+    "scienceworld": "eef.envs.scienceworld.spec",
+    "textworld-express": "eef.envs.textworld_express",
+    "toy": "eef.envs.toy",
 }
-EXPERTS = {
-    "webshop": ("eef.envs.webshop.expert", "make_shop_expert"),
-    "scienceworld": ("eef.envs.simulators.gold_paths", "make_gold_expert"),
-    "textworld-express": ("eef.envs.simulators.gold_paths", "make_gold_expert"),
-    "toy": ("eef.envs.toy", "make_toy_expert"),
-}
-PREPARATIONS = {
-    "webshop": ("eef.envs.webshop.shop", "prepare"),
-}
+"""Name → module whose `SPEC` is the environment's `EnvSpec`."""
+
 GROUPS = {
     "webshop": {"synthetic": ("eef.envs.webshop.synthetic", "SyntheticSettings")},
 }
 
 
+def env_spec(name: str) -> EnvSpec:
+    """The `EnvSpec` of an environment. Raises ConfigError for an unknown name."""
+    if name not in ENVIRONMENTS:
+        raise ConfigError(f"unknown environment {name!r}", hint=suggestion(name, ENVIRONMENTS))
+    spec = import_module(ENVIRONMENTS[name]).SPEC
+    assert isinstance(spec, EnvSpec), f"{ENVIRONMENTS[name]}.SPEC is not an EnvSpec"
+    return spec
+
+
 def make_env(name: str, options: Mapping[str, Any]) -> Env:
-    """The environment of a name with its own settings. ConfigError: no such environment or
-    setting, or a value of another type."""
-    return cast(Env, _find(ENVS, name, "environment")(**_fitting_all(name, options)))
+    """Create an environment from its own settings.
+
+    Raises ConfigError for an unknown environment, an unknown setting or a value of the wrong type.
+    """
+    return env_spec(name).make(**_fitting_all(name, options))
 
 
 def prepare_env(name: str, options: Mapping[str, Any], on_progress: OnProgress) -> None:
-    """Do what the environment needs done once before it is first made (WebShop: the index of large official files).
+    """Do the slow work that is needed once before `make_env` (WebShop: index large official files).
 
     `on_progress` is not called if there is nothing to do. Raises what `make_env` raises.
     """
     fitting = _fitting_all(name, options)
-    if name in PREPARATIONS:
-        _find(PREPARATIONS, name, "preparation of")(fitting, on_progress)
+    prepare = env_spec(name).prepare
+    if prepare is not None:
+        prepare(fitting, on_progress)
 
 
 def make_expert(env: Env, preset: str) -> Policy:
-    """The scripted expert of an environment (`scripted/<preset>`). ConfigError where it has none."""
-    return cast(Policy, _find(EXPERTS, env.name, "scripted expert for")(env, preset))
+    """Create the scripted expert `scripted/<preset>` of an environment.
+
+    Raises ConfigError if the environment has no scripted expert, EnvError for an unknown preset.
+    """
+    make = env_spec(env.name).make_expert
+    if make is None:
+        raise ConfigError(
+            f"environment {env.name!r} has no scripted expert",
+            hint="use an `hf/`, `openai/` or `file/` expert",
+        )
+    return make(env, preset)
 
 
 def setting_groups(name: str) -> dict[str, type[Settings]]:
-    """The groups inside an environment's own settings, by the key they stand under: `synthetic` of `webshop`."""
+    """The nested groups of an environment's settings by key: `synthetic` of `webshop`."""
     return {
         key: getattr(import_module(module), kind)
         for key, (module, kind) in GROUPS.get(name, {}).items()
@@ -69,7 +84,7 @@ def setting_groups(name: str) -> dict[str, type[Settings]]:
 
 def _fitting_all(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """An environment's settings, each as its type."""
-    kind = _find(ENVS, name, "environment")
+    kind: Any = env_spec(name).make
     types = {key: hint for key, hint in get_type_hints(kind.__init__).items() if key != "return"}
     return {key: _fitting(name, key, value, types) for key, value in options.items()}
 
@@ -85,10 +100,3 @@ def _fitting(name: str, key: str, value: Any, types: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         message = error.errors()[0]["msg"]
         raise ConfigError(f"`env.{key}` is {value!r}: {message[0].lower()}{message[1:]}") from None
-
-
-def _find(table: Mapping[str, tuple[str, str]], name: str, what: str) -> Any:
-    if name not in table:
-        raise ConfigError(f"no {what} {name!r}", hint=suggestion(name, table))
-    module, attribute = table[name]
-    return getattr(import_module(module), attribute)

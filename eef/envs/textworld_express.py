@@ -15,8 +15,10 @@ from typing import Any, Literal, NamedTuple
 from eef.config import suggestion
 from eef.env import StepResult
 from eef.envs.simulators.env import PooledEnv, PoolSettings
+from eef.envs.simulators.gold_paths import make_gold_expert
 from eef.envs.simulators.jvm import Jvm, JvmSettings, find_jar, find_java
 from eef.envs.simulators.worker import OVER
+from eef.envs.spec import EnvSpec, group_in_id
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
 
@@ -239,3 +241,6 @@ def _task(game: str, seed: int, split: str) -> Task:
 def _fold(seed: int) -> str:
     """The split that a seed belongs to."""
     return next(name for name, first in reversed(FOLDS.items()) if seed >= first)
+
+
+SPEC = EnvSpec(make=TextWorldExpress, make_expert=make_gold_expert, group_of=group_in_id)

@@ -16,6 +16,7 @@ from typing import Any
 
 from eef.chat import format_completion
 from eef.env import StepResult
+from eef.envs.spec import Behavior, EnvSpec
 from eef.errors import EnvError
 from eef.policy import Conversation, ScriptedPolicy
 from eef.task import Task, TaskSet
@@ -159,16 +160,16 @@ def toy_player(author: Author, skill: float) -> ScriptedPolicy:
     return ScriptedPolicy(author, script)
 
 
-SKILLS = {"flawless": 1.0, "strong": 0.9, "weak": 0.7}
+PRESETS = {"flawless": 1.0, "strong": 0.9, "weak": 0.7}
 
 
 def make_toy_expert(env: ToyEnv, preset: str) -> ScriptedPolicy:
     """The scripted expert `expert:<preset>`; the presets differ in skill."""
-    if preset not in SKILLS:
+    if preset not in PRESETS:
         raise EnvError(
-            f"no scripted expert {preset!r} for the toy", hint=f"there are: {', '.join(SKILLS)}"
+            f"no scripted expert {preset!r} for the toy", hint=f"there are: {', '.join(PRESETS)}"
         )
-    return toy_player(Author("expert", preset), SKILLS[preset])
+    return toy_player(Author("expert", preset), PRESETS[preset])
 
 
 def _task(index: int, split: str) -> Task:
@@ -198,3 +199,10 @@ def _right_action(conversation: Conversation) -> str:
         return f"take {wanted}"
     lying = [int(view[0]) for view in views if wanted in view[2].split(", ")]
     return "left" if lying and lying[-1] < int(room) else "right"
+
+
+SPEC = EnvSpec(
+    make=ToyEnv,
+    make_expert=make_toy_expert,
+    behaviors=(Behavior("Step back", "left"), Behavior("Another key", r"take \w+", free=1)),
+)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from eef.analysis.results import RoundResult, Score
+from eef.envs.registry import env_spec
 from eef.pipeline.stages import EXPERT
 
-_TELLING = {"products": "{:,} products", "goals": "{} goals", "tagger": "nouns by {}"}
 NONE = "–"
 NBSP = "\u00a0"
 
@@ -30,14 +30,15 @@ def count_of(number: int, thing: str) -> str:
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
-def place(fingerprint: Mapping[str, Any]) -> str:
-    """Where was played, with what of it no number can be read without.
+def describe_env(fingerprint: Mapping[str, Any]) -> str:
+    """The environment of a run, with the details without which its scores cannot be read.
 
-    >>> place({"env": "webshop", "products": 1000, "goals": "human", "tagger": "words", "prompt": "react"})
-    'webshop (1,000 products, human goals, nouns by words)'
+    >>> describe_env({"env": "webshop", "products": 1000, "goals": "human", "prompt": "react"})
+    'webshop (1,000 products, human goals)'
     """
-    told = [words.format(fingerprint[key]) for key, words in _TELLING.items() if key in fingerprint]
-    return f"{fingerprint['env']} ({', '.join(told)})" if told else str(fingerprint["env"])
+    name = str(fingerprint["env"])
+    details = env_spec(name).describe(fingerprint)
+    return f"{name} ({details})" if details else name
 
 
 def percent(part: float | None, digits: int = 1) -> str:

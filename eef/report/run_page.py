@@ -10,7 +10,7 @@ from eef.analysis.case_study import telling_story
 from eef.analysis.results import Results
 from eef.pipeline.run_directory import RunData
 from eef.report.components import fold, section
-from eef.report.formatting import place
+from eef.report.formatting import describe_env
 from eef.report.html import Html, join, tag
 from eef.report.sections.case_study import draw_story
 from eef.report.sections.evaluation import (
@@ -70,7 +70,7 @@ def _opening(results: Results) -> Html:
     """What came out, in words, and what the run was."""
     about = results.fingerprint
     facts = (
-        f"{place(about)} · student {about['student']} · {about['train_tasks']} training tasks · "
+        f"{describe_env(about)} · student {about['student']} · {about['train_tasks']} training tasks · "
         f"{about['test_tasks']} {about['test_split']} tasks · seed {results.seed}"
     )
     words = {

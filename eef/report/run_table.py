@@ -9,11 +9,11 @@ from rich.text import Text
 
 from eef.analysis.results import MethodResult, Results
 from eef.report.formatting import (
+    describe_env,
     display_name,
     interval_text,
     minutes,
     number,
-    place,
     reward,
     round_name,
 )
@@ -41,7 +41,7 @@ def rows(results: Results) -> list[tuple[str, ...]]:
 def results_table(results: Results) -> Table:
     """The table for a terminal; the best win rate in bold."""
     title = Text(f"{results.name} (seed {results.seed})")  # a name is no console markup
-    where = Text(place(results.fingerprint))
+    where = Text(describe_env(results.fingerprint))
     table = Table(
         title=title,
         title_justify="left",
@@ -62,7 +62,9 @@ def results_table(results: Results) -> Table:
 
 def markdown_table(results: Results) -> str:
     """The table in Markdown, and below it where was played; ends in a newline."""
-    return "\n".join([*markdown_lines(COLUMNS, rows(results)), "", place(results.fingerprint), ""])
+    return "\n".join(
+        [*markdown_lines(COLUMNS, rows(results)), "", describe_env(results.fingerprint), ""]
+    )
 
 
 def markdown_lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from eef.analysis import behaviors as skills
-from eef.analysis.behaviors import SKILLS, count_behaviors, count_kinds
+from eef.analysis.behaviors import count_actions, count_behaviors
 from eef.analysis.case_study import telling_story
 from eef.analysis.results import Results, read_results
 from eef.analysis.stats import bootstrap_interval, holm, mcnemar, paired_difference, wilson_interval
 from eef.analysis.task_groups import GroupScore, score_task_groups
 from eef.config import parse_settings
+from eef.envs.registry import env_spec
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import StoreError
 from eef.pipeline.evaluation import EvalResult, Outcome, newly_solved
@@ -321,7 +322,7 @@ def test_shop_actions_are_counted_by_kind():
         (item_page, "click[Buy Now]"),
     ]
     steps = [Step(observation=seen, completion="", action=action) for seen, action in actions]
-    assert count_kinds(steps, SKILLS["webshop"]) == {
+    assert count_actions(steps, env_spec("webshop").behaviors) == {
         "Next": 1,
         "Prev": 1,
         "Back to Search": 1,
@@ -354,7 +355,7 @@ def test_skills_tell_won_from_lost_and_leave_broken_episodes_out():
     uses = count_behaviors(episodes, "toy")
     assert (uses["won"].episodes, uses["won"].means["Step back"]) == (2, 1.0)
     assert (uses["lost"].episodes, uses["lost"].means["Step back"]) == (0, None)
-    assert count_behaviors(episodes, "no such environment") == {}
+    assert count_behaviors(episodes, "textworld-express") == {}
 
 
 # --- kinds ---------------------------------------------------------------------------------------------------------

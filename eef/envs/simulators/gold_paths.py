@@ -18,9 +18,10 @@ from pathlib import Path
 from eef.chat import format_completion
 from eef.env import Env
 from eef.envs.simulators.env import PooledEnv
+from eef.envs.spec import group_in_id
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation, Sampling
-from eef.task import Task, group_of
+from eef.task import Task
 from eef.trajectory import Author
 from eef.utils.cache import cache_directory
 from eef.utils.jsonl import append_jsonl, disk_errors, numbered_records, repair_tail
@@ -113,7 +114,7 @@ class GoldPaths:
         return " ".join(map(str, self._env.start_of(task)))
 
     def _file(self, task: Task) -> Path:
-        return self._directory / f"{group_of(task.id)}.jsonl"
+        return self._directory / f"{group_in_id(task.id)}.jsonl"
 
     def _find(self, task: Task) -> GoldPath | None:
         file = self._file(task)

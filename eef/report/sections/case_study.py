@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from eef.analysis.case_study import Story
 from eef.chat import parse_completion
+from eef.envs.registry import env_spec
 from eef.methods.labels import OutcomeGrid, Segment
 from eef.report.formatting import count_of, display_name
 from eef.report.html import Html, join, tag
 from eef.selection import TrainingExample
+from eef.task import env_of
 from eef.trajectory import PathStep, Step, Trajectory
 
 SHOWN = 150  # characters of an observation before it is folded
@@ -76,13 +77,15 @@ def _introduce(story: Story) -> str:
 
 def _path(story: Story) -> Iterator[Html]:
     """States and steps in order; the steps of a segment share its colour and sign."""
+    parts = env_spec(env_of(story.expert.task)).split_observation
     seen = ""
     for t, step in enumerate(story.expert.steps):
         if t in story.grid.states:
             yield _state(story, story.grid.states.index(t))
-        yield _step(t, step, story.grid, seen)
+        yield _step(t, step, story.grid, _news(step.observation, seen, parts))
         seen = step.observation
-    ending = _fold(story.expert.final_observation, seen)
+    last = story.expert.final_observation
+    ending = _fold(last, _news(last, seen, parts))
     reward = f"Reward {story.expert.reward or 0:.2f}: not won"
     yield tag("li", tag("p", tag("strong", reward)), ending, class_="state last")
 
@@ -117,14 +120,14 @@ def _rollout(rollout: Trajectory) -> Html:
     )
 
 
-def _step(t: int, step: Step, grid: OutcomeGrid, before: str) -> Html:
+def _step(t: int, step: Step, grid: OutcomeGrid, news: str) -> Html:
     segment = grid.segment_at(t)
     label = segment.label if segment else "outside"
     mark = _mark(t, segment) if segment else _plain_mark(t, grid)
     return tag(
         "li",
         tag("div", *mark, class_="mark"),
-        tag("div", *_turn(step, before), class_="turn"),
+        tag("div", *_turn(step, news), class_="turn"),
         class_=f"step {label}",
     )
 
@@ -144,19 +147,18 @@ def _plain_mark(t: int, grid: OutcomeGrid) -> list[Html]:
     ]
 
 
-def _turn(step: Step, before: str) -> list[Html]:
+def _turn(step: Step, news: str) -> list[Html]:
     """What was seen, thought and done."""
     thought, _ = parse_completion(step.completion)
     return [
-        _fold(step.observation, before),
+        _fold(step.observation, news),
         tag("p", thought, class_="thought") if thought else Html(""),
         tag("p", tag("code", step.action or "(no action)"), class_="action"),
     ]
 
 
-def _fold(observation: str, before: str) -> Html:
-    """What is new in an observation, shortened; the whole of it on demand."""
-    news = news_of(observation, before)
+def _fold(observation: str, news: str) -> Html:
+    """The new parts of an observation, shortened; the full text unfolds."""
     short = news if len(news) <= SHOWN else news[:SHOWN].rsplit(" ", 1)[0] + " …"
     if short == observation:
         return tag("p", short, class_="observation")
@@ -168,18 +170,10 @@ def _fold(observation: str, before: str) -> Html:
     )
 
 
-def news_of(observation: str, before: str) -> str:
-    """The parts of an observation which the one before did not have.
-
-    >>> news_of("Buy a hat [SEP] Next > [SEP] Hat", "Buy a hat [SEP] Search")
-    'Next > · Hat'
-    """
-    known = set(_parts(before))
-    return " · ".join(part for part in _parts(observation) if part not in known)
-
-
-def _parts(observation: str) -> list[str]:
-    return [part.strip() for part in re.split(r"\[SEP\]|\n", observation) if part.strip()]
+def _news(observation: str, before: str, parts: Callable[[str], Sequence[str]]) -> str:
+    """The parts of an observation that the previous one did not have."""
+    known = set(parts(before))
+    return " · ".join(part for part in parts(observation) if part not in known)
 
 
 def _example(story: Story, example: TrainingExample) -> Html:

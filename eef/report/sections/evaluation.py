@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from eef.analysis.behaviors import BehaviorUse
 from eef.analysis.results import Comparison, MethodResult, Results, Score
 from eef.analysis.task_groups import GroupScore
+from eef.envs.registry import env_spec
 from eef.pipeline.stages import BC, EXPERT
 from eef.report.charts import Curve, Level, Point, difference, line_chart, whisker
 from eef.report.components import figure, fold, kind_of, method_cell, note, section, table
@@ -244,16 +245,13 @@ def draw_skills(results: Results) -> Html:
     used = {name: _most(name, rows) for name in rows[0][1]["won"].means}
     cards = [_skill_card(name, rows, results, most) for name, most in used.items() if most > 0]
     unused = [name for name, most in used.items() if most == 0]
+    counting = env_spec(results.fingerprint["env"]).behaviors_note
     return section(
         "How they play",
         tag("div", *cards, class_="cards"),
         note(
             "Actions of a kind in a test episode, on average, in the last evaluated round; lost episodes are hatched."
-            + (
-                " Searches count from the second on, clicks where the page offers them."
-                if results.fingerprint["env"] == "webshop"
-                else ""
-            )
+            + (f" {counting}" if counting else "")
             + (f" Done by no one: {', '.join(unused)}." if unused else "")
         ),
     )

@@ -1,0 +1,69 @@
+"""EnvSpec: how an environment is created, and what reports need to know about it.
+
+Reports are written on machines where the environment itself cannot be created (no Java, no data),
+so everything but `make`, `make_expert` and `prepare` works without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eef.env import Env
+from eef.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Behavior:
+    """A class of actions that reports count, such as "turn the page".
+
+    An action belongs to it if `pattern` matches the whole action in lower case. Whatever the
+    pattern's groups match must also occur in the observation: otherwise the action had no effect
+    and does not count. The first `free` actions of an episode do not count either (every WebShop
+    episode starts with a search).
+    """
+
+    name: str
+    pattern: str
+    free: int = 0
+
+
+def split_lines(observation: str) -> list[str]:
+    """The lines of an observation that are not empty."""
+    return [line.strip() for line in observation.splitlines() if line.strip()]
+
+
+def group_in_id(task: str) -> str:
+    """The group in a task id of the form `environment/group/number`.
+
+    >>> group_in_id("scienceworld/boil/3")
+    'boil'
+    """
+    return task.split("/")[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvSpec:
+    """One environment: its constructor, its scripted expert, and the knowledge behind its reports.
+
+    make               creates the environment from its settings
+    make_expert        creates the scripted expert `scripted/<preset>`; None if there is none
+    prepare            does the slow work that is needed once before `make`; None if there is none
+    behaviors          behaviors that reports count
+    behaviors_note     sentence that explains how they are counted
+    group_of           task id → task group; None if tasks have no groups
+    held_out_part      task id → held-out part, "" if the task belongs to none
+    describe           fingerprint → the details without which no score can be read
+    split_observation  observation → the parts that reports compare with the previous observation
+    """
+
+    make: Callable[..., Env]
+    make_expert: Callable[[Any, str], Policy] | None = None
+    prepare: Callable[..., None] | None = None
+    behaviors: tuple[Behavior, ...] = ()
+    behaviors_note: str = ""
+    group_of: Callable[[str], str] | None = None
+    held_out_part: Callable[[str], str] = lambda task: ""
+    describe: Callable[[Mapping[str, Any]], str] = lambda fingerprint: ""
+    split_observation: Callable[[str], Sequence[str]] = split_lines
