@@ -74,7 +74,7 @@ def _origins(
         "task": example.task,
         "trajectory": example.trajectory,
         "state": example.state,
-        "authors": [item.author for item in path],
+        "authors": [str(item.author) for item in path],
         "reasons": list(example.reasons[: len(weights)]),
         "evidence": list(example.evidence),
         "source": trajectories[example.trajectory].source,

@@ -139,7 +139,7 @@ class Importer:
 
     def _named(self, imported: ParsedEpisode, path: Path) -> Author:
         """`expert:<name>`: what was asked for, else what the row tells, else the file's name."""
-        name = self._author or imported.author.partition(":")[2] or imported.author or path.stem
+        name = self._author or imported.author or path.stem
         return Author("expert", name)
 
     def _identify(self, imported: ParsedEpisode, author: Author, place: str) -> str:

@@ -12,6 +12,7 @@ from eef.errors import ConfigError, MethodError
 from eef.exporters.examples import make_lessons
 from eef.exporters.targets import TARGETS, canonical, export
 from eef.importers.formats import read_row
+from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import Stage
 from eef.renderer import Renderer
 from eef.selection import TrainingExample
@@ -147,7 +148,7 @@ def test_every_message_says_whether_it_is_trained_and_can_be_followed_back():
         assert all("train" in said for said in row["messages"])
         assert row["messages"][-1]["train"]  # cut behind the last trained turn
         assert len(row["meta"]["authors"]) == len(row["meta"]["reasons"]) == len(lesson.weights)
-    assert made[0].meta["authors"] == [Author("expert", "e")] * 4 + [Author("student", "p")] * 2
+    assert made[0].meta["authors"] == ["expert:e"] * 4 + ["student:p"] * 2
     assert len(made[1].weights) == 3
 
 
@@ -450,17 +451,18 @@ def test_loss_on_actions_is_for_targets_of_tokens(tmp_path):
 
 def test_a_run_is_exported_and_each_row_followed_back(student, tmp_path):
     recipe = as_recipe({**small_recipe(student), "methods": ["bc"], "options": {}})
-    run = Run.create(tmp_path / "run", recipe)
+    pipeline = Pipeline.create(tmp_path / "run", recipe)
     for stage in (Stage("expert", 0, "collect"), Stage("bc", 0, "select")):
-        run.carry_out(stage, lambda progress: None)
+        pipeline.execute(stage)
+    directory = pipeline.run.path
     for name in TARGETS:
-        done = eef("export", run.directory, "--to", name)
+        done = eef("export", directory, "--to", name)
         assert done.exit_code == 0, done.stderr
         assert all(
             line.startswith(str(tmp_path / "run/export" / name)) for line in done.stdout.split()
         )
     row = rows(tmp_path / "run/export/exploded/train.jsonl")[0]
-    shown = eef("show", run.directory, row["meta"]["example"], "--full")
+    shown = eef("show", directory, row["meta"]["example"], "--full")
     assert row["meta"]["authors"][0] in shown.stdout
     assert row["meta"]["evidence"][0] in shown.stdout
-    assert eef("export", run.directory, "--to", "trl", "--round", "3").exit_code == 2
+    assert eef("export", directory, "--to", "trl", "--round", "3").exit_code == 2

@@ -23,16 +23,17 @@ from eef.importers.formats import FORMATS, detect, read_row
 from eef.importers.importer import Importer
 from eef.importers.rows import Rejection
 from eef.importers.verify import TaskIndex
-from eef.methods.labels import is_expert
 from eef.methods.registry import make_method
+from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import Stage, stages_of
 from eef.policy import Sampling
 from eef.rollouts.explore import explore
-from eef.rollouts.runner import RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.rollouts.store import Store, read_trajectories
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 from tests.fakes.small_run import as_recipe, eef, small_recipe
 
+PARAMETERS = RolloutParameters(sampling=Sampling(), step_limit=10, batch_size=8)
 REACT = Path(os.environ.get("EEF_REACT_LOG", "recordings/react.jsonl"))
 
 
@@ -58,9 +59,7 @@ def played(env):
         env=env,
         policy=make_toy_expert(env, "weak"),
         trajectories=TrajectorySet(),
-        sampling=Sampling(),
-        step_limit=10,
-        batch_size=8,
+        parameters=PARAMETERS,
     )
     return sorted(ended, key=lambda item: item.task)
 
@@ -173,7 +172,7 @@ def test_a_format_is_detected_replayed_and_read_back(format, played, known, tmp_
         sum(item.success for item in played),
     )
     for item, original in zip(taken, played, strict=True):
-        assert is_expert(item)
+        assert item.by_expert
         assert item.replayable
         assert (item.task, item.reward, item.success, item.status) == (
             original.task,
@@ -555,9 +554,7 @@ def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(
             env=env,
             policy=make_toy_expert(env, "flawless"),
             trajectories=TrajectorySet(),
-            sampling=Sampling(),
-            step_limit=10,
-            batch_size=1,
+            parameters=PARAMETERS,
         )
     ]
     foreign = {"messages": talk("user", "assistant"), "reward": 1.0, "id": "foreign"}
@@ -567,21 +564,21 @@ def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(
     recipe = as_recipe(
         small_recipe(student, expert={"names": [f"file/{path}"]}, tasks={"train": 6})
     )
-    run = Run.create(tmp_path / "run", recipe)
-    run.check()
-    run.carry_out(Stage("expert", 0, "collect"), lambda progress: None)
-    outcome = run.outcome(Stage("expert", 0, "collect"))
-    assert (outcome["rollouts"], outcome["text_only"]) == (7, 1)
+    pipeline = Pipeline.create(tmp_path / "run", recipe)
+    pipeline.check()
+    pipeline.execute(Stage("expert", 0, "collect"))
+    outcome = pipeline.run.summary(Stage("expert", 0, "collect"))
+    assert (outcome["rollouts"], outcome["unverified"]) == (7, 1)
     told = outcome["sources"][f"file/{path}"]
     assert (told["imported"], told["held_out"], told["replayed"]) == (7, 2, 6)
-    run.carry_out(Stage("bc", 0, "select"), lambda progress: None)
-    trained = {example.task for example in run.selection("bc", 0).examples}
+    pipeline.execute(Stage("bc", 0, "select"))
+    trained = {example.task for example in pipeline.run.selection("bc", 0).examples}
     assert any(task.startswith("text/") for task in trained)
     assert trained.isdisjoint(task.id for task in env.tasks("test"))
     assert Stage("expert", 0, "evaluate") not in stages_of(recipe)
 
 
-def test_text_only_trajectories_are_refused_for_exploration(played, env, tmp_path):
+def test_unverified_trajectories_are_refused_for_exploration(played, env, tmp_path):
     taken, _, _ = read(write(tmp_path / "a.jsonl", [rows_of(item, "messages") for item in played]))
     lost = next(item for item in taken if not item.success)
     store_of = TrajectorySet(taken)
@@ -589,15 +586,13 @@ def test_text_only_trajectories_are_refused_for_exploration(played, env, tmp_pat
         make_method("eef").plan(store_of, [], 1)
     with Store.open(tmp_path) as store:
         store.append(lost)
-        launch = RolloutSpec("x", env.tasks("train")[0], StateRef(lost.id, 1), 0, 1)
-        with pytest.raises(EnvError, match=r"that trajectory is text only \(.*a\.jsonl:\d"):
+        spec = RolloutSpec("x", env.tasks("train")[0], StateRef(lost.id, 1), 0, 1)
+        with pytest.raises(EnvError, match=r"that trajectory \(.*a\.jsonl:\d+\) was not verified"):
             explore(
-                [launch],
+                [spec],
                 store,
                 env,
                 make_toy_expert(env, "weak"),
-                sampling=Sampling(),
-                step_limit=9,
-                batch_size=1,
+                PARAMETERS,
             )
     assert len(read_trajectories(tmp_path)) == 1
