@@ -1,8 +1,8 @@
-"""Steps → messages: the one conversation builder, for acting and for training; and the ReAct format.
+"""Steps → messages: the one conversation builder for acting and training; and the ReAct format.
 
-A conversation is `[system?] user assistant user assistant …`: each user message is an observation, each assistant
-message a completion (`Thought: …\\nAction: …`). What a method tells the policy beside the environment's prompt (how
-the episode is to end) stands behind that prompt, here and nowhere else.
+A conversation is `[system?] user assistant user assistant …`. Each user message is an observation,
+each assistant message a completion (`Thought: …\\nAction: …`). A method's prompt suffix is appended
+to the environment's prompt in the system message.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _ACTION_LINE = re.compile(r"\baction:\s*[^\n]+", re.I)
 def build_conversation(
     prompt: str, steps: Sequence[Step], observation: str | None = None, *, prompt_suffix: str = ""
 ) -> Conversation:
-    """The messages of `steps`; with `observation` (what the agent sees now) it is the prompt for the next turn.
+    """The messages of `steps`; with the current `observation`, the prompt for the next completion.
 
-    >>> build_conversation("You shop.", [], "Page 1", told="Succeed.")[0]
+    >>> build_conversation("You shop.", [], "Page 1", prompt_suffix="Succeed.")[0]
     {'role': 'system', 'content': 'You shop.\\n\\nSucceed.'}
     """
     system = "\n\n".join(part for part in (prompt, prompt_suffix) if part)
@@ -38,7 +38,9 @@ def build_conversation(
 
 
 def parse_completion(completion: str) -> tuple[str, str | None]:
-    """(thought, action) of a completion; action None where there is none. A further line after the action is cut.
+    """(thought, action) of a completion; the action is None if there is none.
+
+    Only the first line of the action counts.
 
     >>> parse_completion("Thought: red fits.\\nAction: click[red]")
     ('red fits.', 'click[red]')
@@ -55,7 +57,7 @@ def parse_completion(completion: str) -> tuple[str, str | None]:
 
 
 def cut_completion(completion: str) -> str:
-    """A completion up to the end of its first action: a model may go on and make up what it will see.
+    """A completion up to the end of its first action; models may go on to invent observations.
 
     >>> cut_completion("Thought: red.\\nAction: click[red]\\nObservation: You have clicked red.")
     'Thought: red.\\nAction: click[red]'
@@ -65,5 +67,5 @@ def cut_completion(completion: str) -> str:
 
 
 def format_completion(thought: str, action: str) -> str:
-    """The completion that `parse_completion` reads back."""
+    """The completion that `parse_completion` reads as this thought and action."""
     return f"Thought: {thought}\nAction: {action}" if thought else f"Action: {action}"

@@ -1,4 +1,4 @@
-"""The renderer: prompts are prefixes, weights fall where they should, and templates which break this are refused."""
+"""The renderer: prompts are prefixes of renderings, and templates that prevent it are refused."""
 
 import pytest
 
@@ -19,26 +19,30 @@ from tests.fakes.tiny import CHATML, tiny_tokenizer
 pytestmark = pytest.mark.torch
 
 LLAMA3 = (
-    "{% for message in messages %}<|start|>{{ message['role'] }}\n\n{{ message['content'] | trim }}<|end|>{% endfor %}"
+    "{% for message in messages %}<|start|>{{ message['role'] }}\n\n"
+    "{{ message['content'] | trim }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n\n{% endif %}"
 )
 MISTRAL = (
-    "{% for message in messages %}{% if message['role'] == 'assistant' %} {{ message['content'] }}<|end|>"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %} {{ message['content'] }}<|end|>"
     "{% else %}[INST] {{ message['content'] }} [/INST]{% endif %}{% endfor %}"
 )
 GEMMA = (
-    "{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{% for message in messages %}"
+    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
     "<|start|>{{ role }}\n{{ message['content'] | trim }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>model\n{% endif %}"
 )
 QWEN3 = (  # the last assistant message is rendered with an empty thought, earlier ones without
     "{% for message in messages %}<|start|>{{ message['role'] }}\n"
     "{% if loop.last and message['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ message['content'] }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+    "{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
 TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "mistral": MISTRAL, "gemma": GEMMA, "qwen3": QWEN3}
 
-TALK = [
+CONVERSATION = [
     {"role": "system", "content": "Rules."},
     {"role": "user", "content": "page 1"},
     {"role": "assistant", "content": "Thought: go.\nAction: click[next >]"},
@@ -60,24 +64,24 @@ def text_of(rendered, tokenizer, wanted):
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_each_prompt_is_a_prefix_of_the_rendering(template):
     renderer = Renderer(tiny_tokenizer(template))
-    rendered = renderer.render(TALK, [0.0, 1.0])
+    rendered = renderer.render(CONVERSATION, [0.0, 1.0])
     for end in (2, 4):
-        prompt = renderer.prompt(TALK[:end])
+        prompt = renderer.prompt(CONVERSATION[:end])
         assert list(rendered.ids[: len(prompt)]) == prompt
         assert rendered.weights[len(prompt)] == (0.0 if end == 2 else 1.0)
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
-def test_ids_are_those_of_the_template_read_as_a_whole(template):
+def test_ids_are_those_of_the_whole_template(template):
     tokenizer = tiny_tokenizer(template)
-    whole = tokenizer.apply_chat_template(TALK[:4], add_generation_prompt=True)["input_ids"]
-    assert Renderer(tokenizer).prompt(TALK[:4]) == whole
+    whole = tokenizer.apply_chat_template(CONVERSATION[:4], add_generation_prompt=True)["input_ids"]
+    assert Renderer(tokenizer).prompt(CONVERSATION[:4]) == whole
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_a_completion_carries_its_weight_and_so_does_its_end(template):
     tokenizer = tiny_tokenizer(template)
-    rendered = Renderer(tokenizer).render(TALK, [0.5, 1.0])
+    rendered = Renderer(tokenizer).render(CONVERSATION, [0.5, 1.0])
     assert text_of(rendered, tokenizer, 0.5).strip() == "Thought: go.\nAction: click[next >]<|end|>"
     assert (
         text_of(rendered, tokenizer, 1.0).strip() == "Thought: fits.\nAction: click[buy now]<|end|>"
@@ -85,38 +89,38 @@ def test_a_completion_carries_its_weight_and_so_does_its_end(template):
     assert rendered.ids[-1] == tokenizer.eos_token_id
 
 
-def test_action_only_leaves_the_thought_out():
+def test_action_only_excludes_the_thought():
     tokenizer = tiny_tokenizer()
-    rendered = Renderer(tokenizer, loss_on="action").render(TALK, [0.0, 1.0])
+    rendered = Renderer(tokenizer, loss_on="action").render(CONVERSATION, [0.0, 1.0])
     assert text_of(rendered, tokenizer, 1.0) == "click[buy now]<|end|>"
-    assert rendered.ids == Renderer(tokenizer).render(TALK, [0.0, 1.0]).ids
+    assert rendered.ids == Renderer(tokenizer).render(CONVERSATION, [0.0, 1.0]).ids
 
 
 def test_action_only_without_an_action_trains_the_end_alone():
     tokenizer = tiny_tokenizer()
-    talk = [{"role": "user", "content": "page"}, {"role": "assistant", "content": "hm"}]
-    rendered = Renderer(tokenizer, loss_on="action").render(talk, [1.0])
+    conversation = [{"role": "user", "content": "page"}, {"role": "assistant", "content": "hm"}]
+    rendered = Renderer(tokenizer, loss_on="action").render(conversation, [1.0])
     assert text_of(rendered, tokenizer, 1.0) == "<|end|>"
 
 
 @given(st.lists(st.text(max_size=30), min_size=2, max_size=8), st.sampled_from(sorted(TEMPLATES)))
-def test_any_text_keeps_its_place(texts, name):
+def test_any_text_is_rendered_in_place(texts, name):
     texts = [text.replace("<", "") for text in texts]
     roles = ["user", "assistant"] * len(texts)
-    talk = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    conversation = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
     tokenizer = tiny_tokenizer(TEMPLATES[name])
     renderer = Renderer(tokenizer)
-    rendered = renderer.render(talk, [1.0] * (len(talk) // 2))
-    prompt = renderer.prompt(talk[:1])
+    rendered = renderer.render(conversation, [1.0] * (len(conversation) // 2))
+    prompt = renderer.prompt(conversation[:1])
     assert list(rendered.ids[: len(prompt)]) == prompt
     assert sum(
         token in renderer.stop_ids
         for token, w in zip(rendered.ids, rendered.weights, strict=True)
         if w
-    ) == (len(talk) // 2)
+    ) == (len(conversation) // 2)
 
 
-def test_a_tokenizer_which_puts_a_space_before_a_text_does_so_once():
+def test_a_tokenizer_that_puts_a_space_before_a_text_does_so_once():
     tokenizer = Tokenizer(
         models.Unigram([("<unk>", 0.0), ("▁", -2.0), ("▁ab", -1.0), ("a", -3.0), ("b", -3.0)], 0)
     )
@@ -126,8 +130,8 @@ def test_a_tokenizer_which_puts_a_space_before_a_text_does_so_once():
         tokenizer_object=tokenizer, eos_token="<|end|>", unk_token="<unk>"
     )
     fast.chat_template = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}"
-    talk = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "ab"}]
-    rendered = Renderer(fast).render(talk, [1.0])
+    conversation = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "ab"}]
+    rendered = Renderer(fast).render(conversation, [1.0])
     assert fast.convert_ids_to_tokens(rendered.ids) == ["▁ab", "<|end|>", "a", "b", "<|end|>"]
 
 
@@ -149,16 +153,16 @@ def test_a_tokenizer_which_puts_a_space_before_a_text_does_so_once():
     ],
 )
 def test_templates_that_cannot_be_trained_on_are_refused(template, message):
-    if message is None:  # what begins the next turn ends this one: unusual, and sound
-        assert Renderer(tiny_tokenizer(template)).render(TALK, [0.0, 1.0]).trained
+    if message is None:  # the start of the next turn ends this one: unusual, but sound
+        assert Renderer(tiny_tokenizer(template)).render(CONVERSATION, [0.0, 1.0]).trained
         return
     with pytest.raises(ModelError, match=message):
-        Renderer(tiny_tokenizer(template)).render(TALK, [0.0, 1.0])
+        Renderer(tiny_tokenizer(template)).render(CONVERSATION, [0.0, 1.0])
 
 
 def test_weights_must_match_the_messages():
     with pytest.raises(ModelError, match="1 weights"):
-        Renderer(tiny_tokenizer()).render(TALK, [1.0])
+        Renderer(tiny_tokenizer()).render(CONVERSATION, [1.0])
     with pytest.raises(ModelError, match="2 token ids"):
         Rendered((1, 2), (1.0,))
 
@@ -210,7 +214,7 @@ def test_an_example_is_its_path_up_to_the_last_trained_step():
     assert "e0" not in text_of(rendered, tokenizer, 1)
 
 
-def test_what_is_too_long_is_left_out_and_named():
+def test_examples_that_are_too_long_are_dropped_and_named():
     short, long = example((1, 0, 0, 0)), example((1, 1, 1, 1))
     fitting, overflows = render_all(
         [short, long], trajectories(), "", Renderer(tiny_tokenizer(), max_length=120)
@@ -220,7 +224,7 @@ def test_what_is_too_long_is_left_out_and_named():
 
 
 def test_merges_never_cross_into_a_completion():
-    """A tokenizer trained on the joined text would merge what ends a prompt with what begins a completion."""
+    """A tokenizer of the joined text would merge a prompt's end with a completion's start."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.add_special_tokens(["<|end|>"])
     tokenizer.train_from_iterator(
@@ -228,10 +232,11 @@ def test_merges_never_cross_into_a_completion():
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
     fast.chat_template = (
-        "{% for m in messages %}{{ 'agent:' if m['role'] == 'assistant' else '' }}{{ m['content'] }}<|end|>{% endfor %}"
+        "{% for m in messages %}{{ 'agent:' if m['role'] == 'assistant' else '' }}"
+        "{{ m['content'] }}<|end|>{% endfor %}"
         "{% if add_generation_prompt %}agent:{% endif %}"
     )
     renderer = Renderer(fast)
-    talk = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "Action: go"}]
-    prompt = renderer.prompt(talk[:1])
-    assert list(renderer.render(talk, [1.0]).ids[: len(prompt)]) == prompt
+    conversation = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "Action: go"}]
+    prompt = renderer.prompt(conversation[:1])
+    assert list(renderer.render(conversation, [1.0]).ids[: len(prompt)]) == prompt
