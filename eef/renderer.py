@@ -105,7 +105,8 @@ class Renderer:
         if not tokenizer.chat_template:
             raise ModelError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template",
-                hint="use the instruct version of the model, or set its tokenizer's `chat_template`",
+                hint="use the instruct version of the model, or set the `chat_template` of its "
+                "tokenizer",
             )
         self.tokenizer = tokenizer
         self.loss_on = loss_on
