@@ -107,7 +107,9 @@ def test_action_only_without_an_action_trains_the_end_alone():
 def test_any_text_is_rendered_in_place(texts, name):
     texts = [text.replace("<", "") for text in texts]
     roles = ["user", "assistant"] * len(texts)
-    conversation = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    conversation = [
+        {"role": role, "content": text} for role, text in zip(roles, texts, strict=False)
+    ]
     tokenizer = tiny_tokenizer(TEMPLATES[name])
     renderer = Renderer(tokenizer)
     rendered = renderer.render(conversation, [1.0] * (len(conversation) // 2))
@@ -237,6 +239,9 @@ def test_merges_never_cross_into_a_completion():
         "{% if add_generation_prompt %}agent:{% endif %}"
     )
     renderer = Renderer(fast)
-    conversation = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "Action: go"}]
+    conversation = [
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": "Action: go"},
+    ]
     prompt = renderer.prompt(conversation[:1])
     assert list(renderer.render(conversation, [1.0]).ids[: len(prompt)]) == prompt
