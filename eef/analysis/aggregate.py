@@ -1,7 +1,7 @@
-"""Seeds: pieces that differ in method and seed → numbers of each method and of each pair of methods.
+"""Aggregate: trials of several methods and seeds → numbers per method and per pair of methods.
 
-One piece says how a method did, not how far luck carried it. Two methods are compared in the seeds where both are
-finished; what is missing is shown as missing (None).
+One seed does not show how much of a result is luck. Two methods are compared on the seeds for which
+both are finished. What has not been measured is None.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from eef.analysis.behaviors import BehaviorUse
-from eef.analysis.label_noise import LabelNoise
+from eef.analysis.label_noise import FalseRates, LabelNoise
 from eef.analysis.stats import (
     Difference,
     McNemar,
@@ -28,23 +28,41 @@ from eef.analysis.stats import (
     sign_flip_test,
 )
 from eef.analysis.trial import Scores, Trial
+from eef.methods.labels import LabelRule
 from eef.pipeline.ledger import Cost
 from eef.pipeline.stages import BC, EXPERT
 
-RECORD_VERSION = 3
+RECORD_VERSION = 4
+
+
+class TrainedSteps(NamedTuple):
+    """Trained actions by origin, mean over seeds.
+
+    `student` are actions of the student's rollouts, `prefix` those of the trajectories they
+    branched from; of these, `beneficial` and `neutral` are parts. None if no action has that label.
+    """
+
+    student: float
+    prefix: float
+    beneficial: float | None
+    neutral: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodAggregate:
-    """A method after its last round: win rate and mean reward of each seed, None where that seed is not finished.
+    """The results of a method after its last round, over all seeds.
 
-    `rounds` are its win rates by round and seed, `cost` the mean over seeds of all its stages, `explored` that of
-    exploring up to each round (so that a curve may be drawn over what was spent), `skills` those of test episodes by
-    round, then by seed. `pass_at_k` is of training tasks, by rollouts from their start in the last round: (k, chance
-    that one of k wins). `selected`: what is trained on in the last round, mean counts over seeds. `solved` counts test
-    tasks won after the last round by difficulty, mean over seeds; `newly_solved` those lost by expert and behaviour
-    cloning of the same seed. Of its `options`, `changes` are those in which it differs from the method it is a variant
-    of (`algorithm`), if from any.
+    `win_rates` and `rewards` have one entry per seed, None if that trial is not finished. `rounds`
+    are win rates by round, then by seed. `cost` is the mean over seeds of all stages; `explored`
+    the mean cost of exploration up to each round. `behaviors` are those of test episodes by round,
+    then by seed. `pass_at_k` is (k, chance that at least one of k rollouts wins), over rollouts
+    from the start of training tasks in the last round. `selected` counts what the last round trains
+    on, mean over seeds. `solved` counts test tasks won after the last round by difficulty, mean
+    over seeds; `newly_solved` counts, per seed, those won by neither the expert nor behavior
+    cloning.
+
+    `algorithm` is the method that a variant configures, `options` are all options, and `changes`
+    are those that differ from the options of `algorithm`.
     """
 
     name: str
@@ -56,24 +74,29 @@ class MethodAggregate:
     rounds: Mapping[int, tuple[float | None, ...]]
     cost: Cost | None
     explored: Mapping[int, Cost]
-    skills: Mapping[int, tuple[Mapping[str, BehaviorUse], ...]]
+    behaviors: Mapping[int, tuple[Mapping[str, BehaviorUse], ...]]
     pass_at_k: tuple[int, float] | None
     selected: Mapping[str, float]
     solved: Mapping[str, float]
     newly_solved: tuple[int | None, ...]
-    noise: tuple[LabelNoise, ...]
+    label_noise: tuple[LabelNoise, ...]
 
     @property
-    def is_arm(self) -> bool:
-        """Whether it is a variant that shows what does the work in a method; other experts make a method of its own."""
+    def is_variant(self) -> bool:
+        """Whether it is another method with changed options.
+
+        A method with other experts counts as a method of its own.
+        """
         return bool(self.changes) and "experts" not in self.changes
 
     @property
     def known(self) -> list[float]:
+        """The win rates of the finished seeds."""
         return [rate for rate in self.win_rates if rate is not None]
 
     @property
     def mean(self) -> float | None:
+        """Mean win rate over the finished seeds."""
         return fmean(self.known) if self.known else None
 
     @property
@@ -83,19 +106,75 @@ class MethodAggregate:
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation of the win rate over seeds; None for a single seed."""
+        """Standard deviation of the win rate over seeds; None for fewer than two seeds."""
         return stdev(self.known) if len(self.known) > 1 else None
+
+    @property
+    def exploration(self) -> Cost | None:
+        """Mean cost of exploration in all rounds; None if no seed has finished them."""
+        return self.explored.get(max(self.rounds))
+
+    @property
+    def trained_steps(self) -> TrainedSteps | None:
+        """The actions trained in the last round; None without examples."""
+        if not self.selected.get("examples"):
+            return None
+        steps = {
+            name.removeprefix("steps."): count
+            for name, count in self.selected.items()
+            if name.startswith("steps.")
+        }
+        student = steps.pop("student-win", 0)
+        return TrainedSteps(
+            student, sum(steps.values()), steps.get("beneficial"), steps.get("neutral")
+        )
+
+    def mean_behavior(self, round: int, part: str, name: str) -> float | None:
+        """Times a behavior occurs per "won" or "lost" test episode of a round, mean over seeds."""
+        known = [
+            mean
+            for use in self.behaviors[round]
+            if use and (mean := use[part].means[name]) is not None
+        ]
+        return fmean(known) if known else None
+
+    def final_behavior(self, name: str) -> float | None:
+        """Times a behavior occurs per test episode after the last round, mean over seeds."""
+        known = [
+            sum(part.episodes * (part.means[name] or 0.0) for part in use.values())
+            / max(1, sum(part.episodes for part in use.values()))
+            for use in self.behaviors.get(max(self.behaviors, default=0), ())
+            if use
+        ]
+        return fmean(known) if known else None
+
+    def false_rates(self, n: int, rule: LabelRule) -> FalseRates:
+        """Shares of false labels with `n` rollouts per state, mean over the measured seeds."""
+        rates = [noise.false_rates(n, rule) for noise in self.label_noise]
+        segments, beneficial, harmful = (
+            fmean(known)
+            if (known := [value for rate in rates if (value := getattr(rate, part)) is not None])
+            else None
+            for part in ("segments", "beneficial", "harmful")
+        )
+        return FalseRates(fmean(rate.states for rate in rates), segments, beneficial, harmful)
+
+    def to_record(self) -> dict[str, Any]:
+        return {**asdict(self), "mean": self.mean, "deviation": self.deviation}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairAggregate:
-    """Two methods on the same tasks in the `seeds` where both are finished; differences are first minus second.
+    """Two methods compared on the `seeds` for which both are finished, on the same tasks.
 
-    `p_value`: exact sign-flip test over tasks, all seeds of a task together (with one seed McNemar's test).
-    `p_adjusted`: by Holm's correction for all pairs of its family: of methods; of an arm and its method; the rest.
-    `difference`: of win rates, bootstrap interval over tasks; `both`: over tasks and seeds. `effects`: the seed as a
-    random effect. `by_seed`: McNemar's test of each. `first_alone`: tasks that the first won in any seed after its last
-    round and the second never, in no seed and no round; `second_alone` likewise.
+    Differences are first minus second. `p_value` is the exact sign-flip test over tasks, all seeds
+    of a task together (for one seed, McNemar's test); `p_adjusted` applies Holm's correction within
+    the pair's family: two methods, a variant and its method, or any other pair. `over_tasks` and
+    `over_both` are the difference of win rates with a bootstrap interval over tasks, and over tasks
+    and seeds; `reward` is the difference of mean rewards, over tasks. `seed_effects` treats the
+    seed as a random effect. `by_seed` is McNemar's test of each seed. `first_alone` counts tasks
+    that the first method won after its last round in any seed, and the second in no round of any
+    seed; `second_alone` is the reverse.
     """
 
     first: str
@@ -103,23 +182,28 @@ class PairAggregate:
     seeds: tuple[int, ...]
     p_value: float
     p_adjusted: float
-    difference: Difference
-    both: Difference
+    over_tasks: Difference
+    over_both: Difference
     reward: Difference
-    effects: SeedEffects | None
+    seed_effects: SeedEffects | None
     by_seed: tuple[McNemar, ...]
     first_alone: int
     second_alone: int
 
+    @property
+    def name(self) -> str:
+        """`eef_vs_rft6`"""
+        return f"{self.first}_vs_{self.second}"
+
     def to_record(self) -> dict[str, Any]:
-        effects = self.effects
+        effects = self.seed_effects
         return {
             "first": self.first,
             "second": self.second,
             "seeds": list(self.seeds),
-            "difference": self.difference.mean,
-            "interval": list(self.difference.interval),
-            "interval_over_seeds": list(self.both.interval),
+            "difference": self.over_tasks.mean,
+            "interval": list(self.over_tasks.interval),
+            "interval_over_seeds": list(self.over_both.interval),
             "p": self.p_value,
             "p_adjusted": self.p_adjusted,
             "reward_difference": self.reward.mean,
@@ -135,9 +219,10 @@ class PairAggregate:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """What several seeds say together; the student's methods are paired, the experts are not.
+    """The trials of several seeds together. The student's methods are paired, the experts are not.
 
-    `tasks` counts the test tasks of each difficulty; `never_solved` those that no method won in any seed or round.
+    `tasks` counts the test tasks of each difficulty, `never_solved` those that no method won in any
+    round of any seed.
     """
 
     seeds: tuple[int, ...]
@@ -147,153 +232,200 @@ class Aggregate:
     never_solved: Mapping[str, int]
 
     def rates_in(self, item: MethodAggregate, seeds: Collection[int]) -> list[float]:
-        """A method's win rates in some of the seeds; one that is not finished there is left out."""
+        """A method's win rates in some of the seeds, without those that are not finished."""
         return [
             rate
             for seed, rate in zip(self.seeds, item.win_rates, strict=True)
             if seed in seeds and rate is not None
         ]
 
+    def mean_in(self, item: MethodAggregate, seeds: Collection[int]) -> float | None:
+        """A method's mean win rate over some of the seeds; None if none of them is finished."""
+        rates = self.rates_in(item, seeds)
+        return fmean(rates) if rates else None
+
+    @property
+    def variants(self) -> list[MethodAggregate]:
+        return [item for item in self.methods if item.is_variant]
+
+    @property
+    def behavior_names(self) -> list[str]:
+        """The names of all counted behaviors."""
+        uses = (use for item in self.methods for each in item.behaviors.values() for use in each)
+        return list(dict.fromkeys(name for use in uses if use for name in use["won"].means))
+
+    def headline_pair(self) -> tuple[MethodAggregate, MethodAggregate, PairAggregate] | None:
+        """(subject, rival, their pair): `eef`, or the best method, and the best other algorithm.
+
+        None if no two methods have a finished seed in common.
+        """
+        known = sorted(
+            (
+                item
+                for item in self.methods
+                if item.mean is not None and item.name not in (EXPERT, BC) and not item.is_variant
+            ),
+            key=lambda item: item.mean or 0.0,
+            reverse=True,
+        )
+        subject = next((item for item in known if item.name == "eef"), next(iter(known), None))
+        others = (item for item in known if subject and item.algorithm != subject.algorithm)
+        rival = next(others, None)
+        pair = self.pair(subject.name, rival.name) if subject and rival else None
+        return (subject, rival, pair) if subject and rival and pair else None
+
+    def pair(self, one: str, other: str) -> PairAggregate | None:
+        """The pair of two methods in either order; None if they have no finished seed in common."""
+        return next(
+            (each for each in self.pairs if {each.first, each.second} == {one, other}), None
+        )
+
     def to_record(self) -> dict[str, Any]:
         return {
             "version": RECORD_VERSION,
             "seeds": list(self.seeds),
-            "methods": [
-                {**asdict(method), "mean": method.mean, "deviation": method.deviation}
-                for method in self.methods
-            ],
+            "methods": [method.to_record() for method in self.methods],
             "pairs": [pair.to_record() for pair in self.pairs],
             "tasks": dict(self.tasks),
             "never_solved": dict(self.never_solved),
         }
 
 
-class _Grid:
-    """Pieces by method and seed, some of them missing."""
+class _TrialGrid:
+    """Trials by method and seed; some may be missing."""
 
-    def __init__(self, pieces: Iterable[Trial]) -> None:
-        found = {(piece.method, piece.seed): piece for piece in pieces}
-        self.pieces = found
-        places = {piece.method: (piece.place, piece.method) for piece in found.values()}
-        self.methods = sorted(places, key=places.__getitem__)
-        self.seeds = tuple(sorted({seed for _, seed in found}))
+    def __init__(self, trials: Iterable[Trial]) -> None:
+        self.trials = {(trial.method, trial.seed): trial for trial in trials}
+        order = {trial.method: (trial.order, trial.method) for trial in self.trials.values()}
+        self.methods = sorted(order, key=order.__getitem__)
+        self.seeds = tuple(sorted({seed for _, seed in self.trials}))
 
     def row(self, method: str) -> list[Trial | None]:
-        """A method's pieces, one a seed."""
-        return [self.pieces.get((method, seed)) for seed in self.seeds]
+        """A method's trials, one per seed."""
+        return [self.trials.get((method, seed)) for seed in self.seeds]
 
     def known(self, method: str) -> list[Trial]:
-        return [piece for piece in self.row(method) if piece is not None]
+        return [trial for trial in self.row(method) if trial is not None]
 
     @cached_property
     def difficulty(self) -> dict[str, str]:
-        """Each test task as easy, medium or hard: won by more than two thirds, some, or less than a third of the
-        evaluations before any exploring (the expert's and behaviour cloning's, of all seeds)."""
-        baselines = [piece for name in (EXPERT, BC) for piece in self.known(name) if piece.last]
-        wins = Counter(task for piece in baselines for task in piece.wins(0))
+        """Each test task as "easy", "medium" or "hard".
+
+        An easy task is won in more than two thirds of the evaluations before exploration (those of
+        the expert and of behavior cloning, of all seeds); a hard one in less than a third.
+        """
+        baselines = [
+            trial for name in (EXPERT, BC) for trial in self.known(name) if trial.final_scores
+        ]
+        wins = Counter(task for trial in baselines for task in trial.wins(0))
         return {
             task: "hard"
             if 3 * wins[task] < len(baselines)
             else "easy"
             if 3 * wins[task] > 2 * len(baselines)
             else "medium"
-            for piece in baselines[:1]
-            for task in piece.tasks
+            for trial in baselines[:1]
+            for task in trial.tasks
         }
 
-    def newly_solved(self, piece: Trial) -> int | None:
-        """Test tasks won after the last round, and by neither the expert nor behaviour cloning of the same seed; None
-        where one of them is not finished."""
-        baselines = [self.pieces.get((name, piece.seed)) for name in (EXPERT, BC)]
-        before = [each.wins(0) for each in baselines if each is not None and each.last]
+    def newly_solved(self, trial: Trial) -> int | None:
+        """Number of test tasks won after the last round, and by neither baseline of the same seed.
+
+        None if the trial or a baseline (the expert, behavior cloning) is not finished.
+        """
+        baselines = [self.trials.get((name, trial.seed)) for name in (EXPERT, BC)]
+        before = [each.wins(0) for each in baselines if each is not None and each.final_scores]
         return (
-            len(piece.wins(piece.last_round).difference(*before))
-            if piece.last and len(before) == 2
+            len(trial.wins(trial.last_round).difference(*before))
+            if trial.final_scores and len(before) == 2
             else None
         )
 
 
-def aggregate_trials(pieces: Iterable[Trial]) -> Aggregate:
-    """The numbers of pieces of one study at one budget, finished or not."""
-    grid = _Grid(pieces)
-    ever = _won_ever(grid.pieces.values())
-    methods = tuple(_method(grid, name) for name in grid.methods)
+def aggregate_trials(trials: Iterable[Trial]) -> Aggregate:
+    """The aggregate of trials of one study at one budget, finished or not."""
+    grid = _TrialGrid(trials)
+    ever = _ever_won(grid.trials.values())
+    methods = tuple(_aggregate_method(grid, name) for name in grid.methods)
     return Aggregate(
         grid.seeds,
         methods,
-        _pairs(grid, methods),
+        _aggregate_pairs(grid, methods),
         dict(Counter(grid.difficulty.values())),
         dict(Counter(level for task, level in grid.difficulty.items() if task not in ever)),
     )
 
 
-def _won_ever(pieces: Iterable[Trial]) -> set[str]:
+def _ever_won(trials: Iterable[Trial]) -> set[str]:
     """Tasks won in any round."""
-    return {task for piece in pieces for round in piece.scores for task in piece.wins(round)}
+    return {task for trial in trials for round in trial.scores for task in trial.wins(round)}
 
 
-def _won_last(pieces: Iterable[Trial]) -> set[str]:
+def _finally_won(trials: Iterable[Trial]) -> set[str]:
     """Tasks won after the last round."""
-    return {task for piece in pieces if piece.last for task in piece.wins(max(piece.scores))}
+    return {
+        task for trial in trials if trial.final_scores for task in trial.wins(max(trial.scores))
+    }
 
 
-def _method(grid: _Grid, name: str) -> MethodAggregate:
+def _aggregate_method(grid: _TrialGrid, name: str) -> MethodAggregate:
     row, known = grid.row(name), grid.known(name)
-    most = max(piece.rounds for piece in known)
-    numbers = tuple(range(1, most + 1)) or (0,)
-    last = [piece.last if piece else None for piece in row]
-    finished = [piece for piece in known if piece.last]
+    rounds = tuple(range(1, max(trial.rounds for trial in known) + 1)) or (0,)
+    final = [trial.final_scores if trial else None for trial in row]
+    finished = [trial for trial in known if trial.final_scores]
     exploring = "collect" if name == EXPERT else "explore"
     return MethodAggregate(
         name=name,
         algorithm=known[0].algorithm,
         options=known[0].options,
         changes=_changes(grid, known[0]),
-        win_rates=tuple(_rate(scores) for scores in last),
-        rewards=tuple(fmean(scores.rewards) if scores else None for scores in last),
+        win_rates=tuple(_win_rate(scores) for scores in final),
+        rewards=tuple(fmean(scores.rewards) if scores else None for scores in final),
         rounds={
-            number: tuple(_rate(piece.scores.get(number)) if piece else None for piece in row)
-            for number in numbers
+            round: tuple(_win_rate(trial.scores.get(round)) if trial else None for trial in row)
+            for round in rounds
         },
-        cost=_mean_cost([piece.spent() for piece in finished]) if finished else None,
+        cost=_mean_cost([trial.cost_of() for trial in finished]) if finished else None,
         explored={
-            number: _mean_cost(
-                [piece.spent(exploring, number) for piece in known if number in piece.scores]
+            round: _mean_cost(
+                [trial.cost_of(exploring, round) for trial in known if round in trial.scores]
             )
-            for number in numbers
-            if any(number in piece.scores for piece in known)
+            for round in rounds
+            if any(round in trial.scores for trial in known)
         },
-        skills={
-            number: tuple(piece.skills[number] for piece in known if number in piece.skills)
-            for number in numbers
+        behaviors={
+            round: tuple(trial.behaviors[round] for trial in known if round in trial.behaviors)
+            for round in rounds
         },
         pass_at_k=_pass_at_k(known),
         selected=_mean_counts(
-            [counts for piece in known if (counts := piece.selected.get(piece.last_round))]
+            [counts for trial in known if (counts := trial.selected.get(trial.last_round))]
         ),
         solved=_mean_counts(
             [
                 Counter(
-                    grid.difficulty[task] for task in _won_last([piece]) if task in grid.difficulty
+                    grid.difficulty[task]
+                    for task in _finally_won([trial])
+                    if task in grid.difficulty
                 )
-                for piece in finished
+                for trial in finished
             ]
         ),
-        newly_solved=tuple(grid.newly_solved(piece) if piece else None for piece in row),
-        noise=tuple(piece.noise for piece in known if piece.noise),
+        newly_solved=tuple(grid.newly_solved(trial) if trial else None for trial in row),
+        label_noise=tuple(trial.label_noise for trial in known if trial.label_noise),
     )
 
 
-def _rate(scores: Scores | None) -> float | None:
+def _win_rate(scores: Scores | None) -> float | None:
     return fmean(scores.won) if scores else None
 
 
-def _changes(grid: _Grid, piece: Trial) -> dict[str, Any]:
-    """The options of an arm that are not those of its method; none where that method is not in the study."""
-    method = next(iter(grid.known(piece.algorithm)), None)
-    if piece.method == piece.algorithm or method is None:
+def _changes(grid: _TrialGrid, trial: Trial) -> dict[str, Any]:
+    """The options of a variant that differ from its method's; {} if that method has no trial."""
+    method = next(iter(grid.known(trial.algorithm)), None)
+    if trial.method == trial.algorithm or method is None:
         return {}
-    return {key: value for key, value in piece.options.items() if method.options.get(key) != value}
+    return {key: value for key, value in trial.options.items() if method.options.get(key) != value}
 
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:
@@ -311,84 +443,92 @@ def _mean_counts(counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
     return {name: fmean(each.get(name, 0) for each in counts) for name in names}
 
 
-def _pass_at_k(pieces: Sequence[Trial]) -> tuple[int, float] | None:
-    """(k, mean pass@k over training tasks and seeds), k the rollouts from the start that every task has."""
-    counts = [count for piece in pieces for count in piece.starts]
+def _pass_at_k(trials: Sequence[Trial]) -> tuple[int, float] | None:
+    """(k, mean pass@k over training tasks and seeds); k is the fewest rollouts of any task."""
+    counts = [count for trial in trials for count in trial.starts]
     k = min((played for _, played in counts), default=0)
     return (k, fmean(pass_at_k(wins, played, k) for wins, played in counts)) if k else None
 
 
-Both = Sequence[tuple[Trial, Trial]]
+TrialPairs = Sequence[tuple[Trial, Trial]]
+"""The finished trials of two methods, paired by seed."""
 
 
-def _pairs(grid: _Grid, methods: Sequence[MethodAggregate]) -> tuple[PairAggregate, ...]:
-    """All pairs of the student's methods that have a seed in common, the later method in the order first."""
+def _aggregate_pairs(
+    grid: _TrialGrid, methods: Sequence[MethodAggregate]
+) -> tuple[PairAggregate, ...]:
+    """All pairs of the student's methods with a seed in common; the later method comes first."""
     found, families = [], []
     for earlier, later in combinations([item for item in methods if item.name != EXPERT], 2):
-        both = [
+        paired = [
             (one, other)
             for one, other in zip(grid.row(later.name), grid.row(earlier.name), strict=True)
-            if one and other and one.last and other.last
+            if one and other and one.final_scores and other.final_scores
         ]
-        if both:
-            found.append((later.name, earlier.name, both))
+        if paired:
+            found.append((later.name, earlier.name, paired))
             families.append(_family(later, earlier))
-    tests = [sign_flip_test(*_tables(both, "won")) for _, _, both in found]
+    tests = [sign_flip_test(*_tables(paired, "won")) for _, _, paired in found]
     adjusted = _holm_by_family(tests, families)
     return tuple(
-        _pair(*pair, p_value, corrected)
+        _aggregate_pair(*pair, p_value, corrected)
         for pair, p_value, corrected in zip(found, tests, adjusted, strict=True)
     )
 
 
 def _family(first: MethodAggregate, second: MethodAggregate) -> str:
-    """The questions that are asked together and corrected together."""
-    arms = [item for item in (first, second) if item.is_arm]
-    if not arms:
+    """The family of hypotheses that a pair is tested and corrected with."""
+    variants = [item for item in (first, second) if item.is_variant]
+    if not variants:
         return "methods"
-    of_its_method = len(arms) == 1 and {first.name, second.name} == {
-        arms[0].name,
-        arms[0].algorithm,
+    with_its_method = len(variants) == 1 and {first.name, second.name} == {
+        variants[0].name,
+        variants[0].algorithm,
     }
-    return "arms" if of_its_method else "rest"
+    return "variants" if with_its_method else "rest"
 
 
 def _holm_by_family(p_values: Sequence[float], families: Sequence[str]) -> list[float]:
     adjusted = list(p_values)
     for family in set(families):
-        places = [place for place, name in enumerate(families) if name == family]
-        for place, value in zip(places, holm([p_values[place] for place in places]), strict=True):
-            adjusted[place] = value
+        indices = [index for index, name in enumerate(families) if name == family]
+        corrected = holm([p_values[index] for index in indices])
+        for index, value in zip(indices, corrected, strict=True):
+            adjusted[index] = value
     return adjusted
 
 
-def _pair(first: str, second: str, both: Both, p_value: float, p_adjusted: float) -> PairAggregate:
-    wins = _tables(both, "won")
-    ones, others = zip(*both, strict=True)
+def _aggregate_pair(
+    first: str, second: str, paired: TrialPairs, p_value: float, p_adjusted: float
+) -> PairAggregate:
+    wins = _tables(paired, "won")
+    ones, others = zip(*paired, strict=True)
     return PairAggregate(
         first=first,
         second=second,
-        seeds=tuple(one.seed for one, _ in both),
+        seeds=tuple(one.seed for one, _ in paired),
         p_value=p_value,
         p_adjusted=p_adjusted,
-        difference=difference_over_seeds(*wins),
-        both=difference_over_seeds(*wins, over="both"),
-        reward=difference_over_seeds(*_tables(both, "rewards")),
-        effects=seed_effects(*wins),
+        over_tasks=difference_over_seeds(*wins),
+        over_both=difference_over_seeds(*wins, over="both"),
+        reward=difference_over_seeds(*_tables(paired, "rewards")),
+        seed_effects=seed_effects(*wins),
         by_seed=tuple(
             mcnemar([win > 0 for win in one], [win > 0 for win in other])
             for one, other in zip(*wins, strict=True)
         ),
-        first_alone=len(_won_last(ones) - _won_ever(others)),
-        second_alone=len(_won_last(others) - _won_ever(ones)),
+        first_alone=len(_finally_won(ones) - _ever_won(others)),
+        second_alone=len(_finally_won(others) - _ever_won(ones)),
     )
 
 
-def _tables(both: Both, field: str) -> tuple[list[list[float]], list[list[float]]]:
-    """A field of the last scores, [seeds, tasks] of the first and of the second; all play the same tasks in one
-    order."""
+def _tables(paired: TrialPairs, field: str) -> tuple[list[list[float]], list[list[float]]]:
+    """A field of the final scores, [seeds, tasks] of the first and of the second method.
+
+    All trials of a study have the same tasks in the same order.
+    """
     one, other = (
-        [[float(value) for value in getattr(pair[side].last, field)] for pair in both]
+        [[float(value) for value in getattr(pair[side].final_scores, field)] for pair in paired]
         for side in (0, 1)
     )
     return one, other

@@ -1,7 +1,6 @@
-"""Story: the failed expert trajectory of a run that shows best what exploring it taught, with what it proves.
+"""Case study: the most instructive failed expert trajectory of a run.
 
-Between results and page: chooses a trajectory, its grid and the training examples made from it; `storyboard` draws
-them.
+It comes with the outcomes measured along the trajectory and the training examples made from it.
 """
 
 from __future__ import annotations
@@ -16,14 +15,16 @@ from eef.pipeline.stages import Stage
 from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 
-EASY_TO_READ = 8  # steps
+READABLE_LENGTH = 8
+"""Number of steps that is easy to read in a report."""
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
-    """A failed expert trajectory, what was measured along it in a round, and the examples that came of it.
+class CaseStudy:
+    """A failed expert trajectory, its outcome grid of one round, and the examples made from it.
 
-    `trajectories` hold the rollouts which the grid names; `failures` is how many failed trajectories there were.
+    `trajectories` contains the rollouts that the grid names. `failures` is the number of failed
+    expert trajectories of the run.
     """
 
     method: str
@@ -35,16 +36,17 @@ class Story:
     failures: int
 
 
-def telling_story(run: RunData) -> Story | None:
-    """The most telling failed trajectory of all rounds; None where no method explored one.
+def find_case_study(run: RunData) -> CaseStudy | None:
+    """The most instructive failed trajectory of all rounds; None if no method explored one.
 
-    Telling is, in this order: helpful and harmful segments both; a recovery state that was given a solution; a
-    solution at all; a length that is easy to read. Among equals the earliest round, then the first by id.
+    The criteria, in order: both beneficial and harmful segments; a recovery state with a solution;
+    any solution; a length that is easy to read. Ties go to the earliest round, then to the first
+    id.
     """
-    return max(_stories(run), key=_how_telling, default=None)
+    return max(_case_studies(run), key=_instructiveness, default=None)
 
 
-def _stories(run: RunData) -> Iterator[Story]:
+def _case_studies(run: RunData) -> Iterator[CaseStudy]:
     for name, method in run.methods.items():
         if not isinstance(method, Eef):
             continue
@@ -63,7 +65,7 @@ def _stories(run: RunData) -> Iterator[Story]:
                 examples = tuple(
                     item for item in selection.examples if _comes_from(trajectories, item, expert)
                 )
-                yield Story(name, round, expert, grid, examples, trajectories, len(failed))
+                yield CaseStudy(name, round, expert, grid, examples, trajectories, len(failed))
 
 
 def _has_failed(item: Trajectory) -> bool:
@@ -76,11 +78,11 @@ def _comes_from(trajectories: TrajectorySet, example: TrainingExample, expert: T
     return start is not None and start.trajectory == expert.id
 
 
-def _how_telling(story: Story) -> tuple[int, bool, bool, int]:
-    labels = {segment.label for segment in story.grid.segments()}
+def _instructiveness(case: CaseStudy) -> tuple[int, bool, bool, int]:
+    labels = {segment.label for segment in case.grid.segments()}
     return (
         len(labels & {"beneficial", "harmful"}),
-        any(example.state > 0 for example in story.examples),
-        bool(story.examples),
-        -abs(story.expert.length - EASY_TO_READ),
+        any(example.state > 0 for example in case.examples),
+        bool(case.examples),
+        -abs(case.expert.length - READABLE_LENGTH),
     )

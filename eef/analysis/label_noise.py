@@ -1,8 +1,9 @@
-"""Label noise: how often a state's label is false, measured against many more rollouts from the same states.
+"""Label noise: how often a state's label is false, measured with many more rollouts from the state.
 
-A label says whether the student wins from a state, and rests on a handful of rollouts. Here the student of a round
-plays, say, 20 from each state of some of the trajectories that round explored. What most of them say is taken as the
-truth, and it is counted how often n of them, drawn at random, would have said something else.
+A label states whether the student wins from a state, and is based on a handful of rollouts. To
+measure how reliable it is, the student that explored in a round plays, for example, 20 rollouts
+from each state of some of the trajectories explored then. The majority of these is taken as the
+true label, and compared with the label that n of them, drawn at random, would have given.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class StateCount(NamedTuple):
 
 
 class FalseRates(NamedTuple):
-    """Part of the states whose label is false, and part of the segments between two states; and, of all segments that
-    are labelled beneficial (harmful), the part that is not. None where there are none."""
+    """Shares of false labels, of all states and of all segments.
+
+    `beneficial` and `harmful` are the false shares of these labels. None if there are no segments.
+    """
 
     states: float
     segments: float | None
@@ -52,7 +55,10 @@ class FalseRates(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LabelNoise(Record):
-    """What many rollouts from the states of a round have shown; states of a trajectory stand together, in order."""
+    """The outcomes of many rollouts from the states of a round.
+
+    The states of a trajectory are adjacent and in order.
+    """
 
     KIND: ClassVar[str] = "label noise"
 
@@ -60,17 +66,20 @@ class LabelNoise(Record):
     states: tuple[StateCount, ...]
 
     def false_rates(self, n: int, rule: LabelRule) -> FalseRates:
-        """Expected part of false labels when each state gets `n` rollouts and `rule` decides.
+        """Expected shares of false labels if each state is labeled by `n` rollouts and `rule`.
 
-        True is what the majority of all rollouts says (a win rate of 0.5 or more is `ok`). The n are drawn without
-        replacement from all of them, independently for each state; a segment's label is false unless both its ends
-        make it what the true ends make it, so that two false ends of a neutral segment cancel out.
+        The true label of a state is that of the majority of all its rollouts: a win rate of 0.5 or
+        more. The n rollouts are drawn from these without replacement, independently for each state.
+        A segment's label is false if it differs from the label that the true labels of its two ends
+        give, so two false ends of a neutral segment cancel out.
 
-        Worked example. Two states with 20 rollouts, 20 and 10 of which won: both are truly `ok`, the segment between
-        them neutral. With one rollout the first is never false and the second in half of the cases: then the segment is
-        labelled harmful, which it never is.
+        Worked example. Two states have 20 rollouts each, with 20 and 10 wins. Both are truly won,
+        and the segment between them is neutral. With one rollout, the first state's label is never
+        false and the second's is false half of the time. The segment is then labeled harmful,
+        falsely.
 
-        >>> LabelNoise(1, (StateCount("e", 0, 20, 20), StateCount("e", 3, 10, 20))).false_rates(1, "any")
+        >>> noise = LabelNoise(1, (StateCount("e", 0, 20, 20), StateCount("e", 3, 10, 20)))
+        >>> noise.false_rates(1, "any")
         FalseRates(states=0.25, segments=0.5, beneficial=None, harmful=1.0)
         """
         chances = [_chance_ok(state, n, rule) for state in self.states]
@@ -103,11 +112,10 @@ class LabelNoise(Record):
         )
 
 
-def _part_false(labelled: Sequence[tuple[float, bool]]) -> float | None:
-    """Of segments that get a label with some chance, and are so in truth or not: the part of such labels that is
-    false."""
-    given = sum(chance for chance, _ in labelled)
-    return sum(chance for chance, true in labelled if not true) / given if given > 0 else None
+def _part_false(labeled: Sequence[tuple[float, bool]]) -> float | None:
+    """The false share of a label, given each segment's chance of getting it and its truth."""
+    given = sum(chance for chance, _ in labeled)
+    return sum(chance for chance, true in labeled if not true) / given if given > 0 else None
 
 
 def _chance_ok(state: StateCount, n: int, rule: LabelRule) -> float:
@@ -116,7 +124,7 @@ def _chance_ok(state: StateCount, n: int, rule: LabelRule) -> float:
 
 
 def _chance_false(before: float, after: float, truly_before: bool, truly_after: bool) -> float:
-    """Chance that the labels of two ends, ok with these chances, do not make the segment what the true ones do."""
+    """Chance of a false segment, given its ends' chances of being labeled won and true labels."""
     if truly_before == truly_after:
         return before * (1 - after) + after * (1 - before)
     return 1 - (before * (1 - after) if truly_before else (1 - before) * after)
@@ -131,10 +139,12 @@ def measure_noise(
     rollouts: int,
     on_progress: OnProgress = ignore_progress,
 ) -> LabelNoise:
-    """Play `rollouts` from the start and each planned state of `trajectories` experts' failures, drawn at random.
+    """Measure the label noise of a method's round with rollouts of the student that explored in it.
 
-    The student is the one that explored in that round. What was played is kept and never played again; the result goes
-    to `<run>/<method>/round<r>/noise.json`. MethodError where the method plays on from no expert's trajectory.
+    `rollouts` are played from the start and from each planned state of `trajectories` failed expert
+    trajectories, drawn at random. They are stored, and not played again. The result is written to
+    `<run>/<method>/round<r>/noise.json`. Raises MethodError if the method branches from no expert
+    trajectory.
     """
     run, context = pipeline.run, pipeline.context
     stage = Stage(method, round, "explore")
@@ -163,7 +173,7 @@ def measure_noise(
 
 
 def read_noise(run: RunData, method: str) -> LabelNoise | None:
-    """The measurement of a method's first round that has one."""
+    """The measurement of the first round of a method that has one; None if no round has."""
     rounds = range(1, run.recipe.rounds + 1)
     paths = (run.folder(Stage(method, round, "explore")) / NOISE_FILE for round in rounds)
     path = next((path for path in paths if path.is_file()), None)
@@ -179,8 +189,8 @@ def _planned(pipeline: Pipeline, stage: Stage) -> dict[str, tuple[str, list[Stat
             found.setdefault(item.state.trajectory, (item.task, []))[1].append(item.state)
     if not found:
         raise MethodError(
-            f"`{stage.method}` plays on from no expert's trajectory in round {stage.round}",
-            hint="labels are measured of a method like `eef`",
+            f"`{stage.method}` branches from no expert trajectory in round {stage.round}",
+            hint="name a method that does, such as `eef`",
         )
     return found
 
@@ -188,7 +198,7 @@ def _planned(pipeline: Pipeline, stage: Stage) -> dict[str, tuple[str, list[Stat
 def _draw(
     planned: dict[str, tuple[str, list[StateRef]]], count: int, seed: int
 ) -> Sequence[tuple[str, list[StateRef]]]:
-    """Some of the trajectories; each task once, since its start is measured with them."""
+    """Some of the trajectories, at most one per task, whose start is measured as well."""
     by_task = {
         task: (task, sorted(states, key=lambda state: state.t)) for task, states in planned.values()
     }
@@ -196,6 +206,6 @@ def _draw(
 
 
 def _count(trajectories: TrajectorySet, expert: str, round: int) -> list[StateCount]:
-    """The states of an expert's trajectory from which rollouts came to an end, the start first."""
+    """The states of an expert trajectory with completed rollouts, the start first."""
     counts = count_wins(trajectories, trajectories[expert], [round])
     return [StateCount(expert, t, wins, played) for t, (wins, played) in counts.items() if played]

@@ -1,7 +1,7 @@
-"""Results: the numbers of a run, finished or not, read from its directory. Read by tables, page and `results.json`.
+"""Results: the numbers of a run, finished or not, for tables, the report and `results.json`.
 
-Nothing here is measured anew: evaluations, ledgers, selections and stored rollouts are read, and `eef.analysis.stats` is
-asked. What has not been measured is None, never 0.
+They are computed from the run's evaluations, ledgers, selections and stored rollouts. What has not
+been measured is None, never 0.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, round_methods
 from eef.trajectory import TrajectorySet
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+"""Version 2: `skills` is `behaviors`, `kinds` is `task_groups`."""
+
 COUNTS = tuple(field.name for field in fields(Cost) if field.name != "rollouts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """How a policy did on the test tasks.
+    """The score of a policy on the test tasks.
 
-    `interval`: Wilson's, 95 %, of the win rate; `reward_interval`: bootstrap over tasks, 95 %, of the mean reward.
-    `finished`: part of the episodes that the environment ended (WebShop: something was bought).
+    `interval` is Wilson's 95 % interval of the win rate, `reward_interval` the 95 % bootstrap
+    interval of the mean reward over tasks. `finished` is the share of episodes that the environment
+    ended (in WebShop, by a purchase).
     """
 
     wins: int
@@ -51,12 +54,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundResult:
-    """What is known of one round of a method. None: that stage is not done yet, or the round has none such.
+    """The results of one round of a method. None means that a stage is not done or does not exist.
 
-    `newly_solved`: test tasks won now and by neither the expert nor behaviour cloning. `explored`: counts of the
-    round's rollouts on the training tasks. `train_tasks_won`: training tasks won by the expert or, up to this
-    round, by the student, from the start or from inside an expert's trajectory. `kinds`: scores by kind of test task
-    (None where they have none). `costs` by kind of stage.
+    `newly_solved` counts test tasks won in this round, and by neither the expert nor behavior
+    cloning. `explored` counts the round's rollouts on the training tasks, `selection` what the
+    round trains on. `train_tasks_won` counts training tasks won by the expert or, up to this round,
+    by the student, from the start or from a state of an expert trajectory. `behaviors` are those of
+    won and of lost test episodes. `task_groups` are scores by group of test tasks, None if the
+    tasks have no groups. `costs` are keyed by kind of stage.
     """
 
     round: int
@@ -66,13 +71,13 @@ class RoundResult:
     explored: Mapping[str, int] | None
     selection: Mapping[str, int] | None
     train_tasks_won: int | None
-    skills: Mapping[str, BehaviorUse]
-    kinds: TaskGroups | None
+    behaviors: Mapping[str, BehaviorUse]
+    task_groups: TaskGroups | None
     costs: Mapping[str, Cost]
 
     @property
     def exploration(self) -> Cost | None:
-        """Cost of the rollouts that were trained on; the experts' own for the expert."""
+        """Cost of the rollouts that can be trained on; for the expert, of collecting them."""
         return self.costs.get("explore") or self.costs.get("collect")
 
     def to_record(self) -> dict[str, Any]:
@@ -83,15 +88,15 @@ class RoundResult:
             "train_tasks_won": self.train_tasks_won,
             "explored": self.explored,
             "selection": self.selection,
-            "skills": {part: use.to_record() for part, use in self.skills.items()},
-            "kinds": self.kinds.to_record() if self.kinds else None,
+            "behaviors": {part: use.to_record() for part, use in self.behaviors.items()},
+            "task_groups": self.task_groups.to_record() if self.task_groups else None,
             "costs": {stage: asdict(cost) for stage, cost in self.costs.items()},
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodResult:
-    """A method and its rounds in which anything is done. Its row in a table is its last evaluated round."""
+    """A method and its rounds that have started. Its row in a table is its last evaluated round."""
 
     name: str
     rounds: tuple[RoundResult, ...]
@@ -112,12 +117,12 @@ class MethodResult:
 
     @property
     def rollouts(self) -> int | None:
-        """Rollouts explored up to `last`: 0 for behaviour cloning, its trajectories for the expert."""
+        """Rollouts explored up to `last`: 0 for behavior cloning; the expert's trajectories."""
         return None if self.last is None else sum(cost.rollouts for cost in self._explorations())
 
     @property
     def tokens(self) -> int | None:
-        """Tokens generated in these rollouts."""
+        """Tokens generated in `rollouts`."""
         return (
             None
             if self.last is None
@@ -126,16 +131,16 @@ class MethodResult:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of all stages up to `last`: exploring (the expert: collecting), training, evaluating."""
+        """Seconds of all stages up to `last`."""
         return None if self.last is None else self.cost.seconds
 
     @property
     def cost(self) -> Cost:
-        """The sum over all stages up to `last`; behaviour cloning, from which the others start, apart."""
+        """Total cost of the method's own stages up to `last`, so without behavior cloning's."""
         return sum((cost for item in self._counted() for cost in item.costs.values()), Cost())
 
     def cost_of(self, *kinds: StageKind) -> Cost | None:
-        """The sum over stages of some kinds up to `last`; None where there is no such stage."""
+        """Total cost of the stages of some kinds up to `last`; None if there are none."""
         costs = [
             cost for item in self._counted() for kind, cost in item.costs.items() if kind in kinds
         ]
@@ -150,8 +155,11 @@ class MethodResult:
         )
 
     def to_record(self) -> dict[str, Any]:
-        """Row and rounds. `rollouts` and `tokens` (generated) count exploration alone, by which budgets are
-        compared; the other counts are sums over all stages of the method, evaluation included."""
+        """The method's row, with its rounds.
+
+        `rollouts` and `tokens` (generated) count exploration alone, which is what budgets limit.
+        The other counts are sums over all stages of the method, evaluation included.
+        """
         last = self.last
         counts = {name: getattr(self.cost, name) if last else None for name in COUNTS}
         return {
@@ -176,10 +184,11 @@ class MethodResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two methods on the same test tasks, each in its last evaluated round; differences are first minus second.
+    """Two methods on the same test tasks, each in its last evaluated round.
 
-    `p_value`: exact McNemar test of the wins, two-sided; `p_adjusted`: the same by Holm's correction for all
-    comparisons of the run. Intervals: paired bootstrap over tasks, 95 %.
+    Differences are first minus second, with 95 % intervals by paired bootstrap over tasks.
+    `p_value` is that of the exact two-sided McNemar test of the wins, `p_adjusted` the same after
+    Holm's correction for all comparisons of the run.
     """
 
     first: str
@@ -210,7 +219,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """The numbers of a run. `stages` are (done, planned); `never_solved`: test tasks that no method has ever won."""
+    """The numbers of a run.
+
+    `stages` are (done, planned). `never_solved` counts test tasks that no method won in any round.
+    """
 
     name: str
     seed: int
@@ -230,7 +242,10 @@ class Results:
 
     @property
     def unsolved_before(self) -> int | None:
-        """Test tasks that neither the expert nor behaviour cloning wins; None until both are evaluated."""
+        """Number of test tasks won by neither the expert nor behavior cloning.
+
+        None until both are evaluated.
+        """
         known = [
             last.evaluation
             for name in (EXPERT, BC)
@@ -239,7 +254,7 @@ class Results:
         return _unsolved(known) if len(known) == 2 else None
 
     def comparison(self, first: str, second: str) -> Comparison | None:
-        """The comparison of two methods, in either order; None while one of them is not evaluated."""
+        """The comparison of two methods in either order; None until both are evaluated."""
         return next(
             (item for item in self.comparisons if {item.first, item.second} == {first, second}),
             None,
@@ -259,7 +274,7 @@ class Results:
 
 
 def read_results(run: RunData) -> Results:
-    """The results of a run as far as it is. Reads alone: it can stand beside a process that carries the run out."""
+    """The results of a run so far. It only reads, so another process may be executing the run."""
     names = [EXPERT, BC, *round_methods(run.recipe)]
     baselines = [found for name in (EXPERT, BC) if (found := run.evaluation(name, 0)) is not None]
     methods = tuple(_gather_method(run, name, baselines) for name in names)
@@ -293,13 +308,12 @@ def score(result: EvalResult) -> Score:
 
 def _gather_method(run: RunData, method: str, baselines: list[EvalResult]) -> MethodResult:
     numbers = [0] if method in (EXPERT, BC) else list(range(1, run.recipe.rounds + 1))
-    begun = [number for number in numbers if _stages_done(run, method, number)]
-    ledger = run.costs(method)
-    trajectories = run.trajectories(method) if begun else TrajectorySet()
+    started = [number for number in numbers if _stages_done(run, method, number)]
+    trajectories = run.trajectories(method) if started else TrajectorySet()
     return MethodResult(
         name=method,
         rounds=tuple(
-            _gather_round(run, method, number, baselines, ledger, trajectories) for number in begun
+            _gather_round(run, method, number, baselines, trajectories) for number in started
         ),
     )
 
@@ -309,7 +323,6 @@ def _gather_round(
     method: str,
     round: int,
     baselines: list[EvalResult],
-    ledger: Mapping[Stage, Cost],
     trajectories: TrajectorySet,
 ) -> RoundResult:
     done = _stages_done(run, method, round)
@@ -325,18 +338,18 @@ def _gather_round(
         explored=_explored(run.summary(Stage(method, round, "explore")), trajectories, round),
         selection=selection.counts if selection else None,
         train_tasks_won=_tasks_won(trajectories, round) if played else None,
-        skills=count_behaviors(episodes, run.recipe.env.name) if result else {},
-        kinds=score_task_groups(episodes, run.recipe.env.name),
+        behaviors=count_behaviors(episodes, run.recipe.env.name) if result else {},
+        task_groups=score_task_groups(episodes, run.recipe.env.name),
         costs={
             kind: cost
             for kind in done
-            if (cost := ledger.get(Stage(method, round, kind))) is not None
+            if (cost := run.costs(method).get(Stage(method, round, kind))) is not None
         },
     )
 
 
 def _stages_done(run: RunData, method: str, round: int) -> list[StageKind]:
-    """The kinds of the round's stages that are done."""
+    """The kinds of a round's finished stages."""
     return [
         stage.kind
         for stage in run.stages
@@ -347,7 +360,7 @@ def _stages_done(run: RunData, method: str, round: int) -> list[StageKind]:
 def _newly_solved(
     method: str, result: EvalResult | None, baselines: list[EvalResult]
 ) -> int | None:
-    """None for the two it is measured against, and until both are evaluated."""
+    """None for the two baselines, and until both are evaluated."""
     if result is None or method in (EXPERT, BC) or len(baselines) < 2:
         return None
     return len(newly_solved(result, baselines))
@@ -356,7 +369,7 @@ def _newly_solved(
 def _explored(
     counts: Mapping[str, int] | None, trajectories: TrajectorySet, round: int
 ) -> Mapping[str, int] | None:
-    """The stage's own counts, and apart those of its rollouts that began inside an expert's trajectory."""
+    """The counts of an exploration, and of its rollouts from states of expert trajectories."""
     if counts is None:
         return None
     inside = [
@@ -370,19 +383,18 @@ def _explored(
 
 
 def _tasks_won(trajectories: TrajectorySet, round: int) -> int:
-    """Training tasks that were won by anyone up to a round."""
+    """Number of training tasks won by the expert or the student up to a round."""
     return len({item.task for item in trajectories if item.success and item.round <= round})
 
 
 def _unsolved(results: list[EvalResult]) -> int:
-    """Tasks that none of these evaluations has won."""
+    """Number of tasks that were won in none of these evaluations."""
     tasks = {outcome.task for result in results for outcome in result.outcomes}
     return len(tasks.difference(*(result.wins for result in results)))
 
 
 def _compare(methods: tuple[MethodResult, ...]) -> tuple[Comparison, ...]:
-    """All pairs of evaluated methods, the later one in the run's order first: what is new against what it is
-    measured by."""
+    """All pairs of evaluated methods; the later one in the run's order comes first."""
     rows = [
         (method.name, last.evaluation)
         for method in methods

@@ -1,8 +1,8 @@
-"""Numbers for reports: success rate, intervals, paired tests over the same tasks, effects over seeds. Pure.
+"""Statistics for reports: success rates, intervals, paired tests over tasks, effects over seeds.
 
-All samples are one value a task; paired samples hold the same tasks in the same order. A *table* of a method has a
-row a seed and a column a task, the same tasks in the same order in every row. Empty samples and pairs of unequal
-shape raise ValueError.
+A sample holds one value per task; paired samples hold the same tasks in the same order. A *table*
+of a method has one row per seed and one column per task, with the same tasks in the same order in
+every row. Empty samples and pairs of unequal shape raise ValueError.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 Table = Sequence[Sequence[float]]
 
-_LEAST_VARIANCE = (
-    1e-12  # of a mean: a seed whose tasks all differ alike would else weigh infinitely much
-)
+_LEAST_VARIANCE = 1e-12
+"""Least variance of a seed's mean: equal differences on all tasks must not weigh infinitely."""
 
 
 class Interval(NamedTuple):
@@ -29,7 +28,7 @@ class Interval(NamedTuple):
 
 
 class McNemar(NamedTuple):
-    """Tasks that only the first of two methods won, those only the second won, and the two-sided p value."""
+    """Numbers of tasks won by only one of two methods, and the two-sided p value."""
 
     only_first: int
     only_second: int
@@ -37,17 +36,17 @@ class McNemar(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean of first minus second, with its interval."""
+    """A mean difference, first minus second, with its interval."""
 
     mean: float
     interval: Interval
 
 
 class SeedEffects(NamedTuple):
-    """A difference over seeds, of which each has one of its own.
+    """A difference with the seed as a random effect.
 
-    `deviation` is the standard deviation between seeds beyond what the tasks of one seed explain (the random effect),
-    `interval` and `p_value` (two-sided) those of the mean over all seeds one might have drawn.
+    `deviation` is the standard deviation between seeds beyond what the tasks of a seed explain.
+    `interval` and `p_value` (two-sided) refer to the mean over all seeds that could be drawn.
     """
 
     mean: float
@@ -57,12 +56,14 @@ class SeedEffects(NamedTuple):
 
 
 def success_rate(wins: Sequence[bool]) -> float:
-    """Part of the tasks that were won, in [0, 1]."""
+    """Share of the tasks that were won, in [0, 1]."""
     return float(_sample(wins).mean())
 
 
 def wilson_interval(wins: int, total: int, *, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a success rate; within [0, 1], and not a point at 0 or `total` wins.
+    """Wilson's score interval of a success rate.
+
+    It is within [0, 1], and has a positive width at 0 and at `total` wins.
 
     Source: Wilson, J. Am. Stat. Assoc. 22 (1927).
     """
@@ -78,7 +79,7 @@ def wilson_interval(wins: int, total: int, *, confidence: float = 0.95) -> Inter
 def bootstrap_interval(
     values: Sequence[float], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap interval of the mean, resampling tasks; equal arguments give equal intervals."""
+    """Percentile bootstrap interval of the mean over tasks, the same for equal arguments."""
     sample, generator = _sample(values), np.random.default_rng(seed)
     size = len(sample)
     means = np.array([sample[generator.integers(0, size, size)].mean() for _ in range(resamples)])
@@ -88,9 +89,12 @@ def bootstrap_interval(
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
-    """Exact McNemar test: do two methods win different tasks equally often?
+    """Exact McNemar test of whether two methods win equally often.
 
-    Of the n tasks that only one of them won, the first's part is binomial(n, 1/2) if neither is better.
+    If neither is better, the first method's share of the n tasks that only one of them won is
+    binomial(n, 1/2).
+
+    Source: McNemar, Psychometrika 12 (1947), in its exact form.
 
     >>> mcnemar([True] * 6 + [False], [False] * 6 + [False])
     McNemar(only_first=6, only_second=0, p_value=0.03125)
@@ -120,10 +124,10 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for testing several hypotheses at once, in the order given.
+    """Holm's adjusted p values for testing several hypotheses at once, in the order given.
 
-    Source: Holm, Scand. J. Stat. 6 (1979): the i-th smallest of m is multiplied by m - i (i from 0), never
-    falling below a smaller one's.
+    Source: Holm, Scand. J. Stat. 6 (1979). The i-th smallest of m (i from 0) is multiplied by m -
+    i, and is at least as large as the adjusted value before it.
 
     >>> holm([0.25, 0.125])
     [0.25, 0.25]
@@ -136,13 +140,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def sign_flip_test(first: Table, second: Table) -> float:
-    """Two-sided p value: are two methods equally good on these tasks? Exact, over all seeds together.
+    """Exact two-sided p value for two methods being equally good on these tasks, over all seeds.
 
-    A task's gap is the number of seeds in which the first won it, less that of the second. If neither is better, each
-    gap may as well have the other sign; the p value is the part of all 2^n sign patterns whose sum lies as far from 0
-    as the one seen. Seeds of one task count as one observation, not as many. With one seed this is `mcnemar`.
+    A task's gap is the number of seeds in which the first method won it, minus that of the second.
+    If neither is better, each gap could have either sign; the p value is the share of all 2^n sign
+    patterns whose sum is at least as far from 0 as the observed one. All seeds of a task count as
+    one observation. With one seed, this is `mcnemar`.
 
-    Source: Fisher's randomisation test; the distribution by convolution, since gaps are whole numbers.
+    Source: Fisher, The Design of Experiments (1935), the randomization test for paired samples. The
+    distribution is computed by convolution, since gaps are whole numbers.
 
     >>> sign_flip_test([[1, 1, 1, 1, 1, 1, 0]], [[0, 0, 0, 0, 0, 0, 0]])
     0.03125
@@ -152,7 +158,7 @@ def sign_flip_test(first: Table, second: Table) -> float:
     chances = np.zeros(2 * reach + 1)
     chances[reach] = 1.0
     for gap in np.abs(gaps[gaps != 0]):
-        # what would leave at an end is 0: no sum lies farther out than `reach`
+        # `roll` wraps around only zeros: no sum is farther from 0 than `reach`
         chances = (np.roll(chances, gap) + np.roll(chances, -gap)) / 2
     sums = np.abs(np.arange(-reach, reach + 1))
     return min(1.0, float(chances[sums >= abs(int(gaps.sum()))].sum()))
@@ -169,9 +175,9 @@ def difference_over_seeds(
 ) -> Difference:
     """Mean difference over seeds and tasks, with a percentile bootstrap interval.
 
-    `over="tasks"` resamples tasks alone: what other tasks would have given with these seeds. `over="both"` resamples
-    tasks and seeds, each by itself, and so takes both as drawn from many (the wider, more careful interval; with a
-    single seed it is the other one).
+    `over="tasks"` resamples tasks: the interval covers other tasks with the same seeds.
+    `over="both"` resamples tasks and seeds independently: the interval covers other tasks and other
+    seeds, and is wider. With a single seed, both are equal.
 
     Source: the pigeonhole bootstrap of crossed random effects, Owen, Ann. Appl. Stat. 1 (2007).
     """
@@ -189,7 +195,10 @@ def difference_over_seeds(
 def _resampled_weights(
     seeds: int, tasks: int, resamples: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The part of each seed and of each task in each resample; kept, for a study draws them for hundreds of pairs."""
+    """Weights of seeds and tasks in each resample, [resamples, seeds] and [resamples, tasks].
+
+    They are cached, since a study uses the same weights for hundreds of pairs.
+    """
     generator = np.random.default_rng(seed)
     rows, columns = (
         generator.multinomial(size, np.full(size, 1 / size), resamples) / size
@@ -199,14 +208,16 @@ def _resampled_weights(
 
 
 def seed_effects(first: Table, second: Table, *, confidence: float = 0.95) -> SeedEffects | None:
-    """The difference as a random effect of the seed; None for a single seed.
+    """The difference with the seed as a random effect; None for a single seed.
 
-    Each seed's mean difference has a variance within (over its tasks); what the differences vary by beyond that is the
-    variance between seeds τ². The mean is weighted by 1 / (within + τ²). With so few seeds as one can afford τ² itself
-    is hardly known, so interval and p value are those of Student's t with seeds - 1 degrees of freedom.
+    Each seed's mean difference has a variance within the seed, over its tasks. The variance of
+    these means beyond that is the variance between seeds, τ². A seed has weight 1 / (within + τ²).
+    Few seeds do not determine τ² well, so interval and p value are those of Student's t with seeds
+    - 1 degrees of freedom.
 
-    Source: DerSimonian and Laird, Control. Clin. Trials 7 (1986), the seeds in the place of studies; the variance of
-    the mean after Knapp and Hartung, Stat. Med. 22 (2003). Where all seeds weigh alike this is the t test over seeds.
+    Source: DerSimonian and Laird, Control. Clin. Trials 7 (1986), with seeds in the place of
+    studies; the variance of the mean after Knapp and Hartung, Stat. Med. 22 (2003). If all seeds
+    have equal weight, this is the t test over seeds.
     """
     gaps = _gaps(first, second)
     if len(gaps) < 2:
@@ -217,45 +228,26 @@ def seed_effects(first: Table, second: Table, *, confidence: float = 0.95) -> Se
     mean, variance, between = _random_effect(gaps.mean(axis=1), within)
     spread = ((gaps.mean(axis=1) - mean) ** 2 / (within + between)).sum() / (len(gaps) - 1)
     error = math.sqrt(max(variance * float(spread), _LEAST_VARIANCE))
-    half = _student_quantile(confidence, len(gaps) - 1) * error
-    p_value = 1.0 - _student_within(abs(mean) / error, len(gaps) - 1)
-    return SeedEffects(
-        mean, math.sqrt(between), Interval(mean - half, mean + half), max(0.0, p_value)
-    )
+    half, p_value = _student_t(mean / error, len(gaps) - 1, confidence)
+    interval = Interval(mean - half * error, mean + half * error)
+    return SeedEffects(mean, math.sqrt(between), interval, p_value)
 
 
-def _student_within(t: float, freedom: int) -> float:
-    """Chance that Student's t lies between -t and t.
+def _student_t(t: float, freedom: int, confidence: float) -> tuple[float, float]:
+    """(half width of the central interval of Student's t, two-sided p value of `t`)."""
+    # imported here: it would add a tenth of a second to the start of every command
+    from scipy.special import stdtr, stdtrit
 
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4: a finite sum for a
-    whole number of degrees of freedom.
-    """
-    angle = math.atan(t / math.sqrt(freedom))
-    square = math.cos(angle) ** 2
-    first = math.cos(angle) if freedom % 2 else 1.0
-    terms = [first] if freedom > 1 else []
-    for k in range(2 + freedom % 2, freedom - 1, 2):
-        terms.append(terms[-1] * square * (k - 1) / k)
-    if freedom % 2:
-        return 2 / math.pi * (angle + math.sin(angle) * sum(terms))
-    return math.sin(angle) * sum(terms)
-
-
-def _student_quantile(within: float, freedom: int) -> float:
-    """The t of which `_student_within` is `within`, by bisection."""
-    low, high = 0.0, 1.0
-    while _student_within(high, freedom) < within:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_within(middle, freedom) < within else (low, middle)
-    return high
+    return float(stdtrit(freedom, 0.5 + confidence / 2)), float(2 * stdtr(freedom, -abs(t)))
 
 
 def _random_effect(
     effects: NDArray[np.float64], variances: NDArray[np.float64]
 ) -> tuple[float, float, float]:
-    """(mean, its variance, variance between) of effects with known variances within."""
+    """(mean, its variance, variance between) of effects with known variances within.
+
+    Source: DerSimonian and Laird (1986), the moment estimator.
+    """
     weights = 1 / variances
     fixed = (weights * effects).sum() / weights.sum()
     excess = (weights * (effects - fixed) ** 2).sum() - (len(effects) - 1)
@@ -269,9 +261,10 @@ def _random_effect(
 
 
 def pass_at_k(wins: int, rollouts: int, k: int) -> float:
-    """Chance that at least one of k rollouts of a task wins, from `wins` of `rollouts`; unbiased.
+    """Unbiased estimate of the chance that at least one of k rollouts wins, from n `rollouts`.
 
-    Source: Chen et al., arXiv 2107.03374: 1 - C(n - c, k) / C(n, k). ValueError for k > n.
+    Source: Chen et al., arXiv 2107.03374: 1 - C(n - c, k) / C(n, k) with c `wins`. Raises
+    ValueError if k > n.
 
     >>> pass_at_k(1, 6, 1), pass_at_k(1, 6, 6), pass_at_k(0, 6, 6)
     (0.16666666666666663, 1.0, 0.0)
@@ -282,13 +275,15 @@ def pass_at_k(wins: int, rollouts: int, k: int) -> float:
 
 
 def chance_of_wins(wins: int, total: int, draws: int, least: int) -> float:
-    """Chance that at least `least` of `draws` rollouts win, drawn from `total` of which `wins` won (hypergeometric).
+    """Chance that at least `least` of `draws` rollouts win, drawn from `total` with `wins` wins.
+
+    This is the upper tail of the hypergeometric distribution.
 
     >>> chance_of_wins(10, 20, 1, 1)
     0.5
     """
     if not 0 <= wins <= total or not 0 <= draws <= total:
-        raise ValueError(f"{draws} of {total} rollouts, of which {wins} won")
+        raise ValueError(f"{draws} draws from {total} rollouts with {wins} wins")
     ways = sum(
         math.comb(wins, won) * math.comb(total - wins, draws - won)
         for won in range(max(0, least), draws + 1)
@@ -300,7 +295,7 @@ def _gaps(first: Table, second: Table) -> NDArray[np.float64]:
     """First minus second, [seeds, tasks]."""
     one, other = (np.asarray(table, dtype=np.float64) for table in (first, second))
     if one.shape != other.shape or one.ndim != 2 or one.size == 0:
-        raise ValueError(f"paired tables of the shapes {one.shape} and {other.shape}")
+        raise ValueError(f"paired tables of shapes {one.shape} and {other.shape}")
     return one - other
 
 

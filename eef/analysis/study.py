@@ -1,4 +1,4 @@
-"""Gather: pieces from directories of `eef compare`, or from the files that `eef results` keeps → a study."""
+"""Study: the trials of a comparison, read from run directories or trial files, and aggregated."""
 
 from __future__ import annotations
 
@@ -13,135 +13,154 @@ from eef.errors import StoreError
 from eef.pipeline.checks import VERSIONS, differences
 from eef.pipeline.run_directory import RunDirectory
 
+RECORD_VERSION = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """The pieces of a study and, by kind of budget, their numbers. `fingerprint`: the environment, for all the same,
-    and the versions that any of them was played with; `budgets`: the size of each kind."""
+    """The trials of a study and, by unit of budget, their aggregate.
 
-    pieces: tuple[Trial, ...]
-    over: Mapping[str, Aggregate]
+    `budgets` is the size of a round's budget by unit. `fingerprint` is the environment, which is
+    the same for all trials, with all library versions that any of them ran with.
+    """
+
+    trials: tuple[Trial, ...]
+    aggregates: Mapping[str, Aggregate]
     budgets: Mapping[str, int]
     fingerprint: Mapping[str, Any]
 
     def to_record(self) -> dict[str, Any]:
-        """The summary: `comparisons.<budget>.<a>_vs_<b>` with difference, p, interval and seeds, for every pair."""
+        """The summary.
+
+        `comparisons.<unit>.<a>_vs_<b>` holds difference, p value, interval and seeds of every pair.
+        """
         return {
-            "version": 2,
+            "version": RECORD_VERSION,
             "fingerprint": dict(self.fingerprint),
             "budget_of_a_round": dict(self.budgets),
             "comparisons": {
-                kind: {f"{pair.first}_vs_{pair.second}": pair.to_record() for pair in over.pairs}
-                for kind, over in self.over.items()
+                unit: {pair.name: pair.to_record() for pair in aggregate.pairs}
+                for unit, aggregate in self.aggregates.items()
             },
-            "budgets": {kind: over.to_record() for kind, over in self.over.items()},
+            "budgets": {unit: aggregate.to_record() for unit, aggregate in self.aggregates.items()},
         }
 
 
 def load_study(directories: Sequence[Path]) -> Study:
-    """The study whose pieces lie in some directories; a piece that lies in two is taken from the later one.
+    """The study whose trials are in some directories. The later directory wins for a duplicate.
 
-    StoreError: a directory without a piece; pieces of different studies, environments, test tasks or budgets of one
-    kind; pieces of one method with different options or rounds, of one kind of budget with different settings.
+    Raises StoreError if a directory has no trial, or if the trials do not belong together.
     """
     found = {
-        (piece.budget[0], piece.method, piece.seed): piece
+        (trial.budget[0], trial.method, trial.seed): trial
         for directory in directories
-        for piece in _read(directory)
+        for trial in _read_trials(directory)
     }
-    return study_of(found.values())
+    return make_study(found.values())
 
 
-def study_of(pieces: Iterable[Trial]) -> Study:
-    """The study of some pieces (StoreError where they do not belong together)."""
-    kept = tuple(pieces)
+def make_study(trials: Iterable[Trial]) -> Study:
+    """The study of some trials.
+
+    Raises StoreError if there are none, or if they differ in study, environment, test tasks, the
+    size of a budget of one unit, the options or rounds of a method, or in shared settings.
+    """
+    kept = tuple(trials)
     if not kept:
         raise StoreError(
-            "no piece of the comparison has been begun", hint="`eef compare` goes on with it"
+            "no trial of the comparison has started", hint="`eef compare` runs its trials"
         )
-    first = next((piece for piece in kept if piece.tasks), kept[0])
-    for piece in kept:
-        _refuse_mixture(first, piece)
+    first = next((trial for trial in kept if trial.tasks), kept[0])
+    for trial in kept:
+        _check_same_study(first, trial)
     for of_method in _by_method(kept):
-        _refuse_other_options(of_method)
-    kinds = dict.fromkeys(piece.budget[0] for piece in kept)
-    of_kind = {kind: [piece for piece in kept if piece.budget[0] == kind] for kind in kinds}
+        _check_same_options(of_method)
+    units = dict.fromkeys(trial.budget[0] for trial in kept)
+    by_unit = {unit: [trial for trial in kept if trial.budget[0] == unit] for unit in units}
     budgets = {}
-    for kind, same in of_kind.items():
-        _refuse_other_settings(same)
-        sizes = {piece.budget[1] for piece in same}
+    for unit, of_unit in by_unit.items():
+        _check_same_settings(of_unit)
+        sizes = {trial.budget[1] for trial in of_unit}
         if len(sizes) > 1:
+            given = " and ".join(map(str, sorted(sizes)))
             raise StoreError(
-                f"pieces at equal {kind} have budgets of {' and '.join(map(str, sorted(sizes)))} a round",
-                hint="name directories of one budget of each kind",
+                f"trials at equal {unit} have budgets of {given} per round",
+                hint="name directories with one budget of each unit",
             )
-        budgets[kind] = sizes.pop()
-    over = {kind: aggregate_trials(same) for kind, same in of_kind.items()}
-    return Study(kept, over, budgets, {**first.fingerprint, **_versions(kept)})
+        budgets[unit] = sizes.pop()
+    aggregates = {unit: aggregate_trials(of_unit) for unit, of_unit in by_unit.items()}
+    return Study(kept, aggregates, budgets, {**first.fingerprint, **_versions(kept)})
 
 
-def _read(directory: Path) -> list[Trial]:
-    """The pieces of a directory: of the runs in it, or else its piece files."""
+def _read_trials(directory: Path) -> list[Trial]:
+    """The trials of the runs in a directory, or of its trial files if it has no run."""
     runs = sorted(directory.glob("seed*/recipe.json"))
     if runs:
         return [
-            piece for path in runs for piece in trials_of(RunDirectory.open(path.parent).read())
+            trial for path in runs for trial in trials_of(RunDirectory.open(path.parent).read())
         ]
     files = sorted(directory.rglob("*@*.json"))
     if not files:
         raise StoreError(
             f"`{directory}` holds no comparison",
-            hint="`eef compare` makes one, with `seed0` … in it",
+            hint="`eef compare` creates one, with `seed0` … in it",
         )
     return [read_trial(path) for path in files]
 
 
-def _versions(pieces: Iterable[Trial]) -> dict[str, str]:
-    """`2.12.0, 2.13.0`: those that the pieces tell of each package."""
-    told = {
+def _versions(trials: Iterable[Trial]) -> dict[str, str]:
+    """All versions of each package that the trials ran with, such as `2.12.0, 2.13.0`."""
+    versions = {
         name: sorted(
-            {str(piece.fingerprint[name]) for piece in pieces if name in piece.fingerprint}
+            {str(trial.fingerprint[name]) for trial in trials if name in trial.fingerprint}
         )
         for name in VERSIONS
     }
-    return {name: ", ".join(each) for name, each in told.items() if each}
+    return {name: ", ".join(each) for name, each in versions.items() if each}
 
 
-def _by_method(pieces: Iterable[Trial]) -> Iterable[list[Trial]]:
+def _by_method(trials: Iterable[Trial]) -> Iterable[list[Trial]]:
     found: dict[tuple[str, str], list[Trial]] = {}
-    for piece in pieces:
-        found.setdefault((piece.budget[0], piece.method), []).append(piece)
+    for trial in trials:
+        found.setdefault((trial.budget[0], trial.method), []).append(trial)
     return found.values()
 
 
-def _refuse_other_options(pieces: Sequence[Trial]) -> None:
-    first = pieces[0]
-    for other in pieces:
+def _check_same_options(trials: Sequence[Trial]) -> None:
+    """StoreError if the trials of one method have different options or numbers of rounds."""
+    first = trials[0]
+    for other in trials:
         differing = differences(first.options, other.options) + (
             ["rounds"] if first.rounds != other.rounds else []
         )
         if differing:
             raise StoreError(
-                f"`{other.name}` and `{first.name}` are of different options (they differ in: {', '.join(differing)})",
-                hint="give the method another name in one of them, or leave one directory out",
+                f"`{other.name}` and `{first.name}` have different options (they differ in: "
+                f"{', '.join(differing)})",
+                hint="give the method another name in one of them, or omit one directory",
             )
 
 
-def _refuse_other_settings(pieces: Sequence[Trial]) -> None:
-    """Pieces at one kind of budget must share all else: at equal updates, `train.updates` is the budget itself."""
-    first = pieces[0]
-    for other in pieces:
+def _check_same_settings(trials: Sequence[Trial]) -> None:
+    """StoreError if trials with one unit of budget have different settings.
+
+    Across units they may: at equal updates, `train.updates` is the budget itself.
+    """
+    first = trials[0]
+    for other in trials:
         if differing := differences(first.settings, other.settings):
             raise StoreError(
-                f"`{other.name}` and `{first.name}` are of different settings (they differ in: {', '.join(differing)})",
-                hint="play one of them anew with the settings of the other, or leave it out",
+                f"`{other.name}` and `{first.name}` have different settings (they differ in: "
+                f"{', '.join(differing)})",
+                hint="run one of them again with the settings of the other, or omit it",
             )
 
 
-def _refuse_mixture(first: Trial, other: Trial) -> None:
+def _check_same_study(first: Trial, other: Trial) -> None:
+    """StoreError if a trial has another environment, other test tasks or another recipe."""
     if differing := differences(first.fingerprint, other.fingerprint):
         raise StoreError(
-            f"`{other.name}` was played in another environment than `{first.name}` (it differs in: "
+            f"`{other.name}` was run in another environment than `{first.name}` (they differ in: "
             f"{', '.join(differing)})",
             hint="name directories of one study",
         )
@@ -152,6 +171,6 @@ def _refuse_mixture(first: Trial, other: Trial) -> None:
         )
     if first.study != other.study:
         raise StoreError(
-            f"`{other.name}` is of the recipe `{other.study}`, `{first.name}` of `{first.study}`",
+            f"`{other.name}` belongs to recipe `{other.study}`, `{first.name}` to `{first.study}`",
             hint="name directories of one study",
         )

@@ -1,7 +1,8 @@
-"""Trial: what one method came to with one seed, in few numbers. Everything a study says is said from its pieces.
+"""Trial: the numbers of one method with one seed. Every figure of a study comes from its trials.
 
-A piece is read off a run directory (`summarize_trial`) and is itself a small file, so that a study may be carried out
-on several machines, and its tables be made again when the runs, their trajectories and weights are long gone.
+A trial is read from a run directory (`summarize_trial`) and stored as a small file. A study can
+therefore be run on several machines, and its tables can be rebuilt after the runs, with their
+trajectories and weights, have been deleted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 from eef.analysis.behaviors import BehaviorUse, count_behaviors
 from eef.analysis.label_noise import LabelNoise, read_noise
 from eef.errors import StoreError
-from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger
+from eef.pipeline.ledger import LEDGER_FILE, Cost
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, EXPERT, Stage, round_methods
@@ -22,27 +23,10 @@ from eef.trajectory import TrajectorySet
 from eef.utils.jsonl import disk_errors, read_json, write_json
 from eef.utils.records import Json, Migration, Record
 
-_RENAMED = {
-    "ok_rule": "label_rule",
-    "launch": "branch_from",
-    "expert_states": "expert_filter",
-    "rollouts.fresh_limit": "rollouts.reset_step_limit",
-    "train.warmup": "train.warmup_ratio",
-    "train.start": "train.init_from",
-}
-
-
-def _rename_settings(record: Json) -> Json:
-    """2 → 3: options and settings have their new names."""
-    renamed = {
-        group: {_RENAMED.get(key, key): value for key, value in record[group].items()}
-        for group in ("options", "settings")
-    }
-    return {**record, **renamed}
-
-
 SHARED = ("expert", "model", "chat", "sampling", "rollouts", "tasks", "train", "dpo", "evaluate")
-NOT_SHARED = {  # what no number depends on, but for last bits; a seed is its piece's, a server its owner's
+"""Groups of settings that trials must share to be compared."""
+
+NOT_SHARED = {
     "expert.api",
     "model.name",
     "model.device",
@@ -52,6 +36,27 @@ NOT_SHARED = {  # what no number depends on, but for last bits; a seed is its pi
     "train.threads",
     "train.gradient_checkpointing",
 }
+"""Settings of these groups that may differ: they affect at most the last bits of a number, or are
+compared elsewhere (the seed belongs to the trial, the student to the fingerprint)."""
+
+_RENAMED_FIELDS = {"place": "order", "skills": "behaviors", "noise": "label_noise"}
+_RENAMED_SETTINGS = {
+    "ok_rule": "label_rule",
+    "launch": "branch_from",
+    "expert_states": "expert_filter",
+    "rollouts.fresh_limit": "rollouts.reset_step_limit",
+    "train.warmup": "train.warmup_ratio",
+    "train.start": "train.init_from",
+}
+
+
+def _rename_fields(record: Json) -> Json:
+    """2 → 3: fields, options and settings have new names."""
+    renamed = {_RENAMED_FIELDS.get(key, key): value for key, value in record.items()}
+    for group in ("options", "settings"):
+        if isinstance(old := renamed.get(group), dict):
+            renamed[group] = {_RENAMED_SETTINGS.get(key, key): value for key, value in old.items()}
+    return renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +69,29 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial(Record):
-    """A method and a seed. The experts and behaviour cloning, which a seed's methods share, are pieces too.
+    """One method with one seed, finished or not. The expert and behavior cloning are trials too.
 
-    `budget` is (kind, size) of a round: ("updates", n) where methods play what they plan, since updates are equal in
-    every comparison, or ("none", 0) where epochs are trained. `place` orders methods in
-    tables; `algorithm` is the method an arm is a variant of, `options` all of its options, `settings` those of the
-    recipe that methods must share to be compared. `scores`, `costs` (then by
-    stage), `skills` and `selected` (the counts of what is trained on, `eef.methods.examples.make_selection`) go by round, 0
-    for what comes before exploring. `starts` are (wins, rollouts) from the start of each training task in the last
-    round. `noise`: its labels against many rollouts, where that was measured.
+    `budget` is the (unit, size) of a round: ("rollouts", n), ("tokens", n), ("updates", n) if
+    methods play everything they plan (updates are equal in every comparison), or ("none", 0) if
+    training is measured in epochs. `order` sorts methods in tables. `algorithm` is the method that
+    a variant configures; `options` are all of its options, `settings` those settings of the recipe
+    that must be equal for trials to be compared.
+
+    `scores`, `costs` (then by kind of stage), `behaviors` and `selected` (counts of what is trained
+    on, see `eef.methods.examples.make_selection`) are keyed by round; round 0 precedes exploration.
+    `starts` are (wins, rollouts) from the start of each training task in the last round.
+    `label_noise` is None if it was not measured.
     """
 
     KIND: ClassVar[str] = "trial"
     VERSION: ClassVar[int] = 3
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {2: _rename_settings}
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {2: _rename_fields}
 
     study: str
     method: str
     seed: int
     budget: tuple[str, int]
-    place: int
+    order: int
     rounds: int
     algorithm: str
     options: Mapping[str, Any]
@@ -92,10 +100,10 @@ class Trial(Record):
     tasks: tuple[str, ...]
     scores: Mapping[int, Scores]
     costs: Mapping[int, Mapping[str, Cost]]
-    skills: Mapping[int, Mapping[str, BehaviorUse]]
+    behaviors: Mapping[int, Mapping[str, BehaviorUse]]
     selected: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     starts: tuple[tuple[int, int], ...] = ()
-    noise: LabelNoise | None = None
+    label_noise: LabelNoise | None = None
 
     @property
     def name(self) -> str:
@@ -108,67 +116,57 @@ class Trial(Record):
 
     @property
     def last_round(self) -> int:
+        """The planned last round; 0 if the method does not explore."""
         return self.rounds if self.explores else 0
 
     @property
-    def last(self) -> Scores | None:
-        """The scores after the last round, None where it is not finished."""
+    def final_scores(self) -> Scores | None:
+        """The scores after the last round, or None if the trial is not finished."""
         return self.scores.get(self.last_round)
 
     def wins(self, round: int) -> frozenset[str]:
-        """Ids of the tasks won after a round; none where it was not evaluated."""
+        """Ids of the tasks won after a round; empty if it was not evaluated."""
         won = scores.won if (scores := self.scores.get(round)) else (False,) * len(self.tasks)
         return frozenset(task for task, win in zip(self.tasks, won, strict=True) if win)
 
-    def spent(self, stage: str | None = None, rounds: int | None = None) -> Cost:
-        """What its stages cost together: all, or those of a kind; of all rounds, or up to one."""
+    def cost_of(self, kind: str | None = None, up_to: int | None = None) -> Cost:
+        """The total cost of its stages, optionally of one kind and up to a round."""
         return sum(
             (
                 cost
                 for round, stages in self.costs.items()
-                if rounds is None or round <= rounds
-                for kind, cost in stages.items()
-                if stage in (None, kind)
+                if up_to is None or round <= up_to
+                for stage_kind, cost in stages.items()
+                if kind in (None, stage_kind)
             ),
             Cost(),
         )
 
     def _fields(self) -> Json:
-        """The fields without what is zero or empty in costs, so that the file stays small."""
+        """The fields in a compact form: no zero costs, wins as a string of 0 and 1."""
         costs = {
-            str(round): {
-                stage: {key: value for key, value in asdict(cost).items() if value}
-                for stage, cost in each.items()
+            round: {
+                kind: {key: value for key, value in asdict(cost).items() if value}
+                for kind, cost in stages.items()
             }
-            for round, each in self.costs.items()
+            for round, stages in self.costs.items()
         }
-        return {
-            **asdict(self),
-            "costs": costs,
-            "scores": {
-                str(round): {
-                    "rewards": list(each.rewards),
-                    "won": "".join("01"[won] for won in each.won),
-                }
-                for round, each in self.scores.items()
-            },
-            "skills": {
-                str(round): {part: use.to_record() for part, use in each.items()}
-                for round, each in self.skills.items()
-            },
-            "selected": {str(round): dict(counts) for round, counts in self.selected.items()},
-            "noise": self.noise.to_record() if self.noise else None,
+        scores = {
+            round: {"rewards": each.rewards, "won": "".join("01"[won] for won in each.won)}
+            for round, each in self.scores.items()
         }
+        noise = self.label_noise.to_record() if self.label_noise else None
+        return {**asdict(self), "costs": costs, "scores": scores, "label_noise": noise}
 
     @classmethod
     def _parse(cls, fields: Json) -> Trial:
-        noise = fields["noise"]
         scores = {
             round: {**each, "won": tuple(won == "1" for won in each["won"])}
             for round, each in fields["scores"].items()
         }
+        noise = fields["label_noise"]
         noise = LabelNoise.from_record(noise) if noise else None
-        trial = super(Trial, cls)._parse({**fields, "scores": scores, "noise": noise})
+        trial = super(Trial, cls)._parse({**fields, "scores": scores, "label_noise": noise})
         for round, each in trial.scores.items():
             if not len(each.rewards) == len(each.won) == len(trial.tasks):
                 raise StoreError(
@@ -178,36 +176,36 @@ class Trial(Record):
         return trial
 
 
-def write_trial(directory: Path, piece: Trial) -> None:
-    """Keep a piece below a directory, as `<budget's kind>/<method>@<seed>.json` (StoreError)."""
-    path = directory / piece.budget[0] / f"{piece.name}.json"
+def write_trial(directory: Path, trial: Trial) -> None:
+    """Write a trial to `<directory>/<budget unit>/<method>@<seed>.json`. StoreError if it fails."""
+    path = directory / trial.budget[0] / f"{trial.name}.json"
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, piece.to_record(), indent=None)
+    write_json(path, trial.to_record(), indent=None)
 
 
 def read_trial(path: Path) -> Trial:
-    """A piece from its file. DataError where it is no JSON; StoreError, naming the file, where it is no piece."""
+    """The trial in a file. DataError if it is not JSON; StoreError if it is malformed."""
     record = read_json(path)
     try:
         return Trial.from_record(record if isinstance(record, dict) else {})
     except StoreError as error:
         raise StoreError(
-            f"`{path}`: {error}", hint="`eef results` writes these files; remove what is none"
+            f"`{path}`: {error}", hint="`eef report` writes these files; remove all others"
         ) from error
 
 
 def trials_of(run: RunData) -> list[Trial]:
-    """The pieces of a run, the finished and the begun ones, in the order of its tables."""
+    """The trials of a run that have started, in the order of its tables."""
     return [
         summarize_trial(run, name)
         for name in (EXPERT, BC, *round_methods(run.recipe))
-        if _begun(run, name)
+        if (run.path / name / LEDGER_FILE).is_file()
     ]
 
 
 def summarize_trial(run: RunData, method: str) -> Trial:
-    """A method of a run in few numbers, as far as it is."""
+    """The trial of a method in a run, so far."""
     recipe, explores = run.recipe, method not in (EXPERT, BC)
     fingerprint = run.fingerprint
     rounds = recipe.rounds if explores else 0
@@ -219,7 +217,7 @@ def summarize_trial(run: RunData, method: str) -> Trial:
         method=method,
         seed=recipe.seed,
         budget=_budget(recipe, fingerprint["train_tasks"]),
-        place=(EXPERT, BC, *round_methods(recipe)).index(method),
+        order=(EXPERT, BC, *round_methods(recipe)).index(method),
         rounds=rounds,
         algorithm=str(recipe.options.get(method, {}).get("method", method)),
         options=run.methods[method].options.model_dump(mode="json")
@@ -238,7 +236,10 @@ def summarize_trial(run: RunData, method: str) -> Trial:
             for round, result in results.items()
         },
         costs=_costs(run, method),
-        skills={round: _skills(run, method, round) for round in results},
+        behaviors={
+            round: count_behaviors(run.evaluation_rollouts(method, round), recipe.env.name)
+            for round in results
+        },
         selected={
             round: counts
             for round in results
@@ -249,17 +250,12 @@ def summarize_trial(run: RunData, method: str) -> Trial:
         starts=tuple(_from_start(run.trajectories(method), rounds))
         if explores and rounds in results
         else (),
-        noise=read_noise(run, method),
+        label_noise=read_noise(run, method),
     )
 
 
-def _begun(run: RunData, method: str) -> bool:
-    return (run.path / method / LEDGER_FILE).is_file()
-
-
 def _shared_settings(recipe: Recipe) -> dict[str, Any]:
-    """What must be the same for methods to be compared, by its name in the recipe; the environment and the student
-    are the fingerprint's, and what is a matter of memory and speed is no matter."""
+    """The settings that must be equal for trials to be compared, by their name in the recipe."""
     groups = recipe.model_dump(mode="json", include=set(SHARED))
     return {
         name: value
@@ -280,13 +276,9 @@ def _budget(recipe: Recipe, tasks: int) -> tuple[str, int]:
 
 def _costs(run: RunData, method: str) -> dict[int, dict[str, Cost]]:
     costs: dict[int, dict[str, Cost]] = {}
-    for stage, cost in Ledger(run.path / method / LEDGER_FILE).entries.items():
+    for stage, cost in run.costs(method).items():
         costs.setdefault(stage.round, {})[stage.kind] = cost
     return costs
-
-
-def _skills(run: RunData, method: str, round: int) -> dict[str, BehaviorUse]:
-    return count_behaviors(run.evaluation_rollouts(method, round), run.recipe.env.name)
 
 
 def _from_start(trajectories: TrajectorySet, round: int) -> list[tuple[int, int]]:

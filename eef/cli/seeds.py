@@ -119,7 +119,7 @@ def results(
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
-    for piece in study.pieces:
+    for piece in study.trials:
         write_trial(pieces, piece)
     summary = out / "results" / "study.json"
     write_json(summary, study.to_record())
@@ -129,9 +129,9 @@ def results(
 
 def _commands(study: Study) -> list[str]:
     """The commands that carry out the finished pieces of a study again: one for all methods with the same seeds."""
-    first, name = min(piece.seed for piece in study.pieces), study.pieces[0].study
+    first, name = min(piece.seed for piece in study.trials), study.trials[0].study
     lines = []
-    for kind, over in study.over.items():
+    for kind, over in study.aggregates.items():
         size = f" --budget {kind}={study.budgets[kind]}" if study.budgets[kind] else ""
         with_seeds: dict[tuple[int, ...], list[str]] = {}
         for item in over.methods:
@@ -238,10 +238,10 @@ def seeds_tables(together: Aggregate) -> tuple[Table, Table]:
     for column in ("pair", "difference [95 %]", "seeds", "p", "p (Holm)"):
         pairs.add_column(column, justify="left" if column == "pair" else "right")
     for pair in together.pairs:
-        low, high = pair.difference.interval
+        low, high = pair.over_tasks.interval
         pairs.add_row(
             f"{display_name(pair.first)} – {display_name(pair.second)}",
-            f"{points(pair.difference.mean)} [{points(low)}, {points(high)}]",
+            f"{points(pair.over_tasks.mean)} [{points(low)}, {points(high)}]",
             str(len(pair.seeds)),
             f"{pair.p_value:.3f}",
             f"{pair.p_adjusted:.3f}",

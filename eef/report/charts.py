@@ -1,7 +1,7 @@
-"""Figure: curves with interval bands and the interval picture of a table cell, as SVG. Numbers → markup, no files.
+"""SVG charts: curves with interval bands, bars, and the intervals in table cells.
 
-Colours and dashes come from classes that the page's style sheet knows; every curve also has a marker and a label of
-its own, so that nothing rests on colour.
+Colors and dashes come from classes of the page's style sheet. Each curve also has its own marker
+and label, so color is never the only distinction.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from eef.report.html import Html, join, tag
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 40, 76, 14, 40
-LINE = 15.0  # least distance between two labels
+LINE_HEIGHT = 15.0
+"""Least distance between two labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +30,26 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A method's points from left to right; `kind` is its class, which names its colour and marker."""
+    """A method's points from left to right; `style` is the class of its color and marker."""
 
     label: str
-    kind: str
+    style: str
     points: tuple[Point, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A value that does not change: a line across the figure, with a sign at x = `at` where it was measured there."""
+    """A constant value: a line across the chart, with a marker at x = `at` if `at` is given."""
 
     label: str
-    kind: str
+    style: str
     value: float
     at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Data in [low, high] onto pixels `start` … `end`."""
+    """A map from data in [low, high] to pixels `start` … `end`."""
 
     low: float
     high: float
@@ -61,7 +62,7 @@ class Scale:
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that hold [low, high] between them: about `count`, steps of 1, 2 or 5 times a power of ten.
+    """About `count` round numbers that span [low, high], in steps of 1, 2 or 5 times a power of ten.
 
     >>> nice_ticks(0.31, 0.58)
     [0.3, 0.4, 0.5, 0.6]
@@ -79,7 +80,10 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 def line_chart(
     curves: Sequence[Curve], levels: Sequence[Level], *, title: str, x_title: str, whole_x: bool
 ) -> Html:
-    """Rates over x, a band for each curve's intervals. `whole_x`: a tick at each whole number (rounds)."""
+    """Rates over x, with a band for each curve's intervals.
+
+    `whole_x` puts a tick at each whole number (rounds).
+    """
     points = [point for curve in curves for point in curve.points]
     y = _rate_scale(
         [*(p.low for p in points), *(p.high for p in points), *(level.value for level in levels)]
@@ -95,7 +99,7 @@ def line_chart(
         *(_band(curve, x, y) for curve in curves),
         *(_curve(curve, x, y) for curve in curves),
         *(
-            _dot(level.label, level.kind, x(level.at), y(level.value), level.value)
+            _dot(level.label, level.style, x(level.at), y(level.value), level.value)
             for level in levels
             if level.at is not None
         ),
@@ -113,12 +117,12 @@ def line_chart(
 
 
 def bar_chart(bars: Sequence[tuple[str, str, float]], *, title: str) -> Html:
-    """Horizontal bars from zero, each a (label, class, value ≥ 0), one below the other, with their values."""
+    """Horizontal bars from zero, one per (label, style, value ≥ 0), with their values."""
     row, start, end = 24, 120, WIDTH - 44
     x = Scale(0.0, max((value for _, _, value in bars), default=0.0) or 1.0, start, end)
     drawn = []
-    for place, (label, kind, value) in enumerate(bars):
-        top = row * place
+    for index, (label, style, value) in enumerate(bars):
+        top = row * index
         drawn += [
             tag("text", label, x=start - 8, y=top + 16, class_="tick end"),
             tag(
@@ -127,7 +131,7 @@ def bar_chart(bars: Sequence[tuple[str, str, float]], *, title: str) -> Html:
                 y=top + 4,
                 width=round(x(value) - start, 2),
                 height=row - 8,
-                class_=f"bar {kind}",
+                class_=f"bar {style}",
             ),
             tag("text", f"{value:.2f}", x=x(value) + 6, y=top + 16, class_="tick"),
         ]
@@ -142,42 +146,47 @@ def bar_chart(bars: Sequence[tuple[str, str, float]], *, title: str) -> Html:
     )
 
 
-def marker(kind: str, x: float, y: float, size: float = 4.5) -> Html:
-    """The sign of a method: a circle, square, triangle, diamond or cross, by the last letter of its class."""
+def marker(style: str, x: float, y: float, size: float = 4.5) -> Html:
+    """The marker of a method, selected by the last letter of its class.
+
+    a: circle, b: square, c: triangle, d: diamond, e: triangle that points down.
+    """
     shapes = {
-        "a": f"M{x - size},{y} a{size},{size} 0 1,0 {2 * size},0 a{size},{size} 0 1,0 {-2 * size},0",
+        "a": f"M{x - size},{y} a{size},{size} 0 1,0 {2 * size},0 "
+        f"a{size},{size} 0 1,0 {-2 * size},0",
         "b": f"M{x - size},{y - size} h{2 * size} v{2 * size} h{-2 * size} z",
         "c": f"M{x},{y - size * 1.2} L{x + size * 1.2},{y + size} H{x - size * 1.2} z",
-        "d": f"M{x},{y - size * 1.35} L{x + size * 1.35},{y} L{x},{y + size * 1.35} L{x - size * 1.35},{y} z",
+        "d": f"M{x},{y - size * 1.35} L{x + size * 1.35},{y} L{x},{y + size * 1.35} "
+        f"L{x - size * 1.35},{y} z",
         "e": f"M{x - size * 1.2},{y - size} H{x + size * 1.2} L{x},{y + size * 1.2} z",
     }
-    return tag("path", d=shapes[kind[-1]], class_=f"marker {kind}")
+    return tag("path", d=shapes[style[-1]], class_=f"marker {style}")
 
 
-def swatch(kind: str) -> Html:
-    """The sign of a method beside its name in a table."""
-    return tag("svg", marker(kind, 7, 7), viewBox="0 0 14 14", class_="swatch", aria_hidden="true")
+def swatch(style: str) -> Html:
+    """The marker of a method beside its name in a table."""
+    return tag("svg", marker(style, 7, 7), viewBox="0 0 14 14", class_="swatch", aria_hidden="true")
 
 
-def whisker(point: Point, kind: str, low: float, high: float) -> Html:
-    """An interval as a line with the value's sign on it, on a scale from `low` to `high`."""
+def whisker(point: Point, style: str, low: float, high: float) -> Html:
+    """An interval as a line with the value's marker on it, on a scale from `low` to `high`."""
     x = Scale(low, high, 8, 152)
     return tag(
         "svg",
         tag("line", x1=8, x2=152, y1=9, y2=9, class_="rule"),
-        tag("line", x1=x(point.low), x2=x(point.high), y1=9, y2=9, class_=f"whisker {kind}"),
+        tag("line", x1=x(point.low), x2=x(point.high), y1=9, y2=9, class_=f"whisker {style}"),
         *(
-            tag("line", x1=x(end), x2=x(end), y1=5, y2=13, class_=f"whisker {kind}")
+            tag("line", x1=x(end), x2=x(end), y1=5, y2=13, class_=f"whisker {style}")
             for end in (point.low, point.high)
         ),
-        marker(kind, x(point.value), 9, 4.2),
+        marker(style, x(point.value), 9, 4.2),
         viewBox="0 0 160 18",
         class_="interval",
         aria_hidden="true",
     )
 
 
-def difference(value: float, low: float, high: float, reach: float) -> Html:
+def difference_whisker(value: float, low: float, high: float, reach: float) -> Html:
     """A difference with its interval around a line at zero, on a scale from -reach to reach."""
     x = Scale(-reach, reach, 8, 152)
     sure = "sure" if low > 0 or high < 0 else "unsure"
@@ -193,7 +202,7 @@ def difference(value: float, low: float, high: float, reach: float) -> Html:
 
 
 def _rate_scale(values: Iterable[float]) -> Scale:
-    """The y axis: round percentages that hold all values."""
+    """The y axis: round percentages that span all values."""
     known = [*values] or [0.0, 1.0]
     ticks = nice_ticks(max(0.0, min(known)), min(1.0, max(known)))
     return Scale(max(0.0, ticks[0]), min(1.0, ticks[-1]), HEIGHT - BOTTOM, TOP)
@@ -222,53 +231,53 @@ def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], x_title: str) -> Html:
 
 def _level(level: Level, y: Scale) -> Html:
     at = y(level.value)
-    return tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_=f"level {level.kind}")
+    return tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_=f"level {level.style}")
 
 
 def _band(curve: Curve, x: Scale, y: Scale) -> Html:
-    there = [f"{x(point.x)},{y(point.high)}" for point in curve.points]
-    back = [f"{x(point.x)},{y(point.low)}" for point in reversed(curve.points)]
-    return tag("polygon", points=" ".join(there + back), class_=f"band {curve.kind}")
+    upper = [f"{x(point.x)},{y(point.high)}" for point in curve.points]
+    lower = [f"{x(point.x)},{y(point.low)}" for point in reversed(curve.points)]
+    return tag("polygon", points=" ".join(upper + lower), class_=f"band {curve.style}")
 
 
 def _curve(curve: Curve, x: Scale, y: Scale) -> Html:
     line = " ".join(f"{x(point.x)},{y(point.value)}" for point in curve.points)
     dots = [
-        _dot(curve.label, curve.kind, x(point.x), y(point.value), point.value)
+        _dot(curve.label, curve.style, x(point.x), y(point.value), point.value)
         for point in curve.points
     ]
-    return join([tag("polyline", points=line, class_=f"line {curve.kind}"), *dots])
+    return join([tag("polyline", points=line, class_=f"line {curve.style}"), *dots])
 
 
-def _dot(label: str, kind: str, x: float, y: float, rate: float) -> Html:
-    """A sign that says its value where it is pointed at."""
-    return tag("g", tag("title", f"{label}: {100 * rate:.1f} %"), marker(kind, x, y))
+def _dot(label: str, style: str, x: float, y: float, rate: float) -> Html:
+    """A marker with its value as a tooltip."""
+    return tag("g", tag("title", f"{label}: {100 * rate:.1f} %"), marker(style, x, y))
 
 
 def _labels(curves: Sequence[Curve], levels: Sequence[Level], y: Scale) -> Html:
-    """Names at the right end, each beside its line, none upon another and none below the axis."""
+    """Names at the right end, each beside its line, without overlap and above the axis."""
     wanted = [
-        (y(curve.points[-1].value), curve.label, curve.kind) for curve in curves if curve.points
+        (y(curve.points[-1].value), curve.label, curve.style) for curve in curves if curve.points
     ]
-    wanted += [(y(level.value), level.label, level.kind) for level in levels]
+    wanted += [(y(level.value), level.label, level.style) for level in levels]
     wanted.sort()
-    room = [HEIGHT - BOTTOM - LINE * below for below in reversed(range(len(wanted)))]
-    places = map(min, spread([at for at, _, _ in wanted], LINE), room)
+    room = [HEIGHT - BOTTOM - LINE_HEIGHT * below for below in reversed(range(len(wanted)))]
+    heights = map(min, spread([at for at, _, _ in wanted], LINE_HEIGHT), room)
     return join(
-        tag("text", label, x=WIDTH - RIGHT + 10, y=place + 4, class_=f"label {kind}")
-        for place, (_, label, kind) in zip(places, wanted, strict=True)
+        tag("text", label, x=WIDTH - RIGHT + 10, y=height + 4, class_=f"label {style}")
+        for height, (_, label, style) in zip(heights, wanted, strict=True)
     )
 
 
-def spread(places: Sequence[float], distance: float) -> list[float]:
-    """Places in rising order, moved as little as needed to be `distance` apart.
+def spread(positions: Sequence[float], distance: float) -> list[float]:
+    """Positions in rising order, moved as little as needed to be `distance` apart.
 
     >>> spread([10, 11, 40], 10)
     [5.5, 15.5, 40.0]
     """
-    groups: list[tuple[float, int]] = []  # middle and number of those that lie together
-    for place in places:
-        middle, size = float(place), 1
+    groups: list[tuple[float, int]] = []  # center and size of each cluster
+    for position in positions:
+        middle, size = float(position), 1
         while groups and middle - groups[-1][0] < distance * (size + groups[-1][1]) / 2:
             other, count = groups.pop()
             middle, size = (middle * size + other * count) / (size + count), size + count

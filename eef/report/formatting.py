@@ -15,7 +15,7 @@ NBSP = "\u00a0"
 
 
 def display_name(method: str) -> str:
-    """A method as readers know it.
+    """The name of a method in reports.
 
     >>> [display_name(name) for name in ("expert", "bc", "rft6", "eef", "sft_all")]
     ['Expert', 'BC', 'RFT×6', 'EEF', 'SFT-ALL']
@@ -42,12 +42,12 @@ def describe_env(fingerprint: Mapping[str, Any]) -> str:
 
 
 def percent(part: float | None, digits: int = 1) -> str:
-    """A part of 1 in percent, without the sign: `0.464` is `46.4`."""
+    """A share in percent, without the sign: 0.464 is `46.4`."""
     return NONE if part is None else f"{100 * part:.{digits}f}"
 
 
 def points(difference: float) -> str:
-    """A difference of parts in percentage points.
+    """A difference of shares in percentage points.
 
     >>> points(0.122), points(-0.05), points(-0.0001)
     ('+12.2', '−5.0', '0.0')
@@ -56,7 +56,7 @@ def points(difference: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """A count with separators; large ones in millions."""
+    """A count with separators, in millions from one million on."""
     if value is None:
         return NONE
     return f"{value / 1e6:,.2f} M" if value >= 1e6 else f"{value:,.0f}"
@@ -75,7 +75,7 @@ def signed_reward(difference: float) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    """Rounded, with its sign (a true minus); zero has none."""
+    """A rounded number with its sign, a true minus; zero has none."""
     text = f"{value:+z.{digits}f}".replace("-", "−")
     return text if text.strip("+0.") else text[1:]
 
@@ -86,7 +86,7 @@ def p_value(p: float) -> str:
 
 
 def round_name(item: RoundResult | None) -> str:
-    """The number of a round; none for the expert and behaviour cloning, which have one only."""
+    """The number of a round; `–` for the expert and behavior cloning, which have only one."""
     return NONE if item is None or item.round == 0 else str(item.round)
 
 
@@ -100,7 +100,7 @@ def interval_text(score: Score | None) -> str:
 
 
 def chance(p: float) -> str:
-    """How often chance alone does as much, in words.
+    """How often chance alone produces such a result, in words.
 
     >>> chance(0.21), chance(0.004)
     ('in about 21 of 100 such comparisons', 'in about 4 of 1,000 such comparisons')

@@ -1,6 +1,6 @@
-"""Markup: HTML and SVG elements as values; whatever is not `Html` already is escaped when it becomes part of one.
+"""HTML and SVG elements as values. Text that is not `Html` is escaped when it becomes part of one.
 
-Everything on the page passes through `tag`, so that no text of a task, page or model can end up as markup.
+Everything on a page passes through `tag`, so no text of a task, page or model can become markup.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from html import escape
 
 
 class Html(str):
-    """Text that is markup. `join` and `tag` make it; a plain `str` is content."""
+    """Text that is markup, made by `join` and `tag`; a plain `str` is content."""
 
     __slots__ = ()
 
@@ -19,7 +19,9 @@ Content = str | int | float
 
 
 def tag(name: str, *content: Content, **attributes: Content | None) -> Html:
-    """An element. An attribute of None is left out; of a name, `_` at the end is dropped and others become `-`.
+    """An element. Attributes of None are omitted.
+
+    In the name of an attribute, a final `_` is dropped and any other `_` becomes `-`.
 
     >>> tag("p", "1 < 2", class_="note", aria_label='a "b"', id=None)
     '<p class="note" aria-label="a &quot;b&quot;">1 &lt; 2</p>'
@@ -35,5 +37,5 @@ def tag(name: str, *content: Content, **attributes: Content | None) -> Html:
 
 
 def join(content: Iterable[Content]) -> Html:
-    """Contents one after the other, each escaped unless it is markup."""
+    """The contents in order, each escaped unless it is markup."""
     return Html("".join(item if isinstance(item, Html) else escape(str(item)) for item in content))

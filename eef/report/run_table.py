@@ -1,4 +1,4 @@
-"""Table: the results of a run as a table for the terminal and in Markdown, a row for each method."""
+"""The results of a run as a table, for the terminal and in Markdown, with one row per method."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ COLUMNS = (
 
 
 def rows(results: Results) -> list[tuple[str, ...]]:
-    """A row of texts for each method, in the order of the run; `–` for what has not been measured.
+    """A row of texts per method, in the order of the run; `–` for what has not been measured.
 
-    `rollouts` and `tokens` are those of exploration, `minutes` those of all the method's stages.
+    `rollouts` and `tokens` count exploration, `minutes` all stages of the method.
     """
     return [_row(method) for method in results.methods]
 
 
 def results_table(results: Results) -> Table:
     """The table for a terminal; the best win rate in bold."""
-    title = Text(f"{results.name} (seed {results.seed})")  # a name is no console markup
+    title = Text(f"{results.name} (seed {results.seed})")  # `Text`: a name is not markup
     where = Text(describe_env(results.fingerprint))
     table = Table(
         title=title,
@@ -61,14 +61,14 @@ def results_table(results: Results) -> Table:
 
 
 def markdown_table(results: Results) -> str:
-    """The table in Markdown, and below it where was played; ends in a newline."""
+    """The table in Markdown, followed by the environment; ends in a newline."""
     return "\n".join(
         [*markdown_lines(COLUMNS, rows(results)), "", describe_env(results.fingerprint), ""]
     )
 
 
 def markdown_lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table in Markdown, its first column to the left and the others to the right."""
+    """A table in Markdown; the first column is aligned left, the others right."""
     lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
 

@@ -1,29 +1,25 @@
-"""Tables: what a study says, in rows of text; the document and the page show the same ones."""
+"""Tables of a study as rows of text; the Markdown document and the HTML page show the same ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from statistics import fmean
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from eef.analysis.aggregate import Aggregate, MethodAggregate, PairAggregate
 from eef.analysis.stats import Difference
 from eef.methods.labels import LabelRule
-from eef.pipeline.stages import BC, EXPERT
 from eef.report.formatting import (
     NONE,
-    count_of,
     display_name,
     minutes,
     number,
-    p_value,
     percent,
     points,
     reward,
 )
 
-EXPLORING = (
+EXPLORATION_COSTS = (
     "rollouts",
     "env_steps",
     "replayed_steps",
@@ -32,12 +28,12 @@ EXPLORING = (
     "generated_tokens",
 )
 NOISE_ROLLOUTS = (1, 3, 5)
-PAIR_HEAD = ("[over tasks and seeds]", "seeds", "p", "p (Holm)", "p over seeds")
+PAIR_COLUMNS = ("[over tasks and seeds]", "seeds", "p", "p (Holm)", "p over seeds")
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of text under a head; the first column names the row. `note`: how to read it."""
+class StudyTable:
+    """Rows of text under a head; the first column names the row. `note` explains how to read it."""
 
     title: str
     head: Sequence[str]
@@ -45,67 +41,23 @@ class Table:
     note: str = ""
 
 
-def tables_of(over: Aggregate) -> list[Table]:
-    """The tables of one budget; those without a row are left out."""
+def make_tables(aggregate: Aggregate) -> list[StudyTable]:
+    """The tables of one budget that have a row."""
     made = (
-        _methods(over),
-        _pairs(over),
-        _arms(over),
-        _selected(over),
-        _noise(over),
-        _difficulty(over),
-        _skills(over),
-        _costs(over),
+        _methods(aggregate),
+        _pairs(aggregate),
+        _variants(aggregate),
+        _training_data(aggregate),
+        _label_noise(aggregate),
+        _difficulty(aggregate),
+        _behaviors(aggregate),
+        _costs(aggregate),
     )
     return [table for table in made if table.rows]
 
 
-def verdict(over: Aggregate) -> str:
-    """What came out in one sentence: `eef`, or else the best method, beside the best method of another kind.
-
-    Empty while there are no two methods with a seed in common.
-    """
-    known = sorted(
-        (
-            item
-            for item in over.methods
-            if item.mean is not None and item.name not in (EXPERT, BC) and not item.is_arm
-        ),
-        key=lambda item: item.mean or 0.0,
-        reverse=True,
-    )
-    subject = next((item for item in known if item.name == "eef"), next(iter(known), None))
-    rival = next((item for item in known if subject and item.algorithm != subject.algorithm), None)
-    pair = pair_of(over, subject.name, rival.name) if subject and rival else None
-    if subject is None or rival is None or pair is None:
-        return ""
-    sign = 1 if pair.first == subject.name else -1
-    ours, theirs = (fmean(over.rates_in(item, pair.seeds)) for item in (subject, rival))
-    low, high = sorted(sign * end for end in pair.both.interval)
-    return (
-        f"In {count_of(len(pair.seeds), 'seed')} {display_name(subject.name)} wins {percent(ours)} % of the test tasks "
-        f"and {display_name(rival.name)} {percent(theirs)} %; on the same tasks the difference is "
-        f"{points(sign * pair.difference.mean)} points (95 % over tasks and seeds: {points(low)} to {points(high)}). "
-        f"Of these trained students on other tasks: {p_value(pair.p_value)}"
-        + (
-            f"; of students trained anew, on these tasks: {p_value(pair.effects.p_value)}."
-            if pair.effects
-            else "."
-        )
-    )
-
-
-def pair_of(over: Aggregate, one: str, other: str) -> PairAggregate | None:
-    """The pair of two methods in the order it is kept, None where they have no seed in common."""
-    return next((pair for pair in over.pairs if {pair.first, pair.second} == {one, other}), None)
-
-
-def arms_of(over: Aggregate) -> list[MethodAggregate]:
-    return [item for item in over.methods if item.is_arm]
-
-
 def changes_text(item: MethodAggregate) -> str:
-    """`M = 3, ok_rule = majority`"""
+    """`M = 3, label_rule = majority`"""
     return ", ".join(f"{key} = {_plain(value)}" for key, value in item.changes.items())
 
 
@@ -113,8 +65,8 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _methods(over: Aggregate) -> Table:
-    by_seed = [f"seed {seed}" for seed in over.seeds]
+def _methods(aggregate: Aggregate) -> StudyTable:
+    by_seed = [f"seed {seed}" for seed in aggregate.seeds]
     head = ("method", "win rate %", "± sd", *by_seed, "mean reward", "pass@k (training)")
     rows = [
         (
@@ -123,31 +75,33 @@ def _methods(over: Aggregate) -> Table:
             percent(item.deviation),
             *map(percent, item.win_rates),
             reward(item.mean_reward),
-            _pass(item),
+            _pass_at_k(item),
         )
-        for item in over.methods
+        for item in aggregate.methods
     ]
-    uneven = any(None in item.win_rates for item in over.methods)
-    return Table(
-        "Methods and arms after the last round, greedy on the test tasks",
+    uneven = any(None in item.win_rates for item in aggregate.methods)
+    note = (
+        "Each mean is over the seeds that are finished. The tables of differences use the seeds that "
+        "both methods have finished."
+    )
+    return StudyTable(
+        "Methods and variants after the last round, greedy on the test tasks",
         head,
         rows,
-        "Each mean is over the seeds there are; the tables of differences take those that both have."
-        if uneven
-        else "",
+        note if uneven else "",
     )
 
 
-def _pass(item: MethodAggregate) -> str:
+def _pass_at_k(item: MethodAggregate) -> str:
     return f"{percent(item.pass_at_k[1])} (k = {item.pass_at_k[0]})" if item.pass_at_k else NONE
 
 
-def _pairs(over: Aggregate) -> Table:
-    arms = {item.name for item in arms_of(over)}
+def _pairs(aggregate: Aggregate) -> StudyTable:
+    variants = {item.name for item in aggregate.variants}
     head = (
         "pair",
         "difference, points [95 % over tasks]",
-        *PAIR_HEAD,
+        *PAIR_COLUMNS,
         "by seed: only first : only second",
         "tasks only one ever won",
     )
@@ -158,28 +112,30 @@ def _pairs(over: Aggregate) -> Table:
             ", ".join(f"{test.only_first} : {test.only_second}" for test in pair.by_seed),
             f"{pair.first_alone} : {pair.second_alone}",
         )
-        for pair in over.pairs
-        if not {pair.first, pair.second} & arms
+        for pair in aggregate.pairs
+        if not {pair.first, pair.second} & variants
     ]
     note = (
-        "p: exact sign-flip test over tasks, all seeds of a task together: would these trained students differ on "
-        "other tasks? Holm’s correction over this table. p over seeds: t test on the seeds’ differences, the seed as a "
-        "random effect: would students trained anew differ on these tasks? Tasks only one ever won: by the one in any "
-        "seed after its last round, by the other in no seed and no round."
+        "p: exact sign-flip test over tasks, with all seeds of a task together. It asks whether "
+        "these trained students would differ on other tasks. p (Holm): corrected for all pairs of "
+        "this table. p over seeds: t test on the differences of the seeds, with the seed as a random "
+        "effect. It asks whether newly trained students would differ on these tasks. Tasks only one "
+        "ever won: won by one method after the last round of any seed, and by the other in no round "
+        "of any seed."
     )
-    return Table("Pairs of methods on the same tasks", head, rows, note)
+    return StudyTable("Pairwise comparisons on the same tasks", head, rows, note)
 
 
 def _pair_cells(pair: PairAggregate) -> tuple[str, ...]:
-    """The difference with its interval over tasks, then what stands under `PAIR_HEAD`; a dash for what one seed cannot
-    tell."""
+    """The difference with its interval over tasks, then the cells of `PAIR_COLUMNS`."""
+    several = len(pair.seeds) > 1
     return (
-        f"{points(pair.difference.mean)} {_interval(pair.difference)}",
-        _interval(pair.both) if len(pair.seeds) > 1 else NONE,
+        f"{points(pair.over_tasks.mean)} {_interval(pair.over_tasks)}",
+        _interval(pair.over_both) if several else NONE,
         str(len(pair.seeds)),
         f"{pair.p_value:.4f}",
         f"{pair.p_adjusted:.4f}",
-        f"{pair.effects.p_value:.4f}" if pair.effects else NONE,
+        f"{pair.seed_effects.p_value:.4f}" if pair.seed_effects else NONE,
     )
 
 
@@ -188,82 +144,69 @@ def _interval(difference: Difference) -> str:
     return f"[{points(low)}, {points(high)}]"
 
 
-def _arms(over: Aggregate) -> Table:
+def _variants(aggregate: Aggregate) -> StudyTable:
     head = (
-        "arm",
+        "variant",
         "of",
-        "differs in",
+        "changes",
         "win rate %",
         "minus its method, points [95 % over tasks]",
-        *PAIR_HEAD,
+        *PAIR_COLUMNS,
     )
     rows = []
-    for item in arms_of(over):
-        pair = pair_of(over, item.name, item.algorithm)
-        told = _pair_cells(pair) if pair else (NONE,) * (1 + len(PAIR_HEAD))
+    for item in aggregate.variants:
+        pair = aggregate.pair(item.name, item.algorithm)
+        cells = _pair_cells(pair) if pair else (NONE,) * (1 + len(PAIR_COLUMNS))
         names = display_name(item.name), display_name(item.algorithm), changes_text(item)
-        rows.append((*names, percent(item.mean), *told))
-    note = "Only seeds that both have; p as above, Holm’s correction over this table."
-    return Table("Arms: a method with other options", head, rows, note)
+        rows.append((*names, percent(item.mean), *cells))
+    note = (
+        "Differences use the seeds that both have finished. p values as above; p (Holm) is corrected "
+        "for all rows of this table."
+    )
+    return StudyTable("Variants: methods with other options", head, rows, note)
 
 
-def _selected(over: Aggregate) -> Table:
+def _training_data(aggregate: Aggregate) -> StudyTable:
     head = (
         "method",
         "training tasks without a solution",
         "examples",
         "pairs",
         "actions of the student’s rollouts",
-        "actions taken over",
-        "of them beneficial",
+        "actions of the prefix",
+        "of these, beneficial",
         "neutral",
         "states that need recovery",
         "recovered",
     )
     rows = []
-    for item in over.methods:
+    for item in aggregate.methods:
         if counts := item.selected:
-            steps = {
-                name.removeprefix("steps."): n
-                for name, n in counts.items()
-                if name.startswith("steps.")
-            }
-            own = steps.pop("student-win", 0)
-            given = (sum(steps.values()), steps.get("beneficial"), steps.get("neutral"))
-            trained = (own, *given) if counts.get("examples") else (None,) * 4
-            named = (counts.get(name) for name in ("states.recovery", "states.recovered"))
-            rows.append(
-                (
-                    display_name(item.name),
-                    *map(
-                        _count,
-                        (
-                            counts.get("tasks.unsolved"),
-                            counts.get("examples"),
-                            counts.get("pairs"),
-                            *trained,
-                            *named,
-                        ),
-                    ),
-                )
+            cells = (
+                *(counts.get(name) for name in ("tasks.unsolved", "examples", "pairs")),
+                *(item.trained_steps or (None,) * 4),
+                *(counts.get(name) for name in ("states.recovery", "states.recovered")),
             )
+            rows.append((display_name(item.name), *map(_mean_count, cells)))
     note = (
-        "A solution of a task is a win, the expert’s or the student’s, from its start or on from a state inside a "
-        "trajectory; what NAT and SFT-ALL take instead is each trajectory of the expert. Actions are those trained; "
-        "those taken over are the expert’s or, with `branch_from = student`, of the failure that was played on from."
+        "A solution of a task is a win of the expert or the student, from the task’s start or from a "
+        "state of another trajectory. NAT and SFT-ALL use every expert trajectory instead. Only "
+        "trained actions are counted. The prefix is the part of a path before the student’s rollout "
+        "branches from it: the expert’s actions, or with `branch_from = student` those of an earlier "
+        "failure of the student."
     )
-    return Table("What is trained on in the last round, mean over seeds", head, rows, note)
+    return StudyTable("Training data of the last round, mean over seeds", head, rows, note)
 
 
-def _count(mean: float | None) -> str:
+def _mean_count(mean: float | None) -> str:
     return NONE if mean is None else f"{mean:,.1f}"
 
 
-def _noise(over: Aggregate) -> Table:
+def _label_noise(aggregate: Aggregate) -> StudyTable:
     head = (
         "method",
-        "rollouts a state",
-        "ok if",
+        "rollouts per state",
+        "won if",
         "false states %",
         "false segments %",
         "false among beneficial %",
@@ -274,42 +217,37 @@ def _noise(over: Aggregate) -> Table:
     rules: tuple[LabelRule, ...] = ("any", "majority")
     rows = [
         _noise_row(item, n, rule)
-        for item in over.methods
-        if item.noise
+        for item in aggregate.methods
+        if item.label_noise
         for n in NOISE_ROLLOUTS
         for rule in rules
         if n > 1 or rule == "any"  # one rollout is its own majority
     ]
     note = (
-        "False: not what the majority of all rollouts from that state says. Segment: an expert’s actions between two "
-        "states. Most segments are neutral in truth, so that few false ones are many of those labelled otherwise."
+        "A label is false if it differs from that of the majority of all rollouts from the state. A "
+        "segment is the expert’s actions between two states. Most segments are truly neutral, so a "
+        "few false labels are a large share of the segments labeled beneficial or harmful."
     )
-    return Table("Label noise", head, rows, note)
+    return StudyTable("Label noise", head, rows, note)
 
 
 def _noise_row(item: MethodAggregate, n: int, rule: LabelRule) -> Sequence[str]:
-    rates = [noise.false_rates(n, rule) for noise in item.noise]
-    parts = (
-        [value for rate in rates if (value := getattr(rate, name)) is not None]
-        for name in ("segments", "beneficial", "harmful")
-    )
-    played = [state.rollouts for noise in item.noise for state in noise.states]
+    counts = [state.rollouts for noise in item.label_noise for state in noise.states]
     return (
         display_name(item.name),
         str(n),
         rule if n > 1 else "it wins",
-        percent(fmean(rate.states for rate in rates)),
-        *(percent(fmean(part) if part else None) for part in parts),
-        str(len(played)),
-        number(sum(played)),
+        *map(percent, item.false_rates(n, rule)),
+        str(len(counts)),
+        number(sum(counts)),
     )
 
 
-def _difficulty(over: Aggregate) -> Table:
-    levels = [level for level in ("easy", "medium", "hard") if level in over.tasks]
+def _difficulty(aggregate: Aggregate) -> StudyTable:
+    levels = [level for level in ("easy", "medium", "hard") if level in aggregate.tasks]
     head = (
         "method",
-        *(f"{level} ({over.tasks[level]})" for level in levels),
+        *(f"{level} ({aggregate.tasks[level]})" for level in levels),
         "newly solved, by seed",
     )
     rows: list[Sequence[str]] = [
@@ -318,75 +256,68 @@ def _difficulty(over: Aggregate) -> Table:
             *(f"{item.solved.get(level, 0.0):.1f}" for level in levels),
             ", ".join(map(number, item.newly_solved)),
         )
-        for item in over.methods
+        for item in aggregate.methods
         if item.known
     ]
     rows.append(
-        ("never solved by anyone", *(str(over.never_solved.get(level, 0)) for level in levels), "")
+        (
+            "never solved by any method",
+            *(str(aggregate.never_solved.get(level, 0)) for level in levels),
+            "",
+        )
     )
-    return Table(
-        "Test tasks solved after the last round, mean over seeds",
-        head,
-        rows,
-        "Easy: won in more than two thirds of the evaluations of expert and behaviour cloning, all seeds together; "
-        "hard: in less than a third. Newly solved: won by neither of the two with the same seed.",
+    note = (
+        "Easy tasks are won in more than two thirds of the evaluations of the expert and of behavior "
+        "cloning, over all seeds; hard tasks in less than a third. Newly solved: won by neither of "
+        "the two with the same seed."
     )
+    title = "Test tasks solved after the last round, mean over seeds"
+    return StudyTable(title, head, rows, note)
 
 
-def _skills(over: Aggregate) -> Table:
-    names = skill_names(over)
+def _behaviors(aggregate: Aggregate) -> StudyTable:
+    names = aggregate.behavior_names
     rows = [
-        (display_name(item.name), str(round), part, *(mean_use(uses, part, name) for name in names))
-        for item in over.methods
-        for round, uses in item.skills.items()
-        if uses and uses[0] and not (item.is_arm and round < max(item.skills))
+        (
+            display_name(item.name),
+            str(round),
+            part,
+            *(_mean_behavior(item, round, part, name) for name in names),
+        )
+        for item in aggregate.methods
+        for round, uses in item.behaviors.items()
+        if uses and uses[0] and not (item.is_variant and round < max(item.behaviors))
         for part in ("won", "lost")
     ]
-    return Table(
-        "Actions of a kind in a test episode",
+    return StudyTable(
+        "Agent behavior: actions per test episode, mean over seeds",
         ("method", "round", "episodes", *names),
         rows,
-        "Of arms the last round alone." if arms_of(over) else "",
+        "Variants are shown after their last round." if aggregate.variants else "",
     )
 
 
-def skill_names(over: Aggregate) -> list[str]:
-    return list(
-        dict.fromkeys(
-            name
-            for item in over.methods
-            for uses in item.skills.values()
-            for use in uses
-            if use
-            for name in use["won"].means
+def _mean_behavior(item: MethodAggregate, round: int, part: str, name: str) -> str:
+    mean = item.mean_behavior(round, part, name)
+    return NONE if mean is None else f"{mean:.2f}"
+
+
+def _costs(aggregate: Aggregate) -> StudyTable:
+    exploring = (f"{name.replace('_', ' ')}, exploring" for name in EXPLORATION_COSTS)
+    head = ("method", *exploring, "updates", "processed tokens, training", "minutes in total")
+    rows = [
+        (
+            display_name(item.name),
+            *(number(getattr(item.exploration, name, None)) for name in EXPLORATION_COSTS),
+            number(item.cost.updates if item.cost else None),
+            number(item.cost.processed_tokens if item.cost else None),
+            minutes(item.cost.seconds if item.cost else None),
         )
-    )
-
-
-def mean_use(uses: Iterable[Any], part: str, name: str) -> str:
-    """How often an action is done in an episode, mean over seeds."""
-    known = [use[part].means[name] for use in uses if use and use[part].means[name] is not None]
-    return f"{fmean(known):.2f}" if known else NONE
-
-
-def _costs(over: Aggregate) -> Table:
-    exploring = (f"{name.replace('_', ' ')}, exploring" for name in EXPLORING)
-    head = ("method", *exploring, "updates", "processed tokens, training", "minutes in all")
-    rows = []
-    for item in over.methods:
-        explored = item.explored.get(max(item.rounds))
-        spent = asdict(explored) if explored else {}
-        rows.append(
-            (
-                display_name(item.name),
-                *(number(spent.get(name)) for name in EXPLORING),
-                number(item.cost.updates if item.cost else None),
-                number(item.cost.processed_tokens if item.cost else None),
-                minutes(item.cost.seconds if item.cost else None),
-            )
-        )
+        for item in aggregate.methods
+    ]
     note = (
-        "Of finished pieces. The experts’ rollouts are those of all experts together; a method with some of them has "
-        "its part. Minutes are wall-clock time, on machines that may have had other work beside it."
+        "Finished trials only. The expert’s rollouts are those of all experts together; a method that "
+        "uses some of them uses a part of these. Minutes are wall-clock time, on machines that may "
+        "have had other work."
     )
-    return Table("Cost, mean over seeds", head, rows, note)
+    return StudyTable("Cost, mean over seeds", head, rows, note)

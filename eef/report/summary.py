@@ -1,25 +1,27 @@
-"""The result of a run in sentences."""
+"""The result of a run, and of a study, in sentences."""
 
 from __future__ import annotations
 
+from eef.analysis.aggregate import Aggregate
 from eef.analysis.results import Comparison, MethodResult, Results, Score
 from eef.pipeline.stages import BC, EXPERT
 from eef.report.formatting import (
     NBSP,
     chance,
+    count_of,
     display_name,
     p_value,
     percent,
     points,
 )
 
-SIGNIFICANT = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 
 
 def rivals(results: Results) -> tuple[MethodResult, MethodResult] | None:
-    """What the headline compares: `eef`, or else the best method, with the best of the others.
+    """The two methods of the headline: `eef`, or the best method, and the best of the others.
 
-    Behaviour cloning stands in where no other method has a result; None while there are not two results.
+    Behavior cloning is the rival if no other method has a result. None without two results.
     """
     played = sorted(
         (method for method in results.round_methods if method.last), key=_win_rate, reverse=True
@@ -45,7 +47,7 @@ def headline(results: Results) -> str:
 
 
 def verdict(results: Results) -> str:
-    """What the headline's difference is worth, in plain words with its p value."""
+    """How certain the headline's difference is, with its p value."""
     pair = rivals(results)
     comparison = results.comparison(pair[0].name, pair[1].name) if pair else None
     if comparison is None:
@@ -60,35 +62,36 @@ def verdict(results: Results) -> str:
     if comparison.only_first + comparison.only_second == 0:
         return f"Both win exactly the same tasks: this run shows no difference ({evidence})."
     if comparison.wins.mean == 0:
-        return f"They win as many tasks, though not all the same ones: this run shows no difference ({evidence})."
+        return (
+            "They win equally many tasks, but not all the same ones: this run shows no difference "
+            f"({evidence})."
+        )
     return (
-        f"{_weigh(comparison)} If the two were equally good, chance alone would set them as far apart "
-        f"{chance(comparison.p_value)} ({evidence})."
+        f"{_assess(comparison)} If the two were equally good, a difference this large would occur by "
+        f"chance {chance(comparison.p_value)} ({evidence})."
     )
 
 
-def _weigh(comparison: Comparison) -> str:
+def _assess(comparison: Comparison) -> str:
     gap = abs(100 * comparison.wins.mean)
     low, high = sorted(comparison.wins.interval, key=lambda end: end * comparison.wins.mean)
     sign = 1 if comparison.wins.mean > 0 else -1
     span = f"{gap:.1f} points (95{NBSP}% interval {points(sign * low)} to {points(sign * high)})"
-    if comparison.p_adjusted < SIGNIFICANT:
-        return f"The difference of {span} is more than chance."
-    if comparison.p_value < SIGNIFICANT:
-        return (
-            f"The difference of {span} hints at an advantage, but does not hold after correction."
-        )
-    return f"The difference of {span} may well be chance: this run does not show that either is better."
+    if comparison.p_adjusted < SIGNIFICANCE_LEVEL:
+        return f"The difference of {span} is statistically significant."
+    if comparison.p_value < SIGNIFICANCE_LEVEL:
+        return f"The difference of {span} is not significant after correction."
+    return f"The difference of {span} may be due to chance: this run does not show that either is better."
 
 
 def setting(results: Results) -> str:
-    """What stands around the headline: the start, the expert, tasks that became solvable."""
+    """The context of the headline: behavior cloning, the expert, and the newly solved tasks."""
     sentences = []
     bc, expert = results[BC], results[EXPERT]
     if results.round_methods and bc.last:
-        sentences.append(f"Behaviour cloning, from which every method starts, wins {_rate(bc)}.")
+        sentences.append(f"Behavior cloning, where every method starts, wins {_rate(bc)}.")
     if expert.last:
-        sentences.append(f"The expert itself wins {_rate(expert)}.")
+        sentences.append(f"The expert wins {_rate(expert)}.")
     solved = [
         f"{display_name(item.name)} solves {last.newly_solved or 'none'}"
         for item in results.round_methods
@@ -96,16 +99,44 @@ def setting(results: Results) -> str:
     ]
     if solved and results.unsolved_before:
         sentences.append(
-            f"Of the {results.unsolved_before} tasks that neither of these wins, {' and '.join(solved)}."
+            f"Of the {results.unsolved_before} tasks that neither of these wins, "
+            f"{' and '.join(solved)}."
         )
     return " ".join(sentences)
 
 
 def progress(results: Results) -> str:
-    """A word on a run that is not finished, else nothing."""
+    """A note on a run that is not finished; "" if it is."""
     done, planned = results.stages
     return (
         "" if done == planned else f"This run is not finished: {done} of {planned} stages are done."
+    )
+
+
+def study_verdict(aggregate: Aggregate) -> str:
+    """The result of a study at one budget in a sentence.
+
+    It compares `eef`, or the best method, with the best other algorithm; "" if no two methods have
+    a finished seed in common.
+    """
+    compared = aggregate.headline_pair()
+    if compared is None:
+        return ""
+    subject, rival, pair = compared
+    sign = 1 if pair.first == subject.name else -1
+    ours, theirs = (percent(aggregate.mean_in(item, pair.seeds)) for item in (subject, rival))
+    low, high = sorted(sign * end for end in pair.over_both.interval)
+    retrained = (
+        f"; for newly trained students on these tasks, {p_value(pair.seed_effects.p_value)}"
+        if pair.seed_effects
+        else ""
+    )
+    return (
+        f"In {count_of(len(pair.seeds), 'seed')} {display_name(subject.name)} wins {ours} % of the "
+        f"test tasks and {display_name(rival.name)} {theirs} %. On the same tasks the difference is "
+        f"{points(sign * pair.over_tasks.mean)} points (95 % over tasks and seeds: {points(low)} to "
+        f"{points(high)}). For these trained students on other tasks, {p_value(pair.p_value)}"
+        f"{retrained}."
     )
 
 
@@ -113,13 +144,15 @@ def _first_result(results: Results) -> str:
     method = next((item for item in (results[BC], results[EXPERT]) if item.last), None)
     if method is None:
         return "Nothing has been evaluated yet."
-    names = {BC: "Behaviour cloning", EXPERT: "The expert"}
-    return f"{names[method.name]} wins {_rate(method)} of {_score(method).tasks} test tasks; no other result yet."
+    name = {BC: "Behavior cloning", EXPERT: "The expert"}[method.name]
+    tasks = _score(method).tasks
+    return f"{name} wins {_rate(method)} of {tasks} test tasks; no other result yet."
 
 
 def _same_budget(first: MethodResult, second: MethodResult) -> str:
-    """Said where it is so: as many rollouts up to the rounds compared."""
-    return " with as many rollouts" if second.rollouts and first.rollouts == second.rollouts else ""
+    """A remark if both explored the same number of rollouts; "" otherwise."""
+    same = second.rollouts and first.rollouts == second.rollouts
+    return " with the same number of rollouts" if same else ""
 
 
 def _win_rate(method: MethodResult) -> float:

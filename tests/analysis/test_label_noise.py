@@ -1,4 +1,4 @@
-"""Label noise: the expected rates are those of drawing every subset, and a measurement goes on where it stopped."""
+"""Label noise: expected rates equal those over all subsets, and a measurement is resumed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from eef.analysis.label_noise import LabelNoise, StateCount, measure_noise, read_noise
 from eef.analysis.stats import chance_of_wins
 from eef.errors import StoreError
+from eef.pipeline.pipeline import Pipeline
+from eef.utils.progress import Progress
 from tests.fakes.small_run import eef, small_recipe, write_recipe
 
 
@@ -71,7 +73,7 @@ def test_a_state_that_is_always_won_or_lost_has_no_false_label(wins, rollouts, n
     assert chance_of_wins(min(wins, rollouts), rollouts, n, 0) == 1
 
 
-def test_a_record_comes_back():
+def test_a_record_is_read_as_it_was_written():
     noise = LabelNoise(2, (StateCount("e", 0, 3, 20), StateCount("e", 4, 18, 20)))
     assert LabelNoise.from_record(noise.to_record()) == noise
     with pytest.raises(StoreError, match="version 7"):
@@ -95,8 +97,9 @@ def played(student, tmp_path_factory):
 def test_states_are_played_and_counted(played):
     done = eef("label-noise", played, "--trajectories", 2, "--rollouts", 4)
     assert done.exit_code == 0, done.stderr
-    run = Run.open(played)
-    noise = read_noise(run, "eef")
+    pipeline = Pipeline.open(played)
+    run = pipeline.run
+    noise = read_noise(run.read(), "eef")
     assert noise is not None
     assert len({state.trajectory for state in noise.states}) == 2
     assert {state.rollouts for state in noise.states} == {4}
@@ -104,24 +107,24 @@ def test_states_are_played_and_counted(played):
     assert {state.trajectory for state in noise.states} <= failed
     assert f"{len(noise.states)} states of round 1" in done.stdout
     before = (played / "eef/round1/noise/trajectories.jsonl").read_bytes()
-    heard = []
+    reports: list[Progress] = []
     again = measure_noise(
-        run, "eef", 1, trajectories=2, rollouts=4, progress=lambda *told: heard.append(told)
+        pipeline, "eef", 1, trajectories=2, rollouts=4, on_progress=reports.append
     )
     assert again == noise, "nothing is played twice"
     assert (played / "eef/round1/noise/trajectories.jsonl").read_bytes() == before
-    assert heard == [(4 * len(noise.states),) * 2]
+    assert [(each.done, each.total) for each in reports] == [(4 * len(noise.states),) * 2]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--method", "rft4"), "plays on from no expert's trajectory"),
+        (("--method", "rft4"), "branches from no expert trajectory"),
         (("--method", "eto"), "has no method `eto`"),
         (("--round", 2), "is not done yet"),
     ],
 )
-def test_what_has_no_labels_is_named(played, options, message):
+def test_a_stage_without_labels_is_named(played, options, message):
     done = eef("label-noise", played, *options)
     assert done.exit_code == 2
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""A comparison in pieces at equal budget: what is done is picked up, what is missing is shown, and what is written."""
+"""Studies: trials at equal budget are run, resumed, gathered, checked and written."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from eef.analysis.behaviors import BehaviorUse
 from eef.analysis.label_noise import LabelNoise, StateCount
 from eef.analysis.stats import holm
-from eef.analysis.study import study_of
+from eef.analysis.study import make_study
 from eef.analysis.trial import Scores, Trial
 from eef.cli.seeds import with_budget
 from eef.methods.registry import make_method
 from eef.pipeline.ledger import Cost
 from eef.pipeline.recipe import load_recipe
 from eef.report.study_page import study_markdown, study_page
-from eef.report.study_tables import pair_of, verdict
+from eef.report.summary import study_verdict
 from eef.rollouts.settings import BudgetSettings
 from tests.fakes import ROOT
 from tests.fakes.small_run import as_recipe, eef, small_recipe, write_recipe
@@ -26,7 +26,7 @@ from tests.fakes.small_run import as_recipe, eef, small_recipe, write_recipe
 
 @pytest.fixture(scope="module")
 def comparison(student, tmp_path_factory):
-    """Two seeds of which the second lacks a method; (directory, command)."""
+    """Two seeds, the second without one of the methods; (directory, command)."""
     place = tmp_path_factory.mktemp("study")
     unlike = {
         "tasks": {"train": 5, "test": 5},
@@ -47,13 +47,13 @@ def comparison(student, tmp_path_factory):
         place / "runs",
         "--quiet",
     )
-    pieces = [part for name in ("rft4@0", "eef@0", "eef@1") for part in ("--piece", name)]
-    done = eef(*command, "--methods", "rft4,eef", *pieces)
+    trials = [part for name in ("rft4@0", "eef@0", "eef@1") for part in ("--piece", name)]
+    done = eef(*command, "--methods", "rft4,eef", *trials)
     assert done.exit_code == 0, done.stderr
     return place / "runs", command
 
 
-def test_pieces_alone_are_carried_out(comparison):
+def test_single_trials_are_run(comparison):
     directory, _ = comparison
     assert (directory / "seed0/rft4/round1/evaluation.json").exists()
     assert not (directory / "seed1/rft4").exists()
@@ -65,7 +65,7 @@ def test_pieces_alone_are_carried_out(comparison):
     assert seeds == {("rft4", "bc"): [0], ("eef", "bc"): [0, 1], ("eef", "rft4"): [0]}
 
 
-def test_results_are_written_as_far_as_they_are(comparison, tmp_path):
+def test_results_of_an_unfinished_study_are_written(comparison, tmp_path):
     directory, _ = comparison
     done = eef("results", directory, "--out", tmp_path)
     assert done.exit_code == 0, done.stderr
@@ -77,16 +77,16 @@ def test_results_are_written_as_far_as_they_are(comparison, tmp_path):
     assert "## At equal rollouts" in document
     assert "EEF – RFT×4" in document
     assert "–" in next(line for line in document.splitlines() if line.startswith("| RFT×4"))
-    assert "| TWO |" not in document, "a method that was not begun has no row"
+    assert "| TWO |" not in document, "a method that has not started has no row"
     page = (tmp_path / "docs/results.html").read_text()
-    for key, value in study["fingerprint"].items():  # of a shop, its noun tagger among them
+    for key, value in study["fingerprint"].items():  # the shop's includes its tagger
         assert f"- {key}: `{value}`" in document
         assert f"<dt>{key}</dt><dd>" in page
     assert "default-src" in page
     assert "<script" not in page
 
 
-def test_the_kept_pieces_tell_all_again(comparison, tmp_path):
+def test_stored_trials_give_the_same_results(comparison, tmp_path):
     directory, _ = comparison
     kept, again = tmp_path / "kept", tmp_path / "again"
     assert eef("results", directory, "--out", kept).exit_code == 0
@@ -101,57 +101,60 @@ def test_the_kept_pieces_tell_all_again(comparison, tmp_path):
     assert eef("results", kept / "results/pieces", lone, "--out", again).exit_code == 0
     assert json.loads((again / "results/study.json").read_text()) == json.loads(
         (kept / "results/study.json").read_text()
-    ), "pieces of two machines are one study"
+    ), "trials of two machines are one study"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (
-            lambda piece: piece["fingerprint"].update(tagger="other"),
-            "another environment .*differs in: tagger",
+            lambda trial: trial["fingerprint"].update(tagger="other"),
+            "another environment .*differ in: tagger",
         ),
-        (lambda piece: piece.update(budget=["rollouts", 99]), "budgets of 12 and 99 a round"),
-        (lambda piece: piece.update(study="other"), "of the recipe `other`"),
-        (lambda piece: piece["tasks"].reverse(), "tested on other tasks than"),
-        (lambda piece: piece.update(method="eef", seed=1), "of different options"),
+        (lambda trial: trial.update(budget=["rollouts", 99]), "budgets of 12 and 99 per round"),
+        (lambda trial: trial.update(study="other"), "belongs to recipe `other`"),
+        (lambda trial: trial["tasks"].reverse(), "tested on other tasks than"),
+        (lambda trial: trial.update(method="eef", seed=1), "have different options"),
         (
-            lambda piece: piece["settings"].update({"train.learning_rate": 1.0}),
-            "of different settings .*differ in: train.learning_rate",
+            lambda trial: trial["settings"].update({"train.learning_rate": 1.0}),
+            "have different settings .*differ in: train.learning_rate",
         ),
-        (lambda piece: piece["settings"].pop("dpo.beta"), "differ in: dpo.beta"),
-        (lambda piece: piece.update(version=99), "rft4@0.json`: .*has version 99"),
-        (lambda piece: piece.pop("settings"), "rft4@0.json`: malformed piece"),
-        (lambda piece: piece.pop("scores"), "rft4@0.json`: malformed piece"),
-        (lambda piece: piece.update(starts=3), "rft4@0.json`: malformed piece .*`starts`"),
-        (lambda piece: piece.update(options=None), "rft4@0.json`: malformed piece .*`options`"),
+        (lambda trial: trial["settings"].pop("dpo.beta"), "differ in: dpo.beta"),
+        (lambda trial: trial.update(version=99), "rft4@0.json`: .*has version 99"),
+        (lambda trial: trial.pop("settings"), "rft4@0.json`: malformed trial record"),
+        (lambda trial: trial.pop("scores"), "rft4@0.json`: malformed trial record"),
+        (lambda trial: trial.update(starts=3), "rft4@0.json`: malformed trial record: `starts`"),
         (
-            lambda piece: piece.update(budget=["rollouts", None]),
-            "rft4@0.json`: malformed piece .*`budget.1`",
+            lambda trial: trial.update(options=None),
+            "rft4@0.json`: malformed trial record: `options`",
         ),
         (
-            lambda piece: piece["scores"]["1"].update(won="01"),
+            lambda trial: trial.update(budget=["rollouts", None]),
+            "rft4@0.json`: malformed trial record: `budget.1`",
+        ),
+        (
+            lambda trial: trial["scores"]["1"].update(won="01"),
             "round 1 has 5 rewards and 2 wins of 5 tasks",
         ),
         (
-            lambda piece: piece["settings"].update({"rollouts.batch_size": 99}),
+            lambda trial: trial["settings"].update({"rollouts.batch_size": 99}),
             "differ in: rollouts.batch_size",
         ),
     ],
 )
-def test_pieces_that_do_not_belong_together_are_refused(comparison, tmp_path, change, message):
+def test_trials_that_do_not_belong_together_are_refused(comparison, tmp_path, change, message):
     directory, _ = comparison
     assert eef("results", directory, "--out", tmp_path).exit_code == 0
     path = tmp_path / "results/pieces/rollouts/rft4@0.json"
-    piece = json.loads(path.read_text())
-    change(piece)
-    path.write_text(json.dumps(piece))
+    trial = json.loads(path.read_text())
+    change(trial)
+    path.write_text(json.dumps(trial))
     done = eef("results", tmp_path / "results/pieces", "--out", tmp_path / "again")
     assert done.exit_code == 2
     assert re.search(message, done.stderr.replace("\n", " "))
 
 
-def piece(method, seed, won, place, algorithm=None, **options):
+def trial(method, seed, won, order, algorithm=None, **options):
     explores = method not in ("expert", "bc")
     scores = {int(explores): Scores(tuple(map(float, won)), tuple(map(bool, won)))}
     return Trial(
@@ -159,7 +162,7 @@ def piece(method, seed, won, place, algorithm=None, **options):
         method=method,
         seed=seed,
         budget=("rollouts", 9),
-        place=place,
+        order=order,
         rounds=int(explores),
         algorithm=algorithm or method,
         options=options,
@@ -169,7 +172,9 @@ def piece(method, seed, won, place, algorithm=None, **options):
         scores=scores,
         costs={1: {"explore": Cost(rollouts=9, generated_tokens=90)}},
         starts=((1, 2),),
-        skills={1: {"won": BehaviorUse(1, {"Next": 0.5}), "lost": BehaviorUse(0, {"Next": None})}},
+        behaviors={
+            1: {"won": BehaviorUse(1, {"Next": 0.5}), "lost": BehaviorUse(0, {"Next": None})}
+        },
         selected={
             1: {
                 "examples": 3,
@@ -178,96 +183,93 @@ def piece(method, seed, won, place, algorithm=None, **options):
                 "tasks.unsolved": 1,
             }
         },
-        noise=LabelNoise(1, (StateCount("e", 0, 3, 20),)) if method == "eef" else None,
+        label_noise=LabelNoise(1, (StateCount("e", 0, 3, 20),)) if method == "eef" else None,
     )
 
 
-def test_arms_are_told_from_methods():
-    """Worked numbers: two seeds, four tasks; what each pair and family says."""
-    pieces = [
-        *(piece("bc", seed, [0, 0, 0, 0], 1) for seed in (0, 1)),
-        *(piece("rft6", seed, [1, 0, 0, 0], 2, cap=None) for seed in (0, 1)),
-        piece("cap1", 0, [1, 0, 0, 0], 6, "rft6", cap=1),
-        *(piece("eef", seed, [1, 1, seed, 0], 3, M=5, experts=["x"]) for seed in (0, 1)),
-        *(piece("M1", seed, [1, 0, 0, 0], 4, "eef", M=1, experts=["x"]) for seed in (0, 1)),
-        piece("two", 0, [1, 1, 1, 1], 5, "eef", M=5, experts=["x", "y"]),
+def test_variants_and_methods_are_distinguished():
+    """Two seeds and four tasks, with the numbers of each pair and family."""
+    trials = [
+        *(trial("bc", seed, [0, 0, 0, 0], 1) for seed in (0, 1)),
+        *(trial("rft6", seed, [1, 0, 0, 0], 2, cap=None) for seed in (0, 1)),
+        trial("cap1", 0, [1, 0, 0, 0], 6, "rft6", cap=1),
+        *(trial("eef", seed, [1, 1, seed, 0], 3, M=5, experts=["x"]) for seed in (0, 1)),
+        *(trial("M1", seed, [1, 0, 0, 0], 4, "eef", M=1, experts=["x"]) for seed in (0, 1)),
+        trial("two", 0, [1, 1, 1, 1], 5, "eef", M=5, experts=["x", "y"]),
     ]
-    study = study_of(pieces)
-    for each in study.pieces:
+    study = make_study(trials)
+    for each in study.trials:
         assert Trial.from_record(json.loads(json.dumps(each.to_record()))) == each
-    over = study.over["rollouts"]
-    arms = {item.name: item.changes for item in over.methods if item.is_arm}
-    assert arms == {"M1": {"M": 1}, "cap1": {"cap": 1}}
-    pair = pair_of(over, "eef", "rft6")
-    assert (pair.first, pair.difference.mean, pair.first_alone, pair.second_alone) == (
+    aggregate = study.aggregates["rollouts"]
+    variants = {item.name: item.changes for item in aggregate.methods if item.is_variant}
+    assert variants == {"M1": {"M": 1}, "cap1": {"cap": 1}}
+    pair = aggregate.pair("eef", "rft6")
+    assert (pair.first, pair.over_tasks.mean, pair.first_alone, pair.second_alone) == (
         "eef",
         0.375,
         2,
         0,
     )
-    assert pair_of(over, "two", "eef").seeds == (0,)
-    alone = pair_of(over, "M1", "eef")
-    assert alone.p_adjusted == min(1.0, 2 * alone.p_value), "of two pairs in its family"
-    methods = [pair for pair in over.pairs if not {"M1", "cap1"} & {pair.first, pair.second}]
+    assert aggregate.pair("two", "eef").seeds == (0,)
+    alone = aggregate.pair("M1", "eef")
+    assert alone.p_adjusted == min(1.0, 2 * alone.p_value), "its family has two pairs"
+    methods = [pair for pair in aggregate.pairs if not {"M1", "cap1"} & {pair.first, pair.second}]
     assert [pair.p_adjusted for pair in methods] == holm([pair.p_value for pair in methods])
-    assert verdict(over).startswith(
-        "In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %; on the same tasks "
+    assert study_verdict(aggregate).startswith(
+        "In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %. On the same tasks "
     )
-    assert "+37.5 points" in verdict(over)
+    assert "+37.5 points" in study_verdict(aggregate)
     page = study_page(study, ["command"])
     assert "Win rate of EEF over M, all else equal (in 2 seeds: 0, 1)." in page
-    assert "over cap" not in page, "what the method leaves open has no place on an axis"
+    assert "over cap" not in page, "an option without a value in the method has no chart"
     assert "Win rate over rollouts explored" in page
     fewer = study_page(
-        study_of([*pieces, piece("M2", 1, [1, 0, 0, 0], 7, "eef", M=2, experts=["x"])]), ["command"]
+        make_study([*trials, trial("M2", 1, [1, 0, 0, 0], 7, "eef", M=2, experts=["x"])]),
+        ["command"],
     )
     assert "Win rate of EEF over M, all else equal (in 1 seed: 1)." in fewer, (
-        "the same students at every point"
+        "every point has the same seeds"
     )
     document = study_markdown(study, ["command"])
-    assert "Each mean is over the seeds there are" in document, (
-        "of two and of cap1 there is one seed"
-    )
+    assert "Each mean is over the seeds that are finished" in document, "two and cap1 have one seed"
     assert document.count("M = 1") == 1
-    begun = replace(piece("late", 0, [1, 0, 0, 0], 8), rounds=2)
-    document = study_markdown(study_of([*pieces, begun]), ["command"])
-    assert re.search(r"\| EEF \| 9( \| \d+){4} \| 90 ", document), (
-        "cost of the rounds up to the last one"
-    )
-    assert re.search(r"\| LATE( \| –){9} \|", document), "what is not finished has none"
+    begun = replace(trial("late", 0, [1, 0, 0, 0], 8), rounds=2)
+    document = study_markdown(make_study([*trials, begun]), ["command"])
+    assert re.search(r"\| EEF \| 9( \| \d+){4} \| 90 ", document), "the cost of all rounds"
+    assert re.search(r"\| LATE( \| –){9} \|", document), "an unfinished trial has none"
     assert "| EEF | 1.0 | 3.0 | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, (
-        "what is trained on, mean of two seeds"
+        "training data, mean over two seeds"
     )
 
 
-def test_difficulty_and_new_solutions_do_not_hang_on_the_number_of_seeds():
-    """Tasks a to d are won by 2, 1, 0 and 0 of two evaluations a seed; the student wins b, c and d."""
+def test_difficulty_and_newly_solved_do_not_depend_on_the_number_of_seeds():
+    """Two evaluations per seed win tasks a to d 2, 1, 0 and 0 times; the student wins b to d."""
 
-    def over(seeds):
-        return study_of(
+    def aggregate_of(seeds):
+        return make_study(
             [
                 each
                 for seed in range(seeds)
                 for each in (
-                    piece("expert", seed, [1, 1, 0, 0], 0),
-                    piece("bc", seed, [1, 0, 0, 0], 1),
-                    piece("eef", seed, [0, 1, 1, 1], 2),
+                    trial("expert", seed, [1, 1, 0, 0], 0),
+                    trial("bc", seed, [1, 0, 0, 0], 1),
+                    trial("eef", seed, [0, 1, 1, 1], 2),
                 )
             ]
-        ).over["rollouts"]
+        ).aggregates["rollouts"]
 
     for seeds in (1, 7):
-        student = next(item for item in over(seeds).methods if item.name == "eef")
-        assert over(seeds).tasks == {"easy": 1, "medium": 1, "hard": 2}
+        student = next(item for item in aggregate_of(seeds).methods if item.name == "eef")
+        assert aggregate_of(seeds).tasks == {"easy": 1, "medium": 1, "hard": 2}
         assert student.solved == {"medium": 1, "hard": 2}
         assert student.newly_solved == (2,) * seeds
-    lone = study_of([piece("bc", 0, [0, 0, 0, 0], 1), piece("eef", 0, [1, 1, 1, 1], 2)]).over[
-        "rollouts"
-    ]
+    lone = make_study(
+        [trial("bc", 0, [0, 0, 0, 0], 1), trial("eef", 0, [1, 1, 1, 1], 2)]
+    ).aggregates["rollouts"]
     assert lone.methods[-1].newly_solved == (None,), "the expert's evaluation is missing"
 
 
-def test_commands_carry_out_what_is_there(comparison, tmp_path):
+def test_commands_reproduce_the_finished_trials(comparison, tmp_path):
     directory, _ = comparison
     assert eef("results", directory, "--out", tmp_path).exit_code == 0
     document = (tmp_path / "docs/results.md").read_text()
@@ -283,36 +285,36 @@ def test_commands_carry_out_what_is_there(comparison, tmp_path):
     )
 
 
-def test_versions_of_all_pieces_are_told(comparison, tmp_path):
+def test_the_versions_of_all_trials_are_listed(comparison, tmp_path):
     directory, _ = comparison
     assert eef("results", directory, "--out", tmp_path).exit_code == 0
     path = tmp_path / "results/pieces/rollouts/rft4@0.json"
-    piece = json.loads(path.read_text())
-    piece["fingerprint"]["torch"] = "0.1"
-    path.write_text(json.dumps(piece))
+    trial = json.loads(path.read_text())
+    trial["fingerprint"]["torch"] = "0.1"
+    path.write_text(json.dumps(trial))
     assert eef("results", tmp_path / "results/pieces", "--out", tmp_path).exit_code == 0
     torch = json.loads((tmp_path / "results/study.json").read_text())["fingerprint"]["torch"]
     assert re.fullmatch(r"0\.1, \d+\.\d+.*", torch)
 
 
-def test_a_comparison_of_which_nothing_is_played_has_no_results(comparison, tmp_path):
+def test_a_comparison_that_has_not_started_has_no_results(comparison, tmp_path):
     directory, _ = comparison
     (tmp_path / "seed0").mkdir()
     for name in ("recipe.json", "fingerprint.json"):
         (tmp_path / "seed0" / name).write_text((directory / "seed0" / name).read_text())
     done = eef("results", tmp_path, "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert "no piece of the comparison has been begun" in done.stderr
+    assert "no trial of the comparison has started" in done.stderr
 
 
-def test_at_equal_updates_no_other_budget_holds(student):
+def test_a_budget_of_updates_replaces_other_budgets(student):
     recipe = with_budget(as_recipe(small_recipe(student)), "updates=3")
     assert recipe.budget == BudgetSettings()
     assert recipe.train.updates == 3
     assert with_budget(recipe, "tokens=70").budget == BudgetSettings(tokens=70)
 
 
-def test_methods_are_added_and_what_is_done_stays(comparison):
+def test_methods_can_be_added_to_a_comparison(comparison):
     directory, command = comparison
     before = (directory / "seed0/eef/round1/evaluation.json").stat().st_mtime_ns
     done = eef(*command, "--methods", "two", "--piece", "two@0")
@@ -323,11 +325,11 @@ def test_methods_are_added_and_what_is_done_stays(comparison):
     assert len((directory / "seed0/two/trajectories.jsonl").read_text().splitlines()) == 12
 
 
-def test_a_method_that_was_begun_keeps_its_options(comparison):
+def test_a_method_that_has_started_keeps_its_options(comparison):
     _, command = comparison
     done = eef(*command, "--methods", "eef", "--set", "options.eef.M=2", "--piece", "eef@0")
     assert done.exit_code == 2
-    assert "differs in: options" in done.stderr
+    assert "they differ in: options" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -341,21 +343,23 @@ def test_a_method_that_was_begun_keeps_its_options(comparison):
         (("--piece", "eef@²"), "no piece"),
     ],
 )
-def test_a_mistake_is_named(comparison, option, message):
+def test_invalid_options_are_refused(comparison, option, message):
     _, command = comparison
     done = eef(*command, *option)
     assert done.exit_code == 2
     assert message in done.stderr
 
 
-def test_what_is_no_comparison_is_named(tmp_path):
+def test_a_directory_without_a_comparison_is_refused(tmp_path):
     done = eef("results", tmp_path)
     assert done.exit_code == 2
     assert "holds no comparison" in done.stderr
 
 
-def test_the_studys_arms_can_be_made():
+def test_the_variants_of_the_study_can_be_made():
 
     recipe = load_recipe(ROOT / "recipes/study.toml")
-    arms = {name: make_method(name, recipe.options.get(name)) for name in recipe.methods}
-    assert len({repr(arm.options) + type(arm).__name__ for arm in arms.values()}) == len(arms)
+    variants = {name: make_method(name, recipe.options.get(name)) for name in recipe.methods}
+    assert len({repr(arm.options) + type(arm).__name__ for arm in variants.values()}) == len(
+        variants
+    )

@@ -1,1 +1,1 @@
-"""Sections of the run report."""
+"""The sections of the run page."""

@@ -1,26 +1,29 @@
-"""Storyboard: a story as HTML: the expert's steps coloured by segment, the states between, and the examples' masks."""
+"""The case study: the expert's steps by segment, the states between them, and the loss masks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from eef.analysis.case_study import Story
+from eef.analysis.case_study import CaseStudy
 from eef.chat import parse_completion
 from eef.envs.registry import env_spec
 from eef.methods.labels import OutcomeGrid, Segment
+from eef.report.components import Section, section
 from eef.report.formatting import count_of, display_name
-from eef.report.html import Html, join, tag
+from eef.report.html import Html, tag
 from eef.selection import TrainingExample
 from eef.task import env_of
 from eef.trajectory import PathStep, Step, Trajectory
 
-SHOWN = 150  # characters of an observation before it is folded
+SHOWN = 150
+"""Characters of an observation that are shown before it is folded."""
+
 SIGNS = {"beneficial": "▲", "harmful": "▼", "neutral": "=", "unknown": "?"}
 MEANINGS = {
     "beneficial": "beneficial: the student loses from the state before and wins from the one after",
     "harmful": "harmful: the student wins from the state before and loses from the one after",
-    "neutral": "neutral: playing on from the state after ends as it did from the one before",
-    "unknown": "unknown: one of the states around was not measured",
+    "neutral": "neutral: the student wins from both states, or loses from both",
+    "unknown": "unknown: the state before or after was not measured",
 }
 REASONS = {
     "context": "context",
@@ -33,16 +36,15 @@ REASONS = {
 }
 
 
-def draw_story(story: Story) -> Html:
-    """The trajectory with its grid, then every example made from it."""
-    return join(
-        [
-            tag("p", _introduce(story), class_="lead"),
-            tag("ol", *_path(story), class_="path"),
-            tag("details", tag("summary", "What the signs mean"), _key(), class_="fold"),
-            tag("h3", "What it is trained on"),
-            *([_example(story, example) for example in story.examples] or [tag("p", NO_EXAMPLE)]),
-        ]
+def draw_case_study(case: CaseStudy) -> Section:
+    """The trajectory with its outcome grid, then every example made from it."""
+    return section(
+        "Case study: an explored failure of the expert",
+        tag("p", _introduce(case), class_="lead"),
+        tag("ol", *_path(case), class_="path"),
+        tag("details", tag("summary", "Labels"), _key(), class_="fold"),
+        tag("h3", "Training examples made from it"),
+        *([_example(case, example) for example in case.examples] or [tag("p", NO_EXAMPLE)]),
     )
 
 
@@ -55,46 +57,51 @@ def _key() -> Html:
 
 
 NO_EXAMPLE = (
-    "No training example came of this trajectory in this round: no win leads through a state of it, or the student "
-    "won from the task’s start by itself."
+    "No training example was made from this trajectory in this round: no win passes through one of "
+    "its states, or the student won from the task’s start."
 )
 
 
-def _introduce(story: Story) -> str:
-    expert = story.expert
+def _introduce(case: CaseStudy) -> str:
+    expert = case.expert
     ending = "ran out of steps" if expert.status == "truncated" else "ended the episode"
-    told = {segment.label for segment in story.grid.segments()} & {"beneficial", "harmful"}
+    labels = {segment.label for segment in case.grid.segments()} & {"beneficial", "harmful"}
     failures = (
-        "1 failed trajectory" if story.failures == 1 else f"{story.failures} failed trajectories"
+        "1 failed trajectory" if case.failures == 1 else f"{case.failures} failed trajectories"
     )
-    choice = "this one tells most" if told else "none tells a helpful action from a harmful one"
+    choice = (
+        "this one is the most instructive"
+        if labels
+        else "none has a beneficial or a harmful segment"
+    )
     return (
-        f"Task {expert.task}, as the expert “{expert.author.name}” played it: it {ending} with "
-        f"reward {expert.reward or 0:.2f} and did not win. In round {story.round} {display_name(story.method)} let the "
-        f"student play on from {count_of(len(story.grid.states), 'state')} of it. Of the expert’s {failures} {choice}."
+        f"The expert “{expert.author.name}” on task {expert.task} {ending} with reward "
+        f"{expert.reward or 0:.2f} and did not win. In round {case.round}, the student of "
+        f"{display_name(case.method)} branched from {count_of(len(case.grid.states), 'state')} of "
+        f"this trajectory. Of the expert’s {failures}, {choice}."
     )
 
 
-def _path(story: Story) -> Iterator[Html]:
-    """States and steps in order; the steps of a segment share its colour and sign."""
-    parts = env_spec(env_of(story.expert.task)).split_observation
-    seen = ""
-    for t, step in enumerate(story.expert.steps):
-        if t in story.grid.states:
-            yield _state(story, story.grid.states.index(t))
-        yield _step(t, step, story.grid, _news(step.observation, seen, parts))
-        seen = step.observation
-    last = story.expert.final_observation
-    ending = _fold(last, _news(last, seen, parts))
-    reward = f"Reward {story.expert.reward or 0:.2f}: not won"
+def _path(case: CaseStudy) -> Iterator[Html]:
+    """States and steps in order; the steps of a segment share its color and sign."""
+    split = env_spec(env_of(case.expert.task)).split_observation
+    before = ""
+    for t, step in enumerate(case.expert.steps):
+        if t in case.grid.states:
+            yield _state(case, case.grid.states.index(t))
+        yield _step(t, step, case.grid, _new_part(step.observation, before, split))
+        before = step.observation
+    last = case.expert.final_observation
+    ending = _fold(last, _new_part(last, before, split))
+    reward = f"Reward {case.expert.reward or 0:.2f}: not won"
     yield tag("li", tag("p", tag("strong", reward)), ending, class_="state last")
 
 
-def _state(story: Story, index: int) -> Html:
-    """A state: from how many rollouts the student won, and how each of them went."""
-    grid = story.grid
+def _state(case: CaseStudy, index: int) -> Html:
+    """A state, the number of rollouts from it that won, and the actions of each of them."""
+    grid = case.grid
     won, names, solvable = grid.wins[index], grid.rollouts[index], grid.solvable[index]
-    kind, sign = {True: ("won", "●"), False: ("lost", "○"), None: ("open", "?")}[solvable]
+    outcome, sign = {True: ("won", "●"), False: ("lost", "○"), None: ("open", "?")}[solvable]
     words = f"student won {won} of {count_of(len(names), 'rollout')}" if names else "not measured"
     needs = grid.states[index] in grid.recovery_states()
     line = [
@@ -103,10 +110,10 @@ def _state(story: Story, index: int) -> Html:
         f" – {words}",
         *([" ", tag("span", "needs recovery", class_="badge")] if needs else []),
     ]
-    rollouts = [_rollout(story.trajectories[name]) for name in names]
+    rollouts = [_rollout(case.trajectories[name]) for name in names]
     played = tag("details", tag("summary", *line), tag("ul", *rollouts), class_="played")
     content = played if rollouts else tag("p", *line)
-    return tag("li", content, class_=f"state {kind}")
+    return tag("li", content, class_=f"state {outcome}")
 
 
 def _rollout(rollout: Trajectory) -> Html:
@@ -120,46 +127,60 @@ def _rollout(rollout: Trajectory) -> Html:
     )
 
 
-def _step(t: int, step: Step, grid: OutcomeGrid, news: str) -> Html:
+def _step(t: int, step: Step, grid: OutcomeGrid, new: str) -> Html:
     segment = grid.segment_at(t)
     label = segment.label if segment else "outside"
-    mark = _mark(t, segment) if segment else _plain_mark(t, grid)
+    mark = _mark(t, segment, grid) if segment else _plain_mark(t, grid)
     return tag(
         "li",
         tag("div", *mark, class_="mark"),
-        tag("div", *_turn(step, news), class_="turn"),
+        tag("div", *_turn(step, new), class_="turn"),
         class_=f"step {label}",
     )
 
 
-def _mark(t: int, segment: Segment) -> list[Html]:
-    """The step's number with the sign of its segment; the label in words where a segment begins."""
+def _mark(t: int, segment: Segment, grid: OutcomeGrid) -> list[Html]:
+    """The step's number with the sign of its segment.
+
+    The first step of a segment also shows the label, and the number of rollouts that it is based
+    on: those from the state before and from the state after the segment.
+    """
     sign = tag("span", SIGNS[segment.label], class_="sign", title=MEANINGS[segment.label])
-    word = tag("span", segment.label, class_="word") if segment.start == t else Html("")
-    return [tag("span", t, class_="t"), sign, word]
+    mark = [tag("span", t, class_="t"), sign]
+    if segment.start == t:
+        before, after = (len(_rollouts_at(grid, state)) for state in (segment.start, segment.end))
+        basis = f"{before} + {after} rollouts"
+        title = "rollouts from the state before and from the state after"
+        mark.append(tag("span", segment.label, class_="word"))
+        mark.append(tag("span", basis, class_="basis", title=title))
+    return mark
+
+
+def _rollouts_at(grid: OutcomeGrid, state: int) -> tuple[str, ...]:
+    return grid.rollouts[grid.states.index(state)]
 
 
 def _plain_mark(t: int, grid: OutcomeGrid) -> list[Html]:
-    """The number of a step behind the last state, about which nothing was measured."""
+    """The number of a step after the last state, which belongs to no segment."""
     return [
         tag("span", t, class_="t"),
         tag("span", "not measured") if t == grid.states[-1] else Html(""),
     ]
 
 
-def _turn(step: Step, news: str) -> list[Html]:
-    """What was seen, thought and done."""
+def _turn(step: Step, new: str) -> list[Html]:
+    """The observation, the thought and the action of a step."""
     thought, _ = parse_completion(step.completion)
     return [
-        _fold(step.observation, news),
+        _fold(step.observation, new),
         tag("p", thought, class_="thought") if thought else Html(""),
         tag("p", tag("code", step.action or "(no action)"), class_="action"),
     ]
 
 
-def _fold(observation: str, news: str) -> Html:
-    """The new parts of an observation, shortened; the full text unfolds."""
-    short = news if len(news) <= SHOWN else news[:SHOWN].rsplit(" ", 1)[0] + " …"
+def _fold(observation: str, new: str) -> Html:
+    """The new part of an observation, shortened; the whole observation on demand."""
+    short = new if len(new) <= SHOWN else new[:SHOWN].rsplit(" ", 1)[0] + " …"
     if short == observation:
         return tag("p", short, class_="observation")
     return tag(
@@ -170,19 +191,19 @@ def _fold(observation: str, news: str) -> Html:
     )
 
 
-def _news(observation: str, before: str, parts: Callable[[str], Sequence[str]]) -> str:
-    """The parts of an observation that the previous one did not have."""
-    known = set(parts(before))
-    return " · ".join(part for part in parts(observation) if part not in known)
+def _new_part(observation: str, before: str, split: Callable[[str], Sequence[str]]) -> str:
+    """The parts of an observation that the one before did not have."""
+    known = set(split(before))
+    return " · ".join(part for part in split(observation) if part not in known)
 
 
-def _example(story: Story, example: TrainingExample) -> Html:
-    """An example as a list of actions with its loss mask."""
-    path = story.trajectories.path(example.trajectory)
+def _example(case: CaseStudy, example: TrainingExample) -> Html:
+    """A training example as a list of actions with its loss mask."""
+    path = case.trajectories.path(example.trajectory)
     steps = [_masked(t, item, example) for t, item in enumerate(path)]
     trained = sum(weight > 0 for weight in example.weights)
     place = f"recovery state {example.state}" if example.state else "the task’s start"
-    rest = "." if trained == len(path) else "; the others are seen as context, with weight 0."
+    rest = "." if trained == len(path) else "; the others are context, with weight 0."
     head = [
         tag("strong", f"A solution for {place}."),
         f" {trained} of {len(path)} actions are trained{rest}",
@@ -197,16 +218,16 @@ def _example(story: Story, example: TrainingExample) -> Html:
 
 
 def _proof(example: TrainingExample) -> Html:
-    """The ids of the rollouts behind an example, as they stand in the store."""
+    """The ids of the rollouts that an example is based on."""
     names = tag("p", tag("code", " · ".join(example.evidence)))
-    head = tag("summary", f"{count_of(len(example.evidence), 'rollout')} behind it")
+    head = tag("summary", f"Evidence: {count_of(len(example.evidence), 'rollout')}")
     return tag("details", head, names, class_="proof")
 
 
 def _masked(t: int, item: PathStep, example: TrainingExample) -> Html:
     weight, reason = example.weights[t], example.reasons[t]
     who = "expert" if item.author.role == "expert" else "student"
-    kind = f"trained {who}" if weight > 0 else "context"
+    use = f"trained {who}" if weight > 0 else "context"
     return tag(
         "li",
         tag("span", t, class_="t"),
@@ -217,5 +238,5 @@ def _masked(t: int, item: PathStep, example: TrainingExample) -> Html:
             class_="reason",
         ),
         tag("code", item.step.action or "(no action)"),
-        class_=kind,
+        class_=use,
     )

@@ -1,4 +1,4 @@
-"""Outcomes: the sections on the test tasks: scores, curves, comparisons, and what is done in won and lost episodes."""
+"""The sections on test tasks: scores, learning curves, comparisons, task groups and behaviors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from eef.analysis.results import Comparison, MethodResult, Results, Score
 from eef.analysis.task_groups import GroupScore
 from eef.envs.registry import env_spec
 from eef.pipeline.stages import BC, EXPERT
-from eef.report.charts import Curve, Level, Point, difference, line_chart, whisker
-from eef.report.components import figure, fold, kind_of, method_cell, note, section, table
+from eef.report.charts import Curve, Level, Point, difference_whisker, line_chart, whisker
+from eef.report.components import (
+    Section,
+    figure,
+    fold,
+    method_cell,
+    note,
+    section,
+    style_of,
+    table,
+)
 from eef.report.formatting import (
     NBSP,
     NONE,
@@ -28,8 +37,8 @@ from eef.report.formatting import (
 from eef.report.html import Content, Html, join, tag
 
 
-def draw_scores(results: Results) -> Html:
-    """The main table: a row for each method, its last evaluated round."""
+def draw_scores(results: Results) -> Section:
+    """The main table: each method after its last evaluated round."""
     bounds = [end for method in results.methods if method.score for end in method.score.interval]
     low, high = max(0.0, min(bounds, default=0.0) - 0.02), min(1.0, max(bounds, default=1.0) + 0.02)
     head = (
@@ -50,13 +59,14 @@ def draw_scores(results: Results) -> Html:
         "Result",
         table(head, rows, name="Result"),
         note(
-            "A win is a reward at the environment’s threshold; tasks are played greedily. The interval is Wilson’s. "
-            "Newly solved: test tasks that neither the expert nor behaviour cloning wins. Rollouts and tokens "
-            "(generated) count exploration, minutes all of a method’s own stages."
+            "A task is won if its reward reaches the environment’s threshold. Tasks are played "
+            "greedily. The interval is Wilson’s. Newly solved: test tasks won by neither the expert "
+            "nor behavior cloning. Rollouts and generated tokens count exploration; minutes count all "
+            "stages of the method itself."
             + (
                 ""
                 if unsolved is None
-                else f" Test tasks that no one has won in any round: {unsolved}."
+                else f" Test tasks won by no method in any round: {unsolved}."
             )
         ),
     )
@@ -66,7 +76,7 @@ def _score_row(method: MethodResult, results: Results, low: float, high: float) 
     name, last, score = method_cell(method.name, results), method.last, method.score
     if last is None or score is None:
         return [name, *[NONE] * 9]
-    picture = whisker(_point(0, score), kind_of(method.name, results), low, high)
+    picture = whisker(_point(0, score), style_of(method.name, results), low, high)
     ends = tag(
         "span", f"{percent(score.interval.low)} – {percent(score.interval.high)}", class_="ends"
     )
@@ -84,21 +94,21 @@ def _score_row(method: MethodResult, results: Results, low: float, high: float) 
     ]
 
 
-def draw_curves(results: Results) -> Html:
-    """Win rate over rounds and over rollouts; each method's line begins at behaviour cloning."""
+def draw_curves(results: Results) -> Section | None:
+    """Win rate over rounds and over rollouts; each method's curve starts at behavior cloning."""
     explorers = [method for method in results.round_methods if method.evaluated]
     if not explorers:
-        return Html("")
+        return None
     start = {EXPERT: None, BC: 0.0}
     levels = [
-        Level(display_name(name), kind_of(name, results), score.win_rate, at)
+        Level(display_name(name), style_of(name, results), score.win_rate, at)
         for name, at in start.items()
         if (score := results[name].score)
     ]
     rounds = [_curve(method, results, by_rollouts=False) for method in explorers]
     spent = [_curve(method, results, by_rollouts=True) for method in explorers]
     return section(
-        "Win rate as it learns",
+        "Learning curves",
         tag(
             "div",
             figure(
@@ -108,26 +118,26 @@ def draw_curves(results: Results) -> Html:
                 ),
             ),
             figure(
-                "The same over all rollouts explored so far.",
+                "The same over the number of rollouts explored so far.",
                 line_chart(
                     spent, levels, title="Win rate over rollouts", x_title="rollouts", whole_x=False
                 ),
             ),
             class_="charts",
         ),
-        fold("All rounds in numbers", _rounds_table(results)),
+        fold("All rounds as a table", _rounds_table(results)),
     )
 
 
 def _curve(method: MethodResult, results: Results, *, by_rollouts: bool) -> Curve:
-    """A method's evaluations behind that of behaviour cloning, where there is one."""
+    """A method's evaluations, preceded by that of behavior cloning if there is one."""
     first = results[BC].last
-    places = [
+    points = [
         _point(method.rollouts_up_to(item.round) if by_rollouts else item.round, item.score)
         for item in [*([first] if first else []), *method.evaluated]
         if item.score is not None
     ]
-    return Curve(display_name(method.name), kind_of(method.name, results), tuple(places))
+    return Curve(display_name(method.name), style_of(method.name, results), tuple(points))
 
 
 def _rounds_table(results: Results) -> Html:
@@ -154,14 +164,14 @@ def _rounds_table(results: Results) -> Html:
     return table(head, rows, name="All rounds")
 
 
-def draw_comparisons(results: Results) -> Html:
+def draw_comparisons(results: Results) -> Section | None:
     """Every pair of methods, tested on the same tasks."""
     if not results.comparisons:
-        return Html("")
+        return None
     reach = max(abs(end) for item in results.comparisons for end in item.wins.interval) or 1.0
     head = (
         "Pair",
-        "Won by one alone",
+        "Won by only one",
         "Difference in win rate, points",
         "95 % interval",
         "p",
@@ -170,12 +180,13 @@ def draw_comparisons(results: Results) -> Html:
     )
     rows = [_comparison_row(item, reach) for item in reversed(results.comparisons)]
     return section(
-        "Pair by pair",
-        table(head, rows, name="Comparisons"),
+        "Pairwise comparisons",
+        table(head, rows, name="Pairwise comparisons"),
         note(
-            "Paired over the same test tasks, each method in its last evaluated round. p: exact McNemar test; Holm’s "
-            "correction takes all pairs together. Both weigh the choice of tasks, not the luck of one training: for "
-            "that, repeat the run with other seeds."
+            "Paired over the same test tasks, each method after its last evaluated round. p: exact "
+            "McNemar test. p (Holm): corrected for all pairs of this table. Both account for the "
+            "choice of tasks, not for chance in a single training. To measure that, repeat the run "
+            "with other seeds (`eef compare`)."
         ),
     )
 
@@ -188,95 +199,101 @@ def _comparison_row(item: Comparison, reach: float) -> list[Content]:
         f"{display_name(item.first)} − {display_name(item.second)}",
         f"{item.only_first} : {item.only_second}",
         tag("strong", points(item.wins.mean)),
-        join([difference(item.wins.mean, low, high, reach), ends]),
+        join([difference_whisker(item.wins.mean, low, high, reach), ends]),
         _bare(p_value(item.p_value)),
         _bare(p_value(item.p_adjusted)),
         f"{signed_reward(gap)} [{signed_reward(bounds.low)}, {signed_reward(bounds.high)}]",
     ]
 
 
-def draw_kinds(results: Results) -> Html:
-    """Scores × 100 by part and by kind of task: the final score, and behind it the highest on the way."""
+def draw_task_groups(results: Results) -> Section | None:
+    """Scores × 100 by part and by group of tasks: the final score, then the max score."""
     found = {
-        method.name: last.kinds
+        method.name: last.task_groups
         for method in results.methods
-        if (last := method.last) and last.kinds
+        if (last := method.last) and last.task_groups
     }
     if not found:
-        return Html("")
+        return None
     first = next(iter(found.values()))
-    rows = [_kind_row("all tasks", [each.all for each in found.values()])]
+    rows = [_group_row("all tasks", [each.all for each in found.values()])]
     rows += [
-        _kind_row(name, [each.parts.get(name) for each in found.values()]) for name in first.parts
+        _group_row(name, [each.parts.get(name) for each in found.values()]) for name in first.parts
     ]
-    rows.append(["mean of kinds", NONE, *(percent(each.mean_of_kinds) for each in found.values())])
+    rows.append(["mean of groups", NONE, *(percent(each.mean_of_kinds) for each in found.values())])
     rows += [
-        _kind_row(name, [each.kinds.get(name) for each in found.values()]) for name in first.kinds
+        _group_row(name, [each.kinds.get(name) for each in found.values()]) for name in first.kinds
     ]
     head = ("Tasks", "Number", *(display_name(name) for name in found))
     return section(
-        "Score by kind of task",
-        table(head, rows, name="TaskGroups"),
+        "Scores by task group",
+        table(head, rows, name="Scores by task group"),
         note(
-            "Mean score × 100. In brackets the mean of the highest score on the way, as ETO reports it: a failure "
-            "after progress costs nothing there. The mean of kinds weighs each kind alike."
+            "Mean final score × 100. In parentheses, the mean of the highest score during an episode, "
+            "which ETO reports: it does not drop when an episode fails after making progress. The "
+            "mean of groups weighs all groups equally."
         ),
     )
 
 
-def _kind_row(name: str, scores: Sequence[GroupScore | None]) -> list[Content]:
+def _group_row(name: str, scores: Sequence[GroupScore | None]) -> list[Content]:
     tasks = next((score.tasks for score in scores if score), None)
-    return [name, number(tasks), *(_kind_cell(score) for score in scores)]
+    return [name, number(tasks), *(_group_cell(score) for score in scores)]
 
 
-def _kind_cell(score: GroupScore | None) -> str:
+def _group_cell(score: GroupScore | None) -> str:
     return f"{percent(score.mean_reward)} ({percent(score.mean_peak)})" if score else NONE
 
 
-def draw_skills(results: Results) -> Html:
-    """Bars of each skill in won and lost test episodes, by method; skills that no one has used are only named."""
+def draw_behaviors(results: Results) -> Section | None:
+    """Bars of each behavior in won and lost test episodes, by method.
+
+    Behaviors that no method shows are only named.
+    """
     rows = [
-        (method.name, last.skills)
+        (method.name, last.behaviors)
         for method in results.methods
-        if (last := method.last) and last.skills
+        if (last := method.last) and last.behaviors
     ]
     if not rows:
-        return Html("")
+        return None
     used = {name: _most(name, rows) for name in rows[0][1]["won"].means}
-    cards = [_skill_card(name, rows, results, most) for name, most in used.items() if most > 0]
+    cards = [_behavior_card(name, rows, results, most) for name, most in used.items() if most > 0]
     unused = [name for name, most in used.items() if most == 0]
     counting = env_spec(results.fingerprint["env"]).behaviors_note
     return section(
-        "How they play",
+        "Agent behavior",
         tag("div", *cards, class_="cards"),
         note(
-            "Actions of a kind in a test episode, on average, in the last evaluated round; lost episodes are hatched."
+            "Mean number of actions per test episode after the last evaluated round. Lost episodes "
+            "are hatched."
             + (f" {counting}" if counting else "")
-            + (f" Done by no one: {', '.join(unused)}." if unused else "")
+            + (f" Shown by no method: {', '.join(unused)}." if unused else "")
         ),
     )
 
 
-SkillRows = Sequence[tuple[str, Mapping[str, BehaviorUse]]]
+BehaviorRows = Sequence[tuple[str, Mapping[str, BehaviorUse]]]
 
 
-def _most(skill: str, rows: SkillRows) -> float:
-    return max(use.means[skill] or 0.0 for _, uses in rows for use in uses.values())
+def _most(name: str, rows: BehaviorRows) -> float:
+    return max(use.means[name] or 0.0 for _, uses in rows for use in uses.values())
 
 
-def _skill_card(skill: str, rows: SkillRows, results: Results, most: float) -> Html:
+def _behavior_card(name: str, rows: BehaviorRows, results: Results, most: float) -> Html:
     drawn = []
     for method, uses in rows:
-        kind = kind_of(method, results)
-        bars = [_skill_bar(part, use.means[skill], most, kind) for part, use in uses.items()]
-        drawn.append(tag("div", method_cell(method, results), tag("div", *bars), class_="skill"))
-    return tag("section", tag("h3", skill), *drawn, class_="card")
+        style = style_of(method, results)
+        bars = [_behavior_bar(part, use.means[name], most, style) for part, use in uses.items()]
+        drawn.append(tag("div", method_cell(method, results), tag("div", *bars), class_="behavior"))
+    return tag("section", tag("h3", name), *drawn, class_="card")
 
 
-def _skill_bar(part: str, mean: float | None, most: float, kind: str) -> Html:
-    bar = tag("span", class_=f"bar {part} {kind}", style=f"width:{100 * (mean or 0.0) / most:.1f}%")
+def _behavior_bar(part: str, mean: float | None, most: float, style: str) -> Html:
+    width = f"width:{100 * (mean or 0.0) / most:.1f}%"
+    bar = tag("span", class_=f"bar {part} {style}", style=width)
     value = tag("span", f"{part} {NONE if mean is None else f'{mean:.2f}'}", class_="value")
-    return tag("div", tag("span", bar, class_="track"), value, class_="skill-line")
+    return tag("div", tag("span", bar, class_="track"), value, class_="behavior-line")
 
 
 def _point(x: float, score: Score) -> Point:
@@ -286,9 +303,10 @@ def _point(x: float, score: Score) -> Point:
 def _reward_text(score: Score | None) -> str:
     if score is None:
         return NONE
-    return f"{reward(score.mean_reward)} [{reward(score.reward_interval.low)}, {reward(score.reward_interval.high)}]"
+    low, high = map(reward, score.reward_interval)
+    return f"{reward(score.mean_reward)} [{low}, {high}]"
 
 
 def _bare(p: str) -> str:
-    """A p value for a column that is named so."""
+    """A p value for a column whose head is `p`."""
     return p.replace(NBSP, " ").removeprefix("p = ").removeprefix("p ")

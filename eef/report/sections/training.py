@@ -1,4 +1,4 @@
-"""Efforts: the sections on training: what was explored, what was selected from it, what all of it cost."""
+"""The sections on training: exploration, the selected training data, and cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from eef.analysis.results import MethodResult, Results, RoundResult
 from eef.pipeline.ledger import Cost
 from eef.pipeline.stages import EXPERT
-from eef.report.components import figure, fold, method_cell, note, section, table
+from eef.report.components import Section, figure, fold, method_cell, note, section, table
 from eef.report.formatting import NONE, display_name, minutes, number, percent
 from eef.report.html import Content, Html, join, tag
 from eef.report.sections.case_study import MEANINGS, SIGNS
@@ -22,17 +22,17 @@ STEP_REASONS: Parts = (
     ("neutral", "expert, neutral"),
     ("unknown", "expert, not measured"),
 )
-TROUBLES: Parts = (
-    ("Rollouts that broke", "errors"),
-    ("of these from a state that did not come back", "mismatches"),
+FAILURES: Parts = (
+    ("Failed rollouts", "errors"),
+    ("of these, from a state that could not be restored", "mismatches"),
     ("Worker restarts", "worker_restarts"),
 )
 TRAINING = ("updates", "trained_tokens", "processed_tokens")
 SEGMENTS: Parts = tuple((label, f"{SIGNS[label]} {label}") for label in MEANINGS)
 
 
-def draw_exploration(results: Results) -> Html:
-    """What the rollouts brought, round by round."""
+def draw_exploration(results: Results) -> Section | None:
+    """The rollouts of each round and their outcomes."""
     rounds = [
         (method, item)
         for method in results.round_methods
@@ -40,15 +40,15 @@ def draw_exploration(results: Results) -> Html:
         if item.explored
     ]
     if not rounds:
-        return Html("")
+        return None
     head = (
         "Method",
         "Round",
         "Rollouts",
         "Won %",
-        "From inside a failure",
-        "Won % there",
-        "Training tasks ever won",
+        "Branched from a failure",
+        "Won % of these",
+        "Training tasks won so far",
         "Examples",
         "Need recovery",
         "Recovered",
@@ -56,29 +56,29 @@ def draw_exploration(results: Results) -> Html:
     expert = results[EXPERT].rounds
     known = expert[0].train_tasks_won if expert else None
     return section(
-        "What was explored",
+        "Exploration",
         table(
             head,
             [_exploration_row(results, method, item) for method, item in rounds],
             name="Exploration",
         ),
         note(
-            f"The expert won {number(known)} of the {results.fingerprint['train_tasks']} training tasks; “ever won” "
-            "adds the student’s wins up to the round. A state needs recovery when the student wins from the state "
-            "before it and not from it; it is recovered when a solution that leads on from there was found."
-            + _troubles(results)
+            f"The expert won {number(known)} of the {results.fingerprint['train_tasks']} training "
+            "tasks; “won so far” adds the student’s wins up to the round. A state needs recovery if "
+            "the student wins from the state before it but not from the state itself. It is recovered "
+            "if a solution that continues from there was found." + _failures(results)
         ),
     )
 
 
-def _troubles(results: Results) -> str:
-    """What went wrong while rollouts were played, as a sentence; "" for nothing."""
+def _failures(results: Results) -> str:
+    """The counts of failed rollouts and restarts as a sentence; "" if there are none."""
     explored = [
         item.explored for method in results.methods for item in method.rounds if item.explored
     ]
-    counts = {name: sum(each.get(key, 0) for each in explored) for name, key in TROUBLES}
-    told = [f"{name}: {number(count)}" for name, count in counts.items() if count]
-    return f" {'; '.join(told)}." if told else ""
+    counts = {name: sum(each.get(key, 0) for each in explored) for name, key in FAILURES}
+    words = [f"{name}: {number(count)}" for name, count in counts.items() if count]
+    return f" {'; '.join(words)}." if words else ""
 
 
 def _exploration_row(results: Results, method: MethodResult, item: RoundResult) -> list[Content]:
@@ -99,29 +99,30 @@ def _exploration_row(results: Results, method: MethodResult, item: RoundResult) 
     ]
 
 
-def draw_selection(results: Results) -> Html:
-    """Stacked bars: trained steps by reason for all, segments by label for those that measure them."""
+def draw_selection(results: Results) -> Section | None:
+    """Stacked bars: trained steps by reason, and segments by label for methods that measure them."""
     rounds = [
         (method, item) for method in results.methods for item in method.rounds if item.selection
     ]
     if not rounds:
-        return Html("")
+        return None
     measured = [(method, item) for method, item in rounds if _segments(item)]
     parts = [
         figure(
-            "Trained steps by the reason for training them.",
+            "Trained steps by reason.",
             *_stacks(rounds, "steps.", STEP_REASONS),
         )
     ]
     if measured:
         parts.append(
             figure(
-                "Segments of the experts’ failed trajectories, by what the student’s rollouts from the states around them "
-                "tell. Actions of harmful segments may be seen in training and are never trained.",
+                "Segments of the experts’ failed trajectories, labeled by the student’s rollouts from "
+                "the states before and after them. Actions of harmful segments may be context in "
+                "training, but are never trained.",
                 *_stacks(measured, "segments.", SEGMENTS),
             )
         )
-    return section("What was trained on", *parts)
+    return section("Training data", *parts)
 
 
 def _segments(item: RoundResult) -> bool:
@@ -129,54 +130,54 @@ def _segments(item: RoundResult) -> bool:
 
 
 def _stacks(rounds: Rounds, prefix: str, parts: Parts) -> list[Html]:
-    """Key, bars on one scale, and the same as a table; of the parts those that occur."""
+    """A key, bars on one scale, and the same as a table, for the parts that occur."""
     counts = [
         {part: (item.selection or {}).get(prefix + part, 0) for part, _ in parts}
         for _, item in rounds
     ]
-    there = [(part, name) for part, name in parts if any(count[part] for count in counts)]
+    found = [(part, name) for part, name in parts if any(count[part] for count in counts)]
     longest = max(sum(count.values()) for count in counts) or 1
     labels = [_round_label(method, item) for method, item in rounds]
-    key = [tag("li", tag("span", class_=f"chip fill-{part}"), name) for part, name in there]
+    key = [tag("li", tag("span", class_=f"chip fill-{part}"), name) for part, name in found]
     bars = [
-        _stack(label, count, there, longest) for label, count in zip(labels, counts, strict=True)
+        _stack(label, count, found, longest) for label, count in zip(labels, counts, strict=True)
     ]
     rows = [
-        [label, *(number(count[part]) for part, _ in there)]
+        [label, *(number(count[part]) for part, _ in found)]
         for label, count in zip(labels, counts, strict=True)
     ]
     return [
         tag("ul", *key, class_="key"),
         tag("div", *bars, class_="stacks"),
         fold(
-            "In numbers",
-            table(("Round", *(name for _, name in there)), rows, name="The bars in numbers"),
+            "As a table",
+            table(("Round", *(name for _, name in found)), rows, name="The bars as a table"),
         ),
     ]
 
 
 def _stack(label: str, count: Mapping[str, int], parts: Parts, longest: int) -> Html:
-    """A bar; its pieces show their numbers where there is room."""
+    """A bar; its parts show their counts if there is room."""
     total = sum(count.values())
-    pieces = [
+    drawn = [
         tag(
             "span",
             tag("span", number(count[part])),
-            class_=f"piece fill-{part}",
+            class_=f"part fill-{part}",
             style=f"flex-grow:{count[part]}",
             title=f"{name}: {count[part]}",
         )
         for part, name in parts
         if count[part]
     ]
-    said = ", ".join(f"{name} {count[part]}" for part, name in parts)
+    words = ", ".join(f"{name} {count[part]}" for part, name in parts)
     bar = tag(
         "span",
-        *pieces,
+        *drawn,
         class_="stack",
         style=f"width:calc((100% - 4.5em) * {total / longest:.4f})",
         role="img",
-        aria_label=said,
+        aria_label=words,
     )
     end = tag("span", number(total), class_="stack-total")
     return join(
@@ -184,11 +185,11 @@ def _stack(label: str, count: Mapping[str, int], parts: Parts, longest: int) -> 
     )
 
 
-def draw_costs(results: Results) -> Html:
-    """What each method spent; behaviour cloning, from which the others start, stands by itself."""
+def draw_costs(results: Results) -> Section | None:
+    """The cost of each method itself: behavior cloning, where the others start, has its own row."""
     methods = [method for method in results.methods if method.last]
     if not methods:
-        return Html("")
+        return None
     head = (
         "Method",
         "Rollouts",
@@ -205,12 +206,13 @@ def draw_costs(results: Results) -> Html:
         "Evaluate, min",
     )
     return section(
-        "What it cost",
-        table(head, [_cost_row(method, results) for method in methods], name="Costs"),
+        "Cost",
+        table(head, [_cost_row(method, results) for method in methods], name="Cost"),
         note(
-            "Rollouts to generated tokens are those of exploration (the expert: of collecting), up to the round of the "
-            "result. Replayed steps lead to a state that is played on from; cached prompt tokens were not computed "
-            "again. Trained tokens carry loss, processed ones are all that went through the model in training."
+            "The columns from rollouts to generated tokens count exploration up to the round of the "
+            "result (for the expert, collection). Replayed steps restore a state to branch from. "
+            "Cached prompt tokens were not recomputed. Trained tokens carry loss; processed tokens "
+            "are all that passed through the model in training."
         ),
     )
 

@@ -1,0 +1,54 @@
+"""Task groups: scores by part and by group of test tasks."""
+
+from __future__ import annotations
+
+from eef.analysis.task_groups import GroupScore, score_task_groups
+from eef.trajectory import Author, Step, Trajectory
+
+
+def ended(task, *rewards, status="terminated"):
+    steps = tuple(
+        Step(observation="o", completion="Action: a", action="a", reward=reward)
+        for reward in rewards
+    )
+    reward = None if status == "error" else max(0.0, sum(rewards))
+    return Trajectory(
+        id=f"evaluation/{task}",
+        task=task,
+        author=Author("student", "p"),
+        steps=steps,
+        final_observation="",
+        status=status,
+        reward=reward,
+        success=reward == 1.0,
+    )
+
+
+def test_scores_by_part_and_by_group():
+    episodes = [
+        ended("scienceworld/boil/14", 0.5, -1.5),
+        ended("scienceworld/boil/21", 0.25, 0.75),
+        ended("scienceworld/melt/21", -1.0),
+        ended("scienceworld/melt/22", 0.7, status="error"),
+    ]
+    found = score_task_groups(episodes, "scienceworld")
+    assert found.all == GroupScore(tasks=4, wins=1, mean_reward=0.25, mean_peak=0.375)
+    assert found.parts == {
+        "seen": GroupScore(tasks=1, wins=0, mean_reward=0.0, mean_peak=0.5),
+        "unseen": GroupScore(tasks=3, wins=1, mean_reward=1 / 3, mean_peak=1 / 3),
+    }
+    assert found.kinds == {
+        "boil": GroupScore(tasks=2, wins=1, mean_reward=0.5, mean_peak=0.75),
+        "melt": GroupScore(tasks=2, wins=0, mean_reward=0.0, mean_peak=0.0),
+    }
+    assert found.mean_of_kinds == 0.25
+    assert score_task_groups([ended("toy/1", 1.0)], "toy") is None
+    assert score_task_groups([], "scienceworld") is None
+
+
+def test_a_second_attempt_replaces_a_failed_one():
+    broken, again = (
+        ended("scienceworld/boil/14", status="error"),
+        ended("scienceworld/boil/14", 1.0),
+    )
+    assert score_task_groups([broken, again], "scienceworld").all.mean_reward == 1.0
