@@ -1,6 +1,7 @@
-"""WebShop in one process: the original's pages, goals, search and reward, without HTML, a server or Java.
+"""WebShop in one process: the original's pages, goals, search and reward, without a server or Java.
 
-records → columns → catalog, search, goals → session → pages → observation; session → reward.
+Data flow: records → columns → catalog, search index, goals → session → page → observation; a
+finished session → reward.
 """
 
 from eef.envs.webshop.catalog import Product

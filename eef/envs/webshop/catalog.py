@@ -1,7 +1,7 @@
 """Product, Catalog: what the shop sells.
 
-Records (`official.py`, `synthetic.py`) become products, which are written into columns as they come; the catalog
-reads them from there. Pages, search and goals come after it.
+Records (`official.py`, `synthetic.py`) become products, which are written to columns one by one.
+The catalog reads them from there, for pages, search and goals.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _NOT_A_PRICE = re.compile(r"[^\d.]")
 class Product:
     """One product as the shop shows it.
 
-    `prices` are one or two dollars amounts (two: a range), `price_text` is how a page shows them. `options`
-    maps an option's name to its values, in the order of the page. `instruction` is the synthetic one ("" for
-    none).
+    `prices` holds one price in dollars, or both ends of a price range. `options` maps an option's
+    name to its values, in page order. `instruction` is that of the product's synthetic goals, "" if
+    it has none.
     """
 
     asin: str
@@ -53,11 +53,12 @@ class Product:
 
     @property
     def price_text(self) -> str:
+        """The price or price range as a page shows it."""
         return " to ".join(f"${price}" for price in self.prices)
 
     @property
     def search_text(self) -> str:
-        """What the search engine knows of the product: of the bullets only the first."""
+        """The text that the search engine indexes; it includes the first bullet only."""
         options = ", and ".join(
             f"{name}: {', '.join(values)}" for name, values in self.options.items()
         )
@@ -66,31 +67,34 @@ class Product:
 
     @property
     def combinations(self) -> int:
-        """How many synthetic goals are made of the product; NO_GOALS without an instruction."""
+        """Number of synthetic goals for this product; NO_GOALS without an instruction."""
         return prod(map(len, self.options.values())) if self.instruction else NO_GOALS
 
     def encoded(self) -> bytes:
-        """The product as bytes, for `decode_product`."""
+        """The product as bytes; `decode_product` is the inverse."""
         fields = [getattr(self, name) for name in self.__slots__]
         return json.dumps(fields, separators=(",", ":")).encode()
 
 
 def decode_product(data: bytes | memoryview) -> Product:
-    asin, title, description, bullets, prices, query, category, shelf, options, *notes = json.loads(
-        bytes(data)
-    )
+    """The product that `Product.encoded` wrote."""
+    (
+        asin, title, description, bullets, prices, query, category, product_category, options,
+        attributes, instruction, instruction_attributes,
+    ) = json.loads(bytes(data))  # fmt: skip
     return Product(
-        asin, title, description, tuple(bullets), tuple(prices), query, category, shelf,
-        {name: tuple(values) for name, values in options.items()}, tuple(notes[0]), notes[1], tuple(notes[2]),
+        asin, title, description, tuple(bullets), tuple(prices), query, category, product_category,
+        {name: tuple(values) for name, values in options.items()}, tuple(attributes), instruction,
+        tuple(instruction_attributes),
     )  # fmt: skip
 
 
 class Catalog:
-    """All products in the order of the file, and the human instructions; read-only, shared by episodes.
+    """All products in file order, and the human instructions; read-only, shared by all episodes.
 
-    prices        float64 (products, 2): a price, or both ends of a range (the second NaN for a single price)
+    prices        float64 (products, 2): both ends of a price range; the second is NaN for one price
     combinations  int64 (products): `Product.combinations`
-    human         (position, instruction record) in the order of the products
+    human         (position, instruction record) pairs, ordered by product
     """
 
     def __init__(self, columns: Columns) -> None:
@@ -108,7 +112,7 @@ class Catalog:
 
     @classmethod
     def of(cls, records: Records, *, source: str = "records") -> Catalog:
-        """Make products of official records; raises DataError naming `source` and the malformed record."""
+        """A catalog of official records. DataError names `source` and the malformed record."""
         columns = MemoryColumns()
         writer = CatalogWriter(columns)
         for product in read_products(records, source, writer.known):
@@ -135,7 +139,7 @@ class Catalog:
         return self._asins[position].decode()
 
     def position(self, asin: str) -> int | None:
-        """Where the product with this asin stands, None when the shop has no such product."""
+        """The position of the product with this asin, or None if there is no such product."""
         if not asin.isascii() or not 0 < len(asin) <= MAX_ASIN_LENGTH:
             return None
         name = np.bytes_(asin)
@@ -149,7 +153,7 @@ class Catalog:
         return self[position]
 
     def of_kind(self, kind: str, text: str) -> list[int]:
-        """Positions of all products whose `query` or `category` is this text."""
+        """Positions of all products whose `kind` ("query" or "category") equals `text`."""
         if text not in self._labels:
             return []
         found: list[int] = np.flatnonzero(self._kinds[kind] == self._labels[text]).tolist()
@@ -157,10 +161,7 @@ class Catalog:
 
 
 class CatalogWriter:
-    """Writes products into columns; goes on behind those which the columns have.
-
-    `known` are the asins it begins with.
-    """
+    """Appends products to columns, which may already hold some; `known` are the asins they hold."""
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
@@ -183,7 +184,7 @@ class CatalogWriter:
         columns.append("combinations", [product.combinations])
 
     def finish(self, human: Mapping[str, Any], source: str) -> None:
-        """Order the products by asin and take up what people asked for. Raises DataError."""
+        """Write the order of the asins, and the human instructions. DataError if malformed."""
         asins = self._columns.read("asins")
         by_asin, ranks = (
             self._columns.allocate("by_asin", len(asins)),
@@ -213,9 +214,9 @@ def _lines(columns: Columns, name: str) -> list[Any]:
 
 
 def _asked(records: Any, place: str) -> Iterator[dict[str, Any]]:
-    """Those of a product's human instructions that ask for an attribute, with what a goal needs of them."""
+    """The human instructions of a product that ask for an attribute, reduced to a goal's fields."""
     if not isinstance(records, list):
-        raise DataError(f"{place}: {records!r:.60}, expected a list of records")
+        raise DataError(f"{place} is {records!r:.60}; expected a list of records")
     for record in records:
         if not isinstance(record, dict) or not isinstance(record.get("instruction"), str):
             raise DataError(
@@ -234,36 +235,38 @@ def _asked(records: Any, place: str) -> Iterator[dict[str, Any]]:
 def read_products(
     records: Records, source: str, seen: set[str], *, first: int = 0
 ) -> Iterator[Product]:
-    """The usable products: an asin of at most ten characters, not `nan`, each once (the first).
+    """The usable products: an asin of at most ten characters, not `nan`, first occurrences only.
 
-    `seen` are the asins there were before, and is added to; `first` is the number of the first item in its file.
+    `seen` holds the asins so far and is extended. `first` is the number of the first item in its
+    file. DataError names `source` and the malformed record.
     """
     for number, item in enumerate(records.items, start=first):
         place = f"{source}: product {number}"
         if not isinstance(item, dict):
-            raise DataError(f"{place}: expected an object, got {type(item).__name__}")
+            raise DataError(f"{place} is a {type(item).__name__}; expected an object")
         asin = _text(item, "asin", place)
         if asin == "nan" or len(asin) > MAX_ASIN_LENGTH or asin in seen:
             continue
         if not (asin.isascii() and asin.isalnum() and asin == asin.upper()):
-            raise DataError(f"{place}: `asin` is {asin!r}, expected capital letters and digits")
+            raise DataError(f"{place}: `asin` is {asin!r}; expected capital letters and digits")
         seen.add(asin)
         notes = records.attributes.get(asin, {})
         if not isinstance(notes, dict):
             raise DataError(
-                f"beside {source}: the notes of {asin} are a {type(notes).__name__}, expected an object"
+                f"beside {source}: the attributes record of {asin} is a {type(notes).__name__}; "
+                "expected an object"
             )
         yield make_product(
-            item, notes, f"{place} ({asin})", f"beside {source}: the notes of {asin}"
+            item, notes, f"{place} ({asin})", f"beside {source}: the attributes record of {asin}"
         )
 
 
 def make_product(
     item: Mapping[str, Any], notes: Mapping[str, Any], place: str, beside: str
 ) -> Product:
-    """A product from its record in the items file and its notes in the attributes file.
+    """A product from its record in the items file and its record in the attributes file (`notes`).
 
-    DataError says `place`, or `beside` where the notes are malformed.
+    DataError names `place` if the former is malformed, `beside` if the latter is.
     """
     bullets = item.get("small_description", "")
     product = Product(
@@ -286,7 +289,7 @@ def make_product(
     )
     if product.combinations > MAX_GOALS:
         raise DataError(
-            f"{place}: its options have more than {MAX_GOALS:,} combinations, each of them a goal"
+            f"{place}: its options have more than {MAX_GOALS:,} combinations; each is a goal"
         )
     return product
 
@@ -294,14 +297,14 @@ def make_product(
 def _instruction(notes: Mapping[str, Any], place: str) -> str:
     text = notes.get("instruction") or ""
     if not isinstance(text, str):
-        raise DataError(f"{place}: `instruction` is {text!r}, expected a string")
+        raise DataError(f"{place}: `instruction` is {text!r}; expected a string")
     if text and not notes.get("instruction_attributes"):
-        raise DataError(f"{place}: it has an `instruction` and no `instruction_attributes`")
+        raise DataError(f"{place} has an `instruction` but no `instruction_attributes`")
     return text
 
 
 def parse_prices(pricing: Any, place: str) -> tuple[float, ...]:
-    """One or two amounts from `$12.99` or `$6.63 - $8.37`; no pricing costs 100 dollars."""
+    """One or two prices from `$12.99` or `$6.63 - $8.37`; DEFAULT_PRICE if there is no pricing."""
     if not pricing:
         return (DEFAULT_PRICE,)
     try:
@@ -309,14 +312,12 @@ def parse_prices(pricing: Any, place: str) -> tuple[float, ...]:
     except (AttributeError, InvalidOperation):
         amounts = []
     if not amounts:
-        raise DataError(
-            f"{place}: `pricing` is {pricing!r}, expected like '$12.99' or '$6.63 - $8.37'"
-        )
+        raise DataError(f"{place}: `pricing` is {pricing!r}; expected '$12.99' or '$6.63 - $8.37'")
     return tuple(amounts[:2])
 
 
 def parse_options(options: Any, place: str) -> dict[str, tuple[str, ...]]:
-    """Option name → values, all lower case; a `/` in a value is written ` | `."""
+    """Option name → values, in lower case; a `/` in a value becomes ` | `."""
     try:
         return {
             name.lower(): tuple(
@@ -327,18 +328,18 @@ def parse_options(options: Any, place: str) -> dict[str, tuple[str, ...]]:
         }
     except (AttributeError, KeyError, TypeError) as error:
         raise DataError(
-            f"{place}: `customization_options` is malformed, expected {{name: [{{value}}]}}"
+            f"{place}: `customization_options` is malformed; expected {{name: [{{value}}]}}"
         ) from error
 
 
 def _text(item: Mapping[str, Any], key: str, place: str) -> str:
     value = item.get(key)
     if not isinstance(value, str):
-        raise DataError(f"{place}: `{key}` is {value!r}, expected a string")
+        raise DataError(f"{place}: `{key}` is {value!r}; expected a string")
     return value
 
 
 def _texts(value: Any, key: str, place: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise DataError(f"{place}: `{key}` is {value!r}, expected a list of strings")
+        raise DataError(f"{place}: `{key}` is {value!r}; expected a list of strings")
     return tuple(value)

@@ -1,8 +1,8 @@
 """Columns: the shop's data as named arrays, in memory or in the files of a directory.
 
-Between the records and whatever reads them: the writers (`catalog.py`, `postings.py`) append to columns as products
-come by, the readers (`catalog.py`, `search.py`, `goals.py`) see arrays. Files are mapped, so all processes that have
-opened a shop share one copy of it, and a page of it is in memory only once it was asked for.
+Writers (`catalog.py`, `postings.py`) append to columns, one product after another; readers
+(`catalog.py`, `search.py`, `goals.py`) get arrays. Files are memory-mapped: all processes that open
+a shop share one copy, and a page is loaded only when it is first accessed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import numpy as np
 from eef.errors import DataError
 from eef.utils.jsonl import disk_errors
 
-# Column → type of its entries. Those in TEMPORARY are needed only until all products have been read.
+# Column → dtype. The columns in TEMPORARY are needed only until all products have been read.
 LAYOUT: Mapping[str, str] = {
-    "records": "u1", "record_ends": "i8", "asins": "S10", "prices": "f8", "queries": "i4", "categories": "i4",
-    "combinations": "i8", "labels": "u1", "human": "u1", "by_asin": "i4", "ranks": "i4", "goal_order": "i8",
+    "records": "u1", "record_ends": "i8", "asins": "S10", "prices": "f8", "queries": "i4",
+    "categories": "i4", "combinations": "i8", "labels": "u1", "human": "u1", "by_asin": "i4",
+    "ranks": "i4", "goal_order": "i8",
     "terms": "u8", "offsets": "i8", "documents": "i4", "pair_numbers": "u2", "pairs": "i4",
     "vocabulary": "u8", "read_terms": "i4", "read_pairs": "u2", "distinct": "i4", "totals": "i4",
 }  # fmt: skip
@@ -29,27 +30,27 @@ TEMPORARY = ("vocabulary", "read_terms", "read_pairs", "distinct")
 
 
 class Columns(Protocol):
-    """Named arrays that are appended to, or made whole, and then read."""
+    """Named arrays that are either appended to or allocated and filled, and then read."""
 
     def append(self, name: str, values: Any) -> None:
-        """Add entries (an array, a list, or bytes) to the end of a column."""
+        """Append entries (an array, a list, or bytes) to a column."""
         ...
 
     def allocate(self, name: str, length: int) -> np.ndarray:
-        """A new column of `length` zeros to be filled in place."""
+        """A new column of `length` zeros, to be filled in place."""
         ...
 
     def read(self, name: str) -> np.ndarray:
-        """All entries of a column, read-only by agreement; an empty array for one that was never written."""
+        """All entries of a column; empty if it was never written. Callers must not modify it."""
         ...
 
     def drop(self, name: str) -> None:
-        """Forget a column."""
+        """Delete a column."""
         ...
 
 
 class MemoryColumns:
-    """Columns of a shop that is small enough to be made anew in each process."""
+    """Columns of a shop that is small enough to be built in each process."""
 
     def __init__(self) -> None:
         self._appended: dict[str, bytearray] = {}
@@ -73,10 +74,11 @@ class MemoryColumns:
 
 
 class FileColumns:
-    """Columns in the files of a directory, a file a column.
+    """Columns in the files of a directory, one file per column.
 
-    What is appended lies on the disk after `sync`, which returns the columns' sizes in bytes; `cut` goes back to
-    such sizes, whatever was written since.
+    `sync` makes everything appended so far durable and returns the columns' sizes in bytes;
+    `truncate` returns to such sizes, whatever has been written since. DataError if a file cannot be
+    read, StoreError if the disk is full.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -118,7 +120,7 @@ class FileColumns:
         self._path(name).unlink(missing_ok=True)
 
     def sync(self) -> dict[str, int]:
-        """Wait for the disk; the sizes in bytes of all columns there are."""
+        """Flush to disk; return the sizes in bytes of all existing columns."""
         for name, file in self._open.items():
             with disk_errors(self._path(name)):
                 file.flush()
@@ -128,13 +130,13 @@ class FileColumns:
         }
 
     def truncate(self, sizes: Mapping[str, int]) -> None:
-        """Shorten the columns to these sizes; those without one are removed. DataError where one is too short."""
+        """Truncate the columns to these sizes, delete all others. DataError if one is shorter."""
         for name in LAYOUT:
             path = self._path(name)
             if name not in sizes:
                 path.unlink(missing_ok=True)
             elif not path.exists() or path.stat().st_size < sizes[name]:
-                raise DataError(f"`{path}` is shorter than it was")
+                raise DataError(f"`{path}` is shorter than recorded")
             else:
                 os.truncate(path, sizes[name])
 

@@ -1,18 +1,20 @@
-"""The scripted expert of the shop: shops competently, thinks aloud, and lapses at set rates.
+"""The shop's scripted expert: competent play with written reasoning, and mistakes at given rates.
 
-It stands in for a strong model where none can be reached. Each turn it plays the conversation's actions in an
-episode of its own, looks at the page it has come to, and decides. Every decision can lapse, so that long tasks fail
-more often than short ones, as with real experts.
+It replaces a strong model where none is available. In each turn it replays the conversation's
+actions in its own episode, inspects the resulting page, and decides. Every decision can lapse, so
+long tasks fail more often than short ones, as with real experts.
 
-    page       competent                                             lapses
-    search     searches for the goal's attributes and kind           –
-    results    opens the first product that fits, else next page     wrong product; settles for one that does not fit
-    item       chooses the options, leaves when one is missing       buys with an option left out; buys what misses one
+    page     competent decision                    lapses
+    search   search for attributes and kind        –
+    results  open the first product that fits,     open a wrong product;
+             otherwise go to the next page         settle for one that does not fit
+    item     choose all options, or go back if     buy without an option;
+             one is missing                        buy although one is missing
 
-It says what it needs, then reads the page aloud and says of each thing read whether it is that. A small student which
-imitates it has only single words to compare, and those side by side:
+A thought states what is needed, then lists what is on the page with a verdict on each item. A small
+student that imitates it only has to compare single words that are close together:
 
-    need travel sized cruelty free. B000000123 long lasting not cruelty free yes no. B000000456 … fits.
+    need travel sized cruelty free. B000000123 long lasting not cruelty free yes no. B0000… fits.
     need carton tiny. single not carton yes tiny yes choose carton.
     need carton tiny. single not carton yes large not huge not missing. go back.
 """
@@ -46,7 +48,7 @@ _INSTRUCTION = re.compile(r"Instruction:\s*(?:\[SEP\])?\s*(.*?)\s*(?:\[SEP\]|\[b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lapses:
-    """Chances of a lapse, each for one decision of its kind."""
+    """Probabilities of a lapse, one per kind of decision."""
 
     wrong_product: float = 0.0
     settle_early: float = 0.0
@@ -55,7 +57,7 @@ class Lapses:
 
     @classmethod
     def rate(cls, rate: float) -> Lapses:
-        """The same chance for every decision."""
+        """The same probability for every kind of decision."""
         return cls(wrong_product=rate, settle_early=rate, forget_option=rate, buy_anyway=rate)
 
 
@@ -67,9 +69,9 @@ PRESETS = {
 
 
 class ShopExpert:
-    """A policy for the shop `env` belongs to; recorded under `author`.
+    """A policy for the shop of `env`; its trajectories are recorded under `author`.
 
-    Its draws depend on the turn's seed alone, so it plays a batch as it would play each conversation by itself.
+    Random draws depend only on the turn's seed, so results do not depend on the batch.
     """
 
     batch_invariant = True
@@ -102,7 +104,7 @@ class ShopExpert:
         return format_completion("go back.", BACK)
 
     def _replay(self, conversation: Conversation) -> tuple[Session, list[str]]:
-        """Play the conversation in the own episode; where it stands, and the products opened on the way."""
+        """Replay a conversation's actions; return the session and the products opened so far."""
         observations = [message["content"] for message in conversation if message["role"] == "user"]
         self._env.reset(self._goal_of(observations[0]))
         opened: list[str] = []
@@ -115,14 +117,14 @@ class ShopExpert:
         return self._env.snapshot(), opened
 
     def _goal_of(self, observation: str) -> int:
-        """The goal whose instruction the first page shows."""
+        """The index of the goal whose instruction the first page shows. EnvError if unknown."""
         match = _INSTRUCTION.search(observation)
         if match is None or match[1].strip() not in self._goals:
-            raise EnvError("the scripted expert does not know the task of this conversation")
+            raise EnvError("the conversation's instruction is not a goal of this shop")
         return self._goals[match[1].strip()]
 
     def _on_results(self, view: View, opened: list[str], rng: random.Random) -> str:
-        """Read the page in order, product by product, and open the first that fits."""
+        """Read the page product by product, and open the first that fits."""
         shown = view.products()
         fresh = [asin for asin in shown if asin not in opened]
         fitting = next((asin for asin in fresh if view.fits(asin)), None)
@@ -143,7 +145,7 @@ class ShopExpert:
         )
 
     def _on_item(self, view: View, rng: random.Random) -> str:
-        """Leave when a wanted option is missing, else choose the next one, and buy when all are chosen."""
+        """Go back if a wanted option is missing; otherwise choose the next one, then buy."""
         missing, left = view.options()
         looks = not (missing and rng.random() < self._lapses.buy_anyway)
         read = view.read_options() if looks and not view.session.options else ""
@@ -155,17 +157,17 @@ class ShopExpert:
 
 
 def make_shop_expert(env: WebShop, preset: str) -> ShopExpert:
-    """The scripted expert `expert:<preset>` of a shop; EnvError for an unknown preset."""
+    """The scripted expert of a shop; `preset` is a key of PRESETS. EnvError if it is not."""
     if preset not in PRESETS:
         raise EnvError(
-            f"no scripted expert {preset!r} for the shop", hint=f"there are: {', '.join(PRESETS)}"
+            f"unknown scripted expert {preset!r}", hint=f"known experts: {', '.join(PRESETS)}"
         )
     return ShopExpert(env, Author("expert", preset), PRESETS[preset])
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a shopper makes of the page an episode is on."""
+    """A page as the expert reads it: which products fit, which options are wanted or missing."""
 
     shop: Shop
     rules: Rules
@@ -177,11 +179,11 @@ class View:
 
     @property
     def query(self) -> str:
-        """The goal's attributes and the kind of product."""
+        """The search query: the goal's attributes and the kind of product."""
         return " ".join([*self.goal.attributes, self.shop.product(self.goal.asin).query])
 
     def products(self) -> list[str]:
-        """Products of the results page, in order."""
+        """Asins of the products on the results page, in order."""
         return [
             node.text
             for node in render(self.shop, self.rules, self.session)
@@ -189,7 +191,7 @@ class View:
         ]
 
     def fits(self, asin: str) -> bool:
-        """Whether kind, attributes and price are right: all that can be told before the product is opened."""
+        """Whether kind, attributes and price match: all that can be checked before opening it."""
         position = self.shop.catalog.position(asin)
         assert position is not None, f"{asin} was shown but is not in the catalog"
         parts = score_purchase(
@@ -204,9 +206,9 @@ class View:
         return parts.r_type == 1 and parts.r_att == 1 and parts.r_price
 
     def read(self, asin: str, *, fits: bool) -> str:
-        """A product's number, the attributes that its title names, each with what it is to the shopper, the verdict.
+        """The reading of a product: asin, each attribute in its title with a verdict, summary.
 
-        Whoever takes a product for one that `fits` takes all its attributes for wanted.
+        With `fits`, all of its attributes count as wanted.
         """
         product = self.shop.product(asin)
         title = product.title.lower()
@@ -217,9 +219,10 @@ class View:
         return " ".join([asin, *marked, "fits." if fits else "no."])
 
     def read_options(self) -> str:
-        """What is needed, then the options in order, each up to the value that is wanted; it ends where one lacks it.
+        """The reading of an item page: the needs, then each option's values up to the wanted one.
 
-        Options with more values than can be read aloud are passed over, and so are those of which nothing is wanted.
+        It ends at the first option without a wanted value. Options with more than MAX_VALUES_READ
+        values are skipped, and so are options of which no value is wanted, unless one is missing.
         """
         missing, _ = self.options()
         words = [f"need {' '.join(_value(wanted) for wanted in self.goal.options)}."]
@@ -235,7 +238,7 @@ class View:
         return " ".join([*words, ""]) if self.goal.options else ""
 
     def options(self) -> tuple[list[str], list[str]]:
-        """Wanted option values the product lacks, and those it has which are not chosen yet."""
+        """Wanted option values: those the product lacks, and those not chosen yet."""
         asin = self.session.asin or ""
         offered = [value for values in self.shop.product(asin).options.values() for value in values]
         chosen = dict(self.session.options).values()
@@ -254,7 +257,7 @@ class View:
         return missing, left
 
     def _meets(self, value: str, *wanted: str | tuple[str, str]) -> bool:
-        """Whether a value is one of those wanted; of those of the goal when none are named."""
+        """Whether a value matches one of `wanted` (by default the goal's options)."""
         return count_options([value], wanted or self.goal.options, compat=self.rules.compat) > 0
 
 

@@ -1,7 +1,7 @@
 """Goal, Goals: what shoppers are asked to buy.
 
-Made of the catalog in the original's order and shuffled as there. Stands between the catalog and the
-tasks; the reward compares a purchase with a goal.
+Goals are derived from the catalog in the original's order and shuffled as in the original. Tasks
+refer to goals by index; the reward compares a purchase with a goal.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Numbers = Sequence[int] | np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One thing to buy: the product it was made of, what is asked for, and the price not to exceed.
+    """One thing to buy: the product it was derived from, what is asked for, and the upper price.
 
-    `index` is the official goal index, `query` the product's kind (`console tables`). `options` of a
-    synthetic goal are (name, value) pairs, those of a human goal plain values.
+    `index` is the official goal index, `query` the product's kind (`console tables`). The `options`
+    of a synthetic goal are (name, value) pairs; those of a human goal are plain values.
     """
 
     index: int
@@ -44,9 +44,9 @@ class Goal:
 
 
 class Prices:
-    """What each product costs: its price, or a draw from its price range.
+    """The price of each product, drawn from its price range if it has one.
 
-    Draws, and then the goals' upper bounds, come from one `random.Random(seed)` in the order of the products.
+    These draws, and then the goals' upper bounds, come from one random generator, in product order.
     """
 
     def __init__(self, catalog: Catalog, rng: random.Random) -> None:
@@ -60,21 +60,26 @@ class Prices:
 
 
 def draw_bound(price: float, rng: random.Random) -> int:
-    """The upper price of a goal: the higher of two of the four tens above the price; NO_BOUND near 1,000."""
+    """A goal's upper price: the higher of two draws from the next four multiples of ten.
+
+    NO_BOUND if fewer than two of them are below 1,000.
+    """
     first = bisect_right(PRICE_BOUNDS, price)
     above = PRICE_BOUNDS[first : first + 4]
     return max(rng.sample(above, 2)) if len(above) >= 2 else NO_BOUND
 
 
 def price_words(bound: int) -> str:
+    """The clause of an instruction that states the upper price; "" for NO_BOUND."""
     return "" if bound == NO_BOUND else f", and price lower than {bound:.2f} dollars"
 
 
 class Goals:
-    """All goals in the official order. Only numbers are kept: a goal is made when it is asked for.
+    """All goals in the official order. Only numbers are stored; goals are built on access.
 
-    Source number i is a product (its position, and what a person asked for, or None) of which `sizes[i]` goals are
-    made, all with the upper price `bounds[i]`. `order` are the numbers of all goals, source by source, shuffled.
+    Source i is the product at `positions[i]`, or a human instruction `records[i]` for it. It yields
+    `sizes[i]` goals, all with the upper price `bounds[i]`. Goals are numbered source by source;
+    `order` is a permutation of these numbers.
     """
 
     def __init__(
@@ -94,9 +99,9 @@ class Goals:
     def synthetic(
         cls, catalog: Catalog, prices: Prices, rng: random.Random, order: Numbers | None = None
     ) -> Goals:
-        """A goal for each combination of options of each product that has an instruction.
+        """One goal per combination of options of each product that has an instruction.
 
-        `order` is `shuffled_goals` where it is known already.
+        `order` is the result of `shuffled_goals`, computed if None.
         """
         positions = np.flatnonzero(catalog.combinations != NO_GOALS)
         bounds = array("i", (draw_bound(prices[at], rng) for at in positions.tolist()))
@@ -111,7 +116,7 @@ class Goals:
 
     @classmethod
     def human(cls, catalog: Catalog, prices: Prices, rng: random.Random) -> Goals:
-        """A goal for each instruction a person wrote, if it asks for an attribute."""
+        """One goal per human instruction that asks for an attribute."""
         bounds = [draw_bound(prices[at], rng) for at, _ in catalog.human]
         return cls(
             catalog, [at for at, _ in catalog.human], np.ones(len(bounds), dtype=np.int64), bounds,
@@ -138,7 +143,7 @@ class Goals:
 
 
 def shuffled_goals(count: int) -> array[int]:
-    """The numbers of all goals in the official order: shuffled with seed 233."""
+    """The numbers of all goals in the official order: shuffled with SHUFFLE_SEED."""
     order = array("q", range(count))
     random.Random(SHUFFLE_SEED).shuffle(order)
     return order
@@ -171,7 +176,7 @@ def _synthetic_goal(index: int, product: Product, combination: int, bound: int) 
 
 
 def _combination(product: Product, number: int) -> tuple[tuple[str, str], ...]:
-    """The number-th combination of all options in the order of their names, the last varying fastest."""
+    """Combination `number` of a product's options, ordered by name, the last varying fastest."""
     chosen: list[tuple[str, str]] = []
     for name in sorted(product.options, reverse=True):
         values = product.options[name]

@@ -1,6 +1,6 @@
-"""Gym: WebShop in Gymnasium's form, registered as `eef/WebShop-v0` when this module is imported.
+"""WebShop as a Gymnasium environment, for agents written against Gymnasium.
 
-Beside the rollouts: who plays is written against Gymnasium.
+Importing this module registers it as `eef/WebShop-v0`.
 
     import gymnasium
     import eef.envs.webshop.gym
@@ -28,7 +28,7 @@ LONGEST_SAMPLE = 80
 
 
 class AnyText(Text):
-    """All texts, of any length and alphabet. What is sampled is printable ASCII of 80 characters at most."""
+    """The space of all strings. Samples are printable ASCII of at most 80 characters."""
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__(LONGEST_SAMPLE, min_length=0, charset=string.printable, seed=seed)
@@ -41,31 +41,35 @@ class AnyText(Text):
 
 
 class GymShop(gymnasium.Env[str, str]):
-    """An episode of shopping: the observation is the page, an action `search[words]` or `click[label]`.
+    """A shopping episode. Observations are pages; actions are `search[words]` and `click[label]`.
 
-    `settings` are those of the environment `webshop`, but for `step_limit`: an episode is truncated by Gymnasium's own
-    `max_episode_steps`, 10 unless `gymnasium.make` is given another. `reset` draws a task of `split` by its seed, or
-    takes the goal index `options["task"]`. An episode is terminated by buying, and only that is rewarded. `info` holds
+    `settings` are those of the environment `webshop`, except `step_limit`: Gymnasium truncates an
+    episode after `max_episode_steps` (10 by default). `reset` draws a task of `split` by its seed,
+    or uses the goal index `options["task"]`. Buying terminates the episode; nothing else is
+    rewarded. `info` holds:
 
         task                        id of the task (`webshop/301`)
-        instruction                 what is asked for
-        has_search_bar, clickables  what can be done on the page
-        reward_parts                what the reward was made of, {} until something is bought
+        instruction                 the task's instruction
+        has_search_bar, clickables  the actions available on the page
+        reward_parts                the parts of the reward; {} until something is bought
 
-    Raises ConfigError, DataError, EnvError as `make_env` does, and EnvError for a goal there is not.
+    Raises ConfigError, DataError and EnvError as `make_env` does; EnvError for an unknown goal.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  (Gymnasium's)
+    metadata: dict[str, Any] = {  # noqa: RUF012 (a class attribute in Gymnasium's API)
+        "render_modes": ["ansi"],
+        "render_fps": 1,
+    }
 
     def __init__(
         self, *, split: str = "train", render_mode: str | None = None, **settings: Any
     ) -> None:
         if "step_limit" in settings:
             raise ConfigError(
-                f"{ID}: `step_limit` has no effect here", hint="`max_episode_steps` cuts episodes"
+                f"{ID}: `step_limit` has no effect here", hint="set `max_episode_steps` instead"
             )
         if render_mode not in (None, "ansi"):
-            raise ConfigError(f"{ID}: `render_mode` is {render_mode!r}, expected 'ansi' or None")
+            raise ConfigError(f"{ID}: `render_mode` is {render_mode!r}; expected 'ansi' or None")
         env = make_env("webshop", settings)
         assert isinstance(env, WebShop)
         self.render_mode = render_mode
@@ -73,7 +77,7 @@ class GymShop(gymnasium.Env[str, str]):
         self._env, self._goals = env, env.splits.get(split, ())
         if not self._goals:
             raise EnvError(
-                f"{ID}: no tasks in split {split!r}", hint=f"there are {', '.join(env.splits)}"
+                f"{ID}: no tasks in split {split!r}", hint=f"known splits: {', '.join(env.splits)}"
             )
 
     def reset(
@@ -84,11 +88,11 @@ class GymShop(gymnasium.Env[str, str]):
         return self._env.reset(self._task), self._info()
 
     def _wanted(self, options: dict[str, Any]) -> int:
-        """The goal index that is asked for, or one drawn."""
+        """The requested goal index, or a random one."""
         for key in options:
             if key != "task":
                 raise EnvError(
-                    f"{ID}: reset knows no option {key!r}", hint="there is `task`, a goal index"
+                    f"{ID}: unknown reset option {key!r}", hint="known options: task (a goal index)"
                 )
         wanted = options.get("task")
         if wanted is None:
@@ -96,7 +100,7 @@ class GymShop(gymnasium.Env[str, str]):
         try:
             return int(wanted.__index__())
         except AttributeError:
-            raise EnvError(f"{ID}: `task` is {wanted!r}, expected a goal index") from None
+            raise EnvError(f"{ID}: `task` is {wanted!r}; expected a goal index") from None
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         result = self._env.step(action)
@@ -112,7 +116,7 @@ class GymShop(gymnasium.Env[str, str]):
         }
 
     def render(self) -> str | None:
-        """The page."""
+        """The current page; None unless `render_mode` is "ansi"."""
         return self._env.observation if self.render_mode == "ansi" else None
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""The index on disk: official files → columns in a directory, built once, opened by many.
+"""On-disk index: official files → columns in a directory, built once and opened by many processes.
 
-Beside the shop, which reads the columns. A build is interrupted at no cost beyond the last few seconds, two
-processes never build at once, and an index is whole or not there: its manifest is written last, and the directory gets
-its name after that.
+An interrupted build resumes and repeats only its last few seconds. Two processes never build the
+same index at once. An index is complete or absent: the manifest is written last, and only then is
+the directory renamed to its final name.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _log = logging.getLogger(__name__)
 
 
 class Column(BaseModel):
-    """What a column's file is known by."""
+    """Size and checksum of a column's file."""
 
     bytes: int
     sha256: str
 
 
 class SourceRecord(BaseModel):
-    """What is noted beside the columns: of which files they are (path, size, time of change)."""
+    """A record beside the columns; `source` identifies their files (path, size, mtime in ns)."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -57,14 +57,14 @@ class SourceRecord(BaseModel):
 
 
 class Manifest(SourceRecord):
-    """Of a whole index: the digest of the files, and every column."""
+    """The record of a complete index: the digest of its files, and every column."""
 
     digest: str
     columns: dict[str, Column]
 
 
 class BuildState(SourceRecord):
-    """Of a build under way: how far the items file is read, and the columns' sizes in bytes at that point."""
+    """The record of an unfinished build: bytes and members read, and the columns' sizes then."""
 
     offset: int = 0
     members: int = 0
@@ -73,30 +73,33 @@ class BuildState(SourceRecord):
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index that is there: its columns, and the digest of the files it was made of."""
+    """A complete index: its columns, and the digest of the files it was built from."""
 
     directory: Path
     columns: FileColumns
     digest: str
 
     def verify(self, on_progress: OnProgress = ignore_progress) -> None:
-        """Compare every file with its checksum. Raises DataError naming the first that differs."""
+        """Compare every file with its checksum. DataError names the first that differs."""
         known = _read_record(self.directory / MANIFEST_FILE, Manifest)
         for name, found in checksums(self.directory, on_progress).items():
             if known is None or found != known.columns.get(name):
                 raise DataError(
-                    f"`{self.directory}`: the column `{name}` is not as it was written",
-                    hint="build it anew: `eef index DATA --rebuild`",
+                    f"`{self.directory}`: the checksum of column `{name}` does not match",
+                    hint="rebuild it with `eef env prepare webshop --rebuild`",
                 )
 
 
 def is_large(files: OfficialFiles) -> bool:
-    """Whether a catalog is kept on disk unless asked otherwise."""
+    """Whether a catalog is indexed on disk by default."""
     return files.items.stat().st_size >= LARGE_BYTES
 
 
 def index_directory(files: OfficialFiles, where: Path | None = None) -> Path:
-    """The directory of the files' index in `where`, named after the items file and a hash of its path."""
+    """The directory of the files' index, inside `where` (by default the cache directory).
+
+    It is named after the items file and a hash of its path.
+    """
     path = files.items.resolve()
     name = f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     return (where or cache_directory()) / "webshop" / name
@@ -109,17 +112,18 @@ def open_index(
     rebuild: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Index:
-    """The index of the files, built now where there is none, or one of other files. Raises DataError, StoreError.
+    """The index of the files; built first if it is missing, or outdated, or if `rebuild` is set.
 
-    It is of these files if their paths, sizes and times of change are those it was built of.
+    An index is outdated if the path, size or modification time of a file has changed. Progress is
+    logged if `on_progress` is None. Raises DataError and StoreError.
     """
     directory = index_directory(files, where)
     if rebuild or not _is_current(directory, files):
-        _build_alone(directory, files, on_progress or _logged(directory), rebuild)
+        _build_exclusively(directory, files, on_progress or _logged(directory), rebuild)
     manifest = _read_record(directory / MANIFEST_FILE, Manifest)
     if manifest is None:
         raise DataError(
-            f"`{directory}` was changed while it was opened", hint="run the same command again"
+            f"`{directory}` changed while it was opened", hint="run the same command again"
         )
     return Index(directory, FileColumns(directory), manifest.digest)
 
@@ -133,10 +137,11 @@ def fill(
     checkpoint: Callable[[], None] = lambda: None,
     on_progress: OnProgress = ignore_progress,
 ) -> None:
-    """Write all columns of the records; `first` of them were written before. Raises DataError.
+    """Write all columns of the records, of which the first `first` have already been written.
 
-    `checkpoint` is called after every product, and once more when there is none left.
-    """  # fmt: skip
+    `checkpoint` is called after every product, and once more after the last. DataError if a record
+    is malformed.
+    """
     catalog, postings = CatalogWriter(columns), PostingsWriter(columns)
     for product in read_products(records, source, catalog.known, first=first):
         catalog.add(product)
@@ -161,7 +166,7 @@ def checksums(directory: Path, on_progress: OnProgress = ignore_progress) -> dic
                 bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest()
             )
         done += sums[name].bytes
-        on_progress(Progress("taking checksums", done, total))
+        on_progress(Progress("computing checksums", done, total))
     return sums
 
 
@@ -177,7 +182,7 @@ def _is_current(directory: Path, files: OfficialFiles) -> bool:
 
 
 def _read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord | None:
-    """A note as it was written; None where there is none, or a damaged one, or another version's."""
+    """A record from disk; None if it is missing, damaged or of another version."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -185,13 +190,13 @@ def _read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord | None:
 
 
 def _identity(files: OfficialFiles) -> list[tuple[str, int, int]]:
-    """What tells these files from others, and from what they were: path, size, time of change."""
+    """The identity of the files: path, size and modification time of each."""
     states = [(path, path.stat()) for path in files.present()]
     return [(str(path.resolve()), state.st_size, state.st_mtime_ns) for path, state in states]
 
 
 def _logged(directory: Path) -> OnProgress:
-    """Progress for those who have no bar: a line in the log for each tenth of each part."""
+    """A callback that logs one line per tenth of each subject."""
     logged: dict[object, int] = {}
 
     def on_progress(progress: Progress) -> None:
@@ -203,7 +208,7 @@ def _logged(directory: Path) -> OnProgress:
     return on_progress
 
 
-def _build_alone(
+def _build_exclusively(
     directory: Path, files: OfficialFiles, on_progress: OnProgress, rebuild: bool
 ) -> None:
     partial = directory.with_name(directory.name + ".partial")
@@ -211,7 +216,7 @@ def _build_alone(
         directory.parent.mkdir(parents=True, exist_ok=True)
     with _locked(directory.with_name(directory.name + ".lock"), on_progress):
         if not rebuild and _is_current(directory, files):
-            return  # another process has built it meanwhile
+            return  # another process has built it in the meantime
         _check_room(directory.parent, files)
         if rebuild:
             shutil.rmtree(partial, ignore_errors=True)
@@ -227,7 +232,7 @@ def _locked(path: Path, on_progress: OnProgress) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            on_progress(Progress("waiting for another process that builds the index", 0, 1))
+            on_progress(Progress("waiting for another process to build the index", 0, 1))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -236,13 +241,14 @@ def _check_room(parent: Path, files: OfficialFiles) -> None:
     needed, free = int(SIZE_RATIO * files.items.stat().st_size), shutil.disk_usage(parent).free
     if free < needed:
         raise DataError(
-            f"the index of `{files.items}` needs some {needed / 1e9:.1f} GB in `{parent}`, {free / 1e9:.1f} are free",
-            hint="set `EEF_CACHE` or `env.index` to a directory with more room",
+            f"the index of `{files.items}` needs about {needed / 1e9:.1f} GB in `{parent}`, "
+            f"which has {free / 1e9:.1f} GB free",
+            hint="set `EEF_CACHE` or `env.index` to a directory on a larger disk",
         )
 
 
 def _build(partial: Path, files: OfficialFiles, on_progress: OnProgress) -> None:
-    """Fill `partial` with a whole index, going on with what an interrupted build has left there."""
+    """Build a complete index in `partial`, resuming an interrupted build if there is one."""
     source = _identity(files)
     state = _resume(partial, source)
     columns = FileColumns(partial)
@@ -277,7 +283,8 @@ def _build(partial: Path, files: OfficialFiles, on_progress: OnProgress) -> None
     digest = files.digest(on_progress)
     if _identity(files) != source:
         raise DataError(
-            f"`{files.items}` or a file beside it was changed while it was read", hint="begin again"
+            f"`{files.items}` or a file beside it changed while it was read",
+            hint="run the same command again",
         )
     sums = checksums(partial, on_progress)
     (partial / STATE_FILE).unlink(missing_ok=True)
@@ -286,7 +293,7 @@ def _build(partial: Path, files: OfficialFiles, on_progress: OnProgress) -> None
 
 
 def _resume(partial: Path, source: list[tuple[str, int, int]]) -> BuildState:
-    """The state to go on from; where it is of other files, or damaged, all begins anew."""
+    """The state to resume from; a fresh one if it is missing, damaged or of other files."""
     state = _read_record(partial / STATE_FILE, BuildState)
     if state is not None and state.source == source:
         with suppress(DataError):

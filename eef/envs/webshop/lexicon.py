@@ -1,7 +1,7 @@
-"""The words of the synthetic shop: families of products, their attributes and options, in our own wording.
+"""Vocabulary of the synthetic shop: families of products, their attributes and options.
 
-A *family* is a kind of product (`snack bar`). Its attributes are two-word phrases, since the shop's reward looks for an
-attribute as a phrase while its search looks for the words apart.
+A *family* is a kind of product (`granola`). Its attributes are two-word phrases: the reward matches
+an attribute as a phrase, while search matches its words separately.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kind of product: its name, where it stands in the shop, what its products can be and what can be chosen."""
+    """A kind of product: name, category, department (`shelf`), possible attributes and options."""
 
     noun: str
     category: str
@@ -22,7 +22,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Department:
-    """Families which share attributes and options."""
+    """Families that share attributes and options."""
 
     category: str
     nouns: tuple[str, ...]
@@ -31,10 +31,11 @@ class Department:
 
 
 BRANDS = (
-    "Alvora", "Brisk", "Calden", "Dorvin", "Elmeri", "Fennick", "Galtho", "Harlow", "Ivoro", "Jaspen", "Kelmar",
-    "Lumeni", "Marbel", "Norvik", "Oswin", "Pallas", "Quillon", "Rovane", "Selko", "Tarven", "Umbra", "Velmont",
-    "Wexley", "Yarrow", "Zentra", "Arbelo", "Bellis", "Corvane", "Drayton", "Esteri", "Folmar", "Girand", "Hestia",
-    "Inkwell", "Jolara", "Kestrel", "Lorimer", "Mistral", "Nerissa", "Opaline",
+    "Alvora", "Brisk", "Calden", "Dorvin", "Elmeri", "Fennick", "Galtho", "Harlow", "Ivoro",
+    "Jaspen", "Kelmar", "Lumeni", "Marbel", "Norvik", "Oswin", "Pallas", "Quillon", "Rovane",
+    "Selko", "Tarven", "Umbra", "Velmont", "Wexley", "Yarrow", "Zentra", "Arbelo", "Bellis",
+    "Corvane", "Drayton", "Esteri", "Folmar", "Girand", "Hestia", "Inkwell", "Jolara", "Kestrel",
+    "Lorimer", "Mistral", "Nerissa", "Opaline",
 )  # fmt: skip
 
 OPTION_VALUES: dict[str, tuple[str, ...]] = {
@@ -210,7 +211,7 @@ DEPARTMENTS = (
 
 
 def families() -> tuple[Family, ...]:
-    """All families, one department after another."""
+    """All families, ordered by department."""
     return tuple(
         Family(
             noun,
@@ -225,7 +226,7 @@ def families() -> tuple[Family, ...]:
 
 
 def words() -> tuple[str, ...]:
-    """Every lower-case word the synthetic shop can show, sorted: the vocabulary a student needs to read it."""
+    """All lower-case words of the synthetic shop, sorted: the vocabulary a student needs."""
     text = [
         *BRANDS,
         *OPTION_VALUES,

@@ -1,12 +1,11 @@
-"""Nouns of a product title: an installed spaCy model (exact), or a stand-in of word lists.
+"""Nouns of a product title, by a spaCy model (exact) or by word lists (an approximation).
 
-Stands before the reward, whose `r_type` compares the nouns of two titles. Published numbers use
-`en_core_web_lg`.
+The reward's `r_type` compares the nouns of two titles. Published numbers use `en_core_web_lg`.
 
-The stand-in `words` rests on what taggers make of titles: in a row of capitalized words nearly every word is
-a noun, adjectives included. What is left out is small: function words, a few participles and adjectives of
-shop talk, and whatever begins with a digit. How well
-it agrees with a tagger is measured in `docs/webshop.md`.
+The approximation, `words`, relies on how taggers treat titles: in a sequence of capitalized words,
+nearly every word is tagged as a noun, even an adjective. It excludes function words, a few
+participles and adjectives common in product titles, and words that start with a digit.
+`docs/webshop.md` reports its agreement with a tagger.
 """
 
 from __future__ import annotations
@@ -28,20 +27,24 @@ Tagger = Callable[[str], tuple[str, ...]]
 _WORD = re.compile(r"[^\W_]+(?:[.'’][^\W_]+)*")
 _POSSESSIVE = re.compile(r"['’]s$")
 _FUNCTION_WORDS = (
-    "a an the and or nor but for with of in on to by from up at as into onto over under through without "
-    "within about off out per via than that this these those it its you your my our their his her we they i "
-    "is are be was were can will may not no all any each every both more most only one two three four five "
-    "six seven eight nine ten some such which who when where what how if so very too also etc x de"
+    "a an the and or nor but for with of in on to by from up at as into onto over under through "
+    "without within about off out per via than that this these those it its you your my our their "
+    "his her we they i is are be was were can will may not no all any each every both more most "
+    "only one two three four five six seven eight nine ten some such which who when where what how "
+    "if so very too also etc x de"
 )
 _SHOP_TALK = (
-    "made suitable folding elegant walking running tempered include includes included designed used fully "
-    "washable sided shaped hooded"
+    "made suitable folding elegant walking running tempered include includes included designed "
+    "used fully washable sided shaped hooded"
 )
 _NO_NOUNS = frozenset(f"{_FUNCTION_WORDS} {_SHOP_TALK}".split())
 
 
 def choose_tagger(name: str) -> tuple[str, Tagger]:
-    """The tagger and its name; `auto`: the first installed of MODELS, else the stand-in. Raises EnvError."""
+    """The name and function of a tagger. EnvError if its model is not installed.
+
+    `auto` is the first of MODELS that is installed, or `words` if none is.
+    """
     if name == "auto":
         name = next(
             (model for model in MODELS if find_spec(model) and find_spec("spacy")), STAND_IN
@@ -56,7 +59,7 @@ def _spacy_nouns(model: str) -> Tagger:
     except (ImportError, OSError) as error:
         raise EnvError(
             f"WebShop: the noun tagger `{model}` is not installed",
-            hint=f"install spaCy and the model, or set `tagger: {STAND_IN}` (an approximation)",
+            hint=f'install spaCy and the model, or set `env.tagger = "{STAND_IN}"` (approximate)',
         ) from error
     return lambda title: tuple(
         token.text.lower() for token in pipeline(title) if token.pos_ in ("NOUN", "PROPN")
@@ -64,7 +67,7 @@ def _spacy_nouns(model: str) -> Tagger:
 
 
 def word_nouns(title: str) -> tuple[str, ...]:
-    """The stand-in's nouns, lower case, in order, with repeats.
+    """The nouns by word lists, in lower case, in order, with repeats.
 
     >>> word_nouns("Rusticware 921ORB Kitchen and Bath Cabinet Knob")
     ('rusticware', 'kitchen', 'bath', 'cabinet', 'knob')

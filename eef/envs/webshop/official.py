@@ -1,7 +1,7 @@
-"""Records of the official files: found in a directory, streamed product by product.
+"""Records of the official files: located in a directory, streamed product by product.
 
-The first stage of WebShop's data; `synthetic.py` makes the same records out of settings. Files may be larger than the
-memory: of the products one is held at a time, of the notes their text.
+`synthetic.py` generates records of the same form. Files may be larger than memory: one product is
+held at a time, and attribute records are kept as text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ CHUNK = 1 << 22
 MAX_MEMBER = 1 << 26
 _BLANK = " \t\n\r"
 _AFTER = frozenset(",]} \t\n\r")
-_HINT = "give a directory with WebShop's `items_shuffle*.json`, `items_ins_v2*.json`, `items_human_ins.json`"
+_HINT = (
+    "give a directory with WebShop's `items_shuffle*.json`, `items_ins_v2*.json` and "
+    "`items_human_ins.json`"
+)
 _KINDS = {"[": "list", "{": "dict"}
 
 
@@ -29,7 +32,7 @@ _KINDS = {"[": "list", "{": "dict"}
 class Records:
     """The contents of the three official files, in the official schema.
 
-    items       `items_shuffle*.json`: one dict a product, in order
+    items       `items_shuffle*.json`: one dict per product, in order
     attributes  `items_ins_v2*.json`: asin → {attributes, instruction?, instruction_attributes?}
     human       `items_human_ins.json`: asin → instruction records written by people
     """
@@ -41,7 +44,7 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class OfficialFiles:
-    """Where the three files lie; `human` may be missing. All of `data` is one catalog."""
+    """The paths of the three files of one catalog; `human` may not exist."""
 
     items: Path
     attributes: Path
@@ -49,24 +52,29 @@ class OfficialFiles:
 
     @classmethod
     def find(cls, data: Path) -> OfficialFiles:
-        """The files beside the items file `data`, or in the directory `data`. Raises DataError.
+        """The files in the directory `data`, or beside the items file `data`.
 
-        A suffix is shared: `items_shuffle_1000.json` goes with `items_ins_v2_1000.json`.
+        A suffix is shared: `items_shuffle_1000.json` belongs to `items_ins_v2_1000.json`. DataError
+        if a file is missing, or if the directory holds several catalogs.
         """
         items = _find_items(data)
         suffix = items.stem.removeprefix("items_shuffle")
         attributes = items.with_name(f"items_ins_v2{suffix}.json")
         if not attributes.is_file():
-            raise DataError(f"WebShop data: `{attributes}` is missing", hint=_HINT)
+            raise DataError(f"no such file `{attributes}`", hint=_HINT)
         return cls(items, attributes, items.with_name("items_human_ins.json"))
 
     def present(self) -> list[Path]:
+        """The files that exist."""
         return [path for path in (self.items, self.attributes, self.human) if path.exists()]
 
     def records(
         self, *, start: int = 0, on_progress: OnProgress = ignore_progress
     ) -> tuple[JsonStream, Records]:
-        """The products from byte `start` on as a stream, and the whole records. Raises DataError."""
+        """The stream of products from byte `start` on, and the records that consume it.
+
+        DataError if a file is malformed.
+        """
         items = JsonStream(self.items, "[", start=start)
         notes = JsonStream(self.attributes, "{")
         human = _read_human(self.human) if self.human.exists() else {}
@@ -75,7 +83,7 @@ class OfficialFiles:
         )
 
     def digest(self, on_progress: OnProgress = ignore_progress) -> str:
-        """A fingerprint of the data: the first 16 hex digits of the SHA-256 of the files' bytes."""
+        """A fingerprint of the data: the first 16 hex digits of the SHA-256 of all files."""
         total, done = hashlib.sha256(), 0
         size = sum(path.stat().st_size for path in self.present())
         for path in self.present():
@@ -91,25 +99,25 @@ def _find_items(data: Path) -> Path:
     if data.is_file():
         return data
     if not data.is_dir():
-        raise DataError(f"WebShop data: `{data}` is not a directory", hint=_HINT)
+        raise DataError(f"no such directory `{data}`", hint=_HINT)
     found = sorted(data.glob("items_shuffle*.json"))
     if not found:
-        raise DataError(f"WebShop data: no `items_shuffle*.json` in `{data}`", hint=_HINT)
+        raise DataError(f"no such file `{data}/items_shuffle*.json`", hint=_HINT)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise DataError(
-            f"WebShop data: `{data}` has several catalogs ({names})", hint="give the file's path"
+            f"`{data}` holds several catalogs ({names})", hint="give the path of one of these files"
         )
     return found[0]
 
 
 def _read_human(path: Path) -> dict[str, Any]:
-    """Asin → list of records. Raises DataError."""
+    """Asin → list of records. DataError if the file is malformed."""
     return {asin or "": records for asin, records in JsonStream(path, "{")}
 
 
 class AttributeRecords(Mapping[str, Any]):
-    """Asin → notes, kept as the text they were read from and parsed when asked for."""
+    """Asin → attributes record, kept as JSON text and parsed on access."""
 
     def __init__(self, texts: dict[str, bytes]) -> None:
         self._texts = texts
@@ -135,12 +143,16 @@ class AttributeRecords(Mapping[str, Any]):
 
 
 class JsonStream:
-    """The members of one large JSON list or object, one at a time: (key, value), the key None in a list.
+    """The members of one large JSON list or object, one at a time, as (key, value).
 
-    `opening` is what the file must hold ("[" or "{"). `start` is the `offset` to go on from: the byte after a
-    member. With `raw` a value comes as the text it stands in. Every complaint (DataError) names the file, the entry,
-    counted from `start` on, and the byte. A member is 64 MB at most. `members` is how many have come, `ended` whether
-    these are all.
+    A list's keys are None. `opening` is the bracket that the file must start with ("[" or "{").
+    `start` is an earlier stream's `offset` to resume from: the byte after a member. With `raw`, a
+    value is its JSON text. `members` counts those read so far; `ended` is True after the last.
+
+    DataError names the file, the member (counted from `start`) and the byte. A member may have at
+    most MAX_MEMBER characters.
+
+    A build resumes at a byte offset, which `ijson` does not support.
     """
 
     def __init__(self, path: Path, opening: str, *, start: int = 0, raw: bool = False) -> None:
@@ -170,11 +182,11 @@ class JsonStream:
                 self.members += 1
                 yield member
             self.ended = True
-            if self._peek_behind():
-                raise self._wrong("something follows the end")
+            if self._trailing_text():
+                raise self._error("text follows the end")
 
-    def _peek_behind(self) -> str:
-        """What follows the closing bracket; `offset` stays before it, so that one can go on from there."""
+    def _trailing_text(self) -> str:
+        """The text after the closing bracket; `offset` stays before it, so that one can resume."""
         while len(self._text) == self._at + 1 and not self._ended:
             self._more()
         return self._text[self._at + 1 :].strip(_BLANK)
@@ -183,14 +195,14 @@ class JsonStream:
         sign = self._next()
         if sign in _KINDS and sign != self._opening:
             raise DataError(
-                f"WebShop data: `{self.path}` holds a {_KINDS[sign]}, expected a {_KINDS[self._opening]}"
+                f"`{self.path}` holds a {_KINDS[sign]}; expected a {_KINDS[self._opening]}"
             )
         self._expect(sign, self._opening)
 
     def _expect(self, sign: str, wanted: str) -> None:
         if sign != wanted:
-            raise self._wrong(
-                f"`{wanted}` expected, found {sign!r}" if sign else "the file ends too early"
+            raise self._error(
+                f"expected `{wanted}`, found {sign!r}" if sign else "the file ends too early"
             )
         self._at += 1
 
@@ -200,13 +212,13 @@ class JsonStream:
         self._next()
         key = self._value()
         if not isinstance(key, str):
-            raise self._wrong(f"a key in quotes expected, found {key!r}")
+            raise self._error(f"expected a key in quotes, found {key!r}")
         self._expect(self._next(), ":")
         return key, self._value(raw=self.raw)
 
     def _value(self, *, raw: bool = False) -> Any:
         self._next()
-        what = "a number goes on oddly"  # or goes on in what is not read yet: `0.` begins `0.5`
+        what = "malformed number"  # or it continues in the next chunk: `0.` is the start of `0.5`
         while True:
             try:
                 value, end = self._parse(self._text, self._at)
@@ -220,11 +232,11 @@ class JsonStream:
                 text, self._at = self._text[self._at : end], end
                 return text if raw else value
             if self._ended or len(self._text) - self._at > MAX_MEMBER:
-                raise self._wrong(what)
+                raise self._error(what)
             self._more()
 
     def _next(self) -> str:
-        """The next character that is not blank, "" at the end of the file."""
+        """The next character that is not blank; "" at the end of the file."""
         while True:
             while self._at < len(self._text):
                 if self._text[self._at] not in _BLANK:
@@ -235,18 +247,19 @@ class JsonStream:
             self._more()
 
     def _more(self) -> None:
-        """Read on, as much again as is waiting: a long member is not parsed too often."""
+        """Read a chunk at least as long as the pending text, so a long member is parsed rarely."""
         left = self._text[self._at :]
         data = self._file.read(max(CHUNK, len(left)))
         self._read += len(data)
         try:
             self._text, self._at = left + self._decoder.decode(data, final=not data), 0
         except UnicodeDecodeError as error:
-            raise self._wrong(f"not UTF-8 ({error.reason})") from None
+            raise self._error(f"not UTF-8 ({error.reason})") from None
         self._ended = not data
 
-    def _wrong(self, what: str) -> DataError:
+    def _error(self, what: str) -> DataError:
         return DataError(
-            f"WebShop data: `{self.path}` is not JSON: {what} (entry {self.members}, near byte {self.offset})",
-            hint="the file may not have been fetched to its end",
+            f"`{self.path}` is not valid JSON: {what} (member {self.members}, near byte "
+            f"{self.offset})",
+            hint="the download may be incomplete; fetch the file again",
         )

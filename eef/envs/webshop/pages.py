@@ -1,7 +1,6 @@
-"""State → page → observation: the shop's pages as sequences of nodes, and the two ways to write them down.
+"""The shop's pages as sequences of nodes, and their two textual forms: state → page → observation.
 
-Stands between the episode's state (and catalog, goals, search hits) and what the agent sees. The nodes are
-the visible pieces of the original's HTML, which is never made.
+The nodes are the visible elements of the original's HTML, which is never generated.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ BACK, PREVIOUS, NEXT, BUY = "Back to Search", "< Prev", "Next >", "Buy Now"
 
 
 class Node(NamedTuple):
-    """One visible piece of a page. `name` is an option's name, for options only."""
+    """One visible element of a page. `name` is the option's name, for options only."""
 
     kind: Literal["text", "button", "product", "option"]
     text: str
@@ -92,8 +91,9 @@ def _contents(product: Product, name: PageName) -> Sequence[str]:
 def done_page(asin: str, options: dict[str, str], reward: float) -> Page:
     return tuple(
         _texts(
-            "Thank you for shopping with us!", "Your code: ", "None", " (Paste it in your MTurk interface.)",
-            "Purchased", "asin", asin, "options", html_json(options), "attrs", "None", "category", "None",
+            "Thank you for shopping with us!", "Your code: ", "None",
+            " (Paste it in your MTurk interface.)", "Purchased", "asin", asin,
+            "options", html_json(options), "attrs", "None", "category", "None",
             "query", "None", "product category", "None",
             "Target", "asin", "options", "attrs", "price upper", "instuction text", "category",
             "product category", "query", "Goal ", "None",
@@ -103,7 +103,7 @@ def done_page(asin: str, options: dict[str, str], reward: float) -> Page:
 
 
 def html_json(options: dict[str, str]) -> str:
-    """JSON as it may stand in a web page: keys sorted, the characters that mean something to HTML escaped."""
+    """JSON for embedding in a web page: keys sorted, HTML's special characters escaped."""
     text = json.dumps(options, sort_keys=True)
     for sign in "<>&'":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -111,10 +111,10 @@ def html_json(options: dict[str, str]) -> str:
 
 
 def visible(page: Page) -> list[Node]:
-    """The nodes that show, as an HTML parser leaves them.
+    """The nodes that are visible after HTML parsing.
 
-    It drops empty text, makes one blank of a text of nothing but blanks, and the page drops that where it had a line
-    break in it. Blanks are those of ASCII: a no-break space is a text.
+    The parser drops empty text and collapses a text of only blanks to one blank; the page drops
+    such a text if it contained a line break. Only ASCII blanks count: a no-break space is visible.
     """
     return [
         node if node.text.strip(ASCII_BLANKS) else node._replace(text=" ")
@@ -124,23 +124,23 @@ def visible(page: Page) -> list[Node]:
 
 
 def prepend(words: str, observation: str, mode: str) -> str:
-    """Words before an observation, parted from it as its pieces are from one another."""
+    """Put words before an observation, with the separator of its `mode`."""
     if not words:
         return observation
     return f"{words} [SEP] {observation}" if mode == "text" else f"{words}\n{observation}"
 
 
 def text(page: Page) -> str:
-    """The observation `text`: the nodes without what they are, parted by `[SEP]`."""
+    """The observation `text`: the texts of the nodes, joined by `[SEP]`."""
     return " [SEP] ".join([node.text.strip() for node in visible(page)])
 
 
 def text_rich(page: Page, *, address: str = "", opened: Sequence[str] = ()) -> str:
-    """The observation `text_rich`: one node a line, buttons marked, and marked as clicked.
+    """The observation `text_rich`: one node per line; buttons, and clicked ones, are marked.
 
-    An option counts as clicked where its value stands between quotes in the page's `address` (as in the
-    original, where a value with a quote, a backslash or a letter outside ASCII never does); a product, once
-    opened.
+    An option counts as clicked if its value occurs in quotes in the page's `address`. As in the
+    original, a value with a quote, a backslash or a non-ASCII letter never does. A product counts
+    as clicked once it is in `opened`.
     """
     above, lines = "", []
     for node in visible(page):
@@ -165,9 +165,9 @@ def _marked(label: str, *, clicked: bool) -> str:
 
 
 def clickables(page: Page) -> dict[str, Node]:
-    """What can be clicked, by its text in lower case: buttons first, then products, then options.
+    """The clickable nodes by label in lower case: buttons, then products, then options.
 
-    Of two with the same text the later one is meant, in the place of the earlier.
+    Of two nodes with the same label, the later one replaces the earlier, at the earlier's position.
     """
     found = {node.text.lower(): node for node in page if node.kind == "button"}
     found |= {node.text.lower(): node for node in page if node.kind == "product"}

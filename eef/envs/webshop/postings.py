@@ -1,7 +1,7 @@
-"""PostingsWriter: the products' search texts, one after another → the columns which `search.py` ranks by.
+"""PostingsWriter: the products' search texts → the columns of the search index.
 
-Postings come in the order of the products and are turned into the order of the terms at the end, a block at a time, so
-that no more of them is in memory than BLOCK.
+Postings arrive in product order and are sorted by term at the end, in blocks, so that at most BLOCK
+of them are in memory at once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PAIRS = 1 << 16
 
 
 def term_key(word: str) -> int:
-    """A term as 64 bits of its BLAKE2b: among two million terms two are one with a chance of one in ten million."""
+    """A 64-bit BLAKE2b hash of a term; two million terms collide with a probability of 1e-7."""
     return int.from_bytes(blake2b(word.encode(errors="surrogatepass"), digest_size=8).digest())
 
 
 def encode_length(length: int) -> int:
-    """Lucene's one-byte code of a document length: exact below 40, then four significant bits."""
+    """Lucene's one-byte code of a document length: exact below 40, then 4 significant bits."""
     if length < 24:
         return length
     rest = length - 24
@@ -35,10 +35,10 @@ def encode_length(length: int) -> int:
 
 
 class PostingsWriter:
-    """Counts the terms of each product; goes on behind those which the columns have.
+    """Counts the terms of each product and appends them to columns, which may already hold some.
 
-    What a product adds to a score depends on how often it holds the term and on its length's code: such a pair is
-    kept once, and a posting is a product and the number of a pair.
+    A product's contribution to a score depends on how often it contains the term and on the code of
+    its length. Each such pair is stored once; a posting is a product and the number of a pair.
     """
 
     def __init__(self, columns: Columns) -> None:
@@ -49,7 +49,7 @@ class PostingsWriter:
         self._known: dict[str, tuple[int, ...]] = {}
 
     def add(self, text: str) -> None:
-        """The next product's search text."""
+        """Append the next product's search text."""
         numbers: list[int] = []
         for word in text.replace("\n", " ").split(" "):
             known = self._known.get(word)
@@ -62,7 +62,7 @@ class PostingsWriter:
         self._columns.append("totals", [total])
 
     def _terms(self, word: str) -> tuple[int, ...]:
-        """The numbers of the terms of what stands between two blanks; no token goes over a blank."""
+        """The numbers of the terms of a word (text between blanks; no token spans a blank)."""
         if len(self._known) >= REMEMBERED_WORDS:
             self._known.clear()
         stems = (term(token) for token in tokens(word))
@@ -78,13 +78,13 @@ class PostingsWriter:
 
     def _pair(self, count: int, code: int) -> int:
         if (count, code) not in self._pairs:
-            assert len(self._pairs) < _PAIRS, "no catalog has so many different counts and lengths"
+            assert len(self._pairs) < _PAIRS, "more count-length pairs than a uint16 can number"
             self._pairs[count, code] = len(self._pairs)
             self._columns.append("pairs", [count, code])
         return self._pairs[count, code]
 
     def finish(self, on_progress: OnProgress = ignore_progress) -> None:
-        """Turn the postings into the order of the terms, which is that of their keys."""
+        """Sort the postings by term key."""
         columns = self._columns
         vocabulary, read = columns.read("vocabulary"), columns.read("read_terms")
         order = np.argsort(vocabulary)

@@ -1,6 +1,6 @@
-"""RewardParts: how well a purchase meets a goal, part by part as the original weighs them.
+"""RewardParts: how well a purchase meets a goal, in parts, weighted as in the original.
 
-The last stage of WebShop's data: product bought + options + goal → reward in [0, 1].
+Product bought + options + goal → reward in [0, 1].
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ CACHED_TEXTS = 50_000
 _LATIN_1 = dict.fromkeys(range(128, 256))
 
 _COLORS = """
-    alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown burgundy
-    camel camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee cognac copper coral
-    cranberry cream crystal dark denim eggplant elephant espresso fuchsia gold granite grape graphite grass
-    gray green grey heather indigo ivory ivy khaki lavender lemon leopard light lilac lime magenta maroon
-    mauve merlot midnight mint mocha multicolor mushroom mustard natural navy nude olive orange peach pewter
-    pink plum purple rainbow red rose royal rust sand sapphire seashell silver skull slate steel stone
-    stonewash sunflower tan taupe teal tiger turquoise violet walnut wheat white wine yellow
+    alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown
+    burgundy camel camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee
+    cognac copper coral cranberry cream crystal dark denim eggplant elephant espresso fuchsia
+    gold granite grape graphite grass gray green grey heather indigo ivory ivy khaki lavender
+    lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha multicolor
+    mushroom mustard natural navy nude olive orange peach pewter pink plum purple rainbow red
+    rose royal rust sand sapphire seashell silver skull slate steel stone stonewash sunflower
+    tan taupe teal tiger turquoise violet walnut wheat white wine yellow
 """
-# In the order in which they are looked for, which decides between two in one text.
+# In search order: if a text contains two colors, the first in this list counts.
 COLORS = tuple(_COLORS.split())
 
 Nouns = Callable[[str], Sequence[str]]
@@ -37,7 +38,7 @@ Nouns = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class RewardParts:
-    """What the reward is made of. `r_option` is None for a goal without options; weights sum to 1."""
+    """The parts of the reward. `r_option` is None for a goal without options; weights sum to 1."""
 
     reward: float
     r_type: float
@@ -52,13 +53,13 @@ class RewardParts:
     w_price: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As a dict; without `r_option` and `w_option` where the goal has no options."""
+        """As a dict, without `r_option` and `w_option` if the goal has no options."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class TypeMatch:
-    """Whether two products are of a kind."""
+    """Whether two products are of the same kind, and by which criteria."""
 
     r_type: float
     query_match: bool
@@ -76,11 +77,11 @@ def score_purchase(
     *,
     compat: bool = True,
 ) -> RewardParts:
-    """The reward for buying `product` at `price` with `options` (values); `wanted` is the goal's product.
+    """The reward for buying `product` at `price` with `options` (values).
 
-    `compat` keeps the original's slip that a synthetic goal's option is compared as the text of a (name,
-    value) pair, by which 6.6 % of the synthetic goals of the 1,000-product data cannot be won; without it,
-    values are compared.
+    `wanted` is the goal's product. `compat` keeps a bug of the original: a synthetic goal's option
+    is compared as the text of its (name, value) pair, so that 6.6 % of the synthetic goals of the
+    1,000-product data cannot be won. Without it, values are compared.
     """
     kind = match_type(product, wanted, nouns)
     attributes = count_attributes(product, goal.attributes)
@@ -103,20 +104,20 @@ def score_purchase(
 
 
 def similar(one: str, other: str) -> bool:
-    """Whether two short texts hold the same words, nearly (token set ratio above 85 of 100)."""
+    """Whether two short texts have nearly the same words (token set ratio above MATCH of 100)."""
     ratio: float = token_set_ratio(_words(one), _words(other))
     return round(ratio) > MATCH
 
 
 @lru_cache(CACHED_TEXTS)
 def _words(text: str) -> str:
-    # The original drops Latin-1's upper half before it looks for words.
+    # The original removes the upper half of Latin-1 before it splits into words.
     words: str = default_process(text.translate(_LATIN_1))
     return words
 
 
 def count_attributes(product: Product, wanted: Sequence[str]) -> int:
-    """How many of the attributes the product has, by its own list or in the words of its pages."""
+    """How many wanted attributes the product has, in its own list or in the text of its pages."""
     pages = (product.title.lower(), " ".join(product.bullets).lower(), product.description.lower())
     return sum(
         any(similar(has, name) for has in product.attributes) or any(name in page for page in pages)
@@ -127,7 +128,7 @@ def count_attributes(product: Product, wanted: Sequence[str]) -> int:
 def count_options(
     chosen: Sequence[str], wanted: Sequence[str | tuple[str, str]], *, compat: bool
 ) -> int:
-    """How many of the wanted options were chosen; which option has the value makes no difference."""
+    """How many wanted values were chosen; the name of the option does not matter."""
     values = [first_color(value) for value in chosen]
     return sum(
         any(similar(value, _option_text(option, compat)) for value in values) for option in wanted
@@ -139,16 +140,17 @@ def _option_text(option: str | tuple[str, str], compat: bool) -> str:
         return first_color(option)
     if not compat:
         return first_color(option[1])
-    # `color in pair` is true for a whole element only; the name of an option may be a color too.
+    # `color in pair` matches whole elements only; an option's name may be a color, too.
     return next((color for color in COLORS if color in option), str(option))
 
 
 def first_color(text: str) -> str:
-    """The first color that occurs in the text (also inside a word: `standard` → `tan`), else the text."""
+    """The first color in the text, even inside a word (`standard` → `tan`); else the text."""
     return next((color for color in COLORS if color in text), text)
 
 
 def match_type(product: Product, wanted: Product, nouns: Nouns) -> TypeMatch:
+    """Compare the kinds of two products by query, category and title, as in the original."""
     query_match = product.query == wanted.query
     category_match = len(_parts(product.product_category) & _parts(wanted.product_category)) >= 2
     title_score = compare_titles(nouns(product.title), nouns(wanted.title))
@@ -163,5 +165,5 @@ def _parts(category: str) -> set[str]:
 
 
 def compare_titles(bought: Sequence[str], wanted: Sequence[str]) -> float:
-    """The share of the wanted title's nouns (with repeats) that the bought one has; 0.2 where it has none."""
+    """Share of the `wanted` nouns (with repeats) that occur in `bought`; 0.2 without any."""
     return len(set(bought) & set(wanted)) / len(wanted) if wanted else 0.2

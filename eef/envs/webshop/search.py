@@ -1,6 +1,6 @@
 """SearchIndex: ranked retrieval over the catalog, equal to the original's Lucene index (BM25).
 
-Stands between the columns (`postings.py` writes them) and the result pages.
+`postings.py` writes the columns of the index.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ TOP = 50
 CACHED_QUERIES = 4096
 CACHED_TERMS = 2048
 MAX_CACHED_QUERY_LENGTH = 1000
-SMALL = 50_000  # products: in so small a shop all scores are added up sooner than some are left out
-LOOKUP_COST = (
-    32  # looking a product up in a list of postings costs as much as reading so many of them
-)
+SMALL = 50_000  # up to so many products, scoring all is faster than pruning
+LOOKUP_COST = 32  # one lookup in a list of postings costs as much as reading so many postings
 TINY = float(np.finfo(np.float64).tiny)
-BLOCKS = 1024  # whose best scores tell what fifty products reach
+BLOCKS = 1024  # blocks of the catalog whose best scores bound the score of the 50th product
 
 Hits = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Clause:
-    """A term of a query: where its postings stand, what a match adds for each pair, and at most.
+    """A term of a query.
 
-    In a small shop `impacts` is what it adds to each of its postings.
+    postings     its range in `documents`
+    by_pair      its contribution to a score, for each row of `pairs`
+    max_impact   the largest of these
+    impacts      its contribution for each of its postings, in a small shop; None otherwise
     """
 
     postings: slice
-    parts: np.ndarray
+    by_pair: np.ndarray
     max_impact: float
     impacts: np.ndarray | None
 
@@ -51,15 +52,15 @@ class _Clause:
 
 
 class SearchIndex:
-    """An inverted index; a term's postings are the products that hold it, in order.
+    """An inverted index; a term's postings are the products that contain it, in order.
 
-    terms         uint64 (terms): their keys (`term_key`), ascending
+    terms         uint64 (terms): term keys (`term_key`), ascending
     offsets       int64 (terms + 1): term t's postings are `documents[offsets[t]:offsets[t + 1]]`
     documents     int32 (postings): positions in the catalog
-    pair_numbers  uint16 (postings): how often that product holds the term, and how long it is, as a row of `pairs`
-    pairs         int32 (pairs, 2): a count, and a length in Lucene's one-byte code
+    pair_numbers  uint16 (postings): the row of `pairs` for that term and product
+    pairs         int32 (pairs, 2): a term count, and a length in Lucene's one-byte code
     totals        int32 (products): number of terms, for the exact mean length
-    ranks         int32 (products): place in the order of asins, which breaks ties
+    ranks         int32 (products): rank by asin, which breaks ties
     """
 
     def __init__(self, columns: Columns) -> None:
@@ -78,7 +79,7 @@ class SearchIndex:
 
     @classmethod
     def build(cls, texts: Iterable[str], asins: Sequence[str]) -> SearchIndex:
-        """Index one text a product in memory; `asins` are their names in the same order."""
+        """An index in memory of one text per product; `asins` are in the same order."""
         columns = MemoryColumns()
         writer = PostingsWriter(columns)
         for text in texts:
@@ -90,7 +91,7 @@ class SearchIndex:
         return cls(columns)
 
     def search(self, query: str) -> Hits:
-        """The best 50 products (position, score), best first; equal scores in the order of their asins."""
+        """The top 50 products as (position, score), best first; ties are ordered by asin."""
         with self._lock:
             hits = self._cache.get(query)
             if hits is None:
@@ -118,7 +119,10 @@ class SearchIndex:
         return tuple(zip(products[order].tolist(), scores[order].tolist(), strict=True))
 
     def _make_clause(self, word: str, times: int) -> _Clause | None:
-        """Lucene's weights, in its single precision: weight − weight / (1 + count · 1 / (k1 · …))."""
+        """A term's weights, in Lucene's single precision: w − w / (1 + count · 1 / (k1 · …)).
+
+        None if no product contains the term.
+        """
         key = np.uint64(term_key(word))
         at = int(np.searchsorted(self.terms, key))
         if at == len(self.terms) or self.terms[at] != key:
@@ -128,12 +132,12 @@ class SearchIndex:
         weight = np.float32(times) * np.float32(
             np.log(1 + (self._filled - size + 0.5) / (size + 0.5))
         )
-        parts = (weight - weight / self._saturation).astype(np.float64)
-        impacts = parts.take(self.pair_numbers[postings]) if len(self._scores) <= SMALL else None
-        return _Clause(postings, parts, float(parts.max()), impacts)
+        by_pair = (weight - weight / self._saturation).astype(np.float64)
+        impacts = by_pair.take(self.pair_numbers[postings]) if len(self._scores) <= SMALL else None
+        return _Clause(postings, by_pair, float(by_pair.max()), impacts)
 
     def _score_all(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
-        """Products and scores of all that can be among the best, in a small shop."""
+        """Products that may rank among the top 50, with scores; scores all products."""
         found = np.concatenate([self.documents[clause.postings] for clause in clauses])
         impacts = np.concatenate(
             [clause.impacts for clause in clauses if clause.impacts is not None]
@@ -143,12 +147,12 @@ class SearchIndex:
         return _top_hits(products, scores[products])
 
     def _score_pruned(self, clauses: list[_Clause]) -> tuple[np.ndarray, np.ndarray]:
-        """Products and scores of all that can be among the best.
+        """Products that may rank among the top 50, with scores; prunes products (MaxScore).
 
-        Rare terms come first. Once those left could not lift a further product among the best, only the products
-        that they can lift so far are completed.
+        Terms are processed by decreasing impact. As soon as the remaining terms cannot lift any new
+        product into the top 50, scores are completed only for products that can still reach it.
         """
-        self._scores.fill(0)  # also of what an interrupted search has left
+        self._scores.fill(0)  # an interrupted search may have left scores
         done, left = 0.0, sum(clause.max_impact for clause in clauses)
         for at, clause in enumerate(clauses):
             if left < done and left < (bound := self._threshold(self._scores)):
@@ -158,16 +162,16 @@ class SearchIndex:
         return _top_hits(*self._at_least(self._threshold(self._scores)))
 
     def _add_clause(self, clause: _Clause) -> None:
-        """Add what a term is worth to every product that holds it."""
-        impacts = clause.parts.take(self.pair_numbers[clause.postings])
+        """Add a term's contribution to the score of every product that contains it."""
+        impacts = clause.by_pair.take(self.pair_numbers[clause.postings])
         np.add.at(self._scores, self.documents[clause.postings], impacts)
 
     def _threshold(self, scores: np.ndarray) -> float:
-        """A score that fifty products reach: each block of the catalog has one that reaches its best."""
+        """A score that at least 50 products reach, from the best score of each block."""
         return _threshold_of(np.maximum.reduceat(scores, self._blocks))
 
     def _at_least(self, least: float) -> tuple[np.ndarray, np.ndarray]:
-        """Products with this score at least, and their scores."""
+        """Products with at least this score, and their scores."""
         products = np.flatnonzero(self._scores >= (least or TINY))
         return products, self._scores[products]
 
@@ -179,7 +183,7 @@ class SearchIndex:
         bound: float,
         left: float,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Add the terms left to those products which they can lift to the bound."""
+        """Add the remaining terms to the scores of products that can still reach the bound."""
         for clause in clauses:
             candidates = scores + left >= bound
             products, scores = products[candidates], scores[candidates]
@@ -189,11 +193,11 @@ class SearchIndex:
         return _top_hits(products, scores)
 
     def _impacts(self, products: np.ndarray, clause: _Clause) -> np.ndarray:
-        """What a term adds to each of the products, 0 for those without it."""
+        """A term's contribution to the score of each product; 0 for those without it."""
         if len(products) * LOOKUP_COST < clause.size:
             found, numbers = self.documents[clause.postings], self.pair_numbers[clause.postings]
             places = np.minimum(np.searchsorted(found, products), len(found) - 1)
-            return np.where(found[places] == products, clause.parts[numbers[places]], 0)
+            return np.where(found[places] == products, clause.by_pair[numbers[places]], 0)
         self._scores.fill(0)
         self._add_clause(clause)
         return self._scores[products]
@@ -204,14 +208,14 @@ def _max_impact(clause: _Clause) -> float:
 
 
 def _threshold_of(scores: np.ndarray) -> float:
-    """A score that the best 50 reach, a hair lower: single precision may yet make two scores one. 0 for fewer."""
+    """The 50th best score, slightly lowered since single precision may merge scores; or 0."""
     if len(scores) < TOP:
         return 0.0
     return float(np.partition(scores, len(scores) - TOP)[len(scores) - TOP]) * (1 - 1e-6)
 
 
 def _top_hits(products: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 50 best and those a hair below them, with scores in single precision as Lucene gives them."""
+    """The top 50 and near ties, with scores in single precision as in Lucene."""
     if len(scores) > TOP:
         good = scores >= _threshold_of(scores)
         products, scores = products[good], scores[good]
@@ -219,7 +223,7 @@ def _top_hits(products: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _saturation(pairs: np.ndarray, mean_length: float) -> np.ndarray:
-    """1 + count / (k1 · (1 − b + b · length / mean length)) for each pair; float32 (pairs), rounded as in Lucene."""
+    """1 + count / (k1 · (1 − b + b · length / mean)) per pair; float32, rounded as in Lucene."""
     lengths = np.array([decode_length(code) for code in range(256)], dtype=np.float32)
     k1, b, one = np.float32(K1), np.float32(B), np.float32(1)
     inverse = one / (k1 * ((one - b) + b * lengths / np.float32(max(mean_length, 1e-9))))
@@ -227,7 +231,7 @@ def _saturation(pairs: np.ndarray, mean_length: float) -> np.ndarray:
 
 
 def decode_length(code: int) -> int:
-    """The length that a code stands for (`encode_length`): the smallest which has it."""
+    """The smallest length with this code (the inverse of `encode_length`)."""
     if code < 24:
         return code
     rest = code - 24

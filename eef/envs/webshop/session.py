@@ -1,7 +1,6 @@
-"""Session: where an episode stands, and how an action moves it on. Session + action + shop → Session.
+"""Session: an episode's state, and how actions change it. Session + action + shop → Session.
 
-Stands between the agent's actions and the pages. A session is a small frozen record, so a snapshot is the
-session.
+A session is a small frozen record, so a snapshot is the session itself.
 """
 
 from __future__ import annotations
@@ -34,8 +33,11 @@ SHOWN_LABELS = 40
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How the shop behaves. `compat`: as the original does, slips and back doors included; `endless_next`: `Next >`
-    shows behind the last results too."""
+    """The configurable behavior of the shop.
+
+    `compat` keeps the original's bugs and undocumented searches. With `endless_next`, the `Next >`
+    button is shown even after the last results.
+    """
 
     products_per_page: int = 10
     attributes_page: bool = False
@@ -45,11 +47,11 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One episode's state: its goal's index, the page it is on, and what led there.
+    """One episode's state: the index of its goal, the current page, and what led to it.
 
-    `asins` are the products opened since the search page, in order; `options` the chosen values by name in
-    the order of their first choice; `actions` how often each kind of action was carried out. Lists and dicts
-    are never changed, every action makes a new session.
+    `asins` lists the products opened since the search page, in order. `options` maps option names
+    to chosen values, in the order of the first choice. `actions` counts each kind of action. Lists
+    and dicts are never modified; every action creates a new session.
     """
 
     goal: int
@@ -68,10 +70,11 @@ class Session:
 
 
 def parse(action: str) -> tuple[str, str]:
-    """Name and argument of `name[argument]`, the argument in lower case; anything else is ("", "").
+    """Name and argument of `name[argument]`, the argument in lower case; otherwise ("", "").
 
-    Of the first line, the name reaches to the last bracket that still leaves an argument; what follows the last
-    closing one is ignored. It is what the pattern `(.+)\\[(.+)\\]` matches, which takes hours for 100,000 brackets.
+    Only the first line counts. The name extends to the last opening bracket that leaves a nonempty
+    argument; text after the last closing bracket is ignored. This equals the regular expression
+    `(.+)\\[(.+)\\]`, which takes hours on 100,000 brackets.
 
     >>> parse("search[Red [wool] socks]"), parse("search[]")
     (('search[Red ', 'wool] socks'), ('', ''))
@@ -85,7 +88,10 @@ def parse(action: str) -> tuple[str, str]:
 def advance(
     shop: Shop, rules: Rules, session: Session, labels: Mapping[str, Node], action: str
 ) -> Session:
-    """The session after an action on a page with these `clickables`; the same object where it does nothing."""
+    """The session after an action on a page with clickable `labels`.
+
+    The same object if the action has no effect.
+    """
     name, argument = parse(action)
     if name == "search":
         return show_results(session, argument.split(" "), 1)
@@ -96,13 +102,17 @@ def advance(
 
 
 def explain(action: str, labels: Mapping[str, Node]) -> str:
-    """Why an action did nothing on a page with these `clickables`."""
+    """Why an action had no effect on a page with clickable `labels`, for the agent to read."""
     name, argument = parse(action)
     if name != "click":
-        return f"Nothing happened: {_short(action)!r} is no action. Actions are search[words] and click[label]."
+        return (
+            f"Nothing happened: {_short(action)!r} is no action. "
+            "Actions are search[words] and click[label]."
+        )
     known = ", ".join(list(labels)[:SHOWN_LABELS]) or "nothing"
     more = ", …" if len(labels) > SHOWN_LABELS else ""
-    return f"Nothing happened: {_short(argument)!r} cannot be clicked here. What can be: {known}{more}."
+    label = _short(argument)
+    return f"Nothing happened: {label!r} cannot be clicked here. What can be: {known}{more}."
 
 
 def _short(words: str) -> str:
@@ -122,7 +132,7 @@ def show_results(session: Session, keywords: list[str], page: int) -> Session:
 
 
 def click(shop: Shop, rules: Rules, session: Session, label: str, node: Node) -> Session:
-    """Follow a click. The label decides, as in the original: an option `description` opens that page."""
+    """Follow a click. Only the label counts, as in the original: option `features` opens a page."""
     if label == BUY.lower():
         return buy(shop, rules, session)
     if label == BACK.lower():
@@ -157,7 +167,7 @@ def choose(session: Session, name: str, value: str) -> Session:
 
 
 def buy(shop: Shop, rules: Rules, session: Session) -> Session:
-    """End the episode with the reward of the product shown and the options chosen."""
+    """End the episode; score the product shown with the options chosen."""
     asin = _asin(session)
     position = shop.catalog.position(asin)
     assert position is not None, f"{asin} was shown but is not in the catalog"
@@ -175,7 +185,7 @@ def buy(shop: Shop, rules: Rules, session: Session) -> Session:
 
 
 def render(shop: Shop, rules: Rules, session: Session) -> Page:
-    """The page a session shows."""
+    """The page of a session."""
     if session.view == "done":
         assert session.parts is not None, "the done page follows a purchase"
         return done_page(_asin(session), session.options, session.parts.reward)
@@ -200,7 +210,10 @@ def shown(shop: Shop, rules: Rules, session: Session) -> list[Product]:
 
 
 def find(shop: Shop, rules: Rules, keywords: list[str]) -> list[int]:
-    """Positions of the products a search shows. Back doors of the original: `<q> query`, `<c> category`."""
+    """Positions of the products that a search finds.
+
+    With `compat`, the original's undocumented searches `<q> query` and `<c> category` work, too.
+    """
     if rules.compat and keywords[0] in ("<q>", "<c>"):
         return _listed(shop, keywords)
     return [position for position, _ in shop.search(" ".join(keywords))]

@@ -1,6 +1,6 @@
-"""Shop: all that episodes share and never change – catalog, search index, prices, goals, nouns.
+"""Shop: the immutable data that all episodes share – catalog, search index, prices, goals, nouns.
 
-Built once by the environment from a data directory or a generated catalog; its clones hold the same Shop.
+The environment builds it once, from a data directory or synthetic settings; its clones share it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GoalKind = Literal["synthetic", "human"]
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """What there is to buy and to be asked for. `source` describes the data in the fingerprint."""
+    """The shared data of all episodes. `source` describes it in the fingerprint."""
 
     catalog: Catalog
     index: SearchIndex
@@ -48,7 +48,10 @@ class Shop:
         synthetic: Any,
         index: str = "auto",
     ) -> Shop:
-        """Make the shop of `synthetic` settings, or of the official files in `data`. Raises DataError."""
+        """The shop of `synthetic` settings, or of the official files in `data`.
+
+        DataError if a file is missing or malformed, or if there are no goals of this kind.
+        """
         columns, source = load(data, synthetic, index)
         catalog = Catalog(columns)
         rng = random.Random(price_seed)
@@ -60,7 +63,7 @@ class Shop:
         if not len(asked):
             raise DataError(
                 f"WebShop: no {goals} goals in `{data}`",
-                hint="human goals come from `items_human_ins.json`, synthetic ones from `items_ins_v2*.json`",
+                hint="human goals need `items_human_ins.json`, synthetic ones `items_ins_v2*.json`",
             )
         name, nouns = choose_tagger(tagger)
         return cls(
@@ -74,6 +77,7 @@ class Shop:
         )
 
     def search(self, query: str) -> Hits:
+        """The top 50 products as (position, score), best first."""
         return self.index.search(query)
 
     def product(self, asin: str) -> Product:
@@ -81,7 +85,7 @@ class Shop:
 
 
 def prepare(options: Mapping[str, Any], on_progress: OnProgress) -> None:
-    """Build the index that a shop of these settings needs, if it is not there. Raises DataError."""
+    """Build the index that a shop with these settings needs, unless it exists. Raises DataError."""
     data, index = options.get("data", "synthetic"), options.get("index", "auto")
     if data != "synthetic":
         files = OfficialFiles.find(Path(data))
@@ -90,17 +94,17 @@ def prepare(options: Mapping[str, Any], on_progress: OnProgress) -> None:
 
 
 def load(data: str | Path, synthetic: Any, index: str) -> tuple[Columns, dict[str, Any]]:
-    """The shop's columns and what they are (for the fingerprint)."""
+    """The shop's columns, and their description for the fingerprint."""
     if data == "synthetic":
         if index != "auto":
             raise ConfigError(
-                "WebShop: `index` has no effect on a generated shop", hint="leave it out"
+                "WebShop: `index` has no effect on a synthetic shop", hint="remove `env.index`"
             )
         records, about = _generate(synthetic)
         return _in_memory(records, "synthetic"), about
     if synthetic is not None:
         raise ConfigError(
-            "WebShop: `synthetic` has no effect on a data directory", hint="leave it out"
+            "WebShop: `synthetic` has no effect on a data directory", hint="remove `env.synthetic`"
         )
     files = OfficialFiles.find(Path(data))
     if _on_disk(files, index):
@@ -129,11 +133,11 @@ def _in_memory(records: Records, source: str) -> Columns:
 
 
 def _generate(given: Any) -> tuple[Records, dict[str, Any]]:
-    # ParsedEpisode here: whoever plays on official data has no use for the generator.
+    # Imported here, since official data does not need the generator.
     from eef.envs.webshop.synthetic import SyntheticSettings, generate
 
     if isinstance(given, Mapping) or given is None:
         given = parse_settings(SyntheticSettings, given or {}, source="WebShop: `synthetic`")
     if not isinstance(given, SyntheticSettings):
-        raise ConfigError(f"WebShop: `synthetic` is {given!r}, expected a table of settings")
+        raise ConfigError(f"WebShop: `synthetic` is {given!r}; expected a table of settings")
     return generate(given), {"data": "synthetic", "synthetic": given.model_dump(mode="json")}

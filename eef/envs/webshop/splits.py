@@ -1,4 +1,4 @@
-"""Splits: which goals are for training, validation and test. Stands between the goals and the tasks."""
+"""Splits: which goals are used for training, validation and test."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ HUMAN_GOALS, SYNTHETIC_GOALS = 12_087, 6910
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Ranges by a name, and of which goals they make sense: their kind (None: any), and how many at least."""
+    """Named ranges, the kind of goals they apply to (None: any), and the minimum of goals."""
 
     ranges: Mapping[str, tuple[int, int | None]]
     goals: str | None
     min_goals: int
 
 
-# The sizes of EEF's training sets are our reading of their names: all training goals, and the first 3,000 of them.
+# We take the names of EEF's training sets to mean all training goals, and the first 3,000 of them.
 PRESETS = {
     "canonical": Preset(CANONICAL, None, 1501),
     "eef-11k": Preset(CANONICAL, "human", HUMAN_GOALS),
@@ -43,7 +43,7 @@ SplitSpec = Mapping[str, "tuple[int, int | None] | str"]
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Goal indices by split, in the order in which a split's tasks come; no two splits share a goal."""
+    """Goal indices by split, in the order of its tasks; no two splits share a goal."""
 
     indices: Mapping[str, Sequence[int]]
 
@@ -51,10 +51,12 @@ class Splits:
     def of(
         cls, given: str | SplitSpec | None, kind: str, goals: int, overlap: str = "refuse"
     ) -> Splits:
-        """Splits of a preset, as given, or the default, of a shop with so many goals of this kind.
+        """Splits of a shop with `goals` goals of a `kind`; `default` if `given` is None.
 
-        A split is (first, end), end None for the last goal, or the path of a JSON list of indices. `eto:DIR` are
-        ETO's two lists in a directory. Raises ConfigError, DataError.
+        `given` is the name of a preset, `eto:DIR` (ETO's two lists in a directory), or a mapping
+        from split to (first, end) – end None for all the rest – or to the path of a JSON list of
+        indices. With `overlap` "drop", goals of other splits are removed from training. Raises
+        ConfigError and DataError.
         """
         if given is None:
             return cls.default(goals)
@@ -73,7 +75,8 @@ class Splits:
     def default(cls, goals: int) -> Splits:
         """The canonical split from 3,000 goals on: test 0–499, validation 500–1499, train the rest.
 
-        With fewer, test and validation get a sixth each, train the rest. The goals are shuffled already.
+        With fewer goals, test and validation get a sixth each, train the rest. Goals are already
+        shuffled.
 
         >>> Splits.default(13).indices
         {'test': range(0, 2), 'validation': range(2, 4), 'train': range(4, 13)}
@@ -92,16 +95,16 @@ class Splits:
     def __getitem__(self, name: str) -> Sequence[int]:
         if name not in self.indices:
             raise EnvError(
-                f"WebShop: no split {name!r}", hint=f"there are {', '.join(self.indices)}"
+                f"WebShop: unknown split {name!r}", hint=f"known splits: {', '.join(self.indices)}"
             )
         return self.indices[name]
 
     def split_of(self, index: int) -> str:
-        """The split a goal belongs to, "" for none."""
+        """The split that a goal belongs to; "" if none."""
         return next((name for name, part in self.indices.items() if index in part), "")
 
     def to_record(self) -> dict[str, Any]:
-        """For the fingerprint: a range's ends, or the number of indices and a hash of them."""
+        """The fingerprint of the splits: the ends of a range, or the number and hash of indices."""
         return {
             name: [part.start, part.stop] if isinstance(part, range) else [len(part), _hash(part)]
             for name, part in self.indices.items()
@@ -115,15 +118,15 @@ def _preset(name: str, kind: str, goals: int) -> SplitSpec:
         }
     if name not in PRESETS:
         raise ConfigError(
-            f"WebShop: `splits` is {name!r}, no preset",
-            hint=f"there are: {', '.join(PRESETS)}, eto:DIR",
+            f"WebShop: unknown preset {name!r} of `splits`",
+            hint=f"known presets: {', '.join(PRESETS)}, eto:DIR",
         )
     preset = PRESETS[name]
     if goals < preset.min_goals or preset.goals not in (None, kind):
         raise ConfigError(
-            f"WebShop: `splits` {name!r} is of {preset.min_goals:,} {preset.goals or ''} goals or more, this shop has "
-            f"{goals:,} {kind} ones".replace("  ", " "),
-            hint="set `env.goals` and `env.data` to what the split was made for, or leave `env.splits` out",
+            f"WebShop: `splits` is {name!r}, which needs at least {preset.min_goals:,} "
+            f"{preset.goals or ''} goals; this shop has {goals:,} {kind} goals".replace("  ", " "),
+            hint="set `env.goals` and `env.data` to those of the preset, or unset `env.splits`",
         )
     return preset.ranges
 
@@ -137,22 +140,24 @@ def _indices(name: str, part: tuple[int, int | None] | str, goals: int) -> Seque
         ):
             return range(min(first, goals), goals if end is None else min(end, goals))
     raise ConfigError(
-        f"WebShop: `splits` {name} = {part!r}, expected (first, end) with 0 <= first <= end, or a `.json` list's path",
-        hint="`end` is the first goal that no longer belongs to the split, null for all the rest",
+        f"WebShop: `splits.{name}` is {part!r}; expected (first, end) with 0 <= first <= end, "
+        "or the path of a `.json` list",
+        hint="`end` is exclusive; null stands for all the rest",
     )
 
 
 def _listed(path: Path, goals: int) -> tuple[int, ...]:
-    """A user's list of goal indices. DataError."""
+    """The goal indices in a JSON file. DataError if it is malformed."""
     found = read_json(path)
     members = found if isinstance(found, list) else [found]
     wrong = [index for index in members if type(index) is not int or not 0 <= index < goals]
     if wrong or members is not found:
         raise DataError(
-            f"`{path}`: expected a list of goal indices below {goals}, found {(wrong or members)[0]!r:.60}"
+            f"`{path}` holds {(wrong or members)[0]!r:.60}; expected a list of goal indices below "
+            f"{goals}"
         )
     if len(set(found)) < len(found):
-        raise DataError(f"`{path}` names a goal twice")
+        raise DataError(f"`{path}` lists a goal twice")
     return tuple(found)
 
 
@@ -160,8 +165,9 @@ def _refuse_shared(one: str, indices: Sequence[int], other: str, others: Sequenc
     shared = sorted(set(indices) & set(others))
     if shared:
         raise ConfigError(
-            f"WebShop: `splits` overlap at goal {shared[0]}: {one} and {other} share {len(shared)} goals",
-            hint='`env.overlap = "drop"` leaves out of training what validation or test has',
+            f"WebShop: the splits {one} and {other} overlap, first at goal {shared[0]} "
+            f"({len(shared)} in all)",
+            hint='`env.overlap = "drop"` removes the goals of other splits from training',
         )
 
 

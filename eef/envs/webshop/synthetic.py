@@ -1,16 +1,18 @@
-"""A generated shop in the official schema: settings + seed → records, which then take the same road as official data.
+"""A synthetic shop in the official schema: settings + seed → records, processed like official ones.
 
-Products come in families (a noun such as `granola`) and sit in the search results beside their siblings. Each has two
-attributes in its title, and options of which it lacks some values. What makes a goal hard can be set one by one:
+Products come in families (a noun such as `granola`), and a search finds a whole family. Each
+product has two attributes in its title, and options that lack some values. Each source of
+difficulty has a setting:
 
-    family_size       siblings the search cannot tell apart → more pages to turn
+    family_size       siblings that a search cannot separate → more pages to go through
     look_alikes       siblings with the same attributes → several products to open
-    missing_options   option values a product lacks → look-alikes that must be left again
-    search_noise      descriptions that name attributes the product lacks → the right one is not ranked first
-    price_spread      prices of a family apart → look-alikes that are too dear
+    missing_options   option values that a product lacks → look-alikes to back out of
+    search_noise      descriptions that name missing attributes → the right product ranks lower
+    price_spread      different prices within a family → look-alikes that are too expensive
 
-Every goal can be won: its product carries the attributes, options and price it asks for, and a search for them shows
-it. (With `compat=True` the original's comparison of options loses some synthetic goals here as well.)
+Every goal can be won: its product has the attributes, options and price that it asks for, and a
+search for them finds it. (With `compat=True`, some synthetic goals cannot be won, as in the
+original.)
 """
 
 from __future__ import annotations
@@ -30,31 +32,16 @@ from eef.envs.webshop.official import Records
 
 OPENINGS = ("i am looking for a", "i need a", "find me a", "i would like a")
 SYLLABLES = (
-    "ba",
-    "ce",
-    "di",
-    "fo",
-    "gu",
-    "ka",
-    "le",
-    "mi",
-    "no",
-    "pu",
-    "ra",
-    "se",
-    "ti",
-    "vo",
-    "zu",
-    "ne",
-)
-STRIDE = 387_420_489  # 3^18 and so without a divisor in common with a power of ten: every number comes once
+    "ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "zu", "ne",
+)  # fmt: skip
+STRIDE = 387_420_489  # 3^18 is coprime to any power of ten, so every number occurs once
 
 Item = dict[str, Any]
 Attributes = tuple[str, ...]
 
 
 class SyntheticSettings(Settings):
-    """What a synthetic shop is made of; equal settings make equal shops."""
+    """Settings of a synthetic shop; equal settings make equal shops."""
 
     seed: int = 0
     """Seed of the whole catalog."""
@@ -63,32 +50,32 @@ class SyntheticSettings(Settings):
     """Number of products."""
 
     family_size: int = Field(default=12, ge=1, le=40)
-    """Products of one kind; a search shows 50 at most."""
+    """Products per family; a search finds at most 50."""
 
     attribute_pool: int = Field(default=6, ge=2, le=10)
-    """Attributes that the products of a family draw from; fewer are shared by more of them."""
+    """Attributes that the products of a family draw from; the fewer, the more they share."""
 
     look_alikes: float = Field(default=0.4, ge=0, le=1)
-    """Share of products with the attributes of a sibling."""
+    """Share of the products that have the same attributes as a sibling."""
 
     missing_options: float = Field(default=0.5, ge=0, le=0.8)
-    """Share of an option's values that a product lacks; it has two at least."""
+    """Share of an option's values that a product lacks; it has at least two."""
 
     option_types: int = Field(default=2, ge=0, le=3)
-    """Options of a product (color, size …)."""
+    """Number of options per product (color, size …)."""
 
     search_noise: float = Field(default=1.0, ge=0, le=1)
-    """Chance that a product's description names an attribute of its family which it lacks."""
+    """Probability that a description names an attribute of the family that the product lacks."""
 
     price_spread: int = Field(default=8, ge=0, le=500)
-    """Dollars between a family's cheapest and dearest product, at most."""
+    """Maximum price difference in dollars within a family."""
 
 
 def generate(settings: SyntheticSettings) -> Records:
-    """The three official files' contents for a shop of these settings.
+    """The contents of the three official files for a shop with these settings.
 
-    Each product has one human-style instruction (`goals="human"`) and the text which the official generator extends
-    to one goal for each combination of its options (`goals="synthetic"`).
+    Each product has one human-style instruction (`goals="human"`), and the text that is extended to
+    one goal per combination of its options (`goals="synthetic"`).
     """
     rng = random.Random(settings.seed)
     items: list[Item] = []
@@ -109,17 +96,17 @@ def generate(settings: SyntheticSettings) -> Records:
 
 
 def _asins(settings: SyntheticSettings) -> Iterator[str]:
-    """Product numbers in a scattered order, so that ties by asin are no clue; below 1,000 in a small shop."""
+    """Asins in scattered order, so that ties by asin reveal nothing; below 1,000 in small shops."""
     numbers = 1_000 if settings.products <= 1_000 else 1_000_000
     offset = random.Random(settings.seed).randrange(numbers)
     return (f"B{(index * STRIDE + offset) % numbers:09d}" for index in count())
 
 
 def _families(number: int, rng: random.Random) -> list[Family]:
-    """Families of the lexicon in random order, then copies of these whose nouns are coined.
+    """The families of the lexicon in random order, then copies of them with coined nouns.
 
-    A coined noun is a single word. Were it `bababa shirt`, a search for a `shirt` would find it as well, and in a
-    large shop the shirts themselves would not be among the 50 it shows.
+    A coined noun is a single word. If it were `bababa shirt`, a search for `shirt` would find it,
+    too, and in a large shop the real shirts would not be among the 50 results.
     """
     known = list(families())
     rng.shuffle(known)
@@ -131,7 +118,7 @@ def _families(number: int, rng: random.Random) -> list[Family]:
 
 
 def _coined(index: int) -> str:
-    """A made-up word for each index: its digits in base 16 as syllables, three at least.
+    """A made-up word for each index: its hexadecimal digits as syllables, at least three.
 
     >>> _coined(0), _coined(17)
     ('bababa', 'bacece')
@@ -143,7 +130,7 @@ def _coined(index: int) -> str:
 def _siblings(
     family: Family, asins: list[str], settings: SyntheticSettings, rng: random.Random
 ) -> list[tuple[Item, Attributes]]:
-    """The products of one family, with the attributes each has."""
+    """The products of one family, each with its attributes."""
     pool = rng.sample(family.attributes, settings.attribute_pool)
     base_price = rng.randrange(8, 90)
     types = rng.sample(family.options, min(settings.option_types, len(family.options)))
@@ -174,7 +161,7 @@ def _siblings(
 def _options(
     types: list[str], settings: SyntheticSettings, rng: random.Random
 ) -> dict[str, list[str]]:
-    """For each type of option the values that a product has."""
+    """The option values that a product has, by type of option."""
     options = {}
     for name in types:
         values = OPTION_VALUES[name]
@@ -193,8 +180,11 @@ def _item(
     options: dict[str, list[str]],
     lacking: list[str],
 ) -> Item:
-    """One product in the official schema. `lacking` attributes stand in its description with their words turned
-    round, so that the search finds the words and the reward does not find the phrase."""
+    """One product in the official schema.
+
+    Its description contains the `lacking` attributes with their words reversed, so that search
+    finds the words but the reward does not find the phrase.
+    """
     noise = [" ".join(reversed(name.split())) for name in lacking]
     return {
         "asin": asin,

@@ -1,4 +1,4 @@
-"""WebShop as an environment: the protocol, snapshots that agree with replay, and any action answered."""
+"""WebShop as an environment: protocol, snapshots equal to replay, robust to any action."""
 
 import json
 
@@ -60,7 +60,7 @@ ACTIONS = st.one_of(
 
 @given(st.integers(0, 6), st.lists(ACTIONS, max_size=14))
 def test_snapshot_agrees_with_replay(env, goal, actions):
-    """From any state, a restored snapshot plays on as the same actions played from the start."""
+    """From any state, a restored snapshot continues like the same actions from the start."""
     player, other = env.clone(), env.clone()
     snapshots, observations, results = [], [player.reset(goal)], []
     for action in actions:
@@ -98,7 +98,7 @@ def test_verified_replay(env):
     replay(env.clone(), task, [PathStep(step, "e", at) for at, step in enumerate(steps)])
 
 
-def test_a_clone_is_another_episode(env):
+def test_clones_are_independent_episodes(env):
     one, other = env.clone(), env.clone()
     one.reset(0)
     other.reset(1)
@@ -109,7 +109,7 @@ def test_a_clone_is_another_episode(env):
         one.clone().step("search[socks]")
 
 
-def test_a_snapshot_is_another_clones_start(env):
+def test_a_clone_restores_another_clones_snapshot(env):
     one, other = env.clone(), env.clone()
     one.reset(0)
     one.step("search[socks]")
@@ -130,7 +130,7 @@ def test_tasks(env):
         env.task(7)
     with pytest.raises(EnvError, match="no goal -1"):
         env.clone().reset(-1)
-    with pytest.raises(EnvError, match="no split 'dev'"):
+    with pytest.raises(EnvError, match="unknown split 'dev'"):
         env.tasks("dev")
 
 
@@ -160,7 +160,7 @@ def test_search(env):
     assert all(isinstance(asin, str) and isinstance(score, float) for asin, score in hits)
 
 
-def test_fingerprint_tells_what_differs(env, tmp_path):
+def test_the_fingerprint_covers_every_setting(env, tmp_path):
     directory = write_shop(tmp_path)
     base = WebShop(directory).fingerprint()
     assert json.loads(json.dumps(base)) == base
@@ -194,7 +194,7 @@ def test_fingerprint_tells_what_differs(env, tmp_path):
         ({"synthetic": {"product": 5}}, "`synthetic`.*product"),
     ],
 )
-def test_settings_that_mean_nothing(setting, message):
+def test_invalid_settings(setting, message):
     with pytest.raises(ConfigError, match=message):
         WebShop(**setting)
 

@@ -1,4 +1,4 @@
-"""The scripted expert: flawless it wins, each lapse costs wins, and what it plays depends on the seeds alone."""
+"""The scripted expert: wins when flawless, loses wins by each lapse, depends on seeds only."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ SHOPS = (
 
 @pytest.fixture(scope="module")
 def demo():
-    """The shop of the demo's recipe, its limit and its number of training tasks."""
+    """The shop of the demo recipe, its step limit and its number of training tasks."""
     recipe = load_recipe(ROOT / "recipes" / "demo.toml")
     return make_env(recipe.env.name, recipe.env.options), recipe.tasks.train
 
@@ -41,12 +41,12 @@ def lapsing(env, **lapses):
     return ShopExpert(env, Author("expert", "lapsing"), Lapses(**lapses))
 
 
-# --- how often it wins ---------------------------------------------------------------------------------------------
+# --- win rates ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shop", SHOPS, ids=str)
 @pytest.mark.parametrize("goals", ["human", "synthetic"])
-def test_flawless_wins_every_task_when_it_has_the_steps(goals, shop):
+def test_flawless_wins_every_task_given_enough_steps(goals, shop):
     env = open_shop(goals, **shop)
     played = play_all(env, make_shop_expert(env, "flawless"), 60)
     assert [task for task, trajectory in played.items() if not trajectory.success] == []
@@ -56,8 +56,8 @@ def test_flawless_wins_every_task_when_it_has_the_steps(goals, shop):
     not list(DATA.glob("items_shuffle*.json")), reason=f"no official data at {DATA}"
 )
 @pytest.mark.parametrize(("goals", "least"), [("human", 1.0), ("synthetic", 0.85)])
-def test_flawless_wins_all_that_can_be_won_on_official_data(goals, least):
-    """A goal is lost where no search shows its product, or by the original's comparison of options as pairs."""
+def test_flawless_wins_every_winnable_task_on_official_data(goals, least):
+    """Goals are lost if search misses the product, or if options are compared as pairs."""
     env = WebShop(DATA, goals=goals, prompt="none")
     played = play_all(env, make_shop_expert(env, "flawless"))
     assert win_rate(played) >= least
@@ -76,7 +76,7 @@ def test_each_lapse_costs_wins(lapse):
     assert rates[0] > rates[1] > rates[2]
 
 
-def test_one_rate_for_all():
+def test_one_rate_for_all_lapses():
     assert Lapses.rate(0.2) == Lapses(
         wrong_product=0.2, settle_early=0.2, forget_option=0.2, buy_anyway=0.2
     )
@@ -120,8 +120,8 @@ def test_long_tasks_fail_more_often_than_short_ones(demo):
     assert won(range(7)) > 1.5 * won(range(8, 61))
 
 
-def test_lapses_leave_the_expert_with_something_to_learn_from(demo):
-    """Failures end in wrong purchases, not in silence: what EEF starts from are whole episodes."""
+def test_failed_episodes_end_in_purchases(demo):
+    """Failures are wrong purchases, not timeouts: EEF branches from complete episodes."""
     env, tasks = demo
     lost = [
         each
@@ -132,12 +132,12 @@ def test_lapses_leave_the_expert_with_something_to_learn_from(demo):
     assert fmean(each.reward > 0 for each in lost) > 0.8
 
 
-# --- what it depends on --------------------------------------------------------------------------------------------
+# --- determinism ----------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**31), st.sampled_from(["flawless", "strong", "weak"]))
 @settings(max_examples=10)
-def test_equal_seeds_play_equally_however_they_are_batched(seed, preset):
+def test_equal_seeds_play_equally_in_any_batching(seed, preset):
     env = open_shop()
     one, other = (
         play_all(env, make_shop_expert(env, preset), 15, seed=seed, batch_size=size)
@@ -146,13 +146,13 @@ def test_equal_seeds_play_equally_however_they_are_batched(seed, preset):
     assert {task: one[task].steps for task in one} == {task: other[task].steps for task in one}
 
 
-def test_other_seeds_play_otherwise():
+def test_other_seeds_play_differently():
     env = open_shop()
     plays = [play_all(env, make_shop_expert(env, "strong"), 30, seed=seed) for seed in (0, 1)]
     assert any(plays[0][task].steps != plays[1][task].steps for task in plays[0])
 
 
-def test_a_turn_depends_on_its_conversation_and_seed_alone():
+def test_a_turn_depends_only_on_conversation_and_seed():
     env = open_shop()
     expert = make_shop_expert(env, "strong")
     conversations = [
@@ -170,7 +170,7 @@ def test_a_turn_depends_on_its_conversation_and_seed_alone():
     assert together == backwards == alone
 
 
-def test_the_episode_it_is_asked_about_stays_where_it_is():
+def test_acting_does_not_change_the_episode():
     env = open_shop()
     env.reset(0)
     before = env.snapshot()
@@ -179,7 +179,7 @@ def test_the_episode_it_is_asked_about_stays_where_it_is():
 
 
 @pytest.mark.parametrize("options", [{"observation": "text_rich"}, {"prompt": "react"}])
-def test_it_plays_the_same_however_pages_and_rules_are_written(options):
+def test_play_does_not_depend_on_observation_or_prompt(options):
     shops = [
         WebShop(goals="human", tagger="words", synthetic={"products": 100}, **more)
         for more in ({}, options)
@@ -191,10 +191,10 @@ def test_it_plays_the_same_however_pages_and_rules_are_written(options):
         ]
 
 
-# --- what it writes ------------------------------------------------------------------------------------------------
+# --- completions ----------------------------------------------------------------------------------
 
 
-def test_every_turn_thinks_and_every_action_does_something():
+def test_every_turn_has_a_thought_and_an_effective_action():
     env = open_shop()
     played = play_all(env, make_shop_expert(env, "weak"), 40)
     for task in env.tasks("train").head(40):
@@ -206,7 +206,7 @@ def test_every_turn_thinks_and_every_action_does_something():
             assert env.session is not before, step
 
 
-def test_a_product_is_opened_behind_a_verdict_on_each_one_before_it():
+def test_every_product_before_the_opened_one_gets_a_verdict():
     env = open_shop()
     opened = 0
     for trajectory in play_all(env, make_shop_expert(env, "flawless"), 40).values():
@@ -222,8 +222,8 @@ def test_a_product_is_opened_behind_a_verdict_on_each_one_before_it():
     assert opened >= 40
 
 
-def test_each_thing_read_aloud_is_marked_by_what_is_needed():
-    """On results an attribute is marked `yes` where it is one of those needed; of an item's options the same."""
+def test_each_item_read_is_marked_as_needed_or_not():
+    """Attributes on result pages, and options on item pages, are marked `yes` if needed."""
     env = open_shop(missing_options=0.6)
     for task, trajectory in play_all(env, make_shop_expert(env, "flawless"), 40).items():
         goal = env.shop.goals[int(task.removeprefix("webshop/"))]
@@ -242,8 +242,8 @@ def test_each_thing_read_aloud_is_marked_by_what_is_needed():
                 assert words[-2:] == ["go", "back."]
 
 
-def test_a_lapse_shows_in_what_is_said():
-    """Who takes the wrong product takes its attributes for those needed; who buys anyway does not look."""
+def test_a_lapse_shows_in_the_thought():
+    """A wrong product's attributes are marked as needed; buying anyway skips the reading."""
     env = open_shop(missing_options=0.6)
     wrong = [
         step
@@ -263,7 +263,7 @@ def test_a_lapse_shows_in_what_is_said():
     assert not any("missing." in step.completion or step.action == BACK for step in bought)
 
 
-def test_long_lists_of_options_are_not_read_aloud():
+def test_long_lists_of_options_are_not_read():
     env = open_shop(missing_options=0.0)
     played = play_all(env, make_shop_expert(env, "flawless"), 20)
     read = [
@@ -274,7 +274,7 @@ def test_long_lists_of_options_are_not_read_aloud():
     ]
     assert any(" not " in text for text in read)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eef.envs.webshop.expert.READ_ALOUD", 7)
+        patch.setattr("eef.envs.webshop.expert.MAX_VALUES_READ", 7)
         played = play_all(env, make_shop_expert(env, "flawless"), 20)
     read = [
         step.completion
@@ -286,7 +286,7 @@ def test_long_lists_of_options_are_not_read_aloud():
 
 
 def answer_to(env, *completions):
-    """What a flawless shopper does where these completions of somebody else have led in the first task."""
+    """The flawless expert's turn after given completions in the first task."""
     conversation = build_conversation("", (), env.reset(0))
     for completion in completions:
         result = execute(env, parse_completion(completion)[1] or "")
@@ -299,7 +299,7 @@ def answer_to(env, *completions):
     )[1]
 
 
-def test_it_plays_on_from_where_others_went():
+def test_it_continues_from_other_policies_turns():
     env = open_shop()
     goal = env.shop.goals[0]
     searched = answer_to(env)
@@ -313,7 +313,7 @@ def test_it_plays_on_from_where_others_went():
 
 
 def turns_to(env, goal):
-    """The turns from the first page of results to that with the goal's product."""
+    """The number of page turns from the first results page to the goal's product."""
     return ["Action: click[next >]"] * ((rank(env, goal) - 1) // env.rules.products_per_page)
 
 
@@ -322,11 +322,11 @@ def test_a_conversation_of_another_shop():
     conversation = [
         {"role": "user", "content": "WebShop [SEP] Instruction: [SEP] find me a moon [SEP] Search"}
     ]
-    with pytest.raises(EnvError, match="does not know the task"):
+    with pytest.raises(EnvError, match="is not a goal of this shop"):
         make_shop_expert(env, "strong").act([conversation], [0], GREEDY)
 
 
 def test_an_unknown_preset():
-    with pytest.raises(EnvError, match="no scripted expert 'perfect'") as caught:
+    with pytest.raises(EnvError, match="unknown scripted expert 'perfect'") as caught:
         make_shop_expert(open_shop(), "perfect")
     assert "flawless" in caught.value.hint

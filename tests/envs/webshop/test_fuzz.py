@@ -1,5 +1,4 @@
-"""Whatever stands in the files, they are refused with a word of why or make a shop that can be played; whatever an
-agent writes is answered."""
+"""Fuzzing: any files are refused with a reason or make a playable shop; any action is answered."""
 
 import json
 import re
@@ -15,10 +14,10 @@ from eef.envs.webshop.session import parse
 from eef.errors import DataError, EefError
 from tests.fakes.small_shop import HUMAN, ITEMS, NOTES, write_shop
 
+MANY_OPTIONS = {str(name): [{"value": str(at)} for at in range(40)] for name in range(30)}
 FILES = ("items_shuffle.json", "items_ins_v2.json", "items_human_ins.json")
-texts = st.text(
-    st.characters(codec=None), max_size=20
-)  # lone surrogates and control characters among them
+# Includes lone surrogates and control characters.
+texts = st.text(st.characters(codec=None), max_size=20)
 words = texts | st.sampled_from(
     ["Wool Socks", "wool socks", "Red", "a › b", " ", "buy now", "< prev", "B000000002"]
 )
@@ -35,13 +34,13 @@ choices = st.dictionaries(
 prices = st.sampled_from(["", None, "$1", "$5 - $3", "$" + "9" * 400, "$١٢", "$0", "$1,000 - $2"])
 
 
-def perhaps_spoilt(whole):
-    """A record as it is, or without one of its fields, or with one that is odd."""
-    spoilt = st.tuples(whole, st.randoms(), st.just(...) | odd).map(lambda given: spoil(*given))
-    return st.one_of(whole, whole, whole, whole, spoilt)
+def maybe_broken(whole):
+    """A record as is, or without one of its fields, or with an odd value in one."""
+    broken = st.tuples(whole, st.randoms(), st.just(...) | odd).map(lambda given: break_one(*given))
+    return st.one_of(whole, whole, whole, whole, broken)
 
 
-def spoil(record, chance, value):
+def break_one(record, chance, value):
     key = chance.choice(sorted(record))
     return {
         name: value if name == key else kept
@@ -51,9 +50,10 @@ def spoil(record, chance, value):
 
 
 def item(asin):
-    return perhaps_spoilt(st.fixed_dictionaries({
-        "asin": st.just(asin), "name": words, "full_description": words, "pricing": prices, "query": words,
-        "small_description": words | st.lists(words, max_size=3), "category": words, "product_category": words,
+    return maybe_broken(st.fixed_dictionaries({
+        "asin": st.just(asin), "name": words, "full_description": words, "pricing": prices,
+        "query": words, "small_description": words | st.lists(words, max_size=3),
+        "category": words, "product_category": words,
         "customization_options": st.just("") | st.none() | choices,
     }))  # fmt: skip
 
@@ -66,12 +66,13 @@ note = st.fixed_dictionaries({
     "attributes": st.lists(words, max_size=3), "instruction": words,
     "instruction_attributes": st.lists(words, min_size=1),
 })  # fmt: skip
-notes = st.fixed_dictionaries({"B000000001": perhaps_spoilt(note)}, optional={"x": odd})
+notes = st.fixed_dictionaries({"B000000001": maybe_broken(note)}, optional={"x": odd})
 asked = st.fixed_dictionaries({
-    "instruction": words, "instruction_attributes": st.lists(words, min_size=1), "instruction_options": st.lists(words)
+    "instruction": words, "instruction_attributes": st.lists(words, min_size=1),
+    "instruction_options": st.lists(words),
 })  # fmt: skip
 human = st.fixed_dictionaries(
-    {"B000000001": st.lists(perhaps_spoilt(asked), min_size=1)}, optional={"x": odd}
+    {"B000000001": st.lists(maybe_broken(asked), min_size=1)}, optional={"x": odd}
 )
 
 
@@ -81,7 +82,7 @@ def somewhere(tmp_path_factory):
 
 
 def play_all_pages(env):
-    """Everything that can be clicked in an episode of the first goal, on the way to buying."""
+    """Click everything that can be clicked in an episode of the first goal, then buy."""
     assert env.reset(0)
     env.step(f"search[{env.goal.instruction}]")
     env.step(f"search[{env.shop.product(env.goal.asin).title}]")
@@ -104,13 +105,13 @@ def play_all_pages(env):
 
 
 def open_or_refuse(directory, **options):
-    """The shop played, or what is wrong with its files in one line."""
+    """Play the shop; return "", or the one-line message if its files are refused."""
     try:
         env = WebShop(directory, tagger="words", observation="text_rich", **options)
     except EefError as error:
-        said = error.message
-        assert said.splitlines() == [said]
-        return said
+        message = error.message
+        assert message.splitlines() == [message]
+        return message
     play_all_pages(env)
     return ""
 
@@ -122,8 +123,7 @@ def open_or_refuse(directory, **options):
     {},
     "synthetic",
 )
-@example([ITEMS[0] | {"customization_options": {str(n): [{"value": str(at)} for at in range(40)] for n in range(30)}}],
-         NOTES, HUMAN, "synthetic")  # fmt: skip
+@example([ITEMS[0] | {"customization_options": MANY_OPTIONS}], NOTES, HUMAN, "synthetic")
 @example([ITEMS[0] | {"pricing": "$" + "9" * 400}], NOTES, HUMAN, "synthetic")
 @example(
     [ITEMS[0] | {"name": "\ud800", "full_description": "\x00\x1b[2J", "query": "\u200d"}],
@@ -136,8 +136,8 @@ def test_any_records_make_a_shop_or_are_refused(somewhere, items, notes, human, 
     directory.mkdir(exist_ok=True)
     for name, content in zip(FILES, (items, notes, human), strict=True):
         (directory / name).write_text(json.dumps(content), encoding="utf-8")
-    said = open_or_refuse(directory, goals=goals)
-    assert open_or_refuse(directory, goals=goals, index=str(somewhere / "index")) == said
+    message = open_or_refuse(directory, goals=goals)
+    assert open_or_refuse(directory, goals=goals, index=str(somewhere / "index")) == message
 
 
 @given(st.sampled_from(FILES), st.data())
@@ -148,20 +148,20 @@ def test_damaged_files_make_a_shop_or_are_refused(somewhere, name, data):
     damage = data.draw(st.sampled_from(["cut", "lost", "other", "more"]))
     other = data.draw(st.binary(min_size=1, max_size=3))
     changed = {
-        "cut": whole[:at], "lost": whole[:at] + whole[at + 2 :], "other": whole[:at] + other + whole[at + len(other) :],
-        "more": whole + other,
+        "cut": whole[:at], "lost": whole[:at] + whole[at + 2 :], "more": whole + other,
+        "other": whole[:at] + other + whole[at + len(other) :],
     }[damage]  # fmt: skip
     (directory / name).write_bytes(changed)
-    said = open_or_refuse(directory)
+    message = open_or_refuse(directory)
     if damage == "cut":
-        assert f"{name}` is not JSON" in said
+        assert f"{name}` is not valid JSON" in message
 
 
 @given(odd, st.sampled_from([MANIFEST_FILE, STATE_FILE]))
 @example({"version": 1}, MANIFEST_FILE)
 @example({"version": 1}, STATE_FILE)
 @settings(max_examples=20)
-def test_an_index_whose_notes_are_odd_is_built_anew(somewhere, written, note):
+def test_an_index_with_odd_records_is_rebuilt(somewhere, written, note):
     files = OfficialFiles.find(write_shop(somewhere / "indexed"))
     directory = index_directory(files, somewhere / "notes")
     open_index(files, somewhere / "notes")
@@ -172,7 +172,7 @@ def test_an_index_whose_notes_are_odd_is_built_anew(somewhere, written, note):
     assert len(open_index(files, somewhere / "notes").columns.read("record_ends")) == 5
 
 
-def test_more_goals_than_can_be_made(tmp_path):
+def test_too_many_goals_are_refused(tmp_path):
     many = {str(name): [{"value": str(at)} for at in range(40)] for name in range(300)}
     with pytest.raises(
         DataError, match=r"product 0 \(B000000001\): its options have more than 10,000,000"
@@ -189,11 +189,13 @@ def env(request, tmp_path_factory):
 
 odd_texts = st.text(st.characters(codec=None), max_size=60)
 actions = st.one_of(
-    odd_texts, odd_texts.map(lambda text: f"search[{text}]"), odd_texts.map(lambda text: f"click[{text}]"),
+    odd_texts,
+    odd_texts.map(lambda text: f"search[{text}]"),
+    odd_texts.map(lambda text: f"click[{text}]"),
     st.sampled_from([
-        "", " ", "[", "]", "[]", "search", "search[]", "search[ ]", "search[  ]", "click[]", "search[<q>]",
-        "search[<c>]", "search[<c> ]", "search[socks]", "click[b000000001]", "click[buy now]", "click[next >]",
-        "click[< prev]", "click[red]", "click[back to search]",
+        "", " ", "[", "]", "[]", "search", "search[]", "search[ ]", "search[  ]", "click[]",
+        "search[<q>]", "search[<c>]", "search[<c> ]", "search[socks]", "click[b000000001]",
+        "click[buy now]", "click[next >]", "click[< prev]", "click[red]", "click[back to search]",
         "search[a\nb]", "search[\x00]", "search[ﬁ ①𝒳 ß İ ς]", "search[\ud800]",
     ]),
 )  # fmt: skip
@@ -202,7 +204,7 @@ actions = st.one_of(
 @given(st.integers(0, 6), st.lists(actions, max_size=12))
 @settings(max_examples=150)
 def test_any_action_is_answered(env, goal, written):
-    """Also after the end, where a search goes on and all else shows the last page again."""
+    """Also after the end: a search continues, any other action shows the last page again."""
     player = env.clone()
     player.reset(goal)
     over = False
@@ -222,7 +224,7 @@ PATTERN = re.compile(r"(.+)\[(.+)\]")
 
 
 @given(st.text("ab[]\n ", max_size=12) | st.text(st.characters(codec=None), max_size=20))
-def test_actions_are_parsed_as_the_originals_pattern_does(action):
+def test_actions_are_parsed_like_the_originals_pattern(action):
     found = PATTERN.match(action)
     assert parse(action) == ((found[1], found[2].lower()) if found else ("", ""))
 
@@ -230,8 +232,8 @@ def test_actions_are_parsed_as_the_originals_pattern_does(action):
 @pytest.mark.parametrize(
     "sign", ["[", "]", "[]", "a ", "é", "\u200d", "_", "'", "1,", "a[", "\n", "\ud800", "<q> "]
 )
-def test_a_long_action_takes_no_long_time(env, sign):
-    """100 kB of one sign are gone over once; square, it would take hours."""
+def test_long_actions_take_linear_time(env, sign):
+    """100 kB of one character; in quadratic time this would take hours."""
     player = env.clone()
     player.reset(0)
     long = sign * (100_000 // len(sign))

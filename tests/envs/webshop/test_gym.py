@@ -1,4 +1,4 @@
-"""WebShop in Gymnasium's form: its own checker, seeds, options, what ends an episode and what cuts it."""
+"""WebShop in Gymnasium: its checker, seeds, options, termination and truncation."""
 
 import pickle
 import subprocess
@@ -22,20 +22,21 @@ def env():
 
 
 @pytest.mark.parametrize("observation", ["text", "text_rich"])
-def test_gymnasiums_own_checker(observation):
+def test_gymnasiums_checker_passes(observation):
     check_env(gymnasium.make(ID, observation=observation, **SHOP).unwrapped)
 
 
-def test_it_is_made_by_its_name_alone():
-    """In a fresh interpreter, the module named before the id."""
-    script = f"import gymnasium; print(gymnasium.make('eef.envs.webshop.gym:{ID}', **{SHOP}).reset(seed=1)[0])"
+def test_it_is_made_by_its_name():
+    """In a fresh interpreter, with the module named before the id."""
+    make = f"gymnasium.make('eef.envs.webshop.gym:{ID}', **{SHOP})"
+    script = f"import gymnasium; print({make}.reset(seed=1)[0])"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
     )
     assert done.stdout.startswith("WebShop [SEP] Instruction:"), done.stderr
 
 
-def test_it_plays_as_the_environment_does(env):
+def test_it_plays_like_the_environment(env):
     plain = make_env("webshop", SHOP)
     page, info = env.reset(options={"task": 2})
     assert (page, info["task"]) == (plain.reset(2), "webshop/2")
@@ -85,7 +86,7 @@ def test_seeds_draw_tasks_of_the_split(env):
     assert set(drawn(3)).isdisjoint(known)
 
 
-def test_what_is_returned_belongs_to_the_caller(env):
+def test_returned_values_can_be_modified(env):
     _, info = env.reset(seed=0)
     info["clickables"].append("x")
     assert env.step("nothing")[4]["clickables"] == ["search"]
@@ -110,7 +111,7 @@ def test_render(env):
     assert env.unwrapped.render_mode is None
 
 
-def test_any_text_is_a_page_and_an_action():
+def test_any_text_is_in_both_spaces():
     texts = AnyText(seed=0)
     assert all(text in texts for text in ("", "é" * 100_000, "\x00", "\ud800", texts.sample()))
     assert 5 not in texts
@@ -125,15 +126,15 @@ def test_any_text_is_a_page_and_an_action():
         ({"task": -1}, "no goal -1"),
         ({"task": "3"}, "expected a goal index"),
         ({"task": 1.5}, "expected a goal index"),
-        ({"goal": 1}, "no option 'goal'"),
+        ({"goal": 1}, "unknown reset option 'goal'"),
     ],
 )
-def test_what_cannot_be_reset_to(env, options, words):
+def test_invalid_reset_options(env, options, words):
     with pytest.raises(EnvError, match=words):
         env.reset(options=options)
 
 
-def test_settings_that_mean_nothing(tmp_path):
+def test_invalid_settings(tmp_path):
     with pytest.raises(ConfigError, match="`step_limit` has no effect"):
         gymnasium.make(ID, step_limit=5)
     with pytest.raises(ConfigError, match="no setting"):

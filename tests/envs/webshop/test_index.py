@@ -1,4 +1,4 @@
-"""The index on disk: as the shop in memory, built once, whatever interrupts it, and never of other files."""
+"""The on-disk index: equal to the shop in memory, resumable, never outdated."""
 
 import json
 import multiprocessing
@@ -32,19 +32,19 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def files(data, tmp_path):
-    """The same files where a test may change them."""
+    """A copy of the files that a test may change."""
     return OfficialFiles.find(shutil.copytree(data, tmp_path / "data"))
 
 
 def contents(directory):
-    """Every column's bytes."""
+    """The bytes of every column."""
     return {
         path.name: path.read_bytes() for path in directory.iterdir() if path.name != "index.json"
     }
 
 
 @pytest.mark.parametrize("goals", ["human", "synthetic"])
-def test_a_shop_on_disk_is_the_shop_in_memory(data, tmp_path, goals):
+def test_a_shop_on_disk_equals_the_shop_in_memory(data, tmp_path, goals):
     disk, memory = (WebShop(data, goals=goals, index=index) for index in (str(tmp_path), "memory"))
     assert disk.fingerprint() == memory.fingerprint()
     assert list(disk.shop.goals) == list(memory.shop.goals)
@@ -57,7 +57,7 @@ def test_a_shop_on_disk_is_the_shop_in_memory(data, tmp_path, goals):
     assert disk.step("search[<c> garden]") == memory.step("search[<c> garden]")
 
 
-def test_it_is_built_once(files, tmp_path, monkeypatch):
+def test_the_index_is_built_once(files, tmp_path, monkeypatch):
     built = open_index(files, tmp_path / "cache")
     assert built.directory.parent == tmp_path / "cache" / "webshop"
     assert sorted(path.name for path in built.directory.parent.iterdir()) == [
@@ -80,7 +80,7 @@ def test_other_files_make_another_index(files, tmp_path, which):
     assert (after.directory, after.digest != before.digest) == (before.directory, True)
 
 
-def test_an_index_that_lost_a_part_is_built_anew(files, tmp_path):
+def test_an_index_with_a_missing_part_is_rebuilt(files, tmp_path):
     built = open_index(files, tmp_path)
     whole = contents(built.directory)
     os.truncate(built.directory / "documents.i4", 8)
@@ -88,25 +88,25 @@ def test_an_index_that_lost_a_part_is_built_anew(files, tmp_path):
     assert contents(open_index(files, tmp_path).directory) == whole
 
 
-def test_checksums_find_what_the_sizes_do_not(files, tmp_path):
+def test_checksums_detect_damage_of_equal_size(files, tmp_path):
     built = open_index(files, tmp_path)
     built.verify()
     path = built.directory / "records.u1"
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match="`records` is not as it was written") as caught:
+    with pytest.raises(DataError, match="checksum of column `records` does not match") as caught:
         open_index(files, tmp_path).verify()
     assert "--rebuild" in caught.value.hint
     open_index(files, tmp_path, rebuild=True).verify()
 
 
 class Stopped(BaseException):
-    """What a killed process looks like from inside."""
+    """Stands in for the death of the process."""
 
 
 @pytest.mark.parametrize("stop", [1, 7, 60, 119, "terms", "goal_order", "digest"])
-def test_an_interrupted_build_goes_on_and_ends_the_same(files, tmp_path, monkeypatch, stop):
+def test_an_interrupted_build_resumes_with_the_same_result(files, tmp_path, monkeypatch, stop):
     monkeypatch.setattr(index, "CHECKPOINT", 10)
     monkeypatch.setattr(official, "CHUNK", 1000)
     whole = contents(open_index(files, tmp_path / "whole").directory)
@@ -137,7 +137,7 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(files, tmp_path, monkeyp
     if stop in (60, 119, "terms"):
         assert (
             min(done for what, done in seen if what == "reading products") > 10_000
-        )  # did not begin at the start
+        )  # did not restart
 
 
 def build_and_be_killed(data, where, part):
@@ -152,8 +152,8 @@ def build_and_be_killed(data, where, part):
     open_index(OfficialFiles.find(Path(data)), Path(where), on_progress=on_progress)
 
 
-@pytest.mark.parametrize("part", ["reading products", "taking checksums"])
-def test_a_killed_build_goes_on_and_ends_the_same(files, tmp_path, part):
+@pytest.mark.parametrize("part", ["reading products", "computing checksums"])
+def test_a_killed_build_resumes_with_the_same_result(files, tmp_path, part):
     whole = contents(open_index(files, tmp_path / "whole").directory)
     worker = multiprocessing.get_context("spawn").Process(
         target=build_and_be_killed, args=(str(files.items), str(tmp_path / "cache"), part)
@@ -167,7 +167,7 @@ def test_a_killed_build_goes_on_and_ends_the_same(files, tmp_path, part):
     assert contents(again.directory) == whole
 
 
-def test_a_build_of_other_files_is_not_gone_on_with(files, tmp_path, monkeypatch):
+def test_a_build_of_other_files_is_not_resumed(files, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "CHECKPOINT", 10)
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -186,7 +186,7 @@ def build(data, where, results):
     results.put((len(env.shop.catalog), env.fingerprint()["sha256"]))
 
 
-def test_two_processes_at_once(files, tmp_path):
+def test_two_processes_build_one_index(files, tmp_path):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     workers = [
@@ -201,7 +201,7 @@ def test_two_processes_at_once(files, tmp_path):
     assert answers[0] == answers[1] == (120, OfficialFiles.find(files.items.parent).digest())
 
 
-def test_where_it_lies(files, tmp_path, monkeypatch):
+def test_index_directory(files, tmp_path, monkeypatch):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path / "mine"))
     assert cache_directory() == tmp_path / "mine"
     assert index_directory(files).parent == tmp_path / "mine" / "webshop"
@@ -210,7 +210,7 @@ def test_where_it_lies(files, tmp_path, monkeypatch):
     assert cache_directory() == tmp_path / "eef"
 
 
-def test_large_files_go_to_disk_by_themselves(files, tmp_path, monkeypatch):
+def test_large_files_are_indexed_on_disk_by_default(files, tmp_path, monkeypatch):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path))
     WebShop(files.items)
     assert not (tmp_path / "webshop").exists()
@@ -219,14 +219,14 @@ def test_large_files_go_to_disk_by_themselves(files, tmp_path, monkeypatch):
     assert index_directory(files).is_dir()
 
 
-def test_too_little_room_is_said_at_once(files, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_reported_first(files, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "SIZE_RATIO", 1e12)
-    with pytest.raises(DataError, match=r"GB in .* are free") as caught:
+    with pytest.raises(DataError, match=r"GB in .* GB free") as caught:
         open_index(files, tmp_path)
     assert "EEF_CACHE" in caught.value.hint
 
 
-def test_a_generated_shop_has_no_index():
+def test_a_synthetic_shop_has_no_index():
     with pytest.raises(ConfigError, match="`index` has no effect"):
         WebShop(index="memory")
 
@@ -254,7 +254,7 @@ def stream(path, opening, **options):
 
 
 @given(value=st.lists(JSON, max_size=5), indent=st.sampled_from([None, 1]), ascii=st.booleans())
-def test_a_list_is_streamed_as_it_is_parsed(tmp_path_factory, value, indent, ascii):
+def test_streaming_a_list_equals_parsing_it(tmp_path_factory, value, indent, ascii):
     path = tmp_path_factory.getbasetemp() / "list.json"
     path.write_text(
         json.dumps(value, indent=indent, ensure_ascii=ascii),
@@ -274,7 +274,7 @@ def test_a_list_is_streamed_as_it_is_parsed(tmp_path_factory, value, indent, asc
 
 
 @given(value=st.dictionaries(st.text('ab\\"é', max_size=3), JSON, max_size=4))
-def test_an_object_is_streamed_as_it_is_parsed(tmp_path_factory, value):
+def test_streaming_an_object_equals_parsing_it(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "object.json"
     path.write_text(json.dumps(value))
     assert dict(member for member, _ in stream(path, "{")) == value
@@ -282,13 +282,15 @@ def test_an_object_is_streamed_as_it_is_parsed(tmp_path_factory, value):
 
 
 @given(st.data())
-def test_a_file_cut_off_anywhere_is_refused(tmp_path_factory, data):
+def test_a_truncated_file_is_refused(tmp_path_factory, data):
     whole = json.dumps(
         [{"asin": "B01", "é": [1, 2.5, None]}, {"x": "y\\"}], ensure_ascii=False
     ).encode()
     path = tmp_path_factory.getbasetemp() / "cut.json"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    with pytest.raises(DataError, match=r"cut.json` is not JSON: .* \(entry \d, near byte \d+\)"):
+    with pytest.raises(
+        DataError, match=r"cut.json` is not valid JSON: .* \(member \d, near byte \d+\)"
+    ):
         stream(path, "[")
 
 
@@ -307,7 +309,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path_factory, data):
         "[1" + "0" * 5000 + "]",
     ],
 )
-def test_what_is_no_list(tmp_path, text):
+def test_malformed_lists(tmp_path, text):
     path = tmp_path / "odd.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"odd.json"):
@@ -315,33 +317,33 @@ def test_what_is_no_list(tmp_path, text):
 
 
 @pytest.mark.parametrize("text", ['{"a" 1}', '{"a": 1,}', "{1: 2}", '{"a"', '{"a": 1 "b": 2}'])
-def test_what_is_no_object(tmp_path, text):
+def test_malformed_objects(tmp_path, text):
     path = tmp_path / "odd.json"
     path.write_text(text)
-    with pytest.raises(DataError, match="is not JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         list(JsonStream(path, "{"))
 
 
-def test_an_endless_entry_is_given_up(tmp_path, monkeypatch):
+def test_an_endless_member_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(official, "MAX_MEMBER", 1000)
     monkeypatch.setattr(official, "CHUNK", 100)
     path = tmp_path / "long.json"
     path.write_text('["' + "a" * 10_000)
     found = JsonStream(path, "[")
-    with pytest.raises(DataError, match="entry 0"):
+    with pytest.raises(DataError, match="member 0"):
         list(found)
     assert found.offset <= 3000
 
 
-# --- the command and a run -----------------------------------------------------------------------------------------
+# --- the command and a run ------------------------------------------------------------------------
 
 
-def test_the_command_builds_an_index_and_says_where(files, tmp_path):
+def test_the_command_builds_an_index_and_prints_its_directory(files, tmp_path):
     first = eef("index", files.items.parent, "--out", tmp_path / "cache")
     found = index_directory(files, tmp_path / "cache")
     assert (first.exit_code, first.stdout.strip()) == (0, str(found))
     assert "reading products" in first.stderr
-    assert "taking checksums" in first.stderr
+    assert "computing checksums" in first.stderr
     manifest = found / "index.json"
     built = manifest.stat().st_ino
     again = eef("index", files.items, "--out", tmp_path / "cache", "--verify")
@@ -354,7 +356,7 @@ def test_the_command_builds_an_index_and_says_where(files, tmp_path):
     )
 
 
-def test_the_command_says_when_a_run_will_not_use_what_it_built(files, tmp_path, monkeypatch):
+def test_the_command_warns_if_runs_will_not_use_the_index(files, tmp_path, monkeypatch):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path / "own"))
     told = eef("index", files.items.parent)
     assert told.exit_code == 0
@@ -364,16 +366,16 @@ def test_the_command_says_when_a_run_will_not_use_what_it_built(files, tmp_path,
     assert "hint: give a directory with WebShop's" in missing.stderr
 
 
-def test_the_command_finds_what_was_damaged(files, tmp_path):
+def test_the_command_detects_damage(files, tmp_path):
     column = open_index(files, tmp_path).directory / f"prices.{LAYOUT['prices']}"
     column.write_bytes(bytes(column.stat().st_size))
     told = eef("index", files.items, "--out", tmp_path, "--verify")
     assert told.exit_code == 2
-    assert "the column `prices` is not as it was written" in told.stderr
+    assert "checksum of column `prices` does not match" in told.stderr
     assert eef("index", files.items, "--out", tmp_path, "--rebuild", "--verify").exit_code == 0
 
 
-def test_a_run_builds_the_index_it_needs_with_a_bar(files, tmp_path):
+def test_a_run_builds_its_index_with_a_progress_bar(files, tmp_path):
     options = {
         "name": "webshop",
         "data": str(files.items),

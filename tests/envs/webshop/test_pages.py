@@ -1,4 +1,4 @@
-"""Every page of the shop in both ways of writing, and what each action does on it."""
+"""Every page of the shop in both textual forms, and the effect of each action on it."""
 
 import pytest
 
@@ -58,11 +58,12 @@ def test_search_page(env, rich, instruction):
 
 def test_results_page(env, rich, instruction):
     assert see(env, "search[merino]") == (
-        f"Instruction: [SEP] {instruction} [SEP] Back to Search [SEP] Page 1 (Total results: 1) [SEP] Next > "
-        f"[SEP] {SOCKS} [SEP] Merino Wool Socks [SEP] $12.5"
+        f"Instruction: [SEP] {instruction} [SEP] Back to Search [SEP] Page 1 (Total results: 1) "
+        f"[SEP] Next > [SEP] {SOCKS} [SEP] Merino Wool Socks [SEP] $12.5"
     )
     assert see(rich, "search[merino]") == (
-        f"Instruction:\n{instruction}\n[button] Back to Search [button_]\nPage 1 (Total results: 1)\n"
+        f"Instruction:\n{instruction}\n[button] Back to Search [button_]\n"
+        "Page 1 (Total results: 1)\n"
         f"[button] Next > [button_]\n\n[button] {SOCKS} [button_]\nMerino Wool Socks\n$12.5\n"
     )
     assert env.available() == {
@@ -73,12 +74,13 @@ def test_results_page(env, rich, instruction):
 
 def test_item_page(env, rich, instruction):
     assert see(env, "search[merino]", f"click[{SOCKS}]") == (
-        f"Instruction: [SEP] {instruction} [SEP] Back to Search [SEP] < Prev [SEP] color [SEP] dark blue "
-        '[SEP] red [SEP] an "odd" one [SEP] size [SEP] s | m [SEP] l [SEP] Merino Wool Socks '
-        f"[SEP] Price: $12.5 [SEP] {BOTTOM}"
+        f"Instruction: [SEP] {instruction} [SEP] Back to Search [SEP] < Prev [SEP] color "
+        '[SEP] dark blue [SEP] red [SEP] an "odd" one [SEP] size [SEP] s | m [SEP] l '
+        f"[SEP] Merino Wool Socks [SEP] Price: $12.5 [SEP] {BOTTOM}"
     )
     assert see(rich, "search[merino]", f"click[{SOCKS}]").startswith(
-        f"Instruction:\n{instruction}\n[button] Back to Search [button_]\n[button] < Prev [button_]\ncolor\n"
+        f"Instruction:\n{instruction}\n[button] Back to Search [button_]\n"
+        "[button] < Prev [button_]\ncolor\n"
         "  [button] dark blue [button_]\n  [button] red [button_]\n"
     )
     assert env.available()["clickables"] == [
@@ -87,7 +89,7 @@ def test_item_page(env, rich, instruction):
     ]  # fmt: skip
 
 
-def test_text_shows_no_choice_and_text_rich_does(env, rich):
+def test_text_rich_shows_choices_and_text_does_not(env, rich):
     before = see(env, "search[merino]", f"click[{SOCKS}]")
     assert see(env, "click[red]") == before
     play(rich, "search[merino]", f"click[{SOCKS}]", "click[red]")
@@ -97,13 +99,13 @@ def test_text_shows_no_choice_and_text_rich_does(env, rich):
     assert "  [button] dark blue [button_]\n" in page
 
 
-def test_value_with_a_quote_never_shows_as_clicked(rich):
+def test_a_value_with_a_quote_never_shows_as_clicked(rich):
     page = see(rich, "search[merino]", f"click[{SOCKS}]", 'click[an "odd" one]')
     assert "clicked" not in page
     assert rich.session.options == {"color": 'an "odd" one'}
 
 
-def test_quoted_word_of_the_search_shows_as_clicked(rich):
+def test_a_quoted_search_word_shows_as_clicked(rich):
     assert "You have clicked red." in see(rich, 'search["red" merino]', f"click[{SOCKS}]")
 
 
@@ -132,7 +134,7 @@ def test_sub_pages(env, instruction, button, contents):
 
 
 def test_empty_texts(env, instruction):
-    """An empty description leaves nothing; an empty bullet an empty segment, as it has a blank before it."""
+    """An empty description is dropped; an empty bullet is kept, since it starts with a blank."""
     assert see(env, "search[hat]", "click[b000000004]", "click[description]").endswith(
         " [SEP] < Prev"
     )
@@ -141,16 +143,17 @@ def test_empty_texts(env, instruction):
     )
 
 
-def test_opened_product_is_marked_until_the_search_page(rich):
+def test_an_opened_product_is_marked_until_the_search_page(rich):
     play(rich, "search[socks]", f"click[{SOCKS}]")
     assert f"\n\n[clicked button] {SOCKS} [clicked button_]\n" in see(rich, "click[< prev]")
     assert "clicked" not in see(rich, "click[back to search]", "search[socks]")
 
 
-def test_next_goes_beyond_the_last_page(env, instruction):
+def test_next_continues_after_the_last_page(env, instruction):
     play(env, "search[socks]")
     assert see(env, "click[next >]", "click[Next >]") == (
-        f"Instruction: [SEP] {instruction} [SEP] Back to Search [SEP] Page 3 (Total results: 3) [SEP] "
+        f"Instruction: [SEP] {instruction} [SEP] Back to Search [SEP] Page 3 (Total results: 3) "
+        "[SEP] "
         "< Prev [SEP] Next >"
     )
     assert env.session.page == 3
@@ -166,32 +169,33 @@ def test_pages_of_two_products(directory):
     assert len(see(env, "click[next >]").split(" [SEP] ")) == 6 + 3
 
 
-def test_previous_from_an_item_forgets_options_and_keeps_the_page(env):
+def test_previous_from_an_item_drops_options_and_keeps_the_page(env):
     play(env, "search[socks]", f"click[{SOCKS}]", "click[red]", "click[< prev]")
     session = env.session
     assert (session.view, session.page, session.asin, session.options) == ("results", 1, None, {})
     assert session.asins == [SOCKS]
 
 
-def test_back_to_search_forgets_all_but_the_goal(env, instruction):
+def test_back_to_search_keeps_only_the_goal(env, instruction):
     assert see(env, "search[socks]", f"click[{SOCKS}]", "click[Back to Search]") == env.reset(0)
     assert (env.session.keywords, env.session.asins, env.session.actions) == (None, [], {})
 
 
 @pytest.mark.parametrize(
     "action",
-    ["", "foo", "click[]", "search[]", "click[red]", "click[search]", " search[x]", "SEARCH[x]", "think[hmm]",
-     "Action: search[x]", "search[shoes [red]]", "click[b000000001]", "Click[buy now]", "click[buy now]",
+    ["", "foo", "click[]", "search[]", "click[red]", "click[search]", " search[x]", "SEARCH[x]",
+     "think[hmm]", "Action: search[x]", "search[shoes [red]]", "click[b000000001]",
+     "Click[buy now]", "click[buy now]",
      "search[a\nb]"],
 )  # fmt: skip
-def test_actions_that_mean_nothing_show_the_page_again(env, action):
+def test_invalid_actions_show_the_page_again(env, action):
     page, session = env.reset(0), env.session
     result = env.step(action)
     assert (result.observation, result.reward, result.terminated) == (page, 0.0, False)
     assert env.session is session
 
 
-def test_search_works_on_every_page_and_what_follows_the_bracket_is_ignored(env):
+def test_search_works_on_every_page_and_ignores_trailing_text(env):
     play(env, "search[socks]", f"click[{SOCKS}]", "click[red]")
     assert "Page 1 (Total results: 1)" in see(env, "search[OAK] please")
     assert (env.session.keywords, env.session.asin, env.session.options) == (["oak"], None, {})
@@ -215,7 +219,7 @@ def test_buying_ends_with_the_done_page(env):
     assert env.session.actions["purchase"] == 1
 
 
-def test_after_buying_only_search_goes_on(env):
+def test_after_buying_only_search_continues(env):
     play(env, "search[merino]", f"click[{SOCKS}]")
     done = env.step("click[buy now]").observation
     again = env.step("click[buy now]")
@@ -235,7 +239,7 @@ def test_values_are_escaped_on_the_done_page(directory, tmp_path):
     )
 
 
-def test_back_doors_of_the_original(env, directory):
+def test_undocumented_searches_of_the_original(env, directory):
     assert "(Total results: 3)" in see(env, "search[<q> wool socks]")
     assert "(Total results: 1)" in see(env, "search[<c> garden]")
     assert "(Total results: 0)" in see(env, "search[<c>]")
@@ -244,12 +248,12 @@ def test_back_doors_of_the_original(env, directory):
     assert "(Total results: 0)" in see(plain, "search[<c> garden]")
 
 
-def test_search_of_a_category_ignores_blanks_around_it(env):
+def test_a_category_search_ignores_surrounding_blanks(env):
     assert "(Total results: 1)" in see(env, "search[<c> \tgarden\t socks]")
     assert "(Total results: 3)" in see(env, "search[<q>  wool socks ]")
 
 
-def test_an_invalid_action_is_explained_where_that_is_asked_for(directory):
+def test_invalid_actions_are_explained_on_request(directory):
     plain, rich = (
         WebShop(directory, goals="human", explain_invalid=True, observation=mode)
         for mode in ("text", "text_rich")
@@ -259,7 +263,8 @@ def test_an_invalid_action_is_explained_where_that_is_asked_for(directory):
         f"Nothing happened: 'red' cannot be clicked here. What can be: search. [SEP] {page}"
     )
     assert see(plain, "buy it") == (
-        f"Nothing happened: 'buy it' is no action. Actions are search[words] and click[label]. [SEP] {page}"
+        "Nothing happened: 'buy it' is no action. Actions are search[words] and click[label]. "
+        f"[SEP] {page}"
     )
     assert len(see(plain, "x" * 100_000)) < len(page) + 300
     page = rich.reset(0)
@@ -270,7 +275,7 @@ def test_an_invalid_action_is_explained_where_that_is_asked_for(directory):
     assert "Nothing" not in see(plain, "search[merino]")
 
 
-def test_next_ends_with_the_results_where_that_is_asked_for(directory):
+def test_next_ends_with_the_results_on_request(directory):
     env = WebShop(directory, goals="human", endless_next=False, products_per_page=2)
     env.reset(0)
     assert "Next >" in see(env, "search[socks]")
@@ -284,11 +289,12 @@ def test_next_ends_with_the_results_where_that_is_asked_for(directory):
 
 @pytest.mark.parametrize(
     ("title", "segment", "line"),
-    [("", None, None), (" \t", "", " "), (" \n ", None, None), ("\u00a0", "", "\u00a0"), ("\u00a0\n", "", "\u00a0\n"),
+    [("", None, None), (" \t", "", " "), (" \n ", None, None), ("\u00a0", "", "\u00a0"),
+     ("\u00a0\n", "", "\u00a0\n"),
      (" a ", "a", " a ")],
 )  # fmt: skip
-def test_texts_of_blanks(tmp_path, title, segment, line):
-    """Blanks of ASCII collapse to one, and vanish with a line break among them; others stay."""
+def test_texts_of_only_blanks(tmp_path, title, segment, line):
+    """ASCII blanks collapse to one, or vanish with a line break; others are kept."""
     from tests.fakes.small_shop import ITEMS
 
     odd = write_shop(tmp_path, items=[{**ITEMS[0], "name": title, "full_description": "merino"}])
@@ -303,8 +309,8 @@ def test_texts_of_blanks(tmp_path, title, segment, line):
     )
 
 
-def test_option_values_like_the_navigation(tmp_path):
-    """`next >` of an option is chosen on a product's page, where it turns no page; `buy now` buys."""
+def test_option_values_named_like_navigation_buttons(tmp_path):
+    """On an item page, the option value `next >` is chosen; `buy now` buys."""
     from tests.fakes.small_shop import ITEMS, choices
 
     odd = {
@@ -319,7 +325,7 @@ def test_option_values_like_the_navigation(tmp_path):
     assert play(env, "click[buy now]").terminated
 
 
-def test_of_two_options_with_one_value_the_later_is_meant(tmp_path):
+def test_of_two_equal_option_values_the_later_counts(tmp_path):
     from tests.fakes.small_shop import ITEMS, choices
 
     odd = {
@@ -333,8 +339,8 @@ def test_of_two_options_with_one_value_the_later_is_meant(tmp_path):
     assert env.available()["clickables"][-2:] == ["one", "two"]
 
 
-def test_a_purchase_after_the_end_is_one_again(env):
-    """The original's episode goes on where a search is made after buying."""
+def test_a_second_purchase_after_the_end_counts(env):
+    """As in the original, a search after buying continues the episode."""
     play(env, "search[merino]", f"click[{SOCKS}]", "click[buy now]")
     again = play(env, "search[hat]", "click[b000000004]", "click[buy now]")
     assert again.terminated
@@ -353,13 +359,13 @@ def test_attributes_page(directory):
     )
 
 
-def test_price_range_is_shown_whole(env):
+def test_both_ends_of_a_price_range_are_shown(env):
     assert "B000000002 [SEP] Cotton Socks [SEP] $5.0 to $9.5" in see(env, "search[cotton]")
     assert "Oak Table [SEP] $100.0" in see(env, "search[oak]")
 
 
-def test_option_named_like_a_button(tmp_path):
-    """The label decides, as in the original: such an option opens the page of that name."""
+def test_an_option_named_like_a_button(tmp_path):
+    """Only the label counts, as in the original: the option opens the page of that name."""
     from tests.fakes.small_shop import ITEMS, choices
 
     odd = {**ITEMS[0], "customization_options": {"Style": choices("Features", "plain")}}
@@ -371,5 +377,5 @@ def test_option_named_like_a_button(tmp_path):
     assert (env.session.view, env.session.options) == ("features", {})
 
 
-def test_first_goal_of_a_product(env):
+def test_goal_of_a_product(env):
     assert env.shop.goals[first_of(env, SOCKS)].asin == SOCKS

@@ -1,7 +1,7 @@
-"""The recorded episodes, searches and goals of the original environment come back, to the letter.
+"""Parity: recorded episodes, searches and goals of the original environment, reproduced exactly.
 
-Needs the official 1,000-product data and its recordings (the directory
-`EEF_WEBSHOP_DATA`). `r_type` was recorded with a stand-in for the noun tagger, so it and the total reward are not
+Needs the official 1,000-product data and its recordings, in the directory `EEF_WEBSHOP_DATA`.
+`r_type` was recorded with a replacement of the noun tagger, so it and the total reward are not
 compared.
 """
 
@@ -55,9 +55,9 @@ def blank_score(page):
 
 
 def options_of(steps):
-    """The options of those steps that can be compared, None for the others.
+    """The options of each step that can be compared, None for the others.
 
-    The recording kept a reference: a step shows all that was chosen up to the next page of results.
+    The recording kept a reference: a step shows all choices up to the next results page.
     """
     actions = [step["sess"]["actions"].get("search", 0) for step in steps]
     last = [after != before for before, after in zip(actions, [*actions[1:], None], strict=True)]
@@ -103,7 +103,7 @@ def test_traces(shops, name):
 
 @pytest.mark.parametrize("small", [SMALL, 0])
 def test_searches(shops, small, monkeypatch):
-    """As a small shop searches and as a large one does."""
+    """With the search of small shops and with that of large ones."""
     monkeypatch.setattr("eef.envs.webshop.search.SMALL", small)
     shop = shops["human", "text"]
     shop.shop.index._cache.clear()
@@ -118,7 +118,7 @@ def test_searches(shops, small, monkeypatch):
 
 
 def test_goals(shops):
-    """As many goals, and as many synthetic ones that cannot be won, as were measured on the original."""
+    """The numbers of goals, and of unwinnable synthetic ones, equal those of the original."""
     synthetic, human = shops["synthetic", "text"].shop.goals, shops["human", "text"].shop.goals
     assert (len(synthetic), len(human)) == (6910, 13)
     assert len({goal.asin for goal in synthetic}) == 415

@@ -1,4 +1,4 @@
-"""The parts of the reward, against values worked out by hand."""
+"""The parts of the reward, against values computed by hand."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def test_first_color(text, color):
     assert first_color(text) == color
 
 
-def test_colors_are_looked_for_in_the_order_of_the_alphabet():
+def test_colors_are_searched_in_alphabetical_order():
     assert list(COLORS) == sorted(set(COLORS))
 
 
@@ -68,7 +68,7 @@ def test_similar(one, other, same):
     assert similar(one, other) is same
 
 
-def test_attributes_count_by_list_or_by_words_of_the_pages():
+def test_attributes_count_by_list_or_by_page_text():
     assert (
         count_attributes(
             SOCKS, ["merino wool", "machine washed", "cold feet", "warm & light", "silk"]
@@ -77,13 +77,13 @@ def test_attributes_count_by_list_or_by_words_of_the_pages():
     )
 
 
-def test_whose_option_a_value_is_makes_no_difference():
+def test_the_name_of_the_option_does_not_matter():
     assert count_options(["red", "l"], ["l", "red wine"], compat=True) == 2
     assert count_options([], ["l"], compat=True) == 0
 
 
 def test_a_synthetic_option_is_compared_as_a_pair():
-    """`228black` is found in ('color', '228black') by neither color nor words; with compat off it is."""
+    """('color', '228black') matches `228black` only without compat, by neither color nor words."""
     assert count_options(["228black"], [("color", "228black")], compat=True) == 0
     assert count_options(["228black"], [("color", "228black")], compat=False) == 1
     assert count_options(["xl"], [("size", "xl")], compat=True) == 1
@@ -109,11 +109,12 @@ def nouns(count):
 
 @pytest.mark.parametrize(
     ("shared", "of", "same_query", "r_type"),
-    [(3, 10, False, 1.0), (2, 10, False, 0.5), (1, 11, False, 0.1), (1, 11, True, 0.1), (0, 10, True, 0.0),
+    [(3, 10, False, 1.0), (2, 10, False, 0.5), (1, 11, False, 0.1), (1, 11, True, 0.1),
+     (0, 10, True, 0.0),
      (0, 0, False, 0.5)],
 )  # fmt: skip
-def test_ladder_of_types(shared, of, same_query, r_type):
-    """A title score of 0.2 is not more than 0.2; below 0.1 the titles override the query."""
+def test_thresholds_of_r_type(shared, of, same_query, r_type):
+    """The title score must exceed 0.2; below 0.1 it overrides the query."""
     bought = replace(TABLE, title="bought", query="wool socks" if same_query else "tables")
     titles = {"bought": nouns(shared), SOCKS.title: nouns(of)}
     assert match_type(bought, SOCKS, titles.__getitem__).r_type == r_type
@@ -150,7 +151,7 @@ def test_a_goal_without_options_has_no_part_for_them():
     assert parts.reward == pytest.approx(2 / 3)
 
 
-def test_price_at_the_bound_is_within():
+def test_a_price_at_the_bound_is_within():
     assert score_purchase(SOCKS, 20.0, [], GOAL, SOCKS, word_nouns).r_price
     assert score_purchase(
         SOCKS, 5e5, [], replace(GOAL, price_upper=NO_BOUND), SOCKS, word_nouns
@@ -178,7 +179,7 @@ CABLE = (
         ),
     ],
 )
-def test_stand_in_gives_the_taggers_scores(wanted, bought, low, high):
+def test_word_lists_give_the_taggers_scores(wanted, bought, low, high):
     assert low <= compare_titles(word_nouns(bought), word_nouns(wanted)) <= high
 
 
@@ -187,4 +188,4 @@ def test_taggers_by_name():
     assert (name, tagger("Men's Hats")) == ("words", ("men", "hats"))
     with pytest.raises(EnvError, match="xx_core_web_none") as caught:
         choose_tagger("xx_core_web_none")
-    assert "tagger: words" in caught.value.hint
+    assert 'env.tagger = "words"' in caught.value.hint

@@ -1,4 +1,4 @@
-"""The search engine: tokens, stems, length codes, and ranks equal to the formula, a document at a time."""
+"""The search engine: tokens, stems, length codes, and ranks equal to the formula."""
 
 import math
 import random
@@ -13,20 +13,21 @@ from eef.envs.webshop.analysis import stem, term, tokens
 from eef.envs.webshop.postings import encode_length
 from eef.envs.webshop.search import K1, TOP, B, SearchIndex, decode_length
 
-# From the examples in Porter's paper, step by step.
+# Word and stem, from the examples in Porter's paper.
 _STEMS = """
-caresses caress ponies poni ties ti caress caress cats cat feed feed agreed agre plastered plaster bled bled
-motoring motor sing sing conflated conflat troubled troubl sized size hopping hop tanned tan falling fall
-hissing hiss fizzed fizz failing fail filing file happy happi sky sky relational relat conditional condit
-rational ration valenci valenc hesitanci hesit digitizer digit conformabli conform radicalli radic
-differentli differ vileli vile analogousli analog vietnamization vietnam predication predic operator oper
-feudalism feudal decisiveness decis hopefulness hope callousness callous formaliti formal sensitiviti sensit
-sensibiliti sensibl triplicate triplic formative form formalize formal electriciti electr electrical electr
-hopeful hope goodness good revival reviv allowance allow inference infer airliner airlin gyroscopic gyroscop
-adjustable adjust defensible defens irritant irrit replacement replac adjustment adjust dependent depend
-adoption adopt homologou homolog communism commun activate activ angulariti angular homologous homolog
-effective effect bowdlerize bowdler probate probat rate rate cease ceas controll control roll roll analogies
-analog apology apolog as as by by generalizations gener
+caresses caress ponies poni ties ti caress caress cats cat feed feed agreed agre plastered plaster
+bled bled motoring motor sing sing conflated conflat troubled troubl sized size hopping hop tanned
+tan falling fall hissing hiss fizzed fizz failing fail filing file happy happi sky sky relational
+relat conditional condit rational ration valenci valenc hesitanci hesit digitizer digit conformabli
+conform radicalli radic differentli differ vileli vile analogousli analog vietnamization vietnam
+predication predic operator oper feudalism feudal decisiveness decis hopefulness hope callousness
+callous formaliti formal sensitiviti sensit sensibiliti sensibl triplicate triplic formative form
+formalize formal electriciti electr electrical electr hopeful hope goodness good revival reviv
+allowance allow inference infer airliner airlin gyroscopic gyroscop adjustable adjust defensible
+defens irritant irrit replacement replac adjustment adjust dependent depend adoption adopt homologou
+homolog communism commun activate activ angulariti angular homologous homolog effective effect
+bowdlerize bowdler probate probat rate rate cease ceas controll control roll roll analogies analog
+apology apolog as as by by generalizations gener
 """
 STEMS = _STEMS.split()
 
@@ -56,7 +57,7 @@ def test_tokens(text, expected):
     assert tokens(text) == expected
 
 
-def test_a_token_longer_than_the_limit_is_cut():
+def test_a_token_over_the_limit_is_split():
     assert [len(token) for token in tokens("a" * 600 + " b")] == [255, 255, 90, 1]
 
 
@@ -84,14 +85,14 @@ def test_length_codes(length, code):
 
 
 @given(st.integers(0, 2**31 - 1))
-def test_a_length_code_stands_for_no_more_than_the_length(length):
+def test_a_decoded_length_is_at_most_the_length(length):
     code = encode_length(length)
     assert 0 <= code <= 255
     assert decode_length(code) <= length < decode_length(code + 1)
 
 
 def scores(texts, query):
-    """BM25 by its formula, a document at a time."""
+    """BM25 by its formula, one document at a time."""
     found = [Counter(filter(None, map(term, tokens(text)))) for text in texts]
     filled = max(1, sum(1 for words in found if words))
     mean = sum(sum(words.values()) for words in found) / filled
@@ -128,8 +129,8 @@ def test_ranks_equal_the_formula(documents, query):
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12))
-def test_leaving_out_what_cannot_be_among_the_best_changes_nothing(seed, asked):
-    """Against the scores of all products, in a shop where common terms are skipped and looked up."""
+def test_pruning_changes_no_result(seed, asked):
+    """Compared with the scores of all products; common terms are skipped or looked up."""
     rng = random.Random(seed)
     weights = [1 / (1 + at) for at in range(300)]
     texts = [
@@ -140,22 +141,22 @@ def test_leaving_out_what_cannot_be_among_the_best_changes_nothing(seed, asked):
     words = Counter(f"w{at}" for at in rng.choices(range(300), k=asked))
     totals = np.zeros(400)
     for clause in filter(None, (index._clause(word, times) for word, times in words.items())):
-        totals[index.documents[clause.postings]] += clause.parts[
+        totals[index.documents[clause.postings]] += clause.by_pair[
             index.pair_numbers[clause.postings]
         ]
     everything = np.lexsort((index.ranks, -totals.astype(np.float32)))[:TOP]
     expected = [(int(at), float(np.float32(totals[at]))) for at in everything if totals[at] > 0]
-    for small, cost in ((400, 16), (0, 0), (0, 1), (0, 16)):  # in a small shop nothing is left out
+    for small, cost in ((400, 16), (0, 0), (0, 1), (0, 16)):  # the first case does not prune
         index._cache.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("eef.envs.webshop.search.SMALL", small)
             patch.setattr("eef.envs.webshop.search.LOOKUP_COST", cost)
-            index._scores[rng.randrange(400)] = 100.0  # what an interrupted search would leave
+            index._scores[rng.randrange(400)] = 100.0  # left by an interrupted search
             assert list(index.search(" ".join(words.elements()))) == expected
 
 
-def test_what_stands_between_blanks_is_split_by_itself():
-    """The writer remembers the terms of each such piece."""
+def test_text_between_blanks_is_split_independently():
+    """The writer caches the terms of each such piece."""
     text = "men's  t-shirts \u202f_a \u0301b\nc\ufe0f \u200d1.5 ❤️ a\u00a0b"
     pieces = [token for piece in text.replace("\n", " ").split(" ") for token in tokens(piece)]
     assert pieces == tokens(text)
@@ -171,12 +172,12 @@ def test_any_text_is_split_at_blanks(text):
 @pytest.mark.parametrize(
     "sign", ["_", "\u200d", "#", "\u0301", "_\u0301", "❤\u200d", "a_", "1,", "a\u0301", "🇺"]
 )
-def test_long_rows_of_odd_signs_take_no_long_time(sign):
-    """A hundred thousand characters; with a rule that looks back they would take hours."""
+def test_long_runs_of_odd_characters_take_linear_time(sign):
+    """100,000 characters; with backtracking, they would take hours."""
     tokens(sign * (100_000 // len(sign)))
 
 
-def test_fifty_at_most_and_ties_by_name():
+def test_at_most_fifty_hits_and_ties_by_asin():
     names = [f"N{(at * 37) % 200:03}" for at in range(200)]
     hits = SearchIndex.build(["same words"] * 200, names).search("words")
     assert [names[at] for at, _ in hits] == sorted(names)[:50]

@@ -1,4 +1,4 @@
-"""The generated shop: every goal can be won, equal settings make equal shops, and each knob turns what it says."""
+"""The synthetic shop: winnable goals, determinism, and the effect of each setting."""
 
 import random
 from collections import Counter
@@ -63,7 +63,7 @@ GOALS = ("human", "synthetic")
 
 
 def some_goals(env, number=150):
-    """Goals drawn at random: those of a generated shop come to tens of thousands."""
+    """A random sample of goals; a synthetic shop has tens of thousands."""
     indices = range(len(env.shop.goals))
     return [
         env.shop.goals[index]
@@ -77,7 +77,7 @@ def assert_winnable(env, number=150):
         assert buy(env, goal) == 1.0, goal
 
 
-# --- every goal can be won -----------------------------------------------------------------------------------------
+# --- winnable goals -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shop", SHOPS, ids=str)
@@ -94,8 +94,8 @@ def test_every_goal_of_any_shop_can_be_won(goals, shop):
 
 
 @pytest.mark.parametrize("products", [5_000, pytest.param(20_000, marks=pytest.mark.long)])
-def test_plain_families_are_found_among_many_coined_ones(products):
-    """A search for a `shirt` must not drown in products of other kinds of the same name."""
+def test_lexicon_families_are_found_among_coined_ones(products):
+    """A search for `shirt` must not be flooded by coined families."""
     env = open_shop(products=products)
     nouns = {family.noun for family in lexicon.families()}
     plain = [goal for goal in env.shop.goals if goal.query in nouns]
@@ -111,8 +111,8 @@ def test_every_goal_of_a_very_large_shop_can_be_won(family_size):
     assert_winnable(env, number=1000)
 
 
-def test_the_originals_slip_loses_goals_here_as_well():
-    """Compared as pairs, `rustic` and `sandalwood` are lost, for a color (`rust`, `sand`) stands inside of them."""
+def test_compat_makes_some_goals_unwinnable():
+    """Compared as pairs, `rustic` and `sandalwood` fail: they contain colors (`rust`, `sand`)."""
     env = open_shop("synthetic", compat=True, products=120, option_types=3)
     goals = some_goals(env, 500)
     lost = {goal for goal in goals if buy(env, goal) < 1}
@@ -123,7 +123,7 @@ def test_the_originals_slip_loses_goals_here_as_well():
     assert [open_shop(compat=compat).rules.compat for compat in (None, True)] == [False, True]
 
 
-# --- what a shop is made of ----------------------------------------------------------------------------------------
+# --- contents of a shop ---------------------------------------------------------------------------
 
 
 @given(ANY_SETTINGS)
@@ -160,8 +160,8 @@ def test_sizes(products, family_size):
 @pytest.mark.parametrize(
     ("products", "numbers"), [(100, 1_000), (1_000, 1_000), (2_000, 1_000_000)]
 )
-def test_product_numbers_are_scattered(products, numbers):
-    """Equal scores come in the order of the numbers: those of a family must lie apart."""
+def test_asins_are_scattered(products, numbers):
+    """Ties are ordered by asin, so those of a family must be far apart."""
     families = {}
     for item in generate(SyntheticSettings(products=products)).items:
         assert len(item["asin"]) == 10
@@ -174,11 +174,11 @@ def test_product_numbers_are_scattered(products, numbers):
     )
 
 
-def test_a_product_number_comes_once():
+def test_asins_are_unique():
     assert gcd(STRIDE, 1_000) == gcd(STRIDE, 1_000_000) == 1
 
 
-def test_coined_words_stay_apart_in_the_search():
+def test_coined_words_have_distinct_terms():
     coined = [_coined(index) for index in range(100_000)]
     assert (
         len({term(word) for word in coined} | {term(family.noun) for family in lexicon.families()})
@@ -188,8 +188,8 @@ def test_coined_words_stay_apart_in_the_search():
 
 @given(ANY_SETTINGS)
 @settings(max_examples=10)
-def test_a_product_has_the_attributes_it_was_given_and_no_other(shop):
-    """Whatever its description names: the reward looks for the phrase."""
+def test_a_product_has_exactly_its_attributes(shop):
+    """The description does not add any: the reward matches phrases."""
     env = open_shop(**shop)
     pools = {department.category: department.attributes for department in lexicon.DEPARTMENTS}
     for product in env.shop.catalog:
@@ -197,7 +197,7 @@ def test_a_product_has_the_attributes_it_was_given_and_no_other(shop):
         assert sorted(found) == sorted(product.attributes)
 
 
-def test_no_option_passes_for_another():
+def test_no_option_value_matches_another():
     for name, values in lexicon.OPTION_VALUES.items():
         for wanted in values:
             for option in (wanted, (name, wanted)):
@@ -206,7 +206,7 @@ def test_no_option_passes_for_another():
                 ] == [wanted]
 
 
-def test_the_lexicon_names_each_thing_once():
+def test_the_lexicon_has_no_duplicates():
     nouns = [family.noun for family in lexicon.families()]
     assert len(set(nouns)) == len(nouns) == 60
     for family in lexicon.families():
@@ -230,18 +230,18 @@ def test_settings_out_of_bounds(shop, message):
         open_shop(**shop)
 
 
-def test_settings_that_are_no_table():
-    with pytest.raises(ConfigError, match="`synthetic` is 5, expected a table"):
+def test_settings_that_are_not_a_table():
+    with pytest.raises(ConfigError, match="`synthetic` is 5; expected a table"):
         WebShop(synthetic=5)
     given_whole = WebShop(synthetic=SyntheticSettings(products=100))
     assert given_whole.fingerprint() == WebShop(synthetic={"products": 100}).fingerprint()
 
 
-# --- what makes a goal hard ----------------------------------------------------------------------------------------
+# --- sources of difficulty ------------------------------------------------------------------------
 
 
 def flawless(**shop):
-    """A flawless shopper's episodes in a shop; it wins them all."""
+    """The flawless expert's episodes in a shop; it wins them all."""
     env = open_shop(**{"products": 400, **shop})
     played = play_all(env, make_shop_expert(env, "flawless"), 150)
     assert win_rate(played) == 1.0
@@ -252,15 +252,15 @@ def rising(values):
     return all(before < after for before, after in pairwise(values))
 
 
-def test_larger_families_have_more_pages_to_turn():
+def test_larger_families_need_more_page_turns():
     assert rising([mean_of(flawless(family_size=size), NEXT) for size in (4, 12, 24, 40)])
 
 
-def test_more_noise_puts_the_right_product_further_behind():
+def test_more_noise_lowers_the_rank_of_the_right_product():
     assert rising([mean_of(flawless(search_noise=noise), NEXT) for noise in (0.0, 0.5, 1.0)])
 
 
-def test_without_noise_only_equals_are_ranked_before_the_right_product():
+def test_without_noise_only_look_alikes_rank_higher():
     env = open_shop(products=400, search_noise=0.0)
     for goal in some_goals(env):
         hits = [
@@ -272,34 +272,34 @@ def test_without_noise_only_equals_are_ranked_before_the_right_product():
         assert {frozenset(product.attributes) for product in ahead} <= {frozenset(goal.attributes)}
 
 
-def test_with_neither_noise_nor_look_alikes_the_right_product_is_first():
+def test_without_noise_and_look_alikes_the_right_product_is_first():
     env = open_shop(
         products=400, search_noise=0.0, look_alikes=0.0, attribute_pool=10, family_size=4
     )
     assert fmean(rank(env, goal) == 1 for goal in some_goals(env)) > 0.95
 
 
-def test_missing_options_make_go_back():
+def test_missing_options_require_going_back():
     assert rising(
         [mean_of(flawless(missing_options=share), BACK) for share in (0.0, 0.25, 0.5, 0.8)]
     )
     assert mean_of(flawless(missing_options=0.0), BACK) == 0.0
 
 
-def test_look_alikes_are_opened_and_left():
+def test_look_alikes_require_going_back():
     assert rising([mean_of(flawless(look_alikes=share), BACK) for share in (0.0, 0.5, 1.0)])
 
 
 def test_more_options_make_longer_episodes():
-    """A family has three to choose from; each takes a click."""
+    """A family has three options; each takes a click."""
     lengths = [
         fmean(item.length for item in flawless(option_types=number).values()) for number in range(4)
     ]
     assert all(later - earlier > 0.5 for earlier, later in pairwise(lengths))
 
 
-def too_dear(env):
-    """The share of products with a goal's attributes that cost more than the goal allows."""
+def too_expensive(env):
+    """The share of products with a goal's attributes that exceed its upper price."""
     alike = [
         env.shop.prices[position] > goal.price_upper
         for goal in some_goals(env)
@@ -309,7 +309,7 @@ def too_dear(env):
     return fmean(alike)
 
 
-def test_a_wide_price_spread_makes_look_alikes_too_dear():
-    shares = [too_dear(open_shop(price_spread=spread)) for spread in (0, 30, 200)]
+def test_a_wide_price_spread_makes_look_alikes_too_expensive():
+    shares = [too_expensive(open_shop(price_spread=spread)) for spread in (0, 30, 200)]
     assert shares[0] == 0.0
     assert rising(shares)
