@@ -58,8 +58,8 @@ ACTIONS = (
 )
 PAGE = (
     "This room is called the kitchen. In it, you see: \n\ta flower pot 6 (containing a pea plant "
-    "in the adult stage, soil)\n\ta red box (containing nothing), 1 glass cup\nA door to the hallway "
-    "(that is open)"
+    "in the adult stage, soil)\n\ta red box (containing nothing), 1 glass cup\nA door to the "
+    "hallway (that is open)"
 )
 
 

@@ -236,7 +236,7 @@ def test_tasks_follow_the_order_of_their_list(tmp_path, lists):
 def test_a_missing_directory(tmp_path):
     with pytest.raises(DataError, match="no such directory"):
         WebShop(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="no such file `.*items_shuffle"):
+    with pytest.raises(DataError, match=r"no such file `.*items_shuffle"):
         WebShop(tmp_path)
 
 
