@@ -14,7 +14,7 @@ from typing import Any
 from eef.analysis.label_noise import LabelNoise
 from eef.analysis.results import RECORD_VERSION as RESULTS_VERSION
 from eef.analysis.results import RoundResult, Score
-from eef.exporters.readmes import GUIDES
+from eef.exporters.readmes import READMES
 from eef.importers.formats import FORMATS
 from eef.importers.importer import ImportReport
 from eef.pipeline.evaluation import EvalResult, Outcome
@@ -98,7 +98,7 @@ FILES = (
     ),
     _file(
         "*/round*/explored.json",
-        "What came of a round's rollouts, or of collecting (there with `text_only` and "
+        "What came of a round's rollouts, or of collecting (there with `unverified` and "
         "`sources`: an import's report by expert, and `api`, what servers were asked).",
         {
             "rollouts": "int",
@@ -272,7 +272,7 @@ def _imports() -> Iterator[str]:
 
 def _exports() -> Iterator[str]:
     yield from ("## What `eef export` writes", "", "The README that lies beside each:", "")
-    for name, guide in GUIDES.items():
+    for name, guide in READMES.items():
         yield from (
             f"### `--to {name}`",
             "",

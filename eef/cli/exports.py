@@ -30,7 +30,7 @@ def export(
         str,
         typer.Option(
             help="`trl`, `axolotl`, `llamafactory`, `llamafactory-v1`, `ms-swift`, `openai`, `together`, `agentgym`, "
-            "`verl`, `exploded`, `parquet` or `atif`.",
+            "`verl`, `prompt-completion`, `parquet` or `atif`.",
             show_default=False,
         ),
     ],

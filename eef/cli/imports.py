@@ -107,8 +107,8 @@ def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[st
         f"failed {report.imported - report.won}"
     )
     yield f"replayed  {report.replayed} verified, to be explored from"
-    if report.text_only:
-        yield f"text only {report.text_only}: good for behaviour cloning, refused for exploration"
+    if report.unverified:
+        yield f"text only {report.unverified}: good for behaviour cloning, refused for exploration"
         for difference in report.differences:
             yield f"          {difference}"
     if report.masked:

@@ -43,7 +43,7 @@ class RenderedExample:
         return ((index, weight) for index, (_, weight) in enumerate(self.weighted()) if weight != 0)
 
 
-def make_lessons(
+def render_examples(
     examples: Iterable[TrainingExample],
     trajectories: TrajectorySet,
     prompt: str,

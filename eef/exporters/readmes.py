@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _HEAD = "{count} examples, written by `eef export`. The text that carries loss is the text `eef` trains on"
 
-GUIDES = {
+READMES = {
     "trl": _HEAD
     + """ (each turn's end, `{end}`, among it).
 
@@ -80,7 +80,7 @@ verl's own multi-turn dataset trains every turn of the assistant. `dataset.py` g
 
     data.train_files=train.parquet data.custom_cls.path=dataset.py data.custom_cls.name=MaskedDataset
 """,
-    "exploded": _HEAD
+    "prompt-completion": _HEAD
     + """.
 
 A row for each trained action: `prompt` (all the text before it, special tokens included), `completion` (the action and

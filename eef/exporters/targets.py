@@ -17,7 +17,7 @@ from eef.config import nearest
 from eef.errors import ConfigError, MethodError
 from eef.exporters.chat_template import marked_template
 from eef.exporters.examples import RenderedExample
-from eef.exporters.readmes import GUIDES, VERL_DATASET
+from eef.exporters.readmes import READMES, VERL_DATASET
 from eef.renderer import Renderer
 from eef.utils.jsonl import disk_errors, write_json, write_jsonl, write_text
 from eef.utils.records import Json
@@ -49,7 +49,7 @@ def export(
         directory.mkdir(parents=True, exist_ok=True)
     target.write(lessons, directory, renderer)
     write_text(
-        directory / "README.md", GUIDES[name].format(count=len(lessons), end=end_of_turn(renderer))
+        directory / "README.md", READMES[name].format(count=len(lessons), end=end_of_turn(renderer))
     )
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
@@ -239,7 +239,9 @@ def atif(lesson: RenderedExample) -> Json:
 # --- tokens --------------------------------------------------------------------------------------------------------
 
 
-def _exploded(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+def _prompt_completion(
+    lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer
+) -> None:
     rows = (row for lesson in lessons for row in prompts_and_completions(lesson))
     write_jsonl(directory / "train.jsonl", rows)
 
@@ -331,7 +333,7 @@ TARGETS: dict[str, Target] = {
     "together": Target(_weights),
     "agentgym": Target(_agentgym),
     "verl": Target(_verl, binary=False, messages=False),
-    "exploded": Target(_exploded, binary=False, messages=False),
+    "prompt-completion": Target(_prompt_completion, binary=False, messages=False),
     "parquet": Target(_parquet, binary=False, messages=False),
     "atif": Target(_atif, binary=False),
 }

@@ -1,6 +1,6 @@
 """Conversations of any naming → `ParsedEpisode`: who speaks, a preamble apart, tool calls as actions, masks kept.
 
-A message becomes a `Said` whatever its keys are called. Then: leading system text, and a first exchange that the agent
+A message becomes a `Message` whatever its keys are called. Then: leading system text, and a first exchange that the agent
 only answers with "OK", is the prompt; each turn of the agent with what it saw before is a step; what it sees behind its
 last turn is the final observation.
 """
@@ -39,7 +39,7 @@ _AGREES = re.compile(r"\s*(ok|okay|sure|understood|got it)\b[^\n]{0,120}\s*", re
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Message:
     """A message: who said it, the text, and the loss weight it came with (None where it came with none)."""
 
     role: Role
@@ -47,7 +47,7 @@ class Said:
     weight: float | None = None
 
 
-def said(message: Any, number: int) -> Said:
+def said(message: Any, number: int) -> Message:
     """A message as `role`/`content` or `from`/`value`, with its mask as `train`, `weight`, `loss` or `loss_weight`.
 
     ParseError: no object, unknown role, no text.
@@ -61,10 +61,10 @@ def said(message: Any, number: int) -> Said:
     content = _text(message.get("content", message.get("value", message.get("message"))), number)
     if role == "agent":
         content = _with_call(message, content)
-    return Said(role, content, _weight(message, number))
+    return Message(role, content, _weight(message, number))
 
 
-def split_episode(talk: Sequence[Said]) -> tuple[str, tuple[Step, ...], str]:
+def split_episode(talk: Sequence[Message]) -> tuple[str, tuple[Step, ...], str]:
     """(prompt, steps, final observation) of a conversation.
 
     Several messages in a row of one speaker that is not the agent are one. ParseError: the agent speaks first, or twice
@@ -164,7 +164,7 @@ def _weight(message: dict[str, Any], number: int) -> float | None:
     return None
 
 
-def _preamble(talk: Sequence[Said]) -> tuple[str, list[Said]]:
+def _preamble(talk: Sequence[Message]) -> tuple[str, list[Message]]:
     """(the rules, the episode): leading system messages, then a first exchange which the agent merely agrees to."""
     rules: list[str] = []
     rest = list(talk)
@@ -180,7 +180,7 @@ def _preamble(talk: Sequence[Said]) -> tuple[str, list[Said]]:
     return "\n\n".join(rules), rest
 
 
-def _agrees(message: Said) -> bool:
+def _agrees(message: Message) -> bool:
     return bool(_AGREES.fullmatch(message.text)) and parse_completion(message.text)[1] is None
 
 
@@ -188,7 +188,7 @@ def _shown(texts: Iterable[str]) -> str:
     return "\n".join(_OBSERVATION.sub("", text) for text in texts)
 
 
-def _step(seen: str, message: Said) -> Step:
+def _step(seen: str, message: Message) -> Step:
     action = parse_completion(message.text)[1] or ""
     weight = 1.0 if message.weight is None else message.weight
     return Step(observation=seen, completion=message.text, action=action, weight=weight)

@@ -39,7 +39,7 @@ class ImportReport:
     differences: list[str] = field(default_factory=list)
 
     @property
-    def text_only(self) -> int:
+    def unverified(self) -> int:
         return self.imported - self.replayed
 
     @property
@@ -57,7 +57,7 @@ class ImportReport:
             "won": self.won,
             "mean_reward": self.mean_reward,
             "replayed": self.replayed,
-            "text_only": self.text_only,
+            "unverified": self.unverified,
             "masked_turns": self.masked,
             "rejected": self.rejected,
             "held_out": self.held_out,

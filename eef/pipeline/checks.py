@@ -117,7 +117,9 @@ def _check_student_tasks(context: RunContext) -> None:
 
     name = context.recipe.model.name
     directory = Path(locate(name))
-    seen = set(read_manifest(directory).get("training_tasks", ())) if is_complete(directory) else set()
+    seen = (
+        set(read_manifest(directory).get("training_tasks", ())) if is_complete(directory) else set()
+    )
     tasks = (*context.train_tasks, *context.test_tasks)
     played = [task.id for task in tasks if task.id in seen]
     if played:

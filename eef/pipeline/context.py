@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from eef.env import Env
 from eef.envs.registry import make_env
 from eef.errors import ConfigError
-from eef.exporters.examples import RenderedExample, make_lessons
+from eef.exporters.examples import RenderedExample, render_examples
 from eef.pipeline.checks import versions
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunDirectory
@@ -126,7 +126,7 @@ class RunContext:
         renderer = self.base_renderer()
         about = {"run": self.recipe.name, "method": method, "round": round}
         trajectories = self.run.trajectories(method)
-        examples = make_lessons(
+        examples = render_examples(
             selection.examples, trajectories, self.env.prompt, renderer, **about
         )
         return list(examples), renderer

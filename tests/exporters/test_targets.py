@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from eef.errors import ConfigError, MethodError
-from eef.exporters.examples import make_lessons
+from eef.exporters.examples import render_examples
 from eef.exporters.targets import TARGETS, canonical, export
 from eef.importers.formats import read_row
 from eef.pipeline.pipeline import Pipeline
@@ -70,7 +70,7 @@ def lessons(template=CHATML, prompt=PROMPT, weights=None, **options):
     if weights:
         examples = [replace(examples[0], weights=weights)]
     renderer = Renderer(tiny_tokenizer(template), **options)
-    return list(make_lessons(examples, trajectories, prompt, renderer, run="r")), renderer
+    return list(render_examples(examples, trajectories, prompt, renderer, run="r")), renderer
 
 
 def exported(name, directory, **options):
@@ -262,8 +262,8 @@ def test_atif(tmp_path):
 
 
 @pytest.mark.parametrize("loss_on", ["completion", "action"])
-def test_exploded(loss_on, tmp_path):
-    made, renderer = exported("exploded", tmp_path, loss_on=loss_on)
+def test_prompt_completion(loss_on, tmp_path):
+    made, renderer = exported("prompt-completion", tmp_path, loss_on=loss_on)
     told = rows(tmp_path / "train.jsonl")
     assert [row["completion"] for row in told] == [
         text for each in made for text, weight in each.spans if weight != 0
@@ -461,7 +461,7 @@ def test_a_run_is_exported_and_each_row_followed_back(student, tmp_path):
         assert all(
             line.startswith(str(tmp_path / "run/export" / name)) for line in done.stdout.split()
         )
-    row = rows(tmp_path / "run/export/exploded/train.jsonl")[0]
+    row = rows(tmp_path / "run/export/prompt-completion/train.jsonl")[0]
     shown = eef("show", directory, row["meta"]["example"], "--full")
     assert row["meta"]["authors"][0] in shown.stdout
     assert row["meta"]["evidence"][0] in shown.stdout

@@ -194,7 +194,7 @@ def test_a_format_is_detected_replayed_and_read_back(format, played, known, tmp_
 @pytest.mark.parametrize("format", FORMATS)
 def test_without_an_environment_it_is_text_only(format, played, tmp_path):
     taken, _, report = read(write(tmp_path / "a.jsonl", [rows_of(item, format) for item in played]))
-    assert (report.imported, report.replayed, report.text_only) == (8, 0, 8)
+    assert (report.imported, report.replayed, report.unverified) == (8, 0, 8)
     assert not any(item.replayable for item in taken)
     assert all(item.task.startswith("text/") for item in taken)
     assert [item.reward for item in taken] == [item.reward for item in played]
