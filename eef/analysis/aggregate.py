@@ -403,12 +403,8 @@ def _aggregate_method(grid: _TrialGrid, name: str) -> MethodAggregate:
         ),
         solved=_mean_counts(
             [
-                Counter(
-                    grid.difficulty[task]
-                    for task in _finally_won([trial])
-                    if task in grid.difficulty
-                )
-                for trial in finished
+                Counter(level for task, level in grid.difficulty.items() if task in won)
+                for won in (_finally_won([trial]) for trial in finished)
             ]
         ),
         newly_solved=tuple(grid.newly_solved(trial) if trial else None for trial in row),
