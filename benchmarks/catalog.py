@@ -1,9 +1,10 @@
-"""Write a catalog in the schema of WebShop's official files: `python benchmarks/catalog.py DIR [--products N]`.
+"""Write a catalog in the schema of WebShop's official files: `python benchmarks/catalog.py DIR`.
 
-As large a file a product as the official one (some 4.6 kB), and alike in what was measured on the official 1,000
-products: words of titles and descriptions, bullets, options, prices, attributes, instructions, queries. Words are
-coined, and follow Zipf's law beside some real ones. What no loader reads (pictures, facts, sellers) comes from a
-stock of a thousand. It is written product by product; the memory it takes does not grow with N.
+Each product is as large as an official one (about 4.6 kB), and similar in everything measured on
+the official 1,000 products: words of titles and descriptions, bullets, options, prices, attributes,
+instructions, queries. Most words are coined; they follow Zipf's law. Fields that no loader reads
+(pictures, facts, sellers) come from a stock of 1,000. Products are written one by one, so memory
+use does not depend on `--products`.
 """
 
 from __future__ import annotations
@@ -21,39 +22,25 @@ OFFICIAL = 1_181_430
 HUMAN = 12_087
 SHELVES = ("beauty", "electronics", "garden", "fashion", "grocery")
 _COMMON = (
-    "for the with and of women men black white color size pack long sleeve shirt shoes gift home kitchen "
-    "set free gluten steel leather cotton casual light water oil hair skin table chair lamp cable phone "
-    "case bag cover wall art wood dress pants high quality soft waterproof portable natural organic fresh "
-    "sugar coffee tea snack bars dry heavy duty easy clean summer winter fashion large small medium blue "
-    "red green "
+    "for the with and of women men black white color size pack long sleeve shirt shoes gift home "
+    "kitchen set free gluten steel leather cotton casual light water oil hair skin table chair "
+    "lamp cable phone case bag cover wall art wood dress pants high quality soft waterproof "
+    "portable natural organic fresh sugar coffee tea snack bars dry heavy duty easy clean summer "
+    "winter fashion large small medium blue red green"
 )
 COMMON = _COMMON.split()
-# As often as on the official products.
+# With the frequencies of the official products.
 OPTION_NAMES = (
     ["color"] * 286 + ["size"] * 268 + ["style"] * 21 + ["flavor name"] * 12 + ["fit type"] * 11
 )
 SYLLABLES = (
-    "ba",
-    "cor",
-    "den",
-    "fi",
-    "gal",
-    "hu",
-    "ki",
-    "lor",
-    "men",
-    "no",
-    "pra",
-    "qui",
-    "ras",
-    "tel",
-    "vo",
-    "zan",
-)
+    "ba", "cor", "den", "fi", "gal", "hu", "ki", "lor", "men", "no", "pra", "qui", "ras", "tel",
+    "vo", "zan",
+)  # fmt: skip
 
 
 class Words:
-    """Words by Zipf's law, drawn a hundred thousand at a time."""
+    """Random words that follow Zipf's law, drawn 100,000 at a time."""
 
     def __init__(self, seed: int, size: int = 400_000) -> None:
         self._rng = np.random.default_rng(seed)
@@ -61,13 +48,13 @@ class Words:
             [*COMMON, *(_coined(at) for at in range(size - len(COMMON)))], dtype=object
         )
         weights = 1 / (np.arange(size) + 5.0)
-        self._chances = np.cumsum(weights / weights.sum())
+        self._cumulative = np.cumsum(weights / weights.sum())
         self._drawn: list[str] = []
         self._at = 0
 
     def take(self, count: int) -> list[str]:
         if self._at + count > len(self._drawn):
-            places = np.searchsorted(self._chances, self._rng.random(100_000))
+            places = np.searchsorted(self._cumulative, self._rng.random(100_000))
             self._drawn, self._at = (
                 self._words[np.minimum(places, len(self._words) - 1)].tolist(),
                 0,
@@ -85,11 +72,11 @@ def _coined(number: int) -> str:
 
 
 def products(count: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
-    """Items of the catalog with their notes and the text of the fields that nobody reads, in order."""
+    """Items in order, each with its attributes record and the JSON text of its unread fields."""
     rng, words = random.Random(seed), Words(seed)
     phrases = [" ".join(words.take(2)) for _ in range(600)]
     queries = [" ".join(words.take(2)) for _ in range(246)]
-    stock = [json.dumps(_unread(number, rng, words)) for number in range(1000)]
+    stock = [json.dumps(_unread_fields(number, rng, words)) for number in range(1000)]
     for number in range(count):
         yield (
             _item(number, rng, words, queries),
@@ -109,20 +96,30 @@ def _item(number: int, rng: random.Random, words: Words, queries: list[str]) -> 
         bullets[0] = ""
     return {
         "asin": asin, "name": title, "pricing": _pricing(rng), "small_description": bullets,
-        "full_description": "" if rng.random() < 0.3 else " ".join(words.take(3 + int(rng.lognormvariate(4.1, 0.8)))),
+        "full_description": _description(rng, words),
         "product_category": f"Shop › {query.title()} › {title.split(' ', 1)[0]}",
-        "customization_options": _options(rng, words, asin), "category": SHELVES[number % 5], "query": query,
+        "customization_options": _options(rng, words, asin), "category": SHELVES[number % 5],
+        "query": query,
     }  # fmt: skip
 
 
-def _unread(number: int, rng: random.Random, words: Words) -> dict[str, Any]:
+def _description(rng: random.Random, words: Words) -> str:
+    if rng.random() < 0.3:
+        return ""
+    return " ".join(words.take(3 + int(rng.lognormvariate(4.1, 0.8))))
+
+
+def _unread_fields(number: int, rng: random.Random, words: Words) -> dict[str, Any]:
     return {
-        "product_information": {f"fact {at}": " ".join(words.take(3)) for at in range(12)}, "list_price": "",
-        "brand": "Visit the Store", "brand_url": f"https://shop.example/stores/{number}", "availability_quantity": None,
-        "availability_status": "In Stock.", "images": [f"https://images.example/{number}-{at}.jpg" for at in range(6)],
-        "average_rating": round(rng.uniform(1, 5), 1), "total_reviews": rng.randrange(5000), "seller_name": None,
-        "total_answered_questions": None, "model": str(number), "seller_id": None, "fulfilled_by_amazon": None,
-        "fast_track_message": "", "aplus_present": "", "page": rng.randint(1, 20),
+        "product_information": {f"fact {at}": " ".join(words.take(3)) for at in range(12)},
+        "list_price": "", "brand": "Visit the Store",
+        "brand_url": f"https://shop.example/stores/{number}", "availability_quantity": None,
+        "availability_status": "In Stock.",
+        "images": [f"https://images.example/{number}-{at}.jpg" for at in range(6)],
+        "average_rating": round(rng.uniform(1, 5), 1), "total_reviews": rng.randrange(5000),
+        "seller_name": None, "total_answered_questions": None, "model": str(number),
+        "seller_id": None, "fulfilled_by_amazon": None, "fast_track_message": "",
+        "aplus_present": "", "page": rng.randint(1, 20),
         "small_description_old": "About this item " + " ".join(words.take(150)),
     }  # fmt: skip
 
@@ -139,8 +136,9 @@ def _options(rng: random.Random, words: Words, asin: str) -> dict[str, Any] | st
     return {
         name: [
             {
-                "is_selected": False, "url": f"https://shop.example/dp/{asin}?option={at}", "price_string": "",
-                "value": " ".join(words.take(1 + at % 2)), "price": 0, "image": f"https://images.example/{asin}-{at}.jpg",
+                "is_selected": False, "url": f"https://shop.example/dp/{asin}?option={at}",
+                "price_string": "", "value": " ".join(words.take(1 + at % 2)), "price": 0,
+                "image": f"https://images.example/{asin}-{at}.jpg",
             }
             for at in range(min(45, 2 + int(rng.expovariate(1 / 3.7))))
         ]
@@ -161,7 +159,7 @@ def _notes(rng: random.Random, words: Words, phrases: list[str]) -> dict[str, An
 
 
 def write(directory: Path, count: int, seed: int) -> None:
-    """The three official files; human instructions for as many products as the official one has."""
+    """Write the three official files, with human instructions for up to HUMAN products."""
     directory.mkdir(parents=True, exist_ok=True)
     human: dict[str, Any] = {}
     with (
@@ -185,8 +183,9 @@ def write(directory: Path, count: int, seed: int) -> None:
 def _asked(item: dict[str, Any], notes: dict[str, Any]) -> dict[str, Any]:
     options = [values[0]["value"] for values in (item["customization_options"] or {}).values()]
     return {
-        "asin": item["asin"], "instruction": f"i want {notes['instruction'][8:]}.", "attributes": notes["attributes"],
-        "options": options, "instruction_attributes": notes["instruction_attributes"], "instruction_options": options,
+        "asin": item["asin"], "instruction": f"i want {notes['instruction'][8:]}.",
+        "attributes": notes["attributes"], "options": options,
+        "instruction_attributes": notes["instruction_attributes"], "instruction_options": options,
         "assignment_id": "", "worker_id": "",
     }  # fmt: skip
 
@@ -195,8 +194,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Write a catalog in the schema of WebShop's official files."
     )
-    parser.add_argument("directory", type=Path, help="where the three files go")
-    parser.add_argument("--products", type=int, default=OFFICIAL)
+    parser.add_argument("directory", type=Path, help="output directory")
+    parser.add_argument("--products", type=int, default=OFFICIAL, help="number of products")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     write(given.directory, given.products, given.seed)

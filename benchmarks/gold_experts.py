@@ -1,11 +1,12 @@
-"""How often ScienceWorld's scripted experts win: `python -m benchmarks.gold_experts [EXPERT …]`; JSON in the last line.
+"""Win rates of ScienceWorld's scripted experts: `python -m benchmarks.gold_experts [EXPERT …]`.
 
-Each plays the first training tasks of the preset `eto-24` (`--tasks`, 144: six of most kinds) within ETO's step limits.
+Each expert plays the first training tasks of the preset `eto-24` (`--tasks`; by default 144, six of
+most groups) within ETO's step limits. The output is one line of JSON:
 
-    won      part of the tasks
-    score    mean final score x 100
-    failed   tasks that end with 0 (a wrong focus, or nothing done)
-    by_kind  [won, tasks] of each kind
+    won       share of the tasks
+    score     mean final score x 100
+    failed    number of tasks that end with 0 (a wrong focus, or nothing done)
+    by_group  [won, tasks] of each task group
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from eef.envs.spec import group_in_id
 
 
 def measure(env: ScienceWorld, name: str, tasks: int) -> dict[str, Any]:
-    """All figures of an expert."""
+    """All figures of one expert."""
     expert, chosen = make_gold_expert(env, name), env.tasks("train").head(tasks)
     played: dict[str, GoldPath] = {
         task.id: play_path(env, task, expert.plan(task)[: task.step_limit]) for task in chosen
     }
     won = Counter(group_in_id(task) for task, path in played.items() if path.reward >= 1.0)
-    kinds = Counter(map(group_in_id, played))
+    groups = Counter(map(group_in_id, played))
     return {
         "tasks": len(played),
         "won": round(won.total() / len(played), 3),
         "score": round(100 * fmean(path.reward for path in played.values()), 1),
         "failed": sum(path.reward == 0.0 for path in played.values()),
-        "by_kind": {kind: [won[kind], kinds[kind]] for kind in kinds},
+        "by_group": {group: [won[group], groups[group]] for group in groups},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Measure how often ScienceWorld's scripted experts win."
+        description="Measure the win rates of ScienceWorld's scripted experts."
     )
     parser.add_argument("experts", nargs="*", default=["flawless", "strong", "weak"])
     parser.add_argument(
-        "--tasks", type=int, default=144, help="training tasks of eto-24 (default 144)"
+        "--tasks", type=int, default=144, help="number of training tasks of eto-24 (default 144)"
     )
     given = parser.parse_args()
     with closing(ScienceWorld(tasks="eto-24")) as env:

@@ -1,14 +1,15 @@
-"""Speed of ScienceWorld: `python -m benchmarks.scienceworld`, from the project's root; JSON in the last line.
+"""Speed of ScienceWorld: `python -m benchmarks.scienceworld`, run from the repository root.
 
-Four gold paths are played again and again: by the bare library (its raw `step`, score and end after each, as an episode
-needs them) in a JVM with the same flags; by the environment with one worker, one episode after the other; and by eight
-episodes side by side with one worker and with two. Each way has JVMs of its own. They take turns, two to warm up, and
-each figure is the median over the others.
+Plays four gold paths repeatedly: with the bare library (its raw `step`, and score and end after
+each step, as an episode needs them) in a JVM with the same flags; with the environment and one
+worker, one episode at a time; and with eight episodes side by side, with one worker and with two.
+Each setup has its own JVMs. The setups take turns, two of them for warm-up; each figure is the
+median over the other turns. The last line of the output is JSON:
 
-    steps_per_s  steps in a second of wall-clock time, loading of the episodes left out
-    forks_per_s  returns to the middle of an episode (at most 30 steps) in a second: loading, and replay; by the
-                 environment with every observation compared
-    cpu_ms       CPU milliseconds of a step, in all processes together
+    steps_per_s  steps per second of wall-clock time, without loading
+    forks_per_s  returns to the middle of an episode (at most 30 steps) per second: loading and
+                 replay; the environment also compares every observation
+    cpu_ms       CPU milliseconds per step, over all processes
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ from eef.env import replay
 from eef.envs.scienceworld import ScienceWorld
 from eef.envs.simulators.gold_paths import GoldPaths
 from eef.task import Task
-from eef.trajectory import PathStep, Step
+from eef.trajectory import Author, PathStep, Step
 
 TASKS = (("find-plant", 0), ("use-thermometer", 0), ("boil", 0), ("power-component", 0))
 CLONES = 8
-WARM_UP = 2  # turns in which the JVMs compile most of what they run
+WARM_UP = 2  # turns in which the JVMs compile most of the code
 FORK_AT = 30
+GOLD = Author("expert", "gold")
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A gold path as it was recorded."""
+    """A recorded gold path."""
 
     task: Task
     path: tuple[PathStep, ...]
@@ -51,13 +53,16 @@ class Episode:
 
     @property
     def prefix(self) -> tuple[PathStep, ...]:
-        """The way into the middle."""
+        """The first half of the path, at most FORK_AT steps."""
         return self.path[: min(FORK_AT, len(self.path) // 2)]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way to play: `load` an episode, then `steps` (how many there were); `fork` into the middle of one."""
+class Setup:
+    """A way to play. `load` an episode, then `steps` plays it and returns the number of steps.
+
+    `fork` returns to the middle of an episode; None if this is not measured.
+    """
 
     load: Callable[[Episode], Any]
     steps: Callable[[Episode], int]
@@ -65,28 +70,25 @@ class Way:
 
 
 def record(env: ScienceWorld, name: str, variation: int) -> Episode:
-    """Play a gold path and keep what is seen."""
+    """Play a gold path and record its observations."""
     task = env.task(name, variation)
     actions = GoldPaths(env)[task].actions
     seen, path = env.reset(task), []
     for action in actions:
-        path.append(
-            PathStep(Step(observation=seen, completion="", action=action), "gold", "expert:gold")
-        )
+        path.append(PathStep(Step(observation=seen, completion="", action=action), "gold", GOLD))
         seen = env.step(action).observation
     return Episode(task, tuple(path))
 
 
-def bare(env: ScienceWorld) -> Way:
-    """The library itself, in a JVM that is told the same."""
+def bare(env: ScienceWorld) -> Setup:
+    """The library itself, in a JVM with the same options."""
     import scienceworld.scienceworld as library
 
     library.launch_gateway = functools.partial(
         library.launch_gateway, javaopts=env.opener.jvm.options
     )
-    world = library.ScienceWorldEnv(
-        "", envStepLimit=10**6
-    )  # it ends its JVM when nothing holds it any more
+    # The world ends its JVM when it is garbage-collected, so `load` refers to it.
+    world = library.ScienceWorldEnv("", envStepLimit=10**6)
     server = world.server
 
     def load(episode: Episode) -> None:
@@ -104,20 +106,20 @@ def bare(env: ScienceWorld) -> Way:
         load(episode)
         play([item.step.action for item in episode.prefix])
 
-    return Way(load, lambda episode: play(episode.actions), fork)
+    return Setup(load, lambda episode: play(episode.actions), fork)
 
 
-def one_by_one(env: ScienceWorld) -> Way:
-    """The environment, an episode at a time."""
-    return Way(
+def one_by_one(env: ScienceWorld) -> Setup:
+    """The environment, one episode at a time."""
+    return Setup(
         lambda episode: env.reset(episode.task),
         lambda episode: sum(1 for action in episode.actions if env.step(action)),
         lambda episode: replay(env, episode.task, episode.prefix),
     )
 
 
-def side_by_side(env: ScienceWorld) -> Way:
-    """Eight clones of the environment, stepped together."""
+def side_by_side(env: ScienceWorld) -> Setup:
+    """CLONES clones of the environment, stepped together."""
     clones = [env.clone() for _ in range(CLONES)]
     threads = ThreadPoolExecutor(CLONES)
 
@@ -129,29 +131,29 @@ def side_by_side(env: ScienceWorld) -> Way:
             list(threads.map(lambda clone, action=action: clone.step(action), clones))
         return CLONES * len(episode.actions)
 
-    return Way(load, play)
+    return Setup(load, play)
 
 
-def turn(way: Way, episodes: Sequence[Episode]) -> dict[str, float]:
-    """One turn: all episodes once."""
+def turn(setup: Setup, episodes: Sequence[Episode]) -> dict[str, float]:
+    """Play all episodes once; return the figures."""
     seconds = cpu = 0.0
     steps = 0
     for episode in episodes:
-        way.load(episode)
-        began, cpu_began = perf_counter(), cpu_seconds()
-        steps += way.steps(episode)
-        seconds, cpu = seconds + perf_counter() - began, cpu + cpu_seconds() - cpu_began
+        setup.load(episode)
+        start, cpu_start = perf_counter(), cpu_seconds()
+        steps += setup.steps(episode)
+        seconds, cpu = seconds + perf_counter() - start, cpu + cpu_seconds() - cpu_start
     found = {"steps_per_s": steps / seconds, "cpu_ms": 1e3 * cpu / steps}
-    if way.fork is not None:
-        began = perf_counter()
+    if setup.fork is not None:
+        start = perf_counter()
         for episode in episodes:
-            way.fork(episode)
-        found["forks_per_s"] = len(episodes) / (perf_counter() - began)
+            setup.fork(episode)
+        found["forks_per_s"] = len(episodes) / (perf_counter() - start)
     return found
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of all it has started (Linux)."""
+    """CPU time of this process and its descendants (Linux)."""
     ticks = sum(sum(map(int, _stat(pid)[11:13])) for pid in _family(os.getpid()))
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -168,23 +170,23 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def measure(turns: int) -> dict[str, dict[str, float]]:
-    """The medians of all figures, by way of playing."""
+    """The median of each figure, by setup."""
     with (
         closing(ScienceWorld()) as env,
         closing(ScienceWorld()) as one,
         closing(ScienceWorld(workers=2)) as two,
     ):
         episodes = [record(env, *each) for each in TASKS]
-        ways = {
+        setups = {
             "bare library": bare(env),
             "one worker": one_by_one(env),
             "one worker, 8 episodes": side_by_side(one),
             "two workers, 8 episodes": side_by_side(two),
         }
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in setups}
         for number in range(WARM_UP + turns):
-            for name, way in ways.items():
-                measured = turn(way, episodes)
+            for name, setup in setups.items():
+                measured = turn(setup, episodes)
                 if number >= WARM_UP:
                     found[name].append(measured)
     return {
@@ -194,8 +196,8 @@ def measure(turns: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure how fast ScienceWorld is.")
-    parser.add_argument("--turns", type=int, default=5, help="turns that are measured (default 5)")
+    parser = argparse.ArgumentParser(description="Measure the speed of ScienceWorld.")
+    parser.add_argument("--turns", type=int, default=5, help="measured turns (default 5)")
     given = parser.parse_args()
     print(f"{', '.join(name for name, _ in TASKS)}; {given.turns} turns")
     print(json.dumps(measure(given.turns)))

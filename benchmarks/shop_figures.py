@@ -1,8 +1,8 @@
-"""Figures of `docs/webshop.md`: `python -m benchmarks.shop_figures [--data DIR] [--tagger MODEL]`, from the
-project's root.
+"""Figures of `docs/webshop.md` on difficulty: `python -m benchmarks.shop_figures`.
 
-Without arguments the generated shop is measured; with `--data` the official files in DIR; with `--tagger` how often a
-spaCy model and the stand-in agree on the kind of two products of DIR. How fast the shop is `benchmarks.webshop` says.
+Run from the repository root. Without arguments it measures the synthetic shop; with `--data DIR`,
+the official files in DIR; with `--data DIR --tagger MODEL`, how often a spaCy model and the word
+lists agree on the kind of two products. Speed is measured by `benchmarks.webshop`.
 """
 
 from __future__ import annotations
@@ -41,23 +41,22 @@ KNOBS: tuple[dict[str, Any], ...] = (
 
 
 def experts(env: WebShop, tasks: int, limit: int) -> None:
-    """Win rates of the scripted experts."""
+    """Print the win rates of the scripted experts."""
     for preset in PRESETS:
         rate = win_rate(play_all(env, make_shop_expert(env, preset), tasks, limit=limit))
         print(f"{preset}: wins {100 * rate:.1f} % of {tasks} training tasks in {limit} steps")
 
 
-def slip(env: WebShop) -> None:
-    """Goals that not even the goal's own options meet."""
+def unwinnable(env: WebShop) -> None:
+    """Print the number of goals that their own options do not satisfy."""
     goals = list(env.shop.goals)
     for compat in (True, False):
         lost = sum(
             count_options(_values(goal), goal.options, compat=compat) < len(goal.options)
             for goal in goals
         )
-        print(
-            f"compat={compat}: {lost} of {len(goals)} goals cannot be won ({100 * lost / len(goals):.1f} %)"
-        )
+        share = 100 * lost / len(goals)
+        print(f"compat={compat}: {lost} of {len(goals)} goals cannot be won ({share:.1f} %)")
 
 
 def _values(goal: Any) -> list[str]:
@@ -65,8 +64,8 @@ def _values(goal: Any) -> list[str]:
 
 
 def knobs() -> None:
-    """What each setting of the generated shop does to a flawless shopper, four products a page."""
-    print("| setting | steps | pages turned | products left again |\n|:--|--:|--:|--:|")
+    """Print the effect of each setting on the flawless expert, with four products per page."""
+    print("| setting | steps | page turns | products backed out of |\n|:--|--:|--:|--:|")
     for knob in KNOBS:
         env = open_shop(products=400, **knob)
         played = play_all(env, make_shop_expert(env, "flawless"), 250)
@@ -78,27 +77,27 @@ def knobs() -> None:
 
 
 def taggers(env: WebShop, model: str) -> None:
-    """How often the stand-in and a spaCy model give two products the same `r_type`."""
+    """Print how often the word lists and a spaCy model give two products the same `r_type`."""
     nouns = [choose_tagger(name)[1] for name in (STAND_IN, model)]
     products = sorted(env.shop.catalog, key=_query)
     same = [pair for _, group in groupby(products, key=_query) for pair in combinations(group, 2)]
-    chance = random.Random(0)
-    arbitrary = [tuple(chance.sample(products, 2)) for _ in range(5000)]
-    for what, pairs in (("of one query", same), ("arbitrary", arbitrary)):
-        agree = fmean(_alike(one, other, nouns) for one, other in pairs)
-        print(f"{model} and the stand-in agree in {100 * agree:.1f} % of {len(pairs)} pairs {what}")
+    rng = random.Random(0)
+    arbitrary = [tuple(rng.sample(products, 2)) for _ in range(5000)]
+    for kind, pairs in (("same-query", same), ("arbitrary", arbitrary)):
+        agree = fmean(_agree(one, other, nouns) for one, other in pairs)
+        print(f"{model} and `words` agree on {100 * agree:.1f} % of {len(pairs)} {kind} pairs")
 
 
 def _query(product: Product) -> str:
     return product.query
 
 
-def _alike(one: Product, other: Product, nouns: list[Any]) -> bool:
+def _agree(one: Product, other: Product, nouns: list[Any]) -> bool:
     return len({match_type(one, other, each).r_type for each in nouns}) == 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the shop.")
+    parser = argparse.ArgumentParser(description="Measure the difficulty of the shop.")
     parser.add_argument("--data", type=Path, help="directory with the official files")
     parser.add_argument("--tagger", help="name of an installed spaCy model")
     given = parser.parse_args()
@@ -107,11 +106,11 @@ def main() -> None:
     elif given.data:
         for goals in ("human", "synthetic"):
             env = WebShop(given.data, prompt="none", goals=goals, tagger=STAND_IN)
-            slip(env)
+            unwinnable(env)
             experts(env, min(300, len(env.tasks("train"))), 60)
     else:
         env = WebShop(prompt="none", tagger=STAND_IN)
-        slip(env)
+        unwinnable(env)
         experts(env, 300, 60)
         knobs()
 

@@ -1,8 +1,9 @@
-"""What torch's threads cost a training when they are alone, and when other work wants the same cores.
+"""Cost of PyTorch's threads in training, on idle cores and on busy ones.
 
-`python -m benchmarks.threads` trains the base student on random ids in processes of its own: with one thread, with a
-thread a core whose waiting threads spin (OpenMP's own way), and with such that sleep (`OMP_WAIT_POLICY=PASSIVE`, what
-`eef` sets). The last line is JSON: seconds an update, medians, alone and beside one busy process a core.
+`python -m benchmarks.threads` trains the base student on random ids in separate processes: with one
+thread; with one thread per core whose waiting threads spin (OpenMP's default); and with waiting
+threads that sleep (`OMP_WAIT_POLICY=PASSIVE`, which `eef` sets). The last line of the output is
+JSON: median seconds per update, alone and beside one busy process per core.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from statistics import median
 
 UPDATES, REPEATS = 4, 3
 CORES = len(os.sched_getaffinity(0))
-WAYS = {"one": (1, "ACTIVE"), "spinning": (CORES, "ACTIVE"), "sleeping": (CORES, "PASSIVE")}
+SETUPS = {"one": (1, "ACTIVE"), "spinning": (CORES, "ACTIVE"), "sleeping": (CORES, "PASSIVE")}
 
 _TRAIN = f"""
 import random, time
-from eef.config import TrainSettings
 from eef.models.loading import load_model
-from eef.tokens import Rendered
-from eef.train import train
+from eef.renderer import Rendered
+from eef.training.settings import TrainSettings
+from eef.training.sft import train
 model, tokenizer = load_model("base", dtype="float32", device="cpu")
 rng = random.Random(0)
-lessons = [Rendered(tuple(rng.randrange(len(tokenizer)) for _ in range(600)), (1.0,) * 600) for _ in range(16)]
-settings = TrainSettings(updates={UPDATES}, batch_size=16, micro_tokens=2048)
-begun = time.monotonic()
-train(model, lessons, settings)
-print((time.monotonic() - begun) / {UPDATES})
+rows = [tuple(rng.randrange(len(tokenizer)) for _ in range(600)) for _ in range(16)]
+examples = [Rendered(row, (1.0,) * 600) for row in rows]
+settings = TrainSettings(updates={UPDATES}, batch_size=16, max_tokens_per_microbatch=2048)
+start = time.monotonic()
+train(model, examples, settings)
+print((time.monotonic() - start) / {UPDATES})
 """
 
 
@@ -44,16 +46,16 @@ def main() -> None:
         finally:
             for other in others:
                 other.kill()
-        for way, seconds in result[place].items():
-            print(f"{place:14} {way:9} {seconds:6.2f} s an update")
-    print(json.dumps({"cores": CORES, "seconds_an_update": result}))
+        for name, seconds in result[place].items():
+            print(f"{place:14} {name:9} {seconds:6.2f} s per update")
+    print(json.dumps({"cores": CORES, "seconds_per_update": result}))
 
 
 def measure() -> dict[str, float]:
-    """Median seconds of an update, the ways taking turns."""
-    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    """Median seconds per update, by setup; the setups take turns."""
+    times: dict[str, list[float]] = {name: [] for name in SETUPS}
     for _ in range(REPEATS):
-        for way, (threads, policy) in WAYS.items():
+        for name, (threads, policy) in SETUPS.items():
             settings = {
                 "OMP_NUM_THREADS": str(threads),
                 "MKL_NUM_THREADS": str(threads),
@@ -67,9 +69,9 @@ def measure() -> dict[str, float]:
                 text=True,
                 check=True,
             )
-            times[way].append(float(done.stdout))
+            times[name].append(float(done.stdout))
             time.sleep(0.2)
-    return {way: round(median(seconds), 2) for way, seconds in times.items()}
+    return {name: round(median(seconds), 2) for name, seconds in times.items()}
 
 
 if __name__ == "__main__":

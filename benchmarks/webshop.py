@@ -1,23 +1,27 @@
-"""Speed of the shop: `python -m benchmarks.webshop [--data DIR]`, from the project's root; JSON in the last line.
+"""Speed of the shop: `python -m benchmarks.webshop [--data DIR]`, run from the repository root.
 
-    steps_per_cpu_second  of a random admissible agent: what can be clicked is asked before each step, an observation
-                          is made at each, an episode ends after 15 steps
-    search_ms             CPU milliseconds of a search for a whole instruction, each sought once, median
-    query_p50_ms, _p99_ms the same of 400 queries of four kinds: an instruction without its price, six words of a
-                          title, a kind with two attributes, three words of an instruction
-    query_wall_p50_ms, _p99_ms  their wall time, which depends on what else the machine does
-    snapshot_us           microseconds of `snapshot`, mean
-    restore_us            microseconds of `restore`, mean; without the page, which is drawn once it is asked for
-    start_s, start_cpu_s  seconds from the start of a fresh interpreter to its first page, and of CPU time in them
+The last line of the output is JSON:
+
+    steps_per_cpu_second  steps of a random agent that clicks on admissible labels; an observation
+                          is rendered at each step; an episode ends after 15 steps
+    search_ms             median CPU milliseconds of a search for a whole instruction, no repeats
+    query_p50_ms, query_p99_ms
+                          the same for 400 queries of four kinds: an instruction without its price,
+                          six words of a title, a kind with two attributes, three words of an
+                          instruction
+    query_wall_p50_ms, query_wall_p99_ms
+                          their wall-clock time, which depends on the machine's load
+    snapshot_us           mean microseconds of `snapshot`
+    restore_us            mean microseconds of `restore`, without the page, which is rendered lazily
+    start_s, start_cpu_s  wall-clock and CPU seconds of a fresh interpreter until its first page
     open_mb               resident memory of that interpreter then, in MB (2^20 bytes)
-    rss_mb                peak of the resident memory of the process that played
-    workers               with `--workers N`: N spawned processes each open the shop and search; of each, resident
-                          memory (`rss_mb`), its share of it (`pss_mb`), what others hold as well (`shared_mb`), its own
-                          (`own_mb`)
+    rss_mb                peak resident memory of the process that played
+    workers               with `--workers N`: N spawned processes each open the shop and search; for
+                          each, its resident memory (`rss_mb`), its proportional share (`pss_mb`),
+                          shared memory (`shared_mb`) and private memory (`own_mb`)
 
-`--seconds` is how long it plays; `--products` of a generated shop, `--goals` and `--index` are the shop's settings. The
-figures of `docs/webshop.md` on difficulty come from `benchmarks.shop_figures`; `benchmarks/catalog.py` writes a
-catalog of any size.
+The figures of `docs/webshop.md` on difficulty come from `benchmarks.shop_figures`;
+`benchmarks/catalog.py` writes a catalog of any size.
 """
 
 from __future__ import annotations
@@ -53,29 +57,29 @@ print(json.dumps([seconds, memory()["rss_mb"]]))
 Options = dict[str, Any]
 
 
-def random_action(env: WebShop, chance: random.Random) -> str:
-    """A click on what can be clicked; where one can search, two words of the instruction are sought."""
+def random_action(env: WebShop, rng: random.Random) -> str:
+    """A random click, or a search for two words of the instruction if the page allows it."""
     can = env.available()
     if can["has_search_bar"]:
         words = env.goal.instruction.split()
-        return f"search[{' '.join(chance.sample(words, min(2, len(words))))}]"
-    return f"click[{chance.choice(can['clickables'])}]"
+        return f"search[{' '.join(rng.sample(words, min(2, len(words))))}]"
+    return f"click[{rng.choice(can['clickables'])}]"
 
 
 def steps_per_second(env: WebShop, seconds: float) -> float:
-    """Steps of the random agent in a second of CPU time, its own choices included."""
-    chance, steps, begun = random.Random(0), 0, process_time()
-    while process_time() - begun < seconds:
-        env.reset(chance.randrange(len(env.shop.goals)))
+    """Steps of the random agent per second of CPU time, including its choices."""
+    rng, steps, start = random.Random(0), 0, process_time()
+    while process_time() - start < seconds:
+        env.reset(rng.randrange(len(env.shop.goals)))
         for _ in range(EPISODE):
             steps += 1
-            if env.step(random_action(env, chance)).terminated:
+            if env.step(random_action(env, rng)).terminated:
                 break
-    return steps / (process_time() - begun)
+    return steps / (process_time() - start)
 
 
 def search_time(env: WebShop) -> float:
-    """Median CPU milliseconds of searches for whole instructions, each sought once."""
+    """Median CPU milliseconds of searches for whole instructions, without repeats."""
     queries = list(
         dict.fromkeys(
             env.shop.goals[at].instruction for at in range(min(QUERIES, len(env.shop.goals)))
@@ -83,35 +87,35 @@ def search_time(env: WebShop) -> float:
     )
     times = []
     for query in queries:
-        begun = process_time()
+        start = process_time()
         env.search(query)
-        times.append(process_time() - begun)
+        times.append(process_time() - start)
     return 1e3 * median(times)
 
 
 def mixed_queries(env: WebShop, count: int, seed: int) -> Iterator[str]:
-    """Queries as an agent writes them, of random goals: four kinds in turn."""
-    chance = random.Random(seed)
+    """Queries as an agent might write them for random goals; four kinds in turn."""
+    rng = random.Random(seed)
     for number in range(count):
-        goal = env.shop.goals[chance.randrange(len(env.shop.goals))]
+        goal = env.shop.goals[rng.randrange(len(env.shop.goals))]
         wanted = goal.instruction.split(", and price")[0]
         words = wanted.split()
         yield (
             wanted,
             " ".join(env.shop.product(goal.asin).title.split()[:6]),
             " ".join([goal.query, *goal.attributes[:2]]),
-            " ".join(chance.sample(words, min(3, len(words)))),
+            " ".join(rng.sample(words, min(3, len(words)))),
         )[number % 4]
 
 
 def query_times(env: WebShop) -> dict[str, float]:
-    """Milliseconds of CPU and of wall time of mixed queries, median and ninety-ninth percentile."""
+    """CPU and wall-clock milliseconds of mixed queries: median and 99th percentile."""
     cpu, wall = [], []
     for query in dict.fromkeys(mixed_queries(env, MIXED, seed=1)):
-        begun, began = process_time(), perf_counter()
+        cpu_start, wall_start = process_time(), perf_counter()
         env.search(query)
-        cpu.append(1e3 * (process_time() - begun))
-        wall.append(1e3 * (perf_counter() - began))
+        cpu.append(1e3 * (process_time() - cpu_start))
+        wall.append(1e3 * (perf_counter() - wall_start))
     return {
         f"query_{kind}p{part}_ms": round(quantiles(times, n=100)[part - 1], 3)
         for kind, times in (("", cpu), ("wall_", wall)) for part in (50, 99)
@@ -119,20 +123,20 @@ def query_times(env: WebShop) -> dict[str, float]:
 
 
 def copy_times(env: WebShop) -> tuple[float, float]:
-    """CPU microseconds of a snapshot, and of a return to one, in turn to a results page and a product's."""
+    """CPU microseconds per `snapshot` and `restore`, of a results page and an item page in turn."""
     env.reset(0)
     env.step(f"search[{env.goal.instruction}]")
     results = env.snapshot()
     env.step(f"click[{_first_product(env)}]")
     item = env.snapshot()
-    begun = process_time()
+    start = process_time()
     for _ in range(COPIES):
         env.snapshot()
-    snapshot = (process_time() - begun) / COPIES
-    begun = process_time()
+    snapshot = (process_time() - start) / COPIES
+    start = process_time()
     for turn in range(COPIES):
         env.restore(item if turn % 2 else results)
-    return 1e6 * snapshot, 1e6 * (process_time() - begun) / COPIES
+    return 1e6 * snapshot, 1e6 * (process_time() - start) / COPIES
 
 
 def _first_product(env: WebShop) -> str:
@@ -141,42 +145,42 @@ def _first_product(env: WebShop) -> str:
 
 
 def start_figures(options: Options) -> dict[str, float]:
-    """What a fresh interpreter takes to its first page."""
-    begun = perf_counter()
+    """Time and memory of a fresh interpreter until its first page."""
+    start = perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", START, json.dumps(options)], check=True, stdout=subprocess.PIPE
     )
-    seconds = perf_counter() - begun
+    seconds = perf_counter() - start
     cpu, resident = json.loads(done.stdout)
     return {"start_s": round(seconds, 2), "start_cpu_s": round(cpu, 2), "open_mb": resident}
 
 
 def memory_of_workers(options: Options, count: int) -> dict[str, list[int]]:
-    """Memory of processes that have the shop open at the same time, each after searches of its own."""
+    """Memory of processes that have the shop open at the same time, after some searches."""
     spawn = multiprocessing.get_context("spawn")
-    barrier, told = spawn.Barrier(count), spawn.Queue()
+    barrier, results = spawn.Barrier(count), spawn.Queue()
     workers = [
-        spawn.Process(target=_work, args=(options, seed, barrier, told)) for seed in range(count)
+        spawn.Process(target=_work, args=(options, seed, barrier, results)) for seed in range(count)
     ]
     for worker in workers:
         worker.start()
-    found = [told.get() for _ in workers]
+    found = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
     return {key: [each[key] for each in found] for key in found[0]}
 
 
-def _work(options: Options, seed: int, barrier: Any, told: Any) -> None:
+def _work(options: Options, seed: int, barrier: Any, results: Any) -> None:
     env = WebShop(prompt="none", **options)
     for query in mixed_queries(env, MIXED // 4, seed):
         env.search(query)
     barrier.wait()
-    told.put(memory())
+    results.put(memory())
     barrier.wait()
 
 
 def memory() -> dict[str, int]:
-    """Of this process, in MB, as Linux counts it."""
+    """Memory of this process in MB (Linux)."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     kb = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
     shared, own = kb["Shared_Clean"] + kb["Shared_Dirty"], kb["Private_Clean"] + kb["Private_Dirty"]
@@ -185,7 +189,7 @@ def memory() -> dict[str, int]:
 
 
 def measure(options: Options, seconds: float, workers: int) -> dict[str, Any]:
-    """All figures of the shop with these settings."""
+    """All figures of a shop with these settings."""
     env = WebShop(prompt="none", **options)
     search = search_time(env)
     queries = query_times(env)
@@ -207,24 +211,22 @@ def measure(options: Options, seconds: float, workers: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure how fast the shop is.")
+    parser = argparse.ArgumentParser(description="Measure the speed of the shop.")
     parser.add_argument(
-        "--data", type=Path, help="directory with the official files; a generated shop without"
+        "--data", type=Path, help="directory with the official files (default: synthetic)"
     )
     parser.add_argument(
-        "--products", type=int, default=1000, help="of a generated shop (default 1000)"
+        "--products", type=int, default=1000, help="size of a synthetic shop (default 1000)"
     )
     parser.add_argument(
         "--goals", choices=("synthetic", "human"), default="synthetic", help="default synthetic"
     )
+    parser.add_argument("--index", default="auto", help="directory of the index (`env.index`)")
     parser.add_argument(
-        "--index", default="auto", help="where large files are indexed (`env.index`)"
+        "--seconds", type=float, default=5.0, help="CPU seconds to play (default 5)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=5.0, help="CPU seconds of play (default 5)"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=0, help="processes whose memory is looked at (default none)"
+        "--workers", type=int, default=0, help="processes whose memory is measured (default 0)"
     )
     given = parser.parse_args()
     data = "synthetic" if given.data is None else str(given.data)

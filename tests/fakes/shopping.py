@@ -28,7 +28,7 @@ def open_shop(
 
 
 def rank(env: WebShop, goal: Goal) -> int:
-    """Rank of a goal's product among the hits of the expert's query, from 1; 0 if it is not found."""
+    """Rank of a goal's product among the hits of the expert's query, from 1; 0 if not found."""
     hits = [asin for asin, _ in env.search(query(env, goal))]
     return hits.index(goal.asin) + 1 if goal.asin in hits else 0
 
