@@ -73,10 +73,10 @@ class LabelNoise(Record):
         A segment's label is false if it differs from the label that the true labels of its two ends
         give, so two false ends of a neutral segment cancel out.
 
-        Worked example. Two states have 20 rollouts each, with 20 and 10 wins. Both are truly won,
-        and the segment between them is neutral. With one rollout, the first state's label is never
-        false and the second's is false half of the time. The segment is then labeled harmful,
-        falsely.
+        Worked example. Two states have 20 rollouts each, with 20 and 10 wins. Both are truly
+        solvable, and the segment between them is neutral. With one rollout, the first state's label
+        is never false and the second's is false half of the time. The segment is then labeled
+        harmful, falsely.
 
         >>> noise = LabelNoise(1, (StateCount("e", 0, 20, 20), StateCount("e", 3, 10, 20)))
         >>> noise.false_rates(1, "any")
@@ -124,7 +124,7 @@ def _chance_ok(state: StateCount, n: int, rule: LabelRule) -> float:
 
 
 def _chance_false(before: float, after: float, truly_before: bool, truly_after: bool) -> float:
-    """Chance of a false segment, given its ends' chances of being labeled won and true labels."""
+    """Chance of a false segment label, given its ends' chances of being solvable, and the truth."""
     if truly_before == truly_after:
         return before * (1 - after) + after * (1 - before)
     return 1 - (before * (1 - after) if truly_before else (1 - before) * after)

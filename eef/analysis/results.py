@@ -29,7 +29,7 @@ from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, round_methods
 from eef.trajectory import TrajectorySet
 
 RECORD_VERSION = 2
-"""Version 2: `skills` is `behaviors`, `kinds` is `task_groups`."""
+"""Version 2 renamed `skills` to `behaviors`, and `kinds` to `task_groups`."""
 
 COUNTS = tuple(field.name for field in fields(Cost) if field.name != "rollouts")
 

@@ -1,7 +1,7 @@
 """Scores by task group and by held-out part, if an environment's tasks have groups.
 
-A score is the sum of an episode's rewards. Next to the final score stands the highest score along
-the way, which ETO (arXiv 2403.02502) reports: a failure after progress costs nothing there.
+A score is the sum of an episode's rewards. The max score is the highest sum during an episode,
+which ETO (arXiv 2403.02502) reports: it does not drop when an episode fails after making progress.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from eef.trajectory import Trajectory
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
-    """Number of test tasks, number of wins, mean final reward and mean highest score."""
+    """Number of test tasks, number of wins, mean final reward and mean max score."""
 
     tasks: int
     wins: int
     mean_reward: float
-    mean_peak: float
+    mean_max_score: float
 
     @classmethod
     def of(cls, episodes: Iterable[Trajectory]) -> GroupScore:
@@ -33,7 +33,7 @@ class GroupScore:
             tasks=len(played),
             wins=sum(item.success for item in played),
             mean_reward=fmean(item.reward or 0.0 for item in played),
-            mean_peak=fmean(map(peak, played)),
+            mean_max_score=fmean(map(max_score, played)),
         )
 
 
@@ -43,15 +43,15 @@ class TaskGroups:
 
     all: GroupScore
     parts: Mapping[str, GroupScore]
-    kinds: Mapping[str, GroupScore]
+    groups: Mapping[str, GroupScore]
 
     @property
-    def mean_of_kinds(self) -> float:
+    def mean_of_groups(self) -> float:
         """Mean over groups of their mean final rewards; each group counts once."""
-        return fmean(score.mean_reward for score in self.kinds.values())
+        return fmean(score.mean_reward for score in self.groups.values())
 
     def to_record(self) -> dict[str, Any]:
-        return {**asdict(self), "mean_of_kinds": self.mean_of_kinds}
+        return {**asdict(self), "mean_of_groups": self.mean_of_groups}
 
 
 def score_task_groups(episodes: Iterable[Trajectory], env: str) -> TaskGroups | None:
@@ -67,17 +67,18 @@ def score_task_groups(episodes: Iterable[Trajectory], env: str) -> TaskGroups | 
     return TaskGroups(
         all=GroupScore.of(played.values()),
         parts=_divide(played, spec.held_out_part),
-        kinds=_divide(played, spec.group_of),
+        groups=_divide(played, spec.group_of),
     )
 
 
-def peak(episode: Trajectory) -> float:
+def max_score(episode: Trajectory) -> float:
     """Highest score of an episode that started at its task's start, in [0, 1].
 
     0 for a failed rollout. ETO's own figure is -1 if the first action fails a task, so its mean can
     be slightly lower.
 
-    Worked example: rewards 0.5 and -1.5 (a wrong focus after half of the task) end at -1, and the peak is 0.5.
+    Worked example: rewards 0.5 and -1.5 (a wrong focus after half of the task) end at -1, and the
+    max score is 0.5.
     """
     if episode.status == "error":
         return 0.0
@@ -87,7 +88,10 @@ def peak(episode: Trajectory) -> float:
 def _divide(
     played: Mapping[str, Trajectory], name_of: Callable[[str], str]
 ) -> dict[str, GroupScore]:
-    """Scores by a name derived from the task id, sorted by name; tasks without a name do not count."""
+    """Scores by a name derived from the task id, sorted by name.
+
+    Tasks without a name do not count.
+    """
     names = sorted({name_of(task) for task in played} - {""})
     return {
         name: GroupScore.of(item for task, item in played.items() if name_of(task) == name)

@@ -62,7 +62,9 @@ class Scale:
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers that span [low, high], in steps of 1, 2 or 5 times a power of ten.
+    """About `count` round numbers that span [low, high].
+
+    The step is 1, 2 or 5 times a power of ten.
 
     >>> nice_ticks(0.31, 0.58)
     [0.3, 0.4, 0.5, 0.6]

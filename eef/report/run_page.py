@@ -1,4 +1,4 @@
-"""Run page: the report of a run as one self-contained HTML file, without scripts or external files."""
+"""Run page: the report of a run as one self-contained HTML file without scripts."""
 
 from __future__ import annotations
 

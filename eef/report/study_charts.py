@@ -117,7 +117,7 @@ def _noise_charts(aggregate: Aggregate) -> Iterator[Html]:
             ]
             title = f"False labels of {display_name(item.name)} over rollouts per state"
             yield figure(
-                f"{title}. A state is labeled won if any rollout wins, or if the majority does. "
+                f"{title}. A state is solvable if any rollout wins, or if the majority does. "
                 f"{BAND}",
                 line_chart(drawn, [], title=title, x_title="rollouts per state", whole_x=True),
             )

@@ -81,8 +81,8 @@ def _methods(aggregate: Aggregate) -> StudyTable:
     ]
     uneven = any(None in item.win_rates for item in aggregate.methods)
     note = (
-        "Each mean is over the seeds that are finished. The tables of differences use the seeds that "
-        "both methods have finished."
+        "Each mean is over the seeds that are finished. The tables of differences use the seeds "
+        "that both methods have finished."
     )
     return StudyTable(
         "Methods and variants after the last round, greedy on the test tasks",
@@ -118,10 +118,10 @@ def _pairs(aggregate: Aggregate) -> StudyTable:
     note = (
         "p: exact sign-flip test over tasks, with all seeds of a task together. It asks whether "
         "these trained students would differ on other tasks. p (Holm): corrected for all pairs of "
-        "this table. p over seeds: t test on the differences of the seeds, with the seed as a random "
-        "effect. It asks whether newly trained students would differ on these tasks. Tasks only one "
-        "ever won: won by one method after the last round of any seed, and by the other in no round "
-        "of any seed."
+        "this table. p over seeds: t test on the differences of the seeds, with the seed as a "
+        "random effect. It asks whether newly trained students would differ on these tasks. Tasks "
+        "only one ever won: won by one method after the last round of any seed, and by the other "
+        "in no round of any seed."
     )
     return StudyTable("Pairwise comparisons on the same tasks", head, rows, note)
 
@@ -160,8 +160,8 @@ def _variants(aggregate: Aggregate) -> StudyTable:
         names = display_name(item.name), display_name(item.algorithm), changes_text(item)
         rows.append((*names, percent(item.mean), *cells))
     note = (
-        "Differences use the seeds that both have finished. p values as above; p (Holm) is corrected "
-        "for all rows of this table."
+        "Differences use the seeds that both have finished. p values as above; p (Holm) is "
+        "corrected for all rows of this table."
     )
     return StudyTable("Variants: methods with other options", head, rows, note)
 
@@ -189,11 +189,11 @@ def _training_data(aggregate: Aggregate) -> StudyTable:
             )
             rows.append((display_name(item.name), *map(_mean_count, cells)))
     note = (
-        "A solution of a task is a win of the expert or the student, from the task’s start or from a "
-        "state of another trajectory. NAT and SFT-ALL use every expert trajectory instead. Only "
-        "trained actions are counted. The prefix is the part of a path before the student’s rollout "
-        "branches from it: the expert’s actions, or with `branch_from = student` those of an earlier "
-        "failure of the student."
+        "A solution of a task is a win of the expert or the student, from the task’s start or from "
+        "a state of another trajectory. NAT and SFT-ALL use every expert trajectory instead. Only "
+        "trained actions are counted. The prefix is the part of a path before the student’s "
+        "rollout branches from it: the expert’s actions, or with `branch_from = student` those of "
+        "an earlier failure of the student."
     )
     return StudyTable("Training data of the last round, mean over seeds", head, rows, note)
 
@@ -206,7 +206,7 @@ def _label_noise(aggregate: Aggregate) -> StudyTable:
     head = (
         "method",
         "rollouts per state",
-        "won if",
+        "solvable if",
         "false states %",
         "false segments %",
         "false among beneficial %",
@@ -224,9 +224,9 @@ def _label_noise(aggregate: Aggregate) -> StudyTable:
         if n > 1 or rule == "any"  # one rollout is its own majority
     ]
     note = (
-        "A label is false if it differs from that of the majority of all rollouts from the state. A "
-        "segment is the expert’s actions between two states. Most segments are truly neutral, so a "
-        "few false labels are a large share of the segments labeled beneficial or harmful."
+        "A label is false if it differs from that of the majority of all rollouts from the state. "
+        "A segment is the expert’s actions between two states. Most segments are truly neutral, so "
+        "a few false labels are a large share of the segments labeled beneficial or harmful."
     )
     return StudyTable("Label noise", head, rows, note)
 
@@ -267,9 +267,9 @@ def _difficulty(aggregate: Aggregate) -> StudyTable:
         )
     )
     note = (
-        "Easy tasks are won in more than two thirds of the evaluations of the expert and of behavior "
-        "cloning, over all seeds; hard tasks in less than a third. Newly solved: won by neither of "
-        "the two with the same seed."
+        "Easy tasks are won in more than two thirds of the evaluations of the expert and of "
+        "behavior cloning, over all seeds; hard tasks in less than a third. Newly solved: won by "
+        "neither of the two with the same seed."
     )
     title = "Test tasks solved after the last round, mean over seeds"
     return StudyTable(title, head, rows, note)
@@ -316,8 +316,8 @@ def _costs(aggregate: Aggregate) -> StudyTable:
         for item in aggregate.methods
     ]
     note = (
-        "Finished trials only. The expert’s rollouts are those of all experts together; a method that "
-        "uses some of them uses a part of these. Minutes are wall-clock time, on machines that may "
-        "have had other work."
+        "Finished trials only. The expert’s rollouts are those of all experts together; a method "
+        "that uses some of them uses a part of these. Minutes are wall-clock time, on machines "
+        "that may have had other work."
     )
     return StudyTable("Cost, mean over seeds", head, rows, note)

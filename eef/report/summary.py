@@ -67,8 +67,8 @@ def verdict(results: Results) -> str:
             f"({evidence})."
         )
     return (
-        f"{_assess(comparison)} If the two were equally good, a difference this large would occur by "
-        f"chance {chance(comparison.p_value)} ({evidence})."
+        f"{_assess(comparison)} If the two were equally good, a difference this large would occur "
+        f"by chance {chance(comparison.p_value)} ({evidence})."
     )
 
 
@@ -81,7 +81,10 @@ def _assess(comparison: Comparison) -> str:
         return f"The difference of {span} is statistically significant."
     if comparison.p_value < SIGNIFICANCE_LEVEL:
         return f"The difference of {span} is not significant after correction."
-    return f"The difference of {span} may be due to chance: this run does not show that either is better."
+    return (
+        f"The difference of {span} may be due to chance: this run does not show that either is "
+        "better."
+    )
 
 
 def setting(results: Results) -> str:
@@ -133,10 +136,10 @@ def study_verdict(aggregate: Aggregate) -> str:
     )
     return (
         f"In {count_of(len(pair.seeds), 'seed')} {display_name(subject.name)} wins {ours} % of the "
-        f"test tasks and {display_name(rival.name)} {theirs} %. On the same tasks the difference is "
-        f"{points(sign * pair.over_tasks.mean)} points (95 % over tasks and seeds: {points(low)} to "
-        f"{points(high)}). For these trained students on other tasks, {p_value(pair.p_value)}"
-        f"{retrained}."
+        f"test tasks and {display_name(rival.name)} {theirs} %. On the same tasks the difference "
+        f"is {points(sign * pair.over_tasks.mean)} points (95 % over tasks and seeds: "
+        f"{points(low)} to {points(high)}). For these trained students on other tasks, "
+        f"{p_value(pair.p_value)}{retrained}."
     )
 
 

@@ -32,16 +32,16 @@ def test_scores_by_part_and_by_group():
         ended("scienceworld/melt/22", 0.7, status="error"),
     ]
     found = score_task_groups(episodes, "scienceworld")
-    assert found.all == GroupScore(tasks=4, wins=1, mean_reward=0.25, mean_peak=0.375)
+    assert found.all == GroupScore(tasks=4, wins=1, mean_reward=0.25, mean_max_score=0.375)
     assert found.parts == {
-        "seen": GroupScore(tasks=1, wins=0, mean_reward=0.0, mean_peak=0.5),
-        "unseen": GroupScore(tasks=3, wins=1, mean_reward=1 / 3, mean_peak=1 / 3),
+        "seen": GroupScore(tasks=1, wins=0, mean_reward=0.0, mean_max_score=0.5),
+        "unseen": GroupScore(tasks=3, wins=1, mean_reward=1 / 3, mean_max_score=1 / 3),
     }
-    assert found.kinds == {
-        "boil": GroupScore(tasks=2, wins=1, mean_reward=0.5, mean_peak=0.75),
-        "melt": GroupScore(tasks=2, wins=0, mean_reward=0.0, mean_peak=0.0),
+    assert found.groups == {
+        "boil": GroupScore(tasks=2, wins=1, mean_reward=0.5, mean_max_score=0.75),
+        "melt": GroupScore(tasks=2, wins=0, mean_reward=0.0, mean_max_score=0.0),
     }
-    assert found.mean_of_kinds == 0.25
+    assert found.mean_of_groups == 0.25
     assert score_task_groups([ended("toy/1", 1.0)], "toy") is None
     assert score_task_groups([], "scienceworld") is None
 

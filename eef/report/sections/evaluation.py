@@ -60,9 +60,9 @@ def draw_scores(results: Results) -> Section:
         table(head, rows, name="Result"),
         note(
             "A task is won if its reward reaches the environment’s threshold. Tasks are played "
-            "greedily. The interval is Wilson’s. Newly solved: test tasks won by neither the expert "
-            "nor behavior cloning. Rollouts and generated tokens count exploration; minutes count all "
-            "stages of the method itself."
+            "greedily. The interval is Wilson’s. Newly solved: test tasks won by neither the "
+            "expert nor behavior cloning. Rollouts and generated tokens count exploration; minutes "
+            "count all stages of the method itself."
             + (
                 ""
                 if unsolved is None
@@ -220,18 +220,21 @@ def draw_task_groups(results: Results) -> Section | None:
     rows += [
         _group_row(name, [each.parts.get(name) for each in found.values()]) for name in first.parts
     ]
-    rows.append(["mean of groups", NONE, *(percent(each.mean_of_kinds) for each in found.values())])
+    rows.append(
+        ["mean of groups", NONE, *(percent(each.mean_of_groups) for each in found.values())]
+    )
     rows += [
-        _group_row(name, [each.kinds.get(name) for each in found.values()]) for name in first.kinds
+        _group_row(name, [each.groups.get(name) for each in found.values()])
+        for name in first.groups
     ]
     head = ("Tasks", "Number", *(display_name(name) for name in found))
     return section(
         "Scores by task group",
         table(head, rows, name="Scores by task group"),
         note(
-            "Mean final score × 100. In parentheses, the mean of the highest score during an episode, "
-            "which ETO reports: it does not drop when an episode fails after making progress. The "
-            "mean of groups weighs all groups equally."
+            "Mean final score × 100. In parentheses, the mean of the highest score during an "
+            "episode, which ETO reports: it does not drop when an episode fails after making "
+            "progress. The mean of groups weighs all groups equally."
         ),
     )
 
@@ -242,7 +245,7 @@ def _group_row(name: str, scores: Sequence[GroupScore | None]) -> list[Content]:
 
 
 def _group_cell(score: GroupScore | None) -> str:
-    return f"{percent(score.mean_reward)} ({percent(score.mean_peak)})" if score else NONE
+    return f"{percent(score.mean_reward)} ({percent(score.mean_max_score)})" if score else NONE
 
 
 def draw_behaviors(results: Results) -> Section | None:

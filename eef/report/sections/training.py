@@ -64,9 +64,9 @@ def draw_exploration(results: Results) -> Section | None:
         ),
         note(
             f"The expert won {number(known)} of the {results.fingerprint['train_tasks']} training "
-            "tasks; “won so far” adds the student’s wins up to the round. A state needs recovery if "
-            "the student wins from the state before it but not from the state itself. It is recovered "
-            "if a solution that continues from there was found." + _failures(results)
+            "tasks; “won so far” adds the student’s wins up to the round. A state needs recovery "
+            "if the student wins from the state before it but not from the state itself. It is "
+            "recovered if a solution that continues from there was found." + _failures(results)
         ),
     )
 
@@ -100,7 +100,7 @@ def _exploration_row(results: Results, method: MethodResult, item: RoundResult) 
 
 
 def draw_selection(results: Results) -> Section | None:
-    """Stacked bars: trained steps by reason, and segments by label for methods that measure them."""
+    """Stacked bars: trained steps by reason, and segments by label if they are measured."""
     rounds = [
         (method, item) for method in results.methods for item in method.rounds if item.selection
     ]
@@ -116,9 +116,9 @@ def draw_selection(results: Results) -> Section | None:
     if measured:
         parts.append(
             figure(
-                "Segments of the experts’ failed trajectories, labeled by the student’s rollouts from "
-                "the states before and after them. Actions of harmful segments may be context in "
-                "training, but are never trained.",
+                "Segments of the experts’ failed trajectories, labeled by the student’s rollouts "
+                "from the states before and after them. Actions of harmful segments may be context "
+                "in training, but are never trained.",
                 *_stacks(measured, "segments.", SEGMENTS),
             )
         )
@@ -209,10 +209,10 @@ def draw_costs(results: Results) -> Section | None:
         "Cost",
         table(head, [_cost_row(method, results) for method in methods], name="Cost"),
         note(
-            "The columns from rollouts to generated tokens count exploration up to the round of the "
-            "result (for the expert, collection). Replayed steps restore a state to branch from. "
-            "Cached prompt tokens were not recomputed. Trained tokens carry loss; processed tokens "
-            "are all that passed through the model in training."
+            "The columns from rollouts to generated tokens count exploration up to the round of "
+            "the result (for the expert, collection). Replayed steps restore a state to branch "
+            "from. Cached prompt tokens were not recomputed. Trained tokens carry loss; processed "
+            "tokens are all that passed through the model in training."
         ),
     )
 
