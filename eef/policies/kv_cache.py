@@ -1,7 +1,7 @@
-"""RowCache: keys and values of many conversations of different lengths, kept from turn to turn in fixed buffers.
+"""RowCache: keys and values of many conversations of different lengths, kept between turns.
 
-What `eef.policies.local` decodes with. A row is a conversation; each row is written at its own positions, so that no
-row is padded in its middle, and nothing is copied when one grows. A forward pass is announced by `place`.
+A row is a conversation. Each row is written at its own positions, so no row is padded in the
+middle. `LocalPolicy` (`eef.policies.local`) announces each forward pass with `write_at`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 _GRAIN = 64  # capacities are multiples of this
+_GROWTH = 1.25  # factor by which a capacity grows at least, so that copying costs little in total
+_SHRINK_BELOW = 0.75  # share of rows still in use below which the others are released
 
 
 @dataclass(slots=True)
 class Place:
-    """Where the next forward pass writes, and what it sees.
+    """Where the next forward pass writes, and what it attends to.
 
     rows       slice (a view) or index tensor (a copy) of the b rows it works on
     positions  [b, q] position of each new token in its row
-    width      positions 0 … width - 1 are seen; None: only the new tokens themselves, which begin their rows
+    width      attention sees positions 0 … width - 1; None: the new tokens start their rows and see
+               only one another
     """
 
     rows: slice | torch.Tensor
@@ -30,14 +33,30 @@ class Place:
     width: int | None
 
 
+class _Extent:
+    """What all layers share: the size of the buffers, and the place of the next forward pass.
+
+    Layers hold this object and not their cache. A reference cycle would keep the buffers alive
+    until the garbage collector runs, which can be several gigabytes later.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.capacity = 0
+        self.place = Place(slice(0, 0), torch.zeros(0, 0, dtype=torch.long), None)
+        self.index = torch.zeros(0, 1, dtype=torch.long)  # [b, 1] rows of the place
+
+
 class RowLayer(CacheLayerMixin):
-    """One layer's buffers [rows, heads, capacity, head size]. Never-written positions hold zeros, never NaN."""
+    """One layer's buffers [rows, heads, capacity, head size]; unwritten positions are 0."""
 
     is_sliding = False
+    keys: torch.Tensor | None
+    values: torch.Tensor | None
 
-    def __init__(self, cache: RowCache) -> None:
+    def __init__(self, extent: _Extent) -> None:
         super().__init__()
-        self._cache = cache
+        self._extent = extent
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.keys = self._buffer(key_states)
@@ -45,20 +64,18 @@ class RowLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def _buffer(self, states: torch.Tensor) -> torch.Tensor:
-        return states.new_zeros(
-            self._cache.rows, states.shape[1], self._cache.capacity, states.shape[3]
-        )
+        extent = self._extent
+        return states.new_zeros(extent.rows, states.shape[1], extent.capacity, states.shape[3])
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new states [b, heads, q, head size]; returns what attention sees of these rows."""
+        """Write the new states [b, heads, q, head size]; returns what attention sees."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
-        place = self._cache.place
-        index = self._cache.index
+        place, index = self._extent.place, self._extent.index
         self.keys[index, :, place.positions] = key_states.transpose(1, 2)
         self.values[index, :, place.positions] = value_states.transpose(1, 2)
         if place.width is None:
@@ -68,14 +85,20 @@ class RowLayer(CacheLayerMixin):
     def buffers(self) -> list[torch.Tensor]:
         return [self.keys, self.values] if self.keys is not None and self.values is not None else []
 
+    def clear(self) -> None:
+        """Release the buffers."""
+        self.keys = self.values = None
+        self.is_initialized = False
+
     def resize(self) -> None:
-        """Take up the cache's rows and capacity, keeping what is there."""
+        """Give the buffers the size of the extent, keeping what fits."""
         if self.keys is not None and self.values is not None:
-            self.keys, self.values = self._resized(self.keys), self._resized(self.values)
+            self.keys = self._resized(self.keys)  # one after the other: less memory at once
+            self.values = self._resized(self.values)
 
     def _resized(self, old: torch.Tensor) -> torch.Tensor:
-        new = old.new_zeros(self._cache.rows, old.shape[1], self._cache.capacity, old.shape[3])
-        new[: old.shape[0], :, : old.shape[2]] = old
+        new, rows = self._buffer(old), min(old.shape[0], self._extent.rows)
+        new[:rows, :, : old.shape[2]] = old[:rows]
         return new
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -90,36 +113,50 @@ class RowLayer(CacheLayerMixin):
 
 
 class RowCache(Cache):
-    """The layers of a model, with room for `rows` × `capacity` tokens; both only ever grow."""
+    """The layers of a model, with room for `rows` × `capacity` tokens."""
 
     def __init__(self, layers: int) -> None:
-        self.rows = 0
-        self.capacity = 0
-        self.place = Place(slice(0, 0), torch.zeros(0, 0, dtype=torch.long), None)
-        self.index = torch.zeros(0, 1, dtype=torch.long)
-        self._row_layers = [RowLayer(self) for _ in range(layers)]
+        self._extent = _Extent()
+        self._row_layers = [RowLayer(self._extent) for _ in range(layers)]
         super().__init__(layers=list(self._row_layers))
 
+    @property
+    def rows(self) -> int:
+        return self._extent.rows
+
+    @property
+    def capacity(self) -> int:
+        return self._extent.capacity
+
+    def clear(self) -> None:
+        """Forget all rows and release their memory."""
+        self._extent.rows = self._extent.capacity = 0
+        for layer in self._row_layers:
+            layer.clear()
+
     def reserve(self, rows: int, capacity: int) -> None:
-        """Make room. A capacity at least doubles, so that growing costs little in all."""
-        if rows <= self.rows and capacity <= self.capacity:
+        """Make room for `rows` × `capacity` tokens; rows 0 … `rows` - 1 keep their contents.
+
+        Rows beyond these are released once they are many.
+        """
+        extent = self._extent
+        if capacity > extent.capacity:
+            capacity = _GRAIN * -(-int(max(capacity, _GROWTH * extent.capacity)) // _GRAIN)
+        elif _SHRINK_BELOW * extent.rows < rows <= extent.rows:
             return
-        if capacity > self.capacity:
-            self.capacity = _GRAIN * -(-max(capacity, 2 * self.capacity) // _GRAIN)
-        self.rows = max(rows, self.rows)
+        extent.rows, extent.capacity = rows, max(capacity, extent.capacity)
         for layer in self._row_layers:
             layer.resize()
 
     def write_at(self, place: Place) -> None:
         """Announce the next forward pass."""
-        self.place = place
         rows = place.rows
         if isinstance(rows, slice):
             rows = torch.arange(rows.start, rows.stop, device=place.positions.device)
-        self.index = rows[:, None]
+        self._extent.place, self._extent.index = place, rows[:, None]
 
     def swap(self, one: Sequence[int], other: Sequence[int], width: int) -> None:
-        """Exchange the rows `one` with the rows `other` (disjoint), of each the first `width` positions."""
+        """Exchange the first `width` positions of the rows `one` and `other` (disjoint)."""
         for layer in self._row_layers:
             for buffer in layer.buffers():
                 there, back = list(one) + list(other), list(other) + list(one)

@@ -151,6 +151,8 @@ class _Cached:
     def complete(self, rows: list[Row], sampling: Sampling, stops: frozenset[int]) -> None:
         """Generate into `rows`, each up to a stop id or its limit."""
         goes_on = self._continue(rows)
+        if not goes_on:
+            self._cache.clear()
         self._cache.reserve(len(rows), max(row.prompt + row.limit for row in rows) + 1)
         if not goes_on:
             self._begin(rows)

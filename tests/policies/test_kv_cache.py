@@ -1,0 +1,68 @@
+"""RowCache: buffers follow the rows in use, keep their contents, and are freed with the policy."""
+
+import gc
+import weakref
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from eef.policies.kv_cache import Place, RowCache  # noqa: E402
+from eef.policies.local import LocalPolicy  # noqa: E402
+from eef.policy import Sampling  # noqa: E402
+from eef.renderer import Renderer  # noqa: E402
+from eef.trajectory import Author  # noqa: E402
+from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+def written(cache, rows, positions):
+    """Write states that differ everywhere; returns what attention then sees of the rows."""
+    states = torch.arange(rows * positions * 2.0).view(rows, 1, positions, 2) + 1
+    place = torch.arange(positions).expand(rows, positions)
+    cache.write_at(Place(slice(0, rows), place, positions))
+    return cache.update(states, -states, 0)
+
+
+def test_buffers_grow_and_shrink_with_the_rows_and_keep_their_contents():
+    cache = RowCache(layers=1)
+    cache.reserve(8, 100)
+    assert (cache.rows, cache.capacity) == (8, 128)
+    keys, values = (each.clone() for each in written(cache, 8, 100))
+    for rows, wanted, expected in (
+        (8, 120, (8, 128)),  # there is room
+        (8, 129, (8, 192)),  # grows by a quarter at least, to a multiple of 64
+        (7, 150, (8, 192)),  # few rows less: not worth a copy
+        (5, 150, (5, 192)),
+        (4, 200, (4, 256)),
+        (3, 10, (3, 256)),
+    ):
+        cache.reserve(rows, wanted)
+        assert (cache.rows, cache.capacity) == expected
+        layer = cache.layers[0]
+        assert layer.keys.shape == (expected[0], 1, expected[1], 2)
+        assert torch.equal(layer.keys[:rows, :, :100], keys[:rows])
+        assert torch.equal(layer.values[:rows, :, :100], values[:rows])
+        assert not layer.keys[:, :, 100:].any()
+    cache.clear()
+    assert (cache.rows, cache.capacity, cache.layers[0].buffers()) == (0, 0, [])
+
+
+def test_a_policy_frees_its_buffers_without_the_garbage_collector():
+    """A run makes a policy per stage: one that waits for the collector costs gigabytes."""
+    tokenizer = tiny_tokenizer()
+    policy = LocalPolicy(
+        tiny_model(), tokenizer, Renderer(tokenizer), author=Author("student", "tiny")
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        conversation = [{"role": "user", "content": "hello"}]
+        policy.act([conversation], [0], Sampling(temperature=0.0, max_tokens=4))
+        buffer = weakref.ref(policy._engine._cache.layers[0].keys)
+        assert buffer() is not None
+        del policy
+        assert buffer() is None
+    finally:
+        gc.enable()
