@@ -24,7 +24,7 @@ class SeedRange(NamedTuple):
         return cls(fmean(values), min(values), max(values))
 
 
-Curve = Sequence[tuple[float, SeedRange]]
+SeedCurve = Sequence[tuple[float, SeedRange]]
 """Ranges with their positions on the horizontal axis, from left to right."""
 
 
@@ -38,12 +38,12 @@ class OptionSweep:
     algorithm: str
     option: str
     seeds: tuple[int, ...]
-    curve: Curve
+    curve: SeedCurve
 
 
 def learning_curve(
     item: MethodAggregate, position: Callable[[MethodAggregate, int], float]
-) -> Curve:
+) -> SeedCurve:
     """The win rate after each round, at the position that `position(item, round)` gives."""
     return [
         (position(item, round), SeedRange.of(rates))
@@ -82,7 +82,7 @@ def option_sweeps(aggregate: Aggregate) -> Iterator[OptionSweep]:
             yield OptionSweep(algorithm, key, seeds, curve)
 
 
-def false_state_curve(item: MethodAggregate, rule: LabelRule, sizes: Collection[int]) -> Curve:
+def false_state_curve(item: MethodAggregate, rule: LabelRule, sizes: Collection[int]) -> SeedCurve:
     """The share of false state labels by number of rollouts per state."""
     return [
         (n, SeedRange.of([noise.false_rates(n, rule).states for noise in item.label_noise]))

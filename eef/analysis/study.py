@@ -52,7 +52,7 @@ def load_study(directories: Sequence[Path]) -> Study:
     Raises StoreError if a directory has no trial, or if the trials do not belong together.
     """
     found = {
-        (trial.budget[0], trial.method, trial.seed): trial
+        (trial.budget.unit, trial.method, trial.seed): trial
         for directory in directories
         for trial in _read_trials(directory)
     }
@@ -75,12 +75,12 @@ def make_study(trials: Iterable[Trial]) -> Study:
         _check_same_study(first, trial)
     for of_method in _by_method(kept):
         _check_same_options(of_method)
-    units = dict.fromkeys(trial.budget[0] for trial in kept)
-    by_unit = {unit: [trial for trial in kept if trial.budget[0] == unit] for unit in units}
+    units = dict.fromkeys(trial.budget.unit for trial in kept)
+    by_unit = {unit: [trial for trial in kept if trial.budget.unit == unit] for unit in units}
     budgets = {}
     for unit, of_unit in by_unit.items():
         _check_same_settings(of_unit)
-        sizes = {trial.budget[1] for trial in of_unit}
+        sizes = {trial.budget.size for trial in of_unit}
         if len(sizes) > 1:
             given = " and ".join(map(str, sorted(sizes)))
             raise StoreError(
@@ -122,7 +122,7 @@ def _versions(trials: Iterable[Trial]) -> dict[str, str]:
 def _by_method(trials: Iterable[Trial]) -> Iterable[list[Trial]]:
     found: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
-        found.setdefault((trial.budget[0], trial.method), []).append(trial)
+        found.setdefault((trial.budget.unit, trial.method), []).append(trial)
     return found.values()
 
 

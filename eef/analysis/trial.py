@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from eef.analysis.behaviors import BehaviorUse, count_behaviors
 from eef.analysis.label_noise import LabelNoise, read_noise
@@ -59,6 +59,17 @@ def _rename_fields(record: Json) -> Json:
     return renamed
 
 
+class RoundBudget(NamedTuple):
+    """The budget of a round: `size` units of "rollouts", "tokens" or "updates".
+
+    The unit is "updates" if methods play everything they plan, since updates are equal in every
+    comparison, and "none" if training is measured in epochs.
+    """
+
+    unit: str
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """One evaluation: reward and win of each test task, in the order of `Trial.tasks`."""
@@ -71,11 +82,9 @@ class Scores:
 class Trial(Record):
     """One method with one seed, finished or not. The expert and behavior cloning are trials too.
 
-    `budget` is the (unit, size) of a round: ("rollouts", n), ("tokens", n), ("updates", n) if
-    methods play everything they plan (updates are equal in every comparison), or ("none", 0) if
-    training is measured in epochs. `order` sorts methods in tables. `algorithm` is the method that
-    a variant configures; `options` are all of its options, `settings` those settings of the recipe
-    that must be equal for trials to be compared.
+    `order` sorts methods in tables. `algorithm` is the method that a variant configures, `options`
+    are all of its options. `settings` are the settings of the recipe that must be equal for trials
+    to be compared.
 
     `scores`, `costs` (then by kind of stage), `behaviors` and `selected` (counts of what is trained
     on, see `eef.methods.examples.make_selection`) are keyed by round; round 0 precedes exploration.
@@ -90,7 +99,7 @@ class Trial(Record):
     study: str
     method: str
     seed: int
-    budget: tuple[str, int]
+    budget: RoundBudget
     order: int
     rounds: int
     algorithm: str
@@ -178,7 +187,7 @@ class Trial(Record):
 
 def write_trial(directory: Path, trial: Trial) -> None:
     """Write a trial to `<directory>/<budget unit>/<method>@<seed>.json`. StoreError if it fails."""
-    path = directory / trial.budget[0] / f"{trial.name}.json"
+    path = directory / trial.budget.unit / f"{trial.name}.json"
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, trial.to_record(), indent=None)
@@ -265,13 +274,13 @@ def _shared_settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _budget(recipe: Recipe, tasks: int) -> tuple[str, int]:
+def _budget(recipe: Recipe, tasks: int) -> RoundBudget:
     budget, updates = recipe.budget.of_round(tasks), recipe.train.updates
     if budget.rollouts:
-        return "rollouts", budget.rollouts
+        return RoundBudget("rollouts", budget.rollouts)
     if budget.tokens:
-        return "tokens", budget.tokens
-    return ("updates", updates) if updates else ("none", 0)
+        return RoundBudget("tokens", budget.tokens)
+    return RoundBudget("updates", updates) if updates else RoundBudget("none", 0)
 
 
 def _costs(run: RunData, method: str) -> dict[int, dict[str, Cost]]:

@@ -72,7 +72,7 @@ def _learning_chart(aggregate: Aggregate, x_title: str, position: Position) -> H
     )
 
 
-def _curve(label: str, style: str, curve: curves.Curve) -> Curve:
+def _curve(label: str, style: str, curve: curves.SeedCurve) -> Curve:
     return Curve(label, style, tuple(Point(x, *seed_range) for x, seed_range in curve))
 
 

@@ -92,7 +92,7 @@ def setting(results: Results) -> str:
     sentences = []
     bc, expert = results[BC], results[EXPERT]
     if results.round_methods and bc.last:
-        sentences.append(f"Behavior cloning, where every method starts, wins {_rate(bc)}.")
+        sentences.append(f"Behavior cloning, the start of every method, wins {_rate(bc)}.")
     if expert.last:
         sentences.append(f"The expert wins {_rate(expert)}.")
     solved = [

@@ -12,7 +12,7 @@ from eef.analysis.behaviors import BehaviorUse
 from eef.analysis.label_noise import LabelNoise, StateCount
 from eef.analysis.stats import holm
 from eef.analysis.study import make_study
-from eef.analysis.trial import Scores, Trial
+from eef.analysis.trial import RoundBudget, Scores, Trial
 from eef.cli.seeds import with_budget
 from eef.methods.registry import make_method
 from eef.pipeline.ledger import Cost
@@ -161,7 +161,7 @@ def trial(method, seed, won, order, algorithm=None, **options):
         study="s",
         method=method,
         seed=seed,
-        budget=("rollouts", 9),
+        budget=RoundBudget("rollouts", 9),
         order=order,
         rounds=int(explores),
         algorithm=algorithm or method,

@@ -271,7 +271,7 @@ def draw_behaviors(results: Results) -> Section | None:
             "Mean number of actions per test episode after the last evaluated round. Lost episodes "
             "are hatched."
             + (f" {counting}" if counting else "")
-            + (f" Shown by no method: {', '.join(unused)}." if unused else "")
+            + (f" Not seen in any method: {', '.join(unused)}." if unused else "")
         ),
     )
 

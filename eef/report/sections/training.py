@@ -186,7 +186,7 @@ def _stack(label: str, count: Mapping[str, int], parts: Parts, longest: int) -> 
 
 
 def draw_costs(results: Results) -> Section | None:
-    """The cost of each method itself: behavior cloning, where the others start, has its own row."""
+    """The cost of each method itself; behavior cloning, their common start, has its own row."""
     methods = [method for method in results.methods if method.last]
     if not methods:
         return None
@@ -196,7 +196,7 @@ def draw_costs(results: Results) -> Section | None:
         "Steps",
         "Replayed",
         "Prompt tokens",
-        "cached",
+        "of these, cached",
         "Generated",
         "Updates",
         "Trained tokens",
