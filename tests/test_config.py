@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eef import config
 from eef.config import SettingRow, Settings, apply_override, parse_settings, settings_table
 from eef.errors import ConfigError
-from eef.methods.registry import METHODS
+from eef.methods.registry import METHODS, method_class
 from eef.models.settings import LoraSettings
 from eef.pipeline.recipe import Recipe, load_recipe
 from eef.training.settings import TrainSettings
@@ -198,7 +198,7 @@ def test_settings_do_not_change():
         recipe().train.updates = 3
 
 
-@pytest.mark.parametrize("kind", [Recipe, *(method.Options for method in METHODS.values())])
+@pytest.mark.parametrize("kind", [Recipe, *(method_class(name).Options for name in METHODS)])
 def test_every_setting_has_its_help(kind: type[Settings]):
     rows = settings_table(kind)
     assert all(row.description.endswith(".") and row.type for row in rows)

@@ -20,7 +20,7 @@ from eef.cli.runs import Overrides, as_table
 from eef.config import SettingRow, parse_settings, settings_table
 from eef.envs.registry import ENVIRONMENTS, env_spec, setting_groups
 from eef.errors import ConfigError, EnvError
-from eef.methods.registry import METHODS
+from eef.methods.registry import METHODS, method_class
 from eef.pipeline.recipe import Recipe
 from eef.utils.compute import available_cores, process_settings
 from eef.utils.progress import Progress
@@ -177,8 +177,8 @@ def settings(
     if markdown:
         put(_HEADING)
     show("recipe", settings_table(Recipe))
-    for name, kind in METHODS.items():
-        show(f"method {name}", settings_table(kind.Options, f"options.{name}."))
+    for name in METHODS:
+        show(f"method {name}", settings_table(method_class(name).Options, f"options.{name}."))
     for name in ENVIRONMENTS:
         about = _describe_env(name)
         put(

@@ -1,1 +1,1 @@
-"""Methods: what to roll out and what to train on. Pure functions of recorded trajectories."""
+"""Methods: what to explore and what to train on, as pure functions of recorded trajectories."""

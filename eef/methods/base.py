@@ -1,4 +1,4 @@
-"""The Method protocol: `plan` chooses what to roll out, `select` what to train on. Both are pure functions."""
+"""The Method protocol: `plan` chooses what to explore, `select` what to train on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ class MethodOptions(Settings):
     """Options of every method."""
 
     bc_experts: tuple[str, ...] | None = Field(default=None, strict=False)
-    """Experts (without `expert:`) whose wins are trained on; every expert's when left out."""
+    """Names of the experts whose wins are trained on; by default all experts."""
 
 
 OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 
 
 class Method(Protocol):
-    """What to play on from and what to train on, in rounds that count from 1 (round 0 is the expert data).
+    """A method, in rounds that count from 1 (round 0 is the expert data).
 
-    `prompt_suffix` is what the policy is told beside the environment's prompt whenever it acts, mostly nothing. Both functions
-    read the student's rollouts of rounds up to `round` only; what they return depends on the
-    set of trajectories, not on its order.
+    `plan` and `select` are pure: they read no file, no model and no environment. They use the
+    student's rollouts of rounds up to `round` only, and their results depend on the set of
+    trajectories, not on its order. `prompt_suffix` is appended to the environment's prompt whenever
+    the student acts; it is mostly empty.
     """
 
     Options: ClassVar[type[MethodOptions]]
@@ -43,24 +44,24 @@ class Method(Protocol):
     def prompt_suffix(self) -> str: ...
 
     @classmethod
-    def of(cls, name: str, options: Mapping[str, object]) -> Self:
-        """The method under a name with checked options (ConfigError)."""
+    def create(cls, name: str, options: Mapping[str, object]) -> Self:
+        """The method under a name, with checked options. ConfigError for a wrong option."""
         ...
 
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
     ) -> list[PlannedState]:
-        """The states to play on from in a round, the tasks in the order given."""
+        """The states to explore from in a round, task by task in the given order."""
         ...
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
-        """What to train on after a round; MethodError where there is nothing."""
+        """What to train on after a round. MethodError if there is nothing."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Configured(Generic[OptionsT]):
-    """What every method is made of: a name and checked options. A method is a subclass with `plan` and `select`."""
+    """Base of all methods: a name and checked options. Subclasses add `plan` and `select`."""
 
     name: str
     options: OptionsT
@@ -68,10 +69,9 @@ class Configured(Generic[OptionsT]):
     Options: ClassVar[type[MethodOptions]] = MethodOptions
 
     @classmethod
-    def of(cls, name: str, options: Mapping[str, object]) -> Self:
-        return cls(
-            name, cast(OptionsT, parse_settings(cls.Options, options, source=f"options.{name}"))
-        )
+    def create(cls, name: str, options: Mapping[str, object]) -> Self:
+        checked = parse_settings(cls.Options, options, source=f"options.{name}")
+        return cls(name, cast(OptionsT, checked))
 
     @property
     def prompt_suffix(self) -> str:

@@ -1,4 +1,4 @@
-"""Behaviour cloning (SFT-POS): explore nothing, train on the experts' wins."""
+"""Behavior cloning (SFT-POS): explore nothing, train on the experts' wins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eef.methods.base import Configured, MethodOptions
+from eef.methods.base import Configured, Method, MethodOptions
 from eef.methods.examples import select_episodes
 from eef.methods.queries import winning_trajectories, wins_from_start
 from eef.selection import PlannedState, Selection
@@ -19,7 +19,11 @@ class BcOptions(MethodOptions):
 
 @dataclass(frozen=True, slots=True)
 class Bc(Configured[BcOptions]):
-    """All that the experts won, each sequence of actions once."""
+    """Behavior cloning.
+
+    `plan`: nothing. `select`: every win of the experts, each sequence of actions once, the shortest
+    wins of a task first.
+    """
 
     Options: ClassVar[type[MethodOptions]] = BcOptions
 
@@ -29,10 +33,11 @@ class Bc(Configured[BcOptions]):
         return []
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
-        def won(task: str) -> list[Trajectory]:
-            return wins_from_start(
-                trajectories,
-                winning_trajectories(trajectories, task, range(0), self.options.bc_experts),
-            )
+        def wins(task: str) -> list[Trajectory]:
+            found = winning_trajectories(trajectories, task, range(0), self.options.bc_experts)
+            return wins_from_start(trajectories, found)
 
-        return select_episodes(self, trajectories, tasks, won)
+        return select_episodes(self, trajectories, tasks, wins)
+
+
+METHOD: type[Method] = Bc

@@ -1,7 +1,8 @@
-"""ETO: explore from every task's start, prefer what won to what failed, and train on these pairs.
+"""ETO: explore from every task's start, and train on pairs of a win and a failure.
 
-Pairs alone: the student goes on from the round before, which is also the frozen reference (`eef.preference`).
-Source: Song et al., *Trial and Error: Exploration-Based Trajectory Optimization for LLM Agents*, arXiv 2403.02502.
+There are no examples, only pairs: each round continues from the previous round's student, which is
+also the frozen reference model (see `eef.training.dpo`). Source: Song et al., *Trial and Error:
+Exploration-Based Trajectory Optimization for LLM Agents*, arXiv 2403.02502.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eef.methods.base import Configured, MethodOptions
+from eef.methods.base import Configured, Method, MethodOptions
 from eef.methods.examples import make_pair, make_selection, path_example
 from eef.methods.queries import (
     check_experts,
@@ -25,18 +26,24 @@ from eef.trajectory import TrajectorySet
 
 
 class EtoOptions(MethodOptions):
-    """Options of `eto`; `bc_experts` are the experts that the student is compared with."""
+    """Options of `eto`; `bc_experts` names the experts that the student is compared with."""
 
     k: int = Field(default=1, ge=1)
-    """Rollouts from each task's start a round."""
+    """Rollouts from each task's start per round."""
 
     pairs: Literal["round", "all"] = "round"
-    """Compare the rollouts of this round with the experts, or those of all rounds up to it."""
+    """Compare the experts with the student's rollouts of this `round`, or of `all` rounds so
+    far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Eto(Configured[EtoOptions]):
-    """An expert's win before a student's failure, a student's win before an expert's failure; whole paths."""
+    """Exploration-based trajectory optimization.
+
+    `plan`: k rollouts from every task's start. `select`: for each task, every pair of an expert's
+    win (chosen) and a student's failure (rejected), and of a student's win and an expert's failure.
+    Responses are whole paths, each sequence of actions once.
+    """
 
     Options: ClassVar[type[MethodOptions]] = EtoOptions
 
@@ -52,15 +59,18 @@ class Eto(Configured[EtoOptions]):
 
     def _pairs(self, trajectories: TrajectorySet, task: str, round: int) -> list[PreferencePair]:
         rounds = range(round if self.options.pairs == "round" else 1, round + 1)
-        own = distinct_by_actions(trajectories, student_episodes(trajectories, task, rounds))
+        student = distinct_by_actions(trajectories, student_episodes(trajectories, task, rounds))
         experts = distinct_by_actions(
             trajectories, expert_episodes(trajectories, task, self.options.bc_experts)
         )
         return [
-            make_pair(path_example(better), path_example(worse))
-            for one, other in ((experts, own), (own, experts))
-            for better in one
-            if better.success
-            for worse in other
-            if not worse.success
+            make_pair(path_example(win), path_example(failure))
+            for winners, losers in ((experts, student), (student, experts))
+            for win in winners
+            if win.success
+            for failure in losers
+            if not failure.success
         ]
+
+
+METHOD: type[Method] = Eto

@@ -1,4 +1,4 @@
-"""Builders of training examples, preference pairs and selections."""
+"""Builders of plans, training examples, preference pairs and selections."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ from typing import Any
 
 from eef.errors import MethodError
 from eef.methods.base import Configured
-from eef.methods.queries import (
-    check_experts,
-)
+from eef.methods.queries import check_experts
 from eef.selection import PlannedState, PreferencePair, Selection, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 
 
-def plan_task(task: str, states: Sequence[StateRef], each: int) -> list[PlannedState]:
-    """`each` rollouts from a task's start and from each of its states."""
-    return [PlannedState(task, state, each) for state in (None, *states)]
+def plan_task(task: str, states: Sequence[StateRef], count: int) -> list[PlannedState]:
+    """`count` rollouts from a task's start, and `count` from each of `states`."""
+    return [PlannedState(task, state, count) for state in (None, *states)]
 
 
 def path_example(item: Trajectory, prompt_suffix: str = "") -> TrainingExample:
-    """The example which trains every action of an episode that was played from the task's start, but for those that the
-    data it was imported from masks."""
+    """The example that trains every action of an episode."""
     return suffix_example(item, 0, prompt_suffix=prompt_suffix)
 
 
@@ -34,15 +31,18 @@ def suffix_example(
     reason: str | None = None,
     prompt_suffix: str = "",
 ) -> TrainingExample:
-    """The example which shows a path up to `state`, trains the steps from there (up to `end`), and no other.
+    """The example that trains the steps of a path from `state` to before `end` (default: all).
 
-    `state` lies in the trajectory's own steps. They weigh 1, or what the data they were imported from gives them. The
-    reason is who made the path and how it ended (`student-win`, `expert-failure` …) unless one is given.
+    Only the trajectory's own steps are trained, with weight 1 times their imported weight. The
+    default reason is the author's role and the outcome: `student-win`, `expert-failure`, …
+
+    Worked example. For an expert's win of 4 steps, `suffix_example(win, 2)` has the weights
+    (0, 0, 1, 1) and the reasons (context, context, expert-win, expert-win).
     """
-    who, how = "expert" if item.by_expert else "student", "win" if item.success else "failure"
+    role, outcome = "expert" if item.by_expert else "student", "win" if item.success else "failure"
     end = item.length if end is None else end
     steps = [
-        apply_step_weight(1.0, reason or f"{who}-{how}", item.steps[t - item.first].weight)
+        apply_step_weight(1.0, reason or f"{role}-{outcome}", item.steps[t - item.first].weight)
         if max(state, item.first) <= t < end
         else (0.0, "context")
         for t in range(item.length)
@@ -59,13 +59,13 @@ def suffix_example(
     )
 
 
-def apply_step_weight(weight: float, reason: str, given: float) -> tuple[float, str]:
-    """(weight, reason) of a step, scaled by the weight it was imported with."""
-    return weight * given, reason if given else "masked"
+def apply_step_weight(weight: float, reason: str, step_weight: float) -> tuple[float, str]:
+    """(weight, reason) of a trained step, scaled by the step's imported weight (0: `masked`)."""
+    return weight * step_weight, reason if step_weight else "masked"
 
 
 def make_pair(chosen: TrainingExample, rejected: TrainingExample) -> PreferencePair:
-    """The pair of two examples from the same state."""
+    """The preference pair of two examples from the same state."""
     return PreferencePair(
         id=f"{chosen.id} > {rejected.id}", task=chosen.task, chosen=chosen, rejected=rejected
     )
@@ -77,7 +77,10 @@ def select_episodes(
     tasks: Sequence[str],
     episodes_of: Callable[[str], Iterable[Trajectory]],
 ) -> Selection:
-    """The whole paths of each task's `episodes_of(task)`. MethodError for an unknown expert, or where there is none."""
+    """A selection that trains every action of each task's `episodes_of(task)`.
+
+    MethodError if there is no episode, or if `bc_experts` names an unknown expert.
+    """
     check_experts(trajectories, method.options.bc_experts)
     examples = [path_example(episode) for task in tasks for episode in episodes_of(task)]
     return make_selection(method.name, examples, tasks)
@@ -90,24 +93,28 @@ def make_selection(
     counts: Mapping[str, int] | None = None,
     pairs: Sequence[PreferencePair] = (),
 ) -> Selection:
-    """The examples and pairs, with counts for the report beside the method's own; MethodError where there are none.
+    """The examples and pairs, with counts for the report in addition to the method's own.
 
-    `tasks.unsolved` have no example (nor chosen way) from their start; `examples.<reason>` train at least one step
-    for that reason; `steps.<reason>` is how many steps are trained for it.
+    `tasks.unsolved` counts tasks without an example or chosen response from their start,
+    `examples.<reason>` the examples that train at least one step for that reason, and
+    `steps.<reason>` the steps trained for it.
+
+    MethodError if there are neither examples nor pairs.
     """
     if not examples and not pairs:
         raise MethodError(
-            f"method `{method}` has nothing to train on: no win in {len(tasks)} tasks, or none that fits its options",
-            hint="check the expert's trajectories, the method's options and the environment's success threshold",
+            f"method {method!r} has nothing to train on: no win in {len(tasks)} tasks, or none "
+            "that fits its options",
+            hint="check the experts' trajectories, the method's options and the environment's "
+            "success threshold",
         )
     total = Counter(counts or {})
     total["examples"] = len(examples)
     if pairs:
         total["pairs"] = len(pairs)
-    ways = (*examples, *(pair.chosen for pair in pairs))
-    total["tasks.unsolved"] = len(
-        set(tasks) - {example.task for example in ways if example.state == 0}
-    )
+    solutions = (*examples, *(pair.chosen for pair in pairs))
+    solved = {example.task for example in solutions if example.state == 0}
+    total["tasks.unsolved"] = len(set(tasks) - solved)
     for example in examples:
         steps = zip(example.reasons, example.weights, strict=True)
         trained = [reason for reason, weight in steps if weight > 0]

@@ -1,7 +1,10 @@
-"""OutcomeGrid: what rollouts from an expert's states say about the expert's actions. Between explore and select.
+"""OutcomeGrid: labels of an expert's actions, from the student's rollouts.
 
-From the states of one expert trajectory and the student's rollouts from each it is read whether the student
-wins from there (`solvable`); a segment between two neighbouring states is named by how that changes along it.
+For each state of an expert trajectory, the student's rollouts from it show whether the student can
+win from there (`solvable`). The segment between two neighboring states is labeled by how that
+changes: beneficial (lose → win), harmful (win → lose), neutral, or unknown.
+
+Source: Exploring Expert Failures, arXiv 2504.13145.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ LabelRule = Literal["any", "majority"]
 
 
 def evenly_spaced_states(length: int, count: int) -> tuple[int, ...]:
-    """The states s_l, s_2l, …, s_Ml of a path of `length` steps; l = max(1, ⌊length / (M + 1)⌋), M = `count`.
+    """The states s_l, s_2l, …, s_Ml of a path of `length` steps, where M = `count`.
 
-    States at or behind the path's end are dropped; s_0 is not among them.
+    l = max(1, ⌊length / (M + 1)⌋). s_0 is not among them; states at or after the path's end are
+    dropped.
 
     >>> evenly_spaced_states(12, 5)
     (2, 4, 6, 8, 10)
@@ -33,7 +37,10 @@ def evenly_spaced_states(length: int, count: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The expert's actions `start` … `end - 1`, its label, and by how much the win rate rises along it."""
+    """The expert's actions `start` … `end - 1`, and their label.
+
+    `advantage` is the win rate in `end` minus the win rate in `start`.
+    """
 
     start: int
     end: int
@@ -43,17 +50,21 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeGrid:
-    """What was measured along one expert trajectory; all tuples have an entry a state, s_0 first.
+    """Outcomes of the student's rollouts from the states of one expert trajectory.
 
-    `solvable[j]` is None where no rollout from state j came to an end: such a state is neither won nor lost, the
-    segments that touch it are unknown, and it never counts as one that needs recovery.
+    All tuples have one entry per state, s_0 first. `rollouts[j]` are the ids of the rollouts from
+    state j that ended without an error, and `wins[j]` is the number of those that won.
+    `solvable[j]` is None if there are none: the segments that touch such a state are unknown, and
+    it is not a recovery state.
 
-    Worked example. An expert path of 12 steps, M = 5, one rollout a state:
+    Worked example. An expert path of 12 steps, M = 5, one rollout per state:
 
-        states     0     2     4     6     8    10
-        ok        lose  win   lose  win   win   lose
-        segments    benef. harmful benef. neutral harmful
-        recovery: states 4 and 10, where the student loses after it would have won from the state before.
+        states     0      2      4      6      8      10
+        solvable   lose   win    lose   win    win    lose
+        segments   beneficial, harmful, beneficial, neutral, harmful
+
+    The recovery states are 4 and 10: the student loses from them, although it wins from the state
+    before.
     """
 
     trajectory: str
@@ -63,7 +74,7 @@ class OutcomeGrid:
     solvable: tuple[bool | None, ...]
 
     def segments(self) -> tuple[Segment, ...]:
-        """The segments between neighbouring states; the steps behind the last state belong to none."""
+        """The segments between neighboring states. Steps after the last state belong to none."""
         measured = list(zip(self.states, self.solvable, self.win_rates(), strict=True))
         return tuple(
             Segment(start, end, _label(before, after), rate_after - rate_before)
@@ -71,13 +82,13 @@ class OutcomeGrid:
         )
 
     def segment_at(self, t: int) -> Segment | None:
-        """The segment in which the expert's action `t` lies; None behind the last state."""
+        """The segment of the expert's action `t`; None after the last state."""
         return next(
             (segment for segment in self.segments() if segment.start <= t < segment.end), None
         )
 
     def recovery_states(self) -> tuple[int, ...]:
-        """The states the student loses from, though it wins from the state before."""
+        """The states the student loses from, although it wins from the state before."""
         return tuple(
             state
             for (before, after), state in zip(pairwise(self.solvable), self.states[1:], strict=True)
@@ -91,7 +102,7 @@ class OutcomeGrid:
         return tuple(name for state, names in between if before <= state <= last for name in names)
 
     def win_rates(self) -> list[float]:
-        """Win rate of each state; 0 where nothing was measured (its segments are unknown)."""
+        """The win rate of each state; 0 for a state without rollouts (its segments are unknown)."""
         return [
             won / max(1, len(names)) for won, names in zip(self.wins, self.rollouts, strict=True)
         ]
@@ -105,23 +116,22 @@ def measure_grid(
     rounds: Collection[int],
     rule: LabelRule,
 ) -> OutcomeGrid:
-    """The grid of an expert trajectory from the student's rollouts of some rounds.
+    """The grid of an expert trajectory, from the student's rollouts of some rounds.
 
-    `states` are the states behind s_0. Rollouts from the task's start count for s_0 of each of its expert
-    trajectories; rollouts with status "error" say nothing and are left out.
+    `states` are the states after s_0. Rollouts from the task's start count for s_0 of every expert
+    trajectory of the task.
     """
     grid = (0, *states)
-    played = rollouts_from(trajectories, expert, rounds)
-    per_state = [played.get(state, []) for state in grid]
-    wins = tuple(sum(rollout.success for rollout in rollouts) for rollouts in per_state)
+    rollouts = rollouts_from(trajectories, expert, rounds)
+    by_state = [rollouts.get(state, []) for state in grid]
+    wins = tuple(sum(rollout.success for rollout in each) for each in by_state)
     return OutcomeGrid(
         trajectory=expert.id,
         states=grid,
-        rollouts=tuple(tuple(rollout.id for rollout in rollouts) for rollouts in per_state),
+        rollouts=tuple(tuple(rollout.id for rollout in each) for each in by_state),
         wins=wins,
         solvable=tuple(
-            _is_solvable(won, len(rollouts), rule)
-            for won, rollouts in zip(wins, per_state, strict=True)
+            _is_solvable(won, len(each), rule) for won, each in zip(wins, by_state, strict=True)
         ),
     )
 
@@ -129,36 +139,36 @@ def measure_grid(
 def rollouts_from(
     trajectories: TrajectorySet, expert: Trajectory, rounds: Collection[int]
 ) -> dict[int, list[Trajectory]]:
-    """The student's rollouts of some rounds by the state along a trajectory from which they were played.
+    """The student's rollouts of some rounds, by the state of a trajectory they started from.
 
-    The task's start (0) is always among the states; broken rollouts say nothing and are left out.
+    The task's start (0) is always a key. Failed rollouts are excluded.
     """
-    played: dict[int, list[Trajectory]] = {0: []}
+    by_state: dict[int, list[Trajectory]] = {0: []}
     for rollout in sorted(trajectories.of_task(expert.task), key=lambda item: item.id):
-        state = _state_in(rollout, expert)
+        state = _start_in(rollout, expert)
         if (
             state is not None
             and rollout.by_student
             and rollout.status != "error"
             and rollout.round in rounds
         ):
-            played.setdefault(state, []).append(rollout)
-    return played
+            by_state.setdefault(state, []).append(rollout)
+    return by_state
 
 
 def count_wins(
     trajectories: TrajectorySet, expert: Trajectory, rounds: Collection[int]
 ) -> dict[int, tuple[int, int]]:
-    """(wins, rollouts) of the student from every state along a trajectory that it played on from in some rounds."""
-    played = rollouts_from(trajectories, expert, rounds)
+    """(wins, rollouts) of the student in some rounds, by the state of a trajectory."""
+    by_state = rollouts_from(trajectories, expert, rounds)
     return {
-        state: (sum(item.success for item in played[state]), len(played[state]))
-        for state in sorted(played)
+        state: (sum(item.success for item in by_state[state]), len(by_state[state]))
+        for state in sorted(by_state)
     }
 
 
-def _state_in(rollout: Trajectory, expert: Trajectory) -> int | None:
-    """The state of the expert's path a rollout started from; None where it started in another trajectory."""
+def _start_in(rollout: Trajectory, expert: Trajectory) -> int | None:
+    """The state of the expert's path that a rollout started from; None for another trajectory's."""
     if rollout.start is None:
         return 0
     return rollout.start.t if rollout.start.trajectory == expert.id else None

@@ -1,7 +1,9 @@
-"""NAT: train on wins and failures alike, each told in the prompt how it ends; act as one that is told it wins.
+"""NAT: train on wins and failures alike, with the outcome of each stated in the prompt.
 
-Source: Wang et al., *Learning From Failure: Integrating Negative Examples when Fine-tuning Large Language Models as
-Agents*, arXiv 2402.11651. Its control asks whether the words matter, or only that the two kinds can be told apart.
+When it acts, the student gets the prompt of a win. Source: Wang et al., *Learning From Failure:
+Integrating Negative Examples when Fine-tuning Large Language Models as Agents*, arXiv 2402.11651.
+The control from there (`tags = "meaningless"`) tests whether the words matter, or only that wins
+and failures can be distinguished.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eef.methods.base import Configured, MethodOptions
+from eef.methods.base import Configured, Method, MethodOptions
 from eef.methods.examples import make_selection, path_example
 from eef.methods.queries import (
     check_experts,
@@ -30,18 +32,24 @@ PROMPT_SUFFIXES = {  # (of a win, of a failure)
 
 
 class NatOptions(MethodOptions):
-    """Options of `nat`; `bc_experts` are the experts whose episodes are trained on."""
+    """Options of `nat`; `bc_experts` applies to failures as well."""
 
     tags: Literal["outcome", "meaningless"] = "outcome"
-    """What the prompt tells of an episode: how it ends in words, or (the control) a tag that means nothing."""
+    """Sentence appended to the prompt of an episode: its `outcome` in words, or (the control) a
+    `meaningless` tag."""
 
     k: int = Field(default=0, ge=0)
-    """Rollouts from each task's start a round, trained on like the experts' episodes; none as published."""
+    """Rollouts from each task's start per round, trained on like the experts' episodes. The paper
+    uses none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nat(Configured[NatOptions]):
-    """Every episode of the experts (and, with k, of the student), each sequence of actions once."""
+    """Negative-aware training.
+
+    `plan`: k rollouts from every task's start. `select`: every episode of the experts and of the
+    student, each sequence of actions once, with a prompt suffix that depends on its outcome.
+    """
 
     Options: ClassVar[type[MethodOptions]] = NatOptions
 
@@ -66,3 +74,6 @@ class Nat(Configured[NatOptions]):
                 for item in distinct_by_actions(trajectories, episodes)
             ]
         return make_selection(self.name, examples, tasks)
+
+
+METHOD: type[Method] = Nat

@@ -1,10 +1,14 @@
-"""Queries on trajectories shared by all methods: wins, failures, distinct action sequences."""
+"""Queries on trajectories that methods share: episodes, wins, distinct action sequences.
+
+An *episode* is a trajectory that starts at its task's start. Failed rollouts (status "error") are
+never returned.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from eef.config import nearest
+from eef.config import suggestion
 from eef.errors import MethodError
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -12,23 +16,23 @@ from eef.trajectory import Trajectory, TrajectorySet
 def expert_episodes(
     trajectories: TrajectorySet, task: str, experts: Sequence[str] | None = None
 ) -> list[Trajectory]:
-    """The experts' whole episodes of a task, won or failed, by id; broken ones (status "error") left out.
+    """The experts' episodes of a task, won or lost, by id.
 
-    `experts` (without `expert:`) are those whose episodes count; everyone's for None.
+    `experts` are the names of the experts to consider; None means all.
     """
-    found = [item for item in trajectories.of_task(task) if item.by_expert and item.start is None]
-    return sorted(
-        (
-            item
-            for item in found
-            if item.status != "error" and (experts is None or _expert_name(item) in experts)
-        ),
-        key=lambda item: item.id,
-    )
+    found = [
+        item
+        for item in trajectories.of_task(task)
+        if item.by_expert
+        and item.start is None
+        and item.status != "error"
+        and (experts is None or item.author.name in experts)
+    ]
+    return sorted(found, key=lambda item: item.id)
 
 
 def student_episodes(trajectories: TrajectorySet, task: str, rounds: range) -> list[Trajectory]:
-    """The student's episodes of a task from its start, won or lost, by round and id; broken ones left out."""
+    """The student's episodes of a task, won or lost, by round and id."""
     found = [
         item
         for item in trajectories.of_task(task)
@@ -40,28 +44,22 @@ def student_episodes(trajectories: TrajectorySet, task: str, rounds: range) -> l
     return sorted(found, key=lambda item: (item.round, item.id))
 
 
-def check_experts(
-    trajectories: TrajectorySet, names: Sequence[str] | None, option: str = "bc_experts"
-) -> None:
-    """Refuse an option which names an expert that played nothing (MethodError)."""
-    if names is None:
-        return
-    known = sorted({_expert_name(item) for item in trajectories if item.by_expert})
-    for name in names:
-        if name not in known:
-            like = nearest(name, known)
-            hint = (
-                f"did you mean {like!r}?" if like else f"experts here: {', '.join(known) or 'none'}"
-            )
-            raise MethodError(
-                f"`{option}` names {name!r}, of whom there is no trajectory", hint=hint
-            )
+def expert_wins(
+    trajectories: TrajectorySet, task: str, experts: Sequence[str] | None
+) -> list[Trajectory]:
+    """The experts' won episodes of a task, each sequence of actions once."""
+    episodes = expert_episodes(trajectories, task, experts)
+    return distinct_by_actions(trajectories, [item for item in episodes if item.success])
 
 
 def winning_trajectories(
-    trajectories: TrajectorySet, task: str, rounds: range, bc_experts: Sequence[str] | None
+    trajectories: TrajectorySet, task: str, rounds: range, experts: Sequence[str] | None
 ) -> list[Trajectory]:
-    """D+ of a task: the student's wins in `rounds`, from the start or inside a whole episode, and the experts'."""
+    """D+ of a task: the student's wins in `rounds`, then the experts' wins.
+
+    The student's wins include those that branch from an episode, but not those that branch from a
+    branch.
+    """
     student = [
         item
         for item in trajectories.of_task(task)
@@ -70,40 +68,49 @@ def winning_trajectories(
         and item.round in rounds
         and (item.start is None or trajectories[item.start.trajectory].start is None)
     ]
-    return student + [
-        item for item in expert_episodes(trajectories, task, bc_experts) if item.success
-    ]
+    return student + [item for item in expert_episodes(trajectories, task, experts) if item.success]
 
 
 def expert_step_count(win: Trajectory) -> int:
-    """How many steps of a win's path an expert made: 0 from the task's start, all of an expert's own win."""
+    """How many steps of a win's path the student did not play in that rollout.
+
+    0 for the student's own episode, the length of the prefix for a branch, and the whole length for
+    an expert's win.
+    """
     return win.length if win.by_expert else win.first
 
 
 def least_expert_first(win: Trajectory) -> tuple[int, int, str]:
-    """Sort key: least of the expert first (so the student's own wins lead), then shortest, then by id."""
+    """Sort key: fewest expert steps (the student's own wins lead), then shortest, then id."""
     return expert_step_count(win), win.length, win.id
 
 
 def wins_from_start(trajectories: TrajectorySet, wins: Iterable[Trajectory]) -> list[Trajectory]:
-    """The wins played from the task's start, the student's own first, each sequence of actions once."""
-    whole = [win for win in wins if win.by_expert or win.first == 0]
-    return distinct_by_actions(trajectories, sorted(whole, key=least_expert_first))
-
-
-def actions_of(trajectories: TrajectorySet, win: Trajectory) -> tuple[str, ...]:
-    return tuple(item.step.action for item in trajectories.path(win.id))
+    """The wins that are episodes, the student's own first, each sequence of actions once."""
+    episodes = [win for win in wins if win.by_expert or win.first == 0]
+    return distinct_by_actions(trajectories, sorted(episodes, key=least_expert_first))
 
 
 def distinct_by_actions(
-    trajectories: TrajectorySet, wins: Iterable[Trajectory]
+    trajectories: TrajectorySet, items: Iterable[Trajectory]
 ) -> list[Trajectory]:
-    """The wins in their order, each sequence of actions once."""
+    """The trajectories in their order, each sequence of actions once."""
     first: dict[tuple[str, ...], Trajectory] = {}
-    for win in wins:
-        first.setdefault(actions_of(trajectories, win), win)
+    for item in items:
+        first.setdefault(actions_of(trajectories, item.id), item)
     return list(first.values())
 
 
-def _expert_name(trajectory: Trajectory) -> str:
-    return trajectory.author.name
+def actions_of(trajectories: TrajectorySet, trajectory_id: str) -> tuple[str, ...]:
+    """The actions along a trajectory's path."""
+    return tuple(item.step.action for item in trajectories.path(trajectory_id))
+
+
+def check_experts(
+    trajectories: TrajectorySet, names: Sequence[str] | None, option: str = "bc_experts"
+) -> None:
+    """MethodError if an option names an expert that has played nothing."""
+    known = sorted({item.author.name for item in trajectories if item.by_expert})
+    for name in names or ():
+        if name not in known:
+            raise MethodError(f"`{option}`: unknown expert {name!r}", hint=suggestion(name, known))

@@ -1,71 +1,79 @@
-"""Methods by name. A method is `plan` (states to play on from) and `select` (what to train on), both pure."""
+"""Methods by name. A module is imported when its method is first used."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
 
 from eef.config import nearest
 from eef.errors import ConfigError
-from eef.methods.atlas import Atlas
 from eef.methods.base import Method
-from eef.methods.bc import Bc
-from eef.methods.eef import Eef
-from eef.methods.eef_dpo import EefDpo
-from eef.methods.eto import Eto
-from eef.methods.ipr import Ipr
-from eef.methods.nat import Nat
-from eef.methods.rft import Rft
-from eef.methods.sft_all import SftAll
 
-METHODS: dict[str, type[Method]] = {
-    "bc": Bc,
-    "sft_all": SftAll,
-    "nat": Nat,
-    "rft": Rft,
-    "eto": Eto,
-    "ipr": Ipr,
-    "atlas": Atlas,
-    "eef": Eef,
-    "eef+dpo": EefDpo,
+METHODS = {
+    "bc": "eef.methods.bc",
+    "sft_all": "eef.methods.sft_all",
+    "nat": "eef.methods.nat",
+    "rft": "eef.methods.rft",
+    "eto": "eef.methods.eto",
+    "ipr": "eef.methods.ipr",
+    "atlas": "eef.methods.atlas",
+    "eef": "eef.methods.eef",
+    "eef+dpo": "eef.methods.eef_dpo",
 }
-_NAME = re.compile(r"[A-Za-z0-9_+-]+")
+"""Name → module whose `METHOD` is the method's class."""
+
+_VALID_NAME = re.compile(r"[A-Za-z0-9_+-]+")
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method. ConfigError for an unknown name."""
+    if name not in METHODS:
+        like = nearest(name, list(METHODS))
+        variants = 'a variant needs `options.<name>.method`, e.g. `method = "eef"`'
+        known = f"known methods: {', '.join(METHODS)}; {variants}"
+        raise ConfigError(
+            f"unknown method {name!r}", hint=f"did you mean {like!r}?" if like else known
+        )
+    found: type[Method] = import_module(METHODS[name]).METHOD
+    return found
 
 
 def make_method(name: str, options: Mapping[str, object] | None = None) -> Method:
-    """The method of a name with its options; `rft6` is `rft` with k = 6.
+    """The method of a name, with options.
 
-    With the option `method` the name is an arm's: `make_method("eef-M3", {"method": "eef", "M": 3})`.
-    Raises ConfigError naming the nearest known method or option.
+    `rft<k>` is `rft` with that k. The option `method` makes a variant: a method with other options
+    under a name of its own, such as `make_method("eef-M3", {"method": "eef", "M": 3})`.
+
+    ConfigError for an unknown method or option, with the nearest known one.
     """
     given = dict(options or {})
-    kind = _kind(name, given.pop("method", name))
-    numbered = re.fullmatch(r"rft(\d+)", kind)
+    method = _method_of(name, given.pop("method", name))
+    numbered = re.fullmatch(r"rft(\d+)", method)
     if numbered:
         if "k" in given:
             raise ConfigError(
-                f"options.{name}: the name `{kind}` sets `k` already", hint="leave `k` out"
+                f"options.{name}: `k` has no effect: the method {method!r} sets it",
+                hint="remove `k`",
             )
-        return METHODS["rft"].of(name, {**given, "k": int(numbered[1])})
-    if kind not in METHODS:
-        like = nearest(kind, list(METHODS))
-        arm = f'a name of your own needs `options.{name}.method`, e.g. `method = "eef"`'
-        hint = f"did you mean `{like}`?" if like else f"known methods: {', '.join(METHODS)}; {arm}"
-        raise ConfigError(f"unknown method `{kind}`", hint=hint)
-    return METHODS[kind].of(name, given)
+        method, given = "rft", {**given, "k": int(numbered[1])}
+    return method_class(method).create(name, given)
 
 
-def _kind(name: str, method: object) -> str:
-    """The method that an arm's name stands for. An arm is a folder of the run, so its name is a plain word."""
-    if not _NAME.fullmatch(name) or name == "expert":
+def _method_of(name: str, method: object) -> str:
+    """The method that a name stands for: itself, or the option `method` of a variant.
+
+    A name is also a folder of the run, so its characters are restricted.
+    """
+    if not _VALID_NAME.fullmatch(name) or name == "expert":
         raise ConfigError(
-            f"{name!r} is no name for a method",
-            hint="letters, digits, `-`, `_` and `+`; not `expert`",
+            f"{name!r} is not a valid method name",
+            hint="use letters, digits, `-`, `_` and `+`; `expert` is reserved",
         )
     if not isinstance(method, str):
-        raise ConfigError(f"options.{name}: `method` is {method!r}, not the name of a method")
+        raise ConfigError(f"options.{name}: `method` is {method!r}; expected the name of a method")
     if name == "bc" and method != "bc":
         raise ConfigError(
-            "options.bc: `method` has no effect: every run begins with behaviour cloning"
+            "options.bc: `method` has no effect: every run starts with behavior cloning"
         )
     return method

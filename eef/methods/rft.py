@@ -1,4 +1,8 @@
-"""Rejection-sampling fine-tuning (RFT, RFT×k): explore from every task's start, train on all wins."""
+"""Rejection-sampling fine-tuning (RFT): explore from every task's start, train on all wins.
+
+Source: Yuan et al., *Scaling Relationship on Learning Mathematical Reasoning with Large Language
+Models*, arXiv 2308.01825.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.methods.base import Configured, MethodOptions
+from eef.methods.base import Configured, Method, MethodOptions
 from eef.methods.examples import select_episodes
 from eef.methods.queries import winning_trajectories, wins_from_start
 from eef.selection import PlannedState, Selection
@@ -19,15 +23,21 @@ class RftOptions(MethodOptions):
     """Options of `rft`."""
 
     k: int = Field(default=1, ge=1)
-    """Rollouts from each task's start a round. `rft6` is `rft` with k = 6, the budget of `eef` with M = 5."""
+    """Rollouts from each task's start per round. `rft6` is `rft` with k = 6, the budget of `eef`
+    with M = 5."""
 
     cap: int | None = Field(default=None, ge=1)
-    """Wins of a task at most: the student's own first, the shortest of them first; all when left out."""
+    """Maximum number of wins per task, the student's own first, then the shortest; by default
+    all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rft(Configured[RftOptions]):
-    """Wins of expert and student over all rounds, each sequence of actions once."""
+    """Rejection sampling.
+
+    `plan`: k rollouts from every task's start. `select`: the wins of the student in all rounds and
+    of the experts, each sequence of actions once.
+    """
 
     Options: ClassVar[type[MethodOptions]] = RftOptions
 
@@ -37,10 +47,12 @@ class Rft(Configured[RftOptions]):
         return [PlannedState(task, None, self.options.k) for task in tasks]
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
-        def won(task: str) -> list[Trajectory]:
-            wins = winning_trajectories(
-                trajectories, task, range(round + 1), self.options.bc_experts
-            )
-            return wins_from_start(trajectories, wins)[: self.options.cap]
+        def wins(task: str) -> list[Trajectory]:
+            rounds = range(round + 1)
+            found = winning_trajectories(trajectories, task, rounds, self.options.bc_experts)
+            return wins_from_start(trajectories, found)[: self.options.cap]
 
-        return select_episodes(self, trajectories, tasks, won)
+        return select_episodes(self, trajectories, tasks, wins)
+
+
+METHOD: type[Method] = Rft

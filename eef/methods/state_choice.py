@@ -1,6 +1,7 @@
-"""Choice: which states inside a trajectory are played on from, by what was measured along it in earlier rounds. Pure.
+"""Which states inside a trajectory to branch from, given the outcomes of earlier rounds.
 
-A *measurement* is {state: (wins, rollouts)}, the task's start (0) among the states (`eef.methods.labels.count_wins`).
+`Measured` maps a state to (wins, rollouts); the task's start (0) is among the states. See
+`eef.methods.labels.count_wins`.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ Measured = Mapping[int, tuple[int, int]]
 
 
 def choose_states(
-    how: StateChoice, length: int, count: int, measured: Measured, key: str
+    choice: StateChoice, length: int, count: int, measured: Measured, key: str
 ) -> tuple[int, ...]:
-    """At most `count` states behind the start and before the end of a path of `length` steps, in order.
+    """At most `count` states of a path of `length` steps, in order, without its start and end.
 
-    `measured` are the earlier rounds; where they say nothing the states are evenly spaced. `key` names the draw of
-    random states: equal keys, equal states.
+    `measured` holds the outcomes of earlier rounds; without any, the states are evenly spaced
+    (except for "random"). `key` seeds the random choice: equal keys give equal states.
     """
-    if how == "random":
+    if choice == "random":
         return random_states(length, count, key)
-    if how == "bisection":
+    if choice == "bisection":
         return bisect(length, count, measured)
-    if how == "uncertainty":
+    if choice == "uncertainty":
         return most_uncertain(length, count, measured)
     return evenly_spaced_states(length, count)
 
@@ -39,10 +40,10 @@ def random_states(length: int, count: int, key: str) -> tuple[int, ...]:
 
 
 def bisect(length: int, count: int, measured: Measured) -> tuple[int, ...]:
-    """States between the last one won from and the next one lost from: the last winnable state lies there.
+    """States between the last state won from and the next state lost from.
 
-    With `count` states a round the bracket shrinks to a (count + 1)-th; where nothing lies inside it any more its ends
-    are measured again.
+    With `count` states per round, this bracket of the last winnable state shrinks to a
+    (count + 1)-th. Once no state is left inside, its ends are measured again.
 
     >>> bisect(12, 2, {0: (1, 1), 4: (1, 1), 8: (0, 1)})
     (5, 6)
@@ -52,7 +53,7 @@ def bisect(length: int, count: int, measured: Measured) -> tuple[int, ...]:
         return evenly_spaced_states(length, count)
     low = max(won)
     high = min(
-        (t for t, (wins, played) in measured.items() if t > low and played and not wins),
+        (t for t, (wins, rollouts) in measured.items() if t > low and rollouts and not wins),
         default=length,
     )
     inside = evenly_spaced_states(high - low, count)
@@ -61,31 +62,29 @@ def bisect(length: int, count: int, measured: Measured) -> tuple[int, ...]:
 
 
 def most_uncertain(length: int, count: int, measured: Measured) -> tuple[int, ...]:
-    """The states whose outcome is most open, by p(1 - p) of the win rate p; the earlier ones among equals.
+    """The states with the highest p(1 - p), where p is the win rate; earlier states break ties.
 
-    Between states that were measured p is drawn straight, with one win and one loss more than were seen (few rollouts
-    settle little); the end counts as lost.
+    p is linearly interpolated between measured states, with add-one smoothing. The end counts as
+    lost.
 
     >>> most_uncertain(9, 2, {0: (3, 3), 4: (3, 3), 6: (0, 3)})
     (1, 5)
     """
     known = {
-        t: (wins + 1) / (played + 2)
-        for t, (wins, played) in measured.items()
-        if played and t < length
+        t: (wins + 1) / (rollouts + 2)
+        for t, (wins, rollouts) in measured.items()
+        if rollouts and t < length
     }
     if not known:
         return evenly_spaced_states(length, count)
     known = {0: known[min(known)], **known, length: 0.0}
-    open_ = {t: _between(known, t) for t in range(1, length)}
-    order = sorted(open_, key=lambda t: (-round(open_[t] * (1 - open_[t]), 9), t))
+    rates = {t: _interpolate(known, t) for t in range(1, length)}
+    order = sorted(rates, key=lambda t: (-round(rates[t] * (1 - rates[t]), 9), t))
     return tuple(sorted(order[:count]))
 
 
-def _between(known: Mapping[int, float], t: int) -> float:
+def _interpolate(known: Mapping[int, float], t: int) -> float:
     low, high = max(at for at in known if at <= t), min(at for at in known if at >= t)
-    return (
-        known[low]
-        if low == high
-        else known[low] + (known[high] - known[low]) * (t - low) / (high - low)
-    )
+    if low == high:
+        return known[low]
+    return known[low] + (known[high] - known[low]) * (t - low) / (high - low)

@@ -298,9 +298,9 @@ def test_wins_that_are_text_only_are_not_played_on_from(method):
 
 def test_failures_that_are_text_only_leave_eef_nothing_to_play_on_from():
     text, other = replace(FAILED, replayable=False), expert("g", actions="abcd", by="weak")
-    with pytest.raises(MethodError, match="all 1 of them are text only"):
+    with pytest.raises(MethodError, match="all 1 are unverified"):
         plan("eef", [text])
     assert {item.state.trajectory for item in plan("eef", [text, other]) if item.state} == {"g"}
-    with pytest.raises(MethodError, match="text only"):
+    with pytest.raises(MethodError, match="all 1 are unverified"):
         plan("eef", [text, other], experts=["strong"])
     assert plan("eef", [text], branch_from="student")

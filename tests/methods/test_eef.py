@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eef.errors import ConfigError, MethodError
 from eef.methods.eef import EefOptions
 from eef.methods.labels import evenly_spaced_states
-from eef.methods.registry import METHODS, make_method
+from eef.methods.registry import METHODS, make_method, method_class
 from eef.selection import PlannedState, TrainingExample
 from eef.trajectory import StateRef, TrajectorySet
 from tests.fakes.grids import TASK, World, expert, played, rollout, worlds
@@ -298,14 +298,14 @@ def test_names_that_carry_a_number():
 @pytest.mark.parametrize(
     ("name", "options", "message", "hint"),
     [
-        ("eeff", {}, "unknown method `eeff`", "`eef`"),
-        ("zzz", {}, "unknown method `zzz`", "known methods: bc, sft_all"),
-        ("zzz", {}, "unknown method `zzz`", 'options.zzz.method`, e.g. `method = "eef"`'),
-        ("arm", {"method": "eeff"}, "unknown method `eeff`", "`eef`"),
+        ("eeff", {}, "unknown method 'eeff'", "'eef'"),
+        ("zzz", {}, "unknown method 'zzz'", "known methods: bc, sft_all"),
+        ("zzz", {}, "unknown method 'zzz'", 'options.<name>.method`, e.g. `method = "eef"`'),
+        ("arm", {"method": "eeff"}, "unknown method 'eeff'", "'eef'"),
         ("arm", {"method": 3}, "`method` is 3", ""),
-        ("../arm", {"method": "eef"}, "'../arm' is no name for a method", "letters, digits"),
-        ("expert", {"method": "eef"}, "'expert' is no name", ""),
-        ("bc", {"method": "rft"}, "every run begins with behaviour cloning", ""),
+        ("../arm", {"method": "eef"}, "'../arm' is not a valid method name", "letters, digits"),
+        ("expert", {"method": "eef"}, "'expert' is not a valid", ""),
+        ("bc", {"method": "rft"}, "every run starts with behavior cloning", ""),
         ("eef", {"neutrl": "kept"}, "options.eef: `neutrl`", "`neutral`"),
         (
             "eef",
@@ -316,7 +316,7 @@ def test_names_that_carry_a_number():
         ("eef", {"reward_temperature": 0.5}, "no effect", ""),
         ("eef", {"M": -1}, "`M` is -1", ""),
         ("rft0", {}, "`k` is 0", ""),
-        ("rft6", {"k": 3}, "sets `k` already", "leave `k` out"),
+        ("rft6", {"k": 3}, "`k` has no effect", "remove `k`"),
         ("bc", {"k": 3}, "options.bc: `k`", "bc_experts"),
     ],
 )
@@ -327,8 +327,9 @@ def test_a_method_that_cannot_be_made(name, options, message, hint):
 
 
 def test_every_option_says_what_it_does():
-    for kind in METHODS.values():
-        assert all(field.description for field in kind.Options.model_fields.values())
+    for name in METHODS:
+        fields = method_class(name).Options.model_fields.values()
+        assert all(field.description for field in fields)
 
 
 # what holds for any store and any options

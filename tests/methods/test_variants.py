@@ -138,7 +138,7 @@ def test_one_of_two_experts():
 
 
 def test_an_unknown_expert_to_explore_is_named():
-    with pytest.raises(MethodError, match="`experts` names 'stong'") as error:
+    with pytest.raises(MethodError, match="`experts`: unknown expert 'stong'") as error:
         select(STORE, experts=["stong"])
     assert "'strong'" in error.value.hint
 
