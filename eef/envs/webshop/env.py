@@ -1,6 +1,6 @@
-"""WebShop: the environment as the rest of the project sees it – tasks, pages, actions, rewards, snapshots.
+"""WebShop: the environment – tasks, observations, actions, rewards, snapshots.
 
-The front of the package: holds one episode's `Session` and the `Shop` that all episodes share.
+Holds one episode's `Session` and the `Shop` that all episodes share.
 """
 
 from __future__ import annotations
@@ -120,35 +120,35 @@ class WebShop:
 
     @property
     def shop(self) -> Shop:
-        """What all episodes share: catalog, search index, prices, goals."""
+        """The data that all episodes share: catalog, search index, prices, goals."""
         return self._shop
 
     @property
     def rules(self) -> Rules:
-        """How the shop behaves, as far as it can be set."""
+        """The configurable behavior of the shop."""
         return self._rules
 
     @property
     def splits(self) -> Mapping[str, Sequence[int]]:
-        """Split → indices of its goals."""
+        """Split → indices of its goals, in the order of its tasks."""
         return self._splits.indices
 
     def tasks(self, split: str) -> TaskSet:
-        """The tasks of a split in the order of their goal indices. Raises EnvError for an unknown split."""
+        """The tasks of a split. EnvError if there is no such split."""
         if split not in self._tasks:
             self._tasks[split] = TaskSet.of([self.task(index) for index in self._splits[split]])
         return self._tasks[split]
 
     @property
     def task_count(self) -> int:
-        """How many goals there are."""
+        """The number of goals."""
         return len(self._shop.goals)
 
     def task(self, index: int) -> Task:
-        """The task of an official goal index (after the shuffle with seed 233). Raises EnvError."""
+        """The task of an official goal index (after the shuffle). EnvError if out of range."""
         if not 0 <= index < self.task_count:
             raise EnvError(
-                f"WebShop: no goal {index}, there are {self.task_count} ({self._goals} goals)"
+                f"WebShop: unknown goal {index}; there are {self.task_count} {self._goals} goals"
             )
         return Task(
             id=f"webshop/{index}",
@@ -159,21 +159,24 @@ class WebShop:
         )
 
     def reset(self, task: Task | int) -> str:
-        """Begin the episode of a task, given whole or by its goal index; returns the search page."""
+        """Start an episode of a task, given as a Task or a goal index; return the search page.
+
+        EnvError if the task belongs to another shop.
+        """
         index = task.index if isinstance(task, Task) else task
         wanted = self.task(index)
         if isinstance(task, Task) and (
             task.env != self.name or task.instruction != wanted.instruction
         ):
             raise EnvError(
-                f"WebShop: task {task.id} is not of this shop: its goal reads {task.instruction!r}, "
-                f"here goal {index} is {wanted.instruction!r}",
-                hint="use the data, goals and price_seed that the task was made with",
+                f"WebShop: task {task.id} is not of this shop: its instruction is "
+                f"{task.instruction!r}, here goal {index} is {wanted.instruction!r}",
+                hint="set `data`, `goals` and `price_seed` to those of the task",
             )
         return self._show(Session(index))
 
     def step(self, action: str) -> StepResult:
-        """Carry out `search[words]` or `click[label]`; anything else shows the page again."""
+        """Execute `search[words]` or `click[label]`; any other action shows the page again."""
         before = self._current()
         after = advance(self._shop, self._rules, before, self._clickables, action)
         if after is before:
@@ -184,40 +187,40 @@ class WebShop:
         return StepResult(self._show(after), reward, bought)
 
     def score(self, rewards: Iterable[float]) -> float:
-        """The last reward that was not 0: buying ends an episode, so there is one at most."""
+        """The last nonzero reward; there is at most one, since buying ends the episode."""
         return next((reward for reward in reversed(list(rewards)) if reward), 0.0)
 
     def available(self) -> dict[str, Any]:
-        """What can be done: `has_search_bar` and the `clickables` in the original's order."""
+        """The available actions: `has_search_bar`, and `clickables` in the original's order."""
         return {
             "has_search_bar": self._current().view == "search",
             "clickables": list(self._clickables),
         }
 
     def search(self, query: str) -> list[tuple[str, float]]:
-        """The search engine's ranked products for a query: (asin, score), 50 at most."""
+        """The top 50 products for a query as (asin, score), best first."""
         return [(self._shop.catalog.asin(at), score) for at, score in self._shop.search(query)]
 
     @property
     def session(self) -> Session:
-        """The episode's state: view, keywords, page, asin, asins, options, actions."""
+        """The episode's state. EnvError before `reset`."""
         return self._current()
 
     @property
     def goal(self) -> Goal:
-        """What the episode asks for, in parts. An agent sees the instruction only."""
+        """The episode's goal in parts; an agent only sees its instruction."""
         return self._shop.goals[self._current().goal]
 
     def reward_parts(self) -> dict[str, Any]:
-        """What the reward was made of. Raises EnvError before anything was bought."""
+        """The parts of the reward. EnvError if nothing has been bought."""
         parts = self._current().parts
         if parts is None:
-            raise EnvError("WebShop: nothing was bought yet, so there is no reward to take apart")
+            raise EnvError("WebShop: nothing has been bought yet, so there is no reward")
         return parts.to_dict()
 
     @property
     def observation(self) -> str:
-        """The page the episode is on, written down."""
+        """The current page as text."""
         session = self._current()
         if self._observation == "text":
             return text(self._page)
@@ -230,7 +233,7 @@ class WebShop:
     def restore(self, snapshot: Any) -> None:
         if not isinstance(snapshot, Session):
             raise EnvError(
-                f"WebShop: cannot restore a {type(snapshot).__name__}, expected what `snapshot` returned"
+                f"WebShop: cannot restore a {type(snapshot).__name__}; expected a Session"
             )
         self._turn_to(snapshot)
 
@@ -259,7 +262,7 @@ class WebShop:
 
     def _current(self) -> Session:
         if self._session is None:
-            raise EnvError("WebShop: no episode has begun", hint="call `reset` first")
+            raise EnvError("WebShop: no episode has been started", hint="call `reset` first")
         return self._session
 
     def _show(self, session: Session) -> str:
@@ -267,7 +270,7 @@ class WebShop:
         return self.observation
 
     def _turn_to(self, session: Session) -> None:
-        """Take a session for the current one; its page is drawn when somebody asks for it."""
+        """Make a session the current one; its page is rendered on first access."""
         self._session, self._rendered, self._labels = session, None, None
 
     @property

@@ -221,8 +221,8 @@ class View:
     def read_options(self) -> str:
         """The reading of an item page: the needs, then each option's values up to the wanted one.
 
-        It ends at the first option without a wanted value. Options with more than MAX_VALUES_READ
-        values are skipped, and so are options of which no value is wanted, unless one is missing.
+        It ends at the first option without a wanted value. Skipped are options with more than
+        MAX_VALUES_READ values, and, if the product lacks nothing, options without a wanted value.
         """
         missing, _ = self.options()
         words = [f"need {' '.join(_value(wanted) for wanted in self.goal.options)}."]

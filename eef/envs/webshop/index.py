@@ -137,7 +137,7 @@ def fill(
     checkpoint: Callable[[], None] = lambda: None,
     on_progress: OnProgress = ignore_progress,
 ) -> None:
-    """Write all columns of the records, of which the first `first` have already been written.
+    """Write all columns of the records; `first` products have already been written.
 
     `checkpoint` is called after every product, and once more after the last. DataError if a record
     is malformed.

@@ -113,8 +113,8 @@ def html_json(options: dict[str, str]) -> str:
 def visible(page: Page) -> list[Node]:
     """The nodes that are visible after HTML parsing.
 
-    The parser drops empty text and collapses a text of only blanks to one blank; the page drops
-    such a text if it contained a line break. Only ASCII blanks count: a no-break space is visible.
+    The parser drops empty text and collapses a text of only blanks to one blank; the page drops the
+    latter if it contained a line break. Only ASCII blanks count: a no-break space is visible.
     """
     return [
         node if node.text.strip(ASCII_BLANKS) else node._replace(text=" ")

@@ -105,7 +105,7 @@ def test_clones_are_independent_episodes(env):
     one.step("search[socks]")
     assert other.session.view == "search"
     assert one.shop is other.shop
-    with pytest.raises(EnvError, match="no episode has begun"):
+    with pytest.raises(EnvError, match="no episode has been started"):
         one.clone().step("search[socks]")
 
 
@@ -126,9 +126,9 @@ def test_tasks(env):
     assert (task.id, task.env, task.split) == (f"webshop/{task.index}", "webshop", "train")
     assert env.task(task.index) == task
     assert task.instruction in env.clone().reset(task)
-    with pytest.raises(EnvError, match="no goal 7, there are 7"):
+    with pytest.raises(EnvError, match="unknown goal 7; there are 7"):
         env.task(7)
-    with pytest.raises(EnvError, match="no goal -1"):
+    with pytest.raises(EnvError, match="unknown goal -1"):
         env.clone().reset(-1)
     with pytest.raises(EnvError, match="unknown split 'dev'"):
         env.tasks("dev")
@@ -144,7 +144,7 @@ def test_a_task_of_another_shop_is_refused(env, tmp_path):
 def test_reward_parts(env):
     player = env.clone()
     player.reset(0)
-    with pytest.raises(EnvError, match="nothing was bought"):
+    with pytest.raises(EnvError, match="nothing has been bought"):
         player.reward_parts()
     for action in ("search[socks]", "click[b000000001]"):
         player.step(action)

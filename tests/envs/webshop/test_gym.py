@@ -122,8 +122,8 @@ def test_any_text_is_in_both_spaces():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"task": 10**6}, "no goal 1000000"),
-        ({"task": -1}, "no goal -1"),
+        ({"task": 10**6}, "unknown goal 1000000"),
+        ({"task": -1}, "unknown goal -1"),
         ({"task": "3"}, "expected a goal index"),
         ({"task": 1.5}, "expected a goal index"),
         ({"goal": 1}, "unknown reset option 'goal'"),

@@ -358,9 +358,9 @@ def test_the_command_builds_an_index_and_prints_its_directory(files, tmp_path):
 
 def test_the_command_warns_if_runs_will_not_use_the_index(files, tmp_path, monkeypatch):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path / "own"))
-    told = eef("index", files.items.parent)
-    assert told.exit_code == 0
-    assert "hint: so small a catalog is read into memory" in told.stderr
+    result = eef("index", files.items.parent)
+    assert result.exit_code == 0
+    assert "hint: so small a catalog is read into memory" in result.stderr
     missing = eef("index", tmp_path / "nothing")
     assert missing.exit_code == 2
     assert "hint: give a directory with WebShop's" in missing.stderr
@@ -369,9 +369,9 @@ def test_the_command_warns_if_runs_will_not_use_the_index(files, tmp_path, monke
 def test_the_command_detects_damage(files, tmp_path):
     column = open_index(files, tmp_path).directory / f"prices.{LAYOUT['prices']}"
     column.write_bytes(bytes(column.stat().st_size))
-    told = eef("index", files.items, "--out", tmp_path, "--verify")
-    assert told.exit_code == 2
-    assert "checksum of column `prices` does not match" in told.stderr
+    result = eef("index", files.items, "--out", tmp_path, "--verify")
+    assert result.exit_code == 2
+    assert "checksum of column `prices` does not match" in result.stderr
     assert eef("index", files.items, "--out", tmp_path, "--rebuild", "--verify").exit_code == 0
 
 
