@@ -51,6 +51,17 @@ def test_bootstrap_depends_on_the_seed_alone():
     )
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 1200))
+def test_bootstrap_draws_one_resample_after_the_other(values, resamples):
+    generator, sample = np.random.default_rng(7), np.asarray(values)
+    indices = (generator.integers(0, len(sample), len(sample)) for _ in range(resamples))
+    means = [sample[each].mean() for each in indices]
+    expected = tuple(np.quantile(means, [0.025, 0.975]))
+    assert stats.bootstrap_interval(values, resamples=resamples, seed=7) == pytest.approx(
+        expected, abs=1e-15
+    )
+
+
 def test_pairing_removes_the_difficulty_of_tasks():
     hard_and_easy = np.random.default_rng(0).random(200)
     result = stats.paired_difference(hard_and_easy + 0.1, hard_and_easy)
