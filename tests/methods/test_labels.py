@@ -1,12 +1,9 @@
 """Evenly spaced states, the outcome grid, segments and recovery states."""
 
-import doctest
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.methods import labels
 from eef.methods.labels import evenly_spaced_states, measure_grid
 from eef.trajectory import StateRef, TrajectorySet
 from tests.fakes.grids import expert, played, rollout
@@ -20,10 +17,6 @@ def grid_of(*trajectories, states=STATES, rounds=(1,), rule="any"):
     return measure_grid(
         TrajectorySet([first, *trajectories]), first, states, rounds=rounds, rule=rule
     )
-
-
-def test_doctests():
-    assert doctest.testmod(labels).failed == 0
 
 
 @given(st.integers(0, 60), st.integers(0, 12))
