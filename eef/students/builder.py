@@ -100,8 +100,9 @@ def build_student(
     lessons = list(curriculum.lessons(renderer, rng, on_progress))
     if not lessons:
         raise ConfigError(
-            f"every episode is longer than `longest` = {settings.longest} tokens",
-            hint="raise `longest`",
+            "every episode is longer than `max_episode_tokens` = "
+            f"{settings.max_episode_tokens} tokens",
+            hint="raise `max_episode_tokens`",
         )
     model.set_attn_implementation("eager")  # twice as fast on a CPU for sequences this short
     train(
@@ -111,7 +112,7 @@ def build_student(
             update={
                 "updates": settings.drill_updates,
                 "batch_size": settings.drill_batch_size,
-                "learning_rate": settings.drill_rate,
+                "learning_rate": settings.drill_learning_rate,
                 "schedule": "constant",
             }
         ),

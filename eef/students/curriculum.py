@@ -32,13 +32,13 @@ class StudentSettings(Settings):
     drill_updates: int = Field(default=1800, ge=1)
     """Optimizer updates on the drills."""
 
-    drill_rate: float = Field(default=2e-3, gt=0)
+    drill_learning_rate: float = Field(default=2e-3, gt=0)
     """Learning rate on the drills."""
 
     drill_batch_size: int = Field(default=40, ge=1)
     """Drills per update."""
 
-    longest: int = Field(default=900, ge=100)
+    max_episode_tokens: int = Field(default=900, ge=100)
     """Maximum tokens of an episode; longer episodes are skipped."""
 
     updates: int = Field(default=900, ge=1)

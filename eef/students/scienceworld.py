@@ -59,7 +59,7 @@ class ScienceStudentSettings(StudentSettings):
     augmentations: int = Field(default=8, ge=1)
     """Copies of each episode, each with colors and numbers permuted at random."""
 
-    longest: int = Field(default=1200, ge=100)
+    max_episode_tokens: int = Field(default=1200, ge=100)
     """Maximum tokens of an episode; longer episodes are skipped."""
 
     distractor_share: float = Field(default=0.1, ge=0, le=1)
@@ -110,7 +110,7 @@ class ScienceCurriculum:
                     trajectory.steps, self.steps, self.settings.distractor_share, rng
                 )
                 lesson = make_lesson(turns, renderer)
-                if len(lesson.ids) <= self.settings.longest:
+                if len(lesson.ids) <= self.settings.max_episode_tokens:
                     yield Rendered(permute_words(lesson.ids, renderer, rng), lesson.weights)
 
 

@@ -169,12 +169,12 @@ def _lessons(
 ) -> Iterator[Rendered]:
     """Episodes of the flawless expert in random shops, each followed by some of its single turns.
 
-    Episodes longer than `longest` are skipped.
+    Episodes longer than `max_episode_tokens` are skipped.
     """
     for shop in range(settings.shops):
         for trajectory in _play_shop(_random_shop(rng), settings.tasks, rng.randrange(2**31)):
             lesson = _lesson(trajectory, renderer, settings, rng)
-            if len(lesson.ids) > settings.longest:
+            if len(lesson.ids) > settings.max_episode_tokens:
                 continue
             yield lesson
             alone = [step for step in trajectory.steps if _understood_alone(step)]

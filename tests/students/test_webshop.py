@@ -344,6 +344,8 @@ def test_another_seed_builds_another_student(tmp_path):
 
 
 def test_a_build_without_short_enough_episodes_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="longer than `longest` = 100"):
-        build_student("webshop", tmp_path / "none", SMALL.model_copy(update={"longest": 100}))
+    with pytest.raises(ConfigError, match="longer than `max_episode_tokens` = 100"):
+        build_student(
+            "webshop", tmp_path / "none", SMALL.model_copy(update={"max_episode_tokens": 100})
+        )
     assert not (tmp_path / "none").exists()

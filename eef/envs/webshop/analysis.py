@@ -37,7 +37,7 @@ _RUN = (
     rf"|{_QUOTED}|{_LETTER}(?:(?:{_JOINER}*|{_MID_LETTER}){_LETTER})*)+"
 )
 _KATAKANA_RUN = rf"{_KATAKANA}(?:{_JOINER}*{_KATAKANA})*"
-# Possessive and guarded: a long run of joiners is scanned once, not once from each character.
+# Possessive, with a lookbehind: a long run of joiners is scanned once, not from each character.
 _START = rf"(?:(?<!\p{{WB=ExtendNumLet}}){_JOINER}{{1,{MAX_TOKEN}}}+)?"
 _WORD = rf"{_START}(?:{_KATAKANA_RUN}|{_RUN})(?:{_JOINER}+(?:{_KATAKANA_RUN}|{_RUN}))*{_JOINER}*"
 _COMPLEX = rf"(?:\p{{Line_Break=Complex_Context}}{_FOLLOW})+"

@@ -86,7 +86,7 @@ class Index:
             if known is None or found != known.columns.get(name):
                 raise DataError(
                     f"`{self.directory}`: the checksum of column `{name}` does not match",
-                    hint="rebuild it with `eef env prepare webshop --rebuild`",
+                    hint="rebuild it: `eef env prepare webshop --set data=DIR --rebuild`",
                 )
 
 
