@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
-.PHONY: help setup demo check lint test test-long docs clean
+.PHONY: help setup demo check lint test test-long wheel-check docs clean
 .DEFAULT_GOAL := help
 
 help: ## Explain the targets
@@ -23,7 +23,7 @@ setup: $(READY) ## Make .venv with all that is needed, versions as in constraint
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("eef needs Python 3.11 or newer: make PYTHON=/path/to/python3") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]' -c constraints.txt $(PIP_FLAGS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt $(PIP_FLAGS)
 	@touch $@
 
 demo: setup ## Tune an agent by RFT×6 and by EEF in a generated shop, and write a report (goes on where it was stopped)
@@ -42,6 +42,9 @@ test: setup ## All tests but those that take minutes each
 
 test-long: setup ## The tests that take minutes each
 	$(BIN)/python -m pytest -m long || test $$? -eq 5
+
+wheel-check: ## Build the wheel, install it outside the checkout and use it there
+	PYTHON='$(PYTHON)' PIP_FLAGS='$(PIP_FLAGS)' .ci/wheel-check
 
 docs: setup ## Write docs/settings.md and docs/data-format.md anew (tests hold them to what the code says)
 	$(BIN)/eef settings --markdown > docs/settings.md
