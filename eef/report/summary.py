@@ -40,10 +40,9 @@ def headline(results: Results) -> str:
     subject, rival = pair
     best, other = sorted(pair, key=_win_rate, reverse=True)
     share = f"{display_name(best.name)} wins {_rate(best)} of {_score(best).tasks} test tasks"
-    against = f"{display_name(other.name)}{_same_budget(subject, rival)} {_rate(other)}"
     if _win_rate(best) == _win_rate(other):
         return f"{share}, and so does {display_name(other.name)}{_same_budget(subject, rival)}."
-    return f"{share}, {against}."
+    return f"{share}; {display_name(other.name)} wins {_rate(other)}{_same_budget(subject, rival)}."
 
 
 def verdict(results: Results) -> str:
@@ -80,7 +79,7 @@ def _assess(comparison: Comparison) -> str:
     if comparison.p_adjusted < SIGNIFICANCE_LEVEL:
         return f"The difference of {span} is statistically significant."
     if comparison.p_value < SIGNIFICANCE_LEVEL:
-        return f"The difference of {span} is not significant after correction."
+        return f"The difference of {span} is significant by itself, but not after correction."
     return (
         f"The difference of {span} may be due to chance: this run does not show that either is "
         "better."
