@@ -277,7 +277,7 @@ def read_results(run: RunData) -> Results:
     """The results of a run so far. It only reads, so another process may be executing the run."""
     names = [EXPERT, BC, *round_methods(run.recipe)]
     baselines = [found for name in (EXPERT, BC) if (found := run.evaluation(name, 0)) is not None]
-    methods = tuple(_gather_method(run, name, baselines) for name in names)
+    methods = tuple(_read_method(run, name, baselines) for name in names)
     played = [item.evaluation for method in methods for item in method.rounds if item.evaluation]
     planned = run.stages
     return Results(
@@ -306,19 +306,19 @@ def score(result: EvalResult) -> Score:
     )
 
 
-def _gather_method(run: RunData, method: str, baselines: list[EvalResult]) -> MethodResult:
+def _read_method(run: RunData, method: str, baselines: list[EvalResult]) -> MethodResult:
     numbers = [0] if method in (EXPERT, BC) else list(range(1, run.recipe.rounds + 1))
     started = [number for number in numbers if _stages_done(run, method, number)]
     trajectories = run.trajectories(method) if started else TrajectorySet()
     return MethodResult(
         name=method,
         rounds=tuple(
-            _gather_round(run, method, number, baselines, trajectories) for number in started
+            _read_round(run, method, number, baselines, trajectories) for number in started
         ),
     )
 
 
-def _gather_round(
+def _read_round(
     run: RunData,
     method: str,
     round: int,
