@@ -46,9 +46,8 @@ test-long: setup ## The tests that take minutes each
 wheel-check: ## Build the wheel, install it outside the checkout and use it there
 	PYTHON='$(PYTHON)' PIP_FLAGS='$(PIP_FLAGS)' .ci/wheel-check
 
-docs: setup ## Write docs/settings.md and docs/data-format.md anew (tests hold them to what the code says)
-	$(BIN)/eef settings --markdown > docs/settings.md
-	$(BIN)/eef formats --markdown > docs/data-format.md
+docs: setup ## Write the generated pages of docs/ (tests compare them with the code)
+	$(BIN)/python -m docs.generate
 
 clean: ## Remove the virtual environment and caches; runs stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

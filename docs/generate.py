@@ -9,11 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from eef.analysis.label_noise import LabelNoise
 from eef.analysis.results import RECORD_VERSION as RESULTS_VERSION
 from eef.analysis.results import RoundResult, Score
+from eef.cli.settings import describe_env, env_sections, recipe_sections
+from eef.config import SettingRow
+from eef.envs.registry import ENVIRONMENTS
 from eef.exporters.readmes import READMES
 from eef.importers.formats import FORMATS
 from eef.importers.importer import ImportReport
@@ -195,8 +199,41 @@ FILES = (
 )
 
 
-def markdown() -> str:
-    """All of it as one document."""
+def main() -> None:
+    """Write `docs/settings.md` and `docs/data-format.md`."""
+    folder = Path(__file__).parent
+    (folder / "settings.md").write_text(settings_page(), encoding="utf-8")
+    (folder / "data-format.md").write_text(data_format_page(), encoding="utf-8")
+
+
+def settings_page() -> str:
+    """Every setting with its default, as Markdown tables."""
+    lines = [
+        "# Settings",
+        "",
+        "Every setting and its default, as `python -m docs.generate` writes them down. A recipe is a "
+        "TOML, YAML or JSON file of these; `--set train.updates=200` overrides one.",
+        "",
+    ]
+    for title, rows in recipe_sections():
+        lines += _settings(title, rows)
+    for name in ENVIRONMENTS:
+        lines += [f"## environment {name}", "", "```", describe_env(name), "```", ""]
+        for title, rows in env_sections(name):
+            lines += _settings(title, rows)
+    return "\n".join(lines)
+
+
+def _settings(title: str, rows: list[SettingRow]) -> Iterator[str]:
+    yield from (f"## {title}", "", "| setting | type | default | meaning |", "|:--|:--|:--|:--|")
+    for row in rows:
+        meaning = _cell(" ".join(row.description.split()))
+        yield f"| `{row.key}` | {row.type} | `{row.default}` | {meaning} |"
+    yield ""
+
+
+def data_format_page() -> str:
+    """The files of a run, and what `eef import` reads and `eef export` writes."""
     return "\n".join([*_head(), *_run_files(), *_imports(), *_exports()])
 
 
@@ -204,7 +241,7 @@ def _head() -> list[str]:
     return [
         "# Data format",
         "",
-        "Every file `eef` writes, as `eef formats --markdown` prints them from the code that writes them. JSON and "
+        "Every file `eef` writes, as `python -m docs.generate` writes them down from the code. JSON and "
         "JSON Lines, UTF-8. A file is written whole or not at all; a line of a `.jsonl` that grows is written whole, "
         "and a torn last one (a crash) is moved aside to `….torn`, rollouts that all failed to `….failed`.",
         "",
@@ -279,3 +316,7 @@ def _exports() -> Iterator[str]:
             guide.format(count="N", end="<end of turn>").strip(),
             "",
         )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""`python -m eef` is the program `eef`."""
+"""`python -m eef` runs the program `eef`."""
 
 from eef.cli import main
 

@@ -1,27 +1,31 @@
-"""Settings: the base class of every settings group, overrides, and the table the documentation is made from.
+"""Settings: the base class of every group of settings, overrides, errors, and the table of
+settings.
 
-A `Settings` class lives beside its owner. Unknown keys are refused with the nearest known key, and so is a setting that
-would have no effect. The docstring below a field is its help text.
+Each owner declares its `Settings` class beside it. Unknown keys are refused with the most similar
+known key, and so is a setting that would have no effect. The docstring below a field is its help
+text.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import re
 import tomllib
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eef.errors import ConfigError
+from eef.errors import ConfigError, EefError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class Settings(BaseModel):
-    """A group of settings: unknown keys and values of another type are errors, and nothing changes later."""
+    """A group of settings. It is immutable; unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
@@ -32,20 +36,22 @@ S = TypeVar("S", bound=Settings)
 
 
 def parse_settings(kind: type[S], data: Mapping[str, Any], *, source: str) -> S:
-    """Plain data as settings of a kind.
+    """Settings from plain data.
 
-    Raises ConfigError, one line that begins with `source` and names the key and the value which do not fit.
+    Raises ConfigError: one line that starts with `source` and names the key and its value.
     """
     try:
         return kind.model_validate(dict(data))
     except ValidationError as error:
-        raise _config_error(kind, error, source) from None
+        raise _config_error(kind, data, error, source) from None
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Lay `a.b=value` over plain data, in place. The value is read as TOML; what is not TOML is a string.
+    """Set `a.b=value` in plain data, in place. The value is parsed as TOML, or else taken as a
+    string.
 
-    `null` takes a setting back to "left out", which TOML cannot say.
+    `null`, which TOML does not have, unsets a setting. ConfigError if the override has another
+    form.
 
     >>> data = {"train": {"updates": 5}}
     >>> apply_override(data, "train.updates=20"); apply_override(data, "name=first try"); data
@@ -78,7 +84,7 @@ def _toml_value(text: str) -> Any:
 
 
 class SettingRow(NamedTuple):
-    """One setting as the docs show it; `default` is "required" where there is none."""
+    """One setting as the documentation shows it; `default` is "required" if it has none."""
 
     key: str
     type: str
@@ -87,7 +93,7 @@ class SettingRow(NamedTuple):
 
 
 def settings_table(kind: type[Settings], prefix: str = "") -> list[SettingRow]:
-    """Every setting of a kind and of the groups inside it, dotted, in the order of declaration."""
+    """Every setting of a class and of the groups inside it, with dotted keys, in order."""
     rows: list[SettingRow] = []
     for name, field in kind.model_fields.items():
         group = _group_in(field.annotation)
@@ -100,50 +106,123 @@ def settings_table(kind: type[Settings], prefix: str = "") -> list[SettingRow]:
     return rows
 
 
-def suggestion(name: str, known: Collection[str]) -> str:
-    """The hint beside an unknown name: the nearest known one, else all of them."""
-    like = nearest(name, list(known))
-    return f"did you mean {like!r}?" if like else f"there are: {', '.join(known)}"
+def unknown_name(
+    thing: str, name: str, known: Iterable[str], *, error: type[EefError] = ConfigError
+) -> EefError:
+    """The error for a name that is not known, with the most similar known name as its hint, or all
+    of them.
+
+    >>> problem = unknown_name("method", "efe", ["bc", "eef"])
+    >>> problem.message, problem.hint
+    ("unknown method 'efe'", "did you mean 'eef'?")
+    >>> unknown_name("split", "dev", ["train", "test"]).hint
+    'known splits: train, test'
+    """
+    names = list(known)
+    similar = most_similar(name, names)
+    hint = f"did you mean {similar!r}?" if similar else f"known {thing}s: {', '.join(names)}"
+    return error(f"unknown {thing} {name!r}", hint=hint)
 
 
-def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known word most like `word`; None where none is like it."""
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)
+def most_similar(name: str, known: Sequence[str], *, cutoff: float = 0.65) -> str | None:
+    """The known name most similar to `name`, or None if none is similar enough."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
-def _config_error(kind: type[Settings], error: ValidationError, source: str) -> ConfigError:
-    """The first problem as one line; an unknown key comes first, for it often is the cause of the others."""
+def describe_problems(problems: Sequence[ErrorDetails]) -> str:
+    """What a validation found wrong with one value, as `0; expected 1 or more`.
+
+    A value that may have several types has one problem for each of them.
+    """
+    value = repr(problems[0]["input"])
+    expected = dict.fromkeys(
+        _EXPECTED[problem["type"]].format(**problem.get("ctx", {}))
+        for problem in problems
+        if problem["type"] in _EXPECTED
+    )
+    if expected:
+        return f"{value}; expected {' or '.join(expected)}"
+    message = problems[0]["msg"]
+    return f"{value}: {message[:1].lower()}{message[1:]}"
+
+
+_EXPECTED = {
+    "greater_than_equal": "{ge:g} or more",
+    "greater_than": "more than {gt:g}",
+    "less_than_equal": "{le:g} or less",
+    "less_than": "less than {lt:g}",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length} item",
+    "too_long": "at most {max_length} items",
+    "string_too_short": "at least {min_length} character",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+}
+"""What pydantic expected, by its type of error."""
+
+
+def _config_error(
+    kind: type[Settings], data: Mapping[str, Any], error: ValidationError, source: str
+) -> ConfigError:
+    """The first problem in one line. An unknown key comes first: it often causes the others."""
     problems = error.errors(include_url=False)
     problem = next((item for item in problems if item["type"] == "extra_forbidden"), problems[0])
-    key = ".".join(str(part) for part in problem["loc"])
-    where = f"{source}: `{key}`" if key else source
     if problem["type"] == "extra_forbidden":
-        return ConfigError(f"{where} is no known setting", hint=_hint_for_unknown(kind, key))
+        key = _dotted(problem["loc"])
+        return ConfigError(f"{source}: unknown setting {key!r}", hint=_hint_for_unknown(kind, key))
     if problem["type"] == "missing":
-        return ConfigError(f"{where} is missing", hint="set it: it has no default")
+        return ConfigError(
+            f"{source}: `{_dotted(problem['loc'])}` is missing", hint="set it: it has no default"
+        )
+    key = _dotted(_keys_in(data, problem["loc"]))
+    where = f"{source}: `{key}`" if key else source
     if problem["type"] == "value_error":
         return ConfigError(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
-    message = re.sub(r"(?<=valid )(dictionary.*|tuple)", _toml_word, problem["msg"])
-    return ConfigError(f"{where} is {problem['input']!r}: {message[0].lower()}{message[1:]}")
+    same = [item for item in problems if _dotted(_keys_in(data, item["loc"])) == key]
+    return ConfigError(f"{where} is {describe_problems(same)}")
 
 
-def _toml_word(match: re.Match[str]) -> str:
-    return "list" if match[1] == "tuple" else "table"
+def _dotted(location: Iterable[int | str]) -> str:
+    return ".".join(map(str, location))
+
+
+def _keys_in(data: Any, location: tuple[int | str, ...]) -> Iterator[int | str]:
+    """The part of a problem's location that is in the data; a name of a type may follow it."""
+    for part in location:
+        if not isinstance(data, Mapping | list | tuple):
+            return
+        try:
+            data = data[part]  # type: ignore[index]
+        except (LookupError, TypeError):
+            return
+        yield part
 
 
 def _hint_for_unknown(kind: type[Settings], key: str) -> str:
-    """The nearest key in the same table, else the nearest by its last word in any table."""
+    """The most similar key in the same table, or one in any table with almost the same last word."""
     table, _, word = key.rpartition(".")
     keys = _known_keys(kind)
     siblings = {
         last: known for known, last in keys if known == (f"{table}.{last}" if table else last)
     }
+    if similar := most_similar(word, list(siblings)):
+        return f"did you mean {siblings[similar]!r}?"
     anywhere = {last: known for known, last in reversed(keys)}  # the first group that has the word
-    for choices in (siblings, anywhere):
-        found = nearest(word, list(choices))
-        if found is not None:
-            return f"did you mean `{choices[found]}`?"
-    return f"known here: {', '.join(siblings)}"
+    if similar := most_similar(word, list(anywhere), cutoff=0.85):
+        return f"did you mean {anywhere[similar]!r}?"
+    return f"known settings: {', '.join(siblings)}"
 
 
 def _known_keys(kind: type[Settings], prefix: str = "") -> list[tuple[str, str]]:
@@ -158,7 +237,7 @@ def _known_keys(kind: type[Settings], prefix: str = "") -> list[tuple[str, str]]
 
 
 def _group_in(annotation: Any) -> type[Settings] | None:
-    """The group of settings in an annotation: `LoraSettings` of `LoraSettings | None`."""
+    """The group of settings in an annotation: `LoraSettings` in `LoraSettings | None`."""
     for item in _members(annotation):
         if isinstance(item, type) and issubclass(item, Settings):
             return item

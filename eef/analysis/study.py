@@ -99,7 +99,8 @@ def _read_trials(directory: Path) -> list[Trial]:
         return [
             trial for path in runs for trial in trials_of(RunDirectory.open(path.parent).read())
         ]
-    files = sorted(directory.rglob("*@*.json"))
+    copies = directory / "report"  # of `eef report`
+    files = [path for path in sorted(directory.rglob("*@*.json")) if copies not in path.parents]
     if not files:
         raise StoreError(
             f"`{directory}` holds no comparison",

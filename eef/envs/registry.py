@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from eef.config import Settings, nearest, suggestion
+from eef.config import Settings, describe_problems, unknown_name
 from eef.env import Env
 from eef.envs.spec import EnvSpec
 from eef.errors import ConfigError
@@ -35,7 +35,7 @@ GROUPS = {
 def env_spec(name: str) -> EnvSpec:
     """The `EnvSpec` of an environment. Raises ConfigError for an unknown name."""
     if name not in ENVIRONMENTS:
-        raise ConfigError(f"unknown environment {name!r}", hint=suggestion(name, ENVIRONMENTS))
+        raise unknown_name("environment", name, ENVIRONMENTS)
     spec = import_module(ENVIRONMENTS[name]).SPEC
     assert isinstance(spec, EnvSpec), f"{ENVIRONMENTS[name]}.SPEC is not an EnvSpec"
     return spec
@@ -92,11 +92,8 @@ def _fitting_all(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _fitting(name: str, key: str, value: Any, types: Mapping[str, Any]) -> Any:
     """The value of a setting as its type (a list where a tuple is declared becomes one)."""
     if key not in types:
-        like = nearest(key, list(types))
-        hint = f"did you mean `{like}`?" if like else f"known here: {', '.join(types)}"
-        raise ConfigError(f"`env.{key}` is no setting of {name!r}", hint=hint)
+        raise unknown_name("setting", f"env.{key}", [f"env.{known}" for known in types])
     try:
         return TypeAdapter(types[key]).validate_python(value)
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        raise ConfigError(f"`env.{key}` is {value!r}: {message[0].lower()}{message[1:]}") from None
+        raise ConfigError(f"`env.{key}` is {describe_problems(error.errors())}") from None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from eef.config import suggestion
+from eef.config import unknown_name
 from eef.env import StepResult
 from eef.envs.simulators.env import PooledEnv, PoolSettings
 from eef.envs.simulators.gold_paths import make_gold_expert
@@ -186,9 +186,7 @@ class TextWorldExpress(PooledEnv):
     def tasks(self, split: str) -> TaskSet:
         """The tasks of a split, one of each game in turn. Raises EnvError for an unknown split."""
         if split not in FOLDS:
-            raise EnvError(
-                f"TextWorldExpress has no split {split!r}", hint=f"there are: {', '.join(FOLDS)}"
-            )
+            raise unknown_name("split", split, FOLDS, error=EnvError)
         seeds = range(FOLDS[split], FOLDS[split] + self._seeds)
         return TaskSet.of([_task(game, seed, split) for seed in seeds for game in self._games])
 
@@ -220,9 +218,7 @@ def _choose(games: str | Sequence[str]) -> tuple[str, ...]:
     names = (games,) if isinstance(games, str) else tuple(games)
     for name in names:
         if name not in GAMES:
-            raise ConfigError(
-                f"TextWorldExpress has no game {name!r}", hint=suggestion(name, GAMES)
-            )
+            raise unknown_name("game", name, GAMES)
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"`env.games` is {list(names)}, expected one or more, each once")
     return names

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eef.chat import format_completion
+from eef.config import unknown_name
 from eef.env import StepResult
 from eef.envs.spec import Behavior, EnvSpec
 from eef.errors import EnvError
@@ -76,9 +77,7 @@ class ToyEnv:
 
     def tasks(self, split: str) -> TaskSet:
         if split not in ("train", "test"):
-            raise EnvError(
-                f"the toy environment has no split {split!r}", hint="take `train` or `test`"
-            )
+            raise unknown_name("split", split, ("train", "test"), error=EnvError)
         first = 0 if split == "test" else self.tasks_per_split
         return TaskSet.of(
             [_task(index, split) for index in range(first, first + self.tasks_per_split)]
@@ -166,9 +165,7 @@ PRESETS = {"flawless": 1.0, "strong": 0.9, "weak": 0.7}
 def make_toy_expert(env: ToyEnv, preset: str) -> ScriptedPolicy:
     """The scripted expert `expert:<preset>`; the presets differ in skill."""
     if preset not in PRESETS:
-        raise EnvError(
-            f"no scripted expert {preset!r} for the toy", hint=f"there are: {', '.join(PRESETS)}"
-        )
+        raise unknown_name("scripted expert", preset, PRESETS, error=EnvError)
     return toy_player(Author("expert", preset), PRESETS[preset])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eef import __version__
-from eef.config import nearest
+from eef.config import unknown_name
 from eef.errors import ConfigError, MethodError
 from eef.exporters.chat_template import marked_template
 from eef.exporters.examples import RenderedExample
@@ -57,9 +57,7 @@ def export(
 def find_target(name: str) -> Target:
     """The target of a name (ConfigError naming the nearest)."""
     if name not in TARGETS:
-        like = nearest(name, list(TARGETS))
-        hint = f"did you mean `{like}`?" if like else f"there are: {', '.join(TARGETS)}"
-        raise ConfigError(f"no export target {name!r}", hint=hint)
+        raise unknown_name("export target", name, TARGETS)
     return TARGETS[name]
 
 

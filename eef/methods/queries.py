@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from eef.config import suggestion
+from eef.config import unknown_name
 from eef.errors import MethodError
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -113,4 +113,5 @@ def check_experts(
     known = sorted({item.author.name for item in trajectories if item.by_expert})
     for name in names or ():
         if name not in known:
-            raise MethodError(f"`{option}`: unknown expert {name!r}", hint=suggestion(name, known))
+            problem = unknown_name("expert", name, known)
+            raise MethodError(f"`{option}`: {problem.message}", hint=problem.hint)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from importlib import import_module
 
-from eef.config import nearest
+from eef.config import most_similar, unknown_name
 from eef.errors import ConfigError
 from eef.methods.base import Method
 
@@ -29,12 +29,10 @@ _VALID_NAME = re.compile(r"[A-Za-z0-9_+-]+")
 def method_class(name: str) -> type[Method]:
     """The class of a method. ConfigError for an unknown name."""
     if name not in METHODS:
-        like = nearest(name, list(METHODS))
-        variants = 'a variant needs `options.<name>.method`, e.g. `method = "eef"`'
-        known = f"known methods: {', '.join(METHODS)}; {variants}"
-        raise ConfigError(
-            f"unknown method {name!r}", hint=f"did you mean {like!r}?" if like else known
-        )
+        problem = unknown_name("method", name, METHODS)
+        variant = 'a variant needs `options.<name>.method`, e.g. `method = "eef"`'
+        hint = problem.hint if most_similar(name, [*METHODS]) else f"{problem.hint}; {variant}"
+        raise ConfigError(problem.message, hint=hint)
     found: type[Method] = import_module(METHODS[name]).METHOD
     return found
 

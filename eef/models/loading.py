@@ -79,7 +79,7 @@ def locate(name: str) -> str:
         if not (STUDENTS / name).is_dir():
             raise ModelError(
                 f"there is no student {name!r} in this package",
-                hint="name a model of your own (`model.name`), or make one by `eef make-base`",
+                hint="name a model of your own (`model.name`), or make one by `eef model build`",
             )
         return str(STUDENTS / name)
     path = Path(name.removeprefix("hf/")).expanduser()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eef.config import suggestion
+from eef.config import unknown_name
 from eef.errors import ConfigError
 from eef.models.checkpoint import save_checkpoint
 from eef.renderer import Renderer
@@ -155,7 +155,5 @@ def _train_settings(settings: StudentSettings) -> TrainSettings:
 
 def _student(env: str) -> StudentSpec:
     if env not in BASE_STUDENTS:
-        raise ConfigError(
-            f"no base student for environment {env!r}", hint=suggestion(env, BASE_STUDENTS)
-        )
+        raise unknown_name("base student", env, BASE_STUDENTS)
     return BASE_STUDENTS[env]()

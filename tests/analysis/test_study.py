@@ -13,7 +13,7 @@ from eef.analysis.label_noise import LabelNoise, StateCount
 from eef.analysis.stats import holm
 from eef.analysis.study import make_study
 from eef.analysis.trial import RoundBudget, Scores, Trial
-from eef.cli.seeds import with_budget
+from eef.cli.compare import with_budget
 from eef.methods.registry import make_method
 from eef.pipeline.ledger import Cost
 from eef.pipeline.recipe import load_recipe
@@ -47,7 +47,7 @@ def comparison(student, tmp_path_factory):
         place / "runs",
         "--quiet",
     )
-    trials = [part for name in ("rft4@0", "eef@0", "eef@1") for part in ("--piece", name)]
+    trials = [part for name in ("rft4@0", "eef@0", "eef@1") for part in ("--trial", name)]
     done = eef(*command, "--methods", "rft4,eef", *trials)
     assert done.exit_code == 0, done.stderr
     return place / "runs", command
@@ -67,18 +67,18 @@ def test_single_trials_are_run(comparison):
 
 def test_results_of_an_unfinished_study_are_written(comparison, tmp_path):
     directory, _ = comparison
-    done = eef("results", directory, "--out", tmp_path)
+    done = eef("report", directory, "--out", tmp_path)
     assert done.exit_code == 0, done.stderr
-    study = json.loads((tmp_path / "results/study.json").read_text())
+    study = json.loads((tmp_path / "study.json").read_text())
     pair = study["comparisons"]["rollouts"]["eef_vs_rft4"]
     assert {"difference", "p", "p_adjusted", "interval", "seeds"} <= set(pair)
     assert pair["seeds"] == [0]
-    document = (tmp_path / "docs/results.md").read_text()
+    document = (tmp_path / "results.md").read_text()
     assert "## At equal rollouts" in document
     assert "EEF – RFT×4" in document
     assert "–" in next(line for line in document.splitlines() if line.startswith("| RFT×4"))
     assert "| TWO |" not in document, "a method that has not started has no row"
-    page = (tmp_path / "docs/results.html").read_text()
+    page = (tmp_path / "results.html").read_text()
     for key, value in study["fingerprint"].items():  # the shop's includes its tagger
         assert f"- {key}: `{value}`" in document
         assert f"<dt>{key}</dt><dd>" in page
@@ -89,18 +89,18 @@ def test_results_of_an_unfinished_study_are_written(comparison, tmp_path):
 def test_stored_trials_give_the_same_results(comparison, tmp_path):
     directory, _ = comparison
     kept, again = tmp_path / "kept", tmp_path / "again"
-    assert eef("results", directory, "--out", kept).exit_code == 0
-    assert eef("results", kept / "results/pieces", "--out", again).exit_code == 0
-    names = {path.stem for path in (kept / "results/pieces/rollouts").iterdir()}
+    assert eef("report", directory, "--out", kept).exit_code == 0
+    assert eef("report", kept / "trials", "--out", again).exit_code == 0
+    names = {path.stem for path in (kept / "trials/rollouts").iterdir()}
     assert {"expert@0", "bc@1", "eef@0", "eef@1", "rft4@0"} <= names
-    for name in ("docs/results.md", "docs/results.html", "results/study.json"):
+    for name in ("results.md", "results.html", "study.json"):
         assert (kept / name).read_text() == (again / name).read_text()
     lone = tmp_path / "lone"
     lone.mkdir()
-    (kept / "results/pieces/rollouts/rft4@0.json").rename(lone / "rft4@0.json")
-    assert eef("results", kept / "results/pieces", lone, "--out", again).exit_code == 0
-    assert json.loads((again / "results/study.json").read_text()) == json.loads(
-        (kept / "results/study.json").read_text()
+    (kept / "trials/rollouts/rft4@0.json").rename(lone / "rft4@0.json")
+    assert eef("report", kept / "trials", lone, "--out", again).exit_code == 0
+    assert json.loads((again / "study.json").read_text()) == json.loads(
+        (kept / "study.json").read_text()
     ), "trials of two machines are one study"
 
 
@@ -144,12 +144,12 @@ def test_stored_trials_give_the_same_results(comparison, tmp_path):
 )
 def test_trials_that_do_not_belong_together_are_refused(comparison, tmp_path, change, message):
     directory, _ = comparison
-    assert eef("results", directory, "--out", tmp_path).exit_code == 0
-    path = tmp_path / "results/pieces/rollouts/rft4@0.json"
+    assert eef("report", directory, "--out", tmp_path).exit_code == 0
+    path = tmp_path / "trials/rollouts/rft4@0.json"
     trial = json.loads(path.read_text())
     change(trial)
     path.write_text(json.dumps(trial))
-    done = eef("results", tmp_path / "results/pieces", "--out", tmp_path / "again")
+    done = eef("report", tmp_path / "trials", "--out", tmp_path / "again")
     assert done.exit_code == 2
     assert re.search(message, done.stderr.replace("\n", " "))
 
@@ -271,29 +271,29 @@ def test_difficulty_and_newly_solved_do_not_depend_on_the_number_of_seeds():
 
 def test_commands_reproduce_the_finished_trials(comparison, tmp_path):
     directory, _ = comparison
-    assert eef("results", directory, "--out", tmp_path).exit_code == 0
-    document = (tmp_path / "docs/results.md").read_text()
+    assert eef("report", directory, "--out", tmp_path).exit_code == 0
+    document = (tmp_path / "results.md").read_text()
     common = "--budget rollouts=12 --out runs/small-rollouts"
     assert f"eef compare recipes/small.toml --methods rft4 --seeds 1 {common}\n" in document
     assert f"eef compare recipes/small.toml --methods eef --seeds 2 {common}\n" in document
-    (tmp_path / "results/pieces/rollouts/eef@0.json").unlink()
-    assert eef("results", tmp_path / "results/pieces", "--out", tmp_path).exit_code == 0
-    document = (tmp_path / "docs/results.md").read_text()
+    (tmp_path / "trials/rollouts/eef@0.json").unlink()
+    assert eef("report", tmp_path / "trials", "--out", tmp_path).exit_code == 0
+    document = (tmp_path / "results.md").read_text()
     assert (
-        f"eef compare recipes/small.toml --methods eef --seeds 2 {common} --piece eef@1\n"
+        f"eef compare recipes/small.toml --methods eef --seeds 2 {common} --trial eef@1\n"
         in document
     )
 
 
 def test_the_versions_of_all_trials_are_listed(comparison, tmp_path):
     directory, _ = comparison
-    assert eef("results", directory, "--out", tmp_path).exit_code == 0
-    path = tmp_path / "results/pieces/rollouts/rft4@0.json"
+    assert eef("report", directory, "--out", tmp_path).exit_code == 0
+    path = tmp_path / "trials/rollouts/rft4@0.json"
     trial = json.loads(path.read_text())
     trial["fingerprint"]["torch"] = "0.1"
     path.write_text(json.dumps(trial))
-    assert eef("results", tmp_path / "results/pieces", "--out", tmp_path).exit_code == 0
-    torch = json.loads((tmp_path / "results/study.json").read_text())["fingerprint"]["torch"]
+    assert eef("report", tmp_path / "trials", "--out", tmp_path).exit_code == 0
+    torch = json.loads((tmp_path / "study.json").read_text())["fingerprint"]["torch"]
     assert re.fullmatch(r"0\.1, \d+\.\d+.*", torch)
 
 
@@ -302,7 +302,7 @@ def test_a_comparison_that_has_not_started_has_no_results(comparison, tmp_path):
     (tmp_path / "seed0").mkdir()
     for name in ("recipe.json", "fingerprint.json"):
         (tmp_path / "seed0" / name).write_text((directory / "seed0" / name).read_text())
-    done = eef("results", tmp_path, "--out", tmp_path / "out")
+    done = eef("report", tmp_path, "--out", tmp_path / "out")
     assert done.exit_code == 2
     assert "no trial of the comparison has started" in done.stderr
 
@@ -317,7 +317,7 @@ def test_a_budget_of_updates_replaces_other_budgets(student):
 def test_methods_can_be_added_to_a_comparison(comparison):
     directory, command = comparison
     before = (directory / "seed0/eef/round1/evaluation.json").stat().st_mtime_ns
-    done = eef(*command, "--methods", "two", "--piece", "two@0")
+    done = eef(*command, "--methods", "two", "--trial", "two@0")
     assert done.exit_code == 0, done.stderr
     assert (directory / "seed0/eef/round1/evaluation.json").stat().st_mtime_ns == before
     recipe = json.loads((directory / "seed0/recipe.json").read_text())
@@ -327,7 +327,7 @@ def test_methods_can_be_added_to_a_comparison(comparison):
 
 def test_a_method_that_has_started_keeps_its_options(comparison):
     _, command = comparison
-    done = eef(*command, "--methods", "eef", "--set", "options.eef.M=2", "--piece", "eef@0")
+    done = eef(*command, "--methods", "eef", "--set", "options.eef.M=2", "--trial", "eef@0")
     assert done.exit_code == 2
     assert "they differ in: options" in done.stderr
 
@@ -335,12 +335,12 @@ def test_a_method_that_has_started_keeps_its_options(comparison):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (("--piece", "eef@7"), "no piece of this comparison"),
-        (("--piece", "eef"), "no piece"),
-        (("--budget", "seconds=3"), "is no budget"),
-        (("--budget", "rollouts=many"), "is no budget"),
-        (("--budget", "rollouts=²"), "is no budget"),
-        (("--piece", "eef@²"), "no piece"),
+        (("--trial", "eef@7"), "is 'eef@7'; expected METHOD@SEED"),
+        (("--trial", "eef"), "is 'eef'; expected METHOD@SEED"),
+        (("--budget", "seconds=3"), "is 'seconds=3'; expected `rollouts=N`"),
+        (("--budget", "rollouts=many"), "expected `rollouts=N`"),
+        (("--budget", "rollouts=²"), "expected `rollouts=N`"),
+        (("--trial", "eef@²"), "is 'eef@²'; expected METHOD@SEED"),
     ],
 )
 def test_invalid_options_are_refused(comparison, option, message):
@@ -351,7 +351,7 @@ def test_invalid_options_are_refused(comparison, option, message):
 
 
 def test_a_directory_without_a_comparison_is_refused(tmp_path):
-    done = eef("results", tmp_path)
+    done = eef("report", tmp_path)
     assert done.exit_code == 2
     assert "holds no comparison" in done.stderr
 

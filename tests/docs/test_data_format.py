@@ -7,18 +7,15 @@ from fnmatch import fnmatch
 
 import pytest
 
-from docs.generate import FILES
+from docs.generate import FILES, data_format_page
 from eef.utils.jsonl import read_json, read_jsonl
 from tests.fakes import ROOT
 from tests.fakes.small_run import eef, small_recipe, write_recipe
 
 
 def test_the_page_is_that_of_the_code():
-    """`make docs` writes it anew."""
     page = (ROOT / "docs/data-format.md").read_text(encoding="utf-8")
-    assert page == eef("formats", "--markdown").stdout, (
-        "docs/data-format.md is out of date: `make docs`"
-    )
+    assert page == data_format_page(), "docs/data-format.md is out of date: `make docs`"
 
 
 @pytest.fixture(scope="module")
@@ -72,4 +69,6 @@ def test_an_example_is_shown_with_the_rollouts_that_prove_it(left):
         assert f"evidence  {name}: " in shown
     assert example["evidence"]
     imported = read_jsonl(left / "expert/trajectories.jsonl")[-1]
-    assert f"source    {imported['source']} (text only)" in eef("show", left, imported["id"]).stdout
+    assert (
+        f"source    {imported['source']} (unverified)" in eef("show", left, imported["id"]).stdout
+    )

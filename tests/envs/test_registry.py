@@ -14,7 +14,7 @@ def test_by_name(name, options):
     env = make_env(name, options)
     assert env.name == name
     assert make_expert(env, "strong").author == Author("expert", "strong")
-    with pytest.raises(EnvError, match="no scripted expert 'best'"):
+    with pytest.raises(EnvError, match="unknown scripted expert 'best'"):
         make_expert(env, "best")
 
 
@@ -32,37 +32,37 @@ def test_every_environment_has_a_spec_and_an_expert(name):
             "atari",
             {},
             "unknown environment 'atari'",
-            "there are: webshop, scienceworld, textworld-express, toy",
+            "known environments: webshop, scienceworld, textworld-express, toy",
         ),
         (
             "webshop",
             {"step_limits": 3},
-            "`env.step_limits` is no setting of 'webshop'",
-            "did you mean `step_limit`?",
+            "unknown setting 'env.step_limits'",
+            "did you mean 'env.step_limit'?",
         ),
         (
             "toy",
             {"zzz": 3},
-            "`env.zzz` is no setting of 'toy'",
-            "known here: tasks_per_split, step_limit",
+            "unknown setting 'env.zzz'",
+            "known settings: env.tasks_per_split, env.step_limit",
         ),
-        ("webshop", {"data": 5}, "`env.data` is 5: ", ""),
-        ("webshop", {"step_limit": "long"}, "`env.step_limit` is 'long': ", ""),
-        ("webshop", {"splits": 5}, "`env.splits` is 5: ", ""),
+        ("webshop", {"data": 5}, "`env.data` is 5; expected a string", ""),
+        ("webshop", {"step_limit": "long"}, "`env.step_limit` is 'long'; expected an integer", ""),
+        ("webshop", {"splits": 5}, "`env.splits` is 5; expected a string or a table", ""),
         ("webshop", {"splits": {"test": [1]}}, "`env.splits` is ", ""),
         (
             "webshop",
             {"goals": "easy"},
-            "`env.goals` is 'easy': input should be 'synthetic' or 'human'",
+            "`env.goals` is 'easy'; expected 'synthetic' or 'human'",
             "",
         ),
         (
             "webshop",
             {"synthetic": {"sed": 1}},
-            "`synthetic`: `sed` is no known setting",
-            "did you mean `seed`?",
+            "`synthetic`: unknown setting 'sed'",
+            "did you mean 'seed'?",
         ),
-        ("toy", {"tasks_per_split": 1.5}, "`env.tasks_per_split` is 1.5: ", ""),
+        ("toy", {"tasks_per_split": 1.5}, "`env.tasks_per_split` is 1.5; expected an integer", ""),
     ],
 )
 def test_mistakes(name, options, message, hint):

@@ -440,7 +440,7 @@ def test_loss_on_actions_is_for_targets_of_tokens(tmp_path):
                 export(name, made, tmp_path / name, renderer)
         else:
             export(name, made, tmp_path / name, renderer)
-    with pytest.raises(ConfigError, match="no export target 'axolotle'"):
+    with pytest.raises(ConfigError, match="unknown export target 'axolotle'"):
         export("axolotle", made, tmp_path, renderer)
     with pytest.raises(MethodError, match="nothing to export"):
         export("trl", [], tmp_path, renderer)

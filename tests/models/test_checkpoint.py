@@ -73,7 +73,7 @@ def logits(path, ids):
 
 def test_merged_adapters_are_a_full_model_that_says_the_same(adapters, tmp_path):
     directory, base, ids = adapters
-    done = eef("merge", directory, "--out", tmp_path / "full")
+    done = eef("model", "merge", directory, "--out", tmp_path / "full")
     assert done.exit_code == 0, done.stderr
     verify_checkpoint(tmp_path / "full")
     assert not (tmp_path / "full/adapter_config.json").exists()
@@ -84,7 +84,7 @@ def test_merged_adapters_are_a_full_model_that_says_the_same(adapters, tmp_path)
     assert torch.allclose(plain, logits(directory, ids), atol=1e-4)
     assert not torch.allclose(plain, logits(base, ids), atol=1e-2)
     assert "library_name: transformers" in (tmp_path / "full/README.md").read_text()
-    again = eef("merge", tmp_path / "full", "--out", tmp_path / "again")
+    again = eef("model", "merge", tmp_path / "full", "--out", tmp_path / "again")
     assert (again.exit_code, "it has no adapters to merge" in again.stderr) == (2, True)
 
 
@@ -142,7 +142,7 @@ def test_a_push_uploads_the_whole_checkpoint_with_its_card(adapters, monkeypatch
     (directory / "training/state.bin").write_bytes(b"x")
     hub = Hub()
     with serving(hub) as (base, _):
-        done = eef("push", directory, "me/shopper", "--endpoint", base)
+        done = eef("model", "push", directory, "me/shopper", "--endpoint", base)
         assert done.exit_code == 0, done.stderr
         assert done.stdout.strip() == f"{base}/me/shopper"
     assert hub.repositories["me/shopper"].get("visibility") == "private"

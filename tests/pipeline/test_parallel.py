@@ -94,7 +94,7 @@ def test_a_killed_worker_is_told_and_ends_the_others(finished, recipe, tmp_path)
     assert lines[-2].endswith("was ended by SIGKILL")
     assert "out of memory?" in lines[-1]
     wait_until(lambda: not any(lives(worker) for worker in workers))
-    assert eef("resume", tmp_path / "run", "--quiet").exit_code == 0
+    assert eef("run", tmp_path / "run", "--quiet").exit_code == 0
     same(tmp_path / "run", finished)
 
 
@@ -106,7 +106,7 @@ def test_no_worker_outlives_its_run(number, finished, recipe, tmp_path):
     assert status == (130 if number == signal.SIGINT else -number)
     assert "Traceback" not in told
     wait_until(lambda: not any(lives(worker) for worker in workers))
-    assert eef("resume", tmp_path / "run", "--quiet").exit_code == 0
+    assert eef("run", tmp_path / "run", "--quiet").exit_code == 0
     same(tmp_path / "run", finished)
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.chat import format_completion, parse_completion
-from eef.cli.diagnosis import STUDENTS as CHECKED_STUDENTS
-from eef.cli.diagnosis import diagnose
+from eef.cli.doctor import STUDENTS as CHECKED_STUDENTS
+from eef.cli.doctor import diagnose
 from eef.envs.scienceworld.tasks import part_of
 from eef.errors import ConfigError, EnvError
 from eef.models.loading import STUDENTS, load_model
@@ -184,7 +184,7 @@ def test_a_moving_drill_ends_as_its_task_says(renderer, seed):
 
 def test_an_environment_without_a_student_is_refused():
     with pytest.raises(
-        ConfigError, match="no base student for environment 'sciencworld'"
+        ConfigError, match="unknown base student 'sciencworld'"
     ) as caught:
         student_settings("sciencworld")
     assert caught.value.hint == "did you mean 'scienceworld'?"
@@ -287,7 +287,7 @@ def test_the_shipped_student_predicts_test_variations(monkeypatch, tmp_path):
 def test_doctor_checks_every_shipped_student_against_its_manifest(tmp_path, monkeypatch):
     shipped = tmp_path / "students"
     shutil.copytree(STUDENTS, shipped)
-    monkeypatch.setattr("eef.models.loading.STUDENTS", shipped)
+    monkeypatch.setattr("eef.cli.doctor.WEIGHTS", shipped)
     assert {path.name for path in shipped.iterdir()} == set(CHECKED_STUDENTS)
     weights = shipped / "base-scienceworld/model.safetensors"
     content = weights.read_bytes()

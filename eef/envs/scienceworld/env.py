@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from eef.config import unknown_name
 from eef.envs.scienceworld.prompt import REACT_PROMPT
 from eef.envs.scienceworld.simulator import Opener, Start
 from eef.envs.scienceworld.tasks import (
@@ -170,10 +171,7 @@ class ScienceWorld(PooledEnv):
             found = [number for part in self._train for number in part_of(name, part)]
             return found[: self._preset.train]
         if split not in ("dev", "test", *HELD_OUT):
-            raise EnvError(
-                f"ScienceWorld has no split {split!r}",
-                hint="there are: train, dev, test, seen, unseen, held-out (seen and unseen)",
-            )
+            raise unknown_name("split", split, ("train", "dev", "test", *HELD_OUT), error=EnvError)
         part: Part = HELD_OUT.get(split) or ("dev" if split == "dev" else "test")
         if part in self._train:
             raise EnvError(

@@ -6,12 +6,12 @@ variations the first 2⌊n/4⌋ are for training, the next ⌊n/4⌋ for develop
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, TypeVar
 
-from eef.config import suggestion
+from eef.config import unknown_name
 from eef.errors import ConfigError
 
 Part = Literal["train", "dev", "test"]
@@ -157,7 +157,7 @@ def held_out_part(task: str) -> str:
 def index_of(name: str, variation: int) -> int:
     """The running number of a variation over all tasks. ConfigError where there is none such."""
     if name not in VARIATIONS:
-        raise unknown("task", name, VARIATIONS)
+        raise unknown_name("task", name, VARIATIONS)
     if not 0 <= variation < VARIATIONS[name]:
         raise ConfigError(
             f"ScienceWorld: `{name}` has no variation {variation}",
@@ -197,7 +197,7 @@ def choose_tasks(given: str | Sequence[str]) -> tuple[Preset, tuple[str, ...]]:
     names = (given,) if isinstance(given, str) else tuple(given)
     for name in names:
         if name not in VARIATIONS:
-            raise unknown("task or preset", name, [*VARIATIONS, *PRESETS])
+            raise unknown_name("task or preset", name, [*VARIATIONS, *PRESETS])
     if not names or len(set(names)) != len(names):
         raise ConfigError(
             f"ScienceWorld: `tasks` is {list(names)}, expected one or more, each once"
@@ -231,7 +231,7 @@ class Simplifications:
                     hint=f'write the list out, as "{",".join(SIMPLIFICATIONS)}", or take "eto", which is just that',
                 )
             if name not in SIMPLIFICATIONS:
-                raise unknown("simplification", name, [*SIMPLIFICATIONS, *_NAMED])
+                raise unknown_name("simplification", name, [*SIMPLIFICATIONS, *_NAMED])
         chosen = cls(tuple(names), tasks, adapts=False)
         chosen._refuse_without_electricity()
         return chosen
@@ -255,7 +255,3 @@ class Simplifications:
 
 def needs_electricity(task: str) -> bool:
     return any(word in task for word in _ELECTRICAL)
-
-
-def unknown(what: str, name: str, known: Collection[str]) -> ConfigError:
-    return ConfigError(f"ScienceWorld: no {what} {name!r}", hint=suggestion(name, known))

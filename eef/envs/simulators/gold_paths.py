@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eef.chat import format_completion
+from eef.config import unknown_name
 from eef.env import Env
 from eef.envs.simulators.env import PooledEnv
 from eef.envs.spec import group_in_id
@@ -230,9 +231,7 @@ def make_gold_expert(env: PooledEnv, preset: str) -> GoldExpert:
     """The scripted expert `expert:<preset>`: a preset, or `lapsing-<percent>`. EnvError for another name."""
     match = _LAPSING.fullmatch(preset)
     if match is None and preset not in PRESETS:
-        raise EnvError(
-            f"no scripted expert {preset!r} for {env.name}",
-            hint=f"there are: {', '.join(PRESETS)}, and lapsing-1 to lapsing-99 (percent)",
-        )
+        known = (*PRESETS, "lapsing-1 to lapsing-99 (percent)")
+        raise unknown_name("scripted expert", preset, known, error=EnvError)
     rate = int(match[1]) / 100 if match else PRESETS[preset]
     return GoldExpert(GoldPaths(env.clone()), Author("expert", preset), rate, env.think)

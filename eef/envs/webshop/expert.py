@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eef.chat import format_completion, parse_completion
+from eef.config import unknown_name
 from eef.envs.webshop.env import WebShop
 from eef.envs.webshop.goals import Goal
 from eef.envs.webshop.reward import count_options, score_purchase
@@ -159,9 +160,7 @@ class ShopExpert:
 def make_shop_expert(env: WebShop, preset: str) -> ShopExpert:
     """The scripted expert of a shop; `preset` is a key of PRESETS. EnvError if it is not."""
     if preset not in PRESETS:
-        raise EnvError(
-            f"unknown scripted expert {preset!r}", hint=f"known experts: {', '.join(PRESETS)}"
-        )
+        raise unknown_name("scripted expert", preset, PRESETS, error=EnvError)
     return ShopExpert(env, Author("expert", preset), PRESETS[preset])
 
 

@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from eef.config import unknown_name
 from eef.errors import ConfigError, DataError, EnvError
 from eef.utils.jsonl import read_json
 
@@ -94,9 +95,7 @@ class Splits:
 
     def __getitem__(self, name: str) -> Sequence[int]:
         if name not in self.indices:
-            raise EnvError(
-                f"WebShop: unknown split {name!r}", hint=f"known splits: {', '.join(self.indices)}"
-            )
+            raise unknown_name("split", name, self.indices, error=EnvError)
         return self.indices[name]
 
     def split_of(self, index: int) -> str:

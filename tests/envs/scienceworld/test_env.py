@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from eef.cli import diagnosis as doctor
+from eef.cli.doctor import _java
 from eef.env import Env, StepResult, check_env, replay
 from eef.envs.registry import make_env, make_expert
 from eef.envs.scienceworld import ScienceWorld
@@ -143,7 +143,7 @@ def test_a_variation_out_of_range():
     with pytest.raises(ConfigError, match="`boil` has no variation 30") as caught:
         env.task("boil", 30)
     assert caught.value.hint == "it has 0 to 29"
-    with pytest.raises(EnvError, match="no split 'valid'"):
+    with pytest.raises(EnvError, match="unknown split 'valid'"):
         env.tasks("valid")
 
 
@@ -175,9 +175,9 @@ def test_doctor_names_a_java_without_the_flags(monkeypatch, tmp_path):
     body = """case "$*" in *-XX*) exit 1;; *) echo 'openjdk version "17.0.9"' >&2;; esac"""
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", fake_java(tmp_path, body))
-    found = doctor._java()
+    found = _java()
     assert not found.ok
-    assert "no HotSpot: ScienceWorld refuses it" in found.found
+    assert "not HotSpot: ScienceWorld refuses it" in found.found
     assert "`env.deterministic = false`" in found.remedy
 
 
@@ -358,7 +358,7 @@ def test_experts(env):
     step = flawless[tasks[0].id].steps[0]
     assert step.completion.startswith("Thought: I am to find ")
     assert step.completion.endswith(f"\nAction: {step.action}")
-    with pytest.raises(EnvError, match="no scripted expert 'lapsing'"):
+    with pytest.raises(EnvError, match="unknown scripted expert 'lapsing'"):
         make_expert(env, "lapsing")
 
 

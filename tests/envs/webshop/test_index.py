@@ -338,30 +338,34 @@ def test_an_endless_member_is_refused(tmp_path, monkeypatch):
 # --- the command and a run ------------------------------------------------------------------------
 
 
+def prepare_index(data, *options):
+    return eef("env", "prepare", "webshop", "--set", f"data={data}", *options)
+
+
 def test_the_command_builds_an_index_and_prints_its_directory(files, tmp_path):
-    first = eef("index", files.items.parent, "--out", tmp_path / "cache")
+    first = prepare_index(files.items.parent, "--out", tmp_path / "cache")
     found = index_directory(files, tmp_path / "cache")
     assert (first.exit_code, first.stdout.strip()) == (0, str(found))
     assert "reading products" in first.stderr
     assert "computing checksums" in first.stderr
     manifest = found / "index.json"
     built = manifest.stat().st_ino
-    again = eef("index", files.items, "--out", tmp_path / "cache", "--verify")
+    again = prepare_index(files.items, "--out", tmp_path / "cache", "--verify")
     assert again.exit_code == 0
     assert "reading products" not in again.stderr
     assert manifest.stat().st_ino == built
     assert (
         "reading products"
-        in eef("index", files.items, "--out", tmp_path / "cache", "--rebuild").stderr
+        in prepare_index(files.items, "--out", tmp_path / "cache", "--rebuild").stderr
     )
 
 
 def test_the_command_warns_if_runs_will_not_use_the_index(files, tmp_path, monkeypatch):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path / "own"))
-    result = eef("index", files.items.parent)
+    result = prepare_index(files.items.parent)
     assert result.exit_code == 0
-    assert "hint: so small a catalog is read into memory" in result.stderr
-    missing = eef("index", tmp_path / "nothing")
+    assert "hint: a catalog this small is read into memory" in result.stderr
+    missing = prepare_index(tmp_path / "nothing")
     assert missing.exit_code == 2
     assert "hint: give a directory with WebShop's" in missing.stderr
 
@@ -369,10 +373,10 @@ def test_the_command_warns_if_runs_will_not_use_the_index(files, tmp_path, monke
 def test_the_command_detects_damage(files, tmp_path):
     column = open_index(files, tmp_path).directory / f"prices.{LAYOUT['prices']}"
     column.write_bytes(bytes(column.stat().st_size))
-    result = eef("index", files.items, "--out", tmp_path, "--verify")
+    result = prepare_index(files.items, "--out", tmp_path, "--verify")
     assert result.exit_code == 2
     assert "checksum of column `prices` does not match" in result.stderr
-    assert eef("index", files.items, "--out", tmp_path, "--rebuild", "--verify").exit_code == 0
+    assert prepare_index(files.items, "--out", tmp_path, "--rebuild", "--verify").exit_code == 0
 
 
 def test_a_run_builds_its_index_with_a_progress_bar(files, tmp_path):

@@ -222,7 +222,7 @@ def test_the_lexicon_has_no_duplicates():
         ({"family_size": 41}, "`family_size` is 41"),
         ({"missing_options": 0.9}, "`missing_options` is 0.9"),
         ({"seed": "a"}, "`seed` is 'a'"),
-        ({"familysize": 3}, "`familysize` is no known setting"),
+        ({"familysize": 3}, "unknown setting 'familysize'"),
     ],
 )
 def test_settings_out_of_bounds(shop, message):

@@ -1,0 +1,209 @@
+"""`eef compare`: compare methods over several seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from eef.analysis.aggregate import Aggregate, aggregate_trials
+from eef.analysis.trial import trials_of
+from eef.cli.console import handle_interrupt, print_err, stdout_console
+from eef.cli.execution import (
+    CONTINUES,
+    create_pipeline,
+    default_directory,
+    execute_all,
+    read_recipe,
+    write_report,
+)
+from eef.cli.options import Jobs, Quiet, RecipeOverrides, RecipePath
+from eef.config import parse_settings, unknown_name
+from eef.errors import ConfigError
+from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.recipe import Recipe
+from eef.pipeline.stages import BC
+from eef.report.formatting import display_name, percent, points, reward
+from eef.utils.jsonl import write_json
+
+
+def compare(
+    recipe: RecipePath,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The directory of the runs, one per seed.  [default: runs/NAME_OF_RECIPE-seeds]",
+            show_default=False,
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Methods to compare.  [default: those of the recipe]",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds, counted from the recipe's.")
+    ] = 3,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND=N",
+            help="Budget of a round, equal for every method: `rollouts=N`, `tokens=N` or "
+            "`updates=N`.  [default: the recipe's]",
+            show_default=False,
+        ),
+    ] = None,
+    trial: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD@SEED",
+            help="Execute only this trial; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: RecipeOverrides = None,
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods over several seeds.
+
+    A trial is one method with one seed. Each seed is a run, in which all methods share the expert
+    data, the behavior cloning and the budget. Finished trials are never repeated, so a study can be
+    spread over several commands with `--trial eef@3`. Prints win rates and paired tests of the
+    trials so far; `eef report DIR` writes the full report.
+
+    Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --budget rollouts=720 --out
+    runs/demo-seeds`
+    """
+    settings = with_budget(read_recipe(recipe, overrides), budget)
+    names = tuple(name.strip() for name in methods.split(",")) if methods else settings.methods
+    default = default_directory(settings)
+    directory = out or default.with_name(f"{default.name}-seeds")
+    numbers = range(settings.seed, settings.seed + seeds)
+    chosen = _choose_trials(trial, names, numbers)
+    runs = []
+    with handle_interrupt(CONTINUES):
+        for seed in numbers:
+            missing = tuple(name for name in names if (name, seed) in chosen)
+            path = directory / f"seed{seed}"
+            if not missing and not (path / "recipe.json").exists():
+                continue
+            pipeline = create_pipeline(path, with_seed(settings, seed, names), quiet=quiet)
+            runs.append(pipeline.run)
+            if missing:
+                _execute_trials(pipeline, missing, jobs, quiet=quiet)
+    aggregate = aggregate_trials(each for run in runs for each in trials_of(run.read()))
+    write_json(directory / "seeds.json", aggregate.to_record())
+    for table in aggregate_tables(aggregate):
+        stdout_console().print(table)
+
+
+def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
+    """The recipe with `rollouts=N`, `tokens=N` or `updates=N` as the budget of a round.
+
+    ConfigError if `budget` has another form.
+    """
+    if budget is None:
+        return recipe
+    kind, _, number = budget.partition("=")
+    if kind not in ("rollouts", "tokens", "updates") or not number.isdecimal() or int(number) < 1:
+        raise ConfigError(
+            f"`--budget` is {budget!r}; expected `rollouts=N`, `tokens=N` or `updates=N`",
+            hint="for example `--budget rollouts=720`",
+        )
+    settings = recipe.model_dump()
+    settings["budget"] = {kind: int(number)} if kind != "updates" else {}
+    if kind == "updates":
+        settings["train"] |= {"updates": int(number), "epochs": None}
+    return parse_settings(Recipe, settings, source=recipe.name)
+
+
+def with_seed(recipe: Recipe, seed: int, methods: tuple[str, ...]) -> Recipe:
+    """The recipe with another seed, also for training, and with some of its methods."""
+    settings = recipe.model_dump()
+    settings["train"]["seed"] += seed - settings["seed"]
+    settings |= {"seed": seed, "methods": methods}
+    kept = {*methods, BC}
+    settings["options"] = {
+        name: options for name, options in settings["options"].items() if name in kept
+    }
+    return parse_settings(Recipe, settings, source=recipe.name)
+
+
+def aggregate_tables(aggregate: Aggregate) -> tuple[Table, Table]:
+    """A table of methods with their numbers over seeds, and one of pairs with their differences."""
+    return _methods_table(aggregate), _pairs_table(aggregate)
+
+
+def _choose_trials(
+    requested: list[str] | None, methods: tuple[str, ...], seeds: range
+) -> set[tuple[str, int]]:
+    """The (method, seed) to execute, by default all. ConfigError for one that does not exist."""
+    every = {(name, seed) for name in methods for seed in seeds}
+    if not requested:
+        return every
+    chosen = set()
+    for item in requested:
+        name, _, seed = item.rpartition("@")
+        if name and name not in methods:
+            raise unknown_name("method", name, methods)
+        if not seed.isdecimal() or (name, int(seed)) not in every:
+            raise ConfigError(
+                f"`--trial` is {item!r}; expected METHOD@SEED",
+                hint=f"seeds of this comparison: {seeds.start} to {seeds.stop - 1}",
+            )
+        chosen.add((name, int(seed)))
+    return chosen
+
+
+def _execute_trials(
+    pipeline: Pipeline, methods: tuple[str, ...], jobs: int | None, *, quiet: bool
+) -> None:
+    run = pipeline.run
+    if not quiet:
+        print_err(f"seed {run.recipe.seed}, {', '.join(methods)}: {run.path}")
+    execute_all(pipeline, jobs, quiet=quiet, only=methods)
+    write_report(run)
+
+
+def _methods_table(aggregate: Aggregate) -> Table:
+    seeds = [f"seed {seed}" for seed in aggregate.seeds]
+    table = _table("win rate %", "method", "mean", "± sd", *seeds, "mean reward")
+    for item in aggregate.methods:
+        table.add_row(
+            display_name(item.name),
+            percent(item.mean),
+            percent(item.deviation),
+            *(percent(rate) for rate in item.win_rates),
+            reward(item.mean_reward),
+        )
+    return table
+
+
+def _pairs_table(aggregate: Aggregate) -> Table:
+    title = "\nwins on the same tasks, pooled over seeds (exact sign-flip test)"
+    table = _table(title, "pair", "difference [95 %]", "seeds", "p", "p (Holm)")
+    for pair in aggregate.pairs:
+        low, high = pair.over_tasks.interval
+        table.add_row(
+            f"{display_name(pair.first)} – {display_name(pair.second)}",
+            f"{points(pair.over_tasks.mean)} [{points(low)}, {points(high)}]",
+            str(len(pair.seeds)),
+            f"{pair.p_value:.3f}",
+            f"{pair.p_adjusted:.3f}",
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table whose first column is aligned left and the others right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table

@@ -1,0 +1,187 @@
+"""`eef doctor`: check what is installed on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import re
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.resources import files
+from pathlib import Path
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from eef import __version__
+from eef.cli.console import print_err, stdout_console
+from eef.envs import textworld_express
+from eef.envs.scienceworld import env as scienceworld
+from eef.envs.simulators.jvm import (
+    INSTALL_HOTSPOT,
+    find_jar,
+    find_java,
+    heeds_constant_hash,
+    java_version,
+)
+from eef.errors import ConfigError, EefError
+from eef.utils.compute import available_cores, process_settings
+from eef.utils.jsonl import read_json
+
+OLDEST_PYTHON = (3, 11)
+SIMULATORS = ((scienceworld, "scienceworld"), (textworld_express, "textworld"))
+WEIGHTS = Path(str(files("eef.students"))) / "weights"
+STUDENTS = {"base": "webshop", "base-scienceworld": "scienceworld"}
+"""Base student of the package → the environment it was built for."""
+
+_HIDDEN_EXTRAS = ("dev", *(extra for _, extra in SIMULATORS))
+_REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra == ['"](\w+)['"])?$""")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked. `remedy` fixes it if it is not `ok`; every run needs it if `needed`."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+    needed: bool = True
+
+
+def doctor() -> None:
+    """Check what is installed on this machine.
+
+    Prints Python, packages, the device that torch computes on, the base students of the package,
+    and Java with its simulators; then one command for each thing that is missing. Exit status 2 if
+    something is missing that every run needs.
+
+    Example: `eef doctor`
+    """
+    with process_settings(available_cores()):
+        findings = diagnose()
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    for finding in findings:
+        missing = ("missing", "red") if finding.needed else ("optional", "yellow")
+        mark, color = ("ok", "green") if finding.ok else missing
+        table.add_row(finding.name, Text(mark, style=color), Text(finding.found))
+    stdout_console().print(table)
+    problems = [finding for finding in findings if not finding.ok]
+    for finding in problems:
+        print_err(f"{finding.name}: {finding.remedy}")
+    if any(finding.needed for finding in problems):
+        raise typer.Exit(2)
+
+
+def diagnose() -> list[Finding]:
+    """All findings, the most basic first. Imports torch if it is installed, but no model."""
+    packages = list(_packages())
+    findings = [
+        _python(),
+        Finding("eef", True, __version__),
+        Finding("cores", True, str(available_cores())),
+        *(finding for finding in packages if finding.needed),
+    ]
+    if any(finding.name == "torch" and finding.ok for finding in packages):
+        findings.append(_torch())
+    findings += [_student(name, env) for name, env in STUDENTS.items()]
+    findings += [finding for finding in packages if not finding.needed]
+    simulators = [
+        _simulator(each.PACKAGE, each.VERSION, each.JAR, extra) for each, extra in SIMULATORS
+    ]
+    return [*findings, _java(), *simulators]
+
+
+def _python() -> Finding:
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    ok = sys.version_info[:2] >= OLDEST_PYTHON
+    return Finding("python", ok, platform.python_version(), f"install Python {oldest} or newer")
+
+
+def _packages() -> Iterator[Finding]:
+    """The packages that `eef` requires, and those of its extras; a run needs those of `train`."""
+    for requirement in requires("eef") or ():
+        match = _REQUIREMENT.match(requirement)
+        assert match is not None, requirement
+        name, extra = match[1], match[2]
+        if extra in _HIDDEN_EXTRAS:
+            continue
+        command = f"pip install 'eef[{extra}]'" if extra else "pip install eef"
+        try:
+            yield Finding(name, True, version(name), needed=extra in (None, "train"))
+        except PackageNotFoundError:
+            needed = extra in (None, "train")
+            yield Finding(name, False, "not installed", f"`{command}`", needed=needed)
+
+
+def _torch() -> Finding:
+    """The device that `device = "auto"` takes."""
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("device", False, f"torch: {error}", "`pip install 'eef[train]'`")
+    if torch.cuda.is_available():
+        return Finding("device", True, f"GPU {torch.cuda.get_device_name()}")
+    return Finding("device", True, f"CPU, {torch.get_num_threads()} threads")
+
+
+def _student(name: str, env: str) -> Finding:
+    """A base student of the package, whose files must be those of its manifest."""
+    label = f"student `{name}`"
+    remedy = f"install `eef` again, or build one: `eef model build --env {env} --out DIR`"
+    directory = WEIGHTS / name
+    try:
+        checksums = read_json(directory / "manifest.json")["sha256"]
+        parameters = sum(_count_parameters(directory / file) for file in checksums)
+        damaged = [
+            file for file, digest in checksums.items() if _sha256(directory / file) != digest
+        ]
+    except (EefError, OSError) as error:
+        return Finding(label, False, f"incomplete: {error}", remedy)
+    if damaged:
+        return Finding(label, False, f"`{directory / damaged[0]}` is damaged", remedy)
+    return Finding(label, True, f"{parameters / 1e6:.1f} M parameters")
+
+
+def _count_parameters(path: Path) -> int:
+    """The number of weights in a safetensors file, from its header."""
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    return sum(math.prod(tensor["shape"]) for tensor in header.values())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _java() -> Finding:
+    """Java, which only the simulators need."""
+    try:
+        java = find_java()
+    except ConfigError as error:
+        remedy = f"for ScienceWorld and TextWorldExpress: {error.hint}"
+        return Finding("java", False, error.message, remedy, needed=False)
+    found = f"{java_version(java)} ({java})"
+    if not heeds_constant_hash(java):
+        found = f"{found}, not HotSpot: ScienceWorld refuses it"
+        return Finding("java", False, found, INSTALL_HOTSPOT, needed=False)
+    return Finding("java", True, found)
+
+
+def _simulator(package: str, version: str, jar: str, extra: str) -> Finding:
+    """A simulator's package, in the version that its environment supports."""
+    try:
+        find_jar(package, version, jar)
+    except ConfigError as error:
+        remedy = f"`pip install 'eef[{extra}]'`"
+        return Finding(package, False, error.message, remedy, needed=False)
+    return Finding(package, True, version)

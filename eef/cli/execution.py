@@ -1,0 +1,105 @@
+"""Opening and executing runs: read a recipe, prepare its environment, execute stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eef.analysis.results import Results, read_results
+from eef.cli.console import handle_interrupt, print_err
+from eef.cli.progress import make_display, show_bars
+from eef.envs.registry import prepare_env
+from eef.errors import ConfigError
+from eef.pipeline.parallel import threads_of
+from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.recipe import Recipe, load_recipe
+from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import Stage
+from eef.report.run_page import write_page
+from eef.utils.compute import process_settings
+from eef.utils.jsonl import disk_errors, write_json
+
+CONTINUES = "stopped; the same command continues"
+_RUNS = Path("runs")
+
+
+def read_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
+    """A recipe with overrides. ConfigError if there is no such file."""
+    if path.is_dir():
+        raise ConfigError(
+            f"`{path}` is a directory, not a recipe",
+            hint="name a `.toml`, `.yaml` or `.json` file",
+        )
+    if not path.exists():
+        raise ConfigError(f"no such file `{path}`", hint="`eef settings` lists what a recipe holds")
+    return load_recipe(path, overrides or ())
+
+
+def default_directory(recipe: Recipe) -> Path:
+    """The run directory of a recipe, relative to the working directory."""
+    return _RUNS / recipe.name
+
+
+def refuse_options(directory: Path, *given: object) -> None:
+    """ConfigError if options that only a new run takes are given for an existing one."""
+    if any(given):
+        raise ConfigError(
+            f"`{directory}` is a run directory, whose recipe is fixed",
+            hint="remove the options that change or create a recipe, such as `--set` and `--out`",
+        )
+
+
+def create_pipeline(directory: Path, recipe: Recipe, *, quiet: bool) -> Pipeline:
+    """Create a run, or open one with an equal recipe, after its environment is prepared."""
+    _prepare(recipe, quiet=quiet)
+    return Pipeline.create(directory, recipe)
+
+
+def open_pipeline(directory: Path, *, quiet: bool) -> Pipeline:
+    """Open an existing run after its environment is prepared."""
+    pipeline = Pipeline.open(directory)
+    _prepare(pipeline.run.recipe, quiet=quiet)
+    return pipeline
+
+
+def execute_all(
+    pipeline: Pipeline, jobs: int | None, *, quiet: bool, only: Sequence[str] | None = None
+) -> None:
+    """Execute all stages that are not done; with `only`, those of these methods."""
+    recipe = pipeline.run.recipe
+    with (
+        process_settings(threads_of(recipe, 1)),
+        make_display(pipeline.run, quiet=quiet) as display,
+    ):
+        pipeline.execute_all(display.on_progress, jobs=jobs or recipe.jobs, only=only)
+
+
+def execute_stages(pipeline: Pipeline, stages: Sequence[Stage], *, quiet: bool) -> None:
+    """Execute those of some stages that are not done."""
+    missing = [stage for stage in stages if not pipeline.run.is_done(stage)]
+    if not missing:
+        print_err("nothing to do: already done")
+    with (
+        handle_interrupt(CONTINUES),
+        process_settings(threads_of(pipeline.run.recipe, 1)),
+        make_display(pipeline.run, quiet=quiet) as display,
+    ):
+        for stage in missing:
+            pipeline.execute(stage, display.on_progress)
+
+
+def write_report(run: RunDirectory, directory: Path | None = None) -> Results:
+    """Write `results.json` and `report.html`, into the run directory by default."""
+    target = directory or run.path
+    data = run.read()
+    results = read_results(data)
+    with disk_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+    write_json(target / "results.json", results.to_record())
+    write_page(data, results, target / "report.html")
+    return results
+
+
+def _prepare(recipe: Recipe, *, quiet: bool) -> None:
+    with handle_interrupt(CONTINUES), show_bars(quiet=quiet) as on_progress:
+        prepare_env(recipe.env.name, recipe.env.options, on_progress)

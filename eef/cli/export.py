@@ -1,0 +1,99 @@
+"""`eef export`: export training examples for other trainers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eef.cli.console import handle_interrupt, print_err, print_out
+from eef.cli.options import MethodName, RunPath
+from eef.config import unknown_name
+from eef.errors import ConfigError, StoreError
+from eef.exporters.targets import export as write_files
+from eef.exporters.targets import find_target
+from eef.pipeline.context import RunContext
+from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import Stage
+from eef.report.formatting import count_of
+from eef.utils.compute import available_cores, process_settings
+
+
+def export(
+    directory: RunPath,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="TARGET",
+            help="`trl`, `axolotl`, `llamafactory`, `llamafactory-v1`, `ms-swift`, `openai`, "
+            "`together`, `agentgym`, `verl`, `prompt-completion`, `parquet` or `atif`.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the files are written.  [default: `export/TARGET` in the run directory]",
+            show_default=False,
+        ),
+    ] = None,
+    method: MethodName = None,
+    round: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="The round; 0 is behavior cloning.  [default: the last round that was selected]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Export training examples for other trainers.
+
+    Exactly the text that carries loss here carries loss there: each message states whether it is
+    trained, and rows end after the last trained turn. A README beside the files explains how to
+    train on them. Prints the paths of the files.
+
+    Example: `eef export runs/demo --to trl --method eef --round 3`
+    """
+    find_target(to)
+    run = RunDirectory.open(directory)
+    stage = _choose_selection(run, method, round)
+    with handle_interrupt("stopped"), process_settings(available_cores()):
+        examples, renderer = RunContext(run).rendered_examples(stage.method, stage.round)
+        files = write_files(to, examples, out or directory / "export" / to, renderer)
+    selection = run.selection(stage.method, stage.round)
+    skipped = (len(selection.examples) if selection else 0) - len(examples)
+    print_err(f"{count_of(len(examples), 'example')} of {stage.method}, round {stage.round}")
+    if skipped:
+        print_err(
+            f"{count_of(skipped, 'example')} skipped, as in training: longer than the context"
+        )
+    for path in files:
+        print_out(str(path))
+
+
+def _choose_selection(run: RunDirectory, method: str | None, round: int | None) -> Stage:
+    """The selection of a method and round, by default the last of the only method that has any."""
+    if method is not None and method not in (names := [*run.methods]):
+        raise unknown_name("method", method, names)
+    selected = [stage for stage in run.stages if stage.kind == "select" and run.is_done(stage)]
+    matching = [
+        stage
+        for stage in selected
+        if method in (None, stage.method) and round in (None, stage.round)
+    ]
+    if not matching:
+        known = ", ".join(f"`--method {stage.method} --round {stage.round}`" for stage in selected)
+        raise StoreError(
+            "nothing is selected for this method and round yet",
+            hint=f"selected so far: {known or 'nothing'}",
+        )
+    methods = list(dict.fromkeys(stage.method for stage in matching))
+    if len(methods) > 1:
+        raise ConfigError(
+            f"several methods have selected examples: {', '.join(methods)}",
+            hint=f"add `--method {methods[-1]}`",
+        )
+    return matching[-1]

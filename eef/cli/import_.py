@@ -1,0 +1,182 @@
+"""`eef import`: import expert trajectories from other formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress as Bars
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from eef.cli.console import handle_interrupt, print_err, print_out, stderr_console
+from eef.cli.options import EnvOverrides, overrides_table
+from eef.config import unknown_name
+from eef.envs.registry import make_env
+from eef.errors import ConfigError, DataError, EnvError
+from eef.importers.formats import FORMATS
+from eef.importers.importer import Importer, ImportReport
+from eef.importers.rows import Rejection
+from eef.importers.verify import TaskIndex
+from eef.trajectory import Trajectory
+from eef.utils.jsonl import write_jsonl
+
+_SHOWN = 20  # rejected rows that are printed; the file beside the output lists all
+
+
+def import_files(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="Files to read.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where the trajectories are written.  [default: FIRST_FILE-imported.jsonl]",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(help="The format of all rows; `auto` detects that of each row.")
+    ] = "auto",
+    author: Annotated[
+        str,
+        typer.Option(
+            help="Who played the trajectories.  [default: that of each row, or the file's name]",
+            show_default=False,
+        ),
+    ] = "",
+    reward: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Reward of rows that have none; 1 makes them wins.",
+            show_default=False,
+        ),
+    ] = None,
+    env: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Environment to verify the trajectories in.", show_default=False
+        ),
+    ] = "",
+    overrides: EnvOverrides = None,
+) -> None:
+    """Import expert trajectories from other formats.
+
+    Reads `eef`, `react`, `agentgym`, `sharegpt` (ETO), `messages` (OpenAI), `verifiers` and
+    `inspect`. With `--env`, every trajectory is replayed and its observations are compared. States
+    of a verified trajectory can be explored from. An unverified one can only be cloned. Loss masks
+    of turns are kept. A recipe uses the file as an expert: `expert.names =
+    ["file/gpt-4-imported.jsonl"]`. Prints its path.
+
+    Exit status: 0 if all rows were imported, 1 if some were rejected (each is listed with its
+    reason), 2 if none was imported.
+
+    Example: `eef import gpt-4.jsonl --env webshop --set data=webshop/data`
+    """
+    if format not in (known := ["auto", *FORMATS]):
+        raise unknown_name("format", format, known)
+    if overrides and not env:
+        raise ConfigError(
+            "`--set` has no effect without `--env`", hint="name the environment: `--env webshop`"
+        )
+    target = out or Path(f"{files[0].stem}-imported.jsonl")
+    if target.resolve() in [path.resolve() for path in files]:
+        raise ConfigError(
+            f"`{target}` is one of the files to read", hint="choose another name: `--out FILE`"
+        )
+    importer = Importer(_task_index(env, overrides), wanted=format, author=author, reward=reward)
+    rejected: list[Rejection] = []
+    with handle_interrupt("stopped; nothing was written"):
+        _write(importer, files, target, rejected)
+    for line in report_lines(importer.report, rejected):
+        print_err(line)
+    if importer.report.imported == 0:
+        raise DataError("no trajectory found", hint=f"known formats: {', '.join(FORMATS)}")
+    print_out(str(target))
+    if rejected:
+        raise typer.Exit(1)
+
+
+def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[str]:
+    """The outcome of an import, line by line."""
+    for item in rejected[:_SHOWN]:
+        yield f"rejected    {item.place}: {item.reason}"
+    if len(rejected) > _SHOWN:
+        yield f"rejected    … and {len(rejected) - _SHOWN} more"
+    formats = ", ".join(f"{count} {name}" for name, count in report.formats.most_common()) or "none"
+    yield f"formats     {formats}"
+    yield f"imported    {report.imported} of {report.imported + report.rejected} rows" + (
+        f" ({report.rejected} rejected)" if report.rejected else ""
+    )
+    yield (
+        f"outcomes    won {100 * report.success_rate:.1f} % ({report.won}), mean reward "
+        f"{report.mean_reward:.3f}, failed {report.imported - report.won}"
+    )
+    yield f"verified    {report.replayed}: their states can be explored from"
+    if report.unverified:
+        yield f"unverified  {report.unverified}: for behavior cloning only"
+        for difference in report.differences:
+            yield f"            {difference}"
+    if report.masked:
+        yield f"masked      {report.masked} turns have loss weight 0 and keep it"
+    if report.prompts:
+        yield (
+            f"prompts     {report.prompts} have instructions of their own; "
+            "a run trains with its environment's"
+        )
+
+
+def _write(importer: Importer, files: list[Path], target: Path, rejected: list[Rejection]) -> None:
+    """Write the trajectories as they are read; no file is written if there is none."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bars(*columns, console=stderr_console(), transient=True) as bars:
+        bar = bars.add_task("reading")
+
+        def trajectories() -> Iterator[Trajectory]:
+            report = importer.report
+            for item in importer.trajectories(files):
+                count = report.imported + report.rejected
+                bars.update(bar, description=f"{count} rows, {report.rejected} rejected")
+                if isinstance(item, Rejection):
+                    rejected.append(item)
+                else:
+                    yield item
+
+        with suppress(_NothingToWrite):
+            write_jsonl(target, (item.to_record() for item in _at_least_one(trajectories())))
+    rejected_file = target.with_name(f"{target.name}.rejected.jsonl")
+    rejected_file.unlink(missing_ok=True)
+    if rejected:
+        records = ({"place": item.place, "reason": item.reason} for item in rejected)
+        write_jsonl(rejected_file, records)
+        print_err(f"all rejected rows: {rejected_file}")
+
+
+class _NothingToWrite(Exception):
+    """No trajectory was imported."""
+
+
+def _at_least_one(items: Iterator[Trajectory]) -> Iterator[Trajectory]:
+    empty = True
+    for item in items:
+        empty = False
+        yield item
+    if empty:
+        raise _NothingToWrite
+
+
+def _task_index(name: str, overrides: list[str] | None) -> TaskIndex | None:
+    """The tasks of an environment's splits, or None without an environment."""
+    if not name:
+        return None
+    env = make_env(name, overrides_table(overrides))
+    splits = {}
+    for split in ("train", "test"):
+        with suppress(EnvError):
+            splits[split] = env.tasks(split)
+    return TaskIndex(env, splits)

@@ -1,0 +1,115 @@
+"""`eef model`: build a base student, merge an adapter, push a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eef.cli.console import handle_interrupt, print_out
+from eef.cli.options import overrides_table
+from eef.cli.progress import show_bars
+from eef.config import parse_settings
+from eef.errors import ConfigError
+from eef.models.settings import DType
+from eef.utils.compute import available_cores, process_settings
+from eef.utils.extras import require_package
+
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A checkpoint of a run, e.g. `runs/demo/eef/round3/checkpoint`.",
+        show_default=False,
+    ),
+]
+ModelOut = Annotated[
+    Path, typer.Option(metavar="DIR", help="Where the model is written; it replaces what is there.")
+]
+StudentOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a setting of the student, e.g. `updates=200` or `width=128`; may be repeated.",
+    ),
+]
+
+
+def build(
+    out: ModelOut,
+    env: Annotated[
+        str, typer.Option(metavar="NAME", help="The environment that the student is built for.")
+    ] = "webshop",
+    overrides: StudentOverrides = None,
+) -> None:
+    """Build a small base student from scratch.
+
+    The student is trained on drills and on episodes: in random shops, or along gold paths of
+    ScienceWorld's development variations. Prints the model's directory.
+
+    Example: `eef model build --env scienceworld --out student --set updates=200`
+    """
+    require_package("torch", "building a student")
+    with handle_interrupt("stopped; nothing was written"), process_settings(available_cores()):
+        from eef.students.builder import build_student, student_settings
+
+        table = overrides_table(overrides)
+        settings = parse_settings(student_settings(env), table, source="student")
+        with show_bars() as on_progress:
+            build_student(env, out, settings, on_progress=on_progress)
+    print_out(str(out))
+
+
+def merge(
+    checkpoint: Checkpoint,
+    out: ModelOut,
+    dtype: Annotated[DType, typer.Option(help="Number format of the weights.")] = "float32",
+) -> None:
+    """Merge a LoRA adapter into its base.
+
+    The result is a full model that loads without PEFT. Prints its directory.
+
+    Example: `eef model merge runs/8b/eef/round3/checkpoint --out models/8b-eef`
+    """
+    if out.resolve() == checkpoint.resolve():
+        raise ConfigError("`--out` is the checkpoint itself", hint="choose another directory")
+    require_package("torch", "merging a checkpoint")
+    with handle_interrupt("stopped; nothing was written"), process_settings(available_cores()):
+        from eef.models.checkpoint import merge_checkpoint
+
+        merge_checkpoint(checkpoint, out, dtype=dtype)
+    print_out(str(out))
+
+
+def push(
+    checkpoint: Checkpoint,
+    repository: Annotated[
+        str,
+        typer.Argument(metavar="OWNER/NAME", help="The repository.", show_default=False),
+    ],
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new repository public instead of private.")
+    ] = False,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The address of the hub.  [default: huggingface.co]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Upload a checkpoint to a model hub.
+
+    The model card is uploaded with it. The token is read from the environment (`HF_TOKEN`). Prints
+    the address of the model.
+
+    Example: `eef model push runs/demo/eef/round3/checkpoint me/shopper`
+    """
+    require_package("torch", "pushing a checkpoint")
+    with handle_interrupt("stopped; uploaded files remain"), process_settings(available_cores()):
+        from eef.models.hub import push as upload
+
+        print_out(upload(checkpoint, repository, private=not public, endpoint=endpoint))

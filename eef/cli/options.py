@@ -1,0 +1,73 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eef.config import apply_override
+
+RunPath = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A run directory.", show_default=False)
+]
+RecipePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe: a `.toml`, `.yaml` or `.json` file.", show_default=False
+    ),
+]
+RecipeOrRun = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RECIPE|DIR",
+        help="A recipe (a `.toml`, `.yaml` or `.json` file), or an existing run directory.",
+        show_default=False,
+    ),
+]
+RecipeOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of the recipe, e.g. `train.updates=50`; may be repeated.",
+    ),
+]
+EnvOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set an environment setting without the prefix `env.`, e.g. `tasks_per_split=5` for "
+        "`toy`; may be repeated.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The run directory.  [default: runs/NAME_OF_RECIPE]"),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Methods to execute in parallel, each in a process.  [default: the recipe's `jobs`]",
+        show_default=False,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table.")]
+MethodName = Annotated[
+    str | None, typer.Option("--method", help="Only this method.", show_default=False)
+]
+
+
+def overrides_table(overrides: list[str] | None) -> dict[str, Any]:
+    """Overrides as the table they describe.
+
+    >>> overrides_table(["a.b=1", "c=x"])
+    {'a': {'b': 1}, 'c': 'x'}
+    """
+    table: dict[str, Any] = {}
+    for override in overrides or ():
+        apply_override(table, override)
+    return table

@@ -1,0 +1,66 @@
+"""`eef run`: execute a recipe, or continue a run."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from eef.analysis.results import Results
+from eef.cli.console import duration, handle_interrupt, print_err, print_out, stderr_console
+from eef.cli.execution import (
+    create_pipeline,
+    default_directory,
+    execute_all,
+    open_pipeline,
+    read_recipe,
+    refuse_options,
+    write_report,
+)
+from eef.cli.options import Jobs, Out, Quiet, RecipeOrRun, RecipeOverrides
+from eef.pipeline.pipeline import Pipeline
+from eef.report.run_table import results_table
+from eef.report.summary import headline, verdict
+
+
+def run(
+    source: RecipeOrRun,
+    overrides: RecipeOverrides = None,
+    out: Out = None,
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+) -> None:
+    """Execute a recipe, or continue a run.
+
+    A run collects expert trajectories, clones the expert's behavior, takes every method through its
+    rounds and writes `results.json` and `report.html`. It can be stopped at any time: the same
+    command, or `eef run DIR`, continues it, and the numbers are those of an uninterrupted run.
+    Prints the path of `results.json`.
+
+    Example: `eef run recipes/demo.toml --out runs/demo --set seed=1`
+    """
+    started = monotonic()
+    if source.is_dir():
+        refuse_options(source, overrides, out)
+        pipeline = open_pipeline(source, quiet=quiet)
+    else:
+        recipe = read_recipe(source, overrides)
+        pipeline = create_pipeline(out or default_directory(recipe), recipe, quiet=quiet)
+    directory = pipeline.run.path
+    with handle_interrupt(f"stopped; `eef run {directory}` continues"):
+        execute_all(pipeline, jobs, quiet=quiet)
+        results = write_report(pipeline.run)
+    if not quiet:
+        _print_conclusion(pipeline, results, monotonic() - started)
+    print_out(str(directory / "results.json"))
+
+
+def _print_conclusion(pipeline: Pipeline, results: Results, seconds: float) -> None:
+    directory = pipeline.run.path
+    console = stderr_console()
+    console.print()
+    console.print(results_table(results))
+    console.print()
+    for sentence in (headline(results), verdict(results)):
+        console.print(sentence, markup=False)
+    print_err(f"report:  {directory / 'report.html'}")
+    print_err(f"run:     {directory} (inspect it with `eef show {directory}`)")
+    print_err(f"time:    {duration(seconds)}")

@@ -1,0 +1,206 @@
+"""`eef show`: show a run, a task, a trajectory or a training example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from eef.analysis.results import read_results
+from eef.cli.console import duration, print_err, stdout_console
+from eef.cli.options import MethodName, RunPath
+from eef.cli.status import stage_status
+from eef.cli.trajectory_view import Item, show_item, show_mask
+from eef.config import unknown_name
+from eef.errors import ConfigError, StoreError
+from eef.pipeline.run_directory import RunData, RunDirectory
+from eef.pipeline.stages import EXPERT, Stage
+from eef.report.formatting import NONE, reward
+from eef.report.run_table import results_table
+from eef.trajectory import Trajectory, TrajectorySet
+
+
+def show(
+    directory: RunPath,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TASK|TRAJECTORY|EXAMPLE]", help="The id to show.", show_default=False
+        ),
+    ] = None,
+    mask: Annotated[
+        bool, typer.Option("--mask", help="Print an example's tokens, colored by loss weight.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Do not shorten observations.")] = False,
+    method: MethodName = None,
+    round: Annotated[
+        int | None, typer.Option(min=0, help="Only this round.", show_default=False)
+    ] = None,
+) -> None:
+    """Show a run, task, trajectory or example.
+
+    Without a name: the stages of the run and its results so far. A task: all its trajectories. A
+    trajectory or a training example: step by step, with the author, the label, and the reward or
+    loss weight of each step. With `--mask`, an example is shown as the tokens that the model learns
+    from: green is trained, dim is context.
+
+    Example: `eef show runs/demo webshop/12`
+    """
+    run = RunDirectory.open(directory)
+    _check_filters(run, method, round)
+    if name is None:
+        _show_overview(run)
+        return
+    data = run.read()
+    item = _find_example(data, name, method, round) or _find_trajectory(data, name)
+    if item is None and mask:
+        raise _not_found(run, name)
+    if item is None:
+        _show_task(data, name, method, round)
+    elif mask:
+        show_mask(run, data, item)
+    else:
+        show_item(data, item, full=full)
+
+
+def _check_filters(run: RunDirectory, method: str | None, round: int | None) -> None:
+    methods = list(dict.fromkeys(stage.method for stage in run.stages))
+    if method is not None and method not in methods:
+        raise unknown_name("method", method, methods)
+    if round is not None and round > run.recipe.rounds:
+        raise ConfigError(
+            f"`{run.path}` has no round {round}", hint=f"its rounds: 0 to {run.recipe.rounds}"
+        )
+
+
+# the run
+
+
+def _show_overview(run: RunDirectory) -> None:
+    console, recipe, data = stdout_console(), run.recipe, run.read()
+    results = read_results(data)
+    header = f"{recipe.name}: {recipe.env.name}, seed {recipe.seed}, {recipe.rounds} rounds"
+    console.print(header, markup=False)
+    experts = ", ".join(recipe.expert.names)
+    console.print(f"experts {experts}; student {recipe.model.name}\n", markup=False)
+    console.print(_stages_table(data))
+    console.print()
+    console.print(results_table(results))
+    first = next(iter(data.trajectories(EXPERT)), None)
+    if first is not None:
+        print_err(f"\nhint: `eef show {run.path} {first.task}` lists the trajectories of a task")
+
+
+def _stages_table(data: RunData) -> Table:
+    """One row for each finished stage, and the number of the others."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for column in ("stage", "outcome", "time"):
+        table.add_column(column)
+    for stage in data.stages:
+        if data.is_done(stage):
+            table.add_row(str(stage), Text(stage_status(data, stage)), _time(data, stage))
+    missing = len(data.stages) - len(data.done)
+    if missing:
+        table.add_row(f"{missing} more", "not done yet", "")
+    return table
+
+
+def _time(data: RunData, stage: Stage) -> str:
+    cost = data.costs(stage.method).get(stage)
+    return NONE if cost is None else duration(cost.seconds)
+
+
+# a task
+
+
+def _show_task(data: RunData, task: str, method: str | None, round: int | None) -> None:
+    """Every trajectory of a task, those of evaluations among them."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for column in ("trajectory", "method", "round", "author", "start", "steps", "ended", "reward"):
+        right = column in ("round", "steps", "reward")
+        table.add_column(column, justify="right" if right else "left")
+    found = {
+        item.id: (EXPERT if item.by_expert else name, item)
+        for name, trajectories in _collections(data, method, round)
+        for item in trajectories.of_task(task)
+        if round in (None, item.round)
+    }
+    if not found:
+        raise _not_found(data, task)
+    for name, item in found.values():
+        table.add_row(*_task_row(name, item), style="green" if item.success else None)
+    stdout_console().print(table)
+
+
+def _task_row(method: str, item: Trajectory) -> tuple[str | Text, ...]:
+    start = str(item.start) if item.start else "the task's start"
+    return (
+        Text(item.id),
+        method,
+        str(item.round),
+        str(item.author),
+        Text(start),
+        str(len(item.steps)),
+        item.status,
+        reward(item.reward),
+    )
+
+
+# lookup
+
+
+def _find_example(data: RunData, name: str, method: str | None, round: int | None) -> Item | None:
+    """The training example with an id. ConfigError if several methods or rounds have one."""
+    found = [
+        (stage, example)
+        for stage in data.stages
+        if stage.kind == "select"
+        and method in (None, stage.method)
+        and round in (None, stage.round)
+        if (selection := data.selection(stage.method, stage.round)) is not None
+        for example in selection.examples
+        if example.id == name
+    ]
+    if len(found) > 1:
+        options = (f"`--method {stage.method} --round {stage.round}`" for stage, _ in found)
+        raise ConfigError(
+            f"{len(found)} examples have the id {name!r}", hint=f"add one of: {', '.join(options)}"
+        )
+    for stage, example in found:
+        trajectories = data.trajectories(stage.method)
+        return Item(
+            stage.method, trajectories, trajectories[example.trajectory], example, stage.round
+        )
+    return None
+
+
+def _find_trajectory(data: RunData, name: str) -> Item | None:
+    """The trajectory with an id, which is unique in a run."""
+    for method, trajectories in _collections(data):
+        if name in trajectories:
+            return Item(method, trajectories, trajectories[name])
+    return None
+
+
+def _collections(
+    data: RunData, method: str | None = None, round: int | None = None
+) -> Iterator[tuple[str, TrajectorySet]]:
+    """The trajectories of each method (after those of the experts) and of each evaluation."""
+    names = dict.fromkeys(stage.method for stage in data.stages)
+    for name in names:
+        if method in (None, name):
+            yield name, data.trajectories(name)
+    for stage in data.stages:
+        chosen = method in (None, stage.method) and round in (None, stage.round)
+        if stage.kind == "evaluate" and chosen:
+            yield stage.method, data.evaluation_rollouts(stage.method, stage.round)
+
+
+def _not_found(run: RunDirectory | RunData, name: str) -> StoreError:
+    return StoreError(
+        f"`{run.path}` has no task, trajectory or example {name!r}",
+        hint=f"`eef show {run.path}` gives an overview, `eef show {run.path} TASK` lists ids",
+    )

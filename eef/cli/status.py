@@ -1,0 +1,91 @@
+"""Stage status: the outcome of a finished stage in one line, read from the run directory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eef.pipeline.evaluation import EvalResult
+from eef.pipeline.run_directory import RunData, RunDirectory
+from eef.pipeline.stages import Stage
+from eef.report.formatting import count_of, percent, reward
+
+
+def stage_status(run: RunDirectory | RunData, stage: Stage) -> str:
+    """The outcome of a stage, without its name; empty if it is not done."""
+    record = run.summary(stage)
+    if record is None:
+        return ""
+    describe = {
+        "collect": _collected,
+        "explore": _explored,
+        "select": _selected,
+        "train": _trained,
+        "evaluate": _evaluated,
+    }
+    return describe[stage.kind](record)
+
+
+def _collected(record: dict[str, Any]) -> str:
+    text = _explored(record)
+    if record.get("unverified"):
+        text += f", {record['unverified']} unverified"
+    for name, report in record.get("sources", {}).items():
+        if name == "api":
+            text += f"; {_api_usage(report)}"
+        elif report["rejected"]:
+            rejected = count_of(report["rejected"], "row")
+            text += f"; {rejected} of `{name}` rejected, {report['held_out']} of them held out"
+    if record["wins"] == record["rollouts"]:
+        return f"{text}; the expert never failed, so there are no failures to explore"
+    return text
+
+
+def _api_usage(usage: dict[str, Any]) -> str:
+    tokens = usage["prompt_tokens"] + usage["completion_tokens"]
+    text = f"{count_of(usage['requests'], 'request')}, {tokens:,} tokens"
+    if usage["cost"]:
+        text += f", cost {usage['cost']:.2f}"
+    if usage["failures"]:
+        failures = (f"{count} × {kind}" for kind, count in usage["failures"].items())
+        text += f" ({', '.join(failures)})"
+    return text
+
+
+def _explored(record: dict[str, Any]) -> str:
+    text = f"{count_of(record['rollouts'], 'rollout')}, {record['wins']} won"
+    if record["errors"]:
+        text += f", {record['errors']} failed"
+    if record["overflows"]:
+        text += f", {record['overflows']} stopped at the end of the context"
+    return text
+
+
+def _selected(record: dict[str, Any]) -> str:
+    text = count_of(record["examples"], "example")
+    if record.get("pairs"):
+        text += f", {count_of(record['pairs'], 'pair')}"
+    if record.get("states.recovered"):
+        text += f", {record['states.recovered']} of them from recovery states"
+    if record.get("tasks.unsolved"):
+        text += f", {count_of(record['tasks.unsolved'], 'task')} without any"
+    return text
+
+
+def _trained(record: dict[str, Any]) -> str:
+    kinds = [kind for kind in ("example", "pair") if record.get(f"{kind}s")]
+    data = " and ".join(count_of(record[f"{kind}s"], kind) for kind in kinds)
+    text = f"{count_of(record['updates'], 'update')} on {data}"
+    if record["losses"]:
+        text += f", loss {record['losses'][-1]:.3f}"
+    if record["too_long"]:
+        skipped = count_of(len(record["too_long"]), "example")
+        text += f"; {skipped} skipped, longer than the context"
+    return text
+
+
+def _evaluated(record: dict[str, Any]) -> str:
+    result = EvalResult.from_record(record)
+    return (
+        f"win rate {percent(result.success_rate)} %, mean reward {reward(result.mean_reward)} "
+        f"on {count_of(len(result.outcomes), 'task')}"
+    )

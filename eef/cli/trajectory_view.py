@@ -1,0 +1,210 @@
+"""A trajectory or a training example as text: step by step, or as the tokens that are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from eef.chat import parse_completion
+from eef.cli.console import print_err, stdout_console
+from eef.errors import ConfigError
+from eef.methods.eef import Eef
+from eef.pipeline.run_directory import RunData, RunDirectory
+from eef.pipeline.stages import EXPERT, Stage
+from eef.report.formatting import reward
+from eef.selection import TrainingExample
+from eef.trajectory import PathStep, Trajectory, TrajectorySet
+from eef.utils.extras import require_package
+
+_SHORT = 240  # characters of an observation, unless `full`
+_OUTCOMES = {True: "won", False: "lost", None: "unknown"}
+_COLORS = {"beneficial": "green", "harmful": "red", "expert-win": "green", "student-win": "green"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A trajectory, or a training example made from it, with the method it belongs to.
+
+    `trajectories` hold the trajectory and those it refers to. `round` is that of the example.
+    """
+
+    method: str
+    trajectories: TrajectorySet
+    trajectory: Trajectory
+    example: TrainingExample | None = None
+    round: int | None = None
+
+
+def show_item(data: RunData, item: Item, *, full: bool) -> None:
+    """Print an item step by step; observations are shortened unless `full`."""
+    console = stdout_console()
+    console.print(_heading(item), soft_wrap=True)
+    path = item.trajectories.path(item.trajectory.id)
+    for t, (step, note) in enumerate(zip(path, _notes(data, item, path), strict=True)):
+        console.print(_step(t, step, note, full=full), soft_wrap=True)
+    final = Text("\nfinal observation  ", style="bold").append(
+        _shorten(item.trajectory.final_observation, full), style="dim not bold"
+    )
+    console.print(final, soft_wrap=True)
+
+
+def show_mask(run: RunDirectory, data: RunData, item: Item) -> None:
+    """Print the tokens of a training example by loss weight. ConfigError for a mere trajectory."""
+    if item.example is None:
+        examples = ", ".join(example.id for example in _examples_of(data, item))
+        raise ConfigError(
+            f"{item.trajectory.id!r} is a trajectory; only a training example has a loss mask",
+            hint=f"examples made from it: {examples or 'none'}",
+        )
+    require_package("torch", "rendering tokens")
+    from eef.cli.token_view import color_by_weight
+    from eef.models.loading import load_tokenizer
+    from eef.pipeline.context import RunContext
+    from eef.renderer import Renderer, render_example
+
+    tokenizer = load_tokenizer(run.recipe.model.name)
+    renderer = Renderer(tokenizer, loss_on=run.recipe.chat.loss_on)
+    prompt = RunContext(run).env.prompt
+    rendered = render_example(item.example, item.trajectories, prompt, renderer)
+    text, console = color_by_weight(rendered, tokenizer), stdout_console()
+    console.print(text if console.color_system else _bracketed(text), soft_wrap=True)
+    print_err(f"{rendered.trained:,} of {len(rendered.ids):,} tokens are trained")
+
+
+def _heading(item: Item) -> Text:
+    trajectory = item.trajectory
+    verdict = "won" if trajectory.success else "lost"
+    start = (
+        f"{trajectory.start}, after {trajectory.first} of its steps"
+        if trajectory.start
+        else "the task's start"
+    )
+    lines = [
+        f"task      {trajectory.task}",
+        f"author    {trajectory.author}, round {trajectory.round}",
+        f"start     {start}",
+        f"ended     {trajectory.status}, {verdict}, reward {reward(trajectory.reward)}",
+    ]
+    if trajectory.error:
+        lines.append(f"error     {trajectory.error}")
+    if trajectory.source:
+        unverified = "" if trajectory.replayable else " (unverified)"
+        lines.append(f"source    {trajectory.source}{unverified}")
+    if item.example is not None:
+        lines.append(f"example   {item.example.id}, trained from state {item.example.state} on")
+        lines += (f"evidence  {line}" for line in _evidence(item, item.example))
+    return Text(f"{trajectory.id}\n", style="bold").append("\n".join(lines), style="not bold")
+
+
+def _evidence(item: Item, example: TrainingExample) -> Iterator[str]:
+    """The rollouts that an example's labels rest on: where each started and how it ended."""
+    for name in example.evidence:
+        rollout = item.trajectories[name]
+        start = (
+            f"state {rollout.start.t} of {rollout.start.trajectory}"
+            if rollout.start
+            else "the task's start"
+        )
+        yield f"{name}: {rollout.author} {'won' if rollout.success else 'lost'} from {start}"
+
+
+def _notes(data: RunData, item: Item, path: Sequence[PathStep]) -> list[str]:
+    """A note for each step: an example's weight and reason, or else the reward and the label."""
+    labels = _labels(data, item, path)
+    if item.example is not None:
+        trained = zip(item.example.weights, item.example.reasons, strict=True)
+        return [
+            f"weight {weight:g}, {reason}{labels.get(t, ('', ''))[1]}"
+            for t, (weight, reason) in enumerate(trained)
+        ]
+    return [
+        f"reward {step.step.reward:g}" + "".join(labels.get(t, ())) for t, step in enumerate(path)
+    ]
+
+
+def _labels(data: RunData, item: Item, path: Sequence[PathStep]) -> dict[int, tuple[str, str]]:
+    """(label, evidence) by step of the expert's part of a path, as a method of kind `eef` measured
+    it.
+
+    The round is that of the example or of the rollout; for an expert trajectory, the last one
+    explored.
+    """
+    expert = next(
+        (item.trajectories[step.trajectory] for step in path if step.author.role == "expert"), None
+    )
+    name = item.method if item.method != EXPERT else _first_eef_method(data)
+    method = data.methods.get(name)
+    rounds = [
+        number
+        for number in range(1, data.recipe.rounds + 1)
+        if data.is_done(Stage(name, number, "explore"))
+    ]
+    if expert is None or not isinstance(method, Eef) or not rounds:
+        return {}
+    round = (item.round if item.example else item.trajectory.round) or rounds[-1]
+    grid = method.measure(data.trajectories(name), expert, round)
+    outcomes = {
+        state: _OUTCOMES[solvable]
+        for state, solvable in zip(grid.states, grid.solvable, strict=True)
+    }
+    labels = {}
+    for t, step in enumerate(path):
+        segment = grid.segment_at(t) if step.trajectory == expert.id else None
+        if segment is not None:
+            labels[t] = (
+                f", {segment.label}",
+                f"; in round {round} {outcomes[segment.start]} from state {segment.start}, "
+                f"{outcomes[segment.end]} from state {segment.end}",
+            )
+    return labels
+
+
+def _first_eef_method(data: RunData) -> str:
+    names = (name for name, method in data.methods.items() if isinstance(method, Eef))
+    return next(names, EXPERT)
+
+
+def _examples_of(data: RunData, item: Item) -> Iterator[TrainingExample]:
+    """The training examples made from a trajectory, in all rounds of its method."""
+    for stage in data.stages:
+        if stage.kind != "select" or (item.method not in (EXPERT, stage.method)):
+            continue
+        selection = data.selection(stage.method, stage.round)
+        for example in selection.examples if selection else ():
+            if example.trajectory == item.trajectory.id:
+                yield example
+
+
+def _step(t: int, step: PathStep, note: str, *, full: bool) -> Text:
+    thought, _ = parse_completion(step.step.completion)
+    colors = (color for word, color in _COLORS.items() if word in note and "weight 0" not in note)
+    text = Text(f"\n{t:>3}  {step.author}  ", style="bold")
+    text.append(f"({note})\n", style=f"not bold {next(colors, '')}")
+    for label, content, style in (
+        ("sees", _shorten(step.step.observation, full), "dim"),
+        ("thinks", thought, "italic"),
+        ("does", step.step.action or "no action found", "cyan"),
+    ):
+        if content:
+            text.append(f"     {label:<7}", style="not bold")
+            text.append(f"{content}\n", style=f"not bold {style}")
+    text.rstrip()
+    return text
+
+
+def _shorten(observation: str, full: bool) -> str:
+    """An observation on one line, cut if it is long; unchanged if `full`."""
+    if full:
+        return observation
+    line = " ".join(observation.split())
+    if len(line) <= _SHORT:
+        return line
+    return f"{line[:_SHORT]} … ({len(line) - _SHORT} more characters)"
+
+
+def _bracketed(mask: Text) -> Text:
+    """A mask without colors: brackets enclose what is trained."""
+    parts = [(mask.plain[span.start : span.end], span.style) for span in mask.spans]
+    return Text("".join(part if style == "dim" else f"⟦{part}⟧" for part, style in parts))
