@@ -306,7 +306,7 @@ def test_names_that_carry_a_number():
         ("../arm", {"method": "eef"}, "'../arm' is not a valid method name", "letters, digits"),
         ("expert", {"method": "eef"}, "'expert' is not a valid", ""),
         ("bc", {"method": "rft"}, "every run starts with behavior cloning", ""),
-        ("eef", {"neutrl": "kept"}, "options.eef: `neutrl`", "`neutral`"),
+        ("eef", {"neutrl": "kept"}, "options.eef: unknown setting 'neutrl'", "'neutral'"),
         (
             "eef",
             {"branch_from": "student", "expert_filter": "all"},
@@ -317,7 +317,7 @@ def test_names_that_carry_a_number():
         ("eef", {"M": -1}, "`M` is -1", ""),
         ("rft0", {}, "`k` is 0", ""),
         ("rft6", {"k": 3}, "`k` has no effect", "remove `k`"),
-        ("bc", {"k": 3}, "options.bc: `k`", "bc_experts"),
+        ("bc", {"k": 3}, "options.bc: unknown setting 'k'", "bc_experts"),
     ],
 )
 def test_a_method_that_cannot_be_made(name, options, message, hint):

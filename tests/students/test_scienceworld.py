@@ -183,9 +183,7 @@ def test_a_moving_drill_ends_as_its_task_says(renderer, seed):
 
 
 def test_an_environment_without_a_student_is_refused():
-    with pytest.raises(
-        ConfigError, match="unknown base student 'sciencworld'"
-    ) as caught:
+    with pytest.raises(ConfigError, match="unknown base student 'sciencworld'") as caught:
         student_settings("sciencworld")
     assert caught.value.hint == "did you mean 'scienceworld'?"
 
