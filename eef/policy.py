@@ -1,4 +1,4 @@
-"""Policy: whatever writes the next completion of a conversation; Sampling, Completion, a scripted policy."""
+"""Policy: writes the next completion of a conversation; Sampling, Completion, ScriptedPolicy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Completion:
 
 
 class Policy(Protocol):
-    """Writes completions: one for each conversation (which ends in a user message) and seed, in order.
+    """Writes one completion for each conversation and seed, in order.
+
+    A conversation ends in a user message.
 
     `author` is recorded in every trajectory. If `batch_invariant` is True, a completion depends on
     its own conversation and seed alone. If it is False (batched floating-point arithmetic), it also
@@ -66,7 +68,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class PrivilegedPolicy(Policy, Protocol):
-    """A policy that also sees the task of each conversation: a scripted expert that looks up the way."""
+    """A policy that also sees the task of each conversation: an expert with a solution."""
 
     def act_on(
         self,
@@ -78,7 +80,7 @@ class PrivilegedPolicy(Policy, Protocol):
 
 
 class ScriptedPolicy:
-    """A policy from a function `(conversation, seed) → text`: for tests, and as a base of experts."""
+    """A policy made from a function `(conversation, seed) → text`."""
 
     batch_invariant = True
 

@@ -1,4 +1,4 @@
-"""PlannedState, TrainingExample, PreferencePair, Selection: what a method rolls out and trains on."""
+"""PlannedState, TrainingExample, PreferencePair, Selection: the outputs of a method."""
 
 from __future__ import annotations
 

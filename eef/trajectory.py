@@ -29,7 +29,7 @@ act. The last two leave the status "truncated", the others "error".
 class Step:
     """One turn: the observation, the full completion, the action executed, and its reward.
 
-    `action` is empty where the completion held no action (a format error, which costs a step).
+    `action` is empty if the completion held no action (a format error, which costs a step).
     `weight` is the loss weight that imported data assigned to this turn (1 by default); methods
     scale their own weights by it.
     """
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StateRef:
-    """The state in which step `t` of a trajectory's path is taken; `t` counts from the task's start.
+    """The state in which step `t` of a trajectory's path is taken, counted from the task's start.
 
     `t` equal to the path's length is the state after its last step. Written `trajectory@t`.
     """
@@ -64,7 +64,9 @@ Role = Literal["expert", "student"]
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who played a trajectory: an expert, or the student of a method and round. Written `role:name`.
+    """Who played a trajectory: an expert, or the student of a method and round.
+
+    Written `role:name`.
 
     >>> str(Author("student", "eef@round2"))
     'student:eef@round2'
@@ -81,7 +83,10 @@ class Author:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What one rollout cost. Tokens are counted by the policy; `seconds` is its share of wall-clock time."""
+    """The cost of one rollout; `seconds` is its share of wall-clock time.
+
+    Tokens are counted by the policy.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
 
@@ -109,7 +114,7 @@ def _add_origin(record: Json) -> Json:
 
 
 def _type_strings(record: Json) -> Json:
-    """2 → 3: the author is an object (was `expert:name` or `policy:name`), and errors have a kind."""
+    """2 → 3: the author is an object (was `expert:name`, `policy:name`); errors have a kind."""
     role, _, name = str(record.get("author", "")).partition(":")
     author = {"role": "student" if role == "policy" else role, "name": name}
     return {**record, "author": author, "error_kind": _kind_of(record.get("error"))}
@@ -130,17 +135,17 @@ def _kind_of(error: str | None) -> ErrorKind | None:
 class Trajectory(Record):
     """One recorded rollout.
 
-    `author` played all of its own steps. `reward` is the episode's final reward in [0, 1]; it is None
-    if and only if `status` is "error", and such a rollout says nothing about the policy. `error` is
-    the reason in words and `error_kind` its kind; both are None for a rollout that ended normally.
-    `success` is the environment's verdict on the reward. `round` is 0 for expert data.
+    `author` played all of its own steps. `reward` is the episode's final reward in [0, 1]; it is
+    None if and only if `status` is "error", and such a rollout says nothing about the policy.
+    `error` is the reason in words and `error_kind` its kind; both are None for a rollout that ended
+    normally. `success` is the environment's verdict on the reward. `round` is 0 for expert data.
     `final_observation` followed the last step. `replayable` is False for imported trajectories that
-    could not be verified in the environment: they can be trained on, but not branched from. `source`
-    is where a trajectory was imported from (`file:line`), None where it was played here.
+    could not be verified in the environment: they can be trained on, but not branched from.
+    `source` is where a trajectory was imported from (`file:line`), or None if it was played here.
 
     Worked example. An expert path of 12 steps has id `e`. A student that branches from its state 4
-    and wins in three steps leaves `Trajectory(start=StateRef("e", 4), steps=(3 steps), …)`. Its path
-    has 4 + 3 = 7 steps, the first four of them played by the expert.
+    and wins in three steps leaves `Trajectory(start=StateRef("e", 4), steps=(3 steps), …)`. Its
+    path has 4 + 3 = 7 steps, the first four of them played by the expert.
     """
 
     KIND: ClassVar[str] = "trajectory"
@@ -257,7 +262,7 @@ class TrajectorySet:
         return self.path(trajectory.start.trajectory)[: trajectory.start.t] + own
 
     def path_to(self, state: StateRef) -> tuple[PathStep, ...]:
-        """The `state.t` steps from the task's start to a state. StoreError if it is outside the path."""
+        """The steps from the task's start to a state. StoreError if it is outside the path."""
         path = self.path(state.trajectory)
         if not 0 <= state.t <= len(path):
             raise StoreError(f"state {state} is outside a path of {len(path)} steps")

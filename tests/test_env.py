@@ -1,4 +1,4 @@
-"""The environment protocol: the toy environment keeps it, check_env finds what breaks it, replay verifies."""
+"""The environment protocol: the toy environment keeps it, and `check_env` finds violations."""
 
 from __future__ import annotations
 

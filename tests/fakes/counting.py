@@ -1,4 +1,4 @@
-"""A simulator without a JVM, for tests of the pool: it counts, and dies, hangs or breaks when it is told to."""
+"""A simulator without a JVM, for tests of the pool: it counts, dies, hangs or fails on demand."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Counting:
         return StepResult(f"at {now}", (now - before) / 100, now == 100)
 
     def _may(self, word: str) -> bool:
-        """`die PATH` dies once: where the file is not there yet."""
+        """Whether `die PATH` may die: once, and then the file exists."""
         if word and Path(word).exists():
             return False
         if word:

@@ -76,7 +76,7 @@ def played(
 
 
 class World(NamedTuple):
-    """What a store may hold after some rounds: experts first, then the student's rollouts."""
+    """The trajectories of some rounds: the experts', then the student's."""
 
     experts: list[Trajectory]
     rollouts: list[Trajectory]
@@ -90,9 +90,10 @@ class World(NamedTuple):
 
 @st.composite
 def worlds(draw: st.DrawFn, *, outcomes: Sequence[str] = OUTCOMES, inside: bool = True) -> World:
-    """Few actions and few states, so that experts share prefixes and the same solution is found twice.
+    """Few actions and states, so that experts share prefixes and solutions are found twice.
 
-    `outcomes` are those an expert may have; rollouts start in experts' states too unless `inside` is False.
+    `outcomes` are those an expert may have; rollouts start in experts' states too unless `inside`
+    is False.
     """
     tasks = [f"toy/{number}" for number in range(draw(st.integers(1, 3)))]
     experts, rollouts = [], []

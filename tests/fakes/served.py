@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server that runs a real student, and a proxy that makes a server fail as servers do."""
+"""A small OpenAI-compatible server with a real student, and a proxy that injects faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer = Callable[[dict[str, Any]], tuple[int, dict[str, str], bytes] | None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Gives each request's JSON, path and headers to the server's `answer`; None closes the connection."""
+    """Passes each request to the server's `answer`; None closes the connection."""
 
     protocol_version = "HTTP/1.1"
 
@@ -45,12 +45,12 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def serving(answer: Callable[[str, dict[str, str], bytes], Any]) -> Iterator[tuple[str, list[Any]]]:
-    """A server on loopback; yields its address and the list of all it was asked."""
+    """A server on loopback; yields its address and the list of requests."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.answer, server.seen = answer, []
@@ -108,7 +108,10 @@ FAULTS: dict[str, Any] = {
 
 
 class Proxy:
-    """Passes requests on to a server, but for a share of them that meets a fault; `injected` counts these by kind."""
+    """Forwards requests to a server, except for a share that meets a fault.
+
+    `injected` counts faults by kind.
+    """
 
     def __init__(
         self,
@@ -128,13 +131,13 @@ class Proxy:
             kind = self._chance.choice(self.faults) if self._chance.random() < self.share else None
             self.injected.update([kind] if kind else [])
         if kind is None:
-            return self._pass_on(path, body)
+            return self._forward(path, body)
         if kind == "slow":
             time.sleep(self.pause)
             return None
         return FAULTS[kind]()
 
-    def _pass_on(self, path: str, body: bytes) -> Any:
+    def _forward(self, path: str, body: bytes) -> Any:
         request = urllib.request.Request(
             self.base + path, body, {"Content-Type": "application/json"}
         )

@@ -1,4 +1,4 @@
-"""A whole run in seconds: the toy, a random student of one layer, a handful of tasks; and how the program is called."""
+"""A whole run in seconds (toy environment, random one-layer student), and calls of the program."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from eef.config import parse_settings
 from eef.pipeline.recipe import Recipe
 from tests.fakes import ROOT
 
-PATIENCE = 60.0  # seconds until something that never happens is given up
+TIMEOUT = 60.0  # seconds
 
 
 def save_student(directory: Path, *, context: int = 4096) -> Path:
-    """A random student with the tokenizer of the shipped one, in a directory that a recipe can name."""
+    """A random student with the tokenizer of the shipped one, in a directory for a recipe."""
     import torch
 
     from eef.models.checkpoint import save_checkpoint
@@ -40,7 +40,7 @@ def save_student(directory: Path, *, context: int = 4096) -> Path:
 
 
 def small_recipe(student: Path, **changes: Any) -> dict[str, Any]:
-    """Settings of the whole run; `changes` replace groups or single values of groups."""
+    """The settings of the run; `changes` replace groups, or single values of groups."""
     recipe: dict[str, Any] = {
         "name": "small",
         "rounds": 1,
@@ -77,19 +77,22 @@ def write_recipe(path: Path, settings: dict[str, Any]) -> Path:
     return path
 
 
-# --- the program ---------------------------------------------------------------------------------------------------
+# the program
 
 
 def eef(*arguments: object) -> Result:
-    """The program in this process (torch is loaded once): `exit_code`, `stdout`, `stderr`. A bug is raised."""
+    """The program in this process, so that torch is loaded once. Bugs are raised."""
     return CliRunner().invoke(
         make_app(), [str(argument) for argument in arguments], catch_exceptions=False
     )
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """The program as a process of its own, in a session of its own. A shell that has put the suite into the background
-    lets it ignore Ctrl-C, and with it whatever it starts: undone here."""
+    """The program in a process and session of its own.
+
+    A shell that runs the tests in the background makes them, and the processes they start, ignore
+    Ctrl-C; this is undone here.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -115,18 +118,18 @@ def stop_when(
         f"it ended before it could be stopped: {process.communicate()[1]}"
     )
     process.send_signal(number)
-    _, told = process.communicate(timeout=PATIENCE)
-    return process.returncode, told
+    _, errors = process.communicate(timeout=TIMEOUT)
+    return process.returncode, errors
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
-    given_up = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not happened():
-        assert time.monotonic() < given_up, "it has not happened"
+        assert time.monotonic() < deadline, "it has not happened"
         time.sleep(0.005)
 
 
-# --- what a run leaves ---------------------------------------------------------------------------------------------
+# the files of a run
 
 
 def lines_in(path: Path) -> int:
@@ -134,12 +137,12 @@ def lines_in(path: Path) -> int:
 
 
 def numbers(directory: Path) -> Any:
-    """All of `results.json` but the time it took."""
+    """`results.json` without times."""
     return _timeless(json.loads((directory / "results.json").read_text()))
 
 
 def rollouts(directory: Path, method: str) -> list[Any]:
-    """Every stored rollout of a method but for the time it took, by id."""
+    """Every stored rollout of a method without times, by id."""
     lines = (directory / method / "trajectories.jsonl").read_text().splitlines()
     return sorted((_timeless(json.loads(line)) for line in lines), key=lambda record: record["id"])
 

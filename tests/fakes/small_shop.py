@@ -1,4 +1,4 @@
-"""A hand-made shop of six products in the official schema, small enough to follow every page by eye."""
+"""A hand-made shop of six products in the official schema, small enough to check by eye."""
 
 from __future__ import annotations
 
@@ -109,5 +109,5 @@ def write_shop(
 
 
 def first_of(env: WebShop, asin: str) -> int:
-    """The first goal that was made of a product."""
+    """The first goal of a product."""
     return next(goal.index for goal in env.shop.goals if goal.asin == asin)

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for records: trajectories that branch from one another, with any text in them."""
+"""Hypothesis strategies for records: trajectories with any text that branch from one another."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def trajectories(
 
 @st.composite
 def families(draw: st.DrawFn) -> list[Trajectory]:
-    """Trajectories in an order in which they can be stored, with branches, and branches of branches."""
+    """Trajectories in an order in which they can be stored, with branches of branches."""
     family: list[Trajectory] = []
     for number in range(draw(st.integers(0, 7))):
         start = None

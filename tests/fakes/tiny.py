@@ -1,4 +1,4 @@
-"""A tiny random Llama with a byte-level tokenizer, for tests: it says nonsense, and everything else is real."""
+"""A tiny random Llama with a byte-level tokenizer, for tests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CHATML = (
-    "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% for message in messages %}<|start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
 
 
 def tiny_tokenizer(template: str = CHATML) -> Any:
-    """A token a byte, and the special tokens `<|end|>` (end of turn) and `<|start|>`."""
+    """One token per byte, and the special tokens `<|end|>` (end of turn) and `<|start|>`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({byte: index for index, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,7 +39,7 @@ def tiny_tokenizer(template: str = CHATML) -> Any:
 def tiny_model(
     *, seed: int = 0, vocabulary: int = 258, context: int = 1024, width: int = 32
 ) -> Any:
-    """Two layers, four heads over two key/value heads; weights large enough that greedy choices are clear."""
+    """Two layers, four heads, two key/value heads; large weights make greedy choices clear."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,

@@ -1,4 +1,4 @@
-"""Rollouts in the toy environment: a scripted student, expert trajectories, specs from the start."""
+"""Rollouts in the toy environment: a scripted student, expert trajectories, specs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Episodes in ScienceWorld and TextWorldExpress: whether they can be played here, recording, wandering at random."""
+"""Episodes in ScienceWorld and TextWorldExpress, and the processes behind them (Linux)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VERBS = ("look at", "pick up", "open", "close", "activate", "put down", "read",
 
 
 def reason_to_skip() -> str:
-    """Why simulators cannot run here, "" where they can."""
+    """Why simulators cannot run here; "" if they can."""
     try:
         find_java()
         find_jar(PACKAGE, VERSION, JAR)
@@ -38,7 +38,7 @@ needs_java = pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip())
 
 
 def record(env: Env, task: Task, actions: list[str]) -> tuple[list[PathStep], StepResult]:
-    """The path of these actions as far as the episode goes, and what came last."""
+    """The path of these actions, up to the end of the episode, and the last result."""
     now = StepResult(env.reset(task), 0.0, False)
     path = []
     for action in actions:
@@ -57,7 +57,7 @@ def record(env: Env, task: Task, actions: list[str]) -> tuple[list[PathStep], St
 
 
 def wander(env: Env, task: Task, steps: int, seed: int) -> tuple[list[PathStep], StepResult]:
-    """A random rollout: through doors, at things that are seen, waiting now and then. It may end by a wrong focus."""
+    """A random rollout through doors and at visible things. A wrong focus may end it."""
     chance = random.Random(f"{task.id} {seed}")
     now = StepResult(env.reset(task), 0.0, False)
     path = []
@@ -99,7 +99,7 @@ def _some_action(observation: str, chance: random.Random) -> str:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process has started (Linux)."""
+    """Processes that a process has started."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(child) for child in (task / "children").read_text().split()]
@@ -107,7 +107,7 @@ def children(pid: int) -> list[int]:
 
 
 def halt(pid: int) -> None:
-    """Stop a process and wait until no thread of it runs any more: one may still answer after the signal (Linux)."""
+    """Stop a process and wait until none of its threads runs, so that none still answers."""
     os.kill(pid, signal.SIGSTOP)
     threads = Path(f"/proc/{pid}/task")
     while any(_state(int(thread.name)) not in "TZX" for thread in threads.iterdir()):
@@ -115,14 +115,14 @@ def halt(pid: int) -> None:
 
 
 def memory(pid: int) -> int:
-    """Resident memory of a process in MB (Linux)."""
+    """Resident memory of a process in MB."""
     return (
         int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 2**20
     )
 
 
 def footprint() -> dict[str, int]:
-    """What this process and all it has started hold by now: processes, zombies, open files, ports that listen (Linux)."""
+    """Processes, zombies, open files and listening ports of this process and its descendants."""
     pids = descendants(os.getpid())
     held = [link for pid in pids for link in _links(pid)]
     listening = {f"socket:[{inode}]" for table in ("tcp", "tcp6") for inode in _listening(table)}
@@ -135,26 +135,26 @@ def footprint() -> dict[str, int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """A process, and all that it and these have started."""
+    """A process and its descendants."""
     return [pid, *(further for child in children(pid) for further in descendants(child))]
 
 
 def _links(pid: int) -> list[str]:
     found = []
     for file in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # the one that this very look needed
+        with suppress(FileNotFoundError):  # the descriptor of this very listing
             found.append(os.readlink(file))
     return found
 
 
 def _listening(table: str) -> list[str]:
-    """Inodes of the sockets that listen."""
+    """Inodes of listening sockets."""
     rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
     return [row[9] for row in rows if row[3] == "0A"]
 
 
 def _state(pid: int) -> str:
-    """Of a process or a thread; X where it is gone."""
+    """State of a process or a thread; X if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What EEF is compared with: SFT-ALL, NAT, ETO, IPR, ATLaS; and the records of pairs."""
+"""The baselines of EEF: SFT-ALL, NAT, ETO, IPR, ATLaS; and records of examples and pairs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_sft_all_trains_on_failures_like_wins():
     assert plan("sft_all", store) == []
 
 
-def test_nat_tells_the_outcome():
+def test_nat_states_the_outcome_in_the_prompt():
     examples = named(select("nat", [FAILED, WON]))
     assert (examples["f@0"].prompt_suffix, examples["w@0"].prompt_suffix) == (
         "This episode fails.",
@@ -55,7 +55,7 @@ def test_nat_tells_the_outcome():
     assert plan("nat", [FAILED]) == []
 
 
-def test_nats_control_tells_nothing_but_that_they_differ():
+def test_the_control_of_nat_uses_meaningless_tags():
     method = make_method("nat", {"tags": "meaningless"})
     prompt_suffix = {
         item.prompt_suffix
@@ -68,7 +68,7 @@ def test_nats_control_tells_nothing_but_that_they_differ():
     )
 
 
-def test_nat_may_explore():
+def test_nat_can_explore():
     assert plan("nat", [FAILED], k=2) == [PlannedState(task, None, 2) for task in TASKS]
     store = [
         FAILED,
@@ -79,7 +79,7 @@ def test_nat_may_explore():
     assert (set(examples), examples["r@0"].prompt_suffix) == ({"f@0", "r@0"}, "This episode fails.")
 
 
-def test_the_others_tell_nothing():
+def test_other_methods_have_no_prompt_suffix():
     assert {name for name in METHODS if make_method(name).prompt_suffix} == {"nat"}
 
 
@@ -87,18 +87,18 @@ def test_the_others_tell_nothing():
 
 
 def test_eto_prefers_wins_to_failures_of_the_other():
-    own_failure, own_win = (
+    student_failure, student_win = (
         rollout("l", None, "lose", task="toy/2"),
         rollout("v", None, "win", actions="q"),
     )
-    selection = select("eto", [FAILED, WON, own_failure, own_win])
-    ways = {(pair.chosen.trajectory, pair.rejected.trajectory) for pair in selection.pairs}
-    assert (ways, selection.examples) == ({("w", "l"), ("v", "f")}, ())
+    selection = select("eto", [FAILED, WON, student_failure, student_win])
+    responses = {(pair.chosen.trajectory, pair.rejected.trajectory) for pair in selection.pairs}
+    assert (responses, selection.examples) == ({("w", "l"), ("v", "f")}, ())
     assert selection.counts == {"examples": 0, "pairs": 2, "tasks.unsolved": 0}
     assert plan("eto", [FAILED], k=3) == [PlannedState(task, None, 3) for task in TASKS]
 
 
-def test_eto_compares_this_round_or_all():
+def test_eto_compares_this_round_or_all_rounds():
     store = [
         FAILED,
         rollout("a", None, "win", actions="q"),
@@ -113,13 +113,13 @@ def test_eto_compares_this_round_or_all():
     ] == ["a"]
 
 
-def test_where_nothing_differs_there_is_no_pair():
+def test_outcomes_that_do_not_differ_give_no_pair():
     with pytest.raises(MethodError, match="nothing to train on"):
         select("eto", [FAILED, rollout("r", None, "lose")])
 
 
 @given(worlds(), st.sampled_from(["eto", "ipr"]))
-def test_a_pair_is_a_win_before_a_failure_of_the_same_task(world, method):
+def test_a_pair_prefers_a_win_to_a_failure_of_the_same_task(world, method):
     try:
         selection = select(
             method, [*world.experts, *world.rollouts], round=world.round, tasks=world.tasks
@@ -128,7 +128,7 @@ def test_a_pair_is_a_win_before_a_failure_of_the_same_task(world, method):
         return
     for pair in selection.pairs:
         chosen, rejected = (
-            world.trajectories[way.trajectory] for way in (pair.chosen, pair.rejected)
+            world.trajectories[response.trajectory] for response in (pair.chosen, pair.rejected)
         )
         assert chosen.success
         assert not rejected.success
@@ -149,7 +149,7 @@ def value(name, t, *outcomes, round=1):
     ]
 
 
-def test_ipr_plays_on_from_every_state_of_an_experts_win_and_nowhere_else():
+def test_ipr_branches_from_every_state_of_an_experts_win_only():
     assert plan("ipr", [FAILED, WON], samples=2) == [
         PlannedState("toy/2", None, 2),
         PlannedState("toy/2", StateRef("w", 1), 2),
@@ -157,8 +157,8 @@ def test_ipr_plays_on_from_every_state_of_an_experts_win_and_nowhere_else():
     ]
 
 
-def test_ipr_prefers_the_expert_where_its_step_gains():
-    """Values 0.5, 0.5, 0 and 1 (the end): the expert's first step gains nothing, its second loses, its third gains."""
+def test_ipr_prefers_the_expert_if_its_step_raises_the_value():
+    """The values are 0.5, 0.5, 0 and 1 (the end), so only the expert's third step raises them."""
     store = [
         FAILED,
         WON,
@@ -177,7 +177,7 @@ def test_ipr_prefers_the_expert_where_its_step_gains():
     assert list(named(selection)) == ["w@0"]
 
 
-def test_iprs_threshold():
+def test_the_threshold_of_ipr():
     store = [
         WON,
         *value("a", 0, "win"),
@@ -208,7 +208,7 @@ def test_atlas_trains_the_steps_along_which_the_win_rate_rises_most():
     assert set(example.reasons) == {"critical", "context"}
 
 
-def test_atlas_plays_on_from_the_experts_wins():
+def test_atlas_branches_from_the_experts_wins():
     assert plan("atlas", [FAILED, WON], M=1) == [
         PlannedState("toy/2", None, 1),
         PlannedState("toy/2", StateRef("w", 1), 1),
@@ -232,7 +232,7 @@ def test_atlas_never_trains_more_than_its_share(world, share):
 
 
 @given(worlds(), st.sampled_from(["nat", "eto", "ipr", "eef+dpo"]))
-def test_records_come_back_as_they_were(world, method):
+def test_records_round_trip(world, method):
     try:
         selection = select(
             method, [*world.experts, *world.rollouts], round=world.round, tasks=world.tasks
@@ -263,7 +263,7 @@ def test_a_pair_of_two_tasks_is_refused():
         PreferencePair(id="p", task=TASK, chosen=examples["w@0"], rejected=examples["f@0"])
 
 
-# what was imported
+# imported data
 
 
 def masked(item, *where):
@@ -281,26 +281,28 @@ def test_masked_steps_are_neither_critical_nor_compared():
     won, lost = masked(WON, 1), masked(FAILED, 0)
     played = [rollout("s", None, "lose", task="toy/2"), rollout("v", None, "win", actions="q")]
     assert named(select("atlas", [won, *played], share=1))["w@0"].weights == (1.0, 0.0, 1.0)
-    ways = {
-        way.trajectory: way.weights
+    responses = {
+        response.trajectory: response.weights
         for pair in select("eto", [lost, won, *played]).pairs
-        for way in (pair.chosen, pair.rejected)
+        for response in (pair.chosen, pair.rejected)
     }
-    assert (ways["w"], ways["f"]) == ((1.0, 0.0, 1.0), (0.0, 1.0, 1.0, 1.0))
+    assert (responses["w"], responses["f"]) == ((1.0, 0.0, 1.0), (0.0, 1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize("method", ["atlas", "ipr"])
-def test_wins_that_are_text_only_are_not_played_on_from(method):
+def test_unverified_wins_are_not_branched_from(method):
     states = [item.state for item in plan(method, [replace(WON, replayable=False)])]
     assert set(states) == {None}
     assert any(plan(method, [WON])[number].state for number in range(2, 4))
 
 
-def test_failures_that_are_text_only_leave_eef_nothing_to_play_on_from():
-    text, other = replace(FAILED, replayable=False), expert("g", actions="abcd", by="weak")
+def test_eef_needs_a_failure_that_is_not_unverified():
+    unverified, other = replace(FAILED, replayable=False), expert("g", actions="abcd", by="weak")
     with pytest.raises(MethodError, match="all 1 are unverified"):
-        plan("eef", [text])
-    assert {item.state.trajectory for item in plan("eef", [text, other]) if item.state} == {"g"}
+        plan("eef", [unverified])
+    assert {item.state.trajectory for item in plan("eef", [unverified, other]) if item.state} == {
+        "g"
+    }
     with pytest.raises(MethodError, match="all 1 are unverified"):
-        plan("eef", [text, other], experts=["strong"])
-    assert plan("eef", [text], branch_from="student")
+        plan("eef", [unverified, other], experts=["strong"])
+    assert plan("eef", [unverified], branch_from="student")

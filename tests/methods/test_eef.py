@@ -1,4 +1,4 @@
-"""Methods: the worked example word for word, every option, and what holds for any store."""
+"""EEF: the worked example, every option, and properties that hold for any store."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_students_own_win_comes_before_the_experts_prefix():
     assert (start.trajectory, start.reasons) == ("e@0:1", ("student-win",) * 2)
 
 
-def test_an_experts_win_is_a_solution_where_the_student_has_none():
+def test_an_experts_win_is_a_solution_if_the_student_has_none():
     won = expert("w", actions="abc", win=True)
     assert by_id(select("eef", [won]))["w@0"].reasons == ("expert-win",) * 3
     assert list(by_id(select("eef", [won, rollout("r", None, "win")]))) == ["r@0"]
@@ -119,7 +119,7 @@ def test_unknown_actions_are_never_trained():
 
 
 def test_a_harmful_action_inside_a_solution_is_masked():
-    """The newest solution may lead over a harmful segment; the nearest never does."""
+    """The newest solution may contain a harmful segment; the nearest never does."""
     store = [expert(), *played((0, 2, 4, 6), ("lose", "win", "lose", "win"), round=1)]
     store.append(rollout("z", StateRef("e", 6), "win", actions="q", round=2))
     start = by_id(select("eef", store, round=2, grid="all", solution="newest"))["z@0"]
@@ -129,7 +129,7 @@ def test_a_harmful_action_inside_a_solution_is_masked():
     assert start.weights == (1.0,) * 2 + (0.0,) * 2 + (1.0,) * 3
 
 
-def test_the_win_from_an_earlier_round_solves_the_very_state():
+def test_a_win_of_an_earlier_round_solves_its_state():
     first = played(STATES, ("lose",) + ("win",) * 5)
     second = played(STATES, ("lose", "win", "lose") + ("win",) * 3, round=2)
     over_rounds = by_id(select("eef", [expert(), *first, *second], round=2))
@@ -148,20 +148,20 @@ def test_all_solutions_share_the_weight():
 
 
 @pytest.mark.parametrize("solution", ["nearest", "newest", "all"])
-def test_where_the_student_won_itself_no_prefix_of_the_expert_is_trained(solution):
+def test_no_expert_prefix_is_trained_if_the_student_won_itself(solution):
     own, later = rollout("own", None, "win"), rollout("later", StateRef("e", 2), "win", round=2)
     assert list(by_id(select("eef", [expert(), own, later], round=2, solution=solution))) == [
         "own@0"
     ]
 
 
-def test_a_later_round_says_nothing_about_this_one():
+def test_later_rounds_do_not_affect_this_one():
     later = [*played(STATES, ("lose", "win", "lose", "win", "win", "win"), round=2)]
     this = played(STATES, WORKED)
     assert select("eef", [expert(), *this, *later]) == select("eef", [expert(), *this])
 
 
-def test_a_branch_of_the_students_own_branch_is_no_solution():
+def test_a_branch_of_a_branch_is_not_a_solution():
     lost, won = (
         rollout("a", StateRef("e", 2), "lose"),
         rollout("b", StateRef("a", 3), "win", actions="z"),
@@ -226,7 +226,7 @@ def test_weights_by_the_rise_of_the_win_rate():
     assert start.weights == (0.25, 0.25, 1.0, 1.0)
 
 
-def test_an_action_along_which_the_win_rate_falls_weighs_nothing():
+def test_an_action_along_which_the_win_rate_falls_has_weight_0():
     store = [expert(), rollout("a", None, "lose"), rollout("b", StateRef("e", 2), "win")]
     store += [rollout("c", StateRef("e", 4), "win"), rollout("d", StateRef("e", 4), "lose")]
     through_both = by_id(select("eef", store, weights="value", solution="all"))["c@0"]
@@ -243,14 +243,14 @@ def test_weights_by_reward():
 # several experts
 
 
-def test_wins_of_experts_that_are_not_cloned():
+def test_wins_of_other_experts_are_not_trained_on():
     store = [expert("s", actions="ab", win=True), expert("w", actions="a", win=True, by="weak")]
     for method in ("bc", "rft", "eef"):
         assert list(by_id(select(method, store, bc_experts=["strong"]))) == ["s@0"]
     assert list(by_id(select("bc", store))) == ["w@0", "s@0"]
 
 
-def test_an_unknown_expert_is_named():
+def test_an_unknown_expert_is_an_error():
     with pytest.raises(MethodError, match="'strng'") as error:
         select("bc", [expert(win=True)], bc_experts=["strng"])
     assert "'strong'" in error.value.hint
@@ -259,7 +259,7 @@ def test_an_unknown_expert_is_named():
 # baselines and plans
 
 
-def test_behaviour_cloning_explores_nothing_and_trains_on_experts_wins():
+def test_behavior_cloning_explores_nothing_and_trains_on_experts_wins():
     store = [expert(), expert("w", win=True), rollout("r", None, "win")]
     assert make_method("bc").plan(TrajectorySet(store), [TASK], 1) == []
     assert list(by_id(select("bc", store))) == ["w@0"]
@@ -277,18 +277,18 @@ def test_rft_trains_on_distinct_wins_up_to_the_round():
     assert list(by_id(select("rft", store, round=3, cap=2))) == ["r3@0", "r1@0"]
 
 
-def test_rft_leaves_wins_from_an_experts_state_alone():
+def test_rft_ignores_wins_from_an_experts_state():
     with pytest.raises(MethodError, match="nothing to train on"):
         select("rft", [expert(), rollout("r", StateRef("e", 2), "win")])
 
 
-def test_an_arm_is_a_method_under_a_name_of_its_own():
-    arm = make_method("eef-M3", {"method": "eef", "M": 3})
-    assert (arm.name, arm.options) == ("eef-M3", make_method("eef", {"M": 3}).options)
+def test_a_variant_is_a_method_under_a_name_of_its_own():
+    variant = make_method("eef-M3", {"method": "eef", "M": 3})
+    assert (variant.name, variant.options) == ("eef-M3", make_method("eef", {"M": 3}).options)
     assert make_method("six", {"method": "rft6"}).options.k == 6
 
 
-def test_names_that_carry_a_number():
+def test_a_name_with_a_number():
     method = make_method("rft6")
     assert method.name == "rft6"
     plan = method.plan(TrajectorySet(), ["a", "b"], 1)
@@ -301,9 +301,14 @@ def test_names_that_carry_a_number():
         ("eeff", {}, "unknown method 'eeff'", "'eef'"),
         ("zzz", {}, "unknown method 'zzz'", "known methods: bc, sft_all"),
         ("zzz", {}, "unknown method 'zzz'", 'options.<name>.method`, e.g. `method = "eef"`'),
-        ("arm", {"method": "eeff"}, "unknown method 'eeff'", "'eef'"),
-        ("arm", {"method": 3}, "`method` is 3", ""),
-        ("../arm", {"method": "eef"}, "'../arm' is not a valid method name", "letters, digits"),
+        ("variant", {"method": "eeff"}, "unknown method 'eeff'", "'eef'"),
+        ("variant", {"method": 3}, "`method` is 3", ""),
+        (
+            "../variant",
+            {"method": "eef"},
+            "'../variant' is not a valid method name",
+            "letters, digits",
+        ),
         ("expert", {"method": "eef"}, "'expert' is not a valid", ""),
         ("bc", {"method": "rft"}, "every run starts with behavior cloning", ""),
         ("eef", {"neutrl": "kept"}, "options.eef: unknown setting 'neutrl'", "'neutral'"),
@@ -320,19 +325,19 @@ def test_names_that_carry_a_number():
         ("bc", {"k": 3}, "options.bc: unknown setting 'k'", "bc_experts"),
     ],
 )
-def test_a_method_that_cannot_be_made(name, options, message, hint):
+def test_a_method_that_cannot_be_created(name, options, message, hint):
     with pytest.raises(ConfigError, match=message) as error:
         make_method(name, options)
     assert hint in error.value.hint
 
 
-def test_every_option_says_what_it_does():
+def test_every_option_is_documented():
     for name in METHODS:
         fields = method_class(name).Options.model_fields.values()
         assert all(field.description for field in fields)
 
 
-# what holds for any store and any options
+# properties for any store and any options
 
 options = st.fixed_dictionaries(
     {
@@ -388,8 +393,8 @@ def test_no_harmful_action_is_trained(world, given_options):
                 continue
             origin = store[item.trajectory]
             if given_options["expert_filter"] == "failed" and origin.success:
-                continue  # not played on from with these options: nothing is measured along it
-            begun = {
+                continue  # not branched from with these options, so not measured
+            started = {
                 item.start
                 for item in world.rollouts
                 if item.round == world.round or given_options["grid"] == "all"
@@ -397,7 +402,7 @@ def test_no_harmful_action_is_trained(world, given_options):
             states = [
                 t
                 for t in evenly_spaced_states(origin.length, given_options["M"])
-                if StateRef(origin.id, t) in begun
+                if StateRef(origin.id, t) in started
             ]
             states = (0, *states, origin.length + 1)
             start = max(state for state in states if state <= t)
@@ -410,7 +415,7 @@ def test_no_harmful_action_is_trained(world, given_options):
 
 
 @given(worlds(), options)
-def test_every_trained_action_lies_on_the_way_to_a_win(world, given_options):
+def test_every_trained_action_leads_to_a_win(world, given_options):
     store = world.trajectories
     for example in examples_of(world, given_options):
         win = store[example.trajectory]
@@ -425,7 +430,7 @@ def test_every_trained_action_lies_on_the_way_to_a_win(world, given_options):
 
 
 @given(worlds(), options)
-def test_the_students_steps_are_trained_whole(world, given_options):
+def test_all_of_the_students_steps_are_trained(world, given_options):
     store = world.trajectories
     for example in examples_of(world, given_options):
         student = [
@@ -438,7 +443,7 @@ def test_the_students_steps_are_trained_whole(world, given_options):
 
 
 @given(worlds(), options)
-def test_examples_occur_once(world, given_options):
+def test_examples_are_distinct(world, given_options):
     examples = examples_of(world, given_options)
     keys = {
         (
@@ -480,12 +485,14 @@ def test_the_counts_are_those_of_the_examples(world, given_options):
 
 
 @given(worlds(outcomes=["lose"]))
-def test_every_important_state_with_a_win_behind_it_is_solved(world):
+def test_every_important_state_with_a_win_after_it_is_solved(world):
     given_options = {"grid": "round", "label_rule": "any"}
     needed = solvable = 0
     for item in world.experts:
-        begun = {each.start for each in world.rollouts if each.round == world.round}
-        states = [t for t in evenly_spaced_states(item.length, 5) if StateRef(item.id, t) in begun]
+        started = {each.start for each in world.rollouts if each.round == world.round}
+        states = [
+            t for t in evenly_spaced_states(item.length, 5) if StateRef(item.id, t) in started
+        ]
         for before, state in pairwise((0, *states)):
             outcomes = [wins_from(world, given_options, item.id, t) for t in (before, state)]
             if outcomes == [True, False]:

@@ -20,7 +20,7 @@ def grid_of(*trajectories, states=STATES, rounds=(1,), rule="any"):
 
 
 @given(st.integers(0, 60), st.integers(0, 12))
-def test_expert_states_are_evenly_spaced_inside_the_path(length, count):
+def test_states_are_evenly_spaced_inside_the_path(length, count):
     states = evenly_spaced_states(length, count)
     stride = max(1, length // (count + 1))
     assert all(0 < t < length for t in states)
@@ -71,11 +71,11 @@ def test_rollouts_from_the_start_count_for_every_expert_of_the_task():
         assert measure_grid(store, item, STATES, rounds=(1,), rule="any").rollouts[0] == ("r",)
 
 
-def test_the_experts_own_episode_is_no_rollout():
+def test_the_experts_own_episode_is_not_a_rollout():
     assert grid_of(rounds=range(2)).rollouts[0] == ()
 
 
-def test_rounds_are_told_apart():
+def test_rounds_are_kept_apart():
     first, second = played((0, 2), ("win", "lose")), played((0, 2), ("lose", "lose"), round=2)
     assert grid_of(*first, *second, states=(2,), rounds=(1,)).solvable == (True, False)
     assert grid_of(*first, *second, states=(2,), rounds=(2,)).solvable == (False, False)
@@ -83,7 +83,7 @@ def test_rounds_are_told_apart():
 
 
 @given(st.lists(st.sampled_from(["win", "lose", "error"]), max_size=7))
-def test_the_rules_for_several_rollouts(outcomes):
+def test_the_label_rules(outcomes):
     rollouts = [
         rollout(f"r{number}", StateRef("e", 2), outcome) for number, outcome in enumerate(outcomes)
     ]
@@ -96,7 +96,7 @@ def test_the_rules_for_several_rollouts(outcomes):
     assert by_majority == (wins / len(ended) >= 0.5 if ended else None)
 
 
-def test_the_gain_of_a_segment_is_the_rise_of_the_win_rate():
+def test_the_advantage_of_a_segment_is_the_rise_of_the_win_rate():
     rollouts = [
         *(
             rollout(f"a{n}", None, outcome)
@@ -111,7 +111,7 @@ def test_the_gain_of_a_segment_is_the_rise_of_the_win_rate():
     assert (segment.label, segment.advantage) == ("beneficial", 0.5)
 
 
-def test_the_proof_of_a_solution_begins_one_state_before_it():
+def test_the_evidence_of_a_solution_starts_one_state_before_it():
     grid = grid_of(*played((0, *STATES), WORKED))
     assert grid.rollouts_between(4, 6) == ("e@2:1", "e@4:1", "e@6:1")
     assert grid.rollouts_between(0, 2) == ("e@0:1", "e@2:1")

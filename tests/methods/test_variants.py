@@ -1,4 +1,4 @@
-"""The arms of EEF that tell what does the work, the choice of states, and EEF with pairs."""
+"""Ablations of EEF, the choice of states, and EEF with pairs."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ def plan(store, method="eef", *, round=1, tasks=(TASK,), **options):
     return make_method(method, options).plan(TrajectorySet(store), tasks, round)
 
 
-# what does the work
+# ablations
 
 
-def test_launch_pads_alone():
-    """Suffix only: of the spliced solution the student's own steps are trained, and there is no recovery."""
+def test_without_expert_actions_and_recovery():
+    """Only the student's own steps of a solution are trained."""
     (start,) = select(STORE, expert_actions="masked", recovery=False).examples
     assert (start.id, start.weights) == ("e@2:1@0", (0.0, 0.0, 1.0, 1.0))
     assert start.reasons == ("context",) * 2 + ("student-win",) * 2
 
 
-def test_beneficial_actions_added():
+def test_with_beneficial_actions():
     (start,) = select(STORE, recovery=False).examples
     assert start.weights == (1.0,) * 4
 
 
-def test_recovery_states_added():
+def test_with_recovery_states():
     selection = select(STORE)
     assert [example.id for example in selection.examples] == ["e@2:1@0", "e@6:1@4"]
     assert (
@@ -55,14 +55,14 @@ def test_recovery_states_added():
     )
 
 
-def test_an_experts_own_win_is_trained_whole_where_its_actions_are_masked_else():
+def test_an_experts_own_win_is_trained_even_if_its_actions_are_masked():
     store = [expert("w", win=True), rollout("r", None, "lose")]
     (example,) = select(store, expert_actions="masked").examples
     assert set(example.weights) == {1.0}
 
 
 @given(worlds(), st.sampled_from(["one", "rft"]))
-def test_masked_experts_never_lend_an_action_to_a_students_win(world, examples):
+def test_masked_expert_actions_are_never_trained_in_a_students_win(world, examples):
     try:
         found = select(
             [*world.experts, *world.rollouts],
@@ -83,17 +83,17 @@ def test_masked_experts_never_lend_an_action_to_a_students_win(world, examples):
 # the student's own failures
 
 
-def test_the_first_round_of_own_failures_is_rft():
+def test_without_own_failures_yet_branch_from_student_is_rft():
     planned = plan(STORE, branch_from="student")
     assert planned == [PlannedState(TASK, None, 1)]
     assert [item.state for item in islice(round_robin(planned), 6)] == [None] * 6
 
 
-def test_later_rounds_start_in_the_latest_own_failure():
+def test_later_rounds_branch_from_the_latest_own_failure():
     old = rollout("old", None, "lose", actions="abcdef")
     new = rollout("new", None, "lose", actions="abcdefgh", round=2)
-    broken = rollout("broken", None, "error", round=2)
-    planned = plan([expert(), old, new, broken], round=3, branch_from="student", M=2)
+    failed = rollout("failed", None, "error", round=2)
+    planned = plan([expert(), old, new, failed], round=3, branch_from="student", M=2)
     assert planned == [
         PlannedState(TASK, None, 1),
         *(PlannedState(TASK, StateRef("new", t), 1) for t in (2, 4)),
@@ -101,7 +101,7 @@ def test_later_rounds_start_in_the_latest_own_failure():
     assert plan([expert(), old], round=2, branch_from="student", M=2)[1].state == StateRef("old", 2)
 
 
-def test_a_win_inside_an_own_failure_solves_the_start():
+def test_a_win_from_inside_an_own_failure_solves_the_start():
     own = rollout("own", None, "lose", actions="abcdef")
     store = [
         expert(),
@@ -119,7 +119,7 @@ def test_a_win_inside_an_own_failure_solves_the_start():
 # two experts
 
 
-def test_one_of_two_experts():
+def test_exploring_one_of_two_experts():
     store = [expert("s"), expert("w", by="weak"), expert("v", by="weak", win=True, task="toy/2")]
     assert {item.state.trajectory for item in plan(store) if item.state} == {"s", "w"}
     assert {item.state.trajectory for item in plan(store, experts=["strong"]) if item.state} == {
@@ -137,7 +137,7 @@ def test_one_of_two_experts():
     assert {example.id for example in both.examples} == {"own@0", "v@0"}
 
 
-def test_an_unknown_expert_to_explore_is_named():
+def test_an_unknown_expert_to_explore_is_an_error():
     with pytest.raises(MethodError, match="`experts`: unknown expert 'stong'") as error:
         select(STORE, experts=["stong"])
     assert "'strong'" in error.value.hint
@@ -160,7 +160,7 @@ def test_the_bracket_of_the_last_winnable_state_shrinks():
     ] == [5, 6]
 
 
-def test_open_states_are_measured_again():
+def test_uncertain_states_are_measured_again():
     first = [
         rollout("a", None, "lose"),
         *(rollout(f"b{n}", StateRef("e", 6), "win") for n in range(4)),
@@ -198,7 +198,7 @@ measurements = st.dictionaries(
     st.integers(0, 6),
     measurements,
 )
-def test_chosen_states_lie_inside(how, length, count, measured):
+def test_chosen_states_are_inside_the_path(how, length, count, measured):
     states = choose_states(
         how, length, count, {t: item for t, item in measured.items() if t <= length}, "key"
     )
@@ -208,7 +208,7 @@ def test_chosen_states_lie_inside(how, length, count, measured):
 
 
 @given(st.integers(1, 13), st.integers(1, 6))
-def test_where_nothing_was_measured_states_are_evenly_spaced(length, count):
+def test_without_outcomes_states_are_evenly_spaced(length, count):
     even = evenly_spaced_states(length, count)
     assert bisect(length, count, {0: (0, 0)}) == most_uncertain(length, count, {0: (0, 0)}) == even
 
@@ -235,7 +235,7 @@ def test_harmful_segments_become_pairs():
 
 
 @given(worlds())
-def test_a_pair_parts_in_one_state(world):
+def test_the_responses_of_a_pair_diverge_in_one_state(world):
     try:
         selection = select(
             [*world.experts, *world.rollouts], "eef+dpo", round=world.round, tasks=world.tasks
@@ -244,7 +244,8 @@ def test_a_pair_parts_in_one_state(world):
         return
     for pair in selection.pairs:
         chosen, rejected = (
-            world.trajectories.path(way.trajectory) for way in (pair.chosen, pair.rejected)
+            world.trajectories.path(response.trajectory)
+            for response in (pair.chosen, pair.rejected)
         )
         at = pair.chosen.state
         assert pair.rejected.state == at
