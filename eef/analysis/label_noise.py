@@ -20,7 +20,7 @@ from eef.methods.labels import LabelRule, count_wins
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import Stage
-from eef.rollouts.explore import explore, rollout_specs
+from eef.rollouts.explore import play_into_store, rollout_specs
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
@@ -158,7 +158,7 @@ def measure_noise(
     seed = derive_seed(run.recipe.seed, "noise")
     specs = rollout_specs(states, tasks, owner=f"{method}/label-noise", round=round, seed=seed)
     with Store.open(run.folder(stage) / "noise", base=run.trajectories("expert")) as store:
-        explore(
+        play_into_store(
             specs,
             store,
             context.env,

@@ -17,7 +17,7 @@ from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, trained_before
 from eef.policy import Policy
 from eef.renderer import render_all, render_pairs
 from eef.rollouts.budget import chunks
-from eef.rollouts.explore import attempt_ids, explore, last_attempt, rollout_specs
+from eef.rollouts.explore import attempt_ids, last_attempt, play_into_store, rollout_specs
 from eef.rollouts.runner import RolloutSpec, derive_seed
 from eef.rollouts.store import Store, read_trajectories
 from eef.selection import PlannedState
@@ -214,7 +214,7 @@ def _play(
 ) -> None:
     """Play specs into the store; `before` are those of the same stage that were played already."""
     restarts = context.env.worker_restarts
-    explore(
+    play_into_store(
         specs,
         store,
         context.env,

@@ -72,7 +72,7 @@ def last_attempt(trajectories: TrajectorySet, spec: str) -> Trajectory:
     return trajectories[second if second in trajectories else first]
 
 
-def explore(
+def play_into_store(
     specs: Sequence[RolloutSpec],
     store: Store,
     env: Env,

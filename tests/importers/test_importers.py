@@ -27,7 +27,7 @@ from eef.methods.registry import make_method
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import Stage, stages_of
 from eef.policy import Sampling
-from eef.rollouts.explore import explore
+from eef.rollouts.explore import play_into_store
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.rollouts.store import Store, read_trajectories
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
@@ -588,7 +588,7 @@ def test_unverified_trajectories_are_refused_for_exploration(played, env, tmp_pa
         store.append(lost)
         spec = RolloutSpec("x", env.tasks("train")[0], StateRef(lost.id, 1), 0, 1)
         with pytest.raises(EnvError, match=r"that trajectory \(.*a\.jsonl:\d+\) was not verified"):
-            explore(
+            play_into_store(
                 [spec],
                 store,
                 env,

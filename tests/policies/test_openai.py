@@ -25,7 +25,7 @@ from eef.policies.openai import ApiPolicy
 from eef.policies.response_cache import CACHE_FILE, ResponseCache
 from eef.policies.settings import ApiSettings
 from eef.policy import Sampling
-from eef.rollouts.explore import explore
+from eef.rollouts.explore import play_into_store
 from eef.rollouts.runner import RolloutParameters, RolloutSpec
 from eef.rollouts.store import Store, read_trajectories
 from eef.trajectory import Author
@@ -66,7 +66,7 @@ def collected(directory, base, count=6, batch_size=6, **changes):
         "m", settings(base, **changes), author=Author("expert", "m"), cache=directory / CACHE_FILE
     )
     with Store.open(directory) as store:
-        explore(
+        play_into_store(
             planned,
             store,
             env,

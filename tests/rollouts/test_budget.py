@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from collections import Counter
 from itertools import islice
 
@@ -14,6 +15,7 @@ from eef.pipeline.context import RunContext
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import Stage
 from eef.policy import Completion
+from eef.rollouts import budget as budget_module
 from eef.rollouts.budget import chunks, round_robin
 from eef.rollouts.settings import BudgetSettings
 from eef.selection import PlannedState
@@ -42,6 +44,10 @@ def played(plan, budget, costs, batch_size=4):
         units += chunk
         sizes.append(len(chunk))
     return units, sizes
+
+
+def test_doctests():
+    assert doctest.testmod(budget_module) == (0, 2)
 
 
 @given(plans, st.integers(1, 40))

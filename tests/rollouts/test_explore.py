@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eef.envs.toy import ToyEnv
 from eef.errors import EnvError, ModelError
 from eef.policy import GREEDY, ScriptedPolicy
-from eef.rollouts.explore import explore, last_attempt, rollout_specs
+from eef.rollouts.explore import last_attempt, play_into_store, rollout_specs
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store, read_trajectories
 from eef.selection import PlannedState
@@ -66,7 +66,7 @@ def run_explore(
         for expert in EXPERTS:
             if expert.id not in store.trajectories:
                 store.append(expert)
-        explore(
+        play_into_store(
             specs,
             store,
             env or WithoutSnapshot(),
@@ -246,5 +246,5 @@ def test_an_unverified_trajectory_is_not_branched_from(tmp_path):
     with Store.open(tmp_path) as store:
         store.append(unverified)
         with pytest.raises(EnvError, match=r"log\.jsonl:3.* was not verified"):
-            explore([spec], store, ToyEnv(), STUDENT, parameters())
+            play_into_store([spec], store, ToyEnv(), STUDENT, parameters())
         assert len(store.trajectories) == 1

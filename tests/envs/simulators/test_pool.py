@@ -19,7 +19,7 @@ from eef.envs.simulators import worker as worker_module
 from eef.envs.textworld_express import TextWorldExpress
 from eef.errors import ConfigError, EnvDied, EnvError
 from eef.policy import GREEDY, ScriptedPolicy
-from eef.rollouts.explore import explore, launches
+from eef.rollouts.explore import launches, play_into_store
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
@@ -200,13 +200,13 @@ def play_all(env, directory, script=counter, *, progress=None):
     settings = {"sampling": GREEDY, "step_limit": 8, "batch_size": 5, "progress": progress}
     with Store.open(directory) as store:
         plan = [PlannedState(task, None, 2) for task in known]
-        explore(launches(plan, known, round=1, seed=0), store, env, policy, **settings)
+        play_into_store(launches(plan, known, round=1, seed=0), store, env, policy, **settings)
         inside = [
             PlannedState(item.task, item.state, 1)
             for item in (_inside(each) for each in list(store.trajectories))
             if item is not None
         ]
-        explore(launches(inside, known, round=2, seed=0), store, env, policy, **settings)
+        play_into_store(launches(inside, known, round=2, seed=0), store, env, policy, **settings)
         return [
             replace(each, usage=replace(each.usage, seconds=0.0)) for each in store.trajectories
         ]
