@@ -1,8 +1,9 @@
-"""Conversations of any naming → `ParsedEpisode`: who speaks, a preamble apart, tool calls as actions, masks kept.
+"""Chat messages in any naming scheme → the prompt, steps and final observation of an episode.
 
-A message becomes a `Message` whatever its keys are called. Then: leading system text, and a first exchange that the agent
-only answers with "OK", is the prompt; each turn of the agent with what it saw before is a step; what it sees behind its
-last turn is the final observation.
+Each message is first parsed into a `Message`, whatever its keys are named; a tool call becomes the
+action, and loss masks are kept. The prompt is the leading system text, and a first user message
+that the agent merely acknowledges ("OK"). Each turn of the agent, with the observation before it,
+is a step. Text after the last turn is the final observation.
 """
 
 from __future__ import annotations
@@ -35,28 +36,30 @@ _ROLES: dict[str, Role] = {
     "function_call": "agent",
 }
 _OBSERVATION = re.compile(r"^\s*Observation:\s*", re.I)
-_AGREES = re.compile(r"\s*(ok|okay|sure|understood|got it)\b[^\n]{0,120}\s*", re.I)
+_ACKNOWLEDGMENT = re.compile(r"\s*(ok|okay|sure|understood|got it)\b[^\n]{0,120}\s*", re.I)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message: who said it, the text, and the loss weight it came with (None where it came with none)."""
+    """A chat message. `weight` is its loss weight in the file, None if it has none."""
 
     role: Role
     text: str
     weight: float | None = None
 
 
-def said(message: Any, number: int) -> Message:
-    """A message as `role`/`content` or `from`/`value`, with its mask as `train`, `weight`, `loss` or `loss_weight`.
+def parse_message(message: Any, number: int) -> Message:
+    """The message of a JSON value; `number` is its index in the row, for errors.
 
-    ParseError: no object, unknown role, no text.
+    Role and text are `role`/`content` or `from`/`value`; the loss weight is `train`, `weight`,
+    `loss`, `loss_scale` or `loss_weight`. ParseError if it is not an object, its role is unknown or
+    it has no text.
     """
     if not isinstance(message, dict):
-        raise ParseError(f"message {number} is a {type(message).__name__}")
+        raise ParseError(f"message {number} is a {type(message).__name__}; expected an object")
     name = message.get("role", message.get("from", message.get("source")))
     if not isinstance(name, str) or name.lower() not in _ROLES:
-        raise ParseError(f"message {number} has the unknown role {name!r}")
+        raise ParseError(f"message {number} has an unknown role {name!r}")
     role = _ROLES[name.lower()]
     content = _text(message.get("content", message.get("value", message.get("message"))), number)
     if role == "agent":
@@ -64,35 +67,31 @@ def said(message: Any, number: int) -> Message:
     return Message(role, content, _weight(message, number))
 
 
-def split_episode(talk: Sequence[Message]) -> tuple[str, tuple[Step, ...], str]:
-    """(prompt, steps, final observation) of a conversation.
+def split_episode(messages: Sequence[Message]) -> tuple[str, tuple[Step, ...], str]:
+    """The prompt, steps and final observation of a conversation.
 
-    Several messages in a row of one speaker that is not the agent are one. ParseError: the agent speaks first, or twice
-    in a row without anything to see between; a system message in the middle.
+    Consecutive user messages are joined. ParseError if a turn of the agent does not follow an
+    observation, or if a system message occurs after the start.
     """
-    rules, rest = _preamble(talk)
+    prompt, rest = _split_prompt(messages)
     steps: list[Step] = []
-    seen: list[str] = []
-    for number, message in enumerate(rest, start=len(talk) - len(rest)):
+    observations: list[str] = []
+    for number, message in enumerate(rest, start=len(messages) - len(rest)):
         if message.role == "system":
-            raise ParseError(
-                f"message {number} is a system message behind the conversation's start"
-            )
+            raise ParseError(f"message {number} is a system message after the conversation's start")
         if message.role == "user":
-            seen.append(message.text)
+            observations.append(message.text)
             continue
-        if not seen:
-            before = "twice in a row" if steps else "first"
-            raise ParseError(
-                f"message {number}: the agent speaks {before}, with nothing to see before it"
-            )
-        steps.append(_step(_shown(seen), message))
-        seen = []
-    return rules, require_steps(steps), _shown(seen)
+        if not observations:
+            which = "a second turn of the agent in a row" if steps else "a turn of the agent"
+            raise ParseError(f"message {number} is {which}, without an observation before it")
+        steps.append(_step(_join(observations), message))
+        observations = []
+    return prompt, require_steps(steps), _join(observations)
 
 
 def call_as_action(name: str, arguments: Any) -> str:
-    """A tool call as an action: `name[value]` for a single argument, else `name[{json}]`.
+    """The action of a tool call: `name[value]` for a single argument, `name[{json}]` for several.
 
     >>> call_as_action("search", '{"query": "red mug"}'), call_as_action("buy", {})
     ('search[red mug]', 'buy[]')
@@ -111,8 +110,8 @@ def call_as_action(name: str, arguments: Any) -> str:
 
 
 def _with_call(message: dict[str, Any], content: str) -> str:
-    """The text of an agent's turn; tool calls become its action, what else it wrote its thought."""
-    actions = [_called(call) for call in message.get("tool_calls") or ()]
+    """The text of an agent's turn; a tool call becomes its action, the rest its thought."""
+    actions = [_action(call) for call in message.get("tool_calls") or ()]
     if not actions:
         return content
     if len(actions) > 1:
@@ -120,25 +119,25 @@ def _with_call(message: dict[str, Any], content: str) -> str:
     return format_completion(re.sub(r"^\s*Thought:\s*", "", content).strip(), actions[0])
 
 
-def _called(call: Any) -> str:
+def _action(call: Any) -> str:
     called = call.get("function", call) if isinstance(call, dict) else {}
     if isinstance(called, str):  # inspect: {"function": name, "arguments": {…}}
         called = {"name": called, "arguments": call.get("arguments")}
     name = called.get("name", called.get("function_name"))
     if not isinstance(name, str):
-        raise ParseError("a tool call without the name of a function")
+        raise ParseError("a tool call has no function name")
     return call_as_action(name, called.get("arguments") or {})
 
 
 def _text(content: Any, number: int) -> str:
-    """Plain text, or the text parts of a list of parts; None (a turn of tool calls alone) is empty."""
+    """The text of a content: a string, a list of parts, or None (a turn of tool calls only)."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
         return "".join(_part(part, number) for part in content)
-    raise ParseError(f"message {number} has a {type(content).__name__} for its content")
+    raise ParseError(f"message {number} has content of type {type(content).__name__}")
 
 
 def _part(part: Any, number: int) -> str:
@@ -149,46 +148,48 @@ def _part(part: Any, number: int) -> str:
         return ""
     text = part.get("text", part.get("value")) if kind == "text" else None
     if not isinstance(text, str):
-        raise ParseError(f"message {number} has a part which is no text: {kind!r}")
+        raise ParseError(f"message {number} has a part that is not text: {kind!r}")
     return text
 
 
 def _weight(message: dict[str, Any], number: int) -> float | None:
-    """The loss weight a message came with, by whatever name; 0 is masked."""
+    """The loss weight of a message under any of its names; 0 is masked."""
     for name in ("weight", "loss_weight", "loss_scale", "train", "loss"):
         value = message.get(name)
         if value is not None:
             if not isinstance(value, bool | int | float) or value < 0:
-                raise ParseError(f"message {number} has {name} {value!r}, which is no loss weight")
+                raise ParseError(f"message {number}: `{name}` is {value!r}; expected 0 or more")
             return float(value)
     return None
 
 
-def _preamble(talk: Sequence[Message]) -> tuple[str, list[Message]]:
-    """(the rules, the episode): leading system messages, then a first exchange which the agent merely agrees to."""
-    rules: list[str] = []
-    rest = list(talk)
+def _split_prompt(messages: Sequence[Message]) -> tuple[str, list[Message]]:
+    """The prompt and the messages after it; see the module for what counts as prompt."""
+    prompt: list[str] = []
+    rest = list(messages)
     while rest and rest[0].role == "system":
-        rules.append(rest.pop(0).text)
+        prompt.append(rest.pop(0).text)
     if (
         len(rest) > 2
         and [message.role for message in rest[:3]] == ["user", "agent", "user"]
-        and _agrees(rest[1])
+        and _acknowledges(rest[1])
     ):
-        rules.append(rest[0].text)
+        prompt.append(rest[0].text)
         rest = rest[2:]
-    return "\n\n".join(rules), rest
+    return "\n\n".join(prompt), rest
 
 
-def _agrees(message: Message) -> bool:
-    return bool(_AGREES.fullmatch(message.text)) and parse_completion(message.text)[1] is None
+def _acknowledges(message: Message) -> bool:
+    return (
+        bool(_ACKNOWLEDGMENT.fullmatch(message.text)) and parse_completion(message.text)[1] is None
+    )
 
 
-def _shown(texts: Iterable[str]) -> str:
+def _join(texts: Iterable[str]) -> str:
     return "\n".join(_OBSERVATION.sub("", text) for text in texts)
 
 
-def _step(seen: str, message: Message) -> Step:
+def _step(observation: str, message: Message) -> Step:
     action = parse_completion(message.text)[1] or ""
     weight = 1.0 if message.weight is None else message.weight
-    return Step(observation=seen, completion=message.text, action=action, weight=weight)
+    return Step(observation=observation, completion=message.text, action=action, weight=weight)

@@ -1,4 +1,4 @@
-"""ParsedEpisode: one episode as a file tells it, before it is known what can be made of it. From `formats` to `verify`."""
+"""ParsedEpisode: an episode as recorded in a file, parsed by `formats` and replayed by `verify`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _PRICE = re.compile(r",? and price lower than [\d.]+ dollars", re.I)
 
 
 class ParseError(Exception):
-    """A row which is not what its format says; the message is the reason of its rejection."""
+    """A row that cannot be parsed; the message is the reason it is rejected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedEpisode:
-    """An episode of a file.
+    """An episode as recorded in a row of a file. A field is empty or None if the row lacks it.
 
-    `key` is the row's own id, unique in its file ("" where it has none). `task` is the environment's number of its
-    task, or our task id, where the row tells one. `prompt` is the rules in words that came before the episode.
-    `reward` and `success` are None where the row does not tell them. `author` is set where the row tells who played,
-    `source` where it tells that it was imported before, and from where.
+    `key` is the row's own id, unique in its file. `task` is the environment's number of its task,
+    or an id of `eef`. `prompt` is the text of rules before the episode. `author` is who played it.
+    If it was imported before, `source` is from where, and `unverified_task` the task id that it was
+    given if it stayed unverified.
     """
 
     format: str
@@ -40,17 +40,18 @@ class ParsedEpisode:
     terminated: bool = True
     author: str = ""
     source: str = ""
+    unverified_task: str = ""
 
     def goal(self) -> str:
-        """What was asked for in words, as far as the row tells: its instruction, else that of the first observation,
-        else the whole of it."""
+        """The goal in words: the row's instruction, or else that in the first observation, or else
+        the whole first observation."""
         first = self.steps[0].observation
         found = _INSTRUCTION.search(first)
         return self.instruction or (found[1] if found else first)
 
 
 def goal_key(goal: str) -> str:
-    """A goal in words without what differs from one telling to another: case, punctuation, a price drawn anew.
+    """A goal without what may differ between two statements of it: case, punctuation, price limit.
 
     >>> goal_key("I need a red mug, and price lower than 20.00 dollars")
     'i need a red mug'
@@ -58,19 +59,19 @@ def goal_key(goal: str) -> str:
     return " ".join(re.findall(r"\w+", _PRICE.sub("", goal).casefold()))
 
 
-def whole_reward(value: object) -> float | None:
-    """A reward in [0, 1] of a row, None where it tells none. ParseError: anything else."""
+def parse_reward(value: object) -> float | None:
+    """A row's reward in [0, 1], or None if it has none. ParseError for anything else."""
     if value is None or isinstance(value, bool):
         return None if value is None else float(value)
     if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-        raise ParseError(f"reward {value!r} is no number in [0, 1]")
+        raise ParseError(f"`reward` is {value!r}; expected a number from 0 to 1")
     return float(value)
 
 
 def require_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps as they are; ParseError where there is none, or where none of them holds an action."""
+    """The steps unchanged. ParseError if there are none, or if none of them has an action."""
     if not steps:
-        raise ParseError("no turn of the agent in it")
+        raise ParseError("no turn of the agent")
     if not any(step.action for step in steps):
-        raise ParseError("no action in any of the agent's turns (`Action: …` or a tool call)")
+        raise ParseError("no action in any turn of the agent (`Action: …` or a tool call)")
     return tuple(steps)

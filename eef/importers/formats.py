@@ -1,4 +1,4 @@
-"""Formats: what a row is, seen from its keys, and how each published format becomes an `ParsedEpisode`."""
+"""Formats: detects a row's format by its keys and parses it into a `ParsedEpisode`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from eef.errors import StoreError
-from eef.importers.conversations import said, split_episode
-from eef.importers.episode import ParsedEpisode, ParseError, whole_reward
+from eef.importers.conversations import parse_message, split_episode
+from eef.importers.episode import ParsedEpisode, ParseError, parse_reward
 from eef.importers.react import read_react
 from eef.trajectory import Trajectory
 
@@ -15,17 +15,21 @@ Record = dict[str, Any]
 
 
 def detect(row: Record) -> str | None:
-    """The name of the format a row has, None where it has none we know."""
+    """The name of a row's format, or None if it is unknown."""
     return next((name for name, (fits, _, _) in FORMATS.items() if fits(row)), None)
 
 
 def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
-    """The episode of a row. ParseError: no known format, another than `wanted`, or not as that format has it."""
+    """The episode of a row; `wanted` is the only format to accept, or "auto".
+
+    ParseError if the format is unknown or not `wanted`, or if the row is malformed.
+    """
     name = detect(row)
     if name is None:
-        raise ParseError(f"no known format: it has {', '.join(sorted(row)[:8]) or 'no keys'}")
+        keys = ", ".join(sorted(row)[:8]) or "none"
+        raise ParseError(f"unknown format with keys: {keys}")
     if wanted not in ("auto", name):
-        raise ParseError(f"it is `{name}`, not `{wanted}`")
+        raise ParseError(f"format is `{name}`; expected `{wanted}`")
     try:
         return FORMATS[name][1](row)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -33,17 +37,17 @@ def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
 
 
 def _read_own(row: Record) -> ParsedEpisode:
-    """A record of a store of ours. One that starts inside another is no episode by itself."""
+    """A trajectory record of `eef`. One that starts inside another is not a whole episode."""
     try:
         trajectory = Trajectory.from_record(row)
     except StoreError as error:
         raise ParseError(error.message) from error
     if trajectory.start is not None:
         raise ParseError(
-            f"it starts inside another trajectory ({trajectory.start}), and is no whole episode"
+            f"not a whole episode: it starts inside another trajectory ({trajectory.start})"
         )
     if trajectory.status == "error":
-        raise ParseError(f"a broken rollout: {trajectory.error}")
+        raise ParseError(f"a failed rollout: {trajectory.error}")
     return ParsedEpisode(
         format="eef",
         steps=trajectory.steps,
@@ -55,6 +59,7 @@ def _read_own(row: Record) -> ParsedEpisode:
         terminated=trajectory.status == "terminated",
         author=trajectory.author.name,
         source=trajectory.source or "",
+        unverified_task="" if trajectory.replayable else trajectory.task,
     )
 
 
@@ -82,8 +87,8 @@ def _read_messages(row: Record) -> ParsedEpisode:
 
 
 def _read_completions(row: Record) -> ParsedEpisode:
-    """verifiers before traces: the messages shown, then those that followed."""
-    shown = (
+    """verifiers before it had traces: the prompt's messages, then those of the completion."""
+    prompt = (
         row["prompt"]
         if isinstance(row["prompt"], list)
         else [{"role": "user", "content": row["prompt"]}]
@@ -93,14 +98,14 @@ def _read_completions(row: Record) -> ParsedEpisode:
         if row.get("example_id") is None
         else f"{row['example_id']}#{row.get('rollout', row.get('id', 0))}"
     )
-    return _conversation("verifiers", row, [*shown, *row["completion"]], key=key)
+    return _conversation("verifiers", row, [*prompt, *row["completion"]], key=key)
 
 
 def _read_traces(row: Record) -> ParsedEpisode:
-    """verifiers: an episode of one trace, whose messages are a path through its nodes to the last one."""
+    """verifiers: an episode of one trace; its messages are the path to its last node."""
     traces = row.get("traces", [row])
     if len(traces) != 1:
-        raise ParseError(f"an episode of {len(traces)} agents; one is read")
+        raise ParseError(f"an episode of {len(traces)} agents; expected one")
     trace = traces[0]
     if trace.get("errors"):
         raise ParseError("a trace that ended in an error")
@@ -117,7 +122,7 @@ def _read_traces(row: Record) -> ParsedEpisode:
 
 
 def _path(nodes: list[Record]) -> list[Record]:
-    """The messages from the root to the last node. A branch that the last one does not lead to is another context."""
+    """The messages from the root to the last node; other branches are other contexts."""
     path: list[Record] = []
     at: int | None = len(nodes) - 1
     while at is not None and len(path) <= len(nodes):
@@ -127,12 +132,12 @@ def _path(nodes: list[Record]) -> list[Record]:
 
 
 def _read_inspect(row: Record) -> ParsedEpisode:
-    """A sample of an inspect log: its messages, and the mean of its scores."""
+    """A sample of an inspect log; its reward is the mean of its scores."""
     if row.get("error"):
         raise ParseError("a sample that ended in an error")
     values = [_score(score.get("value")) for score in (row.get("scores") or {}).values()]
-    known = [value for value in values if value is not None]
-    reward = sum(known) / len(known) if known else None
+    graded = [value for value in values if value is not None]
+    reward = sum(graded) / len(graded) if graded else None
     return _conversation(
         "inspect",
         {"reward": reward},
@@ -143,7 +148,7 @@ def _read_inspect(row: Record) -> ParsedEpisode:
 
 
 def _score(value: Any) -> float | None:
-    """inspect writes C, P, I, N for correct, partial, incorrect, no answer."""
+    """A score as a number; inspect writes C, P, I, N for correct, partial, incorrect, no answer."""
     grades = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
     if isinstance(value, str):
         return grades.get(value)
@@ -154,7 +159,7 @@ def _conversation(
     name: str, row: Record, messages: list[Any], *, key: object = "", task: str | int | None = None
 ) -> ParsedEpisode:
     prompt, steps, final = split_episode(
-        [said(message, number) for number, message in enumerate(messages)]
+        [parse_message(message, number) for number, message in enumerate(messages)]
     )
     reward = row.get("reward", row.get("score"))
     return ParsedEpisode(
@@ -165,7 +170,7 @@ def _conversation(
         task=row.get("task", row.get("task_idx")) if task is None else task,
         instruction=str(row.get("instruction") or ""),
         prompt=prompt,
-        reward=whole_reward(reward),
+        reward=parse_reward(reward),
         success=row.get("success"),
         terminated=not row.get("truncated", False),
         author=str(row.get("author") or ""),
@@ -176,12 +181,13 @@ FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], ParsedEpis
     "eef": (
         lambda row: {"author", "steps", "final_observation"} <= row.keys(),
         _read_own,
-        "a trajectory of a store of ours (`trajectories.jsonl`)",
+        "trajectories of `eef` (`trajectories.jsonl`)",
     ),
     "react": (
         lambda row: {"initial_observation", "steps"} <= row.keys(),
         read_react,
-        "ReAct logs in bracket format: `initial_observation`, `steps[action, observation]`, thoughts as `think[…]`",
+        "ReAct logs in bracket format: `initial_observation`, `steps[action, observation]`, "
+        "thoughts as `think[…]`",
     ),
     "agentgym": (
         lambda row: (
@@ -198,12 +204,13 @@ FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], ParsedEpis
     "inspect": (
         lambda row: "messages" in row and "scores" in row and "epoch" in row,
         _read_inspect,
-        "inspect logs: `.eval`, or the same as JSON",
+        "inspect logs: `.eval`, or their JSON form",
     ),
     "messages": (
         lambda row: "messages" in row,
         _read_messages,
-        "OpenAI messages: `messages[role, content, tool_calls]`, masks as `train`, `weight`, `loss` or `loss_weight`",
+        "OpenAI messages: `messages[role, content, tool_calls]`, masks as `train`, `weight`, "
+        "`loss` or `loss_weight`",
     ),
     "verifiers": (
         lambda row: (
@@ -215,7 +222,7 @@ FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], ParsedEpis
         "verifiers: `traces.jsonl`, or older rows of `prompt`, `completion`, `reward`",
     ),
 }
-"""Name → (whether a row has this format, its reader, what it is); the first that fits is taken."""
+"""Name → (whether a row has this format, its parser, its description); the first match is used."""
 
 
 def _any_has(messages: Any, key: str) -> bool:

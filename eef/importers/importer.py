@@ -1,4 +1,4 @@
-"""Importer: data files → trajectories, one at a time, with a report of all that was met. The whole of an import."""
+"""Importer: data files → verified or unverified trajectories, one at a time, with a report."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from eef.importers.rows import Rejection, Row, read_rows
 from eef.importers.verify import TaskIndex, verify
 from eef.trajectory import Author, Trajectory
 
-EXAMPLES = 5  # differences that are shown
+_MOST_DIFFERENCES = 5
 
 
 @dataclass(slots=True)
 class ImportReport:
-    """Counts of an import. `differences` are the first few reasons why a trajectory is text only, each with its place.
+    """Counts of an import.
 
-    `won` and `rewards` (their sum) count what was imported; `masked` turns came with loss weight 0; `prompts` is how
-    many episodes came with rules in words, which are left out: a run trains with its environment's. `held_out` are
-    those of `rejected` which are of tasks that a run does not train on.
+    `won`, `rewards` (a sum) and `replayed` count imported trajectories; those not replayed
+    are `unverified`. `differences` are the first few reasons for that, each with its place.
+    `masked` counts turns with loss weight 0. `prompts` counts episodes with a prompt of their own,
+    which is not imported: a run trains with its environment's. `held_out` are the rejected rows
+    whose tasks a run must not train on. `reasons` counts all rejected rows.
     """
 
     formats: Counter[str] = field(default_factory=Counter)
@@ -65,38 +67,39 @@ class ImportReport:
             "differences": self.differences,
         }
 
-    def take(
-        self, place: str, imported: ParsedEpisode, trajectory: Trajectory, difference: str
+    def add(
+        self, place: str, episode: ParsedEpisode, trajectory: Trajectory, difference: str
     ) -> None:
-        """Count a trajectory that is imported."""
+        """Count an imported trajectory; `difference` is why it is unverified, or empty."""
         self.imported += 1
-        self.formats[imported.format] += 1
+        self.formats[episode.format] += 1
         self.won += trajectory.success
         self.rewards += trajectory.reward or 0.0
         self.replayed += trajectory.replayable
         self.masked += sum(step.weight == 0 for step in trajectory.steps)
-        self.prompts += bool(imported.prompt)
-        told = any(known.endswith(f": {difference}") for known in self.differences)
-        if difference and not told and len(self.differences) < EXAMPLES:
+        self.prompts += bool(episode.prompt)
+        listed = any(each.endswith(f": {difference}") for each in self.differences)
+        if difference and not listed and len(self.differences) < _MOST_DIFFERENCES:
             self.differences.append(f"{place}: {difference}")
 
     def reject(self, rejection: Rejection) -> None:
-        """Count a row that is not taken, by the kind of its reason."""
+        """Count a rejected row under its reason, without the details."""
         self.rejected += 1
         self.reasons[rejection.reason.split(":")[0].split(" (")[0]] += 1
 
 
 class Importer:
-    """An import under way; `report` is true of what has been yielded so far.
+    """Imports trajectories from files; `report` counts those yielded so far.
 
-    `known` are the tasks to replay in, `wanted` a format or "auto", `author` who played where that is not told (the
-    file's name when left out), `reward` that of rows which tell none, `held_out` the tasks (id
-    → why) whose trajectories are not taken.
+    `task_index` are the tasks to verify trajectories in, None to verify none. `wanted` is the only
+    format to accept, or "auto". `author` is the expert's name, by default that of the row, or the
+    file's. `reward` is used for rows that record none. `held_out` maps ids of tasks to the reason
+    why their trajectories are rejected.
     """
 
     def __init__(
         self,
-        known: TaskIndex | None = None,
+        task_index: TaskIndex | None = None,
         *,
         wanted: str = "auto",
         author: str = "",
@@ -104,49 +107,51 @@ class Importer:
         held_out: Mapping[str, str] | None = None,
     ) -> None:
         self.report = ImportReport()
-        self._known, self._wanted, self._author, self._reward = known, wanted, author, reward
+        self._task_index = task_index
+        self._wanted = wanted
+        self._author = author
+        self._reward = reward
         self._held_out = dict(held_out or {})
         self._places: dict[str, str] = {}
 
     def trajectories(self, paths: Sequence[Path]) -> Iterator[Trajectory | Rejection]:
-        """All rows of the files, as trajectories or as the reason why not. DataError: a file that cannot be opened."""
+        """The rows of the files, imported or rejected. DataError if a file cannot be opened."""
         for path in paths:
             for row in read_rows(path):
-                taken = self._take(row, path) if isinstance(row, Row) else row
-                if isinstance(taken, Rejection):
-                    self.report.reject(taken)
-                yield taken
+                item = self._import(row, path) if isinstance(row, Row) else row
+                if isinstance(item, Rejection):
+                    self.report.reject(item)
+                yield item
 
-    def _take(self, row: Row, path: Path) -> Trajectory | Rejection:
+    def _import(self, row: Row, path: Path) -> Trajectory | Rejection:
         try:
-            imported = read_row(row.data, self._wanted)
-            author = self._named(imported, path)
-            id = self._identify(imported, author, row.place)
-            found = verify(
-                imported, self._known, id=id, author=author, source=row.place, reward=self._reward
+            episode = read_row(row.data, self._wanted)
+            author = Author("expert", self._author or episode.author or path.stem)
+            id = self._id(episode, author, row.place)
+            trajectory, difference = verify(
+                episode,
+                self._task_index,
+                id=id,
+                author=author,
+                source=row.place,
+                reward=self._reward,
             )
         except ParseError as error:
             return Rejection(row.place, str(error))
-        if self._known and self._known.is_among(found.trajectory.task, imported, self._held_out):
+        task = trajectory.task
+        if self._task_index and self._task_index.is_among(task, episode, self._held_out):
             self.report.held_out += 1
-            why = self._held_out.get(
-                found.trajectory.task, "it asks for what only such tasks ask for"
-            )
-            return Rejection(row.place, f"held out: {why}")
+            reason = self._held_out.get(task, "its goal is only that of held-out tasks")
+            return Rejection(row.place, f"held out: {reason}")
         self._places[id] = row.place
-        self.report.take(row.place, imported, found.trajectory, found.difference)
-        return found.trajectory
+        self.report.add(row.place, episode, trajectory, difference)
+        return trajectory
 
-    def _named(self, imported: ParsedEpisode, path: Path) -> Author:
-        """`expert:<name>`: what was asked for, else what the row tells, else the file's name."""
-        name = self._author or imported.author or path.stem
-        return Author("expert", name)
-
-    def _identify(self, imported: ParsedEpisode, author: Author, place: str) -> str:
-        """The trajectory's id. ParseError where another row of this import has it."""
-        kept = imported.format == "eef" and imported.key.startswith(f"{author}/")
-        own = imported.key or f"line{place.rpartition(':')[2].removeprefix('row ')}"
-        id = own if kept else f"{author}/{own}"
+    def _id(self, episode: ParsedEpisode, author: Author, place: str) -> str:
+        """The trajectory's id, `author/key`. ParseError if an earlier row of this import has it."""
+        unchanged = episode.format == "eef" and episode.key.startswith(f"{author}/")
+        key = episode.key or f"line{place.rpartition(':')[2].removeprefix('row ')}"
+        id = key if unchanged else f"{author}/{key}"
         if id in self._places:
-            raise ParseError(f"duplicate id {imported.key or id!r}: {self._places[id]} has it")
+            raise ParseError(f"duplicate id {episode.key or id!r}: also at {self._places[id]}")
         return id

@@ -1,25 +1,29 @@
-"""ReAct logs in bracket format: `think[…]`, `search[…]`, `click[…]`, each with the observation that followed."""
+"""ReAct logs in bracket format: `think[…]`, `search[…]`, `click[…]`, each with its observation."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from eef.chat import format_completion
-from eef.importers.episode import ParsedEpisode, ParseError, require_steps, whole_reward
+from eef.importers.episode import ParsedEpisode, ParseError, parse_reward, require_steps
 from eef.trajectory import Step
 
 _ENDS = ("click[buy now]",)
 
 
 def read_react(row: dict[str, Any]) -> ParsedEpisode:
-    """A row of `initial_observation` and `steps[action, observation]`. A thought belongs to the action it precedes.
+    """The episode of a row with `initial_observation` and `steps[action, observation]`.
+
+    A thought belongs to the action after it.
 
     >>> row = {"initial_observation": "a shop", "reward": 1.0, "steps": [
-    ...     {"action": "think[red fits.]", "observation": "OK."}, {"action": "click[red]", "observation": "bought"}]}
+    ...     {"action": "think[red fits.]", "observation": "OK."},
+    ...     {"action": "click[red]", "observation": "bought"}]}
     >>> read_react(row).steps[0].completion
     'Thought: red fits.\\nAction: click[red]'
 
-    ParseError: an entry without action or observation, no action at all, a reward outside [0, 1].
+    ParseError if an entry has no action or observation, if there is no action at all, or if the
+    reward is outside [0, 1].
     """
     steps = require_steps(_steps(row))
     last = row["steps"][-1]
@@ -30,7 +34,7 @@ def read_react(row: dict[str, Any]) -> ParsedEpisode:
         key=str(row.get("session", row.get("task_idx", ""))),
         task=row.get("task_idx"),
         instruction=str(row.get("instruction") or ""),
-        reward=whole_reward(row.get("reward")),
+        reward=parse_reward(row.get("reward")),
         success=row.get("success"),
         terminated=last["action"].lower() in _ENDS or last["observation"].startswith("Your score"),
     )
@@ -38,16 +42,16 @@ def read_react(row: dict[str, Any]) -> ParsedEpisode:
 
 def _steps(row: dict[str, Any]) -> list[Step]:
     steps: list[Step] = []
-    seen, thoughts = row["initial_observation"], []
+    before, thoughts = row["initial_observation"], []
     for number, entry in enumerate(row["steps"]):
         action, observation = _entry(entry, number)
         if action.startswith("think["):
             thoughts.append(action[len("think[") :].removesuffix("]"))
             continue
-        steps.append(_step(seen, thoughts, action))
-        seen, thoughts = observation, []
+        steps.append(_step(before, thoughts, action))
+        before, thoughts = observation, []
     if thoughts:  # the log ends in a thought
-        steps.append(_step(seen, thoughts, ""))
+        steps.append(_step(before, thoughts, ""))
     return steps
 
 
@@ -60,7 +64,7 @@ def _entry(entry: Any, number: int) -> tuple[str, str]:
     return action.strip(), observation
 
 
-def _step(seen: str, thoughts: list[str], action: str) -> Step:
+def _step(observation: str, thoughts: list[str], action: str) -> Step:
     thought = " ".join(thoughts)
     completion = format_completion(thought, action) if action else f"Thought: {thought}"
-    return Step(observation=seen, completion=completion, action=action)
+    return Step(observation=observation, completion=completion, action=action)

@@ -1,7 +1,8 @@
-"""Rows: the records of a data file one at a time, each with the place it stands in; first step of an import.
+"""Rows: the records of a data file, one at a time, each with its place in the file.
 
-JSON Lines, a JSON array of any length on however few lines, a single JSON object, an inspect log (`.eval`). Memory is
-that of one row. What cannot be read is a `Rejection`, not an exception: the rows behind it are read on.
+Reads JSON Lines, a JSON array (on one line or many), a single JSON object, and inspect logs
+(`.eval`). Only one row is held in memory. A row that cannot be read becomes a `Rejection`, and
+reading continues with the next.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ import ijson
 from eef.errors import DataError
 
 _ZIP, _BOM = b"PK\x03\x04", b"\xef\xbb\xbf"
-_WHOLE = 1 << 28  # bytes: a file which is one object is read at once up to this size
-_NOT_COMPRESSED_AS_WE_READ = (
+_LARGEST_OBJECT = 1 << 28  # bytes of a file that is one JSON object, which is read as a whole
+_UNKNOWN_COMPRESSION = (
     "compressed in a way this Python cannot read (zstd?): `pip install 'eef[inspect]'`"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A record of a file. `place` is `path:line`, `path:row N` in an array, `path:member` in an archive."""
+    """A record of a file.
+
+    `place` is `path:line`; `path:row N` in an array, and `path:member` in an archive.
+    """
 
     place: str
     data: dict[str, Any]
@@ -36,21 +40,21 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A row that is not taken, and why."""
+    """A row that is not imported, and the reason."""
 
     place: str
     reason: str
 
 
 def read_rows(path: Path) -> Iterator[Row | Rejection]:
-    """The rows of a file in order. DataError where it cannot be opened or is empty."""
+    """The rows of a file, in order. DataError if it cannot be opened or is empty."""
     try:
         with path.open("rb") as file:
             start = _sniff(file)
             if not start:
                 raise DataError(
                     f"`{path}` is empty",
-                    hint="each line, or each item of an array, is one trajectory",
+                    hint="write one trajectory per line, or per item of an array",
                 )
             if start.startswith(_ZIP):
                 yield from _archive(path)
@@ -63,7 +67,7 @@ def read_rows(path: Path) -> Iterator[Row | Rejection]:
 
 
 def _sniff(file: BufferedReader) -> bytes:
-    """The first bytes that say something; the file stands behind a byte order mark, else at its start."""
+    """The first bytes that are not whitespace. The file is left after its byte order mark."""
     head = file.peek(4096)
     file.seek(len(_BOM) if head.startswith(_BOM) else 0)
     return head.removeprefix(_BOM).lstrip()[:4]
@@ -77,7 +81,7 @@ def _array(path: Path, file: BufferedReader) -> Iterator[Row | Rejection]:
     except (ijson.JSONError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         yield Rejection(
-            f"{path}:row {number + 1}", f"not JSON, and all behind it cannot be read: {reason}"
+            f"{path}:row {number + 1}", f"not JSON, so that later rows cannot be read: {reason}"
         )
 
 
@@ -96,10 +100,11 @@ def _lines(path: Path, file: BufferedReader) -> Iterator[Row | Rejection]:
 
 
 def _object(path: Path, file: BufferedReader) -> Iterator[Row | Rejection]:
-    """A file that is one object over many lines: a row, or the samples of an inspect log."""
-    if path.stat().st_size > _WHOLE:
+    """A file that is one object on many lines: a row, or an inspect log with its samples."""
+    if path.stat().st_size > _LARGEST_OBJECT:
         yield Rejection(
-            f"{path}:1", f"one JSON object of {path.stat().st_size} bytes: write an object a line"
+            f"{path}:1",
+            f"one JSON object of {path.stat().st_size} bytes; write one object per line",
         )
         return
     item = _parse(path.read_bytes().removeprefix(_BOM))
@@ -113,10 +118,8 @@ def _object(path: Path, file: BufferedReader) -> Iterator[Row | Rejection]:
 
 
 def _archive(path: Path) -> Iterator[Row | Rejection]:
-    """The samples of an inspect log, which is a zip archive of JSON files, as a rule compressed by zstd."""
-    with suppress(
-        ImportError
-    ):  # where it is there, zipfile reads zstd too, as it does by itself from Python 3.14 on
+    """The samples of an inspect log: a zip archive of JSON files, usually compressed with zstd."""
+    with suppress(ImportError):  # it makes zipfile read zstd, as Python 3.14 does by itself
         import zipfile_zstd  # noqa: F401
     try:
         with zipfile.ZipFile(path) as archive:
@@ -128,12 +131,12 @@ def _archive(path: Path) -> Iterator[Row | Rejection]:
             if not members:
                 yield Rejection(
                     str(path),
-                    "an archive without `samples/*.json`: it is no inspect log with samples",
+                    "an archive without `samples/*.json`; expected an inspect log with samples",
                 )
             for name in sorted(members):
                 yield _member(archive, path, name)
     except zipfile.BadZipFile as error:
-        yield Rejection(str(path), f"a broken archive: {error}")
+        yield Rejection(str(path), f"damaged archive: {error}")
 
 
 def _member(archive: zipfile.ZipFile, path: Path, name: str) -> Row | Rejection:
@@ -143,12 +146,12 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str) -> Row | Rejection:
     except (zipfile.BadZipFile, OSError) as error:
         return Rejection(place, f"cannot be read: {error}")
     except NotImplementedError:
-        return Rejection(place, _NOT_COMPRESSED_AS_WE_READ)
+        return Rejection(place, _UNKNOWN_COMPRESSION)
     return Rejection(place, item.reason) if isinstance(item, Rejection) else _checked(place, item)
 
 
 def _parse(data: bytes) -> Any:
-    """The value of some JSON, or a Rejection without a place that says what is wrong with it."""
+    """The value of a JSON text, or a Rejection without a place."""
     try:
         return json.loads(data.decode())
     except UnicodeDecodeError as error:
@@ -156,10 +159,10 @@ def _parse(data: bytes) -> Any:
     except ValueError as error:
         return Rejection("", f"not JSON: {error}")
     except RecursionError:
-        return Rejection("", "not JSON we read: nested too deep")
+        return Rejection("", "JSON is nested too deep")
 
 
 def _checked(place: str, item: Any) -> Row | Rejection:
     if isinstance(item, dict):
         return Row(place, item)
-    return Rejection(place, f"a {type(item).__name__} where an object was expected")
+    return Rejection(place, f"a JSON {type(item).__name__}; expected an object")

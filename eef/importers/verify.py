@@ -1,14 +1,15 @@
-"""Verify: an imported episode is played again where its environment is at hand. Between `formats` and `reading`.
+"""Verify: replays a parsed episode in its environment and compares what it returns.
 
-What comes back as it was told is a trajectory like our own, and can be played on from. All else is *text only*: kept as
-it was told, good for behaviour cloning, refused for exploration.
+An episode that matches becomes a trajectory like our own, whose states can be explored from. Any
+other is *unverified*: kept as recorded, usable for behavior cloning, refused for exploration.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from eef.env import Env, execute
 from eef.errors import ReplayMismatch
@@ -16,21 +17,19 @@ from eef.importers.episode import ParsedEpisode, ParseError, goal_key
 from eef.task import Task, TaskSet
 from eef.trajectory import Author, Step, Trajectory, Usage
 
-TEXT = "text/"  # ids of tasks that belong to no environment at hand
 _SAME_REWARD = 1e-6
-_SHOWN = 160  # characters of a difference
+_LONGEST_EXCERPT = 160  # characters
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """A trajectory of an imported episode; `difference` says why it is text only ("" where it was replayed)."""
+class Verified(NamedTuple):
+    """The trajectory of an episode; `difference` is why it is unverified, or empty."""
 
     trajectory: Trajectory
     difference: str
 
 
 class TaskIndex:
-    """The tasks of an environment, to be found by id, by number or by what they ask for."""
+    """Finds the tasks of an environment by id, number or goal."""
 
     def __init__(self, env: Env, splits: Mapping[str, TaskSet]) -> None:
         self.env = env
@@ -41,71 +40,71 @@ class TaskIndex:
         for task in self._by_id.values():
             self._by_goal.setdefault(goal_key(task.instruction), []).append(task)
 
-    def candidates(self, imported: ParsedEpisode) -> list[Task]:
-        """Tasks it may be of: that which the row names, then those which ask for the same."""
-        named = self._by_id.get(str(imported.task)) or (
-            self._by_number.get(imported.task) if isinstance(imported.task, int) else None
+    def candidates(self, episode: ParsedEpisode) -> list[Task]:
+        """The tasks an episode may be of: the one its row names, then those with its goal."""
+        named = self._by_id.get(str(episode.task)) or (
+            self._by_number.get(episode.task) if isinstance(episode.task, int) else None
         )
-        return list(
-            {
-                task.id: task for task in (*([named] if named else ()), *self.asking_for(imported))
-            }.values()
-        )
+        tasks = (*([named] if named else ()), *self.with_goal_of(episode))
+        return list({task.id: task for task in tasks}.values())
 
-    def asking_for(self, imported: ParsedEpisode) -> list[Task]:
-        """The tasks whose goal is that of the episode, or else the first line of what it sees."""
-        goal = imported.goal()
+    def with_goal_of(self, episode: ParsedEpisode) -> list[Task]:
+        """The tasks with an episode's goal, or else with the first line of it as their goal."""
+        goal = episode.goal()
         return self._by_goal.get(goal_key(goal)) or self._by_goal.get(
             goal_key(goal.split("\n", 1)[0]), []
         )
 
-    def is_among(self, task: str, imported: ParsedEpisode, ids: Container[str]) -> bool:
-        """Whether an episode of `task` is of one of the tasks `ids`: by its task, else because its goal is that of
-        these alone."""
+    def is_among(self, task: str, episode: ParsedEpisode, ids: Container[str]) -> bool:
+        """Whether an episode of `task` belongs to one of the tasks `ids`.
+
+        For a task outside the environment: whether all tasks with the episode's goal are in `ids`.
+        """
         if task in self.split_of:
             return task in ids
-        asking = self.asking_for(imported)
-        return bool(asking) and all(item.id in ids for item in asking)
+        same_goal = self.with_goal_of(episode)
+        return bool(same_goal) and all(item.id in ids for item in same_goal)
 
 
 def verify(
-    imported: ParsedEpisode,
-    known: TaskIndex | None,
+    episode: ParsedEpisode,
+    task_index: TaskIndex | None,
     *,
     id: str,
     author: Author,
     source: str,
     reward: float | None,
 ) -> Verified:
-    """The trajectory of an imported episode, replayed where a task of `known` gives the observations that are told.
+    """The trajectory of an episode, verified if a task of `task_index` returns its observations.
 
-    `reward` stands for one that the row does not tell and no replay gives. ParseError where there is none at all.
+    `reward` is used if the row records none and the episode is unverified. ParseError if there is
+    no reward at all.
     """
-    shell = _shell(imported, id, author, imported.source or source)
-    if known is None:
-        return Verified(
-            _as_told(imported, known, shell, reward), "no environment at hand to replay it in"
-        )
-    differences: list[tuple[int, str]] = [(-1, f"{known.env.name} has no task that asks for this")]
-    for task in known.candidates(imported):
+    unplayed = _unplayed(episode, id, author, episode.source or source)
+    if task_index is None:
+        trajectory = _as_recorded(episode, task_index, unplayed, reward)
+        return Verified(trajectory, "no environment to replay it in")
+    env = task_index.env
+    differences: list[tuple[int, str]] = [(-1, f"{env.name} has no task with this goal")]
+    for task in task_index.candidates(episode):
         try:
-            return Verified(_replayed(known.env, task, imported, shell), "")
+            return Verified(_replay(env, task, episode, unplayed), "")
         except ReplayMismatch as mismatch:
-            another = mismatch.step == 0 and task not in known.asking_for(imported)
-            words = f"{task.id} asks for something else here" if another else mismatch.message
-            differences.append((mismatch.step, words))
+            other_goal = mismatch.step == 0 and task not in task_index.with_goal_of(episode)
+            message = f"{task.id} has another goal here" if other_goal else mismatch.message
+            differences.append((mismatch.step, message))
     _, furthest = max(differences, key=lambda item: item[0])
-    return Verified(_as_told(imported, known, shell, reward), furthest)
+    return Verified(_as_recorded(episode, task_index, unplayed, reward), furthest)
 
 
-def _shell(imported: ParsedEpisode, id: str, author: Author, source: str) -> Trajectory:
-    """All that does not depend on a replay."""
+def _unplayed(episode: ParsedEpisode, id: str, author: Author, source: str) -> Trajectory:
+    """The trajectory without what depends on a replay."""
     return Trajectory(
         id=id,
         task="",
         author=author,
-        steps=imported.steps,
-        final_observation=imported.final_observation,
+        steps=episode.steps,
+        final_observation=episode.final_observation,
         status="terminated",
         reward=None,
         success=False,
@@ -113,28 +112,32 @@ def _shell(imported: ParsedEpisode, id: str, author: Author, source: str) -> Tra
     )
 
 
-def _replayed(env: Env, task: Task, imported: ParsedEpisode, shell: Trajectory) -> Trajectory:
-    """The trajectory with the environment's own observations and rewards. ReplayMismatch at the first difference."""
-    seen, over = env.reset(task), False
+def _replay(env: Env, task: Task, episode: ParsedEpisode, unplayed: Trajectory) -> Trajectory:
+    """The trajectory with the environment's own observations and rewards.
+
+    ReplayMismatch at the first difference from the episode.
+    """
+    observation, over = env.reset(task), False
     steps: list[Step] = []
-    for t, step in enumerate(imported.steps):
+    for t, step in enumerate(episode.steps):
         if over:
-            raise _differs(task, t, step.observation, "the end of the episode")
-        if not _same(seen, step.observation):
-            raise _differs(task, t, step.observation, seen)
+            raise _mismatch(task, t, step.observation, "the end of the episode")
+        if not _same(observation, step.observation):
+            raise _mismatch(task, t, step.observation, observation)
         result = execute(env, step.action)
-        steps.append(replace(step, observation=seen, reward=float(result.reward)))
-        seen, over = result.observation, result.terminated
-    if imported.final_observation and not over and not _same(seen, imported.final_observation):
-        raise _differs(task, len(steps), imported.final_observation, seen)
+        steps.append(replace(step, observation=observation, reward=float(result.reward)))
+        observation, over = result.observation, result.terminated
+    final = episode.final_observation
+    if final and not over and not _same(observation, final):
+        raise _mismatch(task, len(steps), final, observation)
     reward = float(env.score([step.reward for step in steps]))
-    if imported.reward is not None and abs(reward - imported.reward) > _SAME_REWARD:
-        raise _differs(task, len(steps), f"reward {imported.reward:g}", f"reward {reward:g}")
+    if episode.reward is not None and abs(reward - episode.reward) > _SAME_REWARD:
+        raise _mismatch(task, len(steps), f"reward {episode.reward:g}", f"reward {reward:g}")
     return replace(
-        shell,
+        unplayed,
         task=task.id,
         steps=tuple(steps),
-        final_observation=seen,
+        final_observation=observation,
         reward=reward,
         status="terminated" if over else "truncated",
         success=reward >= env.success_threshold,
@@ -142,52 +145,57 @@ def _replayed(env: Env, task: Task, imported: ParsedEpisode, shell: Trajectory) 
     )
 
 
-def _as_told(
-    imported: ParsedEpisode, known: TaskIndex | None, shell: Trajectory, reward: float | None
+def _as_recorded(
+    episode: ParsedEpisode,
+    task_index: TaskIndex | None,
+    unplayed: Trajectory,
+    default_reward: float | None,
 ) -> Trajectory:
-    told = reward if imported.reward is None else imported.reward
-    if told is None:
-        raise ParseError(
-            "no reward, and no replay that gives one (`--reward 1` takes such rows for wins)"
-        )
-    won = told >= (known.env.success_threshold if known else 1.0)
+    """The unverified trajectory."""
+    reward = default_reward if episode.reward is None else episode.reward
+    if reward is None:
+        raise ParseError("no reward, and no replay that gives one (`--reward 1` makes it a win)")
+    won = reward >= (task_index.env.success_threshold if task_index else 1.0)
     return replace(
-        shell,
-        task=_task_of(imported, known),
-        reward=told,
+        unplayed,
+        task=_task_id(episode, task_index),
+        reward=reward,
         replayable=False,
-        status="terminated" if imported.terminated else "truncated",
-        success=won if imported.success is None else bool(imported.success),
+        status="terminated" if episode.terminated else "truncated",
+        success=won if episode.success is None else bool(episode.success),
     )
 
 
-def _task_of(imported: ParsedEpisode, known: TaskIndex | None) -> str:
-    """The one task that asks for the same, else an id made of what is asked for: equal goals, equal ids."""
-    asking = known.asking_for(imported) if known else []
-    if len(asking) == 1:
-        return asking[0].id
-    if str(imported.task).startswith(TEXT):
-        return str(imported.task)
-    return TEXT + hashlib.blake2b(goal_key(imported.goal()).encode(), digest_size=6).hexdigest()
+def _task_id(episode: ParsedEpisode, task_index: TaskIndex | None) -> str:
+    """The only task with the episode's goal, or else the id that an earlier import gave it, or else
+    one derived from the goal."""
+    same_goal = task_index.with_goal_of(episode) if task_index else []
+    if len(same_goal) == 1:
+        return same_goal[0].id
+    if episode.unverified_task:
+        return episode.unverified_task
+    digest = hashlib.blake2b(goal_key(episode.goal()).encode(), digest_size=6).hexdigest()
+    return f"text/{digest}"
 
 
 def _same(one: str, other: str) -> bool:
-    """Equal but for white space, which many logs lose."""
+    """Whether two texts are equal up to whitespace, which many logs do not keep."""
     return one == other or one.split() == other.split()
 
 
-def _differs(task: Task, t: int, told: str, seen: str) -> ReplayMismatch:
+def _mismatch(task: Task, t: int, recorded: str, observed: str) -> ReplayMismatch:
     message = (
-        f"{task.id} differs at step {t}: told {_around(told, seen)!r}, seen {_around(seen, told)!r}"
+        f"{task.id} differs at step {t}: recorded {_excerpt(recorded, observed)!r}, "
+        f"observed {_excerpt(observed, recorded)!r}"
     )
-    return ReplayMismatch(message, step=t, expected=told, observed=seen)
+    return ReplayMismatch(message, step=t, expected=recorded, observed=observed)
 
 
-def _around(text: str, other: str) -> str:
-    """The text from shortly before its first difference on."""
+def _excerpt(text: str, other: str) -> str:
+    """The text from shortly before its first difference."""
     words, others = text.split(), other.split()
     same = next(
         (i for i, pair in enumerate(zip(words, others, strict=False)) if pair[0] != pair[1]), 0
     )
     shown = " ".join(words[max(0, same - 3) :])
-    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + " …"
+    return shown if len(shown) <= _LONGEST_EXCERPT else shown[:_LONGEST_EXCERPT] + " …"

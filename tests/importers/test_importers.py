@@ -1,4 +1,4 @@
-"""Imports: every published format, detection row by row, replay, masks, and all that can be wrong with a file."""
+"""Imports: every published format, detection per row, replay, masks, and every kind of bad file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import DataError, EnvError, MethodError
-from eef.importers.conversations import call_as_action, said, split_episode
+from eef.importers.conversations import call_as_action, parse_message, split_episode
 from eef.importers.episode import ParseError
 from eef.importers.formats import FORMATS, detect, read_row
 from eef.importers.importer import Importer
@@ -43,19 +43,19 @@ def env():
 
 
 @pytest.fixture(scope="module")
-def known(env):
+def task_index(env):
     return TaskIndex(env, {split: env.tasks(split) for split in ("train", "test")})
 
 
 @pytest.fixture(scope="module")
 def played(env):
-    """The toy's weak expert on some tasks: what the rows below tell."""
-    launches = [
+    """Episodes of the toy's weak expert; the rows below record them in other formats."""
+    specs = [
         RolloutSpec(f"expert:weak/{task.id}", task, None, n, 0)
         for n, task in enumerate(env.tasks("train").head(8))
     ]
     ended = play(
-        launches,
+        specs,
         env=env,
         policy=make_toy_expert(env, "weak"),
         trajectories=TrajectorySet(),
@@ -65,21 +65,21 @@ def played(env):
 
 
 def messages_of(item, system=True):
-    talk = [{"role": "system", "content": "The rules."}] if system else []
+    messages = [{"role": "system", "content": "The rules."}] if system else []
     for step in item.steps:
-        talk += [
+        messages += [
             {"role": "user", "content": step.observation},
             {"role": "assistant", "content": step.completion},
         ]
-    return talk
+    return messages
 
 
 def rows_of(item, format):
-    """A trajectory as another format would tell it."""
+    """A trajectory as a row of another format."""
     number = int(item.task.split("/")[1])
     named = [
-        {"from": {"user": "human", "assistant": "gpt"}[said["role"]], "value": said["content"]}
-        for said in messages_of(item, system=False)
+        {"from": {"user": "human", "assistant": "gpt"}[each["role"]], "value": each["content"]}
+        for each in messages_of(item, system=False)
     ]
     agreed = [
         {"from": "human", "value": "You walk along a corridor."},
@@ -93,8 +93,8 @@ def rows_of(item, format):
             "task_idx": number,
         }
     if format == "agentgym":
-        told = [{**said, "loss": None if said["from"] == "human" else True} for said in named]
-        return {"item_id": f"toy_{number}", "conversations": told, "reward": item.reward}
+        masked = [{**each, "loss": None if each["from"] == "human" else True} for each in named]
+        return {"item_id": f"toy_{number}", "conversations": masked, "reward": item.reward}
     if format == "messages":
         return {
             "id": item.id,
@@ -119,10 +119,10 @@ def rows_of(item, format):
             "reward": item.reward,
         }
     if format == "verifiers":
-        talk = messages_of(item)
+        messages = messages_of(item)
         nodes = [
-            {"parent": n - 1 if n else None, "message": said, "sampled": False}
-            for n, said in enumerate(talk)
+            {"parent": n - 1 if n else None, "message": message, "sampled": False}
+            for n, message in enumerate(messages)
         ]
         trace = {
             "version": 1,
@@ -149,20 +149,20 @@ def write(path, rows):
     return path
 
 
-def read(path, known=None, **options):
-    reading = Importer(known, **options)
-    items = list(reading.trajectories([path] if isinstance(path, Path) else path))
-    taken = [item for item in items if isinstance(item, Trajectory)]
-    return taken, [item for item in items if isinstance(item, Rejection)], reading.report
+def read(path, task_index=None, **options):
+    importer = Importer(task_index, **options)
+    items = list(importer.trajectories([path] if isinstance(path, Path) else path))
+    imported = [item for item in items if isinstance(item, Trajectory)]
+    return imported, [item for item in items if isinstance(item, Rejection)], importer.report
 
 
-# --- formats -------------------------------------------------------------------------------------------------------
+# --- formats --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_format_is_detected_replayed_and_read_back(format, played, known, tmp_path):
-    taken, rejected, report = read(
-        write(tmp_path / "a.jsonl", [rows_of(item, format) for item in played]), known
+def test_a_format_is_detected_replayed_and_read_back(format, played, task_index, tmp_path):
+    imported, rejected, report = read(
+        write(tmp_path / "a.jsonl", [rows_of(item, format) for item in played]), task_index
     )
     assert rejected == []
     assert report.formats == {format: 8}
@@ -171,7 +171,7 @@ def test_a_format_is_detected_replayed_and_read_back(format, played, known, tmp_
         8,
         sum(item.success for item in played),
     )
-    for item, original in zip(taken, played, strict=True):
+    for item, original in zip(imported, played, strict=True):
         assert item.by_expert
         assert item.replayable
         assert (item.task, item.reward, item.success, item.status) == (
@@ -192,53 +192,56 @@ def test_a_format_is_detected_replayed_and_read_back(format, played, known, tmp_
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_without_an_environment_it_is_text_only(format, played, tmp_path):
-    taken, _, report = read(write(tmp_path / "a.jsonl", [rows_of(item, format) for item in played]))
-    assert (report.imported, report.replayed, report.unverified) == (8, 0, 8)
-    assert not any(item.replayable for item in taken)
-    assert all(item.task.startswith("text/") for item in taken)
-    assert [item.reward for item in taken] == [item.reward for item in played]
-    assert all(
-        item.source == f"{tmp_path / 'a.jsonl'}:{line}" for line, item in enumerate(taken, start=1)
+def test_without_an_environment_it_is_unverified(format, played, tmp_path):
+    imported, _, report = read(
+        write(tmp_path / "a.jsonl", [rows_of(item, format) for item in played])
     )
-    again, _, _ = read(write(tmp_path / "b.jsonl", [item.to_record() for item in taken]))
-    assert again == taken
+    assert (report.imported, report.replayed, report.unverified) == (8, 0, 8)
+    assert not any(item.replayable for item in imported)
+    assert all(item.task.startswith("text/") for item in imported)
+    assert [item.reward for item in imported] == [item.reward for item in played]
+    assert all(
+        item.source == f"{tmp_path / 'a.jsonl'}:{line}"
+        for line, item in enumerate(imported, start=1)
+    )
+    again, _, _ = read(write(tmp_path / "b.jsonl", [item.to_record() for item in imported]))
+    assert again == imported
 
 
 @pytest.mark.parametrize("change", ["observation", "action", "reward", "more"])
-def test_what_does_not_come_back_is_text_only_and_the_difference_is_shown(
-    change, played, known, tmp_path
+def test_an_episode_that_replays_differently_is_unverified_and_the_difference_reported(
+    change, played, task_index, tmp_path
 ):
     row = rows_of(played[0], "messages")
-    talk = row["messages"]
+    messages = row["messages"]
     if change == "observation":
-        talk[3]["content"] = talk[3]["content"].replace("Room", "Hall")
+        messages[3]["content"] = messages[3]["content"].replace("Room", "Hall")
     elif change == "action":
-        talk[2]["content"] = "Thought: no.\nAction: dance"
+        messages[2]["content"] = "Thought: no.\nAction: dance"
     elif change == "reward":
         row["reward"] = 0.25
     else:
-        talk += [
+        messages += [
             {"role": "user", "content": "more"},
             {"role": "assistant", "content": "Action: left"},
         ]
-    (item,), _, report = read(write(tmp_path / "a.jsonl", [row]), known)
+    (item,), _, report = read(write(tmp_path / "a.jsonl", [row]), task_index)
     assert not item.replayable
     assert played[0].task in report.differences[0]
     expected = {
-        "observation": "told 'Hall",
+        "observation": "recorded 'Hall",
         "action": "at step 1",
-        "reward": "told 'reward 0.25'",
-        "more": "told",
+        "reward": "recorded 'reward 0.25'",
+        "more": "recorded",
     }
     assert expected[change] in report.differences[0]
 
 
-def test_masks_come_with_the_turns_and_are_never_trained(played, known, tmp_path):
+def test_masked_turns_are_never_trained(played, task_index, tmp_path):
     won = next(item for item in played if item.success)
     row = rows_of(won, "agentgym")
     row["conversations"][1]["loss"] = False
-    (item,), _, report = read(write(tmp_path / "a.jsonl", [row]), known)
+    (item,), _, report = read(write(tmp_path / "a.jsonl", [row]), task_index)
     assert [step.weight for step in item.steps] == [0.0, *[1.0] * (len(item.steps) - 1)]
     assert report.masked == 1
     for method in ("bc", "eef"):
@@ -257,25 +260,27 @@ def test_masks_come_with_the_turns_and_are_never_trained(played, known, tmp_path
         min_size=1,
     )
 )
-def test_every_name_of_a_mask_is_heeded(masks):
-    talk = []
+def test_a_mask_is_read_under_each_of_its_names(masks):
+    messages = []
     for name, trained in masks:
-        talk += [
+        messages += [
             {"role": "user", "content": "see"},
             {"role": "assistant", "content": "Action: go", name: trained},
         ]
-    _, steps, _ = split_episode([said(message, n) for n, message in enumerate(talk)])
+    _, steps, _ = split_episode([parse_message(message, n) for n, message in enumerate(messages)])
     assert [step.weight for step in steps] == [float(trained) for _, trained in masks]
 
 
 def test_tool_calls_are_actions():
     call = {"function": {"name": "search", "arguments": '{"query": "red mug"}'}}
-    talk = [
+    messages = [
         {"role": "user", "content": "find it"},
         {"role": "assistant", "content": "A mug.", "tool_calls": [call]},
         {"role": "tool", "content": "a page", "tool_call_id": "1"},
     ]
-    _, (step,), final = split_episode([said(message, n) for n, message in enumerate(talk)])
+    _, (step,), final = split_episode(
+        [parse_message(message, n) for n, message in enumerate(messages)]
+    )
     assert (step.completion, step.action, final) == (
         "Thought: A mug.\nAction: search[red mug]",
         "search[red mug]",
@@ -285,7 +290,7 @@ def test_tool_calls_are_actions():
 
 
 @pytest.mark.parametrize("compression", ["ZIP_DEFLATED", "ZIP_ZSTANDARD"])
-def test_an_inspect_archive_is_read(compression, played, known, tmp_path):
+def test_an_inspect_archive_is_read(compression, played, task_index, tmp_path):
     if sys.version_info < (3, 14):
         pytest.importorskip("zipfile_zstd")
     path = tmp_path / "log.eval"
@@ -293,13 +298,13 @@ def test_an_inspect_archive_is_read(compression, played, known, tmp_path):
         archive.writestr("header.json", "{}")
         for number, item in enumerate(played):
             archive.writestr(f"samples/{number}_epoch_1.json", json.dumps(rows_of(item, "inspect")))
-    assert read(path, known)[2].replayed == 8
+    assert read(path, task_index)[2].replayed == 8
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
-def talk(*roles):
+def messages_by(*roles):
     return [
         {"role": role, "content": "Action: go" if role == "assistant" else "see"} for role in roles
     ]
@@ -309,35 +314,45 @@ def talk(*roles):
     ("row", "reason"),
     [
         (b"{oops}", "not JSON"),
-        (b"7", "a int where an object was expected"),
+        (b"7", "a JSON int; expected an object"),
         (b'{"a": "\xff"}', "not UTF-8: byte 0xff at position 7"),
-        (b'{"text": "x"}', "no known format: it has text"),
+        (b'{"text": "x"}', "unknown format with keys: text"),
         (
-            json.dumps({"messages": talk("user", "assistant")}).encode(),
+            json.dumps({"messages": messages_by("user", "assistant")}).encode(),
             "no reward, and no replay that gives one",
         ),
         (
-            json.dumps({"messages": talk("assistant", "user"), "reward": 1}).encode(),
-            "the agent speaks first",
+            json.dumps({"messages": messages_by("assistant", "user"), "reward": 1}).encode(),
+            "message 0 is a turn of the agent, without an observation",
         ),
         (
-            json.dumps({"messages": talk("user", "assistant", "assistant"), "reward": 1}).encode(),
-            "twice in a row",
+            json.dumps(
+                {"messages": messages_by("user", "assistant", "assistant"), "reward": 1}
+            ).encode(),
+            "message 2 is a second turn of the agent in a row",
         ),
         (
-            json.dumps({"messages": talk("user", "assistant", "system"), "reward": 1}).encode(),
-            "system message behind",
+            json.dumps(
+                {"messages": messages_by("user", "assistant", "system"), "reward": 1}
+            ).encode(),
+            "system message after the conversation's start",
         ),
         (
-            json.dumps({"messages": talk("user", "wizard"), "reward": 1}).encode(),
-            "unknown role 'wizard'",
+            json.dumps({"messages": messages_by("user", "wizard"), "reward": 1}).encode(),
+            "message 1 has an unknown role 'wizard'",
         ),
         (
-            json.dumps({"messages": talk("user", "assistant"), "reward": 7}).encode(),
-            "no number in [0, 1]",
+            json.dumps({"messages": messages_by("user", "assistant"), "reward": 7}).encode(),
+            "`reward` is 7; expected a number from 0 to 1",
         ),
-        (json.dumps({"messages": [3], "reward": 1}).encode(), "message 0 is a int"),
-        (json.dumps({"messages": talk("user"), "reward": 1}).encode(), "no turn of the agent"),
+        (
+            json.dumps({"messages": [3], "reward": 1}).encode(),
+            "message 0 is a int; expected an object",
+        ),
+        (
+            json.dumps({"messages": messages_by("user"), "reward": 1}).encode(),
+            "no turn of the agent",
+        ),
         (json.dumps({"messages": 3, "reward": 1}).encode(), "malformed `messages` row"),
         (
             json.dumps(
@@ -345,60 +360,62 @@ def talk(*roles):
             ).encode(),
             "steps[0]",
         ),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deep"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "JSON is nested too deep"),
     ],
 )
-def test_a_bad_row_is_named_and_the_others_are_taken(row, reason, tmp_path):
-    good = json.dumps({"messages": talk("user", "assistant"), "reward": 1.0, "id": "good"}).encode()
+def test_a_bad_row_is_rejected_and_the_others_are_imported(row, reason, tmp_path):
+    good = json.dumps(
+        {"messages": messages_by("user", "assistant"), "reward": 1.0, "id": "good"}
+    ).encode()
     path = tmp_path / "a.jsonl"
     path.write_bytes(good + b"\n" + row + b"\n\n" + good.replace(b"good", b"fine"))
-    taken, rejected, report = read(path)
-    assert [item.id for item in taken] == ["expert:a/good", "expert:a/fine"]
+    imported, rejected, report = read(path)
+    assert [item.id for item in imported] == ["expert:a/good", "expert:a/fine"]
     assert rejected[0].place == f"{path}:2"
     assert reason in rejected[0].reason
     assert (report.imported, report.rejected) == (2, 1)
 
 
-def test_an_id_that_is_there_twice_is_named(tmp_path):
-    row = {"messages": talk("user", "assistant"), "reward": 1.0, "id": "same"}
-    taken, (rejection,), _ = read(write(tmp_path / "a.jsonl", [row, row]))
-    assert len(taken) == 1
-    assert rejection.reason == f"duplicate id 'same': {tmp_path / 'a.jsonl'}:1 has it"
+def test_a_duplicate_id_is_rejected(tmp_path):
+    row = {"messages": messages_by("user", "assistant"), "reward": 1.0, "id": "same"}
+    imported, (rejection,), _ = read(write(tmp_path / "a.jsonl", [row, row]))
+    assert len(imported) == 1
+    assert rejection.reason == f"duplicate id 'same': also at {tmp_path / 'a.jsonl'}:1"
 
 
-def test_rows_of_several_formats_may_stand_in_one_file(played, known, tmp_path):
+def test_one_file_may_hold_rows_of_several_formats(played, task_index, tmp_path):
     rows = [rows_of(item, format) for item, format in zip(played, FORMATS, strict=False)]
-    _, rejected, report = read(write(tmp_path / "a.jsonl", rows), known)
+    _, rejected, report = read(write(tmp_path / "a.jsonl", rows), task_index)
     assert (rejected, report.formats) == ([], dict.fromkeys(FORMATS, 1))
-    _, rejected, report = read(write(tmp_path / "a.jsonl", rows), known, wanted="react")
+    _, rejected, report = read(write(tmp_path / "a.jsonl", rows), task_index, wanted="react")
     assert report.formats == {"react": 1}
     assert {item.reason for item in rejected} == {
-        f"it is `{name}`, not `react`" for name in FORMATS if name != "react"
+        f"format is `{name}`; expected `react`" for name in FORMATS if name != "react"
     }
 
 
-def test_an_array_on_one_line_and_one_that_breaks_off(tmp_path):
-    row = {"messages": talk("user", "assistant"), "reward": 1.0}
+def test_an_array_on_one_line_and_a_truncated_one(tmp_path):
+    row = {"messages": messages_by("user", "assistant"), "reward": 1.0}
     path = tmp_path / "a.json"
     path.write_text(json.dumps([row] * 3))
     assert [item.source for item in read(path)[0]] == [f"{path}:row {n}" for n in (1, 2, 3)]
     path.write_text(json.dumps([row] * 3)[:-40])
-    taken, (rejection,), _ = read(path)
-    assert len(taken) == 2
-    assert (rejection.place, "all behind it cannot be read" in rejection.reason) == (
+    imported, (rejection,), _ = read(path)
+    assert len(imported) == 2
+    assert (rejection.place, "later rows cannot be read" in rejection.reason) == (
         f"{path}:row 3",
         True,
     )
 
 
-def test_missing_and_empty_files_are_told(tmp_path):
+def test_missing_and_empty_files_are_errors(tmp_path):
     with pytest.raises(DataError, match="cannot read"):
         read(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(DataError, match="is empty"):
         read(tmp_path / "empty.jsonl")
     (tmp_path / "a.eval").write_bytes(b"PK\x03\x04 broken")
-    assert "a broken archive" in read(tmp_path / "a.eval")[1][0].reason
+    assert "damaged archive" in read(tmp_path / "a.eval")[1][0].reason
 
 
 _BOUNDED = """
@@ -406,25 +423,25 @@ import resource, sys
 from pathlib import Path
 from eef.importers.importer import Importer
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]) << 20,) * 2)
-reading = Importer()
-for item in reading.trajectories([Path(sys.argv[1])]):
+importer = Importer()
+for item in importer.trajectories([Path(sys.argv[1])]):
     pass
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(reading.report.imported, int(status["VmHWM"].split()[0]) >> 10)
+print(importer.report.imported, int(status["VmHWM"].split()[0]) >> 10)
 """
 
 
 def bounded(path, mebibytes):
-    """(trajectories read, peak memory in MiB) in a process which may take no more than that."""
+    """(trajectories read, peak memory in MiB) of a process limited to `mebibytes`."""
     command = [sys.executable, "-c", _BOUNDED, str(path), str(mebibytes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-500:]
     return tuple(int(word) for word in done.stdout.split())
 
 
-def test_fifty_megabytes_on_one_line_are_read_in_little_memory(tmp_path):
+def test_fifty_megabytes_on_one_line_need_little_memory(tmp_path):
     long = {"role": "user", "content": "x" * 50_000}
-    row = json.dumps({"messages": [*talk("user", "assistant"), long], "reward": 1.0})
+    row = json.dumps({"messages": [*messages_by("user", "assistant"), long], "reward": 1.0})
     path = tmp_path / "a.json"
     path.write_text("[" + ",".join([row] * 1000) + "]")
     assert path.stat().st_size > 50_000_000
@@ -439,17 +456,20 @@ def test_a_hundred_thousand_trajectories_stream(tmp_path):
     with path.open("w") as file:
         for number in range(100_000):
             row = {
-                "messages": [*talk("user", "assistant"), {"role": "user", "content": "x" * 2000}],
+                "messages": [
+                    *messages_by("user", "assistant"),
+                    {"role": "user", "content": "x" * 2000},
+                ],
                 "reward": 1.0,
             }
             file.write(json.dumps({**row, "id": number}) + "\n")
     count, peak = bounded(path, 1024)
     assert count == 100_000
-    assert peak < 250  # the file has 220 MiB; what grows is the ids, by which duplicates are found
+    assert peak < 250  # of a file of 220 MiB; the ids are kept, to find duplicates
 
 
 @given(st.binary(max_size=300))
-def test_no_bytes_at_all_raise_anything_but_a_clear_error(content):
+def test_arbitrary_bytes_raise_nothing_but_a_data_error(content):
     with tempfile.TemporaryDirectory() as directory, suppress(DataError):
         path = Path(directory) / "a"
         path.write_bytes(content)
@@ -490,18 +510,18 @@ KEYS = [
         max_leaves=30,
     )
 )
-def test_no_row_at_all_raises_anything_but_its_rejection(value):
+def test_an_arbitrary_row_raises_nothing_but_a_parse_error(value):
     if isinstance(value, dict):
         assert detect(value) in (None, *FORMATS)
         with suppress(ParseError):
             read_row(value)
 
 
-# --- the real log --------------------------------------------------------------------------------------------------
+# --- a recorded log ---------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not REACT.is_file(), reason=f"no log at {REACT}; set EEF_REACT_LOG to it")
-def test_the_real_react_log_is_imported_whole(tmp_path):
+def test_a_recorded_react_log_is_imported_completely(tmp_path):
     done = eef("import", REACT, "--out", tmp_path / "react.jsonl")
     assert done.exit_code == 0
     assert done.stdout.strip() == str(tmp_path / "react.jsonl")
@@ -509,10 +529,10 @@ def test_the_real_react_log_is_imported_whole(tmp_path):
     assert "imported  500 of 500 rows" in done.stderr
     assert "won 35.8 % (179), mean reward 0.638, failed 321" in done.stderr
     assert "text only 500" in done.stderr
-    taken, rejected, _ = read(REACT)
+    imported, rejected, _ = read(REACT)
     assert rejected == []
     rows = [json.loads(line) for line in REACT.read_text().splitlines()]
-    for item, row in zip(taken, rows, strict=True):
+    for item, row in zip(imported, rows, strict=True):
         acted = [
             entry["action"] for entry in row["steps"] if not entry["action"].startswith("think[")
         ]
@@ -522,14 +542,14 @@ def test_the_real_react_log_is_imported_whole(tmp_path):
         )
     thoughts = sum(entry["action"].startswith("think[") for row in rows for entry in row["steps"])
     assert thoughts == 1089
-    assert all("think[" not in step.completion for item in taken for step in item.steps)
+    assert all("think[" not in step.completion for item in imported for step in item.steps)
 
 
-# --- in a run ------------------------------------------------------------------------------------------------------
+# --- in a run -------------------------------------------------------------------------------------
 
 
-def test_exit_status_goes_by_the_outcome(tmp_path):
-    row = {"messages": talk("user", "assistant"), "reward": 1.0}
+def test_the_exit_status_reports_whether_all_some_or_no_rows_were_imported(tmp_path):
+    row = {"messages": messages_by("user", "assistant"), "reward": 1.0}
     good, mixed, bad = (
         write(tmp_path / name, rows)
         for name, rows in (("good.jsonl", [row]), ("mixed.jsonl", [row, {}]), ("bad.jsonl", [{}]))
@@ -540,11 +560,11 @@ def test_exit_status_goes_by_the_outcome(tmp_path):
         assert done.exit_code == status
         assert out.exists() == (status < 2)
         assert (tmp_path / f"{out.name}.rejected.jsonl").exists() == (status > 0)
-    assert f"rejected  {bad}:1: no known format" in done.stderr
+    assert f"rejected  {bad}:1: unknown format" in done.stderr
     assert eef("import", good, "--format", "sharegtp").exit_code == 2
 
 
-def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(
+def test_a_run_imports_a_file_as_an_expert_and_holds_out_evaluation_tasks(
     played, env, student, tmp_path
 ):
     test = [
@@ -557,7 +577,7 @@ def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(
             parameters=PARAMETERS,
         )
     ]
-    foreign = {"messages": talk("user", "assistant"), "reward": 1.0, "id": "foreign"}
+    foreign = {"messages": messages_by("user", "assistant"), "reward": 1.0, "id": "foreign"}
     other = {**rows_of(played[7], "messages"), "id": "other"}
     own = [rows_of(item, "messages") for item in played[:6]]
     path = write(tmp_path / "experts.jsonl", [*own, *test, other, foreign])
@@ -569,8 +589,8 @@ def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(
     pipeline.execute(Stage("expert", 0, "collect"))
     outcome = pipeline.run.summary(Stage("expert", 0, "collect"))
     assert (outcome["rollouts"], outcome["unverified"]) == (7, 1)
-    told = outcome["sources"][f"file/{path}"]
-    assert (told["imported"], told["held_out"], told["replayed"]) == (7, 2, 6)
+    source = outcome["sources"][f"file/{path}"]
+    assert (source["imported"], source["held_out"], source["replayed"]) == (7, 2, 6)
     pipeline.execute(Stage("bc", 0, "select"))
     trained = {example.task for example in pipeline.run.selection("bc", 0).examples}
     assert any(task.startswith("text/") for task in trained)
@@ -579,10 +599,12 @@ def test_a_run_takes_a_file_for_an_expert_and_holds_out_what_it_evaluates_on(
 
 
 def test_unverified_trajectories_are_refused_for_exploration(played, env, tmp_path):
-    taken, _, _ = read(write(tmp_path / "a.jsonl", [rows_of(item, "messages") for item in played]))
-    lost = next(item for item in taken if not item.success)
-    store_of = TrajectorySet(taken)
-    with pytest.raises(MethodError, match=r"all \d+ of them are text only"):
+    imported, _, _ = read(
+        write(tmp_path / "a.jsonl", [rows_of(item, "messages") for item in played])
+    )
+    lost = next(item for item in imported if not item.success)
+    store_of = TrajectorySet(imported)
+    with pytest.raises(MethodError, match=r"all \d+ are unverified"):
         make_method("eef").plan(store_of, [], 1)
     with Store.open(tmp_path) as store:
         store.append(lost)
