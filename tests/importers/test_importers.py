@@ -517,7 +517,7 @@ def test_an_arbitrary_row_raises_nothing_but_a_parse_error(value):
             read_row(value)
 
 
-# --- a recorded log ---------------------------------------------------------------------------------
+# --- a recorded log ------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not REACT.is_file(), reason=f"no log at {REACT}; set EEF_REACT_LOG to it")
@@ -525,10 +525,10 @@ def test_a_recorded_react_log_is_imported_completely(tmp_path):
     done = eef("import", REACT, "--out", tmp_path / "react.jsonl")
     assert done.exit_code == 0
     assert done.stdout.strip() == str(tmp_path / "react.jsonl")
-    assert "formats   500 react" in done.stderr
-    assert "imported  500 of 500 rows" in done.stderr
+    assert "formats     500 react" in done.stderr
+    assert "imported    500 of 500 rows" in done.stderr
     assert "won 35.8 % (179), mean reward 0.638, failed 321" in done.stderr
-    assert "text only 500" in done.stderr
+    assert "unverified  500" in done.stderr
     imported, rejected, _ = read(REACT)
     assert rejected == []
     rows = [json.loads(line) for line in REACT.read_text().splitlines()]
@@ -560,7 +560,7 @@ def test_the_exit_status_reports_whether_all_some_or_no_rows_were_imported(tmp_p
         assert done.exit_code == status
         assert out.exists() == (status < 2)
         assert (tmp_path / f"{out.name}.rejected.jsonl").exists() == (status > 0)
-    assert f"rejected  {bad}:1: unknown format" in done.stderr
+    assert f"rejected    {bad}:1: unknown format" in done.stderr
     assert eef("import", good, "--format", "sharegtp").exit_code == 2
 
 
