@@ -1,4 +1,4 @@
-# `make` explains. Every target sets up what it needs: on a fresh machine only Python 3.11 (or newer) must be there.
+# `make` lists the targets. Each sets up what it needs: a fresh machine needs only Python 3.11 or newer.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=
@@ -11,14 +11,14 @@ WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 .PHONY: help setup demo check lint test test-long wheel-check docs clean
 .DEFAULT_GOAL := help
 
-help: ## Explain the targets
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Without a GPU, PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu' saves some gigabytes."
+	@echo "  Without a GPU, PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu' saves several gigabytes."
 	@echo "  Another Python: make PYTHON=/path/to/python3. Another run directory of the demo: make demo OUT=DIR."
-	@echo "  Tests run in two processes; more of them: make test JOBS=8."
+	@echo "  Tests run in two processes; for more: make test JOBS=8."
 
-setup: $(READY) ## Make .venv with all that is needed, versions as in constraints.txt
+setup: $(READY) ## Make .venv with everything needed, versions as in constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("eef needs Python 3.11 or newer: make PYTHON=/path/to/python3") if sys.version_info < (3, 11) else None'
@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt $(PIP_FLAGS)
 	@touch $@
 
-demo: setup ## Tune an agent by RFT×6 and by EEF in a generated shop, and write a report (goes on where it was stopped)
+demo: setup ## Tune an agent by RFT×6 and by EEF in a generated shop, and write a report (resumes)
 	$(BIN)/eef run recipes/demo.toml --out $(OUT)
 
 check: lint ## Lint, types and the fast tests
@@ -37,7 +37,7 @@ lint: setup ## Lint and types
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
-test: setup ## All tests but those that take minutes each
+test: setup ## All tests except those that take minutes each
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-long: setup ## The tests that take minutes each
@@ -49,5 +49,5 @@ wheel-check: ## Build the wheel, install it outside the checkout and use it ther
 docs: setup ## Write the generated pages of docs/ (tests compare them with the code)
 	$(BIN)/python -m docs.generate
 
-clean: ## Remove the virtual environment and caches; runs stay
+clean: ## Remove the virtual environment and caches; keep runs
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,20 +1,30 @@
-"""Schema: every file that `eef` writes and what stands in it, told by the code that writes it; for the docs.
+"""Write the generated pages: settings, data format, command line and the study's results.
 
-A record's fields and their meaning are those of its class. `tests/docs/test_data_format.py` carries a run out and holds each
-file it leaves to this list.
+`python -m docs.generate` (`make docs`) writes them into `docs/` and `results/`. Tests compare each
+page with what the code gives, and the files of a run with `FILES`.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import typer
+from typer.core import TyperGroup
 
 from eef.analysis.label_noise import LabelNoise
 from eef.analysis.results import RECORD_VERSION as RESULTS_VERSION
 from eef.analysis.results import RoundResult, Score
+from eef.analysis.study import Study, load_study
+from eef.cli import make_app
+from eef.cli.report import study_commands, study_documents
 from eef.cli.settings import describe_env, env_sections, recipe_sections
 from eef.config import SettingRow
 from eef.envs.registry import ENVIRONMENTS
@@ -29,14 +39,213 @@ from eef.policy import Completion
 from eef.selection import PreferencePair, TrainingExample
 from eef.trajectory import StateRef, Step, Trajectory, Usage
 
-_VERSION = "number of the record's form"
+ROOT = Path(__file__).parent.parent
+TRIALS = ROOT / "results" / "trials"
+WIDTH = 100
+_VERSION = "version of the record"
+
+
+def main() -> None:
+    """Write every page whose text has changed, and print its path."""
+    for path, text in pages().items():
+        file = ROOT / path
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+            print(path)
+
+
+def pages() -> dict[str, str]:
+    """The text of every generated page by its path."""
+    study = _study()
+    results = study_documents(study, _commands(study))
+    return {
+        "docs/settings.md": settings_page(),
+        "docs/data-format.md": data_format_page(),
+        "docs/cli.md": cli_page(),
+        "docs/results.md": wrap_markdown(results["results.md"]),
+        "docs/results.html": results["results.html"],
+        "results/study.json": json.dumps(study.to_record(), indent=2) + "\n",
+    }
+
+
+@cache
+def _study() -> Study:
+    return load_study([TRIALS])
+
+
+def _commands(study: Study) -> list[str]:
+    """The commands that execute the trials again; the last one writes these pages."""
+    *trials, _ = study_commands(study)
+    return [*trials, "python -m docs.generate"]
+
+
+# Markdown
+
+
+def wrap_markdown(text: str) -> str:
+    """Markdown with its prose wrapped at 100 columns; code, tables and headings are unchanged."""
+    lines: list[str] = []
+    paragraph: list[str] = []
+    fenced = False
+    for line in [*text.split("\n"), ""]:
+        fence = line.lstrip().startswith("```")
+        item = re.match(r" *(?:[-*]|\d+\.) ", line)
+        if fenced or fence or item or not line.strip() or re.match(r" *[|#<]| {4}", line):
+            lines += _fill(paragraph)
+            paragraph = []
+        if fence:
+            fenced = not fenced
+        if item and not fenced:
+            paragraph = [line]
+        elif fenced or fence or not line.strip() or re.match(r" *[|#<]| {4}", line):
+            lines.append(line)
+        else:
+            paragraph.append(line)
+    return "\n".join(lines[:-1])
+
+
+def _fill(paragraph: list[str]) -> list[str]:
+    """A paragraph or list item, wrapped; short code spans are kept on one line."""
+    if not paragraph:
+        return []
+    first = re.match(r" *(?:(?:[-*]|\d+\.) )?", paragraph[0])
+    indent = first[0] if first else ""
+    text = " ".join(line.strip() for line in [paragraph[0][len(indent) :], *paragraph[1:]])
+    text = re.sub(r"`[^`]{1,60}`", lambda span: span[0].replace(" ", "\0"), text)
+    wrapped = textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=" " * len(indent),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return wrapped.replace("\0", " ").split("\n")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+# docs/settings.md
+
+
+def settings_page() -> str:
+    """Every setting with its default and meaning."""
+    return wrap_markdown("\n".join(_settings_lines()))
+
+
+def _settings_lines() -> Iterator[str]:
+    yield from (
+        "# Settings",
+        "",
+        "Every setting and its default, generated from the code by `make docs`. A recipe is a "
+        "TOML, YAML or JSON file of these; `--set train.updates=200` overrides one. `eef settings` "
+        "prints the same list.",
+        "",
+    )
+    for title, rows in recipe_sections():
+        yield from _settings_table(title, rows)
+    for name in ENVIRONMENTS:
+        yield from (f"## environment {name}", "", "```", describe_env(name), "```", "")
+        for title, rows in env_sections(name):
+            yield from _settings_table(title, rows)
+
+
+def _settings_table(title: str, rows: list[SettingRow]) -> Iterator[str]:
+    yield from (f"## {title}", "", "| setting | type | default | meaning |", "|:--|:--|:--|:--|")
+    for row in rows:
+        meaning = _cell(" ".join(row.description.split()))
+        yield f"| `{row.key}` | {row.type} | `{row.default}` | {meaning} |"
+    yield ""
+
+
+# docs/cli.md
+
+
+def cli_page() -> str:
+    """The help of every command, as one document."""
+    root = typer.main.get_command(make_app())
+    context = root.make_context("eef", [], resilient_parsing=True)
+    return wrap_markdown("\n".join([*_cli_head(), *_command_lines(root, context)]))
+
+
+def _cli_head() -> list[str]:
+    return [
+        "# Command line",
+        "",
+        "Generated from `eef --help` and the help of each command by `make docs`. Results go to "
+        "standard output, progress and errors to standard error. Exit status: 0 for success, 2 for "
+        "a mistake that the message and its `hint:` explain, 130 after Ctrl-C.",
+        "",
+    ]
+
+
+def _command_lines(command: Any, context: Any) -> Iterator[str]:
+    """The help of a command, then that of its subcommands."""
+    if not isinstance(command, TyperGroup):
+        yield from _help_lines(command, context)
+        return
+    names = command.list_commands(context)
+    found = [_subcommand(command, context, name) for name in names]
+    if context.parent is not None:
+        yield from (f"## {context.command_path}", "", _help_text(command), "")
+    else:
+        yield from ("| command | what it does |", "|:--|:--|")
+        yield from (
+            f"| [`eef {each.info_name}`](#eef-{each.info_name}) | {_summary(each.command)} |"
+            for each in found
+        )
+        yield ""
+    for each in found:
+        yield from _command_lines(each.command, each)
+
+
+def _subcommand(group: TyperGroup, context: Any, name: str) -> Any:
+    """The context of a subcommand; resolving it loads a command that is imported lazily."""
+    _, command, _ = group.resolve_command(context, [name])
+    assert command is not None, name
+    return command.make_context(name, [], parent=context, resilient_parsing=True)
+
+
+def _help_lines(command: Any, context: Any) -> Iterator[str]:
+    level = "##" if context.parent is not None and context.parent.parent is None else "###"
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield from (f"{level} {context.command_path}", "", _help_text(command), "")
+    yield from ("```", f"{context.command_path} {usage}".strip(), "```", "")
+    rows = [
+        record
+        for parameter in command.get_params(context)
+        if (record := parameter.get_help_record(context)) and "--help" not in parameter.opts
+    ]
+    if rows:
+        yield from ("| argument or option | meaning |", "|:--|:--|")
+        for name, meaning in rows:
+            name = re.sub(r" <(path|str|list\[Path\])>$", "", name)
+            yield f"| `{_cell(name)}` | {_cell(' '.join(meaning.split()))} |"
+        yield ""
+
+
+def _summary(command: Any) -> str:
+    return command.get_short_help_str(WIDTH)
+
+
+def _help_text(command: Any) -> str:
+    """A command's help, each example as a block that can be copied."""
+    text = inspect.cleandoc(command.help or "").replace("\f", "")
+    return re.sub(r"^Example: `([^`]+)`$", r"Example:\n\n```\n\1\n```", text, flags=re.M)
+
+
+# docs/data-format.md
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSchema:
-    """A file, or a kind of files, of a run directory. `path` may hold `*`; `keys` are those of its object or of each of
-    its lines (None: not fixed, `about` says what they are); `required` are never left out. `records` are the classes
-    whose fields stand in it."""
+    """A file of a run directory, or a group of them.
+
+    `path` may contain `*`. `keys` are those of its object or of each of its lines (None: not fixed,
+    see `about`); `required` are always present. `records` are the classes whose fields it contains.
+    """
 
     path: str
     about: str
@@ -64,18 +273,18 @@ def _file(
 FILES = (
     _file(
         "recipe.json",
-        "The resolved recipe, every default written out (`docs/settings.md`).",
-        dict.fromkeys(Recipe.model_fields, "see `docs/settings.md`"),
+        "The resolved recipe, every default written out ([settings.md](settings.md)).",
+        dict.fromkeys(Recipe.model_fields, "see [settings.md](settings.md)"),
     ),
     _file(
         "fingerprint.json",
-        "The environment's fingerprint, and all else that decides whether two numbers can stand "
-        "in one table. Its keys depend on the environment.",
+        "The environment's fingerprint, and everything else that decides whether two numbers are "
+        "comparable. Its keys depend on the environment.",
     ),
     _file(
         "*/trajectories.jsonl",
-        "Every rollout of a method in the order it ended (`expert`: the expert data), also "
-        "in each round's `evaluation/`, and what `eef import` writes. A line is a trajectory.",
+        "Every rollout of a method in the order of completion (`expert`: the expert data); also in "
+        "each round's `evaluation/`, and the output of `eef import`. A line is a trajectory.",
         _of(Trajectory, version=_VERSION),
         Trajectory,
         Step,
@@ -85,30 +294,31 @@ FILES = (
     ),
     _file(
         "expert/responses.jsonl",
-        "What a server answered, a line each, the moment it did: nothing is asked twice.",
+        "The responses of a server, one per line, each written as it arrived: no request is sent "
+        "twice.",
         {
             "question": "digest of model, messages, seed and sampling",
             "completion": "Completion | None",
-            "requests": "attempts it took",
-            "failures": "what went wrong → how often",
+            "requests": "number of attempts",
+            "failures": "reason of a failed attempt → count",
         },
         Completion,
     ),
     _file(
         "*/ledger.jsonl",
-        "What each stage cost; a later line of a stage replaces an earlier one.",
+        "The cost of each stage; a later line of a stage replaces an earlier one.",
         {"method": "str", "round": "int", "stage": "str", **_of(Cost)},
         Cost,
     ),
     _file(
         "*/round*/explored.json",
-        "What came of a round's rollouts, or of collecting (there with `unverified` and "
-        "`sources`: an import's report by expert, and `api`, what servers were asked).",
+        "The outcome of a round's rollouts, or of collecting (then with `unverified` and "
+        "`sources`: the report of each import by expert, and `api`, the use of servers).",
         {
             "rollouts": "int",
             "wins": "int",
             "errors": "int",
-            "mismatches": "states that did not come back",
+            "mismatches": "states that replay could not restore",
             "overflows": "int",
             "worker_restarts": "how often a worker process died or hung and was restarted",
             "unverified": "int",
@@ -120,17 +330,17 @@ FILES = (
     ),
     _file(
         "*/round*/examples.jsonl",
-        "What a round trains on. A line is an example.",
+        "The examples that a round trains on. A line is an example.",
         _of(TrainingExample, version=_VERSION),
         TrainingExample,
         version=TrainingExample.VERSION,
     ),
     _file(
         "*/round*/pairs.jsonl",
-        "What a round trains on by preference; a line is a pair. Only where there are such.",
+        "The preference pairs that a round trains on, one per line; missing if there are none.",
         _of(PreferencePair, version=_VERSION),
         PreferencePair,
-        version=TrainingExample.VERSION,
+        version=PreferencePair.VERSION,
     ),
     _file(
         "*/round*/selection.json",
@@ -138,18 +348,18 @@ FILES = (
     ),
     _file(
         "*/round*/training.json",
-        "How a training went.",
+        "The course of a training.",
         {
             "updates": "int",
             "examples": "int",
             "pairs": "int",
-            "too_long": "ids of examples and pairs left out",
+            "too_long": "ids of examples and pairs that were skipped",
             "losses": "loss by update",
         },
     ),
     _file(
         "*/round*/checkpoint/manifest.json",
-        "What a checkpoint is; written last.",
+        "The origin of a checkpoint; written last.",
         {
             "recipe": "str",
             "method": "str",
@@ -160,7 +370,7 @@ FILES = (
     ),
     _file(
         "*/round*/checkpoint/*",
-        "The model itself, as Hugging Face (or PEFT) has it, safetensors alone, and its card.",
+        "The model in the format of Hugging Face (or PEFT), safetensors only, and its model card.",
     ),
     _file(
         "*/round*/evaluation.json",
@@ -172,8 +382,8 @@ FILES = (
     ),
     _file(
         "*/round*/noise.json",
-        "How often labels are false (`eef label-noise`, whose rollouts lie in `noise/` beside "
-        "it): the round, and (trajectory, t, wins, rollouts) of each state.",
+        "How often labels are false (`eef label-noise`, whose rollouts are in `noise/` beside it): "
+        "the round, and (trajectory, t, wins, rollouts) of each state.",
         {"version": _VERSION, "round": "int", "states": "list of [trajectory, t, wins, rollouts]"},
         version=LabelNoise.VERSION,
     ),
@@ -194,63 +404,31 @@ FILES = (
         RoundResult,
         version=RESULTS_VERSION,
     ),
-    _file("report.html", "The report: one page, nothing outside it."),
-    _file("*.lock", "Held while a process writes there; empty of meaning otherwise."),
+    _file("report.html", "The report: one self-contained page."),
+    _file("*.lock", "Locked while a process writes there; the content has no meaning."),
 )
 
 
-def main() -> None:
-    """Write `docs/settings.md` and `docs/data-format.md`."""
-    folder = Path(__file__).parent
-    (folder / "settings.md").write_text(settings_page(), encoding="utf-8")
-    (folder / "data-format.md").write_text(data_format_page(), encoding="utf-8")
-
-
-def settings_page() -> str:
-    """Every setting with its default, as Markdown tables."""
-    lines = [
-        "# Settings",
-        "",
-        "Every setting and its default, as `python -m docs.generate` writes them down. A recipe is a "
-        "TOML, YAML or JSON file of these; `--set train.updates=200` overrides one.",
-        "",
-    ]
-    for title, rows in recipe_sections():
-        lines += _settings(title, rows)
-    for name in ENVIRONMENTS:
-        lines += [f"## environment {name}", "", "```", describe_env(name), "```", ""]
-        for title, rows in env_sections(name):
-            lines += _settings(title, rows)
-    return "\n".join(lines)
-
-
-def _settings(title: str, rows: list[SettingRow]) -> Iterator[str]:
-    yield from (f"## {title}", "", "| setting | type | default | meaning |", "|:--|:--|:--|:--|")
-    for row in rows:
-        meaning = _cell(" ".join(row.description.split()))
-        yield f"| `{row.key}` | {row.type} | `{row.default}` | {meaning} |"
-    yield ""
-
-
 def data_format_page() -> str:
-    """The files of a run, and what `eef import` reads and `eef export` writes."""
-    return "\n".join([*_head(), *_run_files(), *_imports(), *_exports()])
+    """Every file of a run directory, what `eef import` reads and what `eef export` writes."""
+    lines = [*_head(), *_run_files(), *_imports(), *_exports()]
+    return wrap_markdown("\n".join(lines))
 
 
 def _head() -> list[str]:
     return [
         "# Data format",
         "",
-        "Every file `eef` writes, as `python -m docs.generate` writes them down from the code. JSON and "
-        "JSON Lines, UTF-8. A file is written whole or not at all; a line of a `.jsonl` that grows is written whole, "
-        "and a torn last one (a crash) is moved aside to `….torn`, rollouts that all failed to `….failed`.",
+        "Every file that `eef` writes, generated by `make docs` from the code that writes them. "
+        "JSON and JSON Lines, UTF-8. A file is written completely or not at all. A line of a "
+        "growing `.jsonl` is written completely too; after a crash, a torn last line is moved to "
+        "`….torn`. "
+        "If every rollout of a stage failed, they are moved to `….failed`.",
         "",
-        f"Trajectory records are migrated when they are read: version 0 to {Trajectory.VERSION}, a numbered step each.",
+        "Trajectory records are migrated when they are read, from any earlier version to "
+        f"{Trajectory.VERSION}:",
         "",
-        *(
-            f"- {index} → {index + 1}: {(inspect.getdoc(step) or '').split(': ', 1)[1]}"
-            for index, step in Trajectory.MIGRATIONS.items()
-        ),
+        *(f"- {inspect.getdoc(step)}" for step in Trajectory.MIGRATIONS.values()),
         "",
         "## A run directory",
         "",
@@ -258,7 +436,7 @@ def _head() -> list[str]:
 
 
 def _run_files() -> Iterator[str]:
-    told: set[type] = set()
+    described: set[type] = set()
     for each in FILES:
         version = f" Version {each.version}." if each.version is not None else ""
         yield from (f"### `{each.path}`", "", each.about + version, "")
@@ -267,18 +445,17 @@ def _run_files() -> Iterator[str]:
             yield from (f"| `{key}` | {_cell(kind)} |" for key, kind in each.keys.items())
             yield ""
         for kind in each.records:
-            if kind not in told:
-                yield from _record(
-                    kind, shown=bool(each.keys) and set(_of(kind)) <= set(each.keys or ())
-                )
-            told.add(kind)
+            if kind not in described:
+                shown = bool(each.keys) and set(_of(kind)) <= set(each.keys or ())
+                yield from _record(kind, shown=shown)
+            described.add(kind)
 
 
 def _record(kind: type, *, shown: bool) -> Iterator[str]:
-    """A class in its own words, and its fields where the file's table does not have them."""
+    """A class's docstring, and its fields unless the file's table shows them."""
     yield from (f"**{kind.__name__}**", "", inspect.cleandoc(kind.__doc__ or ""), "")
     if not shown:
-        yield from ("| field | type | when left out |", "|:--|:--|:--|")
+        yield from ("| field | type | default |", "|:--|:--|:--|")
         yield from (
             f"| `{each.name}` | {_cell(str(each.type))} | {_default(each)} |"
             for each in fields(kind)
@@ -292,30 +469,22 @@ def _default(each: Any) -> str:
     return "" if each.default_factory is MISSING else "empty"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def _imports() -> Iterator[str]:
     yield from ("## What `eef import` reads", "", "| format | what it is |", "|:--|:--|")
     yield from (f"| `{name}` | {_cell(about)} |" for name, (_, _, about) in FORMATS.items())
     yield from (
         "",
-        "It writes trajectories, a line each, and beside them `<name>.rejected.jsonl`: `place` and "
-        "`reason` of each row that was not taken.",
+        "It writes trajectories, one per line, and beside them `<name>.rejected.jsonl`: `place` "
+        "and `reason` of each row that was rejected.",
         "",
     )
 
 
 def _exports() -> Iterator[str]:
-    yield from ("## What `eef export` writes", "", "The README that lies beside each:", "")
-    for name, guide in READMES.items():
-        yield from (
-            f"### `--to {name}`",
-            "",
-            guide.format(count="N", end="<end of turn>").strip(),
-            "",
-        )
+    yield from ("## What `eef export` writes", "", "The README of each target:", "")
+    for name, readme in READMES.items():
+        text = readme.format(count="N", end="<end of turn>").strip()
+        yield from (f"### `--to {name}`", "", text, "")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_imports_follow_the_order(name):
 
 
 def test_the_core_imports_no_periphery():
-    """Except that a run reads expert data through the importers and renders through the exporters."""
+    """Except that a run reads expert data by the importers and renders by the exporters."""
     found = {
         (name.split(".")[1], other.split(".")[1])
         for name, path in modules().items()
