@@ -1,4 +1,4 @@
-"""Explore: play planned rollouts into the store, continuing where an earlier call stopped."""
+"""From a plan to stored rollouts: specs, and playing those that are not in the store yet."""
 
 from __future__ import annotations
 
@@ -86,23 +86,24 @@ def play_into_store(
     """Play every spec that is not in the store; failed rollouts get a second attempt (suffix `~1`).
 
     Called again after an interruption, it leaves the store that an uninterrupted call would have
-    left. To that end, an incomplete batch is played again as a whole if completions depend on the
-    batch (`Policy.batch_invariant` is False), and only what is missing is appended.
+    left. Therefore, if completions depend on their batch (`Policy.batch_invariant` is False), an
+    incomplete batch is played again as a whole, and only its missing trajectories are appended.
 
     `before` are earlier specs of the same stage; progress counts them too. `on_progress` is called
-    after a trajectory has been stored, so that an exception or interruption loses nothing stored.
+    after a trajectory has been stored, so that an exception in it loses nothing.
+
     EnvError if a spec starts inside a trajectory that was never verified in the environment.
     """
     _refuse_unverified(specs, store.trajectories)
     counter = _Counter([*before, *specs], store, subject, on_progress)
     with RolloutRunner(env, policy, store.trajectories, parameters) as runner:
 
-        def complete(wanted: Sequence[RolloutSpec]) -> None:
+        def play(wanted: Sequence[RolloutSpec]) -> None:
             for batch in batches(wanted, parameters.batch_size):
-                _complete(batch, store, runner, policy.batch_invariant, counter)
+                _play_missing(batch, store, runner, policy.batch_invariant, counter)
 
-        complete(specs)
-        complete([_second_attempt(spec) for spec in specs if _failed(store.trajectories[spec.id])])
+        play(specs)
+        play([_second_attempt(spec) for spec in specs if _failed(store.trajectories[spec.id])])
 
 
 class _Counter:
@@ -123,14 +124,14 @@ class _Counter:
         self._on_progress(Progress(self._subject, self._done, total, f"{self._wins} won"))
 
 
-def _complete(
+def _play_missing(
     batch: Sequence[RolloutSpec],
     store: Store,
     runner: RolloutRunner,
     batch_invariant: bool,
     counter: _Counter,
 ) -> None:
-    """Play what is missing of a batch."""
+    """Play the rollouts of a batch that are not in the store."""
     missing = [spec for spec in batch if spec.id not in store.trajectories]
     if not missing:
         return
