@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from eef.analysis.aggregate import Aggregate, aggregate_trials
-from eef.analysis.trial import trials_of
+from eef.analysis.trial import Trial, trials_of
 from eef.cli.console import handle_interrupt, print_err, stdout_console
 from eef.cli.execution import (
     CONTINUES,
@@ -87,7 +87,7 @@ def compare(
     directory = out or default.with_name(f"{default.name}-seeds")
     numbers = range(settings.seed, settings.seed + seeds)
     chosen = _choose_trials(trial, names, numbers)
-    runs = []
+    trials: list[Trial] = []
     with handle_interrupt(CONTINUES):
         for seed in numbers:
             missing = tuple(name for name in names if (name, seed) in chosen)
@@ -95,10 +95,13 @@ def compare(
             if not missing and not (path / "recipe.json").exists():
                 continue
             pipeline = create_pipeline(path, with_seed(settings, seed, names), quiet=quiet)
-            runs.append(pipeline.run)
             if missing:
                 _execute_trials(pipeline, missing, jobs, quiet=quiet)
-    aggregate = aggregate_trials(each for run in runs for each in trials_of(run.read()))
+            run = pipeline.run.read()
+            trials += trials_of(run)
+            if missing:
+                write_report(run)
+    aggregate = aggregate_trials(trials)
     write_json(directory / "seeds.json", aggregate.to_record())
     for table in aggregate_tables(aggregate):
         stdout_console().print(table)
@@ -169,7 +172,6 @@ def _execute_trials(
     if not quiet:
         print_err(f"seed {run.recipe.seed}, {', '.join(methods)}: {run.path}")
     execute_all(pipeline, jobs, quiet=quiet, only=methods)
-    write_report(run)
 
 
 def _methods_table(aggregate: Aggregate) -> Table:

@@ -13,7 +13,7 @@ from eef.errors import ConfigError
 from eef.pipeline.parallel import threads_of
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe, load_recipe
-from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import Stage
 from eef.report.run_page import write_page
 from eef.utils.compute import process_settings
@@ -88,15 +88,14 @@ def execute_stages(pipeline: Pipeline, stages: Sequence[Stage], *, quiet: bool) 
             pipeline.execute(stage, display.on_progress)
 
 
-def write_report(run: RunDirectory, directory: Path | None = None) -> Results:
+def write_report(run: RunData, directory: Path | None = None) -> Results:
     """Write `results.json` and `report.html`, into the run directory by default."""
     target = directory or run.path
-    data = run.read()
-    results = read_results(data)
+    results = read_results(run)
     with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     write_json(target / "results.json", results.to_record())
-    write_page(data, results, target / "report.html")
+    write_page(run, results, target / "report.html")
     return results
 
 

@@ -58,7 +58,7 @@ def report(
             hint="report each run by itself",
         )
     if runs:
-        write_report(RunDirectory.open(runs[0]), out)
+        write_report(RunDirectory.open(runs[0]).read(), out)
         print_out(str((out or runs[0]) / "report.html"))
         return
     target = out or directories[0] / REPORT

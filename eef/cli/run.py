@@ -47,7 +47,7 @@ def run(
     directory = pipeline.run.path
     with handle_interrupt(f"stopped; `eef run {directory}` continues"):
         execute_all(pipeline, jobs, quiet=quiet)
-        results = write_report(pipeline.run)
+        results = write_report(pipeline.run.read())
     if not quiet:
         _print_conclusion(pipeline, results, monotonic() - started)
     print_out(str(directory / "results.json"))

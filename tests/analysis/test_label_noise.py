@@ -120,8 +120,8 @@ def test_states_are_played_and_counted(played):
     ("options", "message"),
     [
         (("--method", "rft4"), "branches from no expert trajectory"),
-        (("--method", "eto"), "has no method `eto`"),
-        (("--round", 2), "is not done yet"),
+        (("--method", "eto"), "unknown method 'eto'"),
+        (("--round", 2), "has no round 2 to explore"),
     ],
 )
 def test_a_stage_without_labels_is_named(played, options, message):
