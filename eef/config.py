@@ -211,7 +211,7 @@ def _keys_in(data: Any, location: tuple[int | str, ...]) -> Iterator[int | str]:
 
 
 def _hint_for_unknown(kind: type[Settings], key: str) -> str:
-    """The most similar key in the same table, or one in any table with almost the same last word."""
+    """The most similar key in the same table, or one in any table with nearly that last word."""
     table, _, word = key.rpartition(".")
     keys = _known_keys(kind)
     siblings = {

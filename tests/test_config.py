@@ -65,7 +65,7 @@ def test_a_toml_recipe(recipe_file):
     assert (loaded.train.updates, loaded.train.epochs, loaded.train.seed) == (200, None, 7)
 
 
-def test_yaml_says_the_same(recipe_file, tmp_path):
+def test_a_yaml_recipe_is_equal(recipe_file, tmp_path):
     written = tmp_path / "recipe.yaml"
     written.write_text(
         "name: shop\nseed: 7\nmethods: [bc, eef]\nenv: {name: webshop, products: 1000}\n"
@@ -75,7 +75,7 @@ def test_yaml_says_the_same(recipe_file, tmp_path):
     assert load_recipe(written) == load_recipe(recipe_file)
 
 
-def test_the_resolved_recipe_comes_back_as_it_was(recipe_file, tmp_path):
+def test_a_resolved_recipe_loads_to_an_equal_one(recipe_file, tmp_path):
     first = load_recipe(recipe_file, ["tasks.train=null"])
     resolved = tmp_path / "resolved.json"
     resolved.write_text(first.to_json(), encoding="utf-8")
@@ -91,7 +91,7 @@ def test_overrides(recipe_file):
 
 
 @given(st.text("abc=.\n #'\"[]{}1", max_size=8))
-def test_an_override_changes_its_key_alone(text):
+def test_an_override_changes_only_its_key(text):
     data = {"name": "a"}
     apply_override(data, f"x.y={text}")
     assert data.keys() == {"name", "x"}
@@ -107,7 +107,7 @@ def test_an_override_changes_its_key_alone(text):
         ("seed.x=3", "`seed` is a value, not a table"),
     ],
 )
-def test_an_override_that_cannot_be(recipe_file, override, message):
+def test_invalid_overrides_are_refused(recipe_file, override, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe(recipe_file, [override])
 
@@ -151,7 +151,7 @@ def test_an_override_that_cannot_be(recipe_file, override, message):
         ({"methods": ["bc"], "options": {"eef": {}}}, "`options.eef` has no effect", ""),
     ],
 )
-def test_one_clear_line_for_a_mistake(settings, message, hint):
+def test_a_mistake_is_reported_in_one_line(settings, message, hint):
     with pytest.raises(ConfigError, match=message) as error:
         recipe(**settings)
     assert error.value.message.startswith("recipe: ")
@@ -163,7 +163,7 @@ def test_a_value_that_may_have_several_types():
     class Either(Settings):
         size: int | str
 
-    with pytest.raises(ConfigError, match="^x: `size` is 1.5; expected an integer or a string$"):
+    with pytest.raises(ConfigError, match=r"^x: `size` is 1\.5; expected an integer or a string$"):
         parse_settings(Either, {"size": 1.5}, source="x")
 
 
@@ -178,7 +178,7 @@ def test_a_value_that_may_have_several_types():
         ("a.ini", "x", "cannot read recipe"),
     ],
 )
-def test_a_file_that_is_no_recipe(tmp_path, name, text, message):
+def test_a_file_that_is_not_a_recipe(tmp_path, name, text, message):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as error:
@@ -186,7 +186,7 @@ def test_a_file_that_is_no_recipe(tmp_path, name, text, message):
     assert name in error.value.message
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=r"missing\.toml"):
         load_recipe(tmp_path / "missing.toml")
 
@@ -196,25 +196,25 @@ def test_training_takes_the_seed_of_the_recipe():
     assert recipe(seed=3, train={"seed": 4}).train.seed == 4
 
 
-def test_how_long_to_train():
+def test_updates_and_epochs_exclude_each_other():
     assert TrainSettings().epochs == recipe().train.epochs == 3.0
     assert TrainSettings(updates=5).epochs is None
     assert TrainSettings(updates=None, epochs=1.0).epochs == 1.0
 
 
-def test_evaluation_is_greedy_and_else_like_exploration():
+def test_evaluation_is_greedy_and_otherwise_like_exploration():
     loaded = recipe(sampling={"max_tokens": 64, "temperature": 1.0})
     assert loaded.evaluation_sampling.temperature == 0.0
     assert loaded.evaluation_sampling.max_tokens == 64
 
 
-def test_settings_do_not_change():
+def test_settings_are_immutable():
     with pytest.raises(ValueError, match="frozen"):
         recipe().train.updates = 3
 
 
 @pytest.mark.parametrize("kind", [Recipe, *(method_class(name).Options for name in METHODS)])
-def test_every_setting_has_its_help(kind: type[Settings]):
+def test_every_setting_has_help(kind: type[Settings]):
     rows = settings_table(kind)
     assert all(row.description.endswith(".") and row.type for row in rows)
     assert len({row.key for row in rows}) == len(rows)

@@ -38,7 +38,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
     "Train": {
         "run": Entry("run:run", "Execute a recipe, or continue a run."),
         "collect": Entry("collect:collect", "Collect expert trajectories on the training tasks."),
-        "stage": Entry("stage:stage", "Execute one kind of stage."),
+        "stage": Entry("stage:stage", "Execute one stage of a run."),
         "compare": Entry("compare:compare", "Compare methods over several seeds."),
     },
     "Inspect": {

@@ -46,7 +46,7 @@ _REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra == ['"](\w+)['"])?$""")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was checked. `remedy` fixes it if it is not `ok`; every run needs it if `needed`."""
+    """One thing that was checked. `remedy` fixes it if it is not `ok`; runs need it if `needed`."""
 
     name: str
     ok: bool

@@ -39,8 +39,8 @@ EnvOverrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Set an environment setting without the prefix `env.`, e.g. `tasks_per_split=5` for "
-        "`toy`; may be repeated.",
+        help="Set a setting of the environment, named as in a recipe but without `env.`, e.g. "
+        "`data=webshop/data` or `products_per_page=5`; may be repeated.",
     ),
 ]
 Out = Annotated[

@@ -50,6 +50,8 @@ def report(
     trial, the later one counts. Prints the paths of the reports.
 
     Example: `eef report runs/demo`
+
+    Example: `eef report runs/study-rollouts runs/study-tokens --out results`
     """
     runs = [path for path in directories if (path / RECIPE_FILE).is_file()]
     if runs and len(directories) > 1:

@@ -1,4 +1,4 @@
-"""`eef stage`: execute one kind of stage."""
+"""`eef stage`: execute one stage of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stage(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Execute one kind of stage.
+    """Execute one stage of a run.
 
     KIND is one of: `collect` (experts play the training tasks), `explore` (the student of the
     previous round plays what a method plans), `select` (a method chooses what to train on), `train`

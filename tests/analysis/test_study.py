@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -84,6 +85,25 @@ def test_results_of_an_unfinished_study_are_written(comparison, tmp_path):
         assert f"<dt>{key}</dt><dd>" in page
     assert "default-src" in page
     assert "<script" not in page
+
+
+def test_a_report_is_written_into_the_first_directory(comparison, tmp_path, monkeypatch):
+    directory, _ = comparison
+    study = tmp_path / "study"
+    shutil.copytree(directory, study)
+    monkeypatch.chdir(tmp_path)
+    done = eef("report", study)
+    names = ["results.md", "results.html", "study.json"]
+    assert done.stdout.split() == [str(study / "report" / name) for name in names]
+    assert {path.name for path in (study / "report").iterdir()} == {*names, "trials"}
+    assert [path.name for path in tmp_path.iterdir()] == ["study"]
+    trials = study / "report/trials"
+    assert eef("report", trials).exit_code == eef("report", trials).exit_code == 0
+    refused = eef("report", study / "seed0", study / "seed1")
+    assert refused.exit_code == 2
+    assert "is a run; a study is made from directories of `eef compare`" in refused.stderr
+    alone = eef("report", study / "seed0", "--out", tmp_path / "page")
+    assert alone.stdout == f"{tmp_path / 'page/report.html'}\n"
 
 
 def test_stored_trials_give_the_same_results(comparison, tmp_path):

@@ -1,4 +1,4 @@
-"""The program from outside: what it leaves, how it goes on after an interruption, how it tells a mistake."""
+"""The program from outside: its files, interruptions and resuming, and its error messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ METHODS = ("expert", "bc", "rft4", "eef")
 
 @pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory):
-    """A run that nothing interrupted."""
+    """An uninterrupted run."""
     directory = tmp_path_factory.mktemp("runs") / "finished"
     done = eef("run", recipe, "--out", directory)
     assert done.exit_code == 0, done.stderr
@@ -50,7 +50,7 @@ def finished(recipe, tmp_path_factory):
 
 
 def same(directory, other):
-    """Whether two runs came to the same numbers, rollouts and losses."""
+    """Check that two runs have the same numbers, rollouts and losses."""
     assert numbers(directory) == numbers(other)
     assert losses(directory, METHODS) == losses(other, METHODS)
     assert [rollouts(directory, name) for name in ("expert", "eef")] == [
@@ -59,7 +59,7 @@ def same(directory, other):
 
 
 def refused(done, message, hint=None):
-    """Whether a command ended as a mistake should: status 2, one line and a hint, no traceback, nothing on stdout."""
+    """Check that a command was refused: status 2, one line, a hint, and nothing on stdout."""
     assert (done.exit_code, done.stdout) == (2, "")
     lines = done.stderr.splitlines()
     assert lines[-1 if hint is None else -2].startswith("error: ")
@@ -68,7 +68,7 @@ def refused(done, message, hint=None):
     assert "Traceback" not in done.stderr
 
 
-# --- a run ---------------------------------------------------------------------------------------------------------
+# A run
 
 
 def test_a_run_leaves_results_and_a_page(finished):
@@ -79,7 +79,7 @@ def test_a_run_leaves_results_and_a_page(finished):
     assert "</html>" in (finished / "report.html").read_text()
 
 
-def test_a_finished_run_is_not_carried_out_again(finished, recipe):
+def test_a_finished_run_is_not_executed_again(finished, recipe):
     before = numbers(finished)
     done = eef("run", recipe, "--out", finished)
     assert done.exit_code == 0
@@ -89,7 +89,7 @@ def test_a_finished_run_is_not_carried_out_again(finished, recipe):
     assert eef("run", finished, "--quiet").stderr == ""
 
 
-def test_stages_by_hand_make_the_same_run(finished, recipe, tmp_path):
+def test_single_stages_make_the_same_run(finished, recipe, tmp_path):
     directory = tmp_path / "run"
     assert eef("collect", recipe, "--out", directory, "--quiet").stdout == f"{directory}\n"
     refused(
@@ -120,7 +120,7 @@ def test_stages_by_hand_make_the_same_run(finished, recipe, tmp_path):
     )
 
 
-def test_a_setting_on_the_command_line_wins(student, tmp_path):
+def test_overrides_take_precedence(student, tmp_path):
     recipe = write_recipe(tmp_path / "small.json", small_recipe(student))
     overrides = (
         "--set",
@@ -164,10 +164,10 @@ def test_several_seeds_are_compared(student, tmp_path):
     )
 
 
-# --- interruptions -------------------------------------------------------------------------------------------------
+# Interruptions
 
 
-def test_a_run_killed_twice_ends_as_if_it_had_not_been(finished, recipe, tmp_path):
+def test_a_run_killed_twice_has_the_same_numbers(finished, recipe, tmp_path):
     directory = tmp_path / "run"
     explored = directory / "rft4/trajectories.jsonl"
     exploring = start("run", recipe, "--out", directory, "--quiet")
@@ -184,20 +184,22 @@ def test_a_run_killed_twice_ends_as_if_it_had_not_been(finished, recipe, tmp_pat
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_is_one_line_and_loses_nothing(number, status, finished, recipe, tmp_path):
+def test_an_interruption_prints_one_line_and_loses_nothing(
+    number, status, finished, recipe, tmp_path
+):
     directory = tmp_path / "run"
     process = start("run", recipe, "--out", directory)
-    ended, told = stop_when(
+    ended, stderr = stop_when(
         process, lambda: lines_in(directory / "rft4/trajectories.jsonl") >= 2, number
     )
     assert ended == status
-    assert told.splitlines()[-1] == f"stopped; `eef run {directory}` continues"
-    assert "Traceback" not in told
+    assert stderr.splitlines()[-1] == f"stopped; `eef run {directory}` continues"
+    assert "Traceback" not in stderr
     assert eef("run", directory, "--quiet").exit_code == 0
     same(directory, finished)
 
 
-def test_two_processes_do_not_work_on_one_method(finished, tmp_path):
+def test_two_processes_cannot_work_on_one_method(finished, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
     (directory / "eef/round1/selection.json").unlink()
@@ -210,11 +212,11 @@ def test_two_processes_do_not_work_on_one_method(finished, tmp_path):
     assert eef("run", directory, "--quiet").exit_code == 0
 
 
-# --- a full disk ---------------------------------------------------------------------------------------------------
+# A full disk
 
 
 def disk_of(directory: Path, kilobytes: int) -> bool:
-    """Make a directory a disk of its own; False where that is not allowed."""
+    """Mount a small disk at a directory, or resize it; False if that is not permitted."""
     directory.mkdir(exist_ok=True)
     options = f"size={kilobytes}k" if not directory.is_mount() else f"remount,size={kilobytes}k"
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory]
@@ -222,10 +224,8 @@ def disk_of(directory: Path, kilobytes: int) -> bool:
 
 
 @pytest.mark.parametrize(("kilobytes", "save_every"), [(20, "null"), (300, "null"), (300, "2")])
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
-    kilobytes, save_every, finished, recipe, tmp_path
-):
-    """20 kB end in the expert's rollouts, 300 kB in the first checkpoint or in the first point to resume from."""
+def test_a_run_resumes_after_a_full_disk(kilobytes, save_every, finished, recipe, tmp_path):
+    """20 kB fill up during the expert's rollouts, 300 kB during the first checkpoint."""
     disk = tmp_path / "disk"
     try:
         if not disk_of(disk, kilobytes):
@@ -239,24 +239,38 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
         subprocess.run(["umount", disk], capture_output=True, check=False)
 
 
-def test_a_file_that_may_not_grow_is_told(recipe, tmp_path):
-    """Where no disk can be mounted, a limit on the size of a file stands in: this one ends in the first checkpoint."""
+def test_a_file_size_limit_is_reported(recipe, tmp_path):
+    """Like a full disk, where none can be mounted: the limit is reached in the first checkpoint."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     process = start("run", recipe, "--out", tmp_path / "run", preexec_fn=limit)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 2, told
-    assert "error: cannot write" in told
-    assert "hint: " in told.splitlines()[-1]
-    assert "Traceback" not in told
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2, stderr
+    assert "error: cannot write" in stderr
+    assert "hint: " in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
 
 
-# --- mistakes ------------------------------------------------------------------------------------------------------
+# Library output
 
 
-def test_an_unknown_setting_is_refused_with_the_nearest(recipe, tmp_path):
+def test_a_lora_run_prints_no_library_warnings(student, tmp_path):
+    settings = small_recipe(student, train={"updates": 1}, model={"lora": {"rank": 2}})
+    recipe = write_recipe(
+        tmp_path / "small.json", {**settings, "methods": ["bc"], "options": {}, "budget": {}}
+    )
+    process = start("run", recipe, "--out", tmp_path / "run")
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert "arning" not in stderr
+
+
+# Mistakes
+
+
+def test_an_unknown_setting_is_refused_with_a_suggestion(recipe, tmp_path):
     message = "unknown setting 'train.updatse'"
     refused(
         eef("run", recipe, "--set", "train.updatse=3", "--out", tmp_path / "run"),
@@ -292,12 +306,12 @@ def test_an_unknown_setting_is_refused_with_the_nearest(recipe, tmp_path):
         ),
     ],
 )
-def test_a_recipe_that_cannot_be_carried_out_is_told(overrides, message, hint, recipe, tmp_path):
+def test_a_recipe_that_cannot_be_executed_is_refused(overrides, message, hint, recipe, tmp_path):
     options = [part for override in overrides for part in ("--set", override)]
     refused(eef("run", recipe, "--out", tmp_path / "run", *options), message, hint)
 
 
-def test_a_recipe_that_is_none_is_told(finished, tmp_path):
+def test_files_and_directories_of_another_kind_are_refused(finished, tmp_path):
     refused(eef("run", tmp_path / "none.toml"), "no such file", "`eef settings`")
     refused(eef("compare", finished), "is a directory, not a recipe", "`.toml`")
     refused(eef("run", finished, "--set", "seed=1"), "is a run directory", "`--set`")
@@ -306,7 +320,7 @@ def test_a_recipe_that_is_none_is_told(finished, tmp_path):
     refused(eef("run", tmp_path), "is not a run directory", "`eef run RECIPE --out DIR`")
 
 
-def test_a_run_is_not_entered_with_another_recipe(finished, recipe):
+def test_a_run_is_not_continued_with_another_recipe(finished, recipe):
     refused(
         eef("run", recipe, "--out", finished, "--set", "seed=3"),
         "they differ in: seed",
@@ -314,9 +328,7 @@ def test_a_run_is_not_entered_with_another_recipe(finished, recipe):
     )
 
 
-def test_a_mistake_found_before_anything_is_played_can_be_mended_in_place(
-    recipe, student, tmp_path
-):
+def test_a_mistake_found_before_anything_is_played_can_be_fixed_in_place(recipe, student, tmp_path):
     assert (
         eef("run", recipe, "--out", tmp_path / "run", "--set", "model.name=/no/where").exit_code
         == 2
@@ -324,7 +336,9 @@ def test_a_mistake_found_before_anything_is_played_can_be_mended_in_place(
     assert eef("collect", recipe, "--out", tmp_path / "run", "--quiet").exit_code == 0
 
 
-def test_a_model_without_a_tokenizer_is_told_before_anything_is_played(student, recipe, tmp_path):
+def test_a_model_without_a_tokenizer_is_refused_before_anything_is_played(
+    student, recipe, tmp_path
+):
     bare = tmp_path / "bare"
     shutil.copytree(student, bare, ignore=shutil.ignore_patterns("*token*", "*.jinja"))
     done = eef("run", recipe, "--out", tmp_path / "run", "--set", f"model.name={bare}")
@@ -332,7 +346,7 @@ def test_a_model_without_a_tokenizer_is_told_before_anything_is_played(student, 
     assert not (tmp_path / "run/expert").exists()
 
 
-def test_data_files_that_are_missing_or_malformed_are_told(recipe, tmp_path):
+def test_missing_and_malformed_data_files_are_reported(recipe, tmp_path):
     shop = ("--set", "env.name=webshop", "--out", tmp_path / "run")
     refused(
         eef("run", recipe, *shop, "--set", f"env.data={tmp_path / 'none'}"), "none", "items_shuffle"
@@ -347,7 +361,7 @@ def test_data_files_that_are_missing_or_malformed_are_told(recipe, tmp_path):
     )
 
 
-def test_a_damaged_store_names_file_and_line(finished, tmp_path):
+def test_a_damaged_store_is_reported_with_file_and_line(finished, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(finished, directory)
     store = directory / "expert/trajectories.jsonl"
@@ -355,7 +369,7 @@ def test_a_damaged_store_names_file_and_line(finished, tmp_path):
     refused(eef("show", directory), "expert/trajectories.jsonl`, line 1")
 
 
-def test_a_bug_is_a_traceback_and_status_1(tmp_path):
+def test_a_bug_ends_in_a_traceback_and_status_1(tmp_path):
     script = (
         "import sys; from eef.cli import main; sys.argv = ['eef', 'settings']\n"
         "import eef.cli.settings; eef.cli.settings.settings_table = None; main()"
@@ -368,10 +382,10 @@ def test_a_bug_is_a_traceback_and_status_1(tmp_path):
     assert "Traceback" in done.stderr
 
 
-# --- limits that are no mistakes -----------------------------------------------------------------------------------
+# Limits that are not mistakes
 
 
-def test_what_is_longer_than_the_context_is_counted_and_never_cut(recipe, tmp_path):
+def test_examples_longer_than_the_context_are_skipped_and_counted(recipe, tmp_path):
     """The examples have 357 to 615 tokens."""
     small = save_student(tmp_path / "small", context=408)
     overrides = ("--set", f"model.name={small}", "--set", "rollouts.step_limit=30")
@@ -385,20 +399,20 @@ def test_what_is_longer_than_the_context_is_counted_and_never_cut(recipe, tmp_pa
     assert f"{explored['overflows']} stopped at the end of the context" in done.stderr
 
 
-def test_a_context_that_no_example_fits_into_is_told(recipe, tmp_path):
+def test_a_context_that_fits_no_example_is_refused(recipe, tmp_path):
     tiny = save_student(tmp_path / "tiny", context=120)
     done = eef("run", recipe, "--out", tmp_path / "run", "--set", f"model.name={tiny}")
     refused(done, "all 3 examples are longer than the model's context", "`chat.max_length`")
 
 
-def test_an_expert_that_never_fails_is_no_mistake(recipe, tmp_path):
+def test_an_expert_that_never_fails_is_accepted(recipe, tmp_path):
     overrides = ("--set", "expert.names=['scripted/flawless']", "--set", "rollouts.step_limit=20")
     done = eef("run", recipe, "--out", tmp_path / "run", *overrides)
     assert done.exit_code == 0, done.stderr
     assert "the expert never failed, so there are no failures to explore" in done.stderr
 
 
-# --- looking -------------------------------------------------------------------------------------------------------
+# Looking
 
 
 def test_show_gives_an_overview(finished):
@@ -431,7 +445,7 @@ def test_show_gives_the_mask_of_an_example(finished):
     assert "tokens are trained" in done.stderr
 
 
-def test_show_says_what_it_cannot_find(finished):
+def test_show_refuses_what_it_cannot_find(finished):
     refused(
         eef("show", finished, "toy/999"), "no task, trajectory or example 'toy/999'", "overview"
     )
@@ -466,23 +480,23 @@ def test_a_terminal_shows_bars_and_the_results_so_far(finished):
     assert "win rate %   start   round 1" in shown
 
 
-# --- tools ---------------------------------------------------------------------------------------------------------
+# Tools
 
 
-def test_check_env_holds_an_environment_to_the_protocol():
+def test_env_check_checks_the_protocol():
     done = eef("env", "check", "toy", "--set", "tasks_per_split=5")
     assert done.exit_code == 0
     assert "task ids are unique" in done.stdout
     refused(eef("env", "check", "toy", "--split", "dev"), "unknown split 'dev'", "train")
 
 
-def test_settings_names_every_setting():
+def test_settings_lists_every_setting():
     shown = eef("settings").stdout
     for key in ("train.updates", "options.eef.M", "env.products_per_page"):
         assert key in shown
 
 
-def test_a_base_student_is_made(tmp_path):
+def test_a_base_student_is_built(tmp_path):
     small = (
         "shops=1",
         "tasks=2",

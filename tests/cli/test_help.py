@@ -1,4 +1,4 @@
-"""Help: every command has a short summary, an example that works, and is imported only when needed."""
+"""Help: every command has a short summary and an example that works; help imports no command."""
 
 from __future__ import annotations
 
