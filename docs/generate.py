@@ -211,8 +211,9 @@ def _subcommand(group: TyperGroup, context: Any, name: str) -> Any:
 def _help_lines(command: Any, context: Any) -> Iterator[str]:
     level = "##" if context.parent is not None and context.parent.parent is None else "###"
     usage = " ".join(command.collect_usage_pieces(context))
-    yield from (f"{level} {context.command_path}", "", _help_text(command), "")
+    yield from (f"{level} {context.command_path}", "")
     yield from ("```", f"{context.command_path} {usage}".strip(), "```", "")
+    yield from (_help_text(command), "")
     rows = [
         record
         for parameter in command.get_params(context)
@@ -221,7 +222,8 @@ def _help_lines(command: Any, context: Any) -> Iterator[str]:
     if rows:
         yield from ("| argument or option | meaning |", "|:--|:--|")
         for name, meaning in rows:
-            name = re.sub(r" <(path|str|list\[Path\])>$", "", name)
+            if not name.startswith("-"):
+                name = re.sub(r" <(path|str|list\[Path\])>$", "", name)
             yield f"| `{_cell(name)}` | {_cell(' '.join(meaning.split()))} |"
         yield ""
 
