@@ -1,4 +1,4 @@
-"""Lessons: training examples as messages and as tokens, each with its weights and where it comes from."""
+"""RenderedExample: a training example as messages and as tokens, with weights and provenance."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from eef.trajectory import TrajectorySet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedExample:
-    """One training example, ready for another trainer, cut behind its last trained turn.
+    """One training example, ready for another trainer, cut after its last trained turn.
 
-    `weights[i]` belongs to the i-th assistant message. `rendered` and `spans` are what `eef` itself trains on: the ids,
-    and the text of these ids, with the weight of each token and stretch. `meta` follows it back: example, task,
-    trajectory, and of each assistant message the author, the reason, the source.
+    `weights[i]` belongs to the i-th assistant message. `rendered` and `spans` are what `eef` itself
+    trains on: token ids with their weights, and the text of the same ids in spans of equal weight.
+    `meta` is its provenance: example, task, trajectory, source, and the author and reason of each
+    assistant message.
     """
 
     conversation: Conversation
@@ -33,13 +34,13 @@ class RenderedExample:
         return all(weight in (0.0, 1.0) for weight in self.weights)
 
     def weighted(self) -> Iterator[tuple[dict[str, str], float]]:
-        """Each message with its weight: 0 for all that the agent did not write."""
-        left = iter(self.weights)
+        """Each message with its weight, which is 0 for every message not written by the agent."""
+        weights = iter(self.weights)
         for message in self.conversation:
-            yield message, next(left) if message["role"] == "assistant" else 0.0
+            yield message, next(weights) if message["role"] == "assistant" else 0.0
 
     def trained(self) -> Iterator[tuple[int, float]]:
-        """(index in the conversation, weight) of each trained message."""
+        """The index in the conversation, and the weight, of each trained message."""
         return ((index, weight) for index, (_, weight) in enumerate(self.weighted()) if weight != 0)
 
 
@@ -50,8 +51,10 @@ def render_examples(
     renderer: Renderer,
     **about: Any,
 ) -> Iterator[RenderedExample]:
-    """The lessons of the examples that `eef` would train on: those that fit into the model's context. `about` (run,
-    method, round) goes into each `meta`."""
+    """Render the examples that `eef` would train on: those that fit into the model's context.
+
+    `about` (run, method, round) is added to each `meta`.
+    """
     for example in examples:
         conversation, weights = weighted_conversation(example, trajectories, prompt)
         rendered = renderer.render(conversation, weights)
@@ -61,11 +64,11 @@ def render_examples(
                 weights=weights,
                 rendered=rendered,
                 spans=renderer.spans(conversation, weights),
-                meta={**about, **_origins(example, trajectories, weights)},
+                meta={**about, **_provenance(example, trajectories, weights)},
             )
 
 
-def _origins(
+def _provenance(
     example: TrainingExample, trajectories: TrajectorySet, weights: tuple[float, ...]
 ) -> dict[str, Any]:
     path = trajectories.path(example.trajectory)[: len(weights)]

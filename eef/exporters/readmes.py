@@ -1,26 +1,33 @@
-"""Guides: the README that lies beside each export, and the code that verl needs to read its own."""
+"""READMEs: one beside each export, on its files and how to train on them; verl's dataset class."""
 
 from __future__ import annotations
 
-_HEAD = "{count} examples, written by `eef export`. The text that carries loss is the text `eef` trains on"
+_HEAD = """\
+{count} examples, written by `eef export`. The text that carries loss is the text `eef` trains on.
+"""
+
+_EXCEPTION = """\
+Exception: LLaMA-Factory v1 applies a message's weight to its header and to the text after its end
+of turn too (`<|im_start|>assistant\\n` and a newline, in ChatML). These fixed tokens carry loss
+there, and none in `eef`."""
 
 READMES = {
     "trl": _HEAD
-    + """ (each turn's end, `{end}`, among it).
+    + """Each turn's end, `{end}`, is part of it.
 
-- `tokens.parquet`: `input_ids` and `labels` (-100: no loss). Nothing is left to a template or a tokenizer:
+- `tokens.parquet`: `input_ids` and `labels` (-100: no loss). No template or tokenizer is needed:
 
       dataset = datasets.load_dataset("parquet", data_files="tokens.parquet", split="train")
       trl.SFTTrainer(model, trl.SFTConfig(max_length=None), train_dataset=dataset)
 
-  TRL's default `max_length` of 1024 would cut the last actions off.
-- `messages.jsonl`: `messages` with `train` on each, and `chat_template.jinja`, which heeds it: set
-  `tokenizer.chat_template` to that file's text and `SFTConfig(assistant_only_loss=True, max_length=None)`. The template
-  is there where it gives the text of the model's own for every example.
+  TRL's default `max_length` of 1024 would cut off the last actions.
+- `messages.jsonl`: `messages` with `train` on each. `chat_template.jinja` applies it: set
+  `tokenizer.chat_template` to the text of that file and use
+  `SFTConfig(assistant_only_loss=True, max_length=None)`. The template is missing if it would not
+  render every example as the model's own does.
 """,
     "axolotl": _HEAD
-    + """.
-
+    + """
     datasets:
       - path: train.jsonl
         ds_type: json
@@ -31,74 +38,78 @@ READMES = {
         roles_to_train: []
         train_on_eos: turn
         train_on_eot: turn
-    eot_tokens: ["{end}"]      # where the model's end of turn is not its end of sequence
+    eot_tokens: ["{end}"]      # if the model's end of turn is not its end of sequence
 
-Each row ends in a trained turn, as Axolotl asks for.
+Each row ends in a trained turn, as Axolotl requires.
 """,
     "llamafactory": _HEAD
-    + """, but for what is said below.
+    + f"""
+- `v0/`: one row per trained action, which is its last message. Set `dataset_dir` to that directory,
+  `dataset: eef` and `mask_history: true`. An example with n trained actions is n rows, each of the
+  same weight in the loss.
+- `v1/`: `loss_weight` on every message.
 
-- `v0/`: a row for each trained action, which is its last message. Set `dataset_dir` to that directory, `dataset: eef`
-  and `mask_history: true`. An example with n trained actions is n rows, each of the same weight in the loss.
-- `v1/`: `loss_weight` on every message. v1 gives a message's weight to its header and to what follows its end of turn
-  too (`<|im_start|>assistant\\n` and a newline, in ChatML): these fixed tokens carry loss there and none in `eef`.
+{_EXCEPTION}
 """,
     "llamafactory-v1": _HEAD
-    + """, but for this: LLaMA-Factory v1 gives a message's weight to its header and to what
-follows its end of turn too (`<|im_start|>assistant\\n` and a newline, in ChatML).
+    + f"""
+`loss_weight` is set on every message.
 
-`loss_weight` stands on every message.
+{_EXCEPTION}
 """,
     "ms-swift": _HEAD
-    + """.
-
+    + """
     swift sft --dataset train.jsonl …
 
-`loss` stands on every message; ms-swift heeds it on the assistant's. Where weights are real numbers they stand in
-`loss_scale`, and `--is_binary_loss_scale false` must be given.
+`loss` is set on every message; ms-swift applies it to the assistant's. If weights are real numbers,
+they are in `loss_scale`, and `--is_binary_loss_scale false` is required.
 """,
     "openai": _HEAD
-    + """.
-
-`weight` (0 or 1) stands on every message. OpenAI's schema has it for the assistant's messages; it trains no others.
+    + """
+`weight` (0 or 1) is set on every message. OpenAI's schema defines it for the assistant's messages;
+no others are trained.
 """,
     "together": _HEAD
-    + """.
-
-`weight` (0 or 1) stands on every message: one weight anywhere makes Together train on all messages that have none.
+    + """
+`weight` (0 or 1) is set on every message: if any message has one, Together trains on all messages
+without one.
 """,
     "agentgym": _HEAD
-    + """, in AgentGym's `conversations[from, value, loss]` with `item_id`.
-
-Rules in words stand where AgentGym has them: as a first turn of the user, to which the agent agrees (`loss` false).
+    + """
+The rows have AgentGym's `conversations[from, value, loss]` and `item_id`. The prompt is where
+AgentGym has it: in a first user turn that the agent acknowledges (`loss` false).
 """,
     "verl": _HEAD
-    + """.
+    + """
+verl's own multi-turn dataset trains every turn of the assistant. `dataset.py` passes it the token
+ids and `loss_mask` of `train.parquet` unchanged:
 
-verl's own multi-turn dataset trains every turn of the assistant. `dataset.py` gives it the ids and `loss_mask` of
-`train.parquet` as they are:
-
-    data.train_files=train.parquet data.custom_cls.path=dataset.py data.custom_cls.name=MaskedDataset
+    data.train_files=train.parquet data.custom_cls.path=dataset.py \\
+        data.custom_cls.name=MaskedDataset
 """,
     "prompt-completion": _HEAD
-    + """.
-
-A row for each trained action: `prompt` (all the text before it, special tokens included), `completion` (the action and
-`{end}`), `weight`. Tokenize both without adding special tokens, and put loss on the completion alone.
+    + """
+One row per trained action: `prompt` (all text before it, special tokens included), `completion`
+(the action and `{end}`) and `weight`. Tokenize both without adding special
+tokens, and apply the loss to the completion only.
 """,
     "parquet": _HEAD
-    + """.
-
-Our rows: `messages` (with `train` and `weight` on each), `input_ids` and `weights` (a loss weight for each token),
-`meta` (JSON: where each turn comes from, and why it is trained).
+    + """
+The rows of `eef`: `messages` (with `train` and `weight` on each), `input_ids` and `weights` (one
+loss weight per token), `meta` (JSON: where each turn comes from, and why it is trained).
 """,
-    "atif": """{count} trajectories in the Agent Trajectory Interchange Format (ATIF v1.6), written by `eef export`.
+    "atif": """\
+{count} trajectories in the Agent Trajectory Interchange Format (ATIF v1.6), written by
+`eef export`.
 
-`extra.train` and `extra.weight` of a step say what `eef` trains on; `extra` of a document follows it back.
+`extra.train` and `extra.weight` of a step are what `eef` trains on; `extra` of a document is its
+provenance.
 """,
 }
+"""Target → the text of its README, with the number of examples and the end of a turn to fill in."""
 
-VERL_DATASET = '''"""Rows of `eef export --to verl`, for verl's SFT trainer: ids and loss mask as they are."""
+VERL_DATASET = '''\
+"""Rows of `eef export --to verl` for verl's SFT trainer: token ids and loss mask unchanged."""
 
 import pandas as pd
 import torch
@@ -122,14 +133,16 @@ class MaskedDataset(Dataset):
         mask = torch.tensor(list(row["loss_mask"]), dtype=torch.float32)
         longest = self.config.get("max_length", len(ids))
         if len(ids) > longest:
-            raise ValueError(f"row {item} has {len(ids)} tokens, data.max_length is {longest}: raise it")
+            raise ValueError(f"row {item} has {len(ids)} tokens; `data.max_length` is {longest}")
         if self.config.get("pad_mode", "right") == "no_padding":
             return {"input_ids": ids, "position_ids": torch.arange(len(ids)), "loss_mask": mask}
         short = longest - len(ids)
         return {
             "input_ids": torch.cat([ids, torch.full((short,), self.pad)]),
             "attention_mask": torch.cat([torch.ones(len(ids)), torch.zeros(short)]).long(),
-            "position_ids": torch.cat([torch.arange(len(ids)), torch.zeros(short, dtype=torch.long)]),
+            "position_ids": torch.cat(
+                [torch.arange(len(ids)), torch.zeros(short, dtype=torch.long)]
+            ),
             "loss_mask": torch.cat([mask, torch.zeros(short)]),
         }
 '''

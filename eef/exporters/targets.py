@@ -1,7 +1,7 @@
-"""Trainers: lessons → the files another trainer reads, so that it trains on the text `eef` trains on, and on no other.
+"""Targets: rendered examples → files of another trainer, so that it trains on the same text.
 
-Every message says whether it is trained. Where a trainer knows only trained and not trained, real-valued weights are
-refused. Each directory has a README which says what lies there and how it is trained on.
+Every message records whether it is trained. A trainer without loss weights is refused real-valued
+ones. Each directory gets a README with its files and how to train on them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,28 @@ from typing import Any
 
 from eef import __version__
 from eef.config import unknown_name
-from eef.errors import ConfigError, MethodError
+from eef.errors import MethodError
 from eef.exporters.chat_template import marked_template
 from eef.exporters.examples import RenderedExample
 from eef.exporters.readmes import READMES, VERL_DATASET
 from eef.renderer import Renderer
+from eef.utils.extras import missing_package
 from eef.utils.jsonl import disk_errors, write_json, write_jsonl, write_text
 from eef.utils.records import Json
 
-IGNORED = -100  # the label of a token without loss, in torch and all trainers built on it
-_FIRST_ANSWER = "OK. I'll follow your instructions and try my best to solve the task."
+IGNORED = -100
+"""Label of a token without loss, as in torch."""
+
+_ACKNOWLEDGMENT = "OK. I'll follow your instructions and try my best to solve the task."
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A trainer that is written for. `binary`: it knows weights 0 and 1 alone. `messages`: it knows no part of a
-    message, so that loss on actions alone cannot be told to it."""
+    """A trainer to write files for.
+
+    `binary`: it supports only the weights 0 and 1. `messages`: it trains whole messages, so that it
+    cannot train on actions only.
+    """
 
     write: Callable[[Sequence[RenderedExample], Path, Renderer], None]
     binary: bool = True
@@ -37,25 +43,27 @@ class Target:
 
 
 def export(
-    name: str, lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer
+    name: str, examples: Sequence[RenderedExample], directory: Path, renderer: Renderer
 ) -> list[Path]:
-    """Write the files of a target into a directory; returns them.
+    """Write the files of a target into a directory, and return their paths.
 
-    Raises ConfigError (no such target), MethodError (nothing to write, or weights which it cannot hold), StoreError.
+    ConfigError if the target is unknown, MethodError if there are no examples or the target does
+    not support their weights, StoreError if the disk cannot be written.
     """
     target = find_target(name)
-    _check(name, target, lessons, renderer)
+    _check(name, target, examples, renderer)
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    target.write(lessons, directory, renderer)
+    target.write(examples, directory, renderer)
     write_text(
-        directory / "README.md", READMES[name].format(count=len(lessons), end=end_of_turn(renderer))
+        directory / "README.md",
+        READMES[name].format(count=len(examples), end=end_of_turn(renderer)),
     )
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def find_target(name: str) -> Target:
-    """The target of a name (ConfigError naming the nearest)."""
+    """The target of a name. ConfigError if it is unknown."""
     if name not in TARGETS:
         raise unknown_name("export target", name, TARGETS)
     return TARGETS[name]
@@ -63,81 +71,89 @@ def find_target(name: str) -> Target:
 
 def end_of_turn(renderer: Renderer) -> str:
     """The text that ends a turn."""
-    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    return renderer.spans(talk, [1.0])[-1][0][
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    return renderer.spans(messages, [1.0])[-1][0][
         1 if renderer.loss_on == "completion" else 0 :
     ].removeprefix("b")
 
 
 def _check(
-    name: str, target: Target, lessons: Sequence[RenderedExample], renderer: Renderer
+    name: str, target: Target, examples: Sequence[RenderedExample], renderer: Renderer
 ) -> None:
-    if not lessons:
+    if not examples:
         raise MethodError(
-            "there is nothing to export: no example with a trained step", hint="see `eef show DIR`"
+            "nothing to export: no example has a trained step",
+            hint="list the examples: `eef show DIR`",
         )
     if target.messages and renderer.loss_on == "action":
         raise MethodError(
             f'`{name}` trains whole messages, and `chat.loss_on` is "action"',
-            hint=f"take a target of tokens: {', '.join(key for key, item in TARGETS.items() if not item.messages)}",
+            hint=f"export to one of: {_names(lambda each: not each.messages)}",
         )
-    odd = next((lesson for lesson in lessons if target.binary and not lesson.binary), None)
+    odd = next((example for example in examples if target.binary and not example.binary), None)
     if odd is not None:
         weight = next(weight for weight in odd.weights if weight not in (0.0, 1.0))
         raise MethodError(
-            f"`{name}` knows trained and not trained alone; example {odd.meta['example']!r} has weight {weight:g}",
-            hint=f"take one of: {', '.join(key for key, item in TARGETS.items() if not item.binary)}",
+            f"`{name}` supports only weights 0 and 1; example {odd.meta['example']!r} has weight "
+            f"{weight:g}",
+            hint=f"export to one of: {_names(lambda each: not each.binary)}",
         )
 
 
-# --- messages ------------------------------------------------------------------------------------------------------
+def _names(fits: Callable[[Target], bool]) -> str:
+    return ", ".join(name for name, target in TARGETS.items() if fits(target))
 
 
-def canonical(lesson: RenderedExample) -> Json:
-    """Our row: `train` on every message, `weight` beside it where that is neither 0 nor 1; `meta` follows it back."""
+# --- messages -------------------------------------------------------------------------------------
+
+
+def canonical(example: RenderedExample) -> Json:
+    """The row of `eef`: `train` on every message, `weight` if it is neither 0 nor 1, and `meta`."""
     messages = [
         {**message, "train": weight != 0, **({} if weight in (0.0, 1.0) else {"weight": weight})}
-        for message, weight in lesson.weighted()
+        for message, weight in example.weighted()
     ]
-    return {"messages": messages, "meta": lesson.meta}
+    return {"messages": messages, "meta": example.meta}
 
 
-def _with(lesson: RenderedExample, key: str, value: Callable[[float], Any]) -> Json:
-    return {"messages": [{**message, key: value(weight)} for message, weight in lesson.weighted()]}
+def _with(example: RenderedExample, key: str, value: Callable[[float], Any]) -> Json:
+    return {"messages": [{**message, key: value(weight)} for message, weight in example.weighted()]}
 
 
-def _axolotl(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    write_jsonl(directory / "train.jsonl", (_with(lesson, "train", bool) for lesson in lessons))
+def _axolotl(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+    write_jsonl(directory / "train.jsonl", (_with(example, "train", bool) for example in examples))
 
 
-def _weights(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    write_jsonl(directory / "train.jsonl", (_with(lesson, "weight", int) for lesson in lessons))
+def _weights(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+    write_jsonl(directory / "train.jsonl", (_with(example, "weight", int) for example in examples))
 
 
-def _swift(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+def _swift(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     rows = (
         {
             "messages": [
                 {
                     **message,
                     "loss": weight != 0,
-                    **({} if lesson.binary else {"loss_scale": weight}),
+                    **({} if example.binary else {"loss_scale": weight}),
                 }
-                for message, weight in lesson.weighted()
+                for message, weight in example.weighted()
             ]
         }
-        for lesson in lessons
+        for example in examples
     )
     write_jsonl(directory / "train.jsonl", rows)
 
 
-def _llamafactory(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    old = directory / "v0"
-    with disk_errors(old):
-        old.mkdir(exist_ok=True)
-    write_jsonl(old / "train.jsonl", (row for lesson in lessons for row in _row_an_action(lesson)))
+def _llamafactory(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+    v0 = directory / "v0"
+    with disk_errors(v0):
+        v0.mkdir(exist_ok=True)
+    write_jsonl(
+        v0 / "train.jsonl", (row for example in examples for row in _rows_per_action(example))
+    )
     write_json(
-        old / "dataset_info.json",
+        v0 / "dataset_info.json",
         {
             "eef": {
                 "file_name": "train.jsonl",
@@ -153,17 +169,17 @@ def _llamafactory(lessons: Sequence[RenderedExample], directory: Path, renderer:
             }
         },
     )
-    _llamafactory_v1(lessons, directory / "v1", renderer)
+    _llamafactory_v1(examples, directory / "v1", renderer)
 
 
-def _row_an_action(lesson: RenderedExample) -> Iterator[Json]:
-    """A row for each trained message, which ends in it: the last message alone is trained (`mask_history`)."""
-    for index, _ in lesson.trained():
-        yield {"messages": lesson.conversation[: index + 1]}
+def _rows_per_action(example: RenderedExample) -> Iterator[Json]:
+    """One row per trained message, its last one, which alone is trained (`mask_history`)."""
+    for index, _ in example.trained():
+        yield {"messages": example.conversation[: index + 1]}
 
 
 def _llamafactory_v1(
-    lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer
+    examples: Sequence[RenderedExample], directory: Path, renderer: Renderer
 ) -> None:
     with disk_errors(directory):
         directory.mkdir(exist_ok=True)
@@ -175,43 +191,46 @@ def _llamafactory_v1(
                     "content": [{"type": "text", "value": message["content"]}],
                     "loss_weight": weight,
                 }
-                for message, weight in lesson.weighted()
+                for message, weight in example.weighted()
             ]
         }
-        for lesson in lessons
+        for example in examples
     )
     write_jsonl(directory / "train.jsonl", rows)
 
 
-def _agentgym(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+def _agentgym(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     rows = [
-        {"conversations": list(_turns(lesson)), "item_id": lesson.meta["task"].replace("/", "_")}
-        for lesson in lessons
+        {"conversations": list(_turns(example)), "item_id": example.meta["task"].replace("/", "_")}
+        for example in examples
     ]
     write_json(directory / "train.json", rows)
 
 
-def _turns(lesson: RenderedExample) -> Iterator[Json]:
-    """AgentGym's naming; the rules in words are a first turn of the user, to which the agent agrees."""
-    for message, weight in lesson.weighted():
+def _turns(example: RenderedExample) -> Iterator[Json]:
+    """Messages in AgentGym's naming; the prompt is a user turn that the agent acknowledges."""
+    for message, weight in example.weighted():
         if message["role"] == "system":
             yield {"from": "human", "loss": None, "value": message["content"]}
-            yield {"from": "gpt", "loss": False, "value": _FIRST_ANSWER}
+            yield {"from": "gpt", "loss": False, "value": _ACKNOWLEDGMENT}
         elif message["role"] == "user":
             yield {"from": "human", "loss": None, "value": message["content"]}
         else:
             yield {"from": "gpt", "loss": weight != 0, "value": message["content"]}
 
 
-def _atif(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    for number, lesson in enumerate(lessons):
-        write_json(directory / f"trajectory-{number:05}.json", atif(lesson))
+def _atif(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+    for number, example in enumerate(examples):
+        write_json(directory / f"trajectory-{number:05}.json", atif(example))
 
 
-def atif(lesson: RenderedExample) -> Json:
-    """An Agent Trajectory Interchange Format document: what an agent's turn led to is its observation."""
+def atif(example: RenderedExample) -> Json:
+    """An Agent Trajectory Interchange Format document.
+
+    A user message becomes the observation of the agent's turn before it.
+    """
     steps: list[Json] = []
-    for message, weight in lesson.weighted():
+    for message, weight in example.weighted():
         role, content = message["role"], message["content"]
         if role == "user" and steps and steps[-1]["source"] == "agent":
             steps[-1]["observation"] = {"results": [{"content": content}]}
@@ -227,96 +246,94 @@ def atif(lesson: RenderedExample) -> Json:
         )
     return {
         "schema_version": "ATIF-v1.6",
-        "session_id": lesson.meta["example"],
+        "session_id": example.meta["example"],
         "agent": {"name": "eef", "version": __version__},
         "steps": steps,
-        "extra": lesson.meta,
+        "extra": example.meta,
     }
 
 
-# --- tokens --------------------------------------------------------------------------------------------------------
+# --- tokens ---------------------------------------------------------------------------------------
 
 
 def _prompt_completion(
-    lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer
+    examples: Sequence[RenderedExample], directory: Path, renderer: Renderer
 ) -> None:
-    rows = (row for lesson in lessons for row in prompts_and_completions(lesson))
+    rows = (row for example in examples for row in prompts_and_completions(example))
     write_jsonl(directory / "train.jsonl", rows)
 
 
-def prompts_and_completions(lesson: RenderedExample) -> Iterator[Json]:
-    """A row for each trained stretch of text: all before it, the stretch with its end of turn, its weight."""
+def prompts_and_completions(example: RenderedExample) -> Iterator[Json]:
+    """One row per trained span: the text before it, the span with its end of turn, its weight."""
     before = ""
-    for text, weight in lesson.spans:
+    for text, weight in example.spans:
         if weight != 0:
-            yield {"prompt": before, "completion": text, "weight": weight, "meta": lesson.meta}
+            yield {"prompt": before, "completion": text, "weight": weight, "meta": example.meta}
         before += text
 
 
-def _parquet(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+def _parquet(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     rows = [
         {
             "messages": [
                 {**message, "train": weight != 0, "weight": weight}
-                for message, weight in lesson.weighted()
+                for message, weight in example.weighted()
             ],
-            "input_ids": lesson.rendered.ids,
-            "weights": lesson.rendered.weights,
-            "meta": json.dumps(lesson.meta),
+            "input_ids": example.rendered.ids,
+            "weights": example.rendered.weights,
+            "meta": json.dumps(example.meta),
         }
-        for lesson in lessons
+        for example in examples
     ]
     write_table(directory / "train.parquet", rows)
 
 
-def _trl(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+def _trl(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     write_table(
         directory / "tokens.parquet",
-        [{"input_ids": lesson.rendered.ids, "labels": labels(lesson)} for lesson in lessons],
+        [{"input_ids": example.rendered.ids, "labels": labels(example)} for example in examples],
     )
     path = directory / "chat_template.jinja"
     template = None
     if renderer.loss_on == "completion":
         write_jsonl(
-            directory / "messages.jsonl", (_with(lesson, "train", bool) for lesson in lessons)
+            directory / "messages.jsonl", (_with(example, "train", bool) for example in examples)
         )
-        template = marked_template(renderer.tokenizer, end_of_turn(renderer), lessons)
+        template = marked_template(renderer.tokenizer, end_of_turn(renderer), examples)
     if template is None:
         path.unlink(missing_ok=True)
     else:
         write_text(path, template)
 
 
-def labels(lesson: RenderedExample) -> list[int]:
-    """Ids where a token is trained, -100 where it is not."""
-    pairs = zip(lesson.rendered.ids, lesson.rendered.weights, strict=True)
+def labels(example: RenderedExample) -> list[int]:
+    """Token ids, with -100 for every token that is not trained."""
+    pairs = zip(example.rendered.ids, example.rendered.weights, strict=True)
     return [token if weight != 0 else IGNORED for token, weight in pairs]
 
 
-def _verl(lessons: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+def _verl(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     write_table(
         directory / "train.parquet",
         [
             {
-                "messages": lesson.conversation,
-                "input_ids": lesson.rendered.ids,
-                "loss_mask": lesson.rendered.weights,
+                "messages": example.conversation,
+                "input_ids": example.rendered.ids,
+                "loss_mask": example.rendered.weights,
             }
-            for lesson in lessons
+            for example in examples
         ],
     )
     write_text(directory / "dataset.py", VERL_DATASET)
 
 
 def write_table(path: Path, rows: Sequence[Json]) -> None:
-    """Write a parquet file. ConfigError without pyarrow, StoreError where the disk refuses."""
+    """Write a parquet file. ConfigError without pyarrow, StoreError if it cannot be written."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise ConfigError(
-            "parquet files need `pyarrow`", hint="`pip install 'eef[tables]'`"
-        ) from error
+        raise missing_package("pyarrow", "a parquet file") from error
     with disk_errors(path):
         parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
 

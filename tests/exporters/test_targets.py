@@ -1,4 +1,4 @@
-"""Exports: for every target, the text it would train on is the text we train on; TRL is run and has our loss."""
+"""Exports: every target would train on the same text as `eef`; TRL is run and has the same loss."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from tests.fakes.small_run import as_recipe, eef, small_recipe
 from tests.fakes.tiny import CHATML, tiny_model, tiny_tokenizer
 
 LLAMA = (
-    "{{ '<|start|>' }}{% for m in messages %}{{ '<|start|>' + m['role'] + '\n\n' + m['content'] | trim + '<|end|>' }}"
+    "{{ '<|start|>' }}{% for m in messages %}"
+    "{{ '<|start|>' + m['role'] + '\n\n' + m['content'] | trim + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n\n' }}{% endif %}"
 )
 PROMPT = "Walk to the chest."
 
 
 def family():
-    """An expert of six steps, and the student's win from its state 4; two examples of it, one with a step behind."""
+    """An expert of six steps, the student's win from its state 4, and an example of each."""
     expert = recorded("e", *"abcdef")
     own = tuple(
         Step(observation=f"see {a}", completion=f"Thought: hm {a}\nAction: {a}", action=a)
@@ -65,7 +66,7 @@ def family():
     return examples, TrajectorySet([expert, win])
 
 
-def lessons(template=CHATML, prompt=PROMPT, weights=None, **options):
+def rendered(template=CHATML, prompt=PROMPT, weights=None, **options):
     examples, trajectories = family()
     if weights:
         examples = [replace(examples[0], weights=weights)]
@@ -74,7 +75,7 @@ def lessons(template=CHATML, prompt=PROMPT, weights=None, **options):
 
 
 def exported(name, directory, **options):
-    made, renderer = lessons(**options)
+    made, renderer = rendered(**options)
     export(name, made, directory, renderer)
     return made, renderer
 
@@ -84,16 +85,20 @@ def rows(path):
 
 
 def chatml(messages):
-    return "".join(f"<|start|>{said['role']}\n{said['content']}<|end|>\n" for said in messages)
+    return "".join(
+        f"<|start|>{message['role']}\n{message['content']}<|end|>\n" for message in messages
+    )
 
 
 def by_message(messages, trained):
-    """What a trainer shows and trains that renders ChatML and trains whole messages with their end of turn: the rule
-    which Axolotl (`train_on_eos: turn`), ms-swift, Together, OpenAI and AgentGym document."""
+    """The spans of a trainer that renders ChatML and trains whole messages with their end of turn.
+
+    Axolotl (`train_on_eos: turn`), ms-swift, Together, OpenAI and AgentGym document this rule.
+    """
     spans = []
-    for said in messages:
-        head, body = f"<|start|>{said['role']}\n", f"{said['content']}<|end|>"
-        spans += [(head, 0.0), (body, float(trained(said))), ("\n", 0.0)]
+    for message in messages:
+        head, body = f"<|start|>{message['role']}\n", f"{message['content']}<|end|>"
+        spans += [(head, 0.0), (body, float(trained(message))), ("\n", 0.0)]
     return join(spans)
 
 
@@ -107,76 +112,76 @@ def join(spans):
     return joined
 
 
-def ours(lesson):
-    """Ours, with the newline that other renderers put behind the last turn."""
-    return join([*lesson.spans, ("\n", 0.0)])
+def ours(example):
+    """The spans of `eef`, with the newline that other renderers put after the last turn."""
+    return join([*example.spans, ("\n", 0.0)])
 
 
-# --- what we ourselves say -----------------------------------------------------------------------------------------
+# --- the examples themselves ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA])
 @pytest.mark.parametrize("loss_on", ["completion", "action"])
 def test_spans_are_the_text_of_the_tokens_with_their_weights(template, loss_on):
-    made, renderer = lessons(template, loss_on=loss_on)
-    for lesson in made:
+    made, renderer = rendered(template, loss_on=loss_on)
+    for example in made:
         tokens = [
             (renderer.tokenizer.decode([token]), weight)
-            for token, weight in zip(lesson.rendered.ids, lesson.rendered.weights, strict=True)
+            for token, weight in zip(example.rendered.ids, example.rendered.weights, strict=True)
         ]
-        assert sum(len(text.encode()) * (weight != 0) for text, weight in lesson.spans) == sum(
+        assert sum(len(text.encode()) * (weight != 0) for text, weight in example.spans) == sum(
             weight != 0 for _, weight in tokens
-        ) - lesson_specials(lesson)
-        assert renderer.tokenizer.decode(lesson.rendered.ids) == "".join(
-            text for text, _ in lesson.spans
+        ) - bytes_of_specials(example)
+        assert renderer.tokenizer.decode(example.rendered.ids) == "".join(
+            text for text, _ in example.spans
         )
 
 
-def lesson_specials(lesson):
-    """Each `<|end|>` that is trained is one token of seven bytes: the bytes beyond the one token, taken off."""
-    ends = sum(text.count("<|end|>") for text, weight in lesson.spans if weight != 0)
+def bytes_of_specials(example):
+    """A trained `<|end|>` is one token of seven bytes: six bytes too many for each."""
+    ends = sum(text.count("<|end|>") for text, weight in example.spans if weight != 0)
     return -6 * ends
 
 
-def test_every_message_says_whether_it_is_trained_and_can_be_followed_back():
-    made, _ = lessons()
-    for lesson in made:
-        row = canonical(lesson)
-        assert [said["train"] for said in row["messages"] if said["role"] == "assistant"] == [
-            weight != 0 for weight in lesson.weights
-        ]
-        assert all("train" in said for said in row["messages"])
-        assert row["messages"][-1]["train"]  # cut behind the last trained turn
-        assert len(row["meta"]["authors"]) == len(row["meta"]["reasons"]) == len(lesson.weights)
+def test_every_message_records_whether_it_is_trained_and_its_provenance():
+    made, _ = rendered()
+    for example in made:
+        row = canonical(example)
+        assert [
+            message["train"] for message in row["messages"] if message["role"] == "assistant"
+        ] == [weight != 0 for weight in example.weights]
+        assert all("train" in message for message in row["messages"])
+        assert row["messages"][-1]["train"]  # cut after the last trained turn
+        assert len(row["meta"]["authors"]) == len(row["meta"]["reasons"]) == len(example.weights)
     assert made[0].meta["authors"] == ["expert:e"] * 4 + ["student:p"] * 2
     assert len(made[1].weights) == 3
 
 
-# --- targets that take messages ------------------------------------------------------------------------------------
+# --- targets that take messages ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "trained"),
     [
-        ("axolotl", lambda said: said["train"]),
-        ("ms-swift", lambda said: said["loss"]),
-        ("openai", lambda said: said["weight"] == 1),
-        ("together", lambda said: said["weight"] == 1),
+        ("axolotl", lambda message: message["train"]),
+        ("ms-swift", lambda message: message["loss"]),
+        ("openai", lambda message: message["weight"] == 1),
+        ("together", lambda message: message["weight"] == 1),
     ],
 )
 def test_masks_by_message(name, trained, tmp_path):
     made, _ = exported(name, tmp_path)
-    for row, lesson in zip(rows(tmp_path / "train.jsonl"), made, strict=True):
-        assert by_message(row["messages"], trained) == ours(lesson)
+    for row, example in zip(rows(tmp_path / "train.jsonl"), made, strict=True):
+        assert by_message(row["messages"], trained) == ours(example)
         again = read_row({**row, "reward": 1.0})
-        assert tuple(step.weight for step in again.steps) == lesson.weights
+        assert tuple(step.weight for step in again.steps) == example.weights
     assert "README.md" in {path.name for path in tmp_path.iterdir()}
 
 
 def test_agentgym(tmp_path):
     made, _ = exported("agentgym", tmp_path, prompt="")
-    for row, lesson in zip(json.loads((tmp_path / "train.json").read_text()), made, strict=True):
-        said = [
+    for row, example in zip(json.loads((tmp_path / "train.json").read_text()), made, strict=True):
+        messages = [
             {
                 "role": {"human": "user", "gpt": "assistant"}[each["from"]],
                 "content": each["value"],
@@ -184,12 +189,12 @@ def test_agentgym(tmp_path):
             }
             for each in row["conversations"]
         ]
-        assert by_message(said, lambda each: each["loss"]) == ours(lesson)
+        assert by_message(messages, lambda each: each["loss"]) == ours(example)
     made, _ = exported("agentgym", tmp_path)
-    for row, lesson in zip(json.loads((tmp_path / "train.json").read_text()), made, strict=True):
+    for row, example in zip(json.loads((tmp_path / "train.json").read_text()), made, strict=True):
         again = read_row({**row, "reward": 1.0})
         assert (again.format, again.prompt) == ("agentgym", PROMPT)
-        assert tuple(step.weight for step in again.steps) == lesson.weights
+        assert tuple(step.weight for step in again.steps) == example.weights
 
 
 def test_llamafactory(tmp_path):
@@ -199,85 +204,87 @@ def test_llamafactory(tmp_path):
         json.loads((tmp_path / "v0/dataset_info.json").read_text())["eef"]["file_name"]
         == "train.jsonl"
     )
-    # v0 with `mask_history`: the last message of a row alone is trained; together they are what we train
+    # v0 with `mask_history`: only the last message of a row is trained
     last = [row["messages"][-1]["content"] for row in old]
     assert last == [
-        lesson.conversation[index]["content"] for lesson in made for index, _ in lesson.trained()
+        example.conversation[index]["content"] for example in made for index, _ in example.trained()
     ]
     spoken = [
-        by_message(row["messages"], lambda said, row=row: said is row["messages"][-1])
+        by_message(row["messages"], lambda message, row=row: message is row["messages"][-1])
         for row in old
     ]
     assert [spans[-2] for spans in spoken] == [
-        (f"{lesson.conversation[index]['content']}<|end|>", 1.0)
-        for lesson in made
-        for index, _ in lesson.trained()
+        (f"{example.conversation[index]['content']}<|end|>", 1.0)
+        for example in made
+        for index, _ in example.trained()
     ]
     assert all(sum(weight for _, weight in spans) == 1 for spans in spoken)
-    for row, lesson in zip(rows(tmp_path / "v1/train.jsonl"), made, strict=True):
-        # v1 gives a message's weight to its header and its newline too, as the README beside it says
-        talk = [
+    for row, example in zip(rows(tmp_path / "v1/train.jsonl"), made, strict=True):
+        # v1 applies a message's weight to its header and newline too, as its README states
+        texts = [
             (
-                f"<|start|>{said['role']}\n{said['content'][0]['value']}<|end|>\n",
-                said["loss_weight"],
+                f"<|start|>{message['role']}\n{message['content'][0]['value']}<|end|>\n",
+                message["loss_weight"],
             )
-            for said in row["messages"]
+            for message in row["messages"]
         ]
-        bare = join((text if weight == 0 else "", weight) for text, weight in talk)
-        assert "".join(text for text, _ in talk) == "".join(text for text, _ in ours(lesson))
+        bare = join((text if weight == 0 else "", weight) for text, weight in texts)
+        assert "".join(text for text, _ in texts) == "".join(text for text, _ in ours(example))
         assert [
-            said["loss_weight"] for said in row["messages"] if said["role"] == "assistant"
-        ] == list(lesson.weights)
+            message["loss_weight"] for message in row["messages"] if message["role"] == "assistant"
+        ] == list(example.weights)
         assert bare
 
 
 def test_atif(tmp_path):
     made, _ = exported("atif", tmp_path)
     documents = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
-    for document, lesson in zip(documents, made, strict=True):
+    for document, example in zip(documents, made, strict=True):
         assert set(document) == {"schema_version", "session_id", "agent", "steps", "extra"}
         assert set(document["agent"]) == {"name", "version"}
         assert [step["step_id"] for step in document["steps"]] == list(
             range(1, len(document["steps"]) + 1)
         )
-        said = []
+        messages = []
         for step in document["steps"]:
             assert set(step) <= {"step_id", "source", "message", "extra", "observation"}
             assert step["source"] in ("system", "user", "agent")
-            said.append(
+            messages.append(
                 {
                     "role": {"agent": "assistant"}.get(step["source"], step["source"]),
                     "content": step["message"],
                     "train": step["extra"]["train"],
                 }
             )
-            said += [
+            messages += [
                 {"role": "user", "content": each["content"], "train": False}
                 for each in step.get("observation", {}).get("results", [])
             ]
-        assert by_message(said, lambda each: each["train"]) == ours(lesson)
+        assert by_message(messages, lambda each: each["train"]) == ours(example)
 
 
-# --- targets that take tokens or text ------------------------------------------------------------------------------
+# --- targets that take tokens or text ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss_on", ["completion", "action"])
 def test_prompt_completion(loss_on, tmp_path):
     made, renderer = exported("prompt-completion", tmp_path, loss_on=loss_on)
-    told = rows(tmp_path / "train.jsonl")
-    assert [row["completion"] for row in told] == [
+    expected = rows(tmp_path / "train.jsonl")
+    assert [row["completion"] for row in expected] == [
         text for each in made for text, weight in each.spans if weight != 0
     ]
-    whole = {lesson.meta["example"]: "".join(text for text, _ in lesson.spans) for lesson in made}
-    for row in told:
+    whole = {
+        example.meta["example"]: "".join(text for text, _ in example.spans) for example in made
+    }
+    for row in expected:
         assert whole[row["meta"]["example"]].startswith(row["prompt"] + row["completion"])
         ids = [
             token
             for part in (row["prompt"], row["completion"])
             for token in renderer.tokenizer(part, add_special_tokens=False)["input_ids"]
         ]
-        lesson = next(each for each in made if each.meta["example"] == row["meta"]["example"])
-        assert tuple(ids) == lesson.rendered.ids[: len(ids)]
+        example = next(each for each in made if each.meta["example"] == row["meta"]["example"])
+        assert tuple(ids) == example.rendered.ids[: len(ids)]
 
 
 def test_parquet_and_verl(tmp_path):
@@ -290,9 +297,9 @@ def test_parquet_and_verl(tmp_path):
         made[0].rendered.ids,
         made[0].rendered.weights,
     )
-    assert [said["weight"] for said in row["messages"] if said["role"] == "assistant"] == list(
-        weights
-    )
+    assert [
+        message["weight"] for message in row["messages"] if message["role"] == "assistant"
+    ] == list(weights)
     assert json.loads(row["meta"])["example"] == "b@2"
     exported("verl", tmp_path / "v", weights=weights)
     spec = importlib.util.spec_from_file_location("verl_dataset", tmp_path / "v/dataset.py")
@@ -308,12 +315,12 @@ def test_parquet_and_verl(tmp_path):
     assert item["attention_mask"].sum() == count
 
 
-# --- TRL, for real -------------------------------------------------------------------------------------------------
+# --- TRL itself ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def trl_losses(tmp_path_factory):
-    """Loss of TRL's trainer on `tokens.parquet` and on `messages.jsonl`, and of ours, before any update."""
+    """The first loss of TRL, on `tokens.parquet` and `messages.jsonl`, and of `eef`."""
     import datasets
     import torch
     import trl
@@ -368,48 +375,50 @@ def trl_losses(tmp_path_factory):
         with torch.no_grad():
             results[f"{kind} exact"] = float(tiny_model()(**dict(batch.items())).loss)
     settings = TrainSettings(updates=1, batch_size=len(made), learning_rate=1e-3, threads=1)
-    results["ours"] = train(tiny_model(), [lesson.rendered for lesson in made], settings).losses[0]
-    results["lessons"] = made
+    results["ours"] = train(tiny_model(), [example.rendered for example in made], settings).losses[
+        0
+    ]
+    results["examples"] = made
     return results
 
 
 @pytest.mark.parametrize("kind", ["tokens", "messages"])
 @pytest.mark.filterwarnings("ignore")
 def test_trl_trains_on_the_same_tokens_with_the_same_loss(kind, trl_losses):
-    for row, lesson in zip(trl_losses[f"{kind} labels"], trl_losses["lessons"], strict=True):
-        told = [
+    for row, example in zip(trl_losses[f"{kind} labels"], trl_losses["examples"], strict=True):
+        expected = [
             token if weight else -100
-            for token, weight in zip(lesson.rendered.ids, lesson.rendered.weights, strict=True)
+            for token, weight in zip(example.rendered.ids, example.rendered.weights, strict=True)
         ]
-        assert row[: len(told)] == told
-        assert set(row[len(told) :]) <= {-100}
+        assert row[: len(expected)] == expected
+        assert set(row[len(expected) :]) <= {-100}
     assert trl_losses[f"{kind} exact"] == pytest.approx(trl_losses["ours"], abs=1e-5)
     assert trl_losses[kind] == pytest.approx(trl_losses["ours"], abs=1e-5)
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA])
 @pytest.mark.parametrize("prompt", [PROMPT, ""])
-def test_the_marked_template_gives_the_text_of_the_models_own(template, prompt, tmp_path):
+def test_the_marked_template_renders_the_same_text_as_the_models_own(template, prompt, tmp_path):
     made, renderer = exported("trl", tmp_path, template=template, prompt=prompt)
     marked = (tmp_path / "chat_template.jinja").read_text()
-    for lesson in made:
-        talk = [{**message, "train": weight != 0} for message, weight in lesson.weighted()]
-        own = renderer.tokenizer.apply_chat_template(talk, tokenize=False)
+    for example in made:
+        messages = [{**message, "train": weight != 0} for message, weight in example.weighted()]
+        own = renderer.tokenizer.apply_chat_template(messages, tokenize=False)
         assert (
-            renderer.tokenizer.apply_chat_template(talk, tokenize=False, chat_template=marked)
+            renderer.tokenizer.apply_chat_template(messages, tokenize=False, chat_template=marked)
             == own
         )
         coded = renderer.tokenizer.apply_chat_template(
-            talk, chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
+            messages, chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
         )
-        count = len(lesson.rendered.ids)
-        assert tuple(coded["input_ids"][:count]) == lesson.rendered.ids
+        count = len(example.rendered.ids)
+        assert tuple(coded["input_ids"][:count]) == example.rendered.ids
         assert [float(mask) for mask in coded["assistant_masks"][:count]] == list(
-            lesson.rendered.weights
+            example.rendered.weights
         )
 
 
-def test_a_template_that_does_more_is_not_marked(tmp_path):
+def test_a_template_that_changes_messages_is_not_marked(tmp_path):
     odd = CHATML.replace(
         "message['content']", "message['content'] | upper if loop.first else message['content']"
     )
@@ -418,12 +427,12 @@ def test_a_template_that_does_more_is_not_marked(tmp_path):
     assert (tmp_path / "tokens.parquet").exists()
 
 
-# --- what cannot be written ----------------------------------------------------------------------------------------
+# --- weights and targets that do not fit ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_weights_between_are_written_or_refused_never_rounded(name, tmp_path):
-    made, renderer = lessons(weights=(0, 0, 0.5, 1, 1, 0.25))
+def test_real_valued_weights_are_written_or_refused_but_never_rounded(name, tmp_path):
+    made, renderer = rendered(weights=(0, 0, 0.5, 1, 1, 0.25))
     if TARGETS[name].binary:
         with pytest.raises(MethodError, match=r"example 'b@2' has weight 0\.5") as caught:
             export(name, made, tmp_path, renderer)
@@ -432,8 +441,8 @@ def test_weights_between_are_written_or_refused_never_rounded(name, tmp_path):
         export(name, made, tmp_path, renderer)
 
 
-def test_loss_on_actions_is_for_targets_of_tokens(tmp_path):
-    made, renderer = lessons(loss_on="action")
+def test_loss_on_actions_needs_a_target_of_tokens(tmp_path):
+    made, renderer = rendered(loss_on="action")
     for name, target in TARGETS.items():
         if target.messages:
             with pytest.raises(MethodError, match="trains whole messages"):
@@ -446,10 +455,10 @@ def test_loss_on_actions_is_for_targets_of_tokens(tmp_path):
         export("trl", [], tmp_path, renderer)
 
 
-# --- of a run ------------------------------------------------------------------------------------------------------
+# --- in a run ------------------------------------------------------------------------------------
 
 
-def test_a_run_is_exported_and_each_row_followed_back(student, tmp_path):
+def test_a_run_is_exported_to_every_target_and_rows_record_their_provenance(student, tmp_path):
     recipe = as_recipe({**small_recipe(student), "methods": ["bc"], "options": {}})
     pipeline = Pipeline.create(tmp_path / "run", recipe)
     for stage in (Stage("expert", 0, "collect"), Stage("bc", 0, "select")):

@@ -156,7 +156,7 @@ def read(path, task_index=None, **options):
     return imported, [item for item in items if isinstance(item, Rejection)], importer.report
 
 
-# --- formats --------------------------------------------------------------------------------------
+# --- formats -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -301,7 +301,7 @@ def test_an_inspect_archive_is_read(compression, played, task_index, tmp_path):
     assert read(path, task_index)[2].replayed == 8
 
 
-# --- bad input ------------------------------------------------------------------------------------
+# --- bad input -----------------------------------------------------------------------------------
 
 
 def messages_by(*roles):
@@ -545,7 +545,7 @@ def test_a_recorded_react_log_is_imported_completely(tmp_path):
     assert all("think[" not in step.completion for item in imported for step in item.steps)
 
 
-# --- in a run -------------------------------------------------------------------------------------
+# --- in a run ------------------------------------------------------------------------------------
 
 
 def test_the_exit_status_reports_whether_all_some_or_no_rows_were_imported(tmp_path):
