@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Table = Sequence[Sequence[float]]
 
 _RESAMPLES_AT_ONCE = 500
-"""Resamples that are drawn together: a bound on memory, without effect on the result."""
+"""Resamples that are computed together: a bound on memory, without effect on the result."""
 
 _LEAST_VARIANCE = 1e-12
 """Least variance of a seed's mean: equal differences on all tasks must not weigh infinitely."""
@@ -86,18 +86,26 @@ def bootstrap_interval(
 
     Source: Efron, Ann. Stat. 7 (1979).
     """
-    sample, generator = _sample(values), np.random.default_rng(seed)
-    size = len(sample)
-    blocks = [
-        min(_RESAMPLES_AT_ONCE, resamples - start)
-        for start in range(0, resamples, _RESAMPLES_AT_ONCE)
-    ]
-    means = np.concatenate(
-        [sample[generator.integers(0, size, (rows, size))].mean(axis=1) for rows in blocks]
-    )
+    sample = _sample(values)
+    blocks = _resampled_tasks(len(sample), resamples, seed)
+    means = np.concatenate([sample[indices].mean(axis=1) for indices in blocks])
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+@lru_cache(maxsize=4)
+def _resampled_tasks(
+    size: int, resamples: int, seed: int
+) -> tuple[NDArray[np.unsignedinteger], ...]:
+    """Indices of the tasks in each resample, in blocks [rows, size].
+
+    They are cached, since all intervals of a run use the same ones, and stored in few bytes.
+    """
+    generator, kind = np.random.default_rng(seed), np.min_scalar_type(size - 1)
+    starts = range(0, resamples, _RESAMPLES_AT_ONCE)
+    rows = (min(_RESAMPLES_AT_ONCE, resamples - start) for start in starts)
+    return tuple(generator.integers(0, size, (count, size)).astype(kind) for count in rows)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
