@@ -36,7 +36,7 @@ class Completion:
     - "overflow": the conversation left no room in the model's context (`text` is empty, and the
       rollout ends as truncated);
     - "done": the policy declines to act (the rollout ends as truncated);
-    - "error": `text` says what went wrong (the rollout ends as an error).
+    - "error": `text` is the reason (the rollout ends as an error).
 
     `prompt_tokens` counts the whole prompt, `cached_tokens` the part of it that was not recomputed.
     """

@@ -35,12 +35,12 @@ def _rename_suffix(record: Json) -> Json:
 class TrainingExample(Record):
     """The whole path of one trajectory, with a loss weight and a reason for each of its steps.
 
-    A step with `weights[t]` 0 is visible as context and never trained. `reasons[t]` says why:
+    A step with `weights[t]` 0 is visible as context and never trained. `reasons[t]` is the reason:
     `context`, `expert-win`, `student-win`, `beneficial` (an expert action that leads from the
     important state to one the student wins from), `neutral`, `harmful`, … `state` is the step index
     of the important state the solution starts from. `evidence` holds the ids of the rollouts that
     prove the labels. `prompt_suffix` is appended to the environment's prompt (see `eef.chat`), for
-    methods that tell the model how the episode ends.
+    methods that state the outcome of an episode in its prompt.
 
     Worked example (recovery state 4 of the example in `eef.methods.labels`): the student's win from
     state 6 took two steps; the example is that branch's path of 8 steps with weights

@@ -136,7 +136,7 @@ class Trajectory(Record):
     """One recorded rollout.
 
     `author` played all of its own steps. `reward` is the episode's final reward in [0, 1]; it is
-    None if and only if `status` is "error", and such a rollout says nothing about the policy.
+    None if and only if `status` is "error", and such a rollout is not evidence about the policy.
     `error` is the reason in words and `error_kind` its kind; both are None for a rollout that ended
     normally. `success` is the environment's verdict on the reward. `round` is 0 for expert data.
     `final_observation` followed the last step. `replayable` is False for imported trajectories that
