@@ -18,7 +18,7 @@ from contextlib import closing
 from statistics import fmean
 from typing import Any
 
-from eef.envs.scienceworld import ScienceWorld
+from eef.envs.scienceworld import ScienceWorld, ScienceWorldSettings
 from eef.envs.simulators.gold_paths import GoldPath, make_gold_expert, play_path
 from eef.envs.spec import group_in_id
 
@@ -49,7 +49,7 @@ def main() -> None:
         "--tasks", type=int, default=144, help="number of training tasks of eto-24 (default 144)"
     )
     given = parser.parse_args()
-    with closing(ScienceWorld(tasks="eto-24")) as env:
+    with closing(ScienceWorld(ScienceWorldSettings(tasks="eto-24"))) as env:
         print(json.dumps({name: measure(env, name, given.tasks) for name in given.experts}))
 
 

@@ -28,7 +28,7 @@ from time import perf_counter
 from typing import Any
 
 from eef.env import replay
-from eef.envs.scienceworld import ScienceWorld
+from eef.envs.scienceworld import ScienceWorld, ScienceWorldSettings
 from eef.envs.simulators.gold_paths import GoldPaths
 from eef.task import Task
 from eef.trajectory import Author, PathStep, Step
@@ -85,14 +85,14 @@ def bare(env: ScienceWorld) -> Setup:
     import scienceworld.scienceworld as library
 
     library.launch_gateway = functools.partial(
-        library.launch_gateway, javaopts=env.opener.jvm.options
+        library.launch_gateway, javaopts=env.factory.jvm.options
     )
     # The world ends its JVM when it is garbage-collected, so `load` refers to it.
     world = library.ScienceWorldEnv("", envStepLimit=10**6)
     server = world.server
 
     def load(episode: Episode) -> None:
-        world.server.load(*env.start_of(episode.task), False)
+        world.server.load(*env.episode_spec(episode.task), False)
         server.step("look around")
 
     def play(actions: Sequence[str]) -> int:
@@ -174,7 +174,7 @@ def measure(turns: int) -> dict[str, dict[str, float]]:
     with (
         closing(ScienceWorld()) as env,
         closing(ScienceWorld()) as one,
-        closing(ScienceWorld(workers=2)) as two,
+        closing(ScienceWorld(ScienceWorldSettings(workers=2))) as two,
     ):
         episodes = [record(env, *each) for each in TASKS]
         setups = {

@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import random
 from itertools import combinations, groupby
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eef.envs.webshop import Product, WebShop
+from eef.envs.webshop import Product, WebShop, WebShopSettings
 from eef.envs.webshop.expert import BACK, NEXT, PRESETS, make_shop_expert
 from eef.envs.webshop.nouns import STAND_IN, choose_tagger
 from eef.envs.webshop.reward import count_options, match_type
@@ -98,18 +97,19 @@ def _agree(one: Product, other: Product, nouns: list[Any]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the difficulty of the shop.")
-    parser.add_argument("--data", type=Path, help="directory with the official files")
+    parser.add_argument("--data", help="directory with the official files")
     parser.add_argument("--tagger", help="name of an installed spaCy model")
     given = parser.parse_args()
     if given.tagger:
-        taggers(WebShop(given.data, tagger=STAND_IN), given.tagger)
+        taggers(WebShop(WebShopSettings(data=given.data, tagger=STAND_IN)), given.tagger)
     elif given.data:
         for goals in ("human", "synthetic"):
-            env = WebShop(given.data, prompt="none", goals=goals, tagger=STAND_IN)
+            settings = WebShopSettings(data=given.data, prompt="none", goals=goals, tagger=STAND_IN)
+            env = WebShop(settings)
             unwinnable(env)
             experts(env, min(300, len(env.tasks("train"))), 60)
     else:
-        env = WebShop(prompt="none", tagger=STAND_IN)
+        env = WebShop(WebShopSettings(prompt="none", tagger=STAND_IN))
         unwinnable(env)
         experts(env, 300, 60)
         knobs()

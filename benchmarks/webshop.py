@@ -39,7 +39,7 @@ from statistics import median, quantiles
 from time import perf_counter, process_time
 from typing import Any
 
-from eef.envs.webshop import WebShop
+from eef.envs.webshop import WebShop, WebShopSettings
 
 EPISODE = 15
 QUERIES = 200
@@ -47,8 +47,8 @@ MIXED = 400
 COPIES = 2_000
 START = """
 import json, sys, time
-from eef.envs.webshop import WebShop
-WebShop(prompt="none", **json.loads(sys.argv[1])).reset(0)
+from eef.envs.webshop import WebShop, WebShopSettings
+WebShop(WebShopSettings(prompt="none", **json.loads(sys.argv[1]))).reset(0)
 seconds = time.process_time()
 from benchmarks.webshop import memory
 print(json.dumps([seconds, memory()["rss_mb"]]))
@@ -171,7 +171,7 @@ def memory_of_workers(options: Options, count: int) -> dict[str, list[int]]:
 
 
 def _work(options: Options, seed: int, barrier: Any, results: Any) -> None:
-    env = WebShop(prompt="none", **options)
+    env = WebShop(WebShopSettings(prompt="none", **options))
     for query in mixed_queries(env, MIXED // 4, seed):
         env.search(query)
     barrier.wait()
@@ -190,7 +190,7 @@ def memory() -> dict[str, int]:
 
 def measure(options: Options, seconds: float, workers: int) -> dict[str, Any]:
     """All figures of a shop with these settings."""
-    env = WebShop(prompt="none", **options)
+    env = WebShop(WebShopSettings(prompt="none", **options))
     search = search_time(env)
     queries = query_times(env)
     steps = steps_per_second(env, seconds)
@@ -212,9 +212,7 @@ def measure(options: Options, seconds: float, workers: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the speed of the shop.")
-    parser.add_argument(
-        "--data", type=Path, help="directory with the official files (default: synthetic)"
-    )
+    parser.add_argument("--data", help="directory with the official files (default: synthetic)")
     parser.add_argument(
         "--products", type=int, default=1000, help="size of a synthetic shop (default 1000)"
     )

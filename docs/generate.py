@@ -25,9 +25,8 @@ from eef.analysis.results import RoundResult, Score
 from eef.analysis.study import Study, load_study
 from eef.cli import make_app
 from eef.cli.report import study_commands, study_documents
-from eef.cli.settings import describe_env, env_sections, recipe_sections
+from eef.cli.settings import sections
 from eef.config import SettingRow
-from eef.envs.registry import ENVIRONMENTS
 from eef.exporters.readmes import READMES
 from eef.importers.formats import FORMATS
 from eef.importers.importer import ImportReport
@@ -144,12 +143,8 @@ def _settings_lines() -> Iterator[str]:
         "prints the same list.",
         "",
     )
-    for title, rows in recipe_sections():
+    for title, rows in sections():
         yield from _settings_table(title, rows)
-    for name in ENVIRONMENTS:
-        yield from (f"## environment {name}", "", "```", describe_env(name), "```", "")
-        for title, rows in env_sections(name):
-            yield from _settings_table(title, rows)
 
 
 def _settings_table(title: str, rows: list[SettingRow]) -> Iterator[str]:

@@ -14,9 +14,9 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Strict, ValidationError
 
 from eef.errors import ConfigError, EefError
 
@@ -33,6 +33,9 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+T = TypeVar("T")
+ListOf = Annotated[tuple[T, ...], Strict(False)]
+"""A list in a recipe, as one of several types of a setting: `str | ListOf[str]`."""
 
 
 def parse_settings(kind: type[S], data: Mapping[str, Any], *, source: str) -> S:
@@ -245,18 +248,26 @@ def _group_in(annotation: Any) -> type[Settings] | None:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    """The members of a union; the annotation itself if it is not one."""
+    return typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (types.UnionType, typing.Union)
 
 
 def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, types.UnionType):
+    if _is_union(annotation):
         return " or ".join(
             _type_name(item) for item in _members(annotation) if item is not types.NoneType
         )
     origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _type_name(typing.get_args(annotation)[0])
     if origin is Literal:
         return " or ".join(f"`{item}`" for item in typing.get_args(annotation))
     if origin is tuple:
-        return f"list of {_type_name(typing.get_args(annotation)[0])}s"
+        item = _type_name(typing.get_args(annotation)[0])
+        return f"list of {item}" if item.endswith("`") else f"list of {item}s"
     names = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "table"}
     return names[origin or annotation]

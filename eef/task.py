@@ -1,4 +1,4 @@
-"""Task and TaskSet: what an agent is asked to do. The first record in the way of the data."""
+"""Tasks, and the ordered set of tasks in a split."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 class Task:
     """One goal in one environment (the paper's *subtask*).
 
-    `id` is unique over all environments (`webshop/12`), `index` is the environment's own number for it
-    (WebShop: the official goal index), `instruction` the goal in words. `step_limit` is for tasks with a limit of
-    their own; where the environment's, or the recipe's, is lower, that one holds.
+    id           unique over all environments, starts with the environment's name (`webshop/12`)
+    index        the environment's own number for the task (WebShop: the official goal index)
+    instruction  the goal in words
+    step_limit   limit of this task alone; a lower limit of the environment or recipe takes
+                 precedence
     """
 
     id: str
@@ -57,7 +59,7 @@ class TaskSet:
         return self if count is None else TaskSet(self.tasks[:count])
 
     def shuffled(self, seed: int) -> TaskSet:
-        """The same tasks in an order that depends on `seed` alone."""
+        """The same tasks in an order that depends only on `seed`."""
         tasks = list(self.tasks)
         random.Random(seed).shuffle(tasks)
         return TaskSet(tuple(tasks))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.env import FORMAT_ERROR, Env, StepResult, check_env, execute, replay
-from eef.envs.toy import Corridor, ToyEnv, toy_player
+from eef.envs.toy import Corridor, ToyEnv, ToySettings, toy_player
 from eef.errors import EnvError, ReplayMismatch
 from eef.policy import GREEDY
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
@@ -47,7 +47,7 @@ def test_the_toy_environment_keeps_the_protocol(split):
 
 
 def test_the_splits_share_no_task():
-    env = ToyEnv(tasks_per_split=7)
+    env = ToyEnv(ToySettings(tasks_per_split=7))
     train, test = env.tasks("train"), env.tasks("test")
     assert len(train) == len(test) == 7
     assert {task.id for task in train}.isdisjoint(task.id for task in test)
@@ -197,9 +197,9 @@ class Changeling(ToyEnv):
         (Moody(), "a clone plays the same episode"),
         (Doubled(), "task ids are unique"),
         (Silent(), "reset returns the first observation"),
-        (Generous(), r"the score lies in \[0, 1\]"),
-        (Forgetful(), "restore before step 0 plays on the same"),
-        (Sealed(), "a clone's restore before step 0 plays on the same"),
+        (Generous(), r"the score is in \[0, 1\]"),
+        (Forgetful(), "restore before step 0 continues the same episode"),
+        (Sealed(), "a clone's restore before step 0 continues the same episode"),
         (Empty(), "split 'train' has tasks"),
         (Changeling(), "a clone has the same fingerprint"),
     ],

@@ -25,9 +25,9 @@ from eef.envs import textworld_express
 from eef.envs.scienceworld import env as scienceworld
 from eef.envs.simulators.jvm import (
     INSTALL_HOTSPOT,
+    accepts_constant_hash,
     find_jar,
     find_java,
-    heeds_constant_hash,
     java_version,
 )
 from eef.errors import ConfigError, EefError
@@ -171,7 +171,7 @@ def _java() -> Finding:
         remedy = f"for ScienceWorld and TextWorldExpress: {error.hint}"
         return Finding("java", False, error.message, remedy, needed=False)
     found = f"{java_version(java)} ({java})"
-    if not heeds_constant_hash(java):
+    if not accepts_constant_hash(java):
         found = f"{found}, not HotSpot: ScienceWorld refuses it"
         return Finding("java", False, found, INSTALL_HOTSPOT, needed=False)
     return Finding("java", True, found)

@@ -18,7 +18,6 @@ from eef.envs.registry import make_env, prepare_env
 from eef.envs.simulators.env import PooledEnv
 from eef.errors import ConfigError, EnvError
 from eef.utils.extras import require_package
-from eef.utils.progress import Progress
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -183,9 +182,7 @@ def _prepare_gold_paths(env: PooledEnv, split: str, tasks: int | None) -> None:
 
     chosen = list(env.tasks(split).head(tasks))
     with closing(env), show_bars() as on_progress:
-        outcomes = GoldPaths(env).failing(
-            chosen, lambda done: on_progress(Progress("gold paths", done, len(chosen)))
-        )
+        outcomes = GoldPaths(env).failing(chosen, on_progress)
     missing = [outcome for outcome in outcomes.values() if isinstance(outcome, EnvError)]
     for task, outcome in outcomes.items():
         text = outcome.message if isinstance(outcome, EnvError) else f"{outcome:.3f}"

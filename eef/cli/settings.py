@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from eef.cli.console import print_out, stdout_console
+from eef.cli.console import stdout_console
 from eef.config import SettingRow, settings_table
-from eef.envs.registry import ENVIRONMENTS, env_spec, setting_groups
+from eef.envs.registry import ENVIRONMENTS, env_spec
 from eef.methods.registry import METHODS, method_class
 from eef.pipeline.recipe import Recipe
 
@@ -24,33 +22,17 @@ def settings() -> None:
 
     Example: `eef settings`
     """
-    for title, rows in recipe_sections():
+    for title, rows in sections():
         _print_table(title, rows)
-    for name in ENVIRONMENTS:
-        print_out(f"\nenvironment {name}\n{describe_env(name)}")
-        for title, rows in env_sections(name):
-            _print_table(title, rows)
 
 
-def recipe_sections() -> Iterator[tuple[str, list[SettingRow]]]:
-    """The settings of a recipe and the options of every method, as (title, rows)."""
+def sections() -> Iterator[tuple[str, list[SettingRow]]]:
+    """The settings of a recipe, of every method and of every environment, as (title, rows)."""
     yield "recipe", settings_table(Recipe)
     for name in METHODS:
         yield f"method {name}", settings_table(method_class(name).Options, f"options.{name}.")
-
-
-def env_sections(name: str) -> Iterator[tuple[str, list[SettingRow]]]:
-    """The groups of settings inside an environment's own."""
-    for key, group in setting_groups(name).items():
-        yield f"environment {name}: {key}", settings_table(group, f"env.{key}.")
-
-
-def describe_env(name: str) -> str:
-    """An environment's own settings with their defaults, and its docstring."""
-    kind: Any = env_spec(name).make
-    parameters = inspect.signature(kind).parameters.values()
-    defaults = [f"env.{parameter.name} = {parameter.default!r}" for parameter in parameters]
-    return "\n".join([*defaults, "", inspect.getdoc(kind) or ""])
+    for name in ENVIRONMENTS:
+        yield f"environment {name}", settings_table(env_spec(name).settings, "env.")
 
 
 def _print_table(title: str, rows: list[SettingRow]) -> None:

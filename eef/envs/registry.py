@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from eef.config import Settings, describe_problems, unknown_name
+from eef.config import Settings, parse_settings, unknown_name
 from eef.env import Env
 from eef.envs.spec import EnvSpec
 from eef.errors import ConfigError
@@ -26,10 +24,6 @@ ENVIRONMENTS = {
     "toy": "eef.envs.toy",
 }
 """Name → module whose `SPEC` is the environment's `EnvSpec`."""
-
-GROUPS = {
-    "webshop": {"synthetic": ("eef.envs.webshop.synthetic", "SyntheticSettings")},
-}
 
 
 def env_spec(name: str) -> EnvSpec:
@@ -46,7 +40,7 @@ def make_env(name: str, options: Mapping[str, Any]) -> Env:
 
     Raises ConfigError for an unknown environment, an unknown setting or a value of the wrong type.
     """
-    return env_spec(name).make(**_fitting_all(name, options))
+    return env_spec(name).make(_settings(name, options))
 
 
 def prepare_env(name: str, options: Mapping[str, Any], on_progress: OnProgress) -> None:
@@ -54,10 +48,9 @@ def prepare_env(name: str, options: Mapping[str, Any], on_progress: OnProgress) 
 
     `on_progress` is not called if there is nothing to do. Raises what `make_env` raises.
     """
-    fitting = _fitting_all(name, options)
-    prepare = env_spec(name).prepare
+    settings, prepare = _settings(name, options), env_spec(name).prepare
     if prepare is not None:
-        prepare(fitting, on_progress)
+        prepare(settings, on_progress)
 
 
 def make_expert(env: Env, preset: str) -> Policy:
@@ -74,26 +67,5 @@ def make_expert(env: Env, preset: str) -> Policy:
     return make(env, preset)
 
 
-def setting_groups(name: str) -> dict[str, type[Settings]]:
-    """The nested groups of an environment's settings by key: `synthetic` of `webshop`."""
-    return {
-        key: getattr(import_module(module), kind)
-        for key, (module, kind) in GROUPS.get(name, {}).items()
-    }
-
-
-def _fitting_all(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """An environment's settings, each as its type."""
-    kind: Any = env_spec(name).make
-    types = {key: hint for key, hint in get_type_hints(kind.__init__).items() if key != "return"}
-    return {key: _fitting(name, key, value, types) for key, value in options.items()}
-
-
-def _fitting(name: str, key: str, value: Any, types: Mapping[str, Any]) -> Any:
-    """The value of a setting as its type (a list where a tuple is declared becomes one)."""
-    if key not in types:
-        raise unknown_name("setting", f"env.{key}", [f"env.{known}" for known in types])
-    try:
-        return TypeAdapter(types[key]).validate_python(value)
-    except ValidationError as error:
-        raise ConfigError(f"`env.{key}` is {describe_problems(error.errors())}") from None
+def _settings(name: str, options: Mapping[str, Any]) -> Settings:
+    return parse_settings(env_spec(name).settings, options, source=f"environment {name!r}")

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eef.config import Settings
 from eef.env import Env
 from eef.policy import Policy
+from eef.utils.progress import OnProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ def group_in_id(task: str) -> str:
 class EnvSpec:
     """One environment: its constructor, its scripted expert, and the knowledge behind its reports.
 
+    settings           its settings class
     make               creates the environment from its settings
     make_expert        creates the scripted expert `scripted/<preset>`; None if there is none
     prepare            does the slow work that is needed once before `make`; None if there is none
@@ -58,9 +61,10 @@ class EnvSpec:
     split_observation  observation → the parts that reports compare with the previous observation
     """
 
-    make: Callable[..., Env]
+    settings: type[Settings]
+    make: Callable[[Any], Env]
     make_expert: Callable[[Any, str], Policy] | None = None
-    prepare: Callable[..., None] | None = None
+    prepare: Callable[[Any, OnProgress], None] | None = None
     behaviors: tuple[Behavior, ...] = ()
     behaviors_note: str = ""
     group_of: Callable[[str], str] | None = None

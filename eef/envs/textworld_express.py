@@ -1,8 +1,9 @@
-"""TextWorldExpress: eight small text games in a fast Java simulator. ScienceWorld's quick sibling, made the same way.
+"""TextWorldExpress: eight small text games in a fast, deterministic Java simulator.
 
-Deterministic as it comes. Game, fold and seed make a task: seeds 0 … 999 are `train`, 10000 … `dev`, 20000 … `test`.
-Episodes in one JVM share nothing, but for the game `sorting`, where the things of a problem are the same objects in all
-episodes: an episode that another one has come between is played again up to where it stood.
+A task is a game with a seed: seeds 0 … 999 are `train`, 10000 … `dev`, 20000 … `test`. Episodes in
+one JVM share nothing, except in the game `sorting`, where all episodes use the same objects for the
+things of a problem. When another episode of it was played in between, an episode is replayed before
+it continues.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from eef.config import unknown_name
+from pydantic import Field
+
+from eef.config import ListOf, unknown_name
 from eef.env import StepResult
-from eef.envs.simulators.env import PooledEnv, PoolSettings
+from eef.envs.simulators.env import PooledEnv
 from eef.envs.simulators.gold_paths import make_gold_expert
 from eef.envs.simulators.jvm import Jvm, JvmSettings, find_jar, find_java
+from eef.envs.simulators.settings import PoolSettings
 from eef.envs.simulators.worker import OVER
 from eef.envs.spec import EnvSpec, group_in_id
 from eef.errors import ConfigError, EnvError
@@ -38,7 +42,7 @@ FOLDS = {"train": 0, "dev": 10_000, "test": 20_000}
 """First seed of each split."""
 
 SEEDS = 1_000
-"""Seeds of each split, for every game."""
+"""Seeds per game in each split."""
 
 SHARING = "sorting"
 PROMPT = """\
@@ -50,8 +54,8 @@ Thought: your reasoning in a sentence or two
 Action: the action"""
 
 
-class Start(NamedTuple):
-    """What an episode begins with; `parameters` as the simulator takes them (`numLocations=3,includeDoors=0`)."""
+class EpisodeSpec(NamedTuple):
+    """What an episode starts from; `parameters` is in the simulator's form."""
 
     game: str
     parameters: str
@@ -61,18 +65,18 @@ class Start(NamedTuple):
 
 @dataclass(slots=True)
 class Game:
-    """One episode: the simulator's own object for it, what was played, and its last score."""
+    """One episode: the simulator's object, the actions played, and the last score."""
 
     interface: Any
-    start: Start
+    spec: EpisodeSpec
     played: list[str] = field(default_factory=list)
     score: float = 0.0
     over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Opener:
-    """Opens the simulator in a worker."""
+class TextWorldFactory:
+    """Creates the simulator in a worker."""
 
     jvm: JvmSettings
 
@@ -81,28 +85,28 @@ class Opener:
 
 
 class TextWorldSimulator:
-    """Follows `eef.envs.simulators.worker.Simulator`."""
+    """Implements `eef.envs.simulators.worker.Simulator`."""
 
     def __init__(self, settings: JvmSettings) -> None:
         self._jvm = Jvm(settings)
         self._games: dict[int, Game] = {}
         self._sorting: Game | None = None
 
-    def begin(self, seat: int, start: Start) -> str:
-        with self._jvm.asked():
-            game = self._games[seat] = Game(self._load(start), start)
+    def reset(self, slot: int, spec: EpisodeSpec) -> str:
+        with self._jvm.translate_errors():
+            game = self._games[slot] = Game(self._load(spec), spec)
             first = self._generate(game)
             return f"{str(game.interface.getTaskDescription()).strip()}\n\n{first.strip()}"
 
-    def act(self, seat: int, action: str) -> StepResult:
-        game = self._games[seat]
+    def step(self, slot: int, action: str) -> StepResult:
+        game = self._games[slot]
         if game.over:
             return StepResult(OVER, 0.0, True)
-        with self._jvm.asked():
-            if game.start.game == SHARING and game is not self._sorting:
+        with self._jvm.translate_errors():
+            if game.spec.game == SHARING and game is not self._sorting:
                 self._generate(game)
-                for before in game.played:
-                    game.interface.stepJSON(before)
+                for earlier in game.played:
+                    game.interface.stepJSON(earlier)
             seen = json.loads(game.interface.stepJSON(action))
         game.played.append(action)
         score = round(float(seen["score"]), 6)
@@ -110,12 +114,12 @@ class TextWorldSimulator:
         gained, game.score = round(score - game.score, 6), score
         return StepResult(seen["observation"].strip(), gained, game.over)
 
-    def leave(self, seat: int) -> None:
-        self._games.pop(seat, None)
+    def release(self, slot: int) -> None:
+        self._games.pop(slot, None)
 
-    def gold(self, start: Start) -> list[str]:
-        with self._jvm.asked():
-            game = Game(self._load(start), start)
+    def gold_actions(self, spec: EpisodeSpec) -> list[str]:
+        with self._jvm.translate_errors():
+            game = Game(self._load(spec), spec)
             self._generate(game, gold=True)
             return [str(action) for action in game.interface.getGoldActionSequence()]
 
@@ -126,75 +130,82 @@ class TextWorldSimulator:
         self._jvm.end()
 
     def _generate(self, game: Game, *, gold: bool = False) -> str:
-        """Bring a game to its start; returns what is seen there."""
-        if game.start.game == SHARING:
+        """Bring a game to its start and return the observation there."""
+        if game.spec.game == SHARING:
             self._sorting = game
         answer = json.loads(
-            game.interface.generateNewGameJSON(game.start.seed, game.start.fold, gold)
+            game.interface.generateNewGameJSON(game.spec.seed, game.spec.fold, gold)
         )
         return str(answer["observation"])
 
-    def _load(self, start: Start) -> Any:
+    def _load(self, spec: EpisodeSpec) -> Any:
         interface = self._jvm.view.textworldexpress.runtime.PythonInterface()
-        refused = str(interface.load(start.game, start.parameters))
+        refused = str(interface.load(spec.game, spec.parameters))
         if refused:
-            raise EnvError(f"TextWorldExpress cannot load {start}: {refused}")
+            raise EnvError(f"TextWorldExpress cannot load {spec}: {refused}")
         return interface
 
 
+class TextWorldSettings(PoolSettings):
+    """Which games are played, and how. Splits: `train`, `dev`, `test`."""
+
+    games: str | ListOf[str] = "all"
+    """`all`, one game, or a list of games."""
+
+    parameters: str = ""
+    """Parameters of the games in the simulator's form (`numLocations=3,includeDoors=0`)."""
+
+    tasks_per_split: int = Field(default=SEEDS, ge=1, le=SEEDS)
+    """Seeds per game in each split."""
+
+    step_limit: int = Field(default=50, ge=1)
+    """Default step limit of a rollout."""
+
+    prompt: Literal["react", "none"] = "react"
+    """`react`: the system message describes the rules and the form of an answer."""
+
+    memory: int = Field(default=256, ge=64)
+    """Maximum heap of each JVM, in MB."""
+
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds after which an action counts as hung."""
+
+
 class TextWorldExpress(PooledEnv):
-    """Small text games: cooking, tidying, finding a coin, reading a map, arithmetic, sorting, following orders.
+    """Small text games: cooking, tidying, finding a coin, reading a map, arithmetic, sorting, ….
 
-    games            "all", a game, or a list of games
-    parameters       of the games, as the simulator takes them ("numLocations=3,includeDoors=0")
-    tasks_per_split  seeds of each game in a split, 1000 at most
-    step_limit       default limit of a rollout's steps
-    prompt           "react" (the rules and the answer's form in words) or "none"
-    workers          processes in which episodes are played, each with a JVM of its own
-    memory           heap of a JVM in MB at most
-    patience         seconds until an action counts as hung
-
-    Splits: `train`, `dev`, `test`. A reward is what an action adds to the game's score; the final reward is that score.
+    A reward is what an action adds to the game's score; the final reward is that score.
     """
 
     name = "textworld-express"
     edition = f"{name}-{VERSION}"
 
-    def __init__(
-        self,
-        *,
-        games: str | tuple[str, ...] = "all",
-        parameters: str = "",
-        tasks_per_split: int = SEEDS,
-        step_limit: int = 50,
-        prompt: Literal["react", "none"] = "react",
-        workers: int = 1,
-        memory: int = 256,
-        patience: float = 60.0,
-    ) -> None:
-        if not 1 <= tasks_per_split <= SEEDS:
-            raise ConfigError(f"`env.tasks_per_split` is {tasks_per_split}, expected 1 to {SEEDS}")
-        self._games = _choose(games)
-        self._parameters, self._seeds = parameters, tasks_per_split
-        self._prompt_name = prompt
-        self.prompt = PROMPT if prompt == "react" else ""
-        self.step_limit = step_limit
-        settings = PoolSettings(workers, memory, patience)
+    def __init__(self, settings: TextWorldSettings | None = None) -> None:
+        settings = settings or TextWorldSettings()
+        self._games = _choose(settings.games)
+        self._parameters, self._seeds = settings.parameters, settings.tasks_per_split
+        self._prompt_name = settings.prompt
+        self.prompt = PROMPT if settings.prompt == "react" else ""
+        self.step_limit = settings.step_limit
         jar = find_jar(PACKAGE, VERSION, JAR)
-        super().__init__(Opener(JvmSettings(find_java(), jar, memory, patience)), settings)
+        jvm = JvmSettings(find_java(), jar, settings.memory, settings.timeout)
+        super().__init__(TextWorldFactory(jvm), settings)
 
     def tasks(self, split: str) -> TaskSet:
-        """The tasks of a split, one of each game in turn. Raises EnvError for an unknown split."""
+        """The tasks of a split, one game after the other for each seed.
+
+        Raises EnvError for an unknown split.
+        """
         if split not in FOLDS:
             raise unknown_name("split", split, FOLDS, error=EnvError)
         seeds = range(FOLDS[split], FOLDS[split] + self._seeds)
         return TaskSet.of([_task(game, seed, split) for seed in seeds for game in self._games])
 
-    def start_of(self, task: Task) -> Start:
+    def episode_spec(self, task: Task) -> EpisodeSpec:
         if task.env != self.name:
-            raise EnvError(f"{task.id} is no task of TextWorldExpress")
+            raise EnvError(f"{task.id} is not a TextWorldExpress task")
         game, seed = divmod(task.index, _STRIDE)
-        return Start(GAMES[game], self._parameters, _fold(seed), seed)
+        return EpisodeSpec(GAMES[game], self._parameters, _fold(seed), seed)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -212,7 +223,7 @@ _STRIDE = 100_000
 
 
 def _choose(games: str | Sequence[str]) -> tuple[str, ...]:
-    """The games a setting names. ConfigError for one there is not."""
+    """The games that a setting names. Raises ConfigError for an unknown game."""
     if games == "all":
         return GAMES
     names = (games,) if isinstance(games, str) else tuple(games)
@@ -220,7 +231,7 @@ def _choose(games: str | Sequence[str]) -> tuple[str, ...]:
         if name not in GAMES:
             raise unknown_name("game", name, GAMES)
     if not names or len(set(names)) != len(names):
-        raise ConfigError(f"`env.games` is {list(names)}, expected one or more, each once")
+        raise ConfigError(f"`env.games` is {list(names)}; expected one or more games, each once")
     return names
 
 
@@ -239,4 +250,9 @@ def _fold(seed: int) -> str:
     return next(name for name, first in reversed(FOLDS.items()) if seed >= first)
 
 
-SPEC = EnvSpec(make=TextWorldExpress, make_expert=make_gold_expert, group_of=group_in_id)
+SPEC = EnvSpec(
+    settings=TextWorldSettings,
+    make=TextWorldExpress,
+    make_expert=make_gold_expert,
+    group_of=group_in_id,
+)

@@ -1,40 +1,41 @@
-"""ToyEnv: a small environment, the example of the protocol and the one of the tests; with players for it.
+"""A small environment that serves as the example of the protocol and in tests, with its experts.
 
-A corridor of rooms, with three keys lying in it and a chest in its last room. The task: open the chest with
-the key of the right colour. A hand holds one key, so a wrong one can be put right by taking another; a wrong
-key in the chest breaks the lock, and nothing can put that right.
+Three keys lie in a corridor of rooms, with a chest in the last room. The task is to open the chest
+with the key of a given color. The agent holds one key at a time. Taking a wrong key can be undone
+by taking another; trying a wrong key in the chest breaks the lock for good.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import Field
+
 from eef.chat import format_completion
-from eef.config import unknown_name
-from eef.env import StepResult
+from eef.config import Settings, unknown_name
+from eef.env import BaseEnv, StepResult
 from eef.envs.spec import Behavior, EnvSpec
 from eef.errors import EnvError
 from eef.policy import Conversation, ScriptedPolicy
 from eef.task import Task, TaskSet
-from eef.trajectory import Author, Step
+from eef.trajectory import Author
 
-_COLOURS = ("blue", "green", "red", "white")
+_COLORS = ("blue", "green", "red", "white")
 _VIEW = re.compile(r"Room (\d+) of (\d+).*Keys here: (.*)\. You hold: (?:the )?(\w+)")
 PROMPT = (
-    "You walk along a corridor to a chest in its last room. Actions: `left`, `right`, `take <colour>` (a key "
-    "lying in your room; the one you hold is put down), `open` (the chest, with the key you hold; one try).\n"
+    "You walk along a corridor to a chest in its last room. Actions: `left`, `right`, "
+    "`take <colour>` (a key lying in your room; the one you hold is put down), "
+    "`open` (the chest, with the key you hold; one try).\n"
     "Answer with `Thought: …` and then `Action: …` on a line of its own."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Corridor:
-    """An episode at one moment, and so its own snapshot. `keys[r]` are the keys lying in room r."""
+    """The state of an episode, which is also its snapshot. `keys[r]` are the keys in room r."""
 
     keys: tuple[frozenset[str], ...]
     wanted: str
@@ -50,29 +51,37 @@ class Corridor:
             f"Room {self.room + 1} of {len(self.keys)}{chest}. Keys here: {here}. You hold: {held}."
         )
 
-    def take(self, colour: str) -> Corridor:
-        here = self.keys[self.room] - {colour} | ({self.held} if self.held else set())
+    def take(self, color: str) -> Corridor:
+        here = self.keys[self.room] - {color} | ({self.held} if self.held else set())
         return replace(
-            self, held=colour, keys=(*self.keys[: self.room], here, *self.keys[self.room + 1 :])
+            self, held=color, keys=(*self.keys[: self.room], here, *self.keys[self.room + 1 :])
         )
 
 
-class ToyEnv:
-    """Episodes in corridors of 4 to 6 rooms. Reward 1.0 for opening the chest, 0.5 for breaking its lock.
+class ToySettings(Settings):
+    """Size of the splits, and the step limit."""
 
-    Each split holds `tasks_per_split` tasks, the test split those with the lower indices.
+    tasks_per_split: int = Field(default=40, ge=1)
+    """Number of tasks in each of the splits `train` and `test`."""
+
+    step_limit: int = Field(default=10, ge=1)
+    """Default step limit of a rollout."""
+
+
+class ToyEnv(BaseEnv):
+    """Episodes in corridors of 4 to 6 rooms. Reward 1.0 for opening the chest, 0.5 for breaking it.
+
+    The test split holds the tasks with the lower indices.
     """
 
     name = "toy"
-    success_threshold = 1.0
     supports_snapshot = True
-    concurrent = False
-    worker_restarts = 0
     prompt = PROMPT
 
-    def __init__(self, *, tasks_per_split: int = 40, step_limit: int = 10) -> None:
-        self.tasks_per_split = tasks_per_split
-        self.step_limit = step_limit
+    def __init__(self, settings: ToySettings | None = None) -> None:
+        settings = settings or ToySettings()
+        self.tasks_per_split = settings.tasks_per_split
+        self.step_limit = settings.step_limit
         self._now: Corridor | None = None
 
     def tasks(self, split: str) -> TaskSet:
@@ -91,12 +100,12 @@ class ToyEnv:
         now = self._playing()
         if now.over:
             return StepResult("The episode is over.", 0.0, True)
-        verb, _, colour = action.strip().lower().partition(" ")
+        verb, _, color = action.strip().lower().partition(" ")
         if verb == "open" and now.held and now.room == len(now.keys) - 1:
             return self._open(now)
-        if verb == "take" and colour in now.keys[now.room]:
-            self._now = now.take(colour)
-        elif verb in ("left", "right") and not colour:
+        if verb == "take" and color in now.keys[now.room]:
+            self._now = now.take(color)
+        elif verb in ("left", "right") and not color:
             room = now.room + (1 if verb == "right" else -1)
             self._now = replace(now, room=min(max(room, 0), len(now.keys) - 1))
         words = "" if self._now != now else "Nothing happens. "
@@ -108,22 +117,11 @@ class ToyEnv:
             return StepResult("The chest opens.", 1.0, True)
         return StepResult(f"The {now.held} key breaks off in the lock.", 0.5, True)
 
-    def score(self, rewards: Iterable[float]) -> float:
-        return max(rewards, default=0.0)
-
     def snapshot(self) -> Corridor:
         return self._playing()
 
     def restore(self, snapshot: Any) -> None:
         self._now = snapshot
-
-    def can_branch_at(self, steps: Sequence[Step], t: int) -> bool:
-        return True
-
-    def clone(self) -> ToyEnv:
-        other = copy(self)
-        other._now = None
-        return other
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -134,24 +132,21 @@ class ToyEnv:
             "prompt": self.prompt,
         }
 
-    def close(self) -> None:
-        self._now = None
-
     def _playing(self) -> Corridor:
         if self._now is None:
-            raise EnvError("no episode has begun", hint="call `reset` first")
+            raise EnvError("toy: no episode has started", hint="call `reset` first")
         return self._now
 
 
 def toy_player(author: Author, skill: float) -> ScriptedPolicy:
-    """A policy that takes the right action with probability `skill` (drawn from the seed), else another."""
+    """A policy that takes the right action with probability `skill`, otherwise a random other one."""
 
     def script(conversation: Conversation, seed: int) -> str:
         chance = random.Random(seed)
         right = _right_action(conversation)
         if chance.random() < skill:
             return format_completion("This brings me nearer.", right)
-        moves = ["left", "right", "open", *(f"take {colour}" for colour in _COLOURS)]
+        moves = ["left", "right", "open", *(f"take {color}" for color in _COLORS)]
         return format_completion(
             "Let me try this.", chance.choice([move for move in moves if move != right])
         )
@@ -163,7 +158,7 @@ PRESETS = {"flawless": 1.0, "strong": 0.9, "weak": 0.7}
 
 
 def make_toy_expert(env: ToyEnv, preset: str) -> ScriptedPolicy:
-    """The scripted expert `expert:<preset>`; the presets differ in skill."""
+    """Create the scripted expert of a preset; the presets differ in skill."""
     if preset not in PRESETS:
         raise unknown_name("scripted expert", preset, PRESETS, error=EnvError)
     return toy_player(Author("expert", preset), PRESETS[preset])
@@ -177,15 +172,15 @@ def _task(index: int, split: str) -> Task:
 def _corridor(index: int) -> Corridor:
     chance = random.Random(f"corridor {index}")
     keys: list[frozenset[str]] = [frozenset() for _ in range(chance.randint(4, 6))]
-    colours = chance.sample(_COLOURS, 3)
-    for colour in colours:
+    colors = chance.sample(_COLORS, 3)
+    for color in colors:
         room = chance.randrange(len(keys))
-        keys[room] |= {colour}
-    return Corridor(tuple(keys), wanted=colours[0])
+        keys[room] |= {color}
+    return Corridor(tuple(keys), wanted=colors[0])
 
 
 def _right_action(conversation: Conversation) -> str:
-    """The first step of the shortest way as far as it is known: unseen rooms lie to the right."""
+    """The first step of the shortest known way; unseen rooms are to the right."""
     seen = [message["content"] for message in conversation if message["role"] == "user"]
     wanted = seen[0].split("with the ")[1].split()[0]
     views = [view.groups() for view in map(_VIEW.search, seen) if view]
@@ -199,6 +194,7 @@ def _right_action(conversation: Conversation) -> str:
 
 
 SPEC = EnvSpec(
+    settings=ToySettings,
     make=ToyEnv,
     make_expert=make_toy_expert,
     behaviors=(Behavior("Step back", "left"), Behavior("Another key", r"take \w+", free=1)),

@@ -17,9 +17,8 @@ from typing import Any
 from pydantic import Field
 
 from eef.chat import build_conversation, format_completion
-from eef.envs.webshop import WebShop, lexicon
+from eef.envs.webshop import SyntheticSettings, WebShop, WebShopSettings, lexicon
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
-from eef.envs.webshop.synthetic import SyntheticSettings
 from eef.policy import GREEDY
 from eef.renderer import Rendered, Renderer
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, derive_seed, play
@@ -190,7 +189,7 @@ def _understood_alone(step: Step) -> bool:
 
 def _random_shop(rng: random.Random) -> WebShop:
     """A random shop: its size, page length, options and difficulty are all drawn."""
-    return WebShop(
+    settings = WebShopSettings(
         data="synthetic",
         goals="human",
         observation="text",
@@ -209,6 +208,7 @@ def _random_shop(rng: random.Random) -> WebShop:
             price_spread=0,
         ),
     )
+    return WebShop(settings)
 
 
 def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:

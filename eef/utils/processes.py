@@ -50,10 +50,10 @@ def start_process(
     return process
 
 
-def end_process(process: SpawnProcess, patience: float) -> None:
-    """Ask a process to end, and make it end after `patience` seconds."""
+def end_process(process: SpawnProcess, timeout: float) -> None:
+    """Ask a process to end, and make it end after `timeout` seconds."""
     process.terminate()
-    process.join(patience)
+    process.join(timeout)
     process.kill()
     process.join()
 

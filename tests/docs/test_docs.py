@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from docs.generate import pages
 from eef.cli import make_app
 from eef.config import settings_table
-from eef.envs.webshop.synthetic import SyntheticSettings
+from eef.envs.webshop.settings import SyntheticSettings
 from eef.report.run_table import COLUMNS
 from tests.fakes import ROOT
 from tests.fakes.small_run import small_recipe, write_recipe

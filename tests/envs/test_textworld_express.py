@@ -7,14 +7,13 @@ from eef.config import parse_settings
 from eef.env import check_env, replay
 from eef.envs.registry import make_env, make_expert
 from eef.envs.simulators.gold_paths import GoldPaths
-from eef.envs.textworld_express import FOLDS, GAMES, TextWorldExpress
+from eef.envs.textworld_express import FOLDS, GAMES, TextWorldExpress, TextWorldSettings
 from eef.errors import ConfigError, EnvError
-from eef.pipeline.ledger import Cost
+from eef.pipeline.context import RunContext
 from eef.pipeline.recipe import Recipe
-from eef.pipeline.stages import stages_of
 from eef.report.run_page import draw_page
 from eef.trajectory import Author
-from eef.utils.jsonl import write_json
+from tests.fakes.scripted_run import ScriptedPipeline, finish
 from tests.fakes.small_run import eef
 from tests.fakes.worlds import needs_java, record, wander
 
@@ -25,7 +24,7 @@ pytestmark = needs_java
 def env(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EEF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        world = TextWorldExpress(tasks_per_split=5)
+        world = TextWorldExpress(TextWorldSettings(tasks_per_split=5))
         yield world
         world.close()
 
@@ -66,7 +65,7 @@ def test_episodes_that_take_turns_go_as_they_go_alone(env, game):
     for clone in clones:
         clone.reset(task)
     seen = [[clone.step(item.step.action) for clone in clones] for item in alone[:-1]]
-    env.pool.gold(env.start_of(task))
+    env.pool.gold_actions(env.episode_spec(task))
     seen.append([clone.step(alone[-1].step.action) for clone in clones])
     expected = [item.step.observation for item in alone[1:]] + [last.observation]
     assert [[each.observation for each in pair] for pair in seen] == [
@@ -108,18 +107,13 @@ def test_gold_paths_are_made_by_a_command(monkeypatch, tmp_path):
     assert (nothing.exit_code, nothing.stderr) == (0, "toy needs no preparation\n")
 
 
-class PlayedRun(Run):
-    """A run whose students are gold paths with ever fewer lapses, and whose training only says it was done."""
+class GoldContext(RunContext):
+    """Students that are gold paths with ever fewer lapses."""
 
-    def _student(self, trained):
-        student = make_expert(self.env, f"lapsing-{40 - 10 * trained.round}")
-        student.name = Author("student", f"{trained.method}@round{trained.round}")
-        return student
-
-    def _train(self, stage, listener):
-        self.ledger(stage.method).record(stage.method, stage.round, "train", Cost(updates=1))
-        (self.folder(stage) / "checkpoint").mkdir()
-        write_json(self.folder(stage) / "checkpoint" / "manifest.json", {})
+    def student(self, trained):
+        expert = make_expert(self.env, f"lapsing-{40 - 10 * trained.round}")
+        expert.author = Author("student", f"{trained.method}@round{trained.round}")
+        return expert
 
 
 def test_a_whole_run(env, tmp_path):
@@ -134,10 +128,10 @@ def test_a_whole_run(env, tmp_path):
         },
         source="test",
     )
-    run = PlayedRun.create(tmp_path / "run", recipe)
-    run.__dict__["env"] = env  # where `cached_property` keeps it
-    for stage in stages_of(recipe):
-        run.carry_out(stage, lambda progress: None)
+    pipeline = ScriptedPipeline.create(tmp_path / "run", recipe)
+    pipeline.context = GoldContext(pipeline.run)
+    pipeline.context.__dict__["env"] = env  # where `cached_property` keeps it
+    run = finish(pipeline).run.read()
     results = read_results(run)
     eef = results["eef"].last
     assert eef.explored["from_inside"] > 0
@@ -147,19 +141,19 @@ def test_a_whole_run(env, tmp_path):
         eef.explored["worker_restarts"],
     ) == (0, 0, 0)
     assert eef.selection["examples"] > 0
-    assert set(eef.kinds.kinds) == set(GAMES)
+    assert set(eef.task_groups.groups) == set(GAMES)
     page = draw_page(run, results)
-    assert "Score by kind of task" in page
+    assert "Scores by task group" in page
     assert "peckingorder" in page
 
 
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        ({"games": "coins"}, "no game 'coins'", "did you mean 'coin'?"),
+        ({"games": "coins"}, "unknown game 'coins'", "did you mean 'coin'?"),
         ({"games": []}, "`env.games` is []", ""),
-        ({"tasks_per_split": 0}, "`env.tasks_per_split` is 0", ""),
-        ({"step_limit": 0}, "`env.step_limit` is 0, expected 1 or more", ""),
+        ({"tasks_per_split": 0}, "`tasks_per_split` is 0", ""),
+        ({"step_limit": 0}, "`step_limit` is 0", ""),
     ],
 )
 def test_mistakes(options, message, hint):
@@ -170,7 +164,7 @@ def test_mistakes(options, message, hint):
 
 
 def test_parameters_that_the_simulator_refuses():
-    env = TextWorldExpress(games="coin", parameters="rooms=3")
+    env = TextWorldExpress(TextWorldSettings(games="coin", parameters="rooms=3"))
     with pytest.raises(EnvError, match="cannot load"):
         env.reset(env.tasks("train")[0])
     env.close()

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from eef.env import StepResult
-from eef.envs.simulators.env import PooledEnv, PoolSettings
+from eef.envs.simulators.env import PooledEnv
+from eef.envs.simulators.settings import PoolSettings
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
 
 
 @dataclass(frozen=True)
-class CountingOpener:
+class CountingFactory:
     refuses: bool = False
 
     def __call__(self) -> Counting:
@@ -30,11 +31,11 @@ class Counting:
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
 
-    def begin(self, seat: int, start: tuple[int]) -> str:
-        (self.counts[seat],) = start
-        return f"at {start[0]}"
+    def reset(self, slot: int, spec: tuple[int]) -> str:
+        (self.counts[slot],) = spec
+        return f"at {spec[0]}"
 
-    def act(self, seat: int, action: str) -> StepResult:
+    def step(self, slot: int, action: str) -> StepResult:
         verb, _, word = action.partition(" ")
         if verb == "die" and self._may(word):
             os._exit(9)
@@ -44,9 +45,9 @@ class Counting:
             raise EnvError("it broke")
         if verb == "moody":
             return StepResult(f"in {os.getpid()}", 0.0, False)
-        before = self.counts[seat]
-        self.counts[seat] = min(100, before + int(action)) if action.isdigit() else before
-        now = self.counts[seat]
+        before = self.counts[slot]
+        self.counts[slot] = min(100, before + int(action)) if action.isdigit() else before
+        now = self.counts[slot]
         return StepResult(f"at {now}", (now - before) / 100, now == 100)
 
     def _may(self, word: str) -> bool:
@@ -57,13 +58,13 @@ class Counting:
             Path(word).touch()
         return True
 
-    def leave(self, seat: int) -> None:
-        self.counts.pop(seat, None)
+    def release(self, slot: int) -> None:
+        self.counts.pop(slot, None)
 
-    def gold(self, start: tuple[int]) -> list[str]:
-        if start == (5,):
+    def gold_actions(self, spec: tuple[int]) -> list[str]:
+        if spec == (5,):
             raise EnvError("no way from 5")
-        return [str(100 - start[0])]
+        return [str(100 - spec[0])]
 
     def is_alive(self) -> bool:
         return True
@@ -75,10 +76,9 @@ class Counting:
 class CountingEnv(PooledEnv):
     name = edition = "counting"
     step_limit = 10
-    prompt = ""
 
-    def __init__(self, *, workers: int = 1, patience: float = 20.0, refuses: bool = False) -> None:
-        super().__init__(CountingOpener(refuses), PoolSettings(workers, 64, patience))
+    def __init__(self, *, workers: int = 1, timeout: float = 20.0, refuses: bool = False) -> None:
+        super().__init__(CountingFactory(refuses), PoolSettings(workers=workers, timeout=timeout))
 
     def tasks(self, split: str) -> TaskSet:
         return TaskSet.of(
@@ -94,7 +94,7 @@ class CountingEnv(PooledEnv):
             ]
         )
 
-    def start_of(self, task: Task) -> Any:
+    def episode_spec(self, task: Task) -> Any:
         return (task.index,)
 
     def fingerprint(self) -> dict[str, Any]:

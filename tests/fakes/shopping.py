@@ -11,18 +11,19 @@ from eef.envs.webshop.goals import Goal
 from eef.policy import GREEDY, Policy
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, derive_seed, play
 from eef.trajectory import Trajectory, TrajectorySet
+from tests.fakes.small_shop import make_shop
 
 
 def open_shop(
     goals: str = "human", *, compat: bool | None = None, per_page: int = 4, **settings: Any
 ) -> WebShop:
     """A synthetic shop; `settings` go to its catalog."""
-    return WebShop(
+    return make_shop(
         goals=goals,
         prompt="none",
         tagger="words",
         products_per_page=per_page,
-        compat=compat,  # type: ignore[arg-type]
+        compat=compat,
         synthetic={"products": 200, **settings},
     )
 

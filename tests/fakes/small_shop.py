@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from eef.envs.registry import make_env
 from eef.envs.webshop import WebShop
+
+
+def make_shop(data: Path | str = "synthetic", **settings: Any) -> WebShop:
+    """A shop, with its settings checked as those of a recipe are."""
+    env = make_env("webshop", {"data": str(data), **settings})
+    assert isinstance(env, WebShop)
+    return env
 
 
 def item(asin: str, name: str, query: str, **fields: Any) -> dict[str, Any]:

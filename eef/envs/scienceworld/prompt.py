@@ -1,4 +1,4 @@
-"""The rules of the world in words, for the system message. Stands beside the environment."""
+"""The rules of the world in words, for the system message."""
 
 REACT_PROMPT = """\
 You are in a house with rooms and a yard, and have an elementary science task to carry out. Each turn you see what \

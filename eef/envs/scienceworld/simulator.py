@@ -1,12 +1,13 @@
-"""The simulator in its JVM, for many episodes at once. Lives in a worker process (`eef.envs.simulators.worker`).
+"""The simulator in its JVM, for many episodes at once. Runs in a worker process.
 
-The package keeps some of an episode's state in objects that all episodes of a JVM share: a random number generator,
-which drives the world, and the next free id. Before another episode goes on these are put away, and its own are put
-back; a test holds that episodes which take turns go as they go alone.
+The package keeps part of an episode's state in objects that all episodes of a JVM share: the random
+number generator that drives the world, and the next free id. When another episode continues, that
+state is saved and the other episode's is restored. A test verifies that episodes which take turns
+are the same as episodes played alone.
 
-The protocol of an episode is fixed, for what is recorded must come back: load, `look around` (before it the score is
-the previous episode's), then the raw actions. The list of valid actions is never asked for: making it changes the
-world.
+The protocol of an episode is fixed so that a replay gives the recorded observations: load, `look
+around` (until then the score is the previous episode's), then the raw actions. The list of valid
+actions is never requested, because generating it changes the world.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from eef.envs.simulators.worker import OVER
 from eef.errors import ConfigError, EnvError
 
 REFUSED = "The task cannot be reset. Go on from here."
-_ARTICLES = ("a", "an", "the")  # the simulator does not read them
+_ARTICLES = ("a", "an", "the")  # which the simulator ignores
 _SCRAMBLE = 0x5DEECE66D
-"""`java.util.Random.setSeed` keeps its argument xor this number (java.util.Random, "setSeed")."""
+"""`java.util.Random.setSeed` stores its argument xor this number (java.util.Random, "setSeed")."""
 
 
-class Start(NamedTuple):
-    """What an episode begins with; `simplifications` as the simulator is told."""
+class EpisodeSpec(NamedTuple):
+    """What an episode starts from; `simplifications` is in the simulator's own form."""
 
     task: str
     variation: int
@@ -35,7 +36,7 @@ class Start(NamedTuple):
 
 @dataclass(slots=True)
 class Game:
-    """One episode: the simulator's own object for it, its last score, and the shared state that was put away for it."""
+    """One episode: the simulator's object, its last score, and its saved part of the shared state."""
 
     interface: Any
     score: float = 0.0
@@ -44,8 +45,11 @@ class Game:
 
 
 @dataclass(frozen=True, slots=True)
-class Opener:
-    """Opens the simulator in a worker. `deterministic`: refuse a JVM whose sets do not keep their order."""
+class ScienceWorldFactory:
+    """Creates the simulator in a worker.
+
+    With `deterministic`, a JVM whose sets do not keep their order is refused.
+    """
 
     jvm: JvmSettings
     deterministic: bool
@@ -55,37 +59,37 @@ class Opener:
 
 
 class ScienceWorldSimulator:
-    """Follows `eef.envs.simulators.worker.Simulator`."""
+    """Implements `eef.envs.simulators.worker.Simulator`."""
 
     def __init__(self, settings: JvmSettings, deterministic: bool) -> None:
         self._jvm = Jvm(settings)
         if deterministic and not self._jvm.has_constant_hash():
             self._jvm.end()
             raise ConfigError(
-                f"`{settings.java}` does not heed `{CONSTANT_HASH[-1]}`: ScienceWorld would never be the same twice",
+                f"`{settings.java}` ignores `{CONSTANT_HASH[-1]}`, so episodes would not repeat",
                 hint=INSTALL_HOTSPOT,
             )
         self._games: dict[int, Game] = {}
         self._playing: Game | None = None
-        with self._jvm.asked():
+        with self._jvm.translate_errors():
             self._shared = _Shared(self._jvm.view)
 
-    def begin(self, seat: int, start: Start) -> str:
-        with self._jvm.asked():
-            game = self._games.get(seat) or self._new_game()
-            self._games[seat] = game
-            seen = self._load(game, start, gold=False)
+    def reset(self, slot: int, spec: EpisodeSpec) -> str:
+        with self._jvm.translate_errors():
+            game = self._games.get(slot) or self._new_game()
+            self._games[slot] = game
+            seen = self._load(game, spec, gold=False)
             game.score, game.over = 0.0, False
-            getattr(game.interface, "taskMaker_$eq")(None)  # 10 MB, which only loading needs
+            getattr(game.interface, "taskMaker_$eq")(None)  # 10 MB that only loading needs
             return f"{str(game.interface.getTaskDescription()).strip()}\n\n{seen}"
 
-    def act(self, seat: int, action: str) -> StepResult:
-        game = self._games[seat]
+    def step(self, slot: int, action: str) -> StepResult:
+        game = self._games[slot]
         if game.over:
             return StepResult(OVER, 0.0, True)
         if [word for word in action.lower().split() if word not in _ARTICLES] == ["reset", "task"]:
             return StepResult(REFUSED, 0.0, False)
-        with self._jvm.asked():
+        with self._jvm.translate_errors():
             self._enter(game)
             seen = str(game.interface.step(action)).strip()
             score, completed = (
@@ -96,16 +100,19 @@ class ScienceWorldSimulator:
         gained, game.score = round(score - game.score, 6), score
         return StepResult(seen, gained, game.over)
 
-    def leave(self, seat: int) -> None:
-        game = self._games.pop(seat, None)
+    def release(self, slot: int) -> None:
+        game = self._games.pop(slot, None)
         if game is not None and game is self._playing:
             self._playing = None
 
-    def gold(self, start: Start) -> list[str]:
-        """The oracle agent's actions, in an object of their own: once asked for, an object makes them on each load."""
-        with self._jvm.asked():
+    def gold_actions(self, spec: EpisodeSpec) -> list[str]:
+        """The oracle agent's actions.
+
+        They need an object of their own: once requested, an object generates them on every load.
+        """
+        with self._jvm.translate_errors():
             game = self._new_game()
-            self._load(game, start, gold=True)
+            self._load(game, spec, gold=True)
             return [str(action) for action in game.interface.getGoldActionSequence()]
 
     def is_alive(self) -> bool:
@@ -115,12 +122,12 @@ class ScienceWorldSimulator:
         self._jvm.end()
 
     def variations(self) -> dict[str, list[list[int]]]:
-        """Train, development and test variations of each task, as the package has them."""
-        with self._jvm.asked():
+        """Training, development and test variations of each task according to the package."""
+        with self._jvm.translate_errors():
             game = self._new_game()
             found = {}
             for name in list(game.interface.getTaskNames()):
-                self._load(game, Start(str(name), 0, ""), gold=False)
+                self._load(game, EpisodeSpec(str(name), 0, ""), gold=False)
                 parts = (
                     game.interface.getVariationsTrain,
                     game.interface.getVariationsDev,
@@ -133,16 +140,16 @@ class ScienceWorldSimulator:
         self._enter(None)
         return Game(self._jvm.view.scienceworld.runtime.pythonapi.PythonInterface())
 
-    def _load(self, game: Game, start: Start, *, gold: bool) -> str:
+    def _load(self, game: Game, spec: EpisodeSpec, *, gold: bool) -> str:
         self._enter(game)
-        game.interface.load(start.task, start.variation, start.simplifications, gold)
+        game.interface.load(spec.task, spec.variation, spec.simplifications, gold)
         seen = str(game.interface.step("look around")).strip()
         if seen.startswith("ERROR"):
-            raise EnvError(f"ScienceWorld cannot load {start}: {seen}")
+            raise EnvError(f"ScienceWorld cannot load {spec}: {seen}")
         return seen
 
     def _enter(self, game: Game | None) -> None:
-        """Make an episode the one that is played; its share of what all have in common comes with it."""
+        """Make `game` the current episode: save the shared state and restore that of `game`."""
         if game is self._playing:
             return
         if self._playing is not None:
@@ -153,11 +160,11 @@ class ScienceWorldSimulator:
 
 
 class _Shared:
-    """What all episodes of a JVM have in common: state of the random numbers, and the next free id."""
+    """The state that all episodes of a JVM share: random number generator and next free id."""
 
     def __init__(self, view: Any) -> None:
-        self._random = _the_one(view, "scala.util.Random$").self()
-        self._ids = _the_one(view, "util.UniqueIdentifier$")
+        self._random = _scala_object(view, "scala.util.Random$").self()
+        self._ids = _scala_object(view, "util.UniqueIdentifier$")
         self._state = view.java.lang.Class.forName("java.util.Random").getDeclaredField("seed")
         self._state.setAccessible(True)
 
@@ -169,6 +176,6 @@ class _Shared:
         getattr(self._ids, "count_$eq")(values[1])
 
 
-def _the_one(view: Any, name: str) -> Any:
-    """A Scala object, of which there is one in a JVM."""
+def _scala_object(view: Any, name: str) -> Any:
+    """A Scala singleton by the name of its class."""
     return view.java.lang.Class.forName(name).getField("MODULE$").get(None)

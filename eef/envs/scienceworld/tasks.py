@@ -1,7 +1,8 @@
-"""What there is to play: the thirty tasks with their variations, official splits, step limits, presets. Pure.
+"""The thirty tasks with their variations, official splits, step limits and presets.
 
-A variation is a task in another world (another substance, another room). The splits are the package's: of n
-variations the first 2⌊n/4⌋ are for training, the next ⌊n/4⌋ for development, the rest for testing.
+A variation is a task in another world (another substance, another room). The splits are those of
+the package: of n variations the first 2⌊n/4⌋ are for training, the next ⌊n/4⌋ for development, and
+the rest for testing.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ ETO_LIMITS = {
     "identify-life-stages-1": 30,
     "identify-life-stages-2": 30,
 }
-"""Steps of an episode at most in ETO (arXiv 2403.02502), which plays these 24 tasks."""
+"""Step limits in ETO (arXiv 2403.02502), which plays these 24 tasks."""
 
 HELD_OUT: dict[str, Part] = {"seen": "dev", "unseen": "test"}
 SIMPLIFICATIONS = (
@@ -96,8 +97,11 @@ TOTAL = sum(VARIATIONS.values())
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What a paper plays. `train` and `held_out` bound a task's variations in the split `train`, and in `seen` and
-    `unseen`."""
+    """The tasks and rules of a published setup.
+
+    `train` is the maximum number of variations per task in the split `train` (None for all),
+    `held_out` the maximum in `seen` and in `unseen`.
+    """
 
     tasks: tuple[str, ...]
     train: int | None
@@ -142,7 +146,7 @@ def part_of(name: str, part: Part) -> range:
 
 
 def held_out_part(task: str) -> str:
-    """Which held-out part the task of an id belongs to: "seen" (development) or "unseen" (test); "" for training.
+    """The held-out part of a task id: "seen" (development), "unseen" (test) or "" (training).
 
     >>> held_out_part("scienceworld/boil/14"), held_out_part("scienceworld/boil/21")
     ('seen', 'unseen')
@@ -155,33 +159,33 @@ def held_out_part(task: str) -> str:
 
 
 def index_of(name: str, variation: int) -> int:
-    """The running number of a variation over all tasks. ConfigError where there is none such."""
+    """The number of a variation over all tasks. Raises ConfigError if it does not exist."""
     if name not in VARIATIONS:
         raise unknown_name("task", name, VARIATIONS)
     if not 0 <= variation < VARIATIONS[name]:
         raise ConfigError(
-            f"ScienceWorld: `{name}` has no variation {variation}",
-            hint=f"it has 0 to {VARIATIONS[name] - 1}",
+            f"unknown variation {variation} of ScienceWorld's `{name}`",
+            hint=f"known variations: 0 to {VARIATIONS[name] - 1}",
         )
     return _FIRST[name] + variation
 
 
-def at_index(index: int) -> tuple[str, int]:
-    """Task and variation of a running number. ConfigError where there is none such.
+def from_index(index: int) -> tuple[str, int]:
+    """Task and variation of a number. Raises ConfigError if it does not exist.
 
-    >>> at_index(0), at_index(31)
+    >>> from_index(0), from_index(31)
     (('boil', 0), ('melt', 1))
     """
     if not 0 <= index < TOTAL:
         raise ConfigError(
-            f"ScienceWorld has no task number {index}", hint=f"there are 0 to {TOTAL - 1}"
+            f"unknown ScienceWorld task number {index}", hint=f"known numbers: 0 to {TOTAL - 1}"
         )
     name = next(name for name in reversed(VARIATIONS) if _FIRST[name] <= index)
     return name, index - _FIRST[name]
 
 
 def interleave(chosen: Mapping[str, Sequence[T]]) -> Iterator[tuple[str, T]]:
-    """One of each name in turn, so that any beginning of the list is a fair sample of the names.
+    """One item of each name in turn, so that every prefix of the list is a fair sample.
 
     >>> list(interleave({"boil": [4, 5], "melt": [7]}))
     [('boil', 4), ('melt', 7), ('boil', 5)]
@@ -191,7 +195,10 @@ def interleave(chosen: Mapping[str, Sequence[T]]) -> Iterator[tuple[str, T]]:
 
 
 def choose_tasks(given: str | Sequence[str]) -> tuple[Preset, tuple[str, ...]]:
-    """The preset and the tasks that a setting names: a preset, one task, or several. ConfigError for another name."""
+    """The preset and the tasks that a setting names: a preset, one task, or several.
+
+    Raises ConfigError for an unknown name.
+    """
     if isinstance(given, str) and given in PRESETS:
         return PRESETS[given], PRESETS[given].tasks
     names = (given,) if isinstance(given, str) else tuple(given)
@@ -199,15 +206,13 @@ def choose_tasks(given: str | Sequence[str]) -> tuple[Preset, tuple[str, ...]]:
         if name not in VARIATIONS:
             raise unknown_name("task or preset", name, [*VARIATIONS, *PRESETS])
     if not names or len(set(names)) != len(names):
-        raise ConfigError(
-            f"ScienceWorld: `tasks` is {list(names)}, expected one or more, each once"
-        )
+        raise ConfigError(f"`env.tasks` is {list(names)}; expected one or more tasks, each once")
     return PRESETS["all"], names
 
 
 @dataclass(frozen=True, slots=True)
 class Simplifications:
-    """What makes the world easier, as the simulator is to be told for each task."""
+    """What makes the world easier. `adapts`: tasks drop the simplifications they cannot have."""
 
     names: tuple[str, ...]
     tasks: tuple[str, ...]
@@ -215,10 +220,10 @@ class Simplifications:
 
     @classmethod
     def of(cls, given: str | Sequence[str], tasks: tuple[str, ...]) -> Simplifications:
-        """As a setting has them: "none", "easy", "eto" ("easy" with open containers) or a list of the simulator's own.
+        """The simplifications in a setting: `none`, `easy`, `eto`, or a list of the simulator's own.
 
-        ConfigError: an unknown one; `easy` inside a list, which the simulator refuses; `noElectricalAction` in a list
-        for a task that needs electrical actions.
+        Raises ConfigError for an unknown name, for a named set inside a list, and for
+        `noElectricalAction` in a list if a task needs electrical actions.
         """
         names = [given] if isinstance(given, str) else list(given)
         names = [part.strip() for name in names for part in name.split(",") if part.strip()]
@@ -227,8 +232,9 @@ class Simplifications:
         for name in names:
             if name in _NAMED:
                 raise ConfigError(
-                    f"ScienceWorld: `simplifications` joins {name!r} to others, which the simulator cannot",
-                    hint=f'write the list out, as "{",".join(SIMPLIFICATIONS)}", or take "eto", which is just that',
+                    f"`env.simplifications` combines {name!r} with others",
+                    hint=f'list all names, as "{",".join(SIMPLIFICATIONS)}", or use "eto", '
+                    "which stands for these",
                 )
             if name not in SIMPLIFICATIONS:
                 raise unknown_name("simplification", name, [*SIMPLIFICATIONS, *_NAMED])
@@ -236,8 +242,8 @@ class Simplifications:
         chosen._refuse_without_electricity()
         return chosen
 
-    def told(self, task: str) -> str:
-        """What the simulator is told for a task; the named sets leave out what it may not have."""
+    def for_task(self, task: str) -> str:
+        """The simplifications of a task in the simulator's form."""
         return ",".join(
             name
             for name in self.names
@@ -248,8 +254,8 @@ class Simplifications:
         needing = [task for task in self.tasks if needs_electricity(task)]
         if "noElectricalAction" in self.names and needing:
             raise ConfigError(
-                f"ScienceWorld: `noElectricalAction` is not allowed for `{needing[0]}`",
-                hint='leave it out of `simplifications`, leave that task out, or take "easy" or "eto", which adapt',
+                f"`env.simplifications`: `noElectricalAction` is not allowed for `{needing[0]}`",
+                hint='remove it or that task, or use "easy" or "eto", which adapt to each task',
             )
 
 

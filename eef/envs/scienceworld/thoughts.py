@@ -1,7 +1,7 @@
-"""Thoughts: a sentence for each action, so that whoever imitates the gold path has something to say. Templates alone.
+"""Template thoughts for the actions of a gold path, so that a student can learn to write thoughts.
 
-A thought says again what the task wants, in its first sentence and the one that the action carries out; then why the
-action follows. What a student copies into its thought so stands next to what it does.
+A thought repeats the task's first sentence and the one that the action carries out, then gives the
+reason for the action. What a student copies into its thought is thus close to the action.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _COMPILED = tuple((re.compile(pattern, re.I), words) for pattern, words in _WHY)
 
 
 def think(first_observation: str, action: str) -> str:
-    """The thought that goes with an action.
+    """The thought before an action.
 
-    >>> task = "Your task is to find a(n) animal. First, focus on it. Then, move it to the red box in the kitchen."
+    >>> task = "Your task is to find a(n) animal. First, focus on it. Then, move it to the red box."
     >>> think(task, "go to kitchen")
-    'I am to find a(n) animal, then move it to the red box in the kitchen: it is in the kitchen that I go on.'
+    'I am to find a(n) animal, then move it to the red box: it is in the kitchen that I go on.'
     >>> think(task, "focus on dove")
     'I am to find a(n) animal, then focus on it: the dove is what it is about.'
     """
@@ -43,7 +43,7 @@ def think(first_observation: str, action: str) -> str:
 
 
 def _goal(first_observation: str, action: str) -> str:
-    """The task's first sentence, and the one that begins with the action's verb, else the last."""
+    """The task's first sentence, and the one starting with the action's verb, or else the last."""
     found = _TASK.search(first_observation)
     parts = [" ".join(part.split()) for part in _SENTENCES.split(found[1])] if found else []
     sentences = [part[:1].lower() + part[1:] for part in parts if part] or ["carry out the task"]

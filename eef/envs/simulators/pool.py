@@ -1,9 +1,9 @@
-"""Pool: some workers, and the seats in them. A seat is one episode in some worker.
+"""A pool of workers and the slots in them. A slot is one episode in some worker.
 
-Where a worker dies, or does not answer, it is ended and started anew; its episodes are begun again elsewhere and their
-actions played again, with every answer compared, so that whoever plays them never notices. Only the request during
-which a worker died counts: where it dies of the same request a second time, elsewhere, EnvDied goes to the caller and
-the rollout is recorded as an error.
+A worker that dies or hangs is restarted. Its episodes are restarted in another worker and their
+actions replayed, with every result compared, so callers do not notice. Only the request during
+which a worker died counts: if a second worker dies of the same request, EnvDied reaches the caller
+and the rollout is recorded as failed.
 """
 
 from __future__ import annotations
@@ -17,60 +17,63 @@ from itertools import count
 from typing import Any, TypeVar
 
 from eef.env import StepResult
-from eef.envs.simulators.worker import Lost, Opener, Worker
+from eef.envs.simulators.worker import SimulatorFactory, Worker, WorkerRestarted
 from eef.errors import EnvDied, EnvError
 
-_NOWHERE = -1  # the generation of an episode that has to be begun again
+_NOWHERE = -1  # the generation of an episode that has to be restarted
 
 T = TypeVar("T")
 
 
 class Pool:
-    """Some workers, started when they are first needed."""
+    """Several workers, each started on first use."""
 
-    def __init__(self, opener: Opener, *, size: int, patience: float, name: str) -> None:
+    def __init__(self, factory: SimulatorFactory, *, size: int, timeout: float, name: str) -> None:
         self.workers = [
-            Worker(opener, patience, f"worker {number} of {name}") for number in range(size)
+            Worker(factory, timeout, f"worker {number} of {name}") for number in range(size)
         ]
         self._numbers = count()
         self._lock = threading.Lock()
-        self._coming: Counter[Worker] = Counter()
+        self._reserved: Counter[Worker] = Counter()
         weakref.finalize(self, _close, self.workers)
 
     @property
     def restarts(self) -> int:
-        """How often a worker, or the simulator in it, died, or hung and was ended."""
+        """How often a worker or its simulator died or hung."""
         return sum(worker.restarts for worker in self.workers)
 
-    def seat(self) -> Seat:
-        return Seat(self, next(self._numbers))
+    def slot(self) -> Slot:
+        """A slot of its own number, in no worker yet."""
+        return Slot(self, next(self._numbers))
 
     def choose(self, avoid: Worker | None = None) -> Worker:
-        """The worker with fewest episodes, counting those on their way; another one than `avoid` where there is one."""
+        """The worker with the fewest episodes and reservations, if possible not `avoid`."""
         others = [worker for worker in self.workers if worker is not avoid] or self.workers
-        return min(others, key=lambda worker: len(worker.seats) + self._coming[worker])
+        return min(others, key=lambda worker: len(worker.slots) + self._reserved[worker])
 
     @contextmanager
-    def on_the_way(self) -> Iterator[Worker]:
-        """The worker with fewest episodes, for something that counts as one of its own as long as this lasts: of many
-        threads that ask at once, each is told another one."""
+    def reserve(self) -> Iterator[Worker]:
+        """The worker with the fewest episodes, counted as having one more inside the block.
+
+        Threads that reserve at the same time thus get different workers.
+        """
         with self._lock:
             worker = self.choose()
-            self._coming[worker] += 1
+            self._reserved[worker] += 1
         try:
             yield worker
         finally:
             with self._lock:
-                self._coming[worker] -= 1
+                self._reserved[worker] -= 1
 
-    def gold(self, start: Any) -> list[str]:
-        """The simulator's own solution; asked a second time where the worker died of it."""
+    def gold_actions(self, spec: Any) -> list[str]:
+        """The simulator's own solution; requested a second time if the worker dies."""
         try:
-            with self.on_the_way() as worker:
-                return worker.gold(start)
+            with self.reserve() as worker:
+                return worker.gold_actions(spec)
         except EnvDied:
-            with self.on_the_way() as worker:
-                return worker.gold(start)
+            with self.reserve() as worker:
+                return worker.gold_actions(spec)
 
     def close(self) -> None:
         _close(self.workers)
@@ -81,70 +84,73 @@ def _close(workers: Sequence[Worker]) -> None:
         worker.close()
 
 
-class Seat:
-    """One episode in some worker, and all that is needed to play it again in another."""
+class Slot:
+    """One episode in some worker, with everything needed to replay it in another."""
 
     def __init__(self, pool: Pool, number: int) -> None:
         self._pool, self._number = pool, number
         self._worker: Worker | None = None
         self._generation = _NOWHERE
-        self._start: Any = None
+        self._spec: Any = None
         self._first = ""
         self._played: list[tuple[str, StepResult]] = []
 
-    def begin(self, start: Any) -> str:
-        """Begin another episode, in another worker where there are fewer; returns its first observation."""
+    def reset(self, spec: Any) -> str:
+        """Start another episode and return its first observation.
+
+        The slot moves to another worker if that one holds fewer episodes.
+        """
         freest = self._pool.choose()
-        if self._worker is not None and len(freest.seats) + 1 < len(self._worker.seats):
-            self.leave()
-        self._start, self._first, self._played = start, "", []
-        self._first = self._twice(self._enter)
+        if self._worker is not None and len(freest.slots) + 1 < len(self._worker.slots):
+            self.release()
+        self._spec, self._first, self._played = spec, "", []
+        self._first = self._retry(self._enter)
         return self._first
 
-    def act(self, action: str) -> StepResult:
-        result = self._twice(lambda: self._act(action))
+    def step(self, action: str) -> StepResult:
+        result = self._retry(lambda: self._step(action))
         self._played.append((action, result))
         return result
 
-    def leave(self) -> None:
-        """Give the episode up."""
+    def release(self) -> None:
+        """Drop the episode."""
         if self._worker is not None:
-            self._worker.leave(self._generation, self._number)
+            self._worker.release(self._generation, self._number)
             self._worker = None
 
-    def _twice(self, do: Callable[[], T]) -> T:
-        """Do it, and where the worker dies of it once more in another one."""
+    def _retry(self, do: Callable[[], T]) -> T:
+        """Call `do`, and if the worker dies of it, once more in another worker."""
         try:
             return do()
         except EnvDied:
             self._worker, self._generation = self._pool.choose(avoid=self._worker), _NOWHERE
             return do()
 
-    def _act(self, action: str) -> StepResult:
+    def _step(self, action: str) -> StepResult:
         while True:
-            assert self._worker is not None, "begun before it is played"
+            assert self._worker is not None, "`reset` comes before `step`"
             try:
-                return self._worker.ask(self._generation, self._number, action)
-            except Lost:
+                return self._worker.step(self._generation, self._number, action)
+            except WorkerRestarted:
                 self._enter()
 
     def _enter(self) -> str:
-        """Begin the episode in a worker and play again what was played.
+        """Start the episode in a worker and replay the recorded actions.
 
-        Raises EnvError where an answer is not the one of before.
+        Raises EnvError if a result differs from the recorded one.
         """
         if self._worker is None:
-            with self._pool.on_the_way() as self._worker:
+            with self._pool.reserve() as self._worker:
                 return self._enter()
         while True:
-            self._generation, first = self._worker.begin(self._number, self._start)
+            self._generation, first = self._worker.reset(self._number, self._spec)
             try:
                 again = [
-                    self._worker.ask(self._generation, self._number, action)
+                    self._worker.step(self._generation, self._number, action)
                     for action, _ in self._played
                 ]
-            except Lost:
+            except WorkerRestarted:
                 continue
             if (self._first or first) != first or again != [result for _, result in self._played]:
-                raise EnvError("an episode that was begun again in another worker went another way")
+                raise EnvError("an episode did not repeat when it was replayed in another worker")
             return first

@@ -1,6 +1,7 @@
-"""Worker: a process that holds one simulator with any number of episodes, and what goes to and fro.
+"""A worker process that holds one simulator with any number of episodes, and its protocol.
 
-The parent asks (`Worker`), the process answers (`_serve`), one request at a time. Beneath `eef.envs.simulators.pool`.
+The parent sends requests (`Worker`), the process answers them (`_serve`), one at a time.
+`eef.envs.simulators.pool` distributes episodes over workers.
 """
 
 from __future__ import annotations
@@ -17,51 +18,56 @@ from eef.env import StepResult
 from eef.errors import ConfigError, EefError, EnvDied, EnvError
 from eef.utils.processes import SPAWN, Failure, end_process, start_process
 
-START_PATIENCE = 120.0  # seconds for a fresh interpreter and its JVM, on a machine that is busy
-_MARGIN = 10.0  # a worker gives its simulator up before it is given up itself
-_SECONDS_TO_NOTICE = 3.0  # that its pipe is closed; it does not while a call hangs
+START_TIMEOUT = 120.0  # seconds for a fresh interpreter and its JVM on a busy machine
+_MARGIN = 10.0  # the worker's own timeout for its simulator expires before the parent's
+_SECONDS_TO_NOTICE = 3.0  # that its pipe is closed, which it cannot notice during a call
 _SECONDS_TO_END = 5.0
-_GUARD = 'workers import the script that starts them: what it does must stand below `if __name__ == "__main__":`'
-_DEAD_BEFORE = "dead before it was asked"
+_GUARD = (
+    "workers import the main script: put the code that starts them under "
+    '`if __name__ == "__main__":`'
+)
+_WAS_DEAD = "the simulator was dead before the request"
 OVER = "The episode is over."
 
 
 class Simulator(Protocol):
-    """What a worker holds: many episodes, each under the number of its seat. `start` says what an episode begins with.
+    """Many episodes in one process, each in a numbered slot.
 
-    `act` after the end of an episode answers `OVER`. EnvError: that episode cannot go on; EnvDied: none can.
+    `spec` is whatever the simulator needs to start an episode. `step` after the end of an episode
+    returns `OVER`. Raises EnvError if one episode cannot continue, EnvDied if none can.
     """
 
-    def begin(self, seat: int, start: Any) -> str: ...
-    def act(self, seat: int, action: str) -> StepResult: ...
-    def leave(self, seat: int) -> None: ...
-    def gold(self, start: Any) -> list[str]:
-        """The simulator's own solution of what begins with `start`, as actions; not played yet."""
+    def reset(self, slot: int, spec: Any) -> str: ...
+    def step(self, slot: int, action: str) -> StepResult: ...
+    def release(self, slot: int) -> None: ...
+    def gold_actions(self, spec: Any) -> list[str]:
+        """The simulator's own solution of an episode, not played yet."""
         ...
 
     def is_alive(self) -> bool: ...
     def close(self) -> None: ...
 
 
-Opener = Callable[[], Simulator]
-"""Makes a simulator, in the worker; it is sent there, so it is a record."""
+SimulatorFactory = Callable[[], Simulator]
+"""Creates a simulator inside the worker. It is pickled, so use a dataclass with `__call__`."""
 
 
-class Lost(Exception):
-    """The worker was started anew since the episode began in it."""
+class WorkerRestarted(Exception):
+    """The worker was restarted after the episode started in it, so the episode is gone."""
 
 
 class Worker:
-    """One process and what goes to and fro; `ask` may be called from any thread and is answered in turn.
+    """One worker process; `step` may be called from any thread.
 
-    `generation` counts the processes that it has had, `restarts` those that died or hung; `seats` are the episodes in the
-    present one.
+    generation  number of processes this worker has had so far
+    restarts    how many of them died or hung
+    slots       episodes in the current process
     """
 
-    def __init__(self, opener: Opener, patience: float, name: str) -> None:
+    def __init__(self, factory: SimulatorFactory, timeout: float, name: str) -> None:
         self.generation = self.restarts = 0
-        self.seats: set[int] = set()
-        self._opener, self._patience, self._name = opener, patience, name
+        self.slots: set[int] = set()
+        self._factory, self._timeout, self._name = factory, timeout, name
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
@@ -70,130 +76,135 @@ class Worker:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def begin(self, seat: int, start: Any) -> tuple[int, str]:
-        """Begin an episode; returns the generation it lives in and the first observation."""
+    def reset(self, slot: int, spec: Any) -> tuple[int, str]:
+        """Start an episode; returns the worker's generation and the first observation."""
         with self._lock:
-            first = self._anew("begin", seat, start)
-            self.seats.add(seat)
+            first = self._call_restarting("reset", slot, spec)
+            self.slots.add(slot)
             return self.generation, str(first)
 
-    def ask(self, generation: int, seat: int, action: str) -> StepResult:
-        """Play on in an episode. Raises Lost where it is gone with the process it was begun in."""
+    def step(self, generation: int, slot: int, action: str) -> StepResult:
+        """Continue an episode. Raises WorkerRestarted if its process is gone."""
         with self._lock:
             if generation != self.generation:
-                raise Lost
-            result = self._exchange("act", seat, action)
+                raise WorkerRestarted
+            result = self._call("step", slot, action)
             assert isinstance(result, StepResult)
             return result
 
-    def leave(self, generation: int, seat: int) -> None:
-        """Forget an episode."""
+    def release(self, generation: int, slot: int) -> None:
+        """Drop an episode."""
         with self._lock:
             if generation == self.generation:
-                self.seats.discard(seat)
-                with suppress(EnvDied, Lost):  # then it is forgotten as well
-                    self._exchange("leave", seat)
+                self.slots.discard(slot)
+                with suppress(EnvDied, WorkerRestarted):  # the episode is gone either way
+                    self._call("release", slot)
 
-    def gold(self, start: Any) -> list[str]:
+    def gold_actions(self, spec: Any) -> list[str]:
         with self._lock:
-            return list(self._anew("gold", start))
+            return list(self._call_restarting("gold_actions", spec))
 
     def close(self) -> None:
-        """End the process where there is one; it is started again when it is asked."""
+        """End the process, if there is one; the next request starts another."""
         with self._lock:
-            self._bury()
+            self._reap()
 
-    def _anew(self, name: str, *args: Any) -> Any:
-        """A request that needs no episode: a worker found dead is started again for it."""
-        with suppress(Lost):
-            return self._exchange(name, *args)
+    def _call_restarting(self, name: str, *args: Any) -> Any:
+        """Send a request that needs no existing episode, restarting a dead worker first."""
+        with suppress(WorkerRestarted):
+            return self._call(name, *args)
         try:
-            return self._exchange(name, *args)
-        except Lost:
+            return self._call(name, *args)
+        except WorkerRestarted:
             raise EnvDied(f"{self._name} ended as soon as it was started") from None
 
-    def _exchange(self, name: str, *args: Any) -> Any:
-        """Raises Lost where the worker, or its simulator, is found dead: this request is not what it died of."""
+    def _call(self, name: str, *args: Any) -> Any:
+        """Send a request.
+
+        Raises WorkerRestarted if the worker or its simulator was already dead (this request is not
+        the cause), EnvDied if it dies or hangs during the request.
+        """
         if self._process is not None and not self._process.is_alive():
-            self._mourn()
-            raise Lost
+            self._record_death()
+            raise WorkerRestarted
         if self._pipe is None:
             self._start()
-        return self._request((name, args), self._patience + _MARGIN)
+        return self._request((name, args), self._timeout + _MARGIN)
 
     def _start(self) -> None:
         ours, theirs = SPAWN.Pipe()
         try:
             self._process = start_process(
-                _serve, (self._opener, theirs), name=self._name, leaf=True
+                _serve, (self._factory, theirs), name=self._name, leaf=True
             )
         except OSError as error:
             ours.close()
             raise EnvError(
-                f"{self._name} cannot be started ({error})", hint="fewer `env.workers`?"
+                f"cannot start {self._name}: {error}", hint="lower `env.workers`"
             ) from error
         finally:
             theirs.close()
         self._pipe = ours
-        self._request(None, START_PATIENCE)
+        self._request(None, START_TIMEOUT)
 
-    def _request(self, request: tuple[str, tuple[Any, ...]] | None, patience: float) -> Any:
-        """Send a request (None: just started) and wait for its answer; whatever else happens is the worker's end."""
-        assert self._pipe is not None, "asked after the start"
+    def _request(self, request: tuple[str, tuple[Any, ...]] | None, timeout: float) -> Any:
+        """Send a request (None right after the start) and wait for the answer.
+
+        Any other outcome ends the worker.
+        """
+        assert self._pipe is not None, "the process is started before its first request"
         try:
             if request is not None:
                 self._pipe.send(request)
-            if not self._pipe.poll(patience):
+            if not self._pipe.poll(timeout):
                 raise TimeoutError
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
-            self._mourn()
+            self._record_death()
             if isinstance(error, TimeoutError):
-                what, hint = f"did not answer in {patience:.0f} s", "raise `env.patience`?"
+                what, hint = f"did not answer in {timeout:.0f} s", "raise `env.timeout`"
             elif request is None:
-                what, hint = "ended when it was started", _GUARD
+                what, hint = "ended while it was starting", _GUARD
             else:
-                what, hint = "ended", "raise `env.memory`?"
+                what, hint = "ended", "raise `env.memory`"
             raise EnvDied(f"{self._name} {what}", hint=hint) from None
-        except (
-            BaseException
-        ):  # an interruption between question and answer: the next answer would be the wrong one
-            self._bury()
+        except BaseException:
+            # Interrupted between request and answer: the next request would read this answer.
+            self._reap()
             raise
-        if answer == _DEAD_BEFORE or (isinstance(answer, Failure) and answer.kind is EnvDied):
-            self._mourn()
-        if answer == _DEAD_BEFORE:
-            raise Lost
+        if answer == _WAS_DEAD or (isinstance(answer, Failure) and answer.kind is EnvDied):
+            self._record_death()
+        if answer == _WAS_DEAD:
+            raise WorkerRestarted
         if isinstance(answer, Failure):
-            if answer.kind is ConfigError:  # it could not even be opened
-                self._bury()
+            if answer.kind is ConfigError:  # the simulator could not be created
+                self._reap()
             raise answer.error()
         return answer
 
-    def _mourn(self) -> None:
+    def _record_death(self) -> None:
         self.restarts += 1
-        self._bury()
+        self._reap()
 
-    def _bury(self) -> None:
-        """End what is left of the process, and reap it."""
+    def _reap(self) -> None:
+        """End what is left of the process and wait for it."""
         if self._process is None or self._pipe is None:
             return
         self._pipe.close()
-        self._process.join(
-            _SECONDS_TO_NOTICE
-        )  # a signal on top could stop it while it ends its simulator
+        # No signal yet: it could interrupt the process while it ends its simulator.
+        self._process.join(_SECONDS_TO_NOTICE)
         end_process(self._process, _SECONDS_TO_END)
         self._process.close()
         self._process = self._pipe = None
         self.generation += 1
-        self.seats.clear()
+        self.slots.clear()
 
 
-def _serve(opener: Opener, pipe: Connection) -> None:
-    """What a worker does: answer requests until there are no more, or its simulator is dead."""
+def _serve(factory: SimulatorFactory, pipe: Connection) -> None:
+    """Main function of a worker: answer requests until the pipe closes or the simulator dies."""
     logging.disable()  # py4j's
     try:
-        simulator = opener()
+        simulator = factory()
     except EefError as error:
         pipe.send(Failure.of(error))
         return
@@ -202,13 +213,13 @@ def _serve(opener: Opener, pipe: Connection) -> None:
         while True:
             name, args = pipe.recv()
             if not simulator.is_alive():
-                pipe.send(_DEAD_BEFORE)
+                pipe.send(_WAS_DEAD)
                 return
             try:
                 pipe.send(getattr(simulator, name)(*args))
             except EefError as error:
                 pipe.send(Failure.of(error))
-    except (EOFError, BrokenPipeError):  # nobody asks, or waits for the answer, any more
+    except (EOFError, BrokenPipeError):  # the parent is gone, or no longer waits
         pass
     finally:
         simulator.close()

@@ -7,5 +7,6 @@ finished session → reward.
 from eef.envs.webshop.catalog import Product
 from eef.envs.webshop.env import WebShop
 from eef.envs.webshop.official import Records
+from eef.envs.webshop.settings import SyntheticSettings, WebShopSettings
 
-__all__ = ["Product", "Records", "WebShop"]
+__all__ = ["Product", "Records", "SyntheticSettings", "WebShop", "WebShopSettings"]

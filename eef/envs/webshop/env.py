@@ -6,115 +6,57 @@ Holds one episode's `Session` and the `Shop` that all episodes share.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
-from eef.env import StepResult
+from eef.env import BaseEnv, StepResult
 from eef.envs.webshop.goals import Goal
 from eef.envs.webshop.pages import Node, Page, clickables, prepend, text, text_rich
 from eef.envs.webshop.prompt import REACT_PROMPT
 from eef.envs.webshop.session import Rules, Session, address, advance, explain, render
-from eef.envs.webshop.shop import GoalKind, Shop
+from eef.envs.webshop.settings import WebShopSettings
+from eef.envs.webshop.shop import Shop
 from eef.envs.webshop.splits import Splits
-from eef.errors import ConfigError, EnvError
+from eef.errors import EnvError
 from eef.task import Task, TaskSet
-from eef.trajectory import Step
 
 ENGINE_VERSION = 1
-STEP_LIMIT = 10
-Observation = Literal["text", "text_rich"]
-Prompt = Literal["react", "none"]
 
 
-class WebShop:
-    """A shopping episode: search, open products, choose options, buy. Pages and reward are the original's.
+class WebShop(BaseEnv):
+    """A shopping episode: search, open products, choose options, buy.
 
-    data               "synthetic", or a directory with the official files (or the path of its items file)
-    goals              "synthetic" (made of products and options) or "human" (written by people)
-    price_seed         seed of the draws from price ranges and of the goals' upper prices
-    observation        "text" (parts joined by `[SEP]`) or "text_rich" (a line each, what was clicked marked)
-    synthetic          settings of the generated catalog (`SyntheticSettings` or a dict)
-    products_per_page  of a results page
-    splits             name of a preset (`splits.py`), or split → (first, end) goal indices (end None for the last) or
-                       the path of a JSON list of goal indices; None: see `Splits.default`
-    overlap            "refuse" splits that share goals, or "drop" the shared ones from training
-    step_limit         default limit of a rollout's steps
-    prompt             "react" (the rules and the answer's form in words) or "none"
-    tagger             "auto", a spaCy model's name, or "words" (see `nouns.py`)
-    attributes_page    show the fourth button, which lists a product's attributes
-    compat             keep the original's slips: options compared as pairs, `<q>` and `<c>` searches; None: with
-                       official data alone, since no published number was taken in a generated shop
-    explain_invalid    answer an action that means nothing with a word of why, before the page; the original has none
-    endless_next       show `Next >` behind the last results too, as the original does
-    index              where large official files are indexed: "auto" (64 MB and more: in the cache directory), a
-                       directory, or "memory"
-
-    Rewards come with buying; `step` never refuses an action: what means nothing on a page shows the page
-    again.
+    Pages and rewards are the original's. Only buying is rewarded. `step` accepts any action; one
+    that is invalid on the page shows the page again.
     """
 
     name = "webshop"
-    success_threshold = 1.0
     supports_snapshot = True
-    concurrent = False
-    worker_restarts = 0
 
-    def __init__(
-        self,
-        data: str | Path = "synthetic",
-        *,
-        goals: GoalKind = "synthetic",
-        price_seed: int = 0,
-        observation: Observation = "text",
-        synthetic: Any = None,
-        products_per_page: int = 10,
-        splits: str | Mapping[str, tuple[int, int | None] | str] | None = None,
-        overlap: Literal["refuse", "drop"] = "refuse",
-        step_limit: int = STEP_LIMIT,
-        prompt: Prompt = "react",
-        tagger: str = "auto",
-        attributes_page: bool = False,
-        compat: bool | None = None,
-        explain_invalid: bool = False,
-        endless_next: bool = True,
-        index: str = "auto",
-    ) -> None:
-        _one_of("goals", goals, ("synthetic", "human"))
-        _one_of("observation", observation, ("text", "text_rich"))
-        _one_of("prompt", prompt, ("react", "none"))
-        _positive("products_per_page", products_per_page)
-        _positive("step_limit", step_limit)
-        self._shop = Shop.open(
-            data,
-            goals=goals,
-            price_seed=price_seed,
-            tagger=tagger,
-            synthetic=synthetic,
-            index=index,
-        )
+    def __init__(self, settings: WebShopSettings | None = None) -> None:
+        settings = settings or WebShopSettings()
+        self._shop = Shop.open(settings)
         self._rules = Rules(
-            products_per_page,
-            attributes_page,
-            data != "synthetic" if compat is None else compat,
-            endless_next,
+            settings.products_per_page,
+            settings.attributes_page,
+            settings.data != "synthetic" if settings.compat is None else settings.compat,
+            settings.endless_next,
         )
-        self._explains = explain_invalid
-        self._goals, self._price_seed, self._observation = goals, price_seed, observation
-        self._splits = Splits.of(splits, goals, len(self._shop.goals), overlap)
-        self._prompt_name = prompt
-        self.prompt = REACT_PROMPT if prompt == "react" else ""
-        self.step_limit = step_limit
+        self._explains = settings.explain_invalid
+        self._goals, self._price_seed = settings.goals, settings.price_seed
+        self._observation = settings.observation
+        self._splits = Splits.of(
+            settings.splits, settings.goals, len(self._shop.goals), settings.overlap
+        )
+        self._prompt_name = settings.prompt
+        self.prompt = REACT_PROMPT if settings.prompt == "react" else ""
+        self.step_limit = settings.step_limit
         self._tasks: dict[str, TaskSet] = {}
         self._session: Session | None = None
         self._rendered: Page | None = None
         self._labels: dict[str, Node] | None = None
 
-    def can_branch_at(self, steps: Sequence[Step], t: int) -> bool:
-        return True
-
-    def clone(self) -> WebShop:
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
+    def clone(self) -> Self:
+        other = super().clone()
         other.close()
         return other
 
@@ -284,13 +226,3 @@ class WebShop:
         if self._labels is None:
             self._labels = clickables(self._page)
         return self._labels
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"WebShop: `{name}` is {value!r}, expected one of {', '.join(choices)}")
-
-
-def _positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"WebShop: `{name}` is {value!r}, expected a whole number from 1 on")

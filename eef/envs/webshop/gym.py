@@ -20,7 +20,7 @@ from gymnasium.spaces import Text
 
 from eef.envs.registry import make_env
 from eef.envs.webshop import WebShop
-from eef.envs.webshop.env import STEP_LIMIT
+from eef.envs.webshop.settings import STEP_LIMIT
 from eef.errors import ConfigError, EnvError
 
 ID = "eef/WebShop-v0"

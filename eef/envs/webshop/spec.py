@@ -10,6 +10,7 @@ from eef.envs.spec import EnvSpec
 from eef.envs.webshop.behaviors import BEHAVIORS, NOTE
 from eef.envs.webshop.env import WebShop
 from eef.envs.webshop.expert import make_shop_expert
+from eef.envs.webshop.settings import WebShopSettings
 from eef.envs.webshop.shop import prepare
 
 _DETAILS = {"products": "{:,} products", "goals": "{} goals", "tagger": "nouns by {}"}
@@ -35,6 +36,7 @@ def split_observation(observation: str) -> list[str]:
 
 
 SPEC = EnvSpec(
+    settings=WebShopSettings,
     make=WebShop,
     make_expert=make_shop_expert,
     prepare=prepare,

@@ -24,11 +24,9 @@ from itertools import count, islice
 from math import ceil
 from typing import Any
 
-from pydantic import Field
-
-from eef.config import Settings
 from eef.envs.webshop.lexicon import BRANDS, OPTION_VALUES, Family, families
 from eef.envs.webshop.official import Records
+from eef.envs.webshop.settings import SyntheticSettings
 
 OPENINGS = ("i am looking for a", "i need a", "find me a", "i would like a")
 SYLLABLES = (
@@ -38,37 +36,6 @@ STRIDE = 387_420_489  # 3^18 is coprime to any power of ten, so every number occ
 
 Item = dict[str, Any]
 Attributes = tuple[str, ...]
-
-
-class SyntheticSettings(Settings):
-    """Settings of a synthetic shop; equal settings make equal shops."""
-
-    seed: int = 0
-    """Seed of the whole catalog."""
-
-    products: int = Field(default=1000, ge=100, le=1_000_000)
-    """Number of products."""
-
-    family_size: int = Field(default=12, ge=1, le=40)
-    """Products per family; a search finds at most 50."""
-
-    attribute_pool: int = Field(default=6, ge=2, le=10)
-    """Attributes that the products of a family draw from; the fewer, the more they share."""
-
-    look_alikes: float = Field(default=0.4, ge=0, le=1)
-    """Share of the products that have the same attributes as a sibling."""
-
-    missing_options: float = Field(default=0.5, ge=0, le=0.8)
-    """Share of an option's values that a product lacks; it has at least two."""
-
-    option_types: int = Field(default=2, ge=0, le=3)
-    """Number of options per product (color, size …)."""
-
-    search_noise: float = Field(default=1.0, ge=0, le=1)
-    """Probability that a description names an attribute of the family that the product lacks."""
-
-    price_spread: int = Field(default=8, ge=0, le=500)
-    """Maximum price difference in dollars within a family."""
 
 
 def generate(settings: SyntheticSettings) -> Records:

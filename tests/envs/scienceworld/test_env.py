@@ -13,8 +13,8 @@ import pytest
 from eef.cli.doctor import _java
 from eef.env import Env, StepResult, check_env, replay
 from eef.envs.registry import make_env, make_expert
-from eef.envs.scienceworld import ScienceWorld
-from eef.envs.scienceworld.simulator import REFUSED, Opener
+from eef.envs.scienceworld import ScienceWorld, ScienceWorldSettings
+from eef.envs.scienceworld.simulator import REFUSED, ScienceWorldFactory
 from eef.envs.scienceworld.tasks import (
     ETO_LIMITS,
     PRESETS,
@@ -22,7 +22,7 @@ from eef.envs.scienceworld.tasks import (
     TOTAL,
     VARIATIONS,
     Simplifications,
-    at_index,
+    from_index,
     held_out_part,
     index_of,
     part_of,
@@ -31,9 +31,9 @@ from eef.envs.simulators.gold_paths import GoldPaths, play_path
 from eef.envs.simulators.jvm import java_version
 from eef.envs.simulators.worker import OVER
 from eef.errors import ConfigError, EnvError
-from eef.policy import GREEDY
 from eef.rollouts.runner import RolloutSpec, play
 from eef.trajectory import Author, TrajectorySet
+from tests.fakes.toy_rollouts import parameters
 from tests.fakes.worlds import children, needs_java, record, wander
 
 pytestmark = needs_java
@@ -45,7 +45,7 @@ SHORT = ("find-non-living-thing", "lifespan-longest-lived", "power-component")
 def env(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EEF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        world = ScienceWorld(tasks=SHORT, limits="eto")
+        world = ScienceWorld(ScienceWorldSettings(tasks=SHORT, limits="eto"))
         yield world
         world.close()
 
@@ -59,8 +59,8 @@ def test_splits_are_the_official_ones_and_share_nothing():
         for part in ("train", "dev", "test")
     }
     assert (len(VARIATIONS), TOTAL, parts) == (30, 7207, {"train": 3592, "dev": 1796, "test": 1819})
-    assert [at_index(index_of(*at_index(index))) for index in range(TOTAL)] == [
-        at_index(i) for i in range(TOTAL)
+    assert [from_index(index_of(*from_index(index))) for index in range(TOTAL)] == [
+        from_index(i) for i in range(TOTAL)
     ]
     env = ScienceWorld()
     ids = {split: {task.id for task in env.tasks(split)} for split in ("train", "dev", "test")}
@@ -74,7 +74,7 @@ def test_splits_are_the_official_ones_and_share_nothing():
     [("eto-24", 24, 1408, 199, 211), ("agentgym-23", 23, 2312, 189, 201)],
 )
 def test_presets(preset, tasks, train, seen, unseen):
-    env = ScienceWorld(tasks=preset)
+    env = ScienceWorld(ScienceWorldSettings(tasks=preset))
     assert len(PRESETS[preset].tasks) == tasks
     assert [len(env.tasks(split)) for split in ("train", "seen", "unseen")] == [train, seen, unseen]
     assert (
@@ -86,7 +86,7 @@ def test_presets(preset, tasks, train, seen, unseen):
 
 
 def test_what_is_trained_on_cannot_be_evaluated_on():
-    env = ScienceWorld(tasks="eto-24", train=("train", "dev"))
+    env = ScienceWorld(ScienceWorldSettings(tasks="eto-24", train=("train", "dev")))
     assert len(env.tasks("train")) > 1408
     for split in ("dev", "seen"):
         with pytest.raises(EnvError, match=f"split '{split}' overlaps with `train`"):
@@ -96,14 +96,14 @@ def test_what_is_trained_on_cannot_be_evaluated_on():
 
 def test_named_simplifications_adapt_to_the_task():
     chosen = Simplifications.of("eto", tuple(VARIATIONS))
-    assert chosen.told("boil") == ",".join(SIMPLIFICATIONS)
+    assert chosen.for_task("boil") == ",".join(SIMPLIFICATIONS)
     assert (
-        chosen.told("power-component")
+        chosen.for_task("power-component")
         == "teleportAction,openDoors,selfWateringFlowerPots,openContainers"
     )
-    assert Simplifications.of("none", ("boil",)).told("boil") == ""
+    assert Simplifications.of("none", ("boil",)).for_task("boil") == ""
     written = Simplifications.of(",".join(SIMPLIFICATIONS), ("boil",))
-    assert written.told("boil") == chosen.told("boil")
+    assert written.for_task("boil") == chosen.for_task("boil")
 
 
 @pytest.mark.parametrize(
@@ -111,23 +111,27 @@ def test_named_simplifications_adapt_to_the_task():
     [
         (
             {"simplifications": "easy,openContainers"},
-            "joins 'easy' to others",
-            "write the list out",
+            "combines 'easy' with others",
+            "list all names",
         ),
-        ({"simplifications": ["easyy"]}, "no simplification 'easyy'", "did you mean 'easy'?"),
+        (
+            {"simplifications": ["easyy"]},
+            "unknown simplification 'easyy'",
+            "did you mean 'easy'?",
+        ),
         (
             {"simplifications": ["noElectricalAction"], "tasks": "power-component"},
             "not allowed for `power-component`",
-            "leave it out",
+            "remove it",
         ),
-        ({"tasks": "boill"}, "no task or preset 'boill'", "did you mean 'boil'?"),
+        ({"tasks": "boill"}, "unknown task or preset 'boill'", "did you mean 'boil'?"),
         ({"tasks": ["boil", "boil"]}, "each once", ""),
-        ({"workers": 0}, "`env.workers` is 0", ""),
-        ({"memory": 1}, "`env.memory` is 1", ""),
-        ({"step_limit": 0}, "`env.step_limit` is 0, expected 1 or more", ""),
-        ({"step_limit": -5}, "`env.step_limit` is -5", ""),
-        ({"success_threshold": 0}, "`env.success_threshold` is 0", ""),
-        ({"train": ["tests"]}, "`env.train` is ['tests']", ""),
+        ({"workers": 0}, "`workers` is 0; expected 1 or more", ""),
+        ({"memory": 1}, "`memory` is 1", ""),
+        ({"step_limit": 0}, "`step_limit` is 0", ""),
+        ({"step_limit": -5}, "`step_limit` is -5", ""),
+        ({"success_threshold": 0}, "`success_threshold` is 0", ""),
+        ({"train": ["tests"]}, "`train.0` is 'tests'", ""),
         ({"train": ["train", "train"]}, "each once", ""),
     ],
 )
@@ -139,10 +143,12 @@ def test_mistakes(options, message, hint):
 
 
 def test_a_variation_out_of_range():
-    env = ScienceWorld(tasks="boil")
-    with pytest.raises(ConfigError, match="`boil` has no variation 30") as caught:
+    env = ScienceWorld(ScienceWorldSettings(tasks="boil"))
+    with pytest.raises(
+        ConfigError, match="unknown variation 30 of ScienceWorld's `boil`"
+    ) as caught:
         env.task("boil", 30)
-    assert caught.value.hint == "it has 0 to 29"
+    assert caught.value.hint == "known variations: 0 to 29"
     with pytest.raises(EnvError, match="unknown split 'valid'"):
         env.tasks("valid")
 
@@ -159,8 +165,8 @@ def fake_java(directory, body):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("""echo 'openjdk version "1.8.0_402"' >&2""", "is Java 8, needed is 11 or newer"),
-        ("exit 1", "does not say which Java it is: nothing"),
+        ("""echo 'openjdk version "1.8.0_402"' >&2""", "is Java 8; expected 11 or newer"),
+        ("exit 1", "does not report a version: no output"),
     ],
 )
 def test_a_java_that_will_not_do(monkeypatch, tmp_path, body, message):
@@ -191,31 +197,32 @@ def test_no_java_and_another_package(monkeypatch, tmp_path):
             ScienceWorld()
     assert "apt-get install default-jre-headless" in caught.value.hint
     monkeypatch.setattr(module, "VERSION", "1.3.0")
-    with pytest.raises(
-        ConfigError, match=r"`scienceworld` 1.2.3 is installed, this environment is made for 1.3.0"
-    ):
+    with pytest.raises(ConfigError, match=r"`scienceworld` 1.2.3 is installed; expected 1.3.0"):
         ScienceWorld()
 
 
 def test_a_java_that_does_not_heed_the_flags(env):
-    deaf = replace(env.opener.jvm, flags=())
-    with pytest.raises(ConfigError, match="does not heed `-XX:hashCode=2`") as caught:
-        Opener(deaf, deterministic=True)()
+    deaf = replace(env.factory.jvm, flags=())
+    with pytest.raises(ConfigError, match="ignores `-XX:hashCode=2`") as caught:
+        ScienceWorldFactory(deaf, deterministic=True)()
     assert "`env.deterministic = false`" in caught.value.hint
-    assert ScienceWorld(deterministic=False).fingerprint()["deterministic"] is False
-    assert ScienceWorld(deterministic=False).edition != env.edition
+    assert (
+        ScienceWorld(ScienceWorldSettings(deterministic=False)).fingerprint()["deterministic"]
+        is False
+    )
+    assert ScienceWorld(ScienceWorldSettings(deterministic=False)).edition != env.edition
 
 
 def test_a_jvm_that_does_not_start_says_why():
-    env = ScienceWorld(memory=99_999_999)
+    env = ScienceWorld(ScienceWorldSettings(memory=99_999_999))
     with pytest.raises(EnvError, match=r"does not start: .*(heap|memory|space)") as caught:
         env.reset(env.task("boil", 0))
-    assert caught.value.hint == "lower `env.memory`?"
+    assert caught.value.hint == "lower `env.memory`"
     env.close()
 
 
 def test_held_out_tasks_are_seen_and_unseen_ones_in_turn():
-    env = ScienceWorld(tasks="eto-24")
+    env = ScienceWorld(ScienceWorldSettings(tasks="eto-24"))
     tasks = env.tasks("held-out")
     parts = {part: {task.id for task in env.tasks(part)} for part in ("seen", "unseen")}
     assert {task.id for task in tasks} == parts["seen"] | parts["unseen"]
@@ -227,7 +234,7 @@ def test_held_out_tasks_are_seen_and_unseen_ones_in_turn():
 
 
 def test_a_lower_threshold():
-    env = ScienceWorld(success_threshold=0.5)
+    env = ScienceWorld(ScienceWorldSettings(success_threshold=0.5))
     assert env.success_threshold == env.fingerprint()["success_threshold"] == 0.5
 
 
@@ -324,7 +331,7 @@ def test_gold_paths_win_are_kept_and_come_back(env, tmp_path):
     ]
     assert sorted(record["reward"] for record in kept) == [1.0, 1.0, 1.0]
     again = GoldPaths(env, tmp_path)
-    again._make = None  # nothing is made a second time
+    again._generate = None  # nothing is made a second time
     for task in tasks:
         assert again[task] == paths[task]
         path, last = record(env, task, list(paths[task].actions))
@@ -333,15 +340,13 @@ def test_gold_paths_win_are_kept_and_come_back(env, tmp_path):
 
 def collect(env, preset, tasks):
     expert = make_expert(env, preset)
-    launches = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
+    specs = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
     played = play(
-        launches,
+        specs,
         env=env,
         policy=expert,
         trajectories=TrajectorySet(),
-        sampling=GREEDY,
-        step_limit=env.step_limit,
-        batch_size=len(launches),
+        parameters=parameters(env.step_limit, len(specs)),
     )
     return {trajectory.task: trajectory for trajectory in played}
 
@@ -368,7 +373,9 @@ def test_experts(env):
 @pytest.mark.long
 def test_gold_paths_and_random_rollouts_come_back_in_fresh_processes(tmp_path):
     """Two gold paths of each task and sixty random rollouts of thirty steps: recorded, then played in a new JVM."""
-    env = ScienceWorld(workers=2, memory=512, patience=600.0, simplifications="eto")
+    env = ScienceWorld(
+        ScienceWorldSettings(workers=2, memory=512, timeout=600.0, simplifications="eto")
+    )
     tasks = [
         env.task(name, variation) for name in VARIATIONS for variation in (0, VARIATIONS[name] - 1)
     ]
@@ -387,7 +394,7 @@ def test_gold_paths_and_random_rollouts_come_back_in_fresh_processes(tmp_path):
 @pytest.mark.long
 def test_the_splits_are_those_of_the_package(env):
     """Asked of the simulator itself, in this process."""
-    simulator = env.opener()
+    simulator = env.factory()
     try:
         found = simulator.variations()
     finally:

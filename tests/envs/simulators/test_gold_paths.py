@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from eef.envs.scienceworld.thoughts import think
 from eef.envs.simulators.gold_paths import GoldExpert, GoldPaths, lapse
-from eef.policy import GREEDY
 from eef.rollouts.runner import RolloutSpec, play
 from eef.trajectory import Author, TrajectorySet
 from tests.fakes.counting import CountingEnv
+from tests.fakes.toy_rollouts import parameters
 
 ACTIONS = st.lists(
     st.sampled_from(["go to kitchen", "open door", "0", "1", "focus on dog"]), max_size=20
@@ -22,7 +22,7 @@ def test_a_path_that_cannot_be_made_is_one_tasks_affair(tmp_path, monkeypatch):
     env = CountingEnv(workers=2)
     tasks = list(env.tasks("train").head(4))
     failing = GoldPaths(env).failing(tasks)
-    assert str(failing.pop(tasks[1].id)) == f"no gold path of `{tasks[1].id}` (no way from 5)"
+    assert str(failing.pop(tasks[1].id)) == f"no gold path for `{tasks[1].id}`: no way from 5"
     assert failing == {tasks[2].id: 0.9, tasks[3].id: 0.85}, (
         "these count to 100, but win less than all"
     )
@@ -31,17 +31,15 @@ def test_a_path_that_cannot_be_made_is_one_tasks_affair(tmp_path, monkeypatch):
     expert = GoldExpert(
         GoldPaths(env), Author("expert", "flawless"), 0.0, lambda first, action: "count"
     )
-    launches = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
+    specs = [RolloutSpec(task.id, task, None, 0, 0) for task in tasks]
     played = {
         item.task: item.status
         for item in play(
-            launches,
+            specs,
             env=env,
             policy=expert,
             trajectories=TrajectorySet(),
-            sampling=GREEDY,
-            step_limit=5,
-            batch_size=4,
+            parameters=parameters(step_limit=5),
         )
     }
     assert played.pop(tasks[1].id) == "error"

@@ -14,17 +14,19 @@ import pytest
 
 from eef.chat import format_completion
 from eef.env import StepResult, check_env
-from eef.envs.scienceworld import ScienceWorld
+from eef.envs.scienceworld import ScienceWorld, ScienceWorldSettings
 from eef.envs.simulators import worker as worker_module
-from eef.envs.textworld_express import TextWorldExpress
+from eef.envs.textworld_express import TextWorldExpress, TextWorldSettings
 from eef.errors import ConfigError, EnvDied, EnvError
-from eef.policy import GREEDY, ScriptedPolicy
-from eef.rollouts.explore import launches, play_into_store
+from eef.policy import ScriptedPolicy
+from eef.rollouts.explore import play_into_store, rollout_specs
 from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.trajectory import Author, StateRef
+from eef.utils.progress import ignore_progress
 from tests.fakes.counting import CountingEnv
+from tests.fakes.toy_rollouts import parameters
 from tests.fakes.worlds import children, footprint, halt, memory, needs_java
 
 
@@ -53,12 +55,12 @@ def test_episodes_lie_where_fewest_are(shared):
     clones = [shared.clone() for _ in range(6)]
     for clone in clones:
         clone.reset(shared.tasks("train")[1])
-    held = [len(worker.seats) for worker in shared.pool.workers]
+    held = [len(worker.slots) for worker in shared.pool.workers]
     assert sum(held) >= 6
     assert abs(held[0] - held[1]) <= 1
     for clone in clones:
         clone.close()
-    assert sum(len(worker.seats) for worker in shared.pool.workers) == sum(held) - 6
+    assert sum(len(worker.slots) for worker in shared.pool.workers) == sum(held) - 6
 
 
 def test_episodes_begun_at_once_lie_where_fewest_are():
@@ -67,7 +69,7 @@ def test_episodes_begun_at_once_lie_where_fewest_are():
     with ThreadPoolExecutor(32) as threads:
         for _ in range(2):
             list(threads.map(lambda clone: clone.reset(task), clones))
-            held = [len(worker.seats) for worker in env.pool.workers]
+            held = [len(worker.slots) for worker in env.pool.workers]
             assert sum(held) == 32
             assert max(held) - min(held) <= 2
     env.close()
@@ -77,9 +79,13 @@ def test_gold_paths_are_made_by_all_workers_at_once():
     env = CountingEnv(workers=3)
     given = []
     for worker in env.pool.workers:
-        worker.gold = lambda start, worker=worker: (given.append(worker), time.sleep(0.2), ["1"])[2]
+        worker.gold_actions = lambda spec, worker=worker: (
+            given.append(worker),
+            time.sleep(0.2),
+            ["1"],
+        )[2]
     with ThreadPoolExecutor(3) as threads:
-        assert list(threads.map(env.pool.gold, range(3))) == [["1"]] * 3
+        assert list(threads.map(env.pool.gold_actions, range(3))) == [["1"]] * 3
     assert len(set(given)) == 3
     env.close()
 
@@ -88,7 +94,7 @@ def test_a_worker_that_cannot_be_started_can_be_started_later(monkeypatch):
     env = CountingEnv()
     with monkeypatch.context() as patch:
         patch.setattr(worker_module, "start_process", lambda *args, **kwargs: os.close(-1))
-        with pytest.raises(EnvError, match="cannot be started"):
+        with pytest.raises(EnvError, match="cannot start worker 0 of counting"):
             env.reset(env.tasks("train")[0])
     assert env.reset(env.tasks("train")[0]) == "at 0"
     env.close()
@@ -105,9 +111,9 @@ def test_an_episode_outlives_its_worker(env):
 
 
 def test_an_action_that_kills_once_is_carried_out_elsewhere(env, tmp_path):
-    before = env._seat._worker
+    before = env._slot._worker
     assert env.step(f"die {tmp_path / 'once'}") == StepResult("at 7", 0.0, False)
-    assert env._seat._worker is not before
+    assert env._slot._worker is not before
     assert env.step("1").observation == "at 8"
 
 
@@ -123,7 +129,7 @@ def test_an_action_that_kills_twice_is_an_error_of_its_episode_alone(shared, env
 
 def test_a_hung_worker_is_ended(monkeypatch):
     monkeypatch.setattr(worker_module, "_MARGIN", 0.0)
-    env = CountingEnv(patience=0.5)
+    env = CountingEnv(timeout=0.5)
     env.reset(env.tasks("train")[0])
     pid = env.pool.workers[0].pid
     with pytest.raises(EnvDied, match="did not answer in 0 s"):
@@ -143,9 +149,9 @@ def test_a_broken_episode_leaves_its_worker_alone(env):
 
 def test_an_episode_that_goes_another_way_is_not_gone_on_with(env):
     env.step("moody")
-    os.kill(env._seat._worker.pid, signal.SIGKILL)
-    env._seat._worker._process.join()
-    with pytest.raises(EnvError, match="went another way"):
+    os.kill(env._slot._worker.pid, signal.SIGKILL)
+    env._slot._worker._process.join()
+    with pytest.raises(EnvError, match="did not repeat"):
         env.step("1")
 
 
@@ -193,20 +199,22 @@ def counter(conversation, seed):
     return format_completion("", str(seed % 40))
 
 
-def play_all(env, directory, script=counter, *, progress=None):
-    """Rollouts from the start of each task, then from inside them; all that the store holds, without the seconds."""
+def play_all(env, directory, script=counter, *, on_progress=ignore_progress):
+    """The stored rollouts from the start of each task and from inside them, without seconds."""
     known = {task.id: task for task in env.tasks("train").head(6)}
     policy = ScriptedPolicy(Author("student", "student"), script)
-    settings = {"sampling": GREEDY, "step_limit": 8, "batch_size": 5, "progress": progress}
+    chosen = parameters(step_limit=8, batch_size=5)
     with Store.open(directory) as store:
         plan = [PlannedState(task, None, 2) for task in known]
-        play_into_store(launches(plan, known, round=1, seed=0), store, env, policy, **settings)
+        specs = rollout_specs(plan, known, owner="eef", round=1, seed=0)
+        play_into_store(specs, store, env, policy, chosen, on_progress=on_progress)
         inside = [
             PlannedState(item.task, item.state, 1)
             for item in (_inside(each) for each in list(store.trajectories))
             if item is not None
         ]
-        play_into_store(launches(inside, known, round=2, seed=0), store, env, policy, **settings)
+        specs = rollout_specs(inside, known, owner="eef", round=2, seed=0)
+        play_into_store(specs, store, env, policy, chosen, on_progress=on_progress)
         return [
             replace(each, usage=replace(each.usage, seconds=0.0)) for each in store.trajectories
         ]
@@ -234,7 +242,7 @@ def test_two_workers_play_what_one_plays(tmp_path):
 @needs_java
 def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
     """SIGKILL for a JVM or its worker again and again: the store holds what it holds without."""
-    env = TextWorldExpress(games=("coin", "mapreader"), workers=2)
+    env = TextWorldExpress(TextWorldSettings(games=("coin", "mapreader"), workers=2))
     calm = play_all(env, tmp_path / "calm", restless)
     stop, killed, stored = threading.Event(), [], []
 
@@ -244,7 +252,7 @@ def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
             over = not killed or (
                 env.pool.restarts >= len(killed) and len(stored) >= killed[-1] + 3
             )
-            if worker.seats and over:  # so that no request dies twice
+            if worker.slots and over:  # so that no request dies twice
                 jvms = children(worker.pid)
                 kill(jvms[0] if len(killed) % 3 else worker.pid)
                 killed.append(len(stored))
@@ -252,7 +260,7 @@ def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
     thread = threading.Thread(target=harass)
     thread.start()
     try:
-        harassed = play_all(env, tmp_path / "harassed", restless, progress=stored.append)
+        harassed = play_all(env, tmp_path / "harassed", restless, on_progress=stored.append)
     finally:
         stop.set()
         thread.join()
@@ -265,10 +273,10 @@ def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
 
 @needs_java
 def test_a_hung_jvm_is_ended_and_its_episode_goes_on_elsewhere():
-    env = TextWorldExpress(games="coin", workers=2, patience=5.0)
+    env = TextWorldExpress(TextWorldSettings(games="coin", workers=2, timeout=5.0))
     env.reset(env.tasks("train")[0])
     seen = env.step("look around")
-    jvm = children(env._seat._worker.pid)[0]
+    jvm = children(env._slot._worker.pid)[0]
     halt(jvm)
     assert env.step("look around") == seen
     assert env.worker_restarts == 1
@@ -287,9 +295,11 @@ def test_two_thousand_episodes_leak_nothing():
     """Memory of a JVM and of its worker, processes, files and ports stay where they are; every 250 episodes the JVM
     of the other worker is killed."""
     env = ScienceWorld(
-        tasks=("find-plant", "lifespan-longest-lived", "identify-life-stages-2"),
-        workers=2,
-        memory=256,
+        ScienceWorldSettings(
+            tasks=("find-plant", "lifespan-longest-lived", "identify-life-stages-2"),
+            workers=2,
+            memory=256,
+        )
     )
     tasks = list(env.tasks("train"))
     env.reset(tasks[0])

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.envs.webshop import Records, WebShop
+from eef.envs.webshop import Records
 from eef.envs.webshop.catalog import Catalog, parse_options, parse_prices
 from eef.envs.webshop.goals import NO_BOUND, Goals, Prices, draw_bound
 from eef.envs.webshop.splits import Splits
 from eef.errors import ConfigError, DataError, EnvError
-from tests.fakes.small_shop import HUMAN, ITEMS, NOTES, write_shop
+from tests.fakes.small_shop import HUMAN, ITEMS, NOTES, make_shop, write_shop
 
 RECORDS = Records(items=ITEMS, attributes=NOTES, human=HUMAN)
 
@@ -228,16 +228,16 @@ def test_malformed_lists(lists, content):
 def test_tasks_follow_the_order_of_their_list(tmp_path, lists):
     (lists / "train_indices.json").write_text("[6, 3]")
     (lists / "test_indices.json").write_text("[0]")
-    env = WebShop(write_shop(tmp_path / "shop"), splits=f"eto:{lists}")
+    env = make_shop(write_shop(tmp_path / "shop"), splits=f"eto:{lists}")
     assert [(task.index, task.split) for task in env.tasks("train")] == [(6, "train"), (3, "train")]
     assert json.loads(json.dumps(env.fingerprint())) == env.fingerprint()
 
 
 def test_a_missing_directory(tmp_path):
     with pytest.raises(DataError, match="no such directory"):
-        WebShop(tmp_path / "nowhere")
+        make_shop(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"no such file `.*items_shuffle"):
-        WebShop(tmp_path)
+        make_shop(tmp_path)
 
 
 def test_two_catalogs_in_a_directory(tmp_path):
@@ -245,19 +245,19 @@ def test_two_catalogs_in_a_directory(tmp_path):
     (tmp_path / "items_shuffle_1000.json").write_text(json.dumps(ITEMS[:1]))
     (tmp_path / "items_ins_v2_1000.json").write_text(json.dumps(NOTES))
     with pytest.raises(DataError, match="several catalogs"):
-        WebShop(tmp_path)
-    assert len(WebShop(tmp_path / "items_shuffle_1000.json").shop.catalog) == 1
+        make_shop(tmp_path)
+    assert len(make_shop(tmp_path / "items_shuffle_1000.json").shop.catalog) == 1
 
 
 def test_a_missing_file(tmp_path):
     write_shop(tmp_path)
     (tmp_path / "items_human_ins.json").unlink()
-    assert len(WebShop(tmp_path).shop.goals) == 7
+    assert len(make_shop(tmp_path).shop.goals) == 7
     with pytest.raises(DataError, match="no human goals"):
-        WebShop(tmp_path, goals="human")
+        make_shop(tmp_path, goals="human")
     (tmp_path / "items_ins_v2.json").unlink()
     with pytest.raises(DataError, match=r"no such file `.*items_ins_v2.json`"):
-        WebShop(tmp_path)
+        make_shop(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -300,12 +300,12 @@ def test_a_missing_file(tmp_path):
 )
 def test_malformed_files(tmp_path, files, message):
     with pytest.raises(DataError, match=message):
-        WebShop(write_shop(tmp_path, **files))
+        make_shop(write_shop(tmp_path, **files))
 
 
 def test_malformed_human_records(tmp_path):
     with pytest.raises(DataError, match="human instruction of B000000001"):
-        WebShop(write_shop(tmp_path, human={"B000000001": [{}]}), goals="human")
+        make_shop(write_shop(tmp_path, human={"B000000001": [{}]}), goals="human")
 
 
 def test_a_file_that_is_not_json(tmp_path):
@@ -314,4 +314,4 @@ def test_a_file_that_is_not_json(tmp_path):
     with pytest.raises(
         DataError, match=r"items_shuffle.json` is not valid JSON: .*member 0, near byte"
     ):
-        WebShop(tmp_path)
+        make_shop(tmp_path)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from eef.chat import build_conversation, parse_completion
 from eef.env import execute
 from eef.envs.registry import make_env, make_expert
-from eef.envs.webshop import WebShop
 from eef.envs.webshop.expert import BACK, PRESETS, Lapses, ShopExpert, make_shop_expert
 from eef.errors import EnvError
 from eef.pipeline.recipe import load_recipe
@@ -19,6 +18,7 @@ from eef.policy import GREEDY
 from eef.trajectory import Author
 from tests.fakes import ROOT
 from tests.fakes.shopping import buy, open_shop, play_all, rank, win_rate
+from tests.fakes.small_shop import make_shop
 
 DATA = Path(os.environ.get("EEF_WEBSHOP_DATA") or ROOT.parent / "shared" / "data" / "webshop")
 SHOPS = (
@@ -58,7 +58,7 @@ def test_flawless_wins_every_task_given_enough_steps(goals, shop):
 @pytest.mark.parametrize(("goals", "least"), [("human", 1.0), ("synthetic", 0.85)])
 def test_flawless_wins_every_winnable_task_on_official_data(goals, least):
     """Goals are lost if search misses the product, or if options are compared as pairs."""
-    env = WebShop(DATA, goals=goals, prompt="none")
+    env = make_shop(DATA, goals=goals, prompt="none")
     played = play_all(env, make_shop_expert(env, "flawless"))
     assert win_rate(played) >= least
     for task in env.tasks("train").head(len(played)):
@@ -181,7 +181,7 @@ def test_acting_does_not_change_the_episode():
 @pytest.mark.parametrize("options", [{"observation": "text_rich"}, {"prompt": "react"}])
 def test_play_does_not_depend_on_observation_or_prompt(options):
     shops = [
-        WebShop(goals="human", tagger="words", synthetic={"products": 100}, **more)
+        make_shop(goals="human", tagger="words", synthetic={"products": 100}, **more)
         for more in ({}, options)
     ]
     plays = [play_all(env, make_shop_expert(env, "strong"), 20) for env in shops]

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from eef.envs.webshop import WebShop
 from eef.envs.webshop.index import MANIFEST_FILE, STATE_FILE, index_directory, open_index
 from eef.envs.webshop.official import OfficialFiles
 from eef.envs.webshop.session import parse
 from eef.errors import DataError, EefError
-from tests.fakes.small_shop import HUMAN, ITEMS, NOTES, write_shop
+from tests.fakes.small_shop import HUMAN, ITEMS, NOTES, make_shop, write_shop
 
 MANY_OPTIONS = {str(name): [{"value": str(at)} for at in range(40)] for name in range(30)}
 FILES = ("items_shuffle.json", "items_ins_v2.json", "items_human_ins.json")
@@ -107,7 +106,7 @@ def play_all_pages(env):
 def open_or_refuse(directory, **options):
     """Play the shop; return "", or the one-line message if its files are refused."""
     try:
-        env = WebShop(directory, tagger="words", observation="text_rich", **options)
+        env = make_shop(directory, tagger="words", observation="text_rich", **options)
     except EefError as error:
         message = error.message
         assert message.splitlines() == [message]
@@ -177,12 +176,12 @@ def test_too_many_goals_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"product 0 \(B000000001\): its options have more than 10,000,000"
     ):
-        WebShop(write_shop(tmp_path, items=[ITEMS[0] | {"customization_options": many}]))
+        make_shop(write_shop(tmp_path, items=[ITEMS[0] | {"customization_options": many}]))
 
 
 @pytest.fixture(scope="module", params=["text", "text_rich"])
 def env(request, tmp_path_factory):
-    return WebShop(
+    return make_shop(
         write_shop(tmp_path_factory.mktemp("shop")), observation=request.param, explain_invalid=True
     )
 

@@ -137,7 +137,7 @@ def test_invalid_reset_options(env, options, words):
 def test_invalid_settings(tmp_path):
     with pytest.raises(ConfigError, match="`step_limit` has no effect"):
         gymnasium.make(ID, step_limit=5)
-    with pytest.raises(ConfigError, match="no setting"):
+    with pytest.raises(ConfigError, match="unknown setting 'color'"):
         gymnasium.make(ID, color="red")
     with pytest.raises(EnvError, match="no tasks in split 'dev'"):
         gymnasium.make(ID, data=str(write_shop(tmp_path)), split="dev")

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.envs.webshop import WebShop, index, official
+from eef.envs.webshop import index, official
 from eef.envs.webshop.columns import LAYOUT
 from eef.envs.webshop.index import index_directory, open_index
 from eef.envs.webshop.official import JsonStream, OfficialFiles
+from eef.envs.webshop.settings import SyntheticSettings, WebShopSettings
 from eef.envs.webshop.shop import prepare
-from eef.envs.webshop.synthetic import SyntheticSettings, generate
+from eef.envs.webshop.synthetic import generate
 from eef.errors import ConfigError, DataError
 from eef.utils.cache import cache_directory
 from tests.fakes.small_run import eef
-from tests.fakes.small_shop import write_shop
+from tests.fakes.small_shop import make_shop, write_shop
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,9 @@ def contents(directory):
 
 @pytest.mark.parametrize("goals", ["human", "synthetic"])
 def test_a_shop_on_disk_equals_the_shop_in_memory(data, tmp_path, goals):
-    disk, memory = (WebShop(data, goals=goals, index=index) for index in (str(tmp_path), "memory"))
+    disk, memory = (
+        make_shop(data, goals=goals, index=index) for index in (str(tmp_path), "memory")
+    )
     assert disk.fingerprint() == memory.fingerprint()
     assert list(disk.shop.goals) == list(memory.shop.goals)
     assert list(disk.shop.catalog) == list(memory.shop.catalog)
@@ -65,10 +68,8 @@ def test_the_index_is_built_once(files, tmp_path, monkeypatch):
     ]  # fmt: skip
     monkeypatch.setattr(index, "_build", None)
     assert open_index(files, tmp_path / "cache").digest == built.digest
-    assert (
-        prepare({"data": str(files.items), "index": str(tmp_path / "cache")}, lambda *_: None)
-        is None
-    )
+    settings = WebShopSettings(data=str(files.items), index=str(tmp_path / "cache"))
+    prepare(settings, lambda progress: None)
 
 
 @pytest.mark.parametrize("which", ["items", "attributes", "human"])
@@ -182,7 +183,7 @@ def test_a_build_of_other_files_is_not_resumed(files, tmp_path, monkeypatch):
 
 
 def build(data, where, results):
-    env = WebShop(data, goals="human", index=where)
+    env = make_shop(data, goals="human", index=where)
     results.put((len(env.shop.catalog), env.fingerprint()["sha256"]))
 
 
@@ -212,10 +213,10 @@ def test_index_directory(files, tmp_path, monkeypatch):
 
 def test_large_files_are_indexed_on_disk_by_default(files, tmp_path, monkeypatch):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path))
-    WebShop(files.items)
+    make_shop(files.items)
     assert not (tmp_path / "webshop").exists()
     monkeypatch.setattr(index, "LARGE_BYTES", 1000)
-    WebShop(files.items)
+    make_shop(files.items)
     assert index_directory(files).is_dir()
 
 
@@ -228,7 +229,7 @@ def test_too_little_disk_space_is_reported_first(files, tmp_path, monkeypatch):
 
 def test_a_synthetic_shop_has_no_index():
     with pytest.raises(ConfigError, match="`index` has no effect"):
-        WebShop(index="memory")
+        make_shop(index="memory")
 
 
 def test_every_column_is_written(data, tmp_path):

@@ -2,8 +2,7 @@
 
 import pytest
 
-from eef.envs.webshop import WebShop
-from tests.fakes.small_shop import first_of, write_shop
+from tests.fakes.small_shop import first_of, make_shop, write_shop
 
 SOCKS = "B000000001"
 BOTTOM = "Rating: N.A. [SEP] Description [SEP] Features [SEP] Reviews [SEP] Buy Now"
@@ -17,8 +16,8 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(directory):
     return {
-        "text": WebShop(directory, goals="human"),
-        "text_rich": WebShop(directory, goals="human", observation="text_rich"),
+        "text": make_shop(directory, goals="human"),
+        "text_rich": make_shop(directory, goals="human", observation="text_rich"),
     }
 
 
@@ -162,7 +161,7 @@ def test_next_continues_after_the_last_page(env, instruction):
 
 
 def test_pages_of_two_products(directory):
-    env = WebShop(directory, goals="human", products_per_page=2)
+    env = make_shop(directory, goals="human", products_per_page=2)
     env.reset(0)
     play(env, "search[socks]")
     assert len(env.available()["clickables"]) == 2 + 2
@@ -231,7 +230,7 @@ def test_values_are_escaped_on_the_done_page(directory, tmp_path):
     from tests.fakes.small_shop import ITEMS, choices
 
     odd = {**ITEMS[0], "customization_options": {"Color": choices("b<a & 'c'")}}
-    env = WebShop(write_shop(tmp_path / "odd", items=[odd]), goals="human")
+    env = make_shop(write_shop(tmp_path / "odd", items=[odd]), goals="human")
     env.reset(0)
     play(env, "search[merino]", f"click[{SOCKS}]")
     assert r'{"color": "b\u003ca \u0026 \u0027c\u0027"}' in see(
@@ -243,7 +242,7 @@ def test_undocumented_searches_of_the_original(env, directory):
     assert "(Total results: 3)" in see(env, "search[<q> wool socks]")
     assert "(Total results: 1)" in see(env, "search[<c> garden]")
     assert "(Total results: 0)" in see(env, "search[<c>]")
-    plain = WebShop(directory, goals="human", compat=False)
+    plain = make_shop(directory, goals="human", compat=False)
     plain.reset(0)
     assert "(Total results: 0)" in see(plain, "search[<c> garden]")
 
@@ -255,7 +254,7 @@ def test_a_category_search_ignores_surrounding_blanks(env):
 
 def test_invalid_actions_are_explained_on_request(directory):
     plain, rich = (
-        WebShop(directory, goals="human", explain_invalid=True, observation=mode)
+        make_shop(directory, goals="human", explain_invalid=True, observation=mode)
         for mode in ("text", "text_rich")
     )
     page = plain.reset(0)
@@ -276,7 +275,7 @@ def test_invalid_actions_are_explained_on_request(directory):
 
 
 def test_next_ends_with_the_results_on_request(directory):
-    env = WebShop(directory, goals="human", endless_next=False, products_per_page=2)
+    env = make_shop(directory, goals="human", endless_next=False, products_per_page=2)
     env.reset(0)
     assert "Next >" in see(env, "search[socks]")
     last = see(env, "click[next >]")
@@ -300,7 +299,7 @@ def test_texts_of_only_blanks(tmp_path, title, segment, line):
     odd = write_shop(tmp_path, items=[{**ITEMS[0], "name": title, "full_description": "merino"}])
     pages = []
     for mode in ("text", "text_rich"):
-        env = WebShop(odd, goals="human", observation=mode)
+        env = make_shop(odd, goals="human", observation=mode)
         env.reset(0)
         pages.append(see(env, "search[merino]"))
     assert pages[0].endswith(f"{SOCKS} [SEP] {'' if segment is None else f'{segment} [SEP] '}$12.5")
@@ -317,7 +316,7 @@ def test_option_values_named_like_navigation_buttons(tmp_path):
         **ITEMS[0],
         "customization_options": {"Style": choices("Next >", "search", "", "Buy Now")},
     }
-    env = WebShop(write_shop(tmp_path, items=[odd]), goals="human")
+    env = make_shop(write_shop(tmp_path, items=[odd]), goals="human")
     env.reset(0)
     play(env, "search[merino]", f"click[{SOCKS}]", "click[next >]", "click[search]", "click[]")
     assert env.session.options == {"style": "next >"}
@@ -332,7 +331,7 @@ def test_of_two_equal_option_values_the_later_counts(tmp_path):
         **ITEMS[0],
         "customization_options": {"Color": choices("One", "two"), "Size": choices("one")},
     }
-    env = WebShop(write_shop(tmp_path, items=[odd]), goals="human")
+    env = make_shop(write_shop(tmp_path, items=[odd]), goals="human")
     env.reset(0)
     play(env, "search[merino]", f"click[{SOCKS}]", "click[one]")
     assert env.session.options == {"size": "one"}
@@ -348,7 +347,7 @@ def test_a_second_purchase_after_the_end_counts(env):
 
 
 def test_attributes_page(directory):
-    env = WebShop(directory, goals="human", attributes_page=True)
+    env = make_shop(directory, goals="human", attributes_page=True)
     env.reset(0)
     assert see(env, "search[merino]", f"click[{SOCKS}]").endswith(
         "[SEP] Reviews [SEP] Attributes [SEP] Buy Now"
@@ -369,7 +368,7 @@ def test_an_option_named_like_a_button(tmp_path):
     from tests.fakes.small_shop import ITEMS, choices
 
     odd = {**ITEMS[0], "customization_options": {"Style": choices("Features", "plain")}}
-    env = WebShop(write_shop(tmp_path, items=[odd]), goals="human")
+    env = make_shop(write_shop(tmp_path, items=[odd]), goals="human")
     env.reset(0)
     play(env, "search[merino]", f"click[{SOCKS}]")
     assert env.available()["clickables"].count("features") == 1

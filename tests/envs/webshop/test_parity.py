@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from eef.envs.webshop import WebShop
 from eef.envs.webshop.reward import count_options
 from eef.envs.webshop.search import SMALL
+from tests.fakes.small_shop import make_shop
 
 DATA = Path(os.environ.get("EEF_WEBSHOP_DATA", "recordings"))
 PARTS = (
@@ -44,7 +44,7 @@ def read(name):
 @pytest.fixture(scope="module")
 def shops():
     return {
-        (goals, observation): WebShop(DATA, goals=goals, observation=observation)
+        (goals, observation): make_shop(DATA, goals=goals, observation=observation)
         for goals in ("human", "synthetic")
         for observation in ("text", "text_rich")
     }

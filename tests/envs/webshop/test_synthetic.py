@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eef.envs.webshop import WebShop, lexicon
+from eef.envs.webshop import lexicon
 from eef.envs.webshop.analysis import term
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.envs.webshop.reward import count_attributes, count_options
-from eef.envs.webshop.synthetic import STRIDE, SyntheticSettings, _coined, generate
+from eef.envs.webshop.settings import SyntheticSettings
+from eef.envs.webshop.synthetic import STRIDE, _coined, generate
 from eef.errors import ConfigError
 from tests.fakes.shopping import buy, mean_of, open_shop, play_all, rank, win_rate
+from tests.fakes.small_shop import make_shop
 
 SHOPS = (
     {"products": 100},
@@ -217,12 +219,12 @@ def test_the_lexicon_has_no_duplicates():
 @pytest.mark.parametrize(
     ("shop", "message"),
     [
-        ({"products": 99}, "`synthetic`: `products` is 99"),
-        ({"products": 1_000_001}, "`products` is 1000001"),
-        ({"family_size": 41}, "`family_size` is 41"),
-        ({"missing_options": 0.9}, "`missing_options` is 0.9"),
-        ({"seed": "a"}, "`seed` is 'a'"),
-        ({"familysize": 3}, "unknown setting 'familysize'"),
+        ({"products": 99}, "`synthetic.products` is 99"),
+        ({"products": 1_000_001}, "products` is 1000001"),
+        ({"family_size": 41}, "family_size` is 41"),
+        ({"missing_options": 0.9}, "missing_options` is 0.9"),
+        ({"seed": "a"}, "seed` is 'a'"),
+        ({"familysize": 3}, "unknown setting 'synthetic.familysize'"),
     ],
 )
 def test_settings_out_of_bounds(shop, message):
@@ -232,9 +234,9 @@ def test_settings_out_of_bounds(shop, message):
 
 def test_settings_that_are_not_a_table():
     with pytest.raises(ConfigError, match="`synthetic` is 5; expected a table"):
-        WebShop(synthetic=5)
-    given_whole = WebShop(synthetic=SyntheticSettings(products=100))
-    assert given_whole.fingerprint() == WebShop(synthetic={"products": 100}).fingerprint()
+        make_shop(synthetic=5)
+    given_whole = make_shop(synthetic=SyntheticSettings(products=100))
+    assert given_whole.fingerprint() == make_shop(synthetic={"products": 100}).fingerprint()
 
 
 # --- sources of difficulty ------------------------------------------------------------------------
