@@ -58,11 +58,6 @@ class SeedEffects(NamedTuple):
     p_value: float
 
 
-def success_rate(wins: Sequence[bool]) -> float:
-    """Share of the tasks that were won, in [0, 1]."""
-    return float(_sample(wins).mean())
-
-
 def wilson_interval(wins: int, total: int, *, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a success rate.
 

@@ -1,8 +1,6 @@
-"""The results of a run as a table, for the terminal and in Markdown, with one row per method."""
+"""The results of a run as a table for the terminal, with one row per method."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -58,19 +56,6 @@ def results_table(results: Results) -> Table:
             *row, style="bold" if method.score and method.score.win_rate == best else None
         )
     return table
-
-
-def markdown_table(results: Results) -> str:
-    """The table in Markdown, followed by the environment; ends in a newline."""
-    return "\n".join(
-        [*markdown_lines(COLUMNS, rows(results)), "", describe_env(results.fingerprint), ""]
-    )
-
-
-def markdown_lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table in Markdown; the first column is aligned left, the others right."""
-    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _row(method: MethodResult) -> tuple[str, ...]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from eef.analysis.study import Study
 from eef.report.components import document, note, section, table
 from eef.report.html import Html, join, tag
-from eef.report.run_table import markdown_lines
 from eef.report.study_charts import draw_charts
 from eef.report.study_tables import make_tables
 from eef.report.summary import study_verdict
@@ -24,7 +23,7 @@ def study_markdown(study: Study, commands: Sequence[str]) -> str:
         words = study_verdict(aggregate)
         parts += ["", f"## {_title(study, unit)}", *(["", words] if words else [])]
         for each in make_tables(aggregate):
-            parts += ["", f"**{each.title}**", "", *markdown_lines(each.head, each.rows)]
+            parts += ["", f"**{each.title}**", "", *_markdown_table(each.head, each.rows)]
             parts += ["", each.note] if each.note else []
     fingerprint = [f"- {key}: `{value}`" for key, value in study.fingerprint.items()]
     reproduce = ["## Reproduce", "", "```", *commands, "```", "", *fingerprint]
@@ -55,6 +54,12 @@ def study_page(study: Study, commands: Sequence[str]) -> str:
     )
     sections.append(section("Reproduce", tag("pre", "\n".join(commands)), fingerprint))
     return document("Results", tag("h1", "Results"), sections)
+
+
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table; the first column is aligned left, the others right."""
+    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _title(study: Study, unit: str) -> str:

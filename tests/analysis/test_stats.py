@@ -92,14 +92,9 @@ def test_holm_keeps_the_order_given():
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
-def test_success_rate():
-    assert stats.success_rate([True, False, False, True]) == 0.5
-
-
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: stats.success_rate([]),
         lambda: stats.wilson_interval(3, 2),
         lambda: stats.wilson_interval(0, 0),
         lambda: stats.bootstrap_interval([]),
