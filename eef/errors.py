@@ -1,25 +1,28 @@
 """Every error a user can see.
 
-    EefError                 one line, a `hint:`, exit status 2; never a traceback
-    ├── ConfigError          a recipe or a setting: unknown key, value out of range
-    ├── DataError            a file: missing, malformed (says file, line, what was expected)
-    ├── EnvError             an environment cannot be made or used as asked
-    │   ├── ReplayMismatch   the recorded observations do not come back (the state is skipped and counted)
-    │   └── EnvDied          the process an episode was played in died or hung (the episode is played again elsewhere)
-    ├── ModelError           a model, tokenizer or chat template cannot be used
-    ├── StoreError           a run directory or store cannot be read or written
-    ├── BudgetError          what a server may cost is spent: what it has answered is kept
-    ├── MethodError          a method has nothing to work on (no expert wins, nothing to train on)
-    └── WorkerError          a process that worked on a method was ended from outside (memory, `kill`)
+    EefError                 printed as one line and a `hint:`, without a traceback; exit status 2
+    ├── ConfigError          a recipe or setting: unknown name, wrong value, missing package
+    ├── DataError            a data file: missing or malformed (names file, line and problem)
+    ├── EnvError             an environment: cannot be created, or does not support a request
+    │   ├── ReplayMismatch   replayed actions lead to other observations (the state is skipped)
+    │   └── EnvDied          the process of an episode died or hung (the episode is played again)
+    ├── ModelError           a model, tokenizer or chat template: cannot be used
+    ├── StoreError           a run directory or store: cannot be read or written
+    ├── BudgetError          the budget of an API is spent (its responses are kept)
+    ├── MethodError          a method has nothing to explore or to train on
+    └── WorkerError          a process that executed a method was killed
 
-A rollout's failure is none of these: it is a trajectory with `status="error"`.
+A failed rollout is not an exception: it is a trajectory with `status="error"`.
 """
 
 from __future__ import annotations
 
 
 class EefError(Exception):
-    """A mistake the user can mend: `message` says what was wrong, where and with which value; `hint` the way out."""
+    """An error that the user can fix.
+
+    `message` is what is wrong, where, and with which value. `hint` is how to fix it, or empty.
+    """
 
     exit_status = 2
 
@@ -30,7 +33,7 @@ class EefError(Exception):
 
 
 class ConfigError(EefError):
-    """A recipe or a setting is wrong."""
+    """A recipe or setting is wrong, or a package is missing."""
 
 
 class DataError(EefError):
@@ -38,23 +41,24 @@ class DataError(EefError):
 
 
 class EnvError(EefError):
-    """An environment cannot be made, or was asked for what it has not."""
+    """An environment cannot be created, or does not support a request."""
 
 
 class ReplayMismatch(EnvError):
-    """Replaying recorded actions gave another observation than the record; `step` is the index of that action."""
+    """Replaying recorded actions led to another observation than the recorded one.
+
+    `step` is the index of the first observation that differs.
+    """
 
     def __init__(self, message: str, *, step: int, expected: str, observed: str) -> None:
-        super().__init__(
-            message, hint="the environment's settings differ from those of the recording"
-        )
+        super().__init__(message, hint="use the environment settings of the recording")
         self.step = step
         self.expected = expected
         self.observed = observed
 
 
 class EnvDied(EnvError):
-    """The process in which an episode was played died, or hung and was ended."""
+    """The process of an episode died, or hung and was killed."""
 
 
 class ModelError(EefError):
@@ -66,12 +70,12 @@ class StoreError(EefError):
 
 
 class MethodError(EefError):
-    """A method has nothing to work on."""
+    """A method has nothing to explore or to train on."""
 
 
 class BudgetError(EefError):
-    """What a server may cost (requests, tokens, money) is spent; all that it answered is kept."""
+    """The budget of an API (requests, tokens, money) is spent; its responses are kept."""
 
 
 class WorkerError(EefError):
-    """A process that worked on a method was ended from outside."""
+    """A process that executed a method was killed."""

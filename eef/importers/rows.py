@@ -19,11 +19,12 @@ from typing import Any
 import ijson
 
 from eef.errors import DataError
+from eef.utils.extras import install_command
 
 _ZIP, _BOM = b"PK\x03\x04", b"\xef\xbb\xbf"
 _LARGEST_OBJECT = 1 << 28  # bytes of a file that is one JSON object, which is read as a whole
 _UNKNOWN_COMPRESSION = (
-    "compressed in a way this Python cannot read (zstd?): `pip install 'eef[inspect]'`"
+    f"compressed in a way this Python cannot read (zstd?): `{install_command('zipfile_zstd')}`"
 )
 
 
@@ -62,6 +63,8 @@ def read_rows(path: Path) -> Iterator[Row | Rejection]:
                 yield from _array(path, file)
             else:
                 yield from _lines(path, file)
+    except FileNotFoundError:
+        raise DataError(f"no such file `{path}`") from None
     except OSError as error:
         raise DataError(f"cannot read `{path}`: {error.strerror or error}") from error
 

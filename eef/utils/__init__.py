@@ -1,1 +1,1 @@
-"""Helpers that know nothing of agents: files, locks, processes, CPU cores."""
+"""Helpers independent of agents: files, records, locks, processes, CPU cores, progress."""

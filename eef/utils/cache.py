@@ -1,4 +1,4 @@
-"""Cache: where what environments can make again is kept. Their indexes and gold paths lie there."""
+"""Cache: the directory of files that environments can rebuild (indexes, gold paths)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_directory() -> Path:
-    """`$EEF_CACHE`, else `eef` in the user's cache directory (`$XDG_CACHE_HOME`, else `~/.cache`)."""
+    """`$EEF_CACHE`, or `eef` in the user's cache directory (`$XDG_CACHE_HOME` or `~/.cache`)."""
     own = os.environ.get("EEF_CACHE")
     return (
         Path(own)

@@ -12,8 +12,10 @@ _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cores() -> int:
-    """Cores this process may use: `OMP_NUM_THREADS` where it is set, else those it may run on, within the quota of
-    its container."""
+    """The cores that this process may use.
+
+    `OMP_NUM_THREADS` if it is set, or else those it may run on, within its container's quota.
+    """
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)
@@ -22,7 +24,7 @@ def available_cores() -> int:
 
 
 def _quota(path: Path, cores: int) -> int:
-    """Cores' worth of time that a container's processes may use (`<microseconds or max> <period>`)."""
+    """The cores in a cgroup's CPU quota (`<microseconds or max> <period>`); `cores` without one."""
     try:
         share, period = path.read_text().split()
         return cores if share == "max" else int(share) // int(period)
@@ -32,12 +34,13 @@ def _quota(path: Path, cores: int) -> int:
 
 @contextmanager
 def process_settings(threads: int) -> Iterator[None]:
-    """Environment of a process that loads torch, or of those which it starts, set before: torch's threads, which sleep
-    while they wait, and no warnings of other libraries between our lines. Of the latter two, what the user has set
-    stays.
+    """Environment variables for a process that loads torch, and for its children; restored on exit.
+
+    They set the number of torch's threads, let waiting threads sleep, and silence other libraries'
+    warnings. Except for the number of threads, values set by the user are kept.
     """
     settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    settings |= {name: os.environ.get(name, value) for name, value in _CALM.items()}
+    settings |= {name: os.environ.get(name, value) for name, value in _DEFAULTS.items()}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -50,9 +53,9 @@ def process_settings(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-_CALM = {
+_DEFAULTS = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
-    # a thread that spins holds the core which the one it waits for needs: `benchmarks/threads.py`
+    # a spinning thread occupies the core of the thread it waits for: `benchmarks/threads.py`
     "OMP_WAIT_POLICY": "PASSIVE",
 }

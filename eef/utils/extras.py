@@ -1,4 +1,4 @@
-"""Optional dependencies: one message and one hint for whatever is not installed."""
+"""Optional dependencies: which extra installs a package, and the error if it is missing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ EXTRAS = {
     "safetensors": "train",
     "tokenizers": "train",
     "openai": "api",
+    "zipfile_zstd": "inspect",
     "starlette": "serve",
     "uvicorn": "serve",
     "gymnasium": "gym",
@@ -33,7 +34,7 @@ def install_command(package: str) -> str:
 
 
 def missing_package(package: str, purpose: str) -> ConfigError:
-    """The error for a package that is needed and not installed."""
+    """The error for a missing package; `purpose` is what needs it, as the subject of a sentence."""
     name = package.replace("_", "-")
     return ConfigError(
         f"{purpose} needs the package `{name}`", hint=f"install it: `{install_command(package)}`"
@@ -41,6 +42,6 @@ def missing_package(package: str, purpose: str) -> ConfigError:
 
 
 def require_package(package: str, purpose: str) -> None:
-    """Raise ConfigError if an optional package is not installed; imports nothing."""
+    """Raise ConfigError if an optional package is not installed. Imports nothing."""
     if find_spec(package) is None:
         raise missing_package(package, purpose)

@@ -1,6 +1,6 @@
-"""JSON and JSONL files: written whole or not at all, read with file and line in every complaint.
+"""JSON and JSONL files: written atomically; errors of reading name the file and the line.
 
-Below the way of the data: the store, the ledger, manifests and results all lie in files made here.
+Stores, ledgers, manifests and results are all written and read here.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from eef.errors import DataError, StoreError
 from eef.utils.records import Json
 
 WHEN_FULL = "free some space and run the same command again: nothing stored is lost"
+"""Hint if the disk is full."""
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write a JSON file as a whole or not at all (StoreError); without `indent` on one line."""
-    _write_whole(path, [json.dumps(value, indent=indent, allow_nan=False) + "\n"])
+    """Write a JSON file atomically; on one line if `indent` is None. StoreError if it fails."""
+    _write_atomically(path, [json.dumps(value, indent=indent, allow_nan=False) + "\n"])
 
 
 def write_jsonl(path: Path, records: Iterable[Json]) -> None:
-    """Write a JSONL file, a record a line as they come, as a whole or not at all (StoreError)."""
-    _write_whole(path, (json.dumps(record, allow_nan=False) + "\n" for record in records))
+    """Write a JSONL file atomically, one record per line. StoreError if it fails."""
+    _write_atomically(path, (json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all (StoreError)."""
-    _write_whole(path, [text])
+    """Write a text file atomically. StoreError if it fails."""
+    _write_atomically(path, [text])
 
 
-def _write_whole(path: Path, parts: Iterable[str]) -> None:
+def _write_atomically(path: Path, parts: Iterable[str]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors(path):
         try:
@@ -50,7 +51,7 @@ def _write_whole(path: Path, parts: Iterable[str]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file. DataError where it is missing or malformed."""
+    """The value of a JSON file. DataError if it is missing or malformed."""
     with _read_errors(path):
         data = path.read_bytes()
     try:
@@ -60,27 +61,28 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, record: Json) -> None:
-    """Append one line and wait for the disk. StoreError when it cannot be written; the file is as before."""
+    """Append one line and wait for the disk. StoreError if it fails; the file is then unchanged."""
     with disk_errors(path), FileIO(path, "a") as file:
         append_line(file, path, record)
 
 
 def read_jsonl(path: Path, *, torn_ok: bool = False) -> list[Json]:
-    """The records of a file, a JSON object a line. Skips blank lines, and with `torn_ok` a torn last one.
+    """The records of a file, one JSON object per line. Blank lines are skipped.
 
-    Raises DataError naming file and line for a line which is no JSON object.
+    With `torn_ok`, a torn last line is skipped too. DataError, with file and line, if a line is not
+    a JSON object.
     """
     return [record for _, record in numbered_records(path, torn_ok=torn_ok)]
 
 
 def repair_tail(path: Path) -> int:
-    """Make a JSONL file end in a whole line: a torn last one goes to `<path>.torn`. Returns how many (0, 1).
+    """Make a JSONL file end in a complete line; returns how many torn lines were removed (0 or 1).
 
-    A last line which is whole and lacks only its newline is given one.
+    A torn last line is moved to `<path>.torn`. A complete one that lacks its newline is given it.
     """
     with path.open("r+b") as file:
         last = b""
-        for last in file:  # noqa: B007 – the last line is wanted
+        for last in file:  # noqa: B007 – only the last line is needed
             pass
         if not last or last.endswith(b"\n"):
             return 0
@@ -95,7 +97,7 @@ def repair_tail(path: Path) -> int:
 
 
 def numbered_records(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, Json]]:
-    """`read_jsonl`, with line numbers from 1."""
+    """The records of `read_jsonl` with their line numbers, which start at 1."""
     with _read_errors(path), path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -105,27 +107,25 @@ def numbered_records(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, Json]]
                 yield number, record
             elif not (torn_ok and not line.endswith(b"\n")):
                 raise DataError(
-                    f"`{path}`, line {number}: {record}", hint="each line is one JSON object"
+                    f"`{path}`, line {number}: {record}", hint="write one JSON object per line"
                 )
 
 
 def _parse(line: bytes) -> Json | str:
-    """The JSON object of a line, or what is wrong with it."""
+    """The JSON object of a line, or a description of what is wrong with it."""
     try:
         value = json.loads(line)
     except ValueError as error:
         return f"not JSON ({error})"
     return (
-        value
-        if isinstance(value, dict)
-        else f"a {type(value).__name__} where an object was expected"
+        value if isinstance(value, dict) else f"a JSON {type(value).__name__}; expected an object"
     )
 
 
 def append_line(file: FileIO, path: Path, record: Json) -> None:
-    """Write a line to an unbuffered file (`path` is its name) and wait for the disk.
+    """Append a line to an unbuffered file (`path` is its name) and wait for the disk.
 
-    Whatever goes wrong on the way, an interruption included, the file ends where it ended before.
+    After an error or interruption, the file ends where it ended before.
     """
     end = file.seek(0, os.SEEK_END)
     rest = memoryview(_line(record))
@@ -142,13 +142,13 @@ def append_line(file: FileIO, path: Path, record: Json) -> None:
 def _line(record: Json) -> bytes:
     try:
         return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    except UnicodeEncodeError:  # a lone surrogate has no UTF-8, only an escape
+    except UnicodeEncodeError:  # a lone surrogate can only be escaped
         return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of writing `path` into a StoreError."""
+    """Turn an OSError while writing `path` into a StoreError."""
     try:
         yield
     except OSError as error:
@@ -161,5 +161,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError:
+        raise DataError(f"no such file `{path}`") from None
     except OSError as error:
         raise DataError(f"cannot read `{path}`: {error.strerror or error}") from error

@@ -1,4 +1,8 @@
-"""Lock files: one writer at a time per directory."""
+"""Lock files: one writer at a time per directory.
+
+Built on `flock`, which the kernel releases when the process ends, however it ends. The lock file
+names its holder for the error message; `filelock`, which makes the same call, does not report it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,10 @@ from eef.errors import StoreError
 
 
 def acquire_lock(path: Path) -> TextIO:
-    """The lock file, held until it is closed or its process ends. StoreError naming the process that holds it."""
+    """Lock a file until it is closed or this process ends.
+
+    StoreError, with the holder, if another process holds the lock.
+    """
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -22,7 +29,7 @@ def acquire_lock(path: Path) -> TextIO:
         file.close()
         raise StoreError(
             f"`{path.parent}` is being written by {holder}",
-            hint="wait until it has ended, or give this run another directory",
+            hint="wait until it ends, or use another directory",
         ) from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

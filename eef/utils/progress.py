@@ -1,4 +1,4 @@
-"""Progress: the one shape in which every long operation reports how far it is."""
+"""Progress: the one value in which every long operation reports its progress."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an operation is: `done` of `total` units.
+    """Progress of an operation: `done` of `total` units.
 
-    `subject` is what is under way: a stage of a run, or a phrase such as "gold paths"; its `str` is
-    shown. `total` is 0 while it is unknown, or where there is nothing to count. `note` is a short
-    status message. A stage reports `finished` once everything it leaves has been written.
+    `subject` is the operation: a stage of a run, or a phrase such as "gold paths"; its `str` is
+    shown. `total` is 0 if it is unknown or nothing is counted. `note` is a short status message. A
+    stage reports `finished` once all of its files are written.
     """
 
     subject: object
@@ -26,4 +26,4 @@ OnProgress = Callable[[Progress], None]
 
 
 def ignore_progress(progress: Progress) -> None:
-    """The callback of whoever does not care."""
+    """A callback that does nothing."""

@@ -1,4 +1,4 @@
-"""Records: dataclasses that are stored as versioned JSON objects and migrated when they are read."""
+"""Records: dataclasses stored as versioned JSON objects and migrated when they are read."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Record:
             readable = f"{oldest} to {cls.VERSION}" if oldest < cls.VERSION else str(cls.VERSION)
             raise StoreError(
                 f"{cls.KIND} record has version {version!r}; this `eef` reads {readable}",
-                hint="it was written by a newer `eef`: upgrade this one"
+                hint="upgrade `eef`: a newer version wrote this record"
                 if isinstance(version, int) and version > cls.VERSION
                 else "",
             )

@@ -409,7 +409,7 @@ def test_an_array_on_one_line_and_a_truncated_one(tmp_path):
 
 
 def test_missing_and_empty_files_are_errors(tmp_path):
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(DataError, match="is empty"):

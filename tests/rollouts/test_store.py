@@ -20,7 +20,7 @@ from eef.pipeline.ledger import Cost, Ledger, usage_of
 from eef.pipeline.stages import Stage
 from eef.rollouts.store import STORE_FILE, Store, read_trajectories
 from eef.trajectory import StateRef, Step, Trajectory, Usage
-from eef.utils.jsonl import append_jsonl, read_json, read_jsonl, write_json
+from eef.utils.jsonl import read_jsonl
 from tests.fakes import ROOT
 from tests.fakes.records import recorded
 from tests.fakes.strategies import families, trajectories
@@ -108,7 +108,7 @@ def test_a_last_line_without_a_newline_is_complete(tmp_path):
     ("line", "what"),
     [
         (b"{oops}", "not JSON"),
-        (b"[1]", "a list where an object was expected"),
+        (b"[1]", "a JSON list; expected an object"),
         (b"\xff\xfe", "not JSON"),
         (b'{"version": 1, "id": "x"}', "malformed trajectory record 'x': `task`"),
         (b'{"version": 7}', "has version 7"),
@@ -233,51 +233,6 @@ def test_a_store_that_cannot_be_created_or_read_is_an_error(tmp_path):
     with pytest.raises(StoreError, match="cannot write"):
         Store.open(tmp_path / "file" / "run")
     assert len(read_trajectories(tmp_path / "nowhere")) == 0
-
-
-@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none()))
-def test_json_round_trip(value):
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "value.json"
-        write_json(path, {"before": 1})
-        write_json(path, value)
-        assert read_json(path) == value
-        assert [each.name for each in Path(name).iterdir()] == ["value.json"]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "value.json"
-    write_json(path, 1)
-
-    def fail(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(StoreError, match="No space left"):
-        write_json(path, 2)
-    assert read_json(path) == 1
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_unreadable_json_is_an_error_with_its_path(tmp_path):
-    with pytest.raises(DataError, match="cannot read"):
-        read_json(tmp_path / "missing.json")
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(DataError, match=r"broken.json` is not JSON"):
-        read_json(tmp_path / "broken.json")
-
-
-def test_jsonl_appends_and_skips_blank_lines(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    append_jsonl(path, {"a": "\u2028\x85\r"})
-    path.write_bytes(path.read_bytes() + b"\n  \n")
-    append_jsonl(path, {"b": "ü"})
-    assert read_jsonl(path) == [{"a": "\u2028\x85\r"}, {"b": "ü"}]
-    assert "ü" in path.read_text(encoding="utf-8")
-    path.write_bytes(path.read_bytes() + b'{"c"')
-    assert len(read_jsonl(path, torn_ok=True)) == 2
-    with pytest.raises(DataError, match="line 5"):
-        read_jsonl(path)
 
 
 @given(st.lists(trajectories(), max_size=5))

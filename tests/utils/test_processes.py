@@ -1,4 +1,4 @@
-"""A process that this program starts: it never hears Ctrl-C, and none is left."""
+"""Child processes: they ignore Ctrl-C, and none is left running."""
 
 import os
 import subprocess
@@ -18,22 +18,22 @@ end_process(process, 5.0)
 """
 
 
-def test_not_even_the_first_process_hears_ctrl_c():
-    """The first one starts what multiprocessing keeps its resources with, which lets the signal through again."""
+def test_the_first_process_ignores_ctrl_c():
+    """The first one also starts multiprocessing's resource tracker, which unblocks the signal."""
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True
     )
     assert int(done.stdout, 16) & 0b10, "SIGINT is signal 2"
 
 
-def test_one_that_does_not_heed_is_ended():
+def test_a_process_that_does_not_end_is_killed():
     process = start_process(time.sleep, (60,), name="sleeper", leaf=True)
     pid = process.pid
     end_process(process, 0.1)
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_a_mistake_comes_to_the_parent_as_it_was():
+def test_an_error_reaches_the_parent_unchanged():
     error = Failure.of(ConfigError("`x` is 3", hint="take 4")).error()
     assert (type(error), error.message, error.hint) == (ConfigError, "`x` is 3", "take 4")
     mismatch = ReplayMismatch("other", step=1, expected="a", observed="b")
