@@ -1,7 +1,6 @@
-"""Checkpoint: a model on disk, as a plain Hugging Face (or PEFT adapter) directory with a manifest of what it is.
+"""Checkpoints: plain Hugging Face (or PEFT adapter) directories with a manifest.
 
-After `eef.train`, before `eef.models.loading.load_model` and any server. The manifest is written last, so that a directory
-which has one is whole.
+The manifest is written last, so a directory that has one is complete.
 """
 
 from __future__ import annotations
@@ -10,37 +9,44 @@ import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelCard
 
 from eef.errors import DataError
-from eef.models.loading import load_model, merge_adapters, quietly, writing_weights
+from eef.models.loading import load_model, merge_adapters, no_progress_bars, writing_weights
 from eef.models.settings import DType
 from eef.renderer import Renderer
 from eef.utils.jsonl import read_json, write_json, write_text
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
 MANIFEST_FILE = "manifest.json"
+CARD_FILE = "README.md"
 _WEIGHTS = "*.safetensors"
 
 
 def save_checkpoint(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
     directory: Path,
     *,
     base: str,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write model, tokenizer, chat template and generation settings; what stood in `directory` before is replaced.
+    """Write model, tokenizer, chat template and generation settings, replacing `directory`.
 
-    `base` names the model it was trained from. `about` (recipe, method, round …, JSON-ready) goes into the manifest,
-    beside the sha256 of each weights file. A model with adapters is written as its adapters. StoreError: disk full.
+    `base` names the model it was trained from. `about` (recipe, method, round …, JSON values) goes
+    into the manifest, with the SHA-256 of each weights file. Of a model with adapters only the
+    adapters are written. StoreError if the disk is full.
     """
     with writing_weights(directory):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        # a server must end a turn where the policy does, also when it does not read the chat template
+        # a server must end a turn where the policy does, even if it ignores the chat template
         model.generation_config.eos_token_id = sorted(Renderer(tokenizer).stop_ids)
-        with quietly():
+        with no_progress_bars():
             model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
@@ -49,7 +55,10 @@ def save_checkpoint(
 
 
 def merge_checkpoint(directory: Path, out: Path, *, dtype: DType = "float32") -> None:
-    """Write the full model of a checkpoint of adapters, with manifest and card. ModelError: it has no adapters."""
+    """Write the full model of an adapter checkpoint, with manifest and card.
+
+    ModelError if the checkpoint has no adapters.
+    """
     manifest = read_manifest(directory)
     model, tokenizer = load_model(str(directory), dtype=dtype, device="cpu")
     about = {key: value for key, value in manifest.items() if key not in ("base", "sha256")}
@@ -60,21 +69,20 @@ def merge_checkpoint(directory: Path, out: Path, *, dtype: DType = "float32") ->
         base=manifest["base"],
         about={**about, "merged": str(directory)},
     )
-    card = directory / "README.md"
-    if card.is_file():
-        text = card.read_text(encoding="utf-8").replace(
-            "library_name: peft", "library_name: transformers", 1
-        )
-        write_text(out / "README.md", text.replace("- lora\n", "", 1))
+    if (directory / CARD_FILE).is_file():
+        card = ModelCard.load(directory / CARD_FILE)
+        card.data.library_name = "transformers"
+        card.data.tags = [tag for tag in card.data.tags or [] if tag != "lora"]
+        write_text(out / CARD_FILE, str(card))
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether a checkpoint was written to its end."""
+    """Whether a checkpoint was written completely."""
     return (directory / MANIFEST_FILE).is_file()
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """What a checkpoint is. DataError where the directory holds no complete one."""
+    """The manifest of a checkpoint. DataError if the directory holds no complete one."""
     if not is_complete(directory):
         raise DataError(
             f"`{directory}` holds no complete checkpoint", hint="its `manifest.json` is missing"
@@ -84,12 +92,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def verify_checkpoint(directory: Path) -> None:
-    """Read all weights and compare their checksums with the manifest. DataError naming the file which differs."""
+    """Compare the checksums of all weights with the manifest. DataError for a mismatch."""
     for name, expected in read_manifest(directory)["sha256"].items():
         path = directory / name
         if not path.is_file() or _sha256(path) != expected:
             raise DataError(
-                f"`{path}` is missing or not as it was written", hint="train this checkpoint again"
+                f"`{path}` is missing or was changed after it was written",
+                hint="train this checkpoint again",
             )
 
 

@@ -1,4 +1,4 @@
-"""Hub: a checkpoint goes to a model hub. After `eef.models.checkpoint`; the one place that sends anything of ours away."""
+"""Upload of checkpoints to a model hub. No other module uploads anything."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from eef.errors import ConfigError, DataError, StoreError
-from eef.models.checkpoint import verify_checkpoint
+from eef.models.checkpoint import CARD_FILE, verify_checkpoint
 
-FILES = ("*.safetensors", "*.json", "*.jinja", "README.md", "*.model", "*.txt")
-_TOKEN = "HF_TOKEN"  # noqa: S105 – the name of the variable, not what it holds
+FILES = ("*.safetensors", "*.json", "*.jinja", CARD_FILE, "*.model", "*.txt")
+_TOKEN = "HF_TOKEN"  # noqa: S105 – the name of a variable, not a secret
 
 
 def push(
     directory: Path, repository: str, *, private: bool = True, endpoint: str | None = None
 ) -> str:
-    """Upload a whole checkpoint with its card into a repository `owner/name`, made if it is not there; its address.
+    """Upload a checkpoint and its card to the repository `owner/name`; returns its address.
 
-    The token is read from the environment (`HF_TOKEN`). Raises DataError (no checkpoint, weights not as they were
-    written, no card), ConfigError (no token, no such name), StoreError (the hub refuses or cannot be reached).
+    The repository is created if it does not exist. The token is read from the environment
+    (`HF_TOKEN`). Raises DataError if the checkpoint is incomplete, was changed or has no card;
+    ConfigError if there is no token or the name is malformed; StoreError if the hub refuses the
+    upload or cannot be reached.
     """
     verify_checkpoint(directory)
-    if not (directory / "README.md").is_file():
+    if not (directory / CARD_FILE).is_file():
         raise DataError(
-            f"`{directory}` has no model card (`README.md`)",
-            hint="a run writes one beside its weights",
+            f"`{directory}` has no model card (`{CARD_FILE}`)",
+            hint="a run writes one with each checkpoint",
         )
     token = os.environ.get(_TOKEN, "").strip()
     if not token:
         raise ConfigError(
-            f"no token for the hub: the environment has no `{_TOKEN}`", hint=f"`export {_TOKEN}=…`"
+            f"no token for the hub: the environment variable `{_TOKEN}` is not set",
+            hint=f"`export {_TOKEN}=…`",
         )
     api = HfApi(endpoint=endpoint, token=token)
     try:
@@ -47,11 +50,15 @@ def push(
             )
     except HFValidationError as error:
         raise ConfigError(
-            f"no name of a repository: {repository!r}", hint="it has the form `owner/name`"
+            f"malformed repository name {repository!r}", hint="it has the form `owner/name`"
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        hint = f"may the token in `{_TOKEN}` write there?" if status in (401, 403, 404) else ""
+        hint = (
+            f"check that the token in `{_TOKEN}` may write there"
+            if status in (401, 403, 404)
+            else ""
+        )
         raise StoreError(
             f"the hub at {api.endpoint} refuses `{repository}` ({status})", hint=hint
         ) from None

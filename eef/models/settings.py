@@ -6,15 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from eef.config import (
-    Settings,
-)
+from eef.config import Settings
 
 DType = Literal["float32", "bfloat16", "float16"]
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters: the base weights stay as they are."""
+    """Low-rank adapters; the base weights stay frozen."""
 
     rank: int = Field(default=16, ge=1)
     """Rank of the update of each adapted matrix."""
@@ -26,21 +24,21 @@ class LoraSettings(Settings):
     """Dropout on the input of the adapters."""
 
     targets: tuple[str, ...] = Field(default=("all-linear",), strict=False, min_length=1)
-    """Names of the adapted modules; `all-linear` alone stands for every linear layer."""
+    """Names of the adapted modules; `all-linear` alone means every linear layer."""
 
 
 class ModelSettings(Settings):
     """The student before any training."""
 
     name: str = "base"
-    """`hf/<path or hub id>`, a directory, or a small student that comes with `eef`: `base` (the generated shop's),
-    `base-scienceworld`."""
+    """`hf/<path or hub id>`, a directory, or a small student shipped with `eef`: `base` (for the
+    synthetic shop) or `base-scienceworld`."""
 
     dtype: DType = "float32"
     """Number format of the weights."""
 
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1` …; `auto` takes a GPU where there is one."""
+    """`cpu`, `cuda`, `cuda:1` …; `auto` uses a GPU if there is one."""
 
     lora: LoraSettings | None = None
-    """Train adapters instead of all weights; all weights when left out."""
+    """Train adapters instead of all weights; all weights by default."""

@@ -6,15 +6,17 @@ middle. `LocalPolicy` (`eef.policies.local`) announces each forward pass with `w
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 _GRAIN = 64  # capacities are multiples of this
-_GROWTH = 1.25  # factor by which a capacity grows at least, so that copying costs little in total
+_GROWTH = 1.25  # least factor by which a capacity grows, so that copying costs little in total
 _SHRINK_BELOW = 0.75  # share of rows still in use below which the others are released
 
 
@@ -65,7 +67,7 @@ class RowLayer(CacheLayerMixin):
 
     def _buffer(self, states: torch.Tensor) -> torch.Tensor:
         extent = self._extent
-        return states.new_zeros(extent.rows, states.shape[1], extent.capacity, states.shape[3])
+        return _zeros(states, (extent.rows, states.shape[1], extent.capacity, states.shape[3]))
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -90,15 +92,16 @@ class RowLayer(CacheLayerMixin):
         self.keys = self.values = None
         self.is_initialized = False
 
-    def resize(self) -> None:
-        """Give the buffers the size of the extent, keeping what fits."""
+    def resize(self, lengths: Sequence[int]) -> None:
+        """Give the buffers the size of the extent; row r keeps its first `lengths[r]` tokens."""
         if self.keys is not None and self.values is not None:
-            self.keys = self._resized(self.keys)  # one after the other: less memory at once
-            self.values = self._resized(self.values)
+            self.keys = self._resized(self.keys, lengths)  # one at a time: less memory at once
+            self.values = self._resized(self.values, lengths)
 
-    def _resized(self, old: torch.Tensor) -> torch.Tensor:
-        new, rows = self._buffer(old), min(old.shape[0], self._extent.rows)
-        new[:rows, :, : old.shape[2]] = old[:rows]
+    def _resized(self, old: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        new = self._buffer(old)
+        for row, length in enumerate(lengths):
+            new[row, :, :length] = old[row, :, :length]
         return new
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -134,10 +137,10 @@ class RowCache(Cache):
         for layer in self._row_layers:
             layer.clear()
 
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for `rows` × `capacity` tokens; rows 0 … `rows` - 1 keep their contents.
+    def reserve(self, rows: int, capacity: int, lengths: Sequence[int]) -> None:
+        """Make room for `rows` × `capacity` tokens; row r keeps its first `lengths[r]` tokens.
 
-        Rows beyond these are released once they are many.
+        Rows beyond `rows` are released once they are many.
         """
         extent = self._extent
         if capacity > extent.capacity:
@@ -146,7 +149,7 @@ class RowCache(Cache):
             return
         extent.rows, extent.capacity = rows, max(capacity, extent.capacity)
         for layer in self._row_layers:
-            layer.resize()
+            layer.resize(lengths)
 
     def write_at(self, place: Place) -> None:
         """Announce the next forward pass."""
@@ -155,15 +158,30 @@ class RowCache(Cache):
             rows = torch.arange(rows.start, rows.stop, device=place.positions.device)
         self._extent.place, self._extent.index = place, rows[:, None]
 
-    def swap(self, one: Sequence[int], other: Sequence[int], width: int) -> None:
-        """Exchange the first `width` positions of the rows `one` and `other` (disjoint)."""
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first `length` tokens of two rows."""
         for layer in self._row_layers:
             for buffer in layer.buffers():
-                there, back = list(one) + list(other), list(other) + list(one)
-                buffer[there, :, :width] = buffer[back, :, :width]
+                buffer[[one, other], :, :length] = buffer[[other, one], :, :length]
 
     def spread(self, row: int, others: Sequence[int], start: int, end: int) -> None:
         """Copy the positions start … end - 1 of a row to other rows."""
         for layer in self._row_layers:
             for buffer in layer.buffers():
                 buffer[list(others), :, start:end] = buffer[row, :, start:end]
+
+
+def _zeros(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Zeros of a tensor's type and device; on a CPU they take no memory until they are written.
+
+    Conversations differ in length, so most of a buffer may never be written. Pages of private
+    anonymous memory read as zero and become resident only when written; huge pages would defeat
+    that.
+    """
+    size = prod(shape) * like.element_size()
+    if like.device.type != "cpu" or not size:
+        return like.new_zeros(shape)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=like.dtype).view(shape)

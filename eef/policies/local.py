@@ -1,7 +1,7 @@
-"""LocalPolicy: a transformers model in process, with a key/value cache that lives from turn to turn.
+"""LocalPolicy: a transformers model in this process, with a key/value cache kept between turns.
 
-Where rollouts get their completions from (`eef.rollouts.runner`) when no server is used. A turn computes only what is new: the
-last observation and the completion itself. Conversations which begin alike share the beginning's computation.
+A turn computes only what is new: the last observation and the completion. Conversations that start
+alike share the computation of their common prefix.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,17 +22,23 @@ from eef.policy import Completion, Conversation, Sampling
 from eef.renderer import Renderer
 from eef.trajectory import Author
 
-_PREFILL_TOKENS = 4096  # of a forward pass, padding included
-_WORTH_SHARING = 64  # tokens saved, below which a pass of its own costs more
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_PREFILL_TOKENS = 4096  # per forward pass, padding included
+_WORTH_SHARING = 64  # tokens saved; for fewer, a separate pass costs more
 _COMPACT_BELOW = 0.8  # share of live rows in a decoding batch
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A conversation in the cache: row `slot` holds the keys and values of the first `cached` of its `ids`.
+    """A conversation in the cache.
 
-    `ids` is the prompt of `prompt` tokens, then what was generated; `limit` is the number of tokens that may be;
-    `draws` holds a uniform number in (0, 1] for each of these.
+    ids      the prompt of `prompt` tokens, followed by the generated tokens
+    slot     row of the cache that holds the keys and values of the first `cached` ids
+    limit    number of tokens that may be generated
+    draws    a uniform number in (0, 1] for each of these
+    reused   tokens that were cached before this turn
     """
 
     ids: list[int]
@@ -50,22 +56,28 @@ class Row:
 
 
 class LocalPolicy:
-    """Acts by a model that `eef.models.loading.load_model` gave.
+    """A policy that samples from a model loaded by `eef.models.loading.load_model`.
 
-    Its completions depend, in the last bits, on the batch they are computed in (`batch_invariant` is False): equal
-    calls in equal order give equal completions. A call whose conversations do not all go on from those of the call
-    before begins a new batch, and nothing of the old one is kept.
+    The last bits of its probabilities depend on the batch they are computed in (`batch_invariant` is
+    False); equal calls in equal order give equal completions. A call starts a new batch, and drops
+    the cache, unless each of its conversations continues one of the previous call.
     """
 
     batch_invariant = False
 
-    def __init__(self, model: Any, tokenizer: Any, renderer: Renderer, *, author: Author) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        renderer: Renderer,
+        *,
+        author: Author,
+    ) -> None:
         self.author = author
         self._model, self._tokenizer, self._renderer = model, tokenizer, renderer
         self._context = context_length(model) or 1 << 30
-        self._engine: _Cached | _Plain = (
-            _Cached(model) if has_full_attention(model) else _Plain(model)
-        )
+        engine = _CachedEngine if has_full_attention(model) else _GenerateEngine
+        self._engine: _CachedEngine | _GenerateEngine = engine(model)
 
     @torch.inference_mode()
     def act(
@@ -100,8 +112,8 @@ class LocalPolicy:
         )
 
 
-def has_full_attention(model: Any) -> bool:
-    """Whether every layer attends to all earlier tokens by an attention that takes a mask of our own."""
+def has_full_attention(model: PreTrainedModel) -> bool:
+    """Whether every layer attends to all earlier tokens and accepts a custom attention mask."""
     layers = DynamicCache(config=model.config).layers
     return (
         bool(layers)
@@ -114,9 +126,11 @@ def has_full_attention(model: Any) -> bool:
 def choose(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """The next token of each row: logits [rows, vocabulary], draws [rows] in (0, 1] → ids [rows].
 
-    A row's token is the first one up to which the probabilities sum to its draw, so it depends on no other row.
+    A row's token is the first at which the cumulative probability reaches its draw, so it depends on
+    no other row.
 
-    >>> choose(torch.tensor([[0.0, 0.0, 0.0, 0.0]] * 2), torch.tensor([0.2, 0.8]), Sampling(temperature=1.0))
+    >>> draws = torch.tensor([0.2, 0.8])
+    >>> choose(torch.tensor([[0.0, 0.0, 0.0, 0.0]] * 2), draws, Sampling(temperature=1.0))
     tensor([0, 3])
     """
     if sampling.temperature == 0:
@@ -139,23 +153,26 @@ def _turn(prompt: list[int], seed: int, limit: int) -> Row:
     return Row(ids=list(prompt), prompt=len(prompt), slot=-1, limit=limit, draws=draws)
 
 
-class _Cached:
-    """Completes turns with a RowCache. The rows at work stand in its slots 0 … n - 1, in any order."""
+class _CachedEngine:
+    """Completes turns with a RowCache. The n rows in use have the slots 0 … n - 1, in any order."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._device = model.get_input_embeddings().weight.device
         self._cache = RowCache(len(DynamicCache(config=model.config).layers))
         self._rows: list[Row] = []  # of the last call
 
     def complete(self, rows: list[Row], sampling: Sampling, stops: frozenset[int]) -> None:
-        """Generate into `rows`, each up to a stop id or its limit."""
-        goes_on = self._continue(rows)
-        if not goes_on:
+        """Generate into `rows`, each until a stop id or its limit."""
+        continued = self._continue(rows)
+        capacity = max(row.prompt + row.limit for row in rows) + 1
+        if continued:
+            lengths = [row.cached for row in sorted(rows, key=lambda row: row.slot)]
+            self._cache.reserve(len(rows), capacity, lengths)
+        else:
             self._cache.clear()
-        self._cache.reserve(len(rows), max(row.prompt + row.limit for row in rows) + 1)
-        if not goes_on:
-            self._begin(rows)
+            self._cache.reserve(len(rows), capacity, [])
+            self._start(rows)
         self._rows = rows
         for row in rows:
             row.reused = row.cached
@@ -165,7 +182,7 @@ class _Cached:
         self._decode(rows, sampling, stops)
 
     def _continue(self, rows: list[Row]) -> bool:
-        """Give each row the slot of the row of the last call it goes on from; False where one goes on from none."""
+        """Give each row the slot of the row it continues; False if a row continues none."""
         free = list(self._rows)
         for row in rows:
             match = _match(row, free)
@@ -180,25 +197,25 @@ class _Cached:
         self._swap(holes, [row for row in rows if row.slot >= len(rows)])
         return True
 
-    def _begin(self, rows: list[Row]) -> None:
-        """Give the rows new slots, and compute once what several of them begin with."""
+    def _start(self, rows: list[Row]) -> None:
+        """Give the rows new slots, and compute the prefixes that several of them share."""
         for slot, row in enumerate(rows):
             row.slot, row.cached = slot, 0
-        for wave in shared_segments([row.ids for row in rows]):
-            for part in _parts([(rows[segment.row], segment.end) for segment in wave]):
+        for wave in shared_prefixes([row.ids for row in rows]):
+            for part in _parts([(rows[prefix.row], prefix.end) for prefix in wave]):
                 self._prefill(part)
-            for segment in wave:
-                self._cache.spread(segment.row, segment.others, segment.start, segment.end)
-                for other in segment.others:
-                    rows[other].cached = min(segment.end, rows[other].prompt - 1)
+            for prefix in wave:
+                self._cache.spread(prefix.row, prefix.others, prefix.start, prefix.end)
+                for other in prefix.others:
+                    rows[other].cached = min(prefix.end, rows[other].prompt - 1)
         for row in rows:
             row.cached = min(row.cached, row.prompt - 1)
 
     def _prefill(self, part: list[tuple[Row, int]]) -> torch.Tensor:
-        """Compute each (row, end) up to `end`; returns the logits [rows, vocabulary] behind each row's last token.
+        """Compute each (row, end) up to `end`; returns the logits [rows, vocabulary] at its last token.
 
-        Rows are padded on the right: the padding all falls on the position behind the row's end, which is
-        overwritten before anything sees it.
+        Rows are padded on the right. All padding is written to the position after the row's end, which
+        is overwritten before anything attends to it.
         """
         starts = np.array([row.cached for row, _ in part])
         counts = np.array([end for _, end in part]) - starts
@@ -215,17 +232,17 @@ class _Cached:
             return self._forward(self._tensor(ids), Place(slots, self._tensor(positions), width))
 
     def _decode(self, rows: list[Row], sampling: Sampling, stops: frozenset[int]) -> None:
-        """Generate token by token; rows that have ended are moved out of the batch when they are many."""
+        """Generate token by token; finished rows are moved out of the batch once they are many."""
         batch = sorted(rows, key=lambda row: row.slot)
         while live := sum(row.finish is None for row in batch):
             if live < _COMPACT_BELOW * len(batch):
-                ended = [row.slot for row in batch[:live] if row.finish is not None]
-                self._swap(ended, [row for row in batch[live:] if row.finish is None], batch)
+                finished = [row.slot for row in batch[:live] if row.finish is not None]
+                self._swap(finished, [row for row in batch[live:] if row.finish is None], batch)
                 batch = sorted(batch, key=lambda row: row.slot)[:live]
             _write(batch, self._step(batch), sampling, stops)
 
     def _step(self, batch: list[Row]) -> torch.Tensor:
-        """Logits behind the last token of the rows in slots 0 … n - 1."""
+        """Logits at the last token of the rows in slots 0 … n - 1."""
         positions = np.array([[len(row.ids) - 1] for row in batch])
         ids = self._tensor([[row.ids[-1]] for row in batch])
         for row in batch:
@@ -254,27 +271,26 @@ class _Cached:
         return logits
 
     def _swap(self, slots: list[int], rows: list[Row], batch: Sequence[Row] = ()) -> None:
-        """Put `rows` into `slots`, and the rows of `batch` that stand there where these stood."""
-        if not slots:
-            return
-        self._cache.swap(
-            slots, [row.slot for row in rows], max(row.cached for row in [*rows, *batch])
-        )
+        """Move `rows` to `slots`, exchanging them with the rows of `batch` found there."""
         evicted = {row.slot: row for row in batch}
         for slot, row in zip(slots, rows, strict=True):
-            if slot in evicted:
-                evicted[slot].slot = row.slot
+            other = evicted.get(slot)
+            self._cache.swap(slot, row.slot, max(row.cached, other.cached if other else 0))
+            if other:
+                other.slot = row.slot
             row.slot = slot
 
     def _tensor(self, values: Any) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values), device=self._device)
 
 
-class _Plain:
-    """Completes turns by the model's own `generate`, each prompt from its start: for models whose layers are not all
-    full attention, where a row cannot be cut back and written on at a position of its own."""
+class _GenerateEngine:
+    """Completes turns with the model's own `generate`, computing each prompt from its start.
 
-    def __init__(self, model: Any) -> None:
+    For models whose layers are not all full attention: their caches cannot be cut back row by row.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._device = model.get_input_embeddings().weight.device
 
@@ -297,15 +313,15 @@ class _Plain:
             torch.as_tensor(ids, device=self._device),
             attention_mask=torch.as_tensor(mask, device=self._device),
             generation_config=config,
-            logits_processor=LogitsProcessorList([_Drawn(draws, width, sampling)]),
+            logits_processor=LogitsProcessorList([_Choice(draws, width, sampling)]),
         )
         for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
             for token in tokens:
                 _append(row, token, stops)
 
 
-class _Drawn(LogitsProcessor):
-    """Leaves to greedy decoding only the token that `choose` takes."""
+class _Choice(LogitsProcessor):
+    """Leaves greedy decoding only the token that `choose` selects."""
 
     def __init__(self, draws: np.ndarray, prompt: int, sampling: Sampling) -> None:
         self._draws, self._prompt, self._sampling = draws, prompt, sampling
@@ -321,7 +337,7 @@ class _Drawn(LogitsProcessor):
 def _write(
     rows: list[Row], logits: torch.Tensor, sampling: Sampling, stops: frozenset[int]
 ) -> None:
-    """Append the next token to each row that has not ended."""
+    """Append the next token to each row that has not finished."""
     draws = [row.draws[len(row.ids) - row.prompt] if row.finish is None else 1.0 for row in rows]
     tokens = choose(
         logits, torch.tensor(draws, dtype=torch.float32, device=logits.device), sampling
@@ -341,13 +357,11 @@ def _append(row: Row, token: int, stops: frozenset[int]) -> None:
 
 
 def _match(row: Row, candidates: list[Row]) -> Row | None:
-    """The candidate whose prompt the row begins with and which it shares most with."""
+    """The candidate that shares most tokens with the row; the row must start with its prompt."""
     best = None
     for old in candidates:
         if row.ids[: old.prompt] == old.ids[: old.prompt]:
-            if (
-                row.ids[: len(old.ids)] == old.ids
-            ):  # it goes on where this one ended: no other can share more
+            if row.ids[: len(old.ids)] == old.ids:  # the row continues it: none can share more
                 return old
             if best is None or _common(row.ids, old.ids, old.prompt) > _common(
                 row.ids, best.ids, best.prompt
@@ -363,20 +377,20 @@ def _common(one: list[int], other: list[int], start: int) -> int:
 
 
 def _parts(jobs: list[tuple[Row, int]]) -> list[list[tuple[Row, int]]]:
-    """The jobs (row, end), sorted by their number of new tokens, in parts of at most `_PREFILL_TOKENS` with padding."""
+    """The jobs (row, end), sorted by new tokens, in parts of `_PREFILL_TOKENS` with padding."""
     parts: list[list[tuple[Row, int]]] = []
     width = 0
     for row, end in sorted(jobs, key=lambda job: job[0].cached - job[1]):
         if not parts or (len(parts[-1]) + 1) * width > _PREFILL_TOKENS:
             parts.append([])
-            width = end - row.cached  # from long to short: the first of a part is its widest
+            width = end - row.cached  # sorted from long to short: the first is the widest
         parts[-1].append((row, end))
     return parts
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Tokens start … end - 1 which several prompts have in common: computed for `row`, copied to `others`."""
+class SharedPrefix:
+    """Tokens start … end - 1 of several prompts, computed for `row` and copied to `others`."""
 
     row: int
     others: tuple[int, ...]
@@ -384,19 +398,22 @@ class Segment:
     end: int
 
 
-def shared_segments(
+def shared_prefixes(
     prompts: Sequence[list[int]], worth: int = _WORTH_SHARING
-) -> list[list[Segment]]:
-    """What the prompts have in common, in waves: a segment begins where one of an earlier wave ends (or at 0).
+) -> list[list[SharedPrefix]]:
+    """The common prefixes of prompts, in waves: each starts at 0 or where one of an earlier wave ends.
 
-    A segment is worth a pass of its own when it saves `worth` tokens.
+    A prefix gets a separate pass if that saves `worth` tokens.
 
-    >>> shared_segments([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 6]], worth=1)
-    [[Segment(row=0, others=(1, 2), start=0, end=2)], [Segment(row=0, others=(1,), start=2, end=3)]]
+    >>> first, second = shared_prefixes([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 6]], worth=1)
+    >>> first
+    [SharedPrefix(row=0, others=(1, 2), start=0, end=2)]
+    >>> second
+    [SharedPrefix(row=0, others=(1,), start=2, end=3)]
     """
     order = sorted(range(len(prompts)), key=lambda index: prompts[index])
     common = [_common(prompts[one], prompts[other], 0) for one, other in pairwise(order)]
-    chunks: list[list[Segment]] = []
+    waves: list[list[SharedPrefix]] = []
     groups = [(0, len(order), 0, 0)]
     while groups:
         first, last, start, wave = groups.pop()
@@ -404,8 +421,9 @@ def shared_segments(
             continue
         end = min(common[first : last - 1])
         if (last - first - 1) * (end - start) >= worth:
-            chunks += [[] for _ in range(wave + 1 - len(chunks))]
-            chunks[wave].append(Segment(order[first], tuple(order[first + 1 : last]), start, end))
+            waves += [[] for _ in range(wave + 1 - len(waves))]
+            others = tuple(order[first + 1 : last])
+            waves[wave].append(SharedPrefix(order[first], others, start, end))
             start, wave = end, wave + 1
         cuts = [
             first,
@@ -413,4 +431,4 @@ def shared_segments(
             last,
         ]
         groups += [(one, other, start, wave) for one, other in pairwise(cuts)]
-    return chunks
+    return waves

@@ -21,7 +21,7 @@ from eef.models.checkpoint import save_checkpoint
 from eef.renderer import Renderer
 from eef.students.curriculum import Curriculum, StudentSettings
 from eef.training.settings import TrainSettings
-from eef.training.sft import train
+from eef.training.sft import train_examples
 from eef.utils.progress import OnProgress, ignore_progress
 
 
@@ -105,7 +105,7 @@ def build_student(
             hint="raise `max_episode_tokens`",
         )
     model.set_attn_implementation("eager")  # twice as fast on a CPU for sequences this short
-    train(
+    train_examples(
         model,
         drills,
         _train_settings(settings).model_copy(
@@ -119,7 +119,7 @@ def build_student(
         on_progress=_with_subject("training on drills", on_progress),
     )
     model.set_attn_implementation("sdpa")
-    train(
+    train_examples(
         model,
         [*lessons, *drills[: curriculum.repeated_drills]],
         _train_settings(settings),

@@ -13,13 +13,14 @@ from eef.renderer import Rendered
 
 Item = TypeVar("Item")
 
-_GRAIN = (
-    16  # widths of a batch are multiples of it: few shapes, for each of which a kernel is made once
-)
+_GRAIN = 16  # widths are multiples of it: each new shape costs the compilation of a kernel
 
 
-def batches(examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Endless batches of example indices: each epoch is a permutation of its own, and a batch may span two epochs."""
+def shuffled_batches(examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of example indices; each epoch is a new permutation.
+
+    A batch may span two epochs.
+    """
     left: list[int] = []
     epoch = 0
     while True:
@@ -33,32 +34,35 @@ def batches(examples: int, batch_size: int, seed: int) -> Iterator[list[int]]:
 
 
 def micro_batches(
-    batch: Sequence[Item], max_tokens_per_microbatch: int, length: Callable[[Item], int]
+    batch: Sequence[Item], max_tokens: int, length: Callable[[Item], int]
 ) -> list[list[Item]]:
-    """The batch, sorted by length, in parts of at most `max_tokens_per_microbatch` tokens with padding (but at least one item).
+    """The batch, sorted by length, in micro-batches of at most `max_tokens` tokens with padding.
+
+    An item longer than that gets a micro-batch of its own.
 
     >>> [[*part] for part in micro_batches([9, 2, 3, 10], 20, lambda tokens: tokens)]
     [[10, 9], [3, 2]]
     """
     parts: list[list[Item]] = []
     for item in sorted(batch, key=lambda item: -length(item)):
-        # sorted from long to short, so the first of a part is as wide as the part
-        if parts and (len(parts[-1]) + 1) * length(parts[-1][0]) <= max_tokens_per_microbatch:
+        # sorted from long to short, so the first item is as wide as its micro-batch
+        if parts and (len(parts[-1]) + 1) * length(parts[-1][0]) <= max_tokens:
             parts[-1].append(item)
         else:
             parts.append([item])
     return parts
 
 
-def tensors(
+def padded_tensors(
     part: Sequence[Rendered],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(ids [rows, width], positions [n], targets [n], weights [n]) of a micro-batch with n trained tokens.
+    """(ids [rows, width], positions [n], targets [n], weights [n]) for n trained tokens.
 
-    `ids` is padded on the right with 0 to a multiple of 16, and lacks what predicts nothing: the last token of the
-    longest example. Position p of the flattened `ids` predicts its target.
+    `ids` is padded on the right with 0 to a multiple of 16. It lacks the last token of the longest
+    example, which predicts nothing. Position p of the flattened `ids` predicts its target.
 
-    Worked example (ids 5 6 7 with weights 0 1 1, and ids 8 9 with weights 0 1), cut after two of 16 columns:
+    Worked example (ids 5 6 7 with weights 0 1 1, and ids 8 9 with weights 0 1), shown up to the
+    second of 16 columns:
 
         ids  5 6 …    positions  0 1 16    targets  6 7 9    weights  1 1 1
              8 9 …

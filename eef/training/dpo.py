@@ -1,8 +1,8 @@
-"""Preference training (DPO): rendered pairs → changed weights of a model; and a round's training as a whole.
+"""Preference training (DPO) on pairs of rendered responses.
 
-Beside `eef.train`, whose trainer it uses. The loss of a pair is −log σ(β((c − c₀) − (r − r₀))): c and r are the
-weighted log-probabilities of its chosen and its rejected way, c₀ and r₀ those of the frozen reference, the model itself
-as it was before the first pair. Only tokens with a weight enter, so that nothing the environment says does.
+The loss of a pair is −log σ(β((c − c₀) − (r − r₀))). c and r are the weighted log-probabilities of
+its chosen and rejected response; c₀ and r₀ are those of the frozen reference, which is the model
+before the first pair. Only tokens with a weight count, so no token of the environment does.
 Source: Rafailov et al., *Direct Preference Optimization*, arXiv 2305.18290.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -20,12 +20,15 @@ from eef.errors import MethodError
 from eef.renderer import Rendered, RenderedPair
 from eef.training.batching import micro_batches
 from eef.training.settings import TrainSettings
-from eef.training.trainer import Parameters, Training, TrainResult, training
+from eef.training.trainer import Parameters, Trainer, TrainResult, training_mode
 from eef.utils.progress import OnProgress, ignore_progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def train_pairs(
-    model: Any,
+    model: PreTrainedModel,
     pairs: Sequence[RenderedPair],
     settings: TrainSettings,
     beta: float,
@@ -33,25 +36,28 @@ def train_pairs(
     directory: Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
-    """Train a model in place on pairs; `settings.batch_size` counts pairs. For the rest see `eef.training.sft.train`.
+    """Train a model in place on pairs; `settings.batch_size` counts pairs.
 
-    What the reference's pass over all pairs takes counts as processed tokens.
+    The reference's pass over all pairs counts as processed tokens. `directory` and errors are as in
+    `eef.training.sft.train_examples`.
     """
     usable = [
         pair for pair in pairs if any(pair.chosen.weights[1:]) and any(pair.rejected.weights[1:])
     ]
     if not usable:
-        raise MethodError("there is nothing to train on: no pair has trained tokens on both ways")
-    with training(model, settings) as parameters:
-        return DpoTraining(model, parameters, usable, settings, directory, beta).run(on_progress)
+        raise MethodError(
+            "there is nothing to train on: no pair has trained tokens in both responses"
+        )
+    with training_mode(model, settings) as parameters:
+        return DpoTrainer(model, parameters, usable, settings, directory, beta).run(on_progress)
 
 
-class DpoTraining(Training[RenderedPair]):
-    """Pairs, each with the margin log p(chosen) − log p(rejected) of the reference."""
+class DpoTrainer(Trainer[RenderedPair]):
+    """Trains on pairs; `reference` holds each pair's margin log p(chosen) − log p(rejected)."""
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         parameters: Parameters,
         pairs: list[RenderedPair],
         settings: TrainSettings,
@@ -61,7 +67,7 @@ class DpoTraining(Training[RenderedPair]):
         super().__init__(model, parameters, pairs, settings, directory)
         self.beta = beta
         self.reference = self._reference_margins()
-        tokens = sum(len(way.ids) for pair in pairs for way in self.renderings(pair))
+        tokens = sum(len(response.ids) for pair in pairs for response in self.sequences(pair))
         self.result = replace(self.result, processed_tokens=tokens)
 
     def loss(self, part: Sequence[RenderedPair]) -> torch.Tensor:
@@ -70,23 +76,24 @@ class DpoTraining(Training[RenderedPair]):
 
     def margins(self, part: Sequence[RenderedPair]) -> torch.Tensor:
         """log p(chosen) − log p(rejected) of each pair, [pairs]."""
-        ways = [way for pair in part for way in self.renderings(pair)]
-        losses, weights, rows = self.token_losses(ways)
-        scores = torch.zeros(len(ways), device=self.device).index_add(0, rows, -losses * weights)
+        responses = [response for pair in part for response in self.sequences(pair)]
+        losses, weights, rows = self.token_losses(responses)
+        scores = torch.zeros(len(responses), device=self.device)
+        scores = scores.index_add(0, rows, -losses * weights)
         return scores[0::2] - scores[1::2]
 
     def weight(self, item: RenderedPair) -> float:
         return 1.0
 
-    def parts(self, batch: Sequence[RenderedPair]) -> list[list[RenderedPair]]:
+    def micro_batches(self, batch: Sequence[RenderedPair]) -> list[list[RenderedPair]]:
         return micro_batches(
             batch, self.settings.max_tokens_per_microbatch // 2, lambda pair: pair.width
         )
 
-    def renderings(self, item: RenderedPair) -> tuple[Rendered, ...]:
+    def sequences(self, item: RenderedPair) -> tuple[Rendered, ...]:
         return item.chosen, item.rejected
 
-    def rules(self) -> dict[str, Any]:
+    def hyperparameters(self) -> dict[str, Any]:
         return {"beta": self.beta}
 
     @torch.no_grad()
@@ -94,7 +101,7 @@ class DpoTraining(Training[RenderedPair]):
         """The margins of the model as it is now, without dropout."""
         self.model.eval()
         margins: dict[RenderedPair, float] = {}
-        for part in self.parts(self.items):
+        for part in self.micro_batches(self.items):
             margins |= zip(part, self.margins(part).tolist(), strict=True)
         self.model.train()
         return margins

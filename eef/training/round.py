@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from eef.renderer import Rendered, RenderedPair
 from eef.training.dpo import train_pairs
 from eef.training.settings import DpoSettings, TrainSettings
-from eef.training.sft import train
+from eef.training.sft import train_examples
 from eef.training.trainer import TrainResult
 from eef.utils.progress import OnProgress, ignore_progress
 
-PAIRS = "pairs"  # where the points to resume from of this part of a training are kept
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PAIRS = "pairs"  # subdirectory of the training checkpoints of the second part
 
 
 def train_round(
-    model: Any,
+    model: PreTrainedModel,
     examples: Sequence[Rendered],
     pairs: Sequence[RenderedPair],
     settings: TrainSettings,
@@ -27,25 +30,25 @@ def train_round(
     directory: Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
-    """Train a model in place on a round's examples, then on its pairs. Raises what `train` raises.
+    """Train a model in place on a round's examples, then on its pairs.
 
-    `settings.updates` are those of both together: `dpo.share` of them goes to the pairs where there are both.
+    `settings.updates` counts both parts; if there are examples and pairs, `dpo.share` of them go to
+    the pairs. Errors are those of `train_examples`.
     """
     first, second = _settings_of(bool(examples), bool(pairs), settings, dpo)
     result = TrainResult(updates=0)
     if first is not None:
         after = second.updates if second and second.updates else 0
-        result = train(
+        result = train_examples(
             model, examples, first, directory=directory, on_progress=_shifted(on_progress, 0, after)
         )
     if second is not None:
-        points = directory / PAIRS if directory else None
         later = train_pairs(
             model,
             pairs,
             second,
             dpo.beta,
-            directory=points,
+            directory=directory / PAIRS if directory else None,
             on_progress=_shifted(on_progress, result.updates, 0),
         )
         result = _sum(result, later)
@@ -55,7 +58,7 @@ def train_round(
 def _settings_of(
     examples: bool, pairs: bool, settings: TrainSettings, dpo: DpoSettings
 ) -> tuple[TrainSettings | None, TrainSettings | None]:
-    """Settings for examples and for pairs; None where there are none (or no update is left)."""
+    """Settings for examples and for pairs; None if there are none or no update remains for them."""
     first, second = settings, settings.model_copy(update={"learning_rate": dpo.learning_rate})
     if not examples or not pairs or settings.updates is None:
         return first if examples else None, second if pairs else None

@@ -1,10 +1,10 @@
-"""Masked, weighted supervised fine-tuning."""
+"""Supervised fine-tuning with per-token loss weights: L = −Σ w·log p / Σ w over each batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,37 +12,37 @@ from eef.errors import MethodError
 from eef.renderer import Rendered
 from eef.training.batching import micro_batches
 from eef.training.settings import TrainSettings
-from eef.training.trainer import (
-    Training,
-    TrainResult,
-    training,
-)
+from eef.training.trainer import Trainer, TrainResult, training_mode
 from eef.utils.progress import OnProgress, ignore_progress
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def train(
-    model: Any,
+
+def train_examples(
+    model: PreTrainedModel,
     rendered: Sequence[Rendered],
     settings: TrainSettings,
     *,
     directory: Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
-    """Train a model in place, and leave it in evaluation mode.
+    """Train a model in place and leave it in evaluation mode.
 
-    With `directory` and `save_every` points to resume from are kept there, and one that is there already is resumed.
-    Examples without a trained token are left out. Raises MethodError (nothing to train on), ConfigError (a dtype that
-    cannot be trained in), ModelError (the loss is no number), StoreError (the point belongs to another training).
+    With `directory` and `save_every`, training checkpoints are kept there and the latest one is
+    resumed. Examples without a trained token are skipped. Raises MethodError if no example remains,
+    ConfigError for a dtype that cannot be trained, ModelError if the loss is not finite, StoreError
+    if the training checkpoint belongs to other examples or settings.
     """
     examples = [example for example in rendered if any(example.weights[1:])]
     if not examples:
         raise MethodError("there is nothing to train on: no example has a trained token")
-    with training(model, settings) as parameters:
-        return SftTraining(model, parameters, examples, settings, directory).run(on_progress)
+    with training_mode(model, settings) as parameters:
+        return SftTrainer(model, parameters, examples, settings, directory).run(on_progress)
 
 
-class SftTraining(Training[Rendered]):
-    """Examples to be imitated: L = −Σ w·log p / Σ w."""
+class SftTrainer(Trainer[Rendered]):
+    """Imitates examples: L = −Σ w·log p / Σ w."""
 
     def loss(self, part: Sequence[Rendered]) -> torch.Tensor:
         losses, weights, _ = self.token_losses(part)
@@ -51,10 +51,10 @@ class SftTraining(Training[Rendered]):
     def weight(self, item: Rendered) -> float:
         return sum(item.weights[1:])
 
-    def parts(self, batch: Sequence[Rendered]) -> list[list[Rendered]]:
+    def micro_batches(self, batch: Sequence[Rendered]) -> list[list[Rendered]]:
         return micro_batches(
             batch, self.settings.max_tokens_per_microbatch, lambda item: len(item.ids)
         )
 
-    def renderings(self, item: Rendered) -> tuple[Rendered, ...]:
+    def sequences(self, item: Rendered) -> tuple[Rendered, ...]:
         return (item,)

@@ -1,9 +1,9 @@
-"""Masked, weighted supervised fine-tuning: rendered examples → changed weights of a model.
+"""The update loop: weighted losses, micro-batches, training checkpoints.
 
-After `eef.renderer` (ids and weights), before `eef.models.checkpoint`; `eef.preference` trains on pairs in the same way, by
-`Training`. An update's loss is taken over all trained tokens of its whole batch, L = −Σ w·log p / Σ w, however the
-batch is cut into micro-batches. Points to resume from are safetensors and JSON; a training which was killed and goes on
-ends with the same bits as one which was not.
+The loss of an update is the weighted mean over its whole batch, however the batch is cut into
+micro-batches. Training checkpoints are safetensors and JSON. A training that was killed and resumed
+ends with the same bits as an uninterrupted one; that exactness, and one loss rule for examples and
+pairs, are why this is not a `transformers.Trainer`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 import torch
@@ -27,20 +27,27 @@ from torch.nn.functional import cross_entropy
 from eef.errors import ConfigError, ModelError, StoreError
 from eef.models.loading import DTYPES, logits_only_at, writing_weights
 from eef.renderer import Rendered
-from eef.training.batching import Item, batches, tensors
+from eef.training.batching import Item, padded_tensors, shuffled_batches
 from eef.training.settings import TrainSettings
 from eef.utils.jsonl import disk_errors, read_json, write_json
 from eef.utils.progress import OnProgress, Progress
 
-STATE_FILE = "state.safetensors"
-MANIFEST_FILE = "manifest.json"  # written last: without it a point is not there
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_STATE_FILE = "state.safetensors"
+_MANIFEST_FILE = "manifest.json"  # written last: a checkpoint without it is ignored
 
 Parameters = dict[str, torch.nn.Parameter]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a training did. `trained_tokens` carried weight, `processed_tokens` went through the model (no padding)."""
+    """Counts and losses of a training.
+
+    `trained_tokens` carried weight; `processed_tokens` went through the model, padding excluded.
+    `losses` has one entry per update.
+    """
 
     updates: int
     trained_tokens: int = 0
@@ -50,25 +57,28 @@ class TrainResult:
 
 
 @contextmanager
-def training(model: Any, settings: TrainSettings) -> Iterator[Parameters]:
-    """Within it a model's parameters (those that are trained) may be changed. ConfigError: untrainable dtype."""
+def training_mode(model: PreTrainedModel, settings: TrainSettings) -> Iterator[Parameters]:
+    """Put a model into training mode; yields the trained parameters by name.
+
+    ConfigError for a dtype that cannot be trained.
+    """
     if settings.dtype == "float16":
         raise ConfigError(
-            "`train.dtype` float16 would lose small gradients", hint="take bfloat16 or float32"
+            "`train.dtype` is float16, which loses small gradients", hint="use bfloat16 or float32"
         )
     with _cpu(settings.threads), _trainable(model, settings) as parameters, torch.random.fork_rng():
         yield parameters
 
 
 def count_updates(examples: int, settings: TrainSettings) -> int:
-    """Updates that the settings stand for: `updates` itself, or `epochs` over that many examples, at least 1."""
+    """The number of updates: `updates` if set, otherwise `epochs` over the examples, at least 1."""
     if settings.updates is not None:
         return settings.updates
     return max(1, round((settings.epochs or 1.0) * examples / settings.batch_size))
 
 
 def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:
-    """Learning rate of an update (from 0): a linear rise over the warm-up, then the schedule, down to 0.
+    """Learning rate of an update (counted from 0): a linear warm-up, then the schedule, down to 0.
 
     >>> settings = TrainSettings(updates=10, learning_rate=1.0, warmup_ratio=0.2, schedule="linear")
     >>> [round(learning_rate(update, 10, settings), 2) for update in range(10)]
@@ -86,15 +96,15 @@ def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:
     return settings.learning_rate * shape[settings.schedule]
 
 
-class Training(Generic[Item]):
-    """One training: what it changes, and how far it is. A subclass says what the loss of an item is.
+class Trainer(Generic[Item]):
+    """One training. A subclass defines the loss and the weight of an item (an example or a pair).
 
-    An update's loss is that of all its items by the sum of their weights, however the batch is cut into parts.
+    The loss of an update is the sum of its items' losses, divided by the sum of their weights.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         parameters: Parameters,
         items: list[Item],
         settings: TrainSettings,
@@ -112,7 +122,7 @@ class Training(Generic[Item]):
         self.result = TrainResult(updates=0)
         self.updates = count_updates(len(items), settings)
 
-    # what a subclass says
+    # defined by subclasses
 
     def loss(self, part: Sequence[Item]) -> torch.Tensor:
         """The weighted sum of the losses of some items."""
@@ -121,23 +131,24 @@ class Training(Generic[Item]):
     def weight(self, item: Item) -> float:
         raise NotImplementedError
 
-    def parts(self, batch: Sequence[Item]) -> list[list[Item]]:
+    def micro_batches(self, batch: Sequence[Item]) -> list[list[Item]]:
         """The batch in parts that fit into memory."""
         raise NotImplementedError
 
-    def renderings(self, item: Item) -> tuple[Rendered, ...]:
-        """What of an item goes through the model."""
+    def sequences(self, item: Item) -> tuple[Rendered, ...]:
+        """The token sequences of an item that go through the model."""
         raise NotImplementedError
 
-    def rules(self) -> dict[str, Any]:
-        """What decides the result beside items and settings, JSON-ready."""
+    def hyperparameters(self) -> dict[str, Any]:
+        """Whatever determines the result besides items and settings, as JSON values."""
         return {}
 
-    # what they share
+    # shared
 
     def run(self, on_progress: OnProgress) -> TrainResult:
+        """Train, starting from the latest training checkpoint if there is one."""
         self._resume()
-        order = batches(len(self.items), self.settings.batch_size, self.settings.seed)
+        order = shuffled_batches(len(self.items), self.settings.batch_size, self.settings.seed)
         for update, batch in zip(range(self.updates), order, strict=False):
             if update < self.result.updates:
                 continue
@@ -152,17 +163,17 @@ class Training(Generic[Item]):
 
     def _update(self, update: int, batch: list[Item], rate: float) -> float:
         """One optimizer update; returns its loss."""
-        torch.manual_seed(
-            1_000_003 * self.settings.seed + update
-        )  # for dropout: a resumed training draws the same
+        # per update, so that a resumed training draws the same dropout
+        torch.manual_seed(1_000_003 * self.settings.seed + update)
         total = sum(self.weight(item) for item in batch)
-        losses = [self._backward(part, total) for part in self.parts(batch)]
+        losses = [self._backward(part, total) for part in self.micro_batches(batch)]
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
         loss = float(torch.stack(losses).sum())
         if not math.isfinite(loss) or not math.isfinite(float(norm)):
             raise ModelError(
-                f"training broke down at update {update + 1}: loss {loss}, gradient norm {float(norm)}",
-                hint=f"lower `train.learning_rate` (it was {rate:.2g}), or take `train.dtype` float32",
+                f"training diverged at update {update + 1}: loss {loss}, "
+                f"gradient norm {float(norm)}",
+                hint=f"lower `train.learning_rate` (it was {rate:.2g}), or set `train.dtype` to float32",
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -171,7 +182,7 @@ class Training(Generic[Item]):
         return loss
 
     def _backward(self, part: list[Item], total: float) -> torch.Tensor:
-        """Add the gradients of a micro-batch; returns its share of the batch's loss."""
+        """Accumulate the gradients of a micro-batch; returns its share of the batch's loss."""
         loss = self.loss(part) / total
         loss.backward()
         return loss.detach()
@@ -181,9 +192,11 @@ class Training(Generic[Item]):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(−log p, weight, row in the part) of every token with a weight, [n] each.
 
-        Padding stands on the right, where causal attention never looks, so that no mask is needed.
+        No attention mask is needed: padding is on the right, where causal attention never looks.
         """
-        ids, positions, targets, weights = (tensor.to(self.device) for tensor in tensors(part))
+        ids, positions, targets, weights = (
+            tensor.to(self.device) for tensor in padded_tensors(part)
+        )
         with self._autocast(), logits_only_at(self.model, positions):
             logits = self.model(input_ids=ids, use_cache=False).logits
         return (
@@ -200,51 +213,53 @@ class Training(Generic[Item]):
     def _count(self, batch: list[Item], loss: float, started: float) -> None:
         before = self.result
         before.losses.append(loss)
-        rendered = [each for item in batch for each in self.renderings(item)]
+        sequences = [each for item in batch for each in self.sequences(item)]
         self.result = replace(
             before,
             updates=before.updates + 1,
             seconds=before.seconds + time.monotonic() - started,
-            trained_tokens=before.trained_tokens + sum(each.trained for each in rendered),
-            processed_tokens=before.processed_tokens + sum(len(each.ids) for each in rendered),
+            trained_tokens=before.trained_tokens + sum(each.trained for each in sequences),
+            processed_tokens=before.processed_tokens + sum(len(each.ids) for each in sequences),
         )
 
     def _save(self) -> None:
         every, done = self.settings.save_every, self.result.updates
         if self.directory is None or every is None or done % every != 0:
             return
-        point = self.directory / f"update-{done:08d}"
-        shutil.rmtree(point, ignore_errors=True)
-        with disk_errors(point):
-            point.mkdir(parents=True)
-        save_tensors(_state(self.parameters, self.optimizer), point / STATE_FILE)
-        write_json(
-            point / MANIFEST_FILE, {"fingerprint": self._fingerprint(), **asdict(self.result)}
-        )
+        checkpoint = self.directory / f"update-{done:08d}"
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        with disk_errors(checkpoint):
+            checkpoint.mkdir(parents=True)
+        with writing_weights(checkpoint / _STATE_FILE):
+            save_file(_state(self.parameters, self.optimizer), checkpoint / _STATE_FILE)
+        manifest = {"fingerprint": self._fingerprint(), **asdict(self.result)}
+        write_json(checkpoint / _MANIFEST_FILE, manifest)
         for older in self.directory.glob("update-*"):
-            if older != point:
+            if older != checkpoint:
                 shutil.rmtree(older)
 
     def _resume(self) -> None:
-        """Take up the latest complete point there is."""
-        points = sorted(self.directory.glob(f"update-*/{MANIFEST_FILE}")) if self.directory else []
-        if not points:
+        """Load the latest complete training checkpoint, if there is one."""
+        pattern = f"update-*/{_MANIFEST_FILE}"
+        manifests = sorted(self.directory.glob(pattern)) if self.directory else []
+        if not manifests:
             return
-        manifest = read_json(points[-1])
+        manifest, checkpoint = read_json(manifests[-1]), manifests[-1].parent
         if manifest.pop("fingerprint") != self._fingerprint():
             raise StoreError(
-                f"`{points[-1].parent}` belongs to a training with other examples or settings",
+                f"`{checkpoint}` belongs to a training with other examples or settings",
                 hint="remove that directory to train from the start",
             )
-        state = load_file(points[-1].parent / STATE_FILE, device=str(self.device))
+        state = load_file(checkpoint / _STATE_FILE, device=str(self.device))
         _restore(self.parameters, self.optimizer, state)
         self.result = TrainResult(**manifest)
 
     def _fingerprint(self) -> str:
-        """Of all that decides the result: the items, and the settings but for those of speed."""
-        settings = {**self.settings.model_dump(exclude={"threads", "save_every"}), **self.rules()}
+        """Digest of whatever determines the result: items and settings, except those of speed."""
+        settings = self.settings.model_dump(exclude={"threads", "save_every"})
+        settings |= self.hyperparameters()
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for each in (rendered for item in self.items for rendered in self.renderings(item)):
+        for each in (sequence for item in self.items for sequence in self.sequences(item)):
             digest.update(
                 np.array(each.ids, np.int64).tobytes()
                 + np.array(each.weights, np.float64).tobytes()
@@ -253,20 +268,20 @@ class Training(Generic[Item]):
 
 
 @contextmanager
-def _trainable(model: Any, settings: TrainSettings) -> Iterator[Parameters]:
-    """The parameters that are trained, by name, kept in float32 while they are: small updates vanish in bfloat16."""
+def _trainable(model: PreTrainedModel, settings: TrainSettings) -> Iterator[Parameters]:
+    """The trained parameters by name, in float32 meanwhile: small updates vanish in bfloat16."""
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
     dtypes = {name: value.dtype for name, value in parameters.items()}
     _cast(parameters, dict.fromkeys(parameters, torch.float32))
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
     try:
         yield parameters
     finally:
         model.eval()
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
         model.zero_grad(set_to_none=True)
         _cast(parameters, dtypes)
 
@@ -274,12 +289,6 @@ def _trainable(model: Any, settings: TrainSettings) -> Iterator[Parameters]:
 def _cast(parameters: Parameters, dtypes: dict[str, torch.dtype]) -> None:
     for name, value in parameters.items():
         value.data = value.data.to(dtypes[name])
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file. StoreError when it cannot be written."""
-    with writing_weights(path):
-        save_file(tensors, path)
 
 
 def _state(parameters: Parameters, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -305,16 +314,17 @@ def _restore(
 
 @contextmanager
 def _cpu(threads: int | None) -> Iterator[None]:
-    """Number of threads, and the faster of torch's two libraries for float32 products.
+    """Set the number of threads, and the faster of torch's two libraries for float32 products.
 
-    oneDNN is asked only where it may lower the precision of float32. Without AMX it has no lower one to offer on
-    x86, and multiplies in float32; on AMD processors it then takes half the time that MKL takes.
+    torch uses oneDNN only if it may lower the precision of float32. On x86 without AMX, oneDNN has
+    no lower precision to offer and multiplies in float32. On AMD processors it takes half as long
+    as MKL.
     """
     onednn: Any = torch.backends.mkldnn
     before, precision = torch.get_num_threads(), onednn.matmul.fp32_precision
-    can = torch.cpu.get_capabilities()
+    cpu = torch.cpu.get_capabilities()
     torch.set_num_threads(threads or before)
-    if can.get("architecture") == "x86_64" and can.get("avx512_f") and not can.get("amx_tile"):
+    if cpu.get("architecture") == "x86_64" and cpu.get("avx512_f") and not cpu.get("amx_tile"):
         onednn.matmul.fp32_precision = "bf16"
     try:
         yield

@@ -9,6 +9,7 @@ from eef.errors import ConfigError
 EXTRAS = {
     "torch": "train",
     "transformers": "train",
+    "huggingface_hub": "train",
     "peft": "train",
     "safetensors": "train",
     "tokenizers": "train",

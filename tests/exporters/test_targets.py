@@ -325,7 +325,7 @@ def trl_losses(tmp_path_factory):
     import torch
     import trl
 
-    from eef.training.sft import train
+    from eef.training.sft import train_examples
 
     directory = tmp_path_factory.mktemp("trl")
     made, renderer = exported("trl", directory)
@@ -375,7 +375,7 @@ def trl_losses(tmp_path_factory):
         with torch.no_grad():
             results[f"{kind} exact"] = float(tiny_model()(**dict(batch.items())).loss)
     settings = TrainSettings(updates=1, batch_size=len(made), learning_rate=1e-3, threads=1)
-    results["ours"] = train(tiny_model(), [example.rendered for example in made], settings).losses[
+    results["ours"] = train_examples(tiny_model(), [example.rendered for example in made], settings).losses[
         0
     ]
     results["examples"] = made

@@ -1,4 +1,4 @@
-"""Models out: merged adapters, the card beside the weights, and a push to a fake of the hub's API."""
+"""Checkpoints: merged adapters, the model card, and a push to a fake of the hub's API."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
 from eef.errors import ConfigError, DataError, ModelError, StoreError
 from eef.models.checkpoint import save_checkpoint, verify_checkpoint
@@ -18,17 +19,13 @@ from eef.models.loading import load_model
 from eef.models.settings import LoraSettings
 from eef.pipeline.evaluation import EvalResult, Outcome
 from eef.pipeline.ledger import Cost
-from eef.pipeline.model_card import base_licence, model_card
+from eef.pipeline.model_card import base_license, model_card
 from eef.renderer import Rendered
 from eef.training.settings import TrainSettings
-from eef.training.sft import train
+from eef.training.sft import train_examples
 from tests.fakes.served import serving
 from tests.fakes.small_run import as_recipe, eef, small_recipe
 from tests.fakes.tiny import save_tiny, tiny_model, tiny_tokenizer
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*gradient_checkpointing.*:FutureWarning"
-)  # of peft
 
 TOKEN = "hf_verySecretToken"
 
@@ -41,7 +38,7 @@ def adapters(tmp_path_factory):
     model, tokenizer = load_model(str(base), device="cpu", lora=LoraSettings(rank=4))
     ids = tuple(tokenizer("Action: go")["input_ids"])
     settings = TrainSettings(updates=3, batch_size=1, learning_rate=0.05, threads=1)
-    train(model, [Rendered(ids, (1.0,) * len(ids))], settings)
+    train_examples(model, [Rendered(ids, (1.0,) * len(ids))], settings)
     directory = tmp_path_factory.mktemp("trained") / "checkpoint"
     save_checkpoint(model, tokenizer, directory, base=str(base), about={"method": "bc"})
     (directory / "README.md").write_text(card(base, lora={"rank": 4}))
@@ -71,7 +68,7 @@ def logits(path, ids):
         return model(torch.tensor([ids])).logits
 
 
-def test_merged_adapters_are_a_full_model_that_says_the_same(adapters, tmp_path):
+def test_merged_adapters_equal_the_adapted_model(adapters, tmp_path):
     directory, base, ids = adapters
     done = eef("model", "merge", directory, "--out", tmp_path / "full")
     assert done.exit_code == 0, done.stderr
@@ -83,12 +80,18 @@ def test_merged_adapters_are_a_full_model_that_says_the_same(adapters, tmp_path)
         plain = AutoModelForCausalLM.from_pretrained(tmp_path / "full")(torch.tensor([ids])).logits
     assert torch.allclose(plain, logits(directory, ids), atol=1e-4)
     assert not torch.allclose(plain, logits(base, ids), atol=1e-2)
-    assert "library_name: transformers" in (tmp_path / "full/README.md").read_text()
+    cards = [ModelCard.load(path / "README.md") for path in (directory, tmp_path / "full")]
+    assert [card.data.library_name for card in cards] == ["peft", "transformers"]
+    assert [card.data.tags for card in cards] == [
+        ["eef", "bc", "toy", "lora"],
+        ["eef", "bc", "toy"],
+    ]
+    assert cards[0].text == cards[1].text
     again = eef("model", "merge", tmp_path / "full", "--out", tmp_path / "again")
-    assert (again.exit_code, "it has no adapters to merge" in again.stderr) == (2, True)
+    assert (again.exit_code, "the model has no adapters to merge" in again.stderr) == (2, True)
 
 
-def test_a_card_says_what_was_trained_on_what_and_how_it_did(adapters):
+def test_a_card_states_recipe_data_and_result(adapters):
     _, base, _ = adapters
     text = card(base, lora={"rank": 4})
     head = yaml.safe_load(text.split("---")[1])
@@ -97,11 +100,11 @@ def test_a_card_says_what_was_trained_on_what_and_how_it_did(adapters):
     assert '"updates": 12' in text
     assert "| examples | 5 |" in text
     assert "| prompt | a\\|b c |" in text
-    assert (base_licence("base"), base_licence("hf/no/where")) == ("apache-2.0", None)
+    assert (base_license("base"), base_license("hf/no/where")) == ("apache-2.0", None)
 
 
 class Hub:
-    """The part of the hub's API that an upload asks: repositories, which files go how, commits."""
+    """The part of the hub's API that an upload uses: repositories, upload modes, commits."""
 
     def __init__(self, status: int = 200) -> None:
         self.status, self.repositories, self.files = status, {}, {}
@@ -135,7 +138,7 @@ class Hub:
         return 200, {}, b"{}"
 
 
-def test_a_push_uploads_the_whole_checkpoint_with_its_card(adapters, monkeypatch, tmp_path):
+def test_a_push_uploads_a_checkpoint_with_its_card(adapters, monkeypatch, tmp_path):
     directory, _, _ = adapters
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     (directory / "training").mkdir(exist_ok=True)
@@ -152,10 +155,10 @@ def test_a_push_uploads_the_whole_checkpoint_with_its_card(adapters, monkeypatch
     assert TOKEN not in done.stdout + done.stderr
 
 
-def test_what_a_hub_refuses_is_told_without_the_token(adapters, monkeypatch, tmp_path):
+def test_errors_of_a_push_do_not_show_the_token(adapters, monkeypatch, tmp_path):
     directory, _, _ = adapters
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(ConfigError, match="the environment has no `HF_TOKEN`"):
+    with pytest.raises(ConfigError, match="`HF_TOKEN` is not set"):
         push(directory, "me/it")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with (
@@ -164,7 +167,10 @@ def test_what_a_hub_refuses_is_told_without_the_token(adapters, monkeypatch, tmp
     ):
         push(directory, "me/it", endpoint=base)
     assert TOKEN not in caught.value.message + caught.value.hint
-    with pytest.raises(ConfigError, match="no name of a repository"), serving(Hub()) as (base, _):
+    with (
+        pytest.raises(ConfigError, match="malformed repository name 'not/a/name'"),
+        serving(Hub()) as (base, _),
+    ):
         push(directory, "not/a/name", endpoint=base)
     bare = save_tiny(tmp_path / "bare")
     with pytest.raises(DataError, match="no complete checkpoint"):

@@ -1,6 +1,8 @@
 """RowCache: buffers follow the rows in use, keep their contents, and are freed with the policy."""
 
 import gc
+import os
+import sys
 import weakref
 
 import pytest
@@ -13,6 +15,7 @@ from eef.policy import Sampling  # noqa: E402
 from eef.renderer import Renderer  # noqa: E402
 from eef.trajectory import Author  # noqa: E402
 from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
+from tests.fakes.worlds import memory  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -27,7 +30,7 @@ def written(cache, rows, positions):
 
 def test_buffers_grow_and_shrink_with_the_rows_and_keep_their_contents():
     cache = RowCache(layers=1)
-    cache.reserve(8, 100)
+    cache.reserve(8, 100, [])
     assert (cache.rows, cache.capacity) == (8, 128)
     keys, values = (each.clone() for each in written(cache, 8, 100))
     for rows, wanted, expected in (
@@ -38,7 +41,7 @@ def test_buffers_grow_and_shrink_with_the_rows_and_keep_their_contents():
         (4, 200, (4, 256)),
         (3, 10, (3, 256)),
     ):
-        cache.reserve(rows, wanted)
+        cache.reserve(rows, wanted, [100] * rows)
         assert (cache.rows, cache.capacity) == expected
         layer = cache.layers[0]
         assert layer.keys.shape == (expected[0], 1, expected[1], 2)
@@ -47,6 +50,18 @@ def test_buffers_grow_and_shrink_with_the_rows_and_keep_their_contents():
         assert not layer.keys[:, :, 100:].any()
     cache.clear()
     assert (cache.rows, cache.capacity, cache.layers[0].buffers()) == (0, 0, [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_buffers_take_no_memory_until_they_are_written():
+    before = memory(os.getpid())
+    cache = RowCache(layers=1)
+    cache.reserve(64, 100_000, [])
+    keys, _ = written(cache, 64, 100)  # 2 × 64 × 100,000 × 2 × 4 bytes: 98 MiB
+    assert keys.sum() > 0
+    assert not cache.layers[0].keys[:, :, 100:].any()  # nor when they are read
+    del keys
+    assert memory(os.getpid()) - before < 50
 
 
 def test_a_policy_frees_its_buffers_without_the_garbage_collector():

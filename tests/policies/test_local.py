@@ -1,4 +1,4 @@
-"""LocalPolicy against `model.generate`, over growing conversations, rows that drop out, and changed orders."""
+"""LocalPolicy equals `model.generate` over growing, finishing and reordered conversations."""
 
 import random
 
@@ -8,10 +8,16 @@ torch = pytest.importorskip("torch")
 
 from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
 
-from eef.policies.local import LocalPolicy, Segment, choose, has_full_attention, shared_segments  # noqa: E402
+from eef.policies.local import (
+    LocalPolicy,
+    SharedPrefix,
+    choose,
+    has_full_attention,
+    shared_prefixes,
+)  # noqa: E402
 from eef.policy import GREEDY, Sampling  # noqa: E402
 from eef.renderer import Renderer  # noqa: E402
-from eef.trajectory import Author
+from eef.trajectory import Author  # noqa: E402
 from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -163,13 +169,13 @@ def test_what_prompts_have_in_common_is_computed_once(model):
     assert computed < 0.5 * sum(completion.prompt_tokens for completion in completions)
 
 
-def test_shared_segments_of_nested_prompts():
+def test_shared_prefixes_of_nested_prompts():
     prompts = [[1, 2, 3, 4], [1, 2, 3, 5], [9], [1, 2, 6]]
-    assert shared_segments(prompts, worth=1) == [
-        [Segment(0, (1, 3), 0, 2)],
-        [Segment(0, (1,), 2, 3)],
+    assert shared_prefixes(prompts, worth=1) == [
+        [SharedPrefix(0, (1, 3), 0, 2)],
+        [SharedPrefix(0, (1,), 2, 3)],
     ]
-    assert shared_segments(prompts, worth=5) == []
+    assert shared_prefixes(prompts, worth=5) == []
 
 
 def test_a_conversation_without_room_overflows_and_the_others_go_on():

@@ -1,4 +1,4 @@
-"""Training on pairs: the loss is TRL's where the masks agree, no token of the environment is in it, and it resumes."""
+"""Training on pairs: the loss equals TRL's, excludes the environment's tokens, and it resumes."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from eef.renderer import Rendered, RenderedPair, Renderer, render_pairs  # noqa:
 from eef.training.dpo import train_pairs  # noqa: E402
 from eef.training.round import train_round  # noqa: E402
 from eef.training.settings import DpoSettings, TrainSettings  # noqa: E402
-from eef.training.sft import train  # noqa: E402
+from eef.training.sft import train_examples  # noqa: E402
 from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet  # noqa: E402
 from tests.fakes.grids import expert, rollout  # noqa: E402
 from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
@@ -22,6 +22,7 @@ from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
 pytestmark = pytest.mark.torch
 BETA = 0.1
 PROMPT = "You are shopping."
+EXPERT, STUDENT = Author("expert", "strong"), Author("student", "eto@round1")
 
 
 def settings(**changes):
@@ -57,11 +58,12 @@ def weights_of(model):
 
 
 @torch.no_grad()
-def score(model, way):
+def score(model, response):
     """The definition: the weighted log-probability, token by token."""
-    logits = model(torch.tensor([way.ids])).logits[0].log_softmax(-1)
+    logits = model(torch.tensor([response.ids])).logits[0].log_softmax(-1)
     return sum(
-        way.weights[at] * float(logits[at - 1, way.ids[at]]) for at in range(1, len(way.ids))
+        response.weights[at] * float(logits[at - 1, response.ids[at]])
+        for at in range(1, len(response.ids))
     )
 
 
@@ -76,11 +78,11 @@ def test_the_first_loss_is_that_of_equal_models():
     """Before the first update the student is its own reference: −log σ(0)."""
     batch = pairs(4)
     result = train_pairs(tiny_model(), batch, settings(updates=1), BETA)
-    ways = [way for pair in batch for way in (pair.chosen, pair.rejected)]
+    responses = [response for pair in batch for response in (pair.chosen, pair.rejected)]
     assert result.losses == pytest.approx([log(2)], rel=1e-6)
-    assert result.trained_tokens == sum(way.trained for way in ways)
+    assert result.trained_tokens == sum(response.trained for response in responses)
     assert result.processed_tokens == 2 * sum(
-        len(way.ids) for way in ways
+        len(response.ids) for response in responses
     )  # the reference's pass among them
 
 
@@ -124,14 +126,19 @@ def trl_trainer(model, reference, directory):
 
 
 def trl_batch(batch):
-    """What TRL's collator makes of a batch, the chosen ways first, with our mask as its completion mask."""
-    ways = [*(pair.chosen for pair in batch), *(pair.rejected for pair in batch)]
-    width = max(len(way.ids) for way in ways)
+    """A batch as TRL's collator makes it, chosen responses first, with our mask as completion mask."""
+    responses = [*(pair.chosen for pair in batch), *(pair.rejected for pair in batch)]
+    width = max(len(response.ids) for response in responses)
     padded = {
-        "input_ids": [[*way.ids, *[0] * (width - len(way.ids))] for way in ways],
-        "attention_mask": [[1] * len(way.ids) + [0] * (width - len(way.ids)) for way in ways],
+        "input_ids": [
+            [*response.ids, *[0] * (width - len(response.ids))] for response in responses
+        ],
+        "attention_mask": [
+            [1] * len(response.ids) + [0] * (width - len(response.ids)) for response in responses
+        ],
         "completion_mask": [
-            [*map(int, way.weights), *[0] * (width - len(way.ids))] for way in ways
+            [*map(int, response.weights), *[0] * (width - len(response.ids))]
+            for response in responses
         ],
     }
     return {name: torch.tensor(values) for name, values in padded.items()}
@@ -139,7 +146,7 @@ def trl_batch(batch):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_loss_is_trls_on_the_same_tokens(tmp_path):
-    """TRL is the reference: another student than the reference model, four pairs, our masks in its batch."""
+    """TRL's loss of a trained student, with our masks in its batch."""
     student, batch = tiny_model(seed=1), pairs(4)
     ours = train_pairs(
         student, batch, settings(updates=3, schedule="constant", learning_rate=1e-2), BETA
@@ -162,7 +169,7 @@ def test_margins_rise():
 
 
 @pytest.mark.parametrize("max_tokens_per_microbatch", [1, 80])
-def test_a_batch_in_parts_is_the_batch_at_once(max_tokens_per_microbatch):
+def test_micro_batches_give_the_loss_of_the_batch(max_tokens_per_microbatch):
     whole, parts = tiny_model(), tiny_model()
     expected = train_pairs(whole, pairs(), settings(max_tokens_per_microbatch=100_000), BETA)
     found = train_pairs(
@@ -175,7 +182,7 @@ def test_a_batch_in_parts_is_the_batch_at_once(max_tokens_per_microbatch):
     )
 
 
-def test_pairs_without_trained_tokens_are_left_out():
+def test_pairs_without_trained_tokens_are_skipped():
     empty = RenderedPair(Rendered((1, 2), (0.0, 0.0)), Rendered((1, 2), (0.0, 1.0)))
     with pytest.raises(MethodError, match="no pair has trained tokens"):
         train_pairs(tiny_model(), [empty], settings(), BETA)
@@ -184,9 +191,7 @@ def test_pairs_without_trained_tokens_are_left_out():
 # what carries loss
 
 
-def episode(
-    name, *turns, author=Author("student", "eto@round1"), win=False, start=None, task="toy/1"
-):
+def episode(name, *turns, author=STUDENT, win=False, start=None, task="toy/1"):
     steps = tuple(
         Step(
             observation=f"PAGE {seen} of the shop",
@@ -210,19 +215,19 @@ def episode(
 
 
 def stored():
-    """An expert's failure, an expert's win of another task, and the student's rollouts: every method finds pairs."""
+    """Expert trajectories and student rollouts from which every method makes pairs."""
     failed = episode(
         "f",
         ("one", "search"),
         ("two", "next"),
         ("three", "buy red"),
-        author=Author("expert", "strong"),
+        author=EXPERT,
     )
     won = episode(
         "w",
         ("uno", "look"),
         ("due", "buy"),
-        author=Author("expert", "strong"),
+        author=EXPERT,
         win=True,
         task="toy/2",
     )
@@ -249,8 +254,10 @@ def test_no_token_of_the_environment_carries_loss(method, loss_on):
     )
     assert rendered
     assert not overflows
-    for way in (way for pair in rendered for way in (pair.chosen, pair.rejected)):
-        parts = groupby(zip(way.ids, way.weights, strict=True), key=lambda token: token[1])
+    for response in (response for pair in rendered for response in (pair.chosen, pair.rejected)):
+        parts = groupby(
+            zip(response.ids, response.weights, strict=True), key=lambda token: token[1]
+        )
         trained = [
             tokenizer.decode([token for token, _ in group]) for weight, group in parts if weight
         ]
@@ -267,12 +274,14 @@ def test_no_token_of_the_environment_carries_loss(method, loss_on):
 
 @pytest.mark.filterwarnings("ignore")
 def test_trls_own_collator_puts_pages_into_the_loss():
-    """Why the pairs are rendered and trained here: given the same multi-turn pair, TRL trains on what the shop says."""
+    """The reason for our own rendering: given a multi-turn pair, TRL trains on the shop's pages."""
     preference = pytest.importorskip("trl.trainer.dpo_trainer")
     store, tokenizer = stored(), tiny_tokenizer()
     pair = make_method("eto").select(store, ["toy/1"], 1).pairs[0]
     (rendered,), _ = render_pairs([pair], store, PROMPT, Renderer(tokenizer))
-    prompt = rendered.chosen.weights.index(1.0)  # up to the first completion both ways are the same
+    prompt = rendered.chosen.weights.index(
+        1.0
+    )  # up to the first completion both responses are equal
     row = {
         "prompt_ids": list(rendered.chosen.ids[:prompt]),
         "chosen_ids": list(rendered.chosen.ids[prompt:]),
@@ -287,11 +296,11 @@ def test_trls_own_collator_puts_pages_into_the_loss():
     assert "PAGE" not in ours
 
 
-def _of(way):
-    return way.ids, way.weights
+def _of(response):
+    return response.ids, response.weights
 
 
-def test_a_way_that_does_not_fit_takes_its_pair_along():
+def test_a_pair_is_skipped_if_one_response_is_too_long():
     store = stored()
     selection = make_method("eto").select(store, ["toy/1", "toy/2"], 1)
     renderer = Renderer(tiny_tokenizer(), max_length=240)
@@ -319,7 +328,7 @@ def test_both_parts_share_the_updates():
     ]
     assert [report.note for report in reports] == [f"loss {loss:.3f}" for loss in result.losses]
     assert result.losses[3] == pytest.approx(log(2), rel=1e-5)
-    first = train(alone, examples, settings(updates=3))
+    first = train_examples(alone, examples, settings(updates=3))
     assert torch.equal(weights_of(model), weights_of(alone))  # pairs have their own learning rate
     second = train_pairs(alone, pairs(), settings(updates=2), BETA)
     assert result.processed_tokens == first.processed_tokens + second.processed_tokens
@@ -328,7 +337,7 @@ def test_both_parts_share_the_updates():
 @pytest.mark.parametrize(
     ("examples", "preferences", "updates"), [(True, False, 4), (False, True, 4)]
 )
-def test_what_there_is_alone_takes_all_updates(examples, preferences, updates):
+def test_a_single_part_takes_all_updates(examples, preferences, updates):
     result = train_round(
         tiny_model(),
         imitations() if examples else [],

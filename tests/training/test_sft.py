@@ -1,10 +1,12 @@
-"""Training: the loss over a batch however it is cut, resuming bit by bit, and what is refused."""
+"""Training: the loss of a batch however it is cut, resuming to the same bits, and errors."""
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import json  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
 from itertools import islice, pairwise  # noqa: E402
 
 from hypothesis import given  # noqa: E402
@@ -15,16 +17,14 @@ from eef.models.checkpoint import is_complete, read_manifest, save_checkpoint, v
 from eef.models.loading import load_model, logits_only_at  # noqa: E402
 from eef.models.settings import LoraSettings  # noqa: E402
 from eef.renderer import Rendered  # noqa: E402
-from eef.training.batching import batches, micro_batches, tensors  # noqa: E402
+from eef.training.batching import micro_batches, padded_tensors, shuffled_batches  # noqa: E402
 from eef.training.settings import TrainSettings  # noqa: E402
-from eef.training.sft import train  # noqa: E402
+from eef.training.sft import train_examples  # noqa: E402
 from eef.training.trainer import learning_rate  # noqa: E402
+from tests.fakes import ROOT  # noqa: E402
 from tests.fakes.tiny import save_tiny, tiny_model, tiny_tokenizer  # noqa: E402
 
-pytestmark = [  # peft asks transformers by a name which transformers has given up
-    pytest.mark.torch,
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
-]
+pytestmark = pytest.mark.torch
 
 
 def examples(count=24, seed=1):
@@ -68,7 +68,7 @@ def plain_loss(model, batch):
 def test_loss_is_the_weighted_mean_over_all_trained_tokens_of_the_batch():
     model, batch = tiny_model(), examples(8)
     expected = plain_loss(model, batch)
-    result = train(model, batch, settings(updates=1))
+    result = train_examples(model, batch, settings(updates=1))
     assert result.losses == pytest.approx([expected], rel=1e-5)
     assert result.trained_tokens == sum(example.trained for example in batch)
     assert result.processed_tokens == sum(len(example.ids) for example in batch)
@@ -81,11 +81,11 @@ def trained_in_parts(max_tokens_per_microbatch, updates):
         value.register_post_accumulate_grad_hook(
             lambda value, name=name: gradients.__setitem__(name, value.grad.flatten().clone())
         )
-    # a low rate: the steps in which last bits count must not carry the weights of later updates apart
+    # a low rate, so that differences in the last bits do not grow over later updates
     chosen = settings(
         updates=updates, max_tokens_per_microbatch=max_tokens_per_microbatch, learning_rate=3e-4
     )
-    losses = train(model, examples(), chosen).losses
+    losses = train_examples(model, examples(), chosen).losses
     return (
         losses,
         torch.cat([gradients[name] for name, _ in model.named_parameters()]),
@@ -100,13 +100,13 @@ def test_accumulated_in_parts_equals_the_batch_at_once(max_tokens_per_microbatch
         expected_losses, expected_gradients, expected_weights = trained_in_parts(100_000, updates)
         assert losses == pytest.approx(expected_losses, rel=1e-6)
         assert torch.allclose(gradients, expected_gradients, atol=1e-6)
-        # Adam divides by the gradient's own size: where that is next to nothing, so is what can be said of the step
+        # Adam divides by the gradient's size, so a step is uncertain where that is tiny
         assert torch.allclose(weights, expected_weights, atol=1e-6)
 
 
-def test_training_lowers_the_loss_of_what_is_trained():
+def test_training_lowers_the_loss():
     model = tiny_model()
-    losses = train(model, examples(8), settings(updates=40, learning_rate=1e-2)).losses
+    losses = train_examples(model, examples(8), settings(updates=40, learning_rate=1e-2)).losses
     assert losses[-1] < 0.3 * losses[0]
 
 
@@ -126,7 +126,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, lora):
             if progress.done == kill_at:
                 raise Killed
 
-        result = train(
+        result = train_examples(
             model,
             examples(),
             settings(updates=7, save_every=2),
@@ -145,31 +145,34 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, lora):
     assert result.trained_tokens == uninterrupted.trained_tokens
 
 
-def test_a_point_without_its_manifest_is_not_there(tmp_path):
+def test_a_training_checkpoint_without_its_manifest_is_ignored(tmp_path):
     torn = tmp_path / "update-00000004"
     torn.mkdir()
     (torn / "state.safetensors").write_bytes(b"half")
-    assert train(tiny_model(), examples(), settings(save_every=2), directory=tmp_path).updates == 6
+    assert (
+        train_examples(tiny_model(), examples(), settings(save_every=2), directory=tmp_path).updates
+        == 6
+    )
 
 
-def test_a_point_of_another_training_is_refused(tmp_path):
-    train(tiny_model(), examples(), settings(save_every=2), directory=tmp_path)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    train_examples(tiny_model(), examples(), settings(save_every=2), directory=tmp_path)
     with pytest.raises(StoreError, match="other examples or settings"):
-        train(tiny_model(), examples(seed=2), settings(save_every=2), directory=tmp_path)
+        train_examples(tiny_model(), examples(seed=2), settings(save_every=2), directory=tmp_path)
 
 
-def test_points_hold_no_pickle(tmp_path):
-    train(tiny_model(), examples(), settings(save_every=3), directory=tmp_path)
+def test_training_checkpoints_hold_no_pickle(tmp_path):
+    train_examples(tiny_model(), examples(), settings(save_every=3), directory=tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
         "manifest.json",
         "state.safetensors",
     ]
 
 
-def test_weights_are_whole_in_their_dtype_after_training():
+def test_weights_return_to_their_dtype_after_training():
     model = tiny_model().to(torch.bfloat16)
     before = weights_of(model).clone()
-    train(model, examples(), settings(dtype="bfloat16"))
+    train_examples(model, examples(), settings(dtype="bfloat16"))
     assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
     assert not torch.equal(before, weights_of(model))
     assert not model.training
@@ -178,14 +181,14 @@ def test_weights_are_whole_in_their_dtype_after_training():
 def test_gradient_checkpointing_changes_nothing():
     models = [tiny_model(), tiny_model()]
     for model, on in zip(models, (False, True), strict=True):
-        train(model, examples(), settings(gradient_checkpointing=on))
+        train_examples(model, examples(), settings(gradient_checkpointing=on))
     assert torch.allclose(weights_of(models[0]), weights_of(models[1]), atol=1e-6)
 
 
 def test_only_adapters_are_trained(tmp_path):
     model, _ = load_model(str(save_tiny(tmp_path)), device="cpu", lora=LoraSettings(rank=2))
     before = {name: value.clone() for name, value in model.named_parameters()}
-    train(model, examples(), settings())
+    train_examples(model, examples(), settings())
     changed = {
         name for name, value in model.named_parameters() if not torch.equal(value, before[name])
     }
@@ -193,17 +196,17 @@ def test_only_adapters_are_trained(tmp_path):
     assert all("lora" in name for name in changed)
 
 
-def test_refusals():
+def test_training_errors():
     blank = Rendered((1, 2, 3), (1.0, 0.0, 0.0))  # nothing predicts the first token
     with pytest.raises(MethodError, match="nothing to train on"):
-        train(tiny_model(), [blank], settings())
+        train_examples(tiny_model(), [blank], settings())
     with pytest.raises(ConfigError, match="float16"):
-        train(tiny_model(), examples(), settings(dtype="float16"))
-    with pytest.raises(ModelError, match="broke down"):
-        train(tiny_model(), examples(), settings(learning_rate=1e30, updates=5))
+        train_examples(tiny_model(), examples(), settings(dtype="float16"))
+    with pytest.raises(ModelError, match="diverged"):
+        train_examples(tiny_model(), examples(), settings(learning_rate=1e30, updates=5))
 
 
-def test_only_asked_for_positions_reach_the_vocabulary():
+def test_logits_at_chosen_positions_only():
     model = tiny_model()
     ids = torch.arange(12).view(2, 6)
     with torch.no_grad():
@@ -214,7 +217,7 @@ def test_only_asked_for_positions_reach_the_vocabulary():
 
 
 def test_tensors_worked_example():
-    ids, positions, targets, weights = tensors(
+    ids, positions, targets, weights = padded_tensors(
         [Rendered((5, 6, 7), (0, 1, 0.5)), Rendered((8, 9), (0, 1))]
     )
     assert ids[:, :3].tolist() == [[5, 6, 7], [8, 9, 0]]
@@ -228,7 +231,9 @@ def test_tensors_worked_example():
 def test_each_epoch_visits_every_example_once(count, batch_size, seed):
     needed = -(-3 * count // batch_size)
     order = [
-        index for batch in islice(batches(count, batch_size, seed), needed) for index in batch
+        index
+        for batch in islice(shuffled_batches(count, batch_size, seed), needed)
+        for index in batch
     ][: 3 * count]
     for epoch in range(3):
         assert sorted(order[epoch * count : (epoch + 1) * count]) == list(range(count))
@@ -244,7 +249,7 @@ def test_micro_batches_keep_every_example_within_the_limit(lengths, limit):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_schedules_rise_then_do_not(schedule):
+def test_schedules_rise_during_the_warmup_only(schedule):
     rates = [
         learning_rate(update, 20, settings(schedule=schedule, learning_rate=1.0))
         for update in range(20)
@@ -253,7 +258,7 @@ def test_schedules_rise_then_do_not(schedule):
     assert all(one >= other > 0 for one, other in pairwise(rates[4:]))
 
 
-def test_checkpoint_is_whole_only_with_its_manifest(tmp_path):
+def test_a_checkpoint_is_complete_only_with_its_manifest(tmp_path):
     model, tokenizer = tiny_model(), tiny_tokenizer()
     save_checkpoint(model, tokenizer, tmp_path / "c", base="base", about={"round": 2})
     assert is_complete(tmp_path / "c")
@@ -265,16 +270,16 @@ def test_checkpoint_is_whole_only_with_its_manifest(tmp_path):
     again, _ = load_model(str(tmp_path / "c"), device="cpu")
     assert torch.equal(weights_of(model), weights_of(again))
     (tmp_path / "c" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(DataError, match="not as it was written"):
+    with pytest.raises(DataError, match="was changed after it was written"):
         verify_checkpoint(tmp_path / "c")
     (tmp_path / "c" / "manifest.json").unlink()
     assert not is_complete(tmp_path / "c")
 
 
-def test_adapters_are_a_model(tmp_path):
+def test_a_directory_of_adapters_is_a_model(tmp_path):
     base = save_tiny(tmp_path / "base")
     model, tokenizer = load_model(str(base), device="cpu", lora=LoraSettings(rank=2))
-    train(model, examples(), settings())
+    train_examples(model, examples(), settings())
     save_checkpoint(model, tokenizer, tmp_path / "adapters", base=str(base))
     again, _ = load_model(f"hf/{tmp_path / 'adapters'}", device="cpu", lora=LoraSettings(rank=2))
     ids = torch.arange(10)[None]
@@ -283,6 +288,29 @@ def test_adapters_are_a_model(tmp_path):
     assert any(value.requires_grad for value in again.parameters())
     with pytest.raises(ModelError, match="rank 2"):
         load_model(str(tmp_path / "adapters"), device="cpu", lora=LoraSettings(rank=8))
+
+
+def test_loading_adapters_warns_of_nothing(tmp_path):
+    """Outside of pytest: every warning is shown, none may come from PEFT's use of transformers."""
+    base = save_tiny(tmp_path / "base")
+    code = f"""
+from pathlib import Path
+from eef.models.checkpoint import save_checkpoint
+from eef.models.loading import load_model
+from eef.models.settings import LoraSettings
+from eef.renderer import Rendered
+from eef.training.settings import TrainSettings
+from eef.training.sft import train_examples
+
+model, tokenizer = load_model({str(base)!r}, device="cpu", lora=LoraSettings(rank=2))
+example = Rendered((1, 2, 3), (0.0, 1.0, 1.0))
+train_examples(model, [example], TrainSettings(updates=1, gradient_checkpointing=True))
+save_checkpoint(model, tokenizer, Path({str(tmp_path / "adapters")!r}), base={str(base)!r})
+load_model({str(tmp_path / "adapters")!r}, device="cpu")
+"""
+    command = [sys.executable, "-W", "always::FutureWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
 def test_models_that_cannot_be_loaded(tmp_path):
