@@ -147,7 +147,7 @@ def test_invalid_overrides_are_refused(recipe_file, override, message):
         ({"train": {"schedule": "step"}}, "is 'step'; expected 'cosine', 'linear' or", ""),
         ({"train": {"start": "last"}}, "unknown setting 'train.start'", "known settings: updates"),
         ({"sampling": {"temperature": 0.0, "top_p": 0.5}}, "`top_p` has no effect", ""),
-        ({"train": {"updates": 5, "epochs": 1.0}}, "leave one out", ""),
+        ({"train": {"updates": 5, "epochs": 1.0}}, "both set; remove one", ""),
         ({"methods": ["bc"], "options": {"eef": {}}}, "`options.eef` has no effect", ""),
     ],
 )
@@ -223,7 +223,7 @@ def test_every_setting_has_help(kind: type[Settings]):
 def test_the_table_of_settings():
     rows = {row.key: row for row in settings_table(Recipe)}
     assert rows["train.updates"] == SettingRow(
-        "train.updates", "integer", "null", "Optimizer updates of a round (instead of `epochs`)."
+        "train.updates", "integer", "null", "Optimizer updates per round (instead of `epochs`)."
     )
     assert rows["env.name"].default == "required"
     assert rows["methods"].type == "list of strings"

@@ -8,13 +8,13 @@ torch = pytest.importorskip("torch")
 
 from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
 
-from eef.policies.local import (
+from eef.policies.local import (  # noqa: E402
     LocalPolicy,
     SharedPrefix,
     choose,
     has_full_attention,
     shared_prefixes,
-)  # noqa: E402
+)
 from eef.policy import GREEDY, Sampling  # noqa: E402
 from eef.renderer import Renderer  # noqa: E402
 from eef.trajectory import Author  # noqa: E402
