@@ -375,9 +375,9 @@ def trl_losses(tmp_path_factory):
         with torch.no_grad():
             results[f"{kind} exact"] = float(tiny_model()(**dict(batch.items())).loss)
     settings = TrainSettings(updates=1, batch_size=len(made), learning_rate=1e-3, threads=1)
-    results["ours"] = train_examples(tiny_model(), [example.rendered for example in made], settings).losses[
-        0
-    ]
+    results["ours"] = train_examples(
+        tiny_model(), [example.rendered for example in made], settings
+    ).losses[0]
     results["examples"] = made
     return results
 
