@@ -116,10 +116,7 @@ def _preset(name: str, kind: str, goals: int) -> SplitSpec:
             split: str(Path(name.removeprefix("eto:")) / file) for split, file in ETO_FILES.items()
         }
     if name not in PRESETS:
-        raise ConfigError(
-            f"WebShop: unknown preset {name!r} of `splits`",
-            hint=f"known presets: {', '.join(PRESETS)}, eto:DIR",
-        )
+        raise unknown_name("split preset", name, [*PRESETS, "eto:DIR"])
     preset = PRESETS[name]
     if goals < preset.min_goals or preset.goals not in (None, kind):
         raise ConfigError(

@@ -185,7 +185,7 @@ def test_presets():
         ),
         ("eef-3k", "synthetic", 12_087, "'eef-3k', which needs at least 12,087 human goals"),
         ("synthetic-1k", "human", 12_087, "6,910 synthetic goals"),
-        ("eef-12k", "human", 12_087, "unknown preset 'eef-12k'"),
+        ("eef-12k", "human", 12_087, "unknown split preset 'eef-12k'"),
     ],
 )
 def test_presets_that_do_not_fit_the_shop(name, kind, goals, message):
