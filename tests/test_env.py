@@ -21,7 +21,7 @@ MOVES = ["left", "right", "open", "take blue", "take green", "take red", "take w
 
 
 def record(env: ToyEnv, index: int, actions: list[str]) -> list[PathStep]:
-    """The path of these actions, as far as the episode goes."""
+    """The path of these actions, up to the end of the episode."""
     observation = env.reset(env.tasks("train")[index])
     path = []
     for action in actions:
@@ -77,7 +77,7 @@ def test_an_episode_of_the_toy_environment():
     assert env.score([0.0, 0.5]) == 0.5
 
 
-def test_an_episode_must_have_begun():
+def test_an_episode_must_have_started():
     with pytest.raises(EnvError, match="no episode"):
         ToyEnv().step("left")
     with pytest.raises(EnvError, match="no episode"):
@@ -87,7 +87,7 @@ def test_an_episode_must_have_begun():
 @pytest.mark.parametrize(
     ("skill", "least", "most"), [(1.0, 1.0, 1.0), (0.7, 0.4, 0.9), (0.0, 0.0, 0.1)]
 )
-def test_players_win_as_often_as_they_are_skilled(skill, least, most):
+def test_policies_win_according_to_their_skill(skill, least, most):
     env = ToyEnv()
     specs = [RolloutSpec(task.id, task, None, task.index, 0) for task in env.tasks("train")]
     played = play(
@@ -102,7 +102,7 @@ def test_players_win_as_often_as_they_are_skilled(skill, least, most):
 
 
 @given(st.lists(st.sampled_from(MOVES), max_size=10), st.integers(0, 20))
-def test_any_path_replays_into_its_state(actions, index):
+def test_replaying_a_path_restores_its_state(actions, index):
     env = ToyEnv()
     path = record(env, index, actions)
     state = env.snapshot()
@@ -111,7 +111,7 @@ def test_any_path_replays_into_its_state(actions, index):
     assert again.snapshot() == state
 
 
-def test_replay_returns_what_followed():
+def test_replay_returns_the_last_result():
     env = ToyEnv()
     task = env.tasks("train")[0]
     assert replay(env, task, []) == StepResult(env.reset(task), 0.0, False)
@@ -130,7 +130,7 @@ def test_replay_names_the_step_that_differs(at):
     assert "Room" in caught.value.observed
 
 
-def test_replay_stops_where_the_episode_ends_too_early():
+def test_replay_stops_if_the_episode_ends_too_early():
     env = ToyEnv()
     path = record(env, 0, ["right"])
     ending = ToyEnv()
@@ -140,7 +140,7 @@ def test_replay_stops_where_the_episode_ends_too_early():
 
 
 class Moody(ToyEnv):
-    """Answers otherwise each time."""
+    """Gives another answer each time."""
 
     asked = 0
 
@@ -176,7 +176,7 @@ class Empty(ToyEnv):
 
 
 class Sealed(ToyEnv):
-    """Its snapshots are of use to itself alone."""
+    """Its snapshots cannot be restored into a clone."""
 
     def snapshot(self):
         return (id(self), super().snapshot())
@@ -204,6 +204,6 @@ class Changeling(ToyEnv):
         (Changeling(), "a clone has the same fingerprint"),
     ],
 )
-def test_check_env_names_the_breach(env, what):
+def test_check_env_names_the_violation(env, what):
     with pytest.raises(EnvError, match=f"environment 'toy' breaks the protocol: .*{what}"):
         check_env(env, actions=["right", "take red", "right", "left"])

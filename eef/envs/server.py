@@ -1,20 +1,21 @@
-"""Server: episodes of one environment over HTTP, in AgentGym's verbs, so that its clients can play them.
+"""An HTTP server for episodes of one environment, with AgentGym's API for its clients.
 
-Beside the rollouts: who plays is another program. Requests → `Sessions` → clones of the environment. Every session is
-an episode of its own; all of them share what is read-only.
+Each session is an episode in a clone of the environment; read-only data is shared.
 
-    POST /create                         → number of a new session, with an episode of a task drawn at random
-    POST /reset   {env_idx, session_id}  → [observation, null]; `session_id` is a task's index, null draws one
+    POST /create                         → number of a new session, with an episode of a random task
+    POST /reset   {env_idx, session_id}  → [observation, null]; `session_id` is a task index, or
+                                           null for a random task
     POST /step    {env_idx, action}      → {state, reward, done, info: null}
-    POST /close   {env_idx}              → {closed}: whether there was such a session
-    GET  /observation?env_idx=           → the page shown last
+    POST /close   {env_idx}              → {closed}: whether the session existed
+    GET  /observation?env_idx=           → the last observation
     GET  /instruction_text?env_idx=      → "Instruction: " and the task in words
-    GET  /available_actions?env_idx=     → what can be done (WebShop: {has_search_bar, clickables})
+    GET  /available_actions?env_idx=     → the actions available now
+                                           (WebShop: {has_search_bar, clickables})
     GET  /list_envs                      → numbers of all sessions
     GET  /                               → "ok"
 
-A refusal is {error, hint} with status 404 (no such session), 413 or 422 (a body that means nothing, a task there is
-not) or 503 (all sessions are taken: try again).
+An error is {error, hint} with status 404 (unknown session), 413 or 422 (invalid body, unknown task)
+or 503 (all sessions are taken; try again later).
 """
 
 from __future__ import annotations
@@ -49,16 +50,16 @@ from eef.task import Task
 LOG = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 20
 BACKLOG = 1024
-SWEEPS = 4  # within the time after which an idle session is closed
+SWEEPS = 4  # checks for idle sessions per `idle_s`
 
 
 @runtime_checkable
 class Servable(Env, Protocol):
-    """What an environment offers beyond the protocol to be served.
+    """What an environment must have beyond the protocol to be served.
 
-    task_count   its tasks are numbered from 0 below this
-    task         the task of a number; EnvError where there is none
-    available    what can be done now, JSON-ready
+    task_count   number of tasks; they are numbered from 0
+    task         the task of a number; EnvError if it does not exist
+    available    the actions available now, as JSON data
     """
 
     @property
@@ -68,7 +69,7 @@ class Servable(Env, Protocol):
 
 
 class Refusal(Exception):
-    """A request that is answered by an error."""
+    """A request that gets an error as its answer."""
 
     def __init__(self, status: int, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -77,7 +78,7 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class Session:
-    """One episode under way. `lock` lets one request at it at a time; `used` is when the last one came."""
+    """One episode in progress. `lock` admits one request at a time; `used` is its last use."""
 
     env: Servable
     used: float
@@ -91,10 +92,10 @@ class Session:
 
 
 class Sessions:
-    """Episodes of an environment by number, each number given once; may be used from many threads.
+    """Episodes of an environment by number, safe to use from several threads.
 
-    At most `limit` at a time; one that nobody asked for during `idle_s` seconds is closed. `seed` decides which tasks
-    are drawn, `clock` tells the seconds.
+    At most `limit` sessions are open at a time. A session without requests for `idle_s` seconds is
+    closed. `seed` determines the random tasks, `clock` returns seconds.
     """
 
     def __init__(
@@ -109,11 +110,11 @@ class Sessions:
         self.limit, self.idle_s = limit, idle_s
         self._env, self._clock = env, clock
         self._chance, self._numbers = random.Random(seed), count()
-        self._open: OrderedDict[int, Session] = OrderedDict()  # the longest unused first
+        self._open: OrderedDict[int, Session] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
 
     def create(self) -> int:
-        """A new session's number, its episode begun. Raises Refusal where all are taken."""
+        """Start a session with an episode; returns its number. Refusal if all are taken."""
         self.expire()
         with self._lock:
             if len(self._open) >= self.limit:
@@ -127,7 +128,7 @@ class Sessions:
         return number
 
     def reset(self, number: int, index: int | None) -> str:
-        """Begin the task of this index, or one drawn. Raises Refusal, EnvError."""
+        """Start the task of an index, or a random one. Raises Refusal and EnvError."""
         task = self._task(index)
         with self.at(number) as session:
             return session.begin(task)
@@ -139,7 +140,7 @@ class Sessions:
             return result
 
     def close(self, number: int) -> bool:
-        """End a session; whether there was one."""
+        """Close a session; returns whether it existed."""
         with self._lock:
             session = self._open.pop(number, None)
         if session is not None:
@@ -148,7 +149,7 @@ class Sessions:
         return session is not None
 
     def expire(self) -> None:
-        """Close those that were idle too long."""
+        """Close the sessions that were idle for too long."""
         with self._lock:
             last = self._clock() - self.idle_s
             idle = [number for number, session in self._open.items() if session.used < last]
@@ -161,7 +162,7 @@ class Sessions:
 
     @contextmanager
     def at(self, number: int) -> Iterator[Session]:
-        """The session, for this thread alone. Raises Refusal where there is none."""
+        """Context with exclusive access to a session. Raises Refusal if it does not exist."""
         self.expire()
         with self._lock:
             session = self._open.get(number)
@@ -177,9 +178,10 @@ class Sessions:
 
     def _unknown(self, number: int) -> Refusal:
         return Refusal(
-            404, f"there is no session {number}: it was never made, closed, or idle for {self.idle_s:g} s",
-            "make one: POST /create",
-        )  # fmt: skip
+            404,
+            f"no session {number}: it was never created, or closed, or idle for {self.idle_s:g} s",
+            "create one: POST /create",
+        )
 
     def _task(self, index: int | None) -> Task:
         if index is None:
@@ -189,7 +191,7 @@ class Sessions:
 
 
 class Nothing(BaseModel):
-    """A request that says nothing."""
+    """A request without fields."""
 
 
 class Which(BaseModel):
@@ -253,7 +255,7 @@ VERBS: dict[str, tuple[str, type[BaseModel], Answer]] = {
 
 
 def make_app(sessions: Sessions) -> Starlette:
-    """The verbs as a web application; it sweeps idle sessions out while it runs, and closes all at its end."""
+    """The web application. It closes idle sessions while it runs, and all sessions at its end."""
 
     @asynccontextmanager
     async def sweeping(app: Starlette) -> AsyncIterator[None]:
@@ -288,7 +290,7 @@ def _endpoint(sessions: Sessions, method: str, kind: type[BaseModel], answer: An
             return _refusal(error.status, error.message, error.hint)
         except EnvError as error:
             return _refusal(422, error.message, error.hint)
-        except Exception as error:  # left to the framework it would cost the client its connection
+        except Exception as error:  # the framework would close the connection
             LOG.exception("%s failed", request.url.path)
             return _refusal(
                 500,
@@ -300,7 +302,7 @@ def _endpoint(sessions: Sessions, method: str, kind: type[BaseModel], answer: An
 
 
 async def _read(request: Request, kind: type[Query]) -> Query:
-    """What a request asks for, out of its body or its address. Raises Refusal."""
+    """Parse a request from its body or query string. Raises Refusal."""
     try:
         if kind is Nothing:
             return kind()
@@ -314,7 +316,7 @@ async def _read(request: Request, kind: type[Query]) -> Query:
 
 
 def _wants(kind: type[BaseModel]) -> str:
-    return f"wanted: {', '.join(kind.model_fields)}"
+    return f"expected: {', '.join(kind.model_fields)}"
 
 
 async def _body(request: Request) -> bytes:
@@ -322,12 +324,12 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > LARGEST_BODY:
-            raise Refusal(413, f"a body has {LARGEST_BODY:,} bytes at most")
+            raise Refusal(413, f"a body may have at most {LARGEST_BODY:,} bytes")
     return bytes(body)
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    # ASCII only: a text with half a surrogate pair in it passes as well.
+    # ASCII only, so that text with a lone surrogate can be sent.
     return Response(json.dumps(value), status, media_type="application/json")
 
 
@@ -341,21 +343,22 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return _refusal(
         error.status_code,
         f"{request.method} {request.url.path}: {error.detail}",
-        f"there are {known}",
+        f"known requests: {known}",
     )
 
 
 def serve(
     env: Env, *, host: str, port: int, limit: int, idle_s: float, ready: Callable[[str], None]
 ) -> None:
-    """Serve an environment until the process is told to stop; `ready` is told the address once it can be asked.
+    """Serve an environment until the process is stopped.
 
-    Port 0 takes a free one. Raises ConfigError where the environment cannot be served or the address not be had.
+    `ready` is called with the address once it accepts requests. Port 0 stands for any free port.
+    Raises ConfigError if the environment cannot be served or the address cannot be bound.
     """
     if not isinstance(env, Servable):
         raise ConfigError(
             f"environment {env.name!r} cannot be served",
-            hint="it needs `task_count`, `task(index)` and `available()`",
+            hint="implement `task_count`, `task(index)` and `available()`",
         )
     app = make_app(Sessions(env, limit=limit, idle_s=idle_s))
     with _listening(host, port) as listener:
@@ -368,7 +371,8 @@ def serve(
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    # asyncio sends at once only on sockets that name their protocol; else each answer waits 40 ms.
+    # asyncio disables Nagle's algorithm only if the socket names its protocol; otherwise each
+    # answer takes 40 ms.
     listener = socket.socket(
         socket.AF_INET6 if ":" in host else socket.AF_INET, proto=socket.IPPROTO_TCP
     )
@@ -380,5 +384,5 @@ def _listening(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise ConfigError(
-            f"cannot listen on {host} port {port}: {error}", hint="`--port 0` takes a free one"
+            f"cannot listen on {host} port {port}: {error}", hint="use `--port 0` for a free port"
         ) from None

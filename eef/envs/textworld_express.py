@@ -46,8 +46,9 @@ SEEDS = 1_000
 
 SHARING = "sorting"
 PROMPT = """\
-You play a text game. Each turn you see what came of your last action and answer with one action, such as \
-`look around`, `move north`, `open door to east`, `open fridge`, `take coin`, `put coin in box`, `read cookbook`.
+You play a text game. Each turn you see what came of your last action and answer with one \
+action, such as `look around`, `move north`, `open door to east`, `open fridge`, `take coin`, \
+`put coin in box`, `read cookbook`.
 
 Answer in two lines:
 Thought: your reasoning in a sentence or two

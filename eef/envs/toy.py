@@ -139,7 +139,7 @@ class ToyEnv(BaseEnv):
 
 
 def toy_player(author: Author, skill: float) -> ScriptedPolicy:
-    """A policy that takes the right action with probability `skill`, otherwise a random other one."""
+    """A policy that takes the right action with probability `skill`, otherwise another."""
 
     def script(conversation: Conversation, seed: int) -> str:
         chance = random.Random(seed)

@@ -1,4 +1,4 @@
-"""The server: AgentGym's verbs over real HTTP, sessions counted and ended, many clients at once, nothing left."""
+"""The server: AgentGym's API over HTTP, limits on sessions, many clients at once, no leaks."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ class Clock:
 
 
 class Corridors(ToyEnv):
-    """Another environment than the shop, with what a server asks of it."""
+    """An environment other than WebShop that can be served."""
 
     @property
     def task_count(self):
@@ -51,7 +51,7 @@ class Corridors(ToyEnv):
 
 @contextmanager
 def listening(sessions):
-    """The sessions behind a server in a thread; yields a client of it."""
+    """Serve sessions in a thread; yields a client."""
     with _listening("127.0.0.1", 0) as listener:
         server = uvicorn.Server(uvicorn.Config(make_app(sessions), log_level="critical"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -76,7 +76,7 @@ def sessions_of(env, **settings):
 
 
 def play(env, index, chance):
-    """A trace in the process: actions of a random shopper, and what followed each."""
+    """A trace without a server: actions of a random shopper and their results."""
     trace = [(None, env.reset(env.task(index)), env.available())]
     for _ in range(EPISODE):
         can = env.available()
@@ -92,7 +92,7 @@ def play(env, index, chance):
     return trace
 
 
-def test_the_verbs(shop):
+def test_every_request(shop):
     env = shop.clone()
     with listening(sessions_of(shop)) as client:
         assert client.get("/").json() == "ok"
@@ -162,9 +162,9 @@ def test_the_verbs(shop):
             "action: Input should be a valid string",
         ),
         ("POST", "/step", {"json": [0, "x"]}, 422, "the body"),
-        ("POST", "/step", {"json": {"env_idx": 99, "action": "x"}}, 404, "there is no session 99"),
-        ("POST", "/step", {"json": {"env_idx": 10**30, "action": "x"}}, 404, "there is no session"),
-        ("POST", "/step", {"content": b"x" * (LARGEST_BODY + 1)}, 413, "bytes at most"),
+        ("POST", "/step", {"json": {"env_idx": 99, "action": "x"}}, 404, "no session 99: "),
+        ("POST", "/step", {"json": {"env_idx": 10**30, "action": "x"}}, 404, "no session "),
+        ("POST", "/step", {"content": b"x" * (LARGEST_BODY + 1)}, 413, "at most"),
         (
             "POST",
             "/reset",
@@ -176,12 +176,12 @@ def test_the_verbs(shop):
         ("POST", "/reset", {"json": {"env_idx": 0, "session_id": "a"}}, 422, "session_id"),
         ("GET", "/observation", {}, 422, "env_idx: Field required"),
         ("GET", "/observation", {"params": {"env_idx": "x"}}, 422, "valid integer"),
-        ("GET", "/available_actions", {"params": {"env_idx": -1}}, 404, "there is no session -1"),
+        ("GET", "/available_actions", {"params": {"env_idx": -1}}, 404, "no session -1: "),
         ("GET", "/step", {}, 405, "Method Not Allowed"),
         ("GET", "/nowhere", {}, 404, "/nowhere"),
     ],
 )
-def test_a_bad_request_is_told_why(bad_requests, verb, path, sent, status, words):
+def test_a_bad_request_gets_a_reason(bad_requests, verb, path, sent, status, words):
     answer = bad_requests.request(verb, path, **sent)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
     assert words in answer.json()["error"]
@@ -195,21 +195,31 @@ def bad_requests(shop):
         assert client.post("/step", json={"env_idx": 0, "action": "search[ok]"}).status_code == 200
 
 
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec=None))
+)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec=None)),
-    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts, max_size=3), max_leaves=5,
-)  # fmt: skip
+    scalars,
+    lambda parts: (
+        st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts, max_size=3)
+    ),
+    max_leaves=5,
+)
 bodies = st.one_of(
     st.binary(max_size=30),
     values.map(lambda value: json.dumps(value).encode()),
-    st.fixed_dictionaries({"env_idx": st.just(0) | values}, optional={"action": values, "session_id": values}).map(
-        lambda value: json.dumps(value).encode()
-    ),
-)  # fmt: skip
+    st.fixed_dictionaries(
+        {"env_idx": st.just(0) | values}, optional={"action": values, "session_id": values}
+    ).map(lambda value: json.dumps(value).encode()),
+)
 
 
 @given(st.sampled_from(["/step", "/reset"]), bodies)
-def test_no_body_is_too_odd(bad_requests, path, body):
+def test_any_body_gets_an_answer(bad_requests, path, body):
     answer = bad_requests.post(path, content=body)
     assert answer.status_code in (200, 404, 422)
     assert answer.status_code == 200 or set(answer.json()) == {"error", "hint"}
@@ -224,7 +234,7 @@ def test_no_more_sessions_than_allowed(shop):
         assert client.post("/create").json() not in numbers
 
 
-def test_idle_sessions_end(shop):
+def test_idle_sessions_are_closed(shop):
     clock = Clock()
     sessions = sessions_of(shop, idle_s=10, clock=clock, limit=2)
     old, used = sessions.create(), sessions.create()
@@ -240,7 +250,7 @@ def test_idle_sessions_end(shop):
     assert sessions.numbers() == []
 
 
-def test_idle_sessions_end_without_a_request(shop):
+def test_idle_sessions_are_closed_without_a_request(shop):
     sessions = sessions_of(shop, idle_s=0.2)
     with listening(sessions) as client:
         client.post("/create")
@@ -248,7 +258,7 @@ def test_idle_sessions_end_without_a_request(shop):
             threading.Event().wait(0.02)
 
 
-def test_the_draws_follow_the_seed(shop):
+def test_random_tasks_depend_on_the_seed(shop):
     def drawn(seed):
         sessions = sessions_of(shop, seed=seed)
         number = sessions.create()
@@ -257,7 +267,7 @@ def test_the_draws_follow_the_seed(shop):
     assert drawn(1) == drawn(1) != drawn(2)
 
 
-def test_a_fault_of_the_environment_is_the_servers():
+def test_a_bug_in_the_environment_is_a_server_error():
     class Broken(Corridors):
         def step(self, action):
             if action == "open":
@@ -273,7 +283,7 @@ def test_a_fault_of_the_environment_is_the_servers():
         assert json.loads(answer.content)["state"] == "\ud800 half a pair"
 
 
-def test_another_environment_is_served_as_well():
+def test_another_environment_can_be_served():
     env = Corridors()
     with listening(sessions_of(Corridors())) as client:
         at = {"env_idx": client.post("/create").json()}
@@ -288,7 +298,7 @@ def test_another_environment_is_served_as_well():
         assert client.get("/available_actions", params=at).json() == env.available()
 
 
-def test_what_cannot_be_served():
+def test_an_environment_that_cannot_be_served():
     with pytest.raises(ConfigError, match="'toy' cannot be served"):
         serve(ToyEnv(), host="127.0.0.1", port=0, limit=1, idle_s=1, ready=print)
     with _listening("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
@@ -339,7 +349,7 @@ def state_of(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_many_clients_at_once_play_as_in_the_process_and_leave_nothing(shop):
+def test_many_clients_get_the_same_episodes_and_leak_nothing(shop):
     env, chance = shop.clone(), random.Random(0)
     traces = {index: play(env, index, chance) for index in range(PLAYERS)}
     command = [

@@ -1,4 +1,4 @@
-"""TextWorldExpress on its real simulator: the protocol, gold paths of every game, replay, a small exploration."""
+"""TextWorldExpress on its real simulator: protocol, gold paths, replay, a small run."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def test_splits_hold_every_game_and_share_nothing(env):
         env.tasks("unseen")
 
 
-def test_gold_paths_win_and_come_back_in_a_fresh_process(env, tmp_path):
+def test_gold_paths_win_and_replay_in_a_fresh_process(env, tmp_path):
     tasks = list(env.tasks("test").head(len(GAMES)))
     paths = GoldPaths(env, tmp_path)
     assert paths.failing(tasks) == {}
@@ -56,8 +56,8 @@ def test_gold_paths_win_and_come_back_in_a_fresh_process(env, tmp_path):
 
 
 @pytest.mark.parametrize("game", GAMES)
-def test_episodes_that_take_turns_go_as_they_go_alone(env, game):
-    """Also two of the same task, and while its gold path is made."""
+def test_interleaved_episodes_are_the_same_as_episodes_played_alone(env, game):
+    """Also two episodes of one task, and while its gold path is generated."""
     task = next(task for task in env.tasks("dev") if task.id.split("/")[1] == game)
     path = GoldPaths(env)[task]
     alone, last = record(env, task, list(path.actions))
@@ -86,7 +86,7 @@ def test_an_expert_that_lapses_fails_sometimes(env):
     )
 
 
-def test_gold_paths_are_made_by_a_command(monkeypatch, tmp_path):
+def test_a_command_generates_gold_paths(monkeypatch, tmp_path):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path))
     done = eef(
         "env",
@@ -108,7 +108,7 @@ def test_gold_paths_are_made_by_a_command(monkeypatch, tmp_path):
 
 
 class GoldContext(RunContext):
-    """Students that are gold paths with ever fewer lapses."""
+    """Students are gold paths with fewer lapses after each round."""
 
     def student(self, trained):
         expert = make_expert(self.env, f"lapsing-{40 - 10 * trained.round}")
@@ -163,7 +163,7 @@ def test_mistakes(options, message, hint):
     assert hint in caught.value.hint
 
 
-def test_parameters_that_the_simulator_refuses():
+def test_parameters_that_the_simulator_rejects():
     env = TextWorldExpress(TextWorldSettings(games="coin", parameters="rooms=3"))
     with pytest.raises(EnvError, match="cannot load"):
         env.reset(env.tasks("train")[0])

@@ -26,7 +26,7 @@ class CountingFactory:
 
 
 class Counting:
-    """The task's number is counted up by every action that is a number; 100 ends the episode."""
+    """Starts at the task's number; an action that is a number is added. 100 ends the episode."""
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}

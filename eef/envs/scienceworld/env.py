@@ -61,7 +61,7 @@ class ScienceWorld(PooledEnv):
         self.prompt = REACT_PROMPT if settings.prompt == "react" else ""
         if len(set(self._train)) != len(self._train):
             raise ConfigError(
-                f"`env.train` is {list(self._train)}; expected one or more official parts, each once"
+                f"`env.train` is {list(self._train)}; expected official parts, each once"
             )
         longest = max(ETO_LIMITS.values()) if self._limits == "eto" else 100
         self.step_limit = longest if settings.step_limit is None else settings.step_limit

@@ -1,8 +1,8 @@
 """The rules of the world in words, for the system message."""
 
 REACT_PROMPT = """\
-You are in a house with rooms and a yard, and have an elementary science task to carry out. Each turn you see what \
-came of your last action and answer with one action.
+You are in a house with rooms and a yard, and have an elementary science task to carry out. \
+Each turn you see what came of your last action and answer with one action.
 
 Actions (OBJ stands for a thing's name, LOC for a place):
 look around, inventory, task: what is here, what you carry, what is asked
@@ -14,8 +14,8 @@ connect OBJ to OBJ, disconnect OBJ, use OBJ on OBJ, eat OBJ, flush OBJ
 focus on OBJ: says that this is what the task is about
 wait, wait1: let ten moments pass, or one
 
-Focus only on what the task tells you to: focusing on the wrong thing ends the task as a failure. Where an \
-action could mean several things you are asked which; answer with its number.
+Focus only on what the task tells you to: focusing on the wrong thing ends the task as a failure. \
+Where an action could mean several things you are asked which; answer with its number.
 
 Answer in two lines:
 Thought: your reasoning in a sentence or two

@@ -36,7 +36,7 @@ class EpisodeSpec(NamedTuple):
 
 @dataclass(slots=True)
 class Game:
-    """One episode: the simulator's object, its last score, and its saved part of the shared state."""
+    """One episode: the simulator's object, the last score, and its saved shared state."""
 
     interface: Any
     score: float = 0.0

@@ -220,7 +220,7 @@ class Simplifications:
 
     @classmethod
     def of(cls, given: str | Sequence[str], tasks: tuple[str, ...]) -> Simplifications:
-        """The simplifications in a setting: `none`, `easy`, `eto`, or a list of the simulator's own.
+        """The simplifications in a setting: `none`, `easy`, `eto`, or a list of simulator names.
 
         Raises ConfigError for an unknown name, for a named set inside a list, and for
         `noElectricalAction` in a list if a task needs electrical actions.

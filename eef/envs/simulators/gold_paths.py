@@ -37,7 +37,7 @@ _LAPSES = (("drop", 0.6), ("replace", 0.3), ("stop", 0.1))
 
 @dataclass(frozen=True, slots=True)
 class GoldPath:
-    """Actions from a task's start to the end of the episode, and the final reward of playing them."""
+    """Actions from a task's start to the end of the episode, and their final reward."""
 
     actions: tuple[str, ...]
     reward: float
@@ -46,7 +46,7 @@ class GoldPath:
 class GoldPaths:
     """The gold paths of an environment's tasks, generated and cached on first use.
 
-    The cache is `directory`, with one file per task group; by default `gold/` in `cache_directory()`.
+    The cache is `directory` (by default `gold/` in `cache_directory()`), one file per task group.
     """
 
     def __init__(self, env: PooledEnv, directory: Path | None = None) -> None:
@@ -91,7 +91,7 @@ class GoldPaths:
     def failing(
         self, tasks: Iterable[Task], on_progress: OnProgress = ignore_progress
     ) -> Mapping[str, float | EnvError]:
-        """Tasks without a winning path: task id → final reward, or the error if there is no path."""
+        """Tasks without a winning path: id → final reward, or the error if there is no path."""
         chosen = list(tasks)
         self.prepare(chosen, on_progress)
         return {task.id: outcome for task in chosen if (outcome := self._failure(task)) is not None}
@@ -184,7 +184,7 @@ Thinker = Callable[[str, str], str]
 class GoldExpert:
     """Plays a task's gold path with lapses, then finishes (`eef.policy.PrivilegedPolicy`).
 
-    The lapses depend only on the author and the task, so each expert is a fixed set of trajectories.
+    The lapses depend only on author and task, so each expert is a fixed set of trajectories.
     """
 
     batch_invariant = True

@@ -37,7 +37,7 @@ CONSTANT_HASH = (
     "-XX:+UnlockExperimentalVMOptions",
     "-XX:hashCode=2",
 )
-"""Give every object the same identity hash, so that sets of objects keep their order across JVMs."""
+"""Give every object the same identity hash: sets of objects keep their order across JVMs."""
 
 
 def find_java() -> str:

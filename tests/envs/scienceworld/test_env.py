@@ -1,4 +1,4 @@
-"""ScienceWorld on its real simulator: tasks, splits, what an episode is, that it comes back, gold paths, mistakes."""
+"""ScienceWorld on its real simulator: tasks, splits, episodes, replay, gold paths, errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def env(tmp_path_factory):
         world.close()
 
 
-# --- tasks and splits ----------------------------------------------------------------------------------------------
+# --- tasks and splits -----------------------------------------------------------------------------
 
 
 def test_splits_are_the_official_ones_and_share_nothing():
@@ -85,7 +85,7 @@ def test_presets(preset, tasks, train, seen, unseen):
     assert limits == (set(ETO_LIMITS.values()) if preset == "eto-24" else {None})
 
 
-def test_what_is_trained_on_cannot_be_evaluated_on():
+def test_training_tasks_cannot_be_evaluated_on():
     env = ScienceWorld(ScienceWorldSettings(tasks="eto-24", train=("train", "dev")))
     assert len(env.tasks("train")) > 1408
     for split in ("dev", "seen"):
@@ -169,7 +169,7 @@ def fake_java(directory, body):
         ("exit 1", "does not report a version: no output"),
     ],
 )
-def test_a_java_that_will_not_do(monkeypatch, tmp_path, body, message):
+def test_an_unusable_java(monkeypatch, tmp_path, body, message):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", fake_java(tmp_path, body))
     with pytest.raises(ConfigError, match=message) as caught:
@@ -187,7 +187,7 @@ def test_doctor_names_a_java_without_the_flags(monkeypatch, tmp_path):
     assert "`env.deterministic = false`" in found.remedy
 
 
-def test_no_java_and_another_package(monkeypatch, tmp_path):
+def test_no_java_and_another_version_of_the_package(monkeypatch, tmp_path):
     from eef.envs.scienceworld import env as module
 
     monkeypatch.delenv("JAVA_HOME", raising=False)
@@ -201,7 +201,7 @@ def test_no_java_and_another_package(monkeypatch, tmp_path):
         ScienceWorld()
 
 
-def test_a_java_that_does_not_heed_the_flags(env):
+def test_a_java_that_ignores_the_flags(env):
     deaf = replace(env.factory.jvm, flags=())
     with pytest.raises(ConfigError, match="ignores `-XX:hashCode=2`") as caught:
         ScienceWorldFactory(deaf, deterministic=True)()
@@ -213,7 +213,7 @@ def test_a_java_that_does_not_heed_the_flags(env):
     assert ScienceWorld(ScienceWorldSettings(deterministic=False)).edition != env.edition
 
 
-def test_a_jvm_that_does_not_start_says_why():
+def test_the_error_of_a_jvm_that_does_not_start_has_the_reason():
     env = ScienceWorld(ScienceWorldSettings(memory=99_999_999))
     with pytest.raises(EnvError, match=r"does not start: .*(heap|memory|space)") as caught:
         env.reset(env.task("boil", 0))
@@ -221,7 +221,7 @@ def test_a_jvm_that_does_not_start_says_why():
     env.close()
 
 
-def test_held_out_tasks_are_seen_and_unseen_ones_in_turn():
+def test_held_out_tasks_alternate_between_seen_and_unseen():
     env = ScienceWorld(ScienceWorldSettings(tasks="eto-24"))
     tasks = env.tasks("held-out")
     parts = {part: {task.id for task in env.tasks(part)} for part in ("seen", "unseen")}
@@ -238,7 +238,7 @@ def test_a_lower_threshold():
     assert env.success_threshold == env.fingerprint()["success_threshold"] == 0.5
 
 
-# --- episodes ------------------------------------------------------------------------------------------------------
+# --- episodes -------------------------------------------------------------------------------------
 
 
 def test_it_keeps_the_protocol(env):
@@ -277,7 +277,7 @@ def test_an_episode(env):
     assert not env.step("look around").terminated, "an episode begins anew"
 
 
-def test_the_score_is_not_that_of_the_episode_before(env):
+def test_the_score_is_not_that_of_the_previous_episode(env):
     """The simulator keeps score and end of the last episode until the first step of the next."""
     task = env.tasks("train")[0]
     path = make_expert(env, "flawless")._paths[task]
@@ -289,8 +289,8 @@ def test_the_score_is_not_that_of_the_episode_before(env):
         play_path(env, task, path.actions)
 
 
-def test_episodes_that_take_turns_go_as_they_go_alone(env):
-    """All in one JVM, which has one random number generator and one counter of ids for them; two of a task as well."""
+def test_interleaved_episodes_are_the_same_as_episodes_played_alone(env):
+    """All in one JVM with one random number generator and one id counter; also two of one task."""
     tasks = [*env.tasks("train").head(5), env.tasks("train")[0]]
     alone = [wander(env, task, 12, seed=0)[0] for task in tasks]
     clones = [env.clone() for _ in tasks]
@@ -305,7 +305,7 @@ def test_episodes_that_take_turns_go_as_they_go_alone(env):
         clone.close()
 
 
-def test_an_episode_outlives_its_jvm(env):
+def test_an_episode_survives_its_jvm(env):
     task = env.tasks("train")[0]
     path, last = record(env, task, list(GoldPaths(env)[task].actions))
     middle, deaths = len(path) // 2, env.worker_restarts
@@ -317,10 +317,10 @@ def test_an_episode_outlives_its_jvm(env):
     assert (now, env.worker_restarts) == (last, deaths + 1)
 
 
-# --- gold paths and experts ----------------------------------------------------------------------------------------
+# --- gold paths and experts -----------------------------------------------------------------------
 
 
-def test_gold_paths_win_are_kept_and_come_back(env, tmp_path):
+def test_gold_paths_win_are_cached_and_replay(env, tmp_path):
     tasks = env.tasks("test").head(3)
     paths = GoldPaths(env, tmp_path)
     assert paths.failing(tasks) == {}
@@ -367,12 +367,12 @@ def test_experts(env):
         make_expert(env, "lapsing")
 
 
-# --- at length -----------------------------------------------------------------------------------------------------
+# --- long -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.long
-def test_gold_paths_and_random_rollouts_come_back_in_fresh_processes(tmp_path):
-    """Two gold paths of each task and sixty random rollouts of thirty steps: recorded, then played in a new JVM."""
+def test_gold_paths_and_random_rollouts_replay_in_fresh_processes(tmp_path):
+    """Two gold paths per task and 60 random rollouts of 30 steps are recorded, then replayed."""
     env = ScienceWorld(
         ScienceWorldSettings(workers=2, memory=512, timeout=600.0, simplifications="eto")
     )
@@ -393,7 +393,7 @@ def test_gold_paths_and_random_rollouts_come_back_in_fresh_processes(tmp_path):
 
 @pytest.mark.long
 def test_the_splits_are_those_of_the_package(env):
-    """Asked of the simulator itself, in this process."""
+    """The simulator runs in this process."""
     simulator = env.factory()
     try:
         found = simulator.variations()

@@ -1,4 +1,4 @@
-"""Lapses: what becomes of a path's actions. Paths that cannot be made."""
+"""Gold paths: lapses, thoughts, and paths that cannot be generated."""
 
 import random
 
@@ -17,7 +17,7 @@ ACTIONS = st.lists(
 )
 
 
-def test_a_path_that_cannot_be_made_is_one_tasks_affair(tmp_path, monkeypatch):
+def test_a_failed_gold_path_affects_only_its_task(tmp_path, monkeypatch):
     monkeypatch.setenv("EEF_CACHE", str(tmp_path))
     env = CountingEnv(workers=2)
     tasks = list(env.tasks("train").head(4))
@@ -48,25 +48,25 @@ def test_a_path_that_cannot_be_made_is_one_tasks_affair(tmp_path, monkeypatch):
 
 
 @given(ACTIONS, st.integers(0, 99))
-def test_without_lapses_it_is_the_path(actions, seed):
+def test_without_lapses_the_path_is_unchanged(actions, seed):
     assert lapse(actions, 0.0, random.Random(seed)) == actions
 
 
 @given(ACTIONS, st.floats(0, 1), st.integers(0, 99))
-def test_only_the_paths_own_actions_are_played(actions, rate, seed):
+def test_lapses_only_use_actions_of_the_path(actions, rate, seed):
     played = lapse(actions, rate, random.Random(seed))
     assert set(played) <= set(actions)
     assert played == lapse(actions, rate, random.Random(seed))
 
 
-def test_an_answer_shares_the_fate_of_what_it_answers():
+def test_an_answer_stays_with_its_question():
     for seed in range(200):
         played = lapse(["look around", "open door", "0", "go to hall"], 0.5, random.Random(seed))
         for before, action in zip(["", *played], played, strict=False):
             assert (action == "0") <= (before == "open door")
 
 
-def test_lapses_come_at_their_rate():
+def test_lapses_occur_at_their_rate():
     kept = [len(lapse(["a", "b", "c", "d"] * 5, 0.2, random.Random(seed))) for seed in range(400)]
     assert (
         12 < sum(kept) / len(kept) < 18

@@ -1,4 +1,4 @@
-"""The pool: episodes in worker processes go as they would in this one, whatever becomes of the workers."""
+"""The pool: episodes in workers are the same as in this process, even if workers die."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shared():
 
 @pytest.fixture
 def env(shared):
-    """A clone with an episode that stands at 7."""
+    """A clone whose episode has counted to 7."""
     clone = shared.clone()
     clone.reset(shared.tasks("train")[0])
     clone.step("7")
@@ -51,7 +51,7 @@ def test_it_keeps_the_protocol(shared):
     assert len(check_env(shared, actions=["1", "20", "no number", "100", "1"])) > 10
 
 
-def test_episodes_lie_where_fewest_are(shared):
+def test_episodes_go_to_the_worker_with_the_fewest(shared):
     clones = [shared.clone() for _ in range(6)]
     for clone in clones:
         clone.reset(shared.tasks("train")[1])
@@ -63,7 +63,7 @@ def test_episodes_lie_where_fewest_are(shared):
     assert sum(len(worker.slots) for worker in shared.pool.workers) == sum(held) - 6
 
 
-def test_episodes_begun_at_once_lie_where_fewest_are():
+def test_episodes_started_at_once_are_spread_over_workers():
     env = CountingEnv(workers=4)
     clones, task = [env.clone() for _ in range(32)], env.tasks("train")[0]
     with ThreadPoolExecutor(32) as threads:
@@ -75,7 +75,7 @@ def test_episodes_begun_at_once_lie_where_fewest_are():
     env.close()
 
 
-def test_gold_paths_are_made_by_all_workers_at_once():
+def test_gold_paths_are_generated_by_all_workers_at_once():
     env = CountingEnv(workers=3)
     given = []
     for worker in env.pool.workers:
@@ -90,7 +90,7 @@ def test_gold_paths_are_made_by_all_workers_at_once():
     env.close()
 
 
-def test_a_worker_that_cannot_be_started_can_be_started_later(monkeypatch):
+def test_a_worker_that_failed_to_start_can_start_later(monkeypatch):
     env = CountingEnv()
     with monkeypatch.context() as patch:
         patch.setattr(worker_module, "start_process", lambda *args, **kwargs: os.close(-1))
@@ -100,7 +100,7 @@ def test_a_worker_that_cannot_be_started_can_be_started_later(monkeypatch):
     env.close()
 
 
-def test_an_episode_outlives_its_worker(env):
+def test_an_episode_survives_its_worker(env):
     deaths = env.pool.restarts
     for worker in env.pool.workers:
         if worker.pid is not None:
@@ -110,14 +110,14 @@ def test_an_episode_outlives_its_worker(env):
     assert env.pool.restarts > deaths
 
 
-def test_an_action_that_kills_once_is_carried_out_elsewhere(env, tmp_path):
+def test_an_action_that_kills_a_worker_once_is_retried_in_another(env, tmp_path):
     before = env._slot._worker
     assert env.step(f"die {tmp_path / 'once'}") == StepResult("at 7", 0.0, False)
     assert env._slot._worker is not before
     assert env.step("1").observation == "at 8"
 
 
-def test_an_action_that_kills_twice_is_an_error_of_its_episode_alone(shared, env):
+def test_an_action_that_kills_two_workers_fails_only_its_episode(shared, env):
     other = shared.clone()
     other.reset(shared.tasks("train")[2])
     other.step("5")
@@ -139,7 +139,7 @@ def test_a_hung_worker_is_ended(monkeypatch):
     env.close()
 
 
-def test_a_broken_episode_leaves_its_worker_alone(env):
+def test_a_failed_episode_does_not_affect_its_worker(env):
     deaths = env.pool.restarts
     with pytest.raises(EnvError, match="it broke"):
         env.step("break")
@@ -147,7 +147,7 @@ def test_a_broken_episode_leaves_its_worker_alone(env):
     assert env.pool.restarts == deaths
 
 
-def test_an_episode_that_goes_another_way_is_not_gone_on_with(env):
+def test_an_episode_that_does_not_repeat_is_not_continued(env):
     env.step("moody")
     os.kill(env._slot._worker.pid, signal.SIGKILL)
     env._slot._worker._process.join()
@@ -155,7 +155,7 @@ def test_an_episode_that_goes_another_way_is_not_gone_on_with(env):
         env.step("1")
 
 
-def test_what_cannot_be_opened_is_the_users_to_mend(tmp_path):
+def test_a_simulator_that_cannot_be_created_is_a_config_error(tmp_path):
     env = CountingEnv(refuses=True)
     with pytest.raises(ConfigError, match="no counting here") as caught:
         env.reset(env.tasks("train")[0])
@@ -176,7 +176,7 @@ def test_no_process_is_left():
     env.close()
 
 
-# --- exploration ---------------------------------------------------------------------------------------------------
+# --- exploration ----------------------------------------------------------------------------------
 
 ACTIONS = (
     "look around",
@@ -191,7 +191,7 @@ ACTIONS = (
 
 
 def restless(conversation, seed):
-    """A student that does anything."""
+    """A student that takes random actions."""
     return format_completion("", ACTIONS[derive_seed(seed, len(conversation)) % len(ACTIONS)])
 
 
@@ -226,7 +226,7 @@ def _inside(trajectory):
     return PlannedState(trajectory.task, StateRef(trajectory.id, 2), 1)
 
 
-def test_two_workers_play_what_one_plays(tmp_path):
+def test_two_workers_play_the_same_as_one(tmp_path):
     played = []
     for workers in (1, 2):
         env = CountingEnv(workers=workers)
@@ -241,7 +241,7 @@ def test_two_workers_play_what_one_plays(tmp_path):
 
 @needs_java
 def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
-    """SIGKILL for a JVM or its worker again and again: the store holds what it holds without."""
+    """JVMs and workers are killed repeatedly; the store is the same as without."""
     env = TextWorldExpress(TextWorldSettings(games=("coin", "mapreader"), workers=2))
     calm = play_all(env, tmp_path / "calm", restless)
     stop, killed, stored = threading.Event(), [], []
@@ -272,7 +272,7 @@ def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
 
 
 @needs_java
-def test_a_hung_jvm_is_ended_and_its_episode_goes_on_elsewhere():
+def test_a_hung_jvm_is_killed_and_its_episode_continues_in_another():
     env = TextWorldExpress(TextWorldSettings(games="coin", workers=2, timeout=5.0))
     env.reset(env.tasks("train")[0])
     seen = env.step("look around")
@@ -292,8 +292,10 @@ def kill(pid):
 @pytest.mark.long
 @needs_java
 def test_two_thousand_episodes_leak_nothing():
-    """Memory of a JVM and of its worker, processes, files and ports stay where they are; every 250 episodes the JVM
-    of the other worker is killed."""
+    """Memory of JVM and worker, processes, files and ports stay constant.
+
+    Every 250 episodes the JVM of the other worker is killed.
+    """
     env = ScienceWorld(
         ScienceWorldSettings(
             tasks=("find-plant", "lifespan-longest-lived", "identify-life-stages-2"),
