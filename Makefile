@@ -12,7 +12,7 @@ WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Without a GPU, PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu' saves several gigabytes."
 	@echo "  Another Python: make PYTHON=/path/to/python3. Another run directory of the demo: make demo OUT=DIR."

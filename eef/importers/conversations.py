@@ -59,7 +59,7 @@ def parse_message(message: Any, number: int) -> Message:
         raise ParseError(f"message {number} is a {type(message).__name__}; expected an object")
     name = message.get("role", message.get("from", message.get("source")))
     if not isinstance(name, str) or name.lower() not in _ROLES:
-        raise ParseError(f"message {number} has an unknown role {name!r}")
+        raise ParseError(f"unknown role {name!r} in message {number}")
     role = _ROLES[name.lower()]
     content = _text(message.get("content", message.get("value", message.get("message"))), number)
     if role == "agent":

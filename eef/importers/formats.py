@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from eef.errors import StoreError
 from eef.importers.conversations import parse_message, split_episode
@@ -14,9 +14,17 @@ from eef.trajectory import Trajectory
 Record = dict[str, Any]
 
 
+class Format(NamedTuple):
+    """A format: whether a row has it, the parser of its rows, and a description."""
+
+    fits: Callable[[Record], bool]
+    parse: Callable[[Record], ParsedEpisode]
+    about: str
+
+
 def detect(row: Record) -> str | None:
     """The name of a row's format, or None if it is unknown."""
-    return next((name for name, (fits, _, _) in FORMATS.items() if fits(row)), None)
+    return next((name for name, format in FORMATS.items() if format.fits(row)), None)
 
 
 def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
@@ -31,7 +39,7 @@ def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
     if wanted not in ("auto", name):
         raise ParseError(f"format is `{name}`; expected `{wanted}`")
     try:
-        return FORMATS[name][1](row)
+        return FORMATS[name].parse(row)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ParseError(f"malformed `{name}` row: {type(error).__name__} {error}") from error
 
@@ -177,42 +185,42 @@ def _conversation(
     )
 
 
-FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], ParsedEpisode], str]] = {
-    "eef": (
+FORMATS: dict[str, Format] = {
+    "eef": Format(
         lambda row: {"author", "steps", "final_observation"} <= row.keys(),
         _read_own,
         "trajectories of `eef` (`trajectories.jsonl`)",
     ),
-    "react": (
+    "react": Format(
         lambda row: {"initial_observation", "steps"} <= row.keys(),
         read_react,
         "ReAct logs in bracket format: `initial_observation`, `steps[action, observation]`, "
         "thoughts as `think[…]`",
     ),
-    "agentgym": (
+    "agentgym": Format(
         lambda row: (
             "conversations" in row and ("item_id" in row or _any_has(row["conversations"], "loss"))
         ),
         _read_agentgym,
         "AgentGym: `conversations[from, value, loss]`, `item_id`",
     ),
-    "sharegpt": (
+    "sharegpt": Format(
         lambda row: "conversations" in row,
         _read_sharegpt,
         "ETO and FastChat: `conversations[from, value]`, `id`, `reward`",
     ),
-    "inspect": (
+    "inspect": Format(
         lambda row: "messages" in row and "scores" in row and "epoch" in row,
         _read_inspect,
         "inspect logs: `.eval`, or their JSON form",
     ),
-    "messages": (
+    "messages": Format(
         lambda row: "messages" in row,
         _read_messages,
         "OpenAI messages: `messages[role, content, tool_calls]`, masks as `train`, `weight`, "
         "`loss` or `loss_weight`",
     ),
-    "verifiers": (
+    "verifiers": Format(
         lambda row: (
             "traces" in row
             or {"nodes", "task"} <= row.keys()
@@ -222,7 +230,7 @@ FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], ParsedEpis
         "verifiers: `traces.jsonl`, or older rows of `prompt`, `completion`, `reward`",
     ),
 }
-"""Name → (whether a row has this format, its parser, its description); the first match is used."""
+"""Formats by name; the first one that fits a row is used."""
 
 
 def _any_has(messages: Any, key: str) -> bool:

@@ -339,7 +339,7 @@ def messages_by(*roles):
         ),
         (
             json.dumps({"messages": messages_by("user", "wizard"), "reward": 1}).encode(),
-            "message 1 has an unknown role 'wizard'",
+            "unknown role 'wizard' in message 1",
         ),
         (
             json.dumps({"messages": messages_by("user", "assistant"), "reward": 7}).encode(),
