@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from eef.cli.console import handle_interrupt, print_err, print_out
-from eef.cli.options import MethodName, RunPath
-from eef.config import unknown_name
+from eef.cli.options import MethodName, RunPath, check_method_and_round
 from eef.errors import ConfigError, StoreError
 from eef.exporters.targets import export as write_files
 from eef.exporters.targets import find_target
@@ -76,8 +75,7 @@ def export(
 
 def _choose_selection(run: RunDirectory, method: str | None, round: int | None) -> Stage:
     """The selection of a method and round, by default the last of the only method that has any."""
-    if method is not None and method not in (names := [*run.methods]):
-        raise unknown_name("method", method, names)
+    check_method_and_round(run, method, round)
     selected = [stage for stage in run.stages if stage.kind == "select" and run.is_done(stage)]
     matching = [
         stage

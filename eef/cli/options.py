@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eef.config import apply_override
+from eef.config import apply_override, unknown_name
+from eef.errors import ConfigError
+
+if TYPE_CHECKING:
+    from eef.pipeline.run_directory import RunDirectory
 
 RunPath = Annotated[
     Path, typer.Argument(metavar="DIR", help="A run directory.", show_default=False)
@@ -71,3 +75,14 @@ def overrides_table(overrides: list[str] | None) -> dict[str, Any]:
     for override in overrides or ():
         apply_override(table, override)
     return table
+
+
+def check_method_and_round(run: RunDirectory, method: str | None, round: int | None) -> None:
+    """ConfigError if a run has no such method or round; None stands for all."""
+    methods = list(dict.fromkeys(stage.method for stage in run.stages))
+    if method is not None and method not in methods:
+        raise unknown_name("method", method, methods)
+    if round is not None and round > run.recipe.rounds:
+        raise ConfigError(
+            f"`{run.path}` has no round {round}", hint=f"its rounds: 0 to {run.recipe.rounds}"
+        )

@@ -11,10 +11,9 @@ from rich.text import Text
 
 from eef.analysis.results import read_results
 from eef.cli.console import duration, print_err, stdout_console
-from eef.cli.options import MethodName, RunPath
+from eef.cli.options import MethodName, RunPath, check_method_and_round
 from eef.cli.status import stage_status
 from eef.cli.trajectory_view import Item, show_item, show_mask
-from eef.config import unknown_name
 from eef.errors import ConfigError, StoreError
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage
@@ -50,7 +49,7 @@ def show(
     Example: `eef show runs/demo webshop/12`
     """
     run = RunDirectory.open(directory)
-    _check_filters(run, method, round)
+    check_method_and_round(run, method, round)
     if name is None:
         _show_overview(run)
         return
@@ -66,17 +65,7 @@ def show(
         show_item(data, item, full=full)
 
 
-def _check_filters(run: RunDirectory, method: str | None, round: int | None) -> None:
-    methods = list(dict.fromkeys(stage.method for stage in run.stages))
-    if method is not None and method not in methods:
-        raise unknown_name("method", method, methods)
-    if round is not None and round > run.recipe.rounds:
-        raise ConfigError(
-            f"`{run.path}` has no round {round}", hint=f"its rounds: 0 to {run.recipe.rounds}"
-        )
-
-
-# the run
+# The run
 
 
 def _show_overview(run: RunDirectory) -> None:
@@ -113,7 +102,7 @@ def _time(data: RunData, stage: Stage) -> str:
     return NONE if cost is None else duration(cost.seconds)
 
 
-# a task
+# A task
 
 
 def _show_task(data: RunData, task: str, method: str | None, round: int | None) -> None:
@@ -149,7 +138,7 @@ def _task_row(method: str, item: Trajectory) -> tuple[str | Text, ...]:
     )
 
 
-# lookup
+# Lookup
 
 
 def _find_example(data: RunData, name: str, method: str | None, round: int | None) -> Item | None:
