@@ -266,7 +266,7 @@ def test_a_dry_run_estimates_and_asks_nothing(recipe, tmp_path):
         likely, most = re.findall(
             r"(?:likely|at most) +([\d,]+) requests, ([\d,]+) prompt tokens", done.stdout
         )
-        assert "nothing was asked" in done.stdout
+        assert "no request was sent" in done.stdout
         real = eef(
             "collect",
             recipe,
