@@ -86,7 +86,7 @@ class Session:
     instruction: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def begin(self, task: Task) -> str:
+    def reset(self, task: Task) -> str:
         self.observation, self.instruction = self.env.reset(task), task.instruction
         return self.observation
 
@@ -131,7 +131,7 @@ class Sessions:
         """Start the task of an index, or a random one. Raises Refusal and EnvError."""
         task = self._task(index)
         with self.at(number) as session:
-            return session.begin(task)
+            return session.reset(task)
 
     def step(self, number: int, action: str) -> StepResult:
         with self.at(number) as session:

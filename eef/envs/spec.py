@@ -47,7 +47,7 @@ def group_in_id(task: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvSpec:
-    """One environment: its constructor, its scripted expert, and the knowledge behind its reports.
+    """One environment: how it is created, its scripted expert, and what its reports need.
 
     settings           its settings class
     make               creates the environment from its settings
