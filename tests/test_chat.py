@@ -15,7 +15,7 @@ words = st.text("abc []", min_size=1).map(str.strip).filter(bool)
 
 
 def test_doctests():
-    assert doctest.testmod(chat) == (0, 5)
+    assert doctest.testmod(chat) == (0, 9)
 
 
 @given(words | st.just(""), words)

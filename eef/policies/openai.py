@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from eef.chat import cut_completion
+from eef.chat import cut_completion, read_message, with_reasoning
 from eef.errors import ConfigError, ModelError
 from eef.policies.response_cache import ResponseCache, question_id
 from eef.policies.settings import ApiSettings
@@ -159,17 +159,19 @@ class ApiPolicy:
         try:
             answer = json.loads(content)
             choice = answer["choices"][0]
-            text = choice["message"].get("content") or ""
+            if choice.get("finish_reason") == "error" or choice.get("error"):
+                raise _Trouble("interrupted")
+            reasoning, text = read_message(choice["message"])
             usage = answer.get("usage") or {}
             finish = choice.get("finish_reason")
             counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
             cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise _Trouble("malformed") from None
-        if not isinstance(text, str) or not text.strip():
+        if not text.strip() and finish != "length":
             raise _Trouble("filtered" if finish == "content_filter" else "empty")
         return Completion(
-            text=cut_completion(text),
+            text=cut_completion(with_reasoning(reasoning, text)),
             finish="length" if finish == "length" else "stop",
             prompt_tokens=counts[0],
             cached_tokens=cached,

@@ -208,6 +208,87 @@ def test_completions_are_cut_behind_the_action_by_us(tmp_path):
     )
 
 
+def answers_with(tmp_path, choice, retries=6):
+    """What the policy makes of a server that always answers with `choice`; the request count."""
+    usage = {"prompt_tokens": 9, "completion_tokens": 40}
+    body = json.dumps({"choices": [choice], "usage": usage}).encode()
+    with serving(lambda *asked: (200, {}, body)) as (base, seen):
+        policy = ApiPolicy(
+            "m",
+            settings(base, retries=retries),
+            author=Author("expert", "m"),
+            cache=tmp_path / "a.jsonl",
+        )
+        (completion,) = policy.act([TALK], [0], SAMPLING)
+    return completion, len(seen)
+
+
+TEXT = {"type": "text", "text": "Thought: on.\nAction: right"}
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": [TEXT]}, "Thought: on.\nAction: right"),
+        (
+            {"content": [{"type": "text", "text": "Thought: on.\n"}, "Action: right"]},
+            "Thought: on.\nAction: right",
+        ),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "I go on."}]},
+                    TEXT,
+                ]
+            },
+            "<think>\nI go on.\n</think>\n\nThought: on.\nAction: right",
+        ),
+        (
+            {"content": TEXT["text"], "reasoning_content": "I go on."},
+            "<think>\nI go on.\n</think>\n\nThought: on.\nAction: right",
+        ),
+        (
+            {"content": TEXT["text"], "reasoning_content": None, "reasoning": "I go on."},
+            "<think>\nI go on.\n</think>\n\nThought: on.\nAction: right",
+        ),
+    ],
+)
+def test_an_answer_in_parts_or_with_reasoning_is_read(message, text, tmp_path):
+    choice = {"message": {"role": "assistant", **message}, "finish_reason": "stop"}
+    completion, requests = answers_with(tmp_path, choice)
+    assert (completion.text, completion.finish, requests) == (text, "stop", 1)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"finish_reason": "error", "error": {"code": 502, "message": "Provider disconnected"}},
+        {"finish_reason": "error"},
+        {"finish_reason": "stop", "error": {"code": 502, "message": "Provider disconnected"}},
+    ],
+)
+def test_an_interrupted_answer_is_a_failed_attempt(broken, tmp_path):
+    choice = {"message": {"role": "assistant", "content": "Thought: on.\nAction: rig"}, **broken}
+    completion, requests = answers_with(tmp_path, choice, retries=2)
+    assert (completion.finish, requests) == ("error", 3)
+    assert completion.text == "no answer after 3 requests (3 × interrupted)"
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": None, "reasoning_content": "Let me see"}, "<think>\nLet me see\n</think>"),
+        ({"content": ""}, ""),
+        ({"content": None}, ""),
+    ],
+)
+def test_a_model_whose_reasoning_takes_all_tokens_is_asked_once(message, text, tmp_path):
+    choice = {"message": {"role": "assistant", **message}, "finish_reason": "length"}
+    completion, requests = answers_with(tmp_path, choice)
+    assert (completion.text, completion.finish, requests) == (text, "length", 1)
+    assert (completion.prompt_tokens, completion.generated_tokens) == (9, 40)
+
+
 def test_each_request_begins_with_the_one_before(tmp_path):
     with serving(expert_server) as (base, seen):
         collected(tmp_path, base, count=1)
