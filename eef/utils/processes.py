@@ -1,5 +1,6 @@
-"""Process: one that this program starts – it never hears Ctrl-C, leaves at SIGTERM as an exception does, and ends with
-its parent. Beside the way of the data: environments in worker processes and methods side by side stand on it.
+"""Child processes that ignore Ctrl-C, exit cleanly on SIGTERM and end with their parent.
+
+Environments in worker processes and methods executed in parallel are such processes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error of a user's kind in a process, on its way to the parent."""
+    """An EefError in a form that can be sent to the parent process."""
 
     kind: type[EefError]
     message: str
@@ -41,17 +42,20 @@ class Failure:
 def start_process(
     target: Callable[..., None], args: tuple[Any, ...], *, name: str, leaf: bool
 ) -> SpawnProcess:
-    """Start `target(*args)` in a fresh interpreter. A `leaf` starts no such process itself, and is ended when this
-    program leaves by whatever way; others the caller must end."""
-    resource_tracker.ensure_running()  # started with the first process, it would let the interrupts through again
-    process = SPAWN.Process(target=_carry_out, args=(target, args), name=name, daemon=leaf)
+    """Start `target(*args)` in a fresh interpreter.
+
+    A `leaf` starts no child processes, and is terminated when this program exits. The caller must
+    end any other process.
+    """
+    resource_tracker.ensure_running()  # started with the first process, it would unblock SIGINT
+    process = SPAWN.Process(target=_main, args=(target, args), name=name, daemon=leaf)
     with _without_interrupts():
         process.start()
     return process
 
 
 def end_process(process: SpawnProcess, timeout: float) -> None:
-    """Ask a process to end, and make it end after `timeout` seconds."""
+    """Terminate a process, and kill it if it has not ended after `timeout` seconds."""
     process.terminate()
     process.join(timeout)
     process.kill()
@@ -60,7 +64,10 @@ def end_process(process: SpawnProcess, timeout: float) -> None:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal. A process started within this never hears it: its parent ends it."""
+    """Block Ctrl-C, which reaches every process of a terminal, in processes started within.
+
+    Their parent ends them instead.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -68,15 +75,15 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _carry_out(target: Callable[..., None], args: tuple[Any, ...]) -> None:
-    """What such a process does."""
+def _main(target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Run the target in the child process."""
     _end_with_parent()
     signal.signal(signal.SIGTERM, _leave)
     target(*args)
 
 
 def _end_with_parent() -> None:
-    """Have this process end when its parent does, even where that was killed and could say nothing."""
+    """End this process when its parent ends, even if the parent is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "started by another process"
 
@@ -88,5 +95,5 @@ def _end_with_parent() -> None:
 
 
 def _leave(signum: int, frame: object) -> None:
-    """End as an exception does, so that files are left whole and what was started is ended."""
+    """Exit by an exception, so that open files are completed and child processes end."""
     raise SystemExit(128 + signum)
