@@ -121,6 +121,19 @@ def test_torch_is_loaded_only_where_it_is_needed():
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+def test_help_loads_no_torch():
+    script = (
+        "import sys; sys.argv = ['eef', '--help']; from eef.cli import main\n"
+        "try: main()\n"
+        "finally: print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "Usage: eef" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_public_api_is_complete_and_every_name_resolves():
     assert sorted(eef.__all__) == [
         "EefError",
