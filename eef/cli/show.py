@@ -111,16 +111,16 @@ def _show_task(data: RunData, task: str, method: str | None, round: int | None) 
     for column in ("trajectory", "method", "round", "author", "start", "steps", "ended", "reward"):
         right = column in ("round", "steps", "reward")
         table.add_column(column, justify="right" if right else "left")
-    found = {
-        item.id: (EXPERT if item.by_expert else name, item)
-        for name, trajectories in _collections(data, method, round)
-        for item in trajectories.of_task(task)
-        if round in (None, item.round)
-    }
+    found: dict[tuple[str, int, str], Trajectory] = {}
+    for name, trajectories in _collections(data, method, round):
+        for item in trajectories.of_task(task):
+            if round in (None, item.round):
+                owner = EXPERT if item.by_expert else name
+                found[owner, item.round, item.id] = item
     if not found:
         raise _not_found(data, task)
-    for name, item in found.values():
-        table.add_row(*_task_row(name, item), style="green" if item.success else None)
+    for (owner, _, _), item in found.items():
+        table.add_row(*_task_row(owner, item), style="green" if item.success else None)
     stdout_console().print(table)
 
 

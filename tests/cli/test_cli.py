@@ -207,7 +207,7 @@ def test_two_processes_cannot_work_on_one_method(finished, tmp_path):
         refused(
             eef("run", directory),
             f"is being written by process {os.getpid()}",
-            "wait until it has ended",
+            "wait until it ends",
         )
     assert eef("run", directory, "--quiet").exit_code == 0
 
@@ -342,7 +342,7 @@ def test_a_model_without_a_tokenizer_is_refused_before_anything_is_played(
     bare = tmp_path / "bare"
     shutil.copytree(student, bare, ignore=shutil.ignore_patterns("*token*", "*.jinja"))
     done = eef("run", recipe, "--out", tmp_path / "run", "--set", f"model.name={bare}")
-    refused(done, f"model '{bare}': no usable tokenizer", "there is none in that directory")
+    refused(done, f"model '{bare}': no usable tokenizer", "check the files of that directory")
     assert not (tmp_path / "run/expert").exists()
 
 
