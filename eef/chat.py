@@ -1,23 +1,55 @@
-"""Steps → messages: the one conversation builder for acting and training; and the ReAct format.
+"""Steps → messages: the one conversation builder for acting and training; and the parser of turns.
 
 A conversation is `[system?] user assistant user assistant …`. Each user message is an observation,
 each assistant message a completion (`Thought: …\\nAction: …`). A method's prompt suffix is appended
 to the environment's prompt in the system message.
+
+Collecting, rollouts, imports, replays and the loss mask find the action of a completion by
+`find_action`. There is no other parser.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from eef.policy import Conversation
 from eef.trajectory import Step
 
-_REACT = re.compile(
-    r"^\s*(?:thought:\s*(?P<thought>.*?))?\s*\baction:\s*(?P<action>.+?)\s*$", re.I | re.S
+_TAG = re.compile(
+    r"<\|?(?P<close>/|end_(?:of_)?)?(?:(?:begin_of|start)_)?"
+    r"(?P<name>think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|seed:think)"
+    r"(?:\s[^<>\n]{0,80})?\|?>"
+    r"|(?:(?<!\w)\[|\[(?P<close_bracket>/))(?P<bracket>think(?:ing)?|reasoning)\]"
+    r"|◁(?P<close_kimi>/)?(?P<kimi>think)▷",
+    re.I,
 )
-_ACTION_LINE = re.compile(r"\baction:\s*[^\n]+", re.I)
+"""The tags of thought blocks: `<think>`, `<|begin_of_thought|>`, `[THINK]`, `◁think▷`, …"""
+
+_PREFIX = r"^[ \t]*(?:(?:[-*+>]|#{1,6}|\d{1,3}[.)])[ \t]+|>)*(?P<marks>[*_`]{0,3})"
+_LABEL = r"(?:[ \t]*\d{1,3})?(?P<closed>[*_`]{0,3})[ \t]*[:：]"
+_ACTION = re.compile(f"{_PREFIX}action{_LABEL}", re.I | re.M)
+_OBSERVATION = re.compile(f"{_PREFIX}observation{_LABEL}", re.I | re.M)
+_THOUGHT = re.compile(f"{_PREFIX}(?P<word>thought){_LABEL}[*_`]{{0,3}}[ \\t]*", re.I | re.M)
+_INLINE_ACTION = re.compile(r"\baction:", re.I)
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]*_`]*\s*$")
+_FENCE = re.compile(r"^[ \t]*```[\w-]*[ \t]*$", re.M)
+_BRACKET = re.compile(r"[\[({]")
+_CLOSING = {"[": "]", "(": ")", "{": "}"}
+
+
+class ActionSpan(NamedTuple):
+    """The place of the action in a completion, as indices.
+
+    The label `Action:` starts at `label`, and the action is `completion[start:end]`. `stop` is the
+    end of the action's last line, after closing marks such as `**`.
+    """
+
+    label: int
+    start: int
+    end: int
+    stop: int
 
 
 def build_conversation(
@@ -38,33 +70,92 @@ def build_conversation(
     return messages
 
 
-def parse_completion(completion: str) -> tuple[str, str | None]:
-    """(thought, action) of a completion; the action is None if there is none.
+def find_action(completion: str) -> ActionSpan | None:
+    """The place of a completion's action, or None if it has none.
 
-    Only the first line of the action counts.
+    1. Thought blocks (`<think>…</think>` and the like) hold no action. A block without its end tag
+       extends to the end of the text; one without its start tag begins at the start of the text.
+    2. The action follows the last line that begins with `Action:`, in any case, whatever is before
+       it. List and quote marks, emphasis (`**Action:**`) and code fences are ignored.
+    3. If there is no such line, the action follows a label inside a line. In a text that begins
+       with `Thought:` this is the first `action:` in the same case (`Thought: so. Action: left`,
+       `thought: so. action: left`), or else the first after the end of a sentence. In any other
+       text it is the first `Action:` after the end of a sentence.
+    4. A line that begins with `Observation:` after an action is invented, and so is all after it.
+
+    The action is the rest of the line, or the next line if that is blank. One whose first bracket
+    is not closed there continues to the closing bracket, if that comes before a line that begins
+    with `Thought:` or `Observation:`.
+
+    >>> def action(text):
+    ...     span = find_action(text)
+    ...     return span and text[span.start : span.end]
+    >>> action("<think>Action: up?</think>I go left.\\n**Action:** left")
+    'left'
+    >>> action("Thought: my next action: a search.\\nAction: search[mug]\\nObservation: none")
+    'search[mug]'
+    >>> action("thought: none fits. action: click[next >]")
+    'click[next >]'
+    >>> action("Action: reply[Dear customer,\\nyour mug [red] is here.]\\nBye")
+    'reply[Dear customer,\\nyour mug [red] is here.]'
+    >>> action("Thought: the best action: refund it."), action("<think>\\nAction: left")
+    (None, None)
+    """
+    text = _mask_thoughts(completion)
+    invented = [match.start() for match in _OBSERVATION.finditer(text)]
+    for end in (*invented, len(text)):
+        span = _action_of_lines(text[:end]) or _action_inside_line(text[:end])
+        if span is not None:
+            return span
+    return None
+
+
+def parse_completion(completion: str) -> tuple[str, str | None]:
+    """(thought, action) of a completion; the action is None if there is none. See `find_action`.
+
+    The thought is all text before the action, without tags, fences and its label.
 
     >>> parse_completion("Thought: red fits.\\nAction: click[red]")
     ('red fits.', 'click[red]')
-    >>> parse_completion("thought: none fits. action: click[next >]")
-    ('none fits.', 'click[next >]')
+    >>> parse_completion("<think>Red?</think>\\nThought: red fits.\\nAction: click[red]")
+    ('Red?\\nred fits.', 'click[red]')
     >>> parse_completion("I would buy it")
     ('I would buy it', None)
     """
-    match = _REACT.match(completion)
-    if match is None:
+    span = find_action(completion)
+    if span is None:
         return completion.strip(), None
-    action = match["action"].split("\n", 1)[0].strip()
-    return (match["thought"] or "").strip(), action or None
+    before = completion[: span.label]
+    if _thought_blocks(before):
+        before = re.sub(r"\n{3,}", "\n\n", _TAG.sub("", before))
+    thought = _THOUGHT.sub("", _FENCE.sub("", before), count=1).strip()
+    return thought, completion[span.start : span.end]
 
 
 def cut_completion(completion: str) -> str:
-    """A completion up to the end of its first action; models may go on to invent observations.
+    """A completion up to the end of its action; models may continue and invent observations.
 
     >>> cut_completion("Thought: red.\\nAction: click[red]\\nObservation: You have clicked red.")
     'Thought: red.\\nAction: click[red]'
     """
-    found = _ACTION_LINE.search(completion)
-    return completion[: found.end()].rstrip() if found else completion.rstrip()
+    span = find_action(completion)
+    if span is None:
+        return completion.rstrip()
+    fence = _FENCE.match(completion, completion.find("\n", span.stop) + 1 or len(completion))
+    is_closing = fence and len(_FENCE.findall(completion, 0, span.stop)) % 2 == 1
+    is_next = fence and not completion[span.stop : fence.start()].strip()
+    return completion[: fence.end() if fence and is_closing and is_next else span.stop].rstrip()
+
+
+def drop_thoughts(completion: str) -> str:
+    """A completion without its thought blocks; what `Thought:` labels remains.
+
+    >>> drop_thoughts("<think>\\nRed?\\n</think>\\n\\nThought: red fits.\\nAction: click[red]")
+    'Thought: red fits.\\nAction: click[red]'
+    """
+    for start, end in reversed(_thought_blocks(completion)):
+        completion = completion[:start] + completion[end:].lstrip()
+    return completion
 
 
 def format_completion(thought: str, action: str) -> str:
@@ -123,3 +214,113 @@ def _reasoning(part: Mapping[str, Any]) -> str:
     if isinstance(value, list):
         return "".join(_part(each)[1] for each in value)
     return value if isinstance(value, str) else ""
+
+
+def _thought_blocks(text: str) -> list[tuple[int, int]]:
+    """The (start, end) of every thought block, tags included. A tag in an action is text."""
+    blocks: list[tuple[int, int]] = []
+    kind, start = "", 0
+    for tag in _TAG.finditer(text):
+        name = (tag["name"] or tag["bracket"] or tag["kimi"]).lower()
+        closes = tag["close"] or tag["close_bracket"] or tag["close_kimi"]
+        if kind:
+            if closes and name == kind:
+                blocks.append((start, tag.end()))
+                kind = ""
+        elif _is_in_action(text, blocks[-1][1] if blocks else 0, tag.start()):
+            continue
+        elif closes:
+            blocks = [(0, tag.end())]
+        else:
+            kind, start = name, tag.start()
+    return [*blocks, (start, len(text))] if kind else blocks
+
+
+def _is_in_action(text: str, start: int, index: int) -> bool:
+    """Whether the line of `index`, seen from `start`, has an action before it."""
+    line = text[max(start, text.rfind("\n", 0, index) + 1) : index]
+    label = _ACTION.match(line)
+    return label is not None and bool(line[label.end() :].strip())
+
+
+def _mask_thoughts(text: str) -> str:
+    """The text with line ends in place of its thought blocks; indices stay the same."""
+    for start, end in _thought_blocks(text):
+        text = text[:start] + "\n" * (end - start) + text[end:]
+    return text
+
+
+def _action_of_lines(text: str) -> ActionSpan | None:
+    """The action after the last line that begins with `Action:`."""
+    span: ActionSpan | None = None
+    for label in _ACTION.finditer(text):
+        if span is None or label.start() >= span.stop:
+            marks = "" if label["closed"] else label["marks"]
+            span = _action_at(text, label.start(), label.end(), marks) or span
+    return span
+
+
+def _action_inside_line(text: str) -> ActionSpan | None:
+    """The action after a label inside a line."""
+    thought = _THOUGHT.match(text.lstrip())
+    begin = len(text) - len(text.lstrip()) + thought.end() if thought else -1
+    same_case, others = [], []
+    for label in _INLINE_ACTION.finditer(text):
+        if thought and _case(thought["word"]) == _case(label[0]):
+            same_case.append(label)
+        elif label.start() == begin or _SENTENCE_END.search(text[: label.start()]):
+            others += [label] if thought or label[0] == "Action:" else []
+    spans = (_action_at(text, each.start(), each.end(), "") for each in (*same_case, *others))
+    return next((span for span in spans if span), None)
+
+
+def _case(word: str) -> str:
+    return "lower" if word.islower() else "upper" if word.isupper() else "title"
+
+
+def _action_at(text: str, label: int, start: int, marks: str) -> ActionSpan | None:
+    """The action after a label that ends at `start`, with the emphasis `marks` still open there."""
+    if marks and text.startswith(marks, start):
+        start, marks = start + len(marks), ""
+    stop = _line_end(text, start)
+    while not text[start:stop].strip() or _FENCE.fullmatch(text[start:stop]):
+        if stop == len(text):
+            return None
+        start, stop = stop + 1, _line_end(text, stop + 1)
+        if any(each.match(text, start) for each in (_THOUGHT, _ACTION, _OBSERVATION)):
+            return None
+    start += len(text[start:stop]) - len(text[start:stop].lstrip())
+    stop = max(len(text[:stop].rstrip()), _bracket_end(text, start, stop))
+    end = stop
+    if marks and text[start:end].endswith(marks):
+        end -= len(marks)
+    for mark in ("```", "**", "__", "`"):
+        if end - start > 2 * len(mark) and text[start:end].startswith(mark):
+            inner = len(mark) if text[start:end].endswith(mark) else 0
+            start, end = start + inner, end - inner
+    return ActionSpan(label, start, end, stop) if end > start else None
+
+
+def _bracket_end(text: str, start: int, stop: int) -> int:
+    """The end of an action whose first bracket is closed after `stop`; 0 if that is not so.
+
+    Only the bracket of a call (`reply[`) or one that begins the action counts.
+    """
+    first = _BRACKET.search(text, start, stop)
+    if first is None or not (first.start() == start or text[first.start() - 1].isalnum()):
+        return 0
+    limits = [each.search(text, stop) for each in (_THOUGHT, _OBSERVATION)]
+    limit = min([found.start() for found in limits if found], default=len(text))
+    depth = 0
+    for index in range(first.start(), limit):
+        depth += (text[index] == first[0]) - (text[index] == _CLOSING[first[0]])
+        if depth == 0:
+            after = text[index + 1 :]
+            marks = len(after) - len(after.lstrip("*_`"))
+            return 0 if index < stop else index + 1 + marks
+    return 0
+
+
+def _line_end(text: str, start: int) -> int:
+    end = text.find("\n", start)
+    return len(text) if end < 0 else end

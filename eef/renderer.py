@@ -8,7 +8,6 @@ would merge.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from eef.chat import build_conversation
+from eef.chat import build_conversation, find_action
 from eef.config import Settings
 from eef.errors import ModelError
 from eef.policy import Conversation
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 LossOn = Literal["completion", "action"]
 _Messages = tuple[tuple[str, str], ...]  # (role, content) of each message; hashable
 
-_ACTION = re.compile(r"\baction:\s*", re.I)
 _CACHED_TEXTS = 16_384
 _NEXT_TURN = (("user", "."),)  # any observation: it makes the template end the turn before it
 
@@ -87,9 +85,9 @@ class RenderedPair:
 class Renderer:
     """Conversations → ids, by a tokenizer's chat template.
 
-    With `loss_on="action"`, a completion's weight applies only to the text after "Action:" and to
-    the end of the turn. `max_length` is the longest rendering that `render_all` accepts. `stop_ids`
-    are the ids that end a turn.
+    With `loss_on="action"`, a completion's weight applies only to its action (`chat.find_action`)
+    and to the end of the turn. `max_length` is the longest rendering that `render_all` accepts.
+    `stop_ids` are the ids that end a turn.
 
     ModelError if the tokenizer has no chat template, or if the template rewrites earlier messages
     (a prompt would not be a prefix of the next one) or does not end a turn with a special token.
@@ -158,10 +156,10 @@ class Renderer:
         spans = [(first, 0.0)]
         for number, weight in enumerate(weights):
             completion, between = rest[2 * number : 2 * number + 2]
-            match = _ACTION.search(completion) if self.loss_on == "action" else None
-            free = 0 if self.loss_on == "completion" else match.end() if match else len(completion)
+            start, stop = self._trained_text(completion)
             end = self._turn_end(between)
-            spans += [(completion[:free], 0.0), (completion[free:] + between[:end], weight)]
+            spans += [(completion[:start], 0.0), (completion[start:stop], weight)]
+            spans += [(completion[stop:], 0.0), (between[:end], weight)]
             spans += [(between[end:], 0.0)] if number + 1 < len(weights) else []
         joined = groupby((span for span in spans if span[0]), key=lambda span: span[1])
         return [("".join(text for text, _ in group), weight) for weight, group in joined]
@@ -179,11 +177,11 @@ class Renderer:
     ) -> None:
         """Append a completion and the text between it and the next one."""
         completion_ids, between_ids = self._encode(completion, False), self._encode(between, False)
-        free = self._tokens_before_action(completion) if self.loss_on == "action" else 0
+        start, stop = self._trained_tokens(completion, len(completion_ids))
         after = self._tokens_after_turn(between)
-        trained = len(completion_ids) - free + len(between_ids) - after
         ids += completion_ids + between_ids
-        values += [0.0] * free + [weight] * trained + [0.0] * after
+        values += [0.0] * start + [weight] * (stop - start) + [0.0] * (len(completion_ids) - stop)
+        values += [weight] * (len(between_ids) - after) + [0.0] * after
 
     def _tokens_after_turn(self, between: str) -> int:
         """Number of tokens of `between` that follow the end of the turn."""
@@ -193,15 +191,34 @@ class Renderer:
             raise self._template_error("does not end every assistant message in the same way")
         return len(ids) - end - 1
 
-    def _tokens_before_action(self, completion: str) -> int:
-        """Number of tokens that end before a completion's action; all of them if there is none."""
-        match = _ACTION.search(completion)
-        action = match.end() if match else len(completion)
+    def _trained_text(self, completion: str) -> tuple[int, int]:
+        """The (start, end) of the text of a completion that carries its weight.
+
+        Empty if only actions are trained and it has none. White space after the action is trained.
+        """
+        if self.loss_on == "completion":
+            return 0, len(completion)
+        span = find_action(completion)
+        if span is None:
+            return len(completion), len(completion)
+        return span.start, span.end if completion[span.end :].strip() else len(completion)
+
+    def _trained_tokens(self, completion: str, count: int) -> tuple[int, int]:
+        """The (start, end) of the trained ones among the `count` tokens of a completion.
+
+        A token is trained if any of its characters is.
+        """
+        start, stop = self._trained_text(completion)
+        if (start, stop) == (0, len(completion)):
+            return 0, count
         anchor = self.tokenizer.eos_token
         encoded = self.tokenizer(
             anchor + completion, add_special_tokens=False, return_offsets_mapping=True
         )
-        return sum(end <= len(anchor) + action for _, end in encoded["offset_mapping"][1:])
+        places = [
+            (begin - len(anchor), end - len(anchor)) for begin, end in encoded["offset_mapping"][1:]
+        ]
+        return sum(end <= start for _, end in places), sum(begin < stop for begin, _ in places)
 
     def _split(self, messages: _Messages) -> tuple[str, ...]:
         """The parts of a prompt: concatenated, they are the template's text."""

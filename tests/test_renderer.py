@@ -96,6 +96,27 @@ def test_action_only_excludes_the_thought():
     assert rendered.ids == Renderer(tokenizer).render(CONVERSATION, [0.0, 1.0]).ids
 
 
+@pytest.mark.parametrize(
+    ("completion", "trained"),
+    [
+        ("Thought: my next action: a search.\nAction: search[mug]", "search[mug]<|end|>"),
+        ("<think>\nAction: no\n</think>\n\nAction: search[mug]", "search[mug]<|end|>"),
+        ("thought: none. action: search[mug]", "search[mug]<|end|>"),
+        ("**Action: search[mug]**", "search[mug]<|end|>"),
+        ("Action: reply[a\nb]\nObservation: ah", "reply[a\nb]<|end|>"),
+    ],
+)
+def test_action_only_trains_the_action_and_the_end_alone(completion, trained):
+    tokenizer = tiny_tokenizer()
+    conversation = [*CONVERSATION[:4], {"role": "assistant", "content": completion}]
+    renderer = Renderer(tokenizer, loss_on="action")
+    rendered = renderer.render(conversation, [0.0, 1.0])
+    assert text_of(rendered, tokenizer, 1.0) == trained
+    spans = renderer.spans(conversation, [0.0, 1.0])
+    assert "".join(text for text, weight in spans if weight == 1) == trained
+    assert "".join(text for text, _ in spans) == tokenizer.decode(rendered.ids)
+
+
 def test_action_only_without_an_action_trains_the_end_alone():
     tokenizer = tiny_tokenizer()
     conversation = [{"role": "user", "content": "page"}, {"role": "assistant", "content": "hm"}]
