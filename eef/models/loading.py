@@ -84,10 +84,8 @@ def locate(name: str) -> str:
     """
     if is_shipped(name):
         if not (STUDENTS / name).is_dir():
-            raise ModelError(
-                f"unknown student {name!r}",
-                hint=f"known students: {', '.join(sorted(path.name for path in STUDENTS.iterdir()))}",
-            )
+            known = ", ".join(sorted(path.name for path in STUDENTS.iterdir()))
+            raise ModelError(f"unknown student {name!r}", hint=f"known students: {known}")
         return str(STUDENTS / name)
     path = Path(name.removeprefix("hf/")).expanduser()
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Checks that refuse a run before it fails hours later: recipe, environment, experts, tasks, student."""
+"""Checks that refuse a run before it fails hours later."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERSIONS = ("eef", "python", *LIBRARIES)
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python, and of the libraries that determine a student's numbers."""
+    """Versions of this package, Python, and the libraries that determine a student's numbers."""
     found = {"eef": __version__, "python": platform.python_version()}
     for library in LIBRARIES:
         with suppress(PackageNotFoundError):
@@ -111,7 +111,7 @@ def _check_disjoint_splits(context: RunContext) -> None:
 
 
 def _check_student_tasks(context: RunContext) -> None:
-    """ConfigError if the student was itself made from a task of this run, according to its manifest."""
+    """ConfigError if, by its manifest, the student was itself trained on a task of this run."""
     from eef.models.checkpoint import is_complete, read_manifest
     from eef.models.loading import locate
 

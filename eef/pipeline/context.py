@@ -1,4 +1,4 @@
-"""RunContext: what the stages of a run work with – environment, tasks, sampling, policies, renderer."""
+"""RunContext: the environment, tasks, sampling, policies and renderer of a run."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class RunContext:
         return self.env.can_branch_at(steps, item.state.t)
 
     def _tasks(self, split: str, count: int | None) -> TaskSet:
-        """The tasks of a split that the recipe uses. ConfigError if there are fewer than it asks for."""
+        """The tasks of a split that the recipe uses. ConfigError if the split has too few."""
         tasks = self.env.tasks(split)
         if not tasks:
             raise ConfigError(
@@ -166,7 +166,7 @@ class RunContext:
         if count is not None and count > len(tasks):
             raise ConfigError(
                 f"the recipe asks for {count} tasks of split {split!r}, which has {len(tasks)}",
-                hint=f"set `tasks.{'train' if split == 'train' else 'test'}` to {len(tasks)} or less",
+                hint=f"lower `tasks.{'train' if split == 'train' else 'test'}` to {len(tasks)}",
             )
         seed = self.recipe.tasks.seed
         return (tasks if seed is None else tasks.shuffled(seed)).head(count)

@@ -1,4 +1,4 @@
-"""Estimate: what an expert behind a server would take, told before anything is asked of it."""
+"""Estimated cost of an expert behind a server, before any request is sent."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.task import TaskSet
 from eef.trajectory import Trajectory, TrajectorySet
 
-CHARACTERS = 4  # of a token, as a rule of thumb for English
-_SAMPLE = 8  # tasks that are played for it
+CHARACTERS = 4  # per token, a rule of thumb for English
+_SAMPLE = 8  # tasks played for the estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Requests and tokens of playing `tasks` tasks, and their cost. `basis` says what it rests on."""
+    """Requests, tokens and cost of playing `tasks` tasks. `basis` states the assumption."""
 
     tasks: int
     requests: int
@@ -29,7 +29,7 @@ class Estimate:
     basis: str
 
 
-def estimate(
+def estimate_cost(
     env: Env,
     tasks: TaskSet,
     guide: Policy | None,
@@ -38,9 +38,10 @@ def estimate(
     sampling: Sampling,
     step_limit: int,
 ) -> tuple[Estimate, Estimate]:
-    """(likely, at most). The first few tasks are played by `guide`; each request sends the whole conversation so far.
+    """(likely, highest) cost; each request sends the whole conversation so far.
 
-    Without a guide the likely is the most: every episode goes to its limit on pages like the first ones.
+    The likely cost is that of the first few tasks as played by `guide`. Without a guide it equals
+    the highest: every episode reaches the step limit, with observations like the longest one seen.
     """
     sample = tasks.head(_SAMPLE)
     episodes = list(_episodes(env, sample, guide, step_limit)) if guide else []
@@ -51,19 +52,23 @@ def estimate(
         for turn in range(1, step_limit + 1)
     )
     count, limit = len(tasks), step_limit
-    most = _priced(
+    highest = _priced(
         count, count * limit, count * longest, count * limit * sampling.max_tokens, settings, ""
     )
     if not episodes:
-        return most, most
+        return highest, highest
     share = count / len(episodes)
     requests = share * sum(len(episode.steps) for episode in episodes)
     prompts = share * sum(_prompts(env, episode) for episode in episodes)
     written = share * sum(
         _tokens(len(step.completion)) for episode in episodes for step in episode.steps
     )
-    basis = f"likely: as the scripted expert played {len(episodes)} of them, {CHARACTERS} characters a token"
-    return _priced(count, round(requests), round(prompts), round(written), settings, basis), most
+    basis = (
+        f"likely: {len(episodes)} of the tasks as played by the scripted expert, "
+        f"{CHARACTERS} characters per token"
+    )
+    likely = _priced(count, round(requests), round(prompts), round(written), settings, basis)
+    return likely, highest
 
 
 def _episodes(env: Env, sample: TaskSet, guide: Policy, step_limit: int) -> Iterable[Trajectory]:
@@ -82,10 +87,13 @@ def _episodes(env: Env, sample: TaskSet, guide: Policy, step_limit: int) -> Iter
 def _prompts(env: Env, episode: Trajectory) -> int:
     """Prompt tokens of all turns of an episode."""
     steps = episode.steps
-    talks = (
+    conversations = (
         build_conversation(env.prompt, steps[:t], steps[t].observation) for t in range(len(steps))
     )
-    return sum(_tokens(sum(len(message["content"]) for message in talk)) for talk in talks)
+    return sum(
+        _tokens(sum(len(message["content"]) for message in conversation))
+        for conversation in conversations
+    )
 
 
 def _tokens(characters: int) -> int:
@@ -102,5 +110,6 @@ def _priced(
         prompt_tokens=prompts,
         completion_tokens=written,
         cost=cost,
-        basis=basis or "every episode goes to its limit, on pages like the longest ones seen",
+        basis=basis
+        or "every episode reaches the step limit, with observations like the longest seen",
     )

@@ -225,7 +225,7 @@ def _play(
         on_progress=on_progress,
     )
     context.worker_restarts[stage] += context.env.worker_restarts - restarts
-    # the last chunks of a budget may hold one rollout each, so failures are judged over a whole batch
+    # the last chunks of a budget may hold one rollout each, so judge failures over a whole batch
     recent = [*before, *specs][-max(len(specs), context.recipe.rollouts.batch_size) :]
     last = [last_attempt(store.trajectories, spec.id) for spec in recent]
     failed = bool(last) and all(item.status == "error" for item in last)

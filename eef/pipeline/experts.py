@@ -1,4 +1,4 @@
-"""Experts: scripted players, local models, models behind an API, and files of recorded trajectories."""
+"""Experts: scripted players, local models, API models, and files of recorded trajectories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eef.envs.registry import make_expert
 from eef.errors import ConfigError, DataError, EefError
 from eef.importers.importer import Importer
 from eef.importers.verify import TaskIndex
-from eef.pipeline.cost_estimate import Estimate, estimate
+from eef.pipeline.cost_estimate import Estimate, estimate_cost
 from eef.pipeline.stages import EXPERT
 from eef.policies.response_cache import CACHE_FILE, ResponseCache
 from eef.policies.settings import ApiSettings
@@ -74,7 +74,7 @@ def import_expert(
         reasons = ", ".join(f"{count} × {reason}" for reason, count in report.reasons.items())
         raise DataError(
             f"expert `{name}` holds no trajectory to train on ({reasons})",
-            hint=f"`eef import {name.removeprefix(FILE_PREFIX)}` lists every row and what is wrong with it",
+            hint=f"`eef import {name.removeprefix(FILE_PREFIX)}` lists every row and its problem",
         )
     return report.to_record()
 
@@ -86,7 +86,7 @@ def estimate_api_cost(context: RunContext) -> tuple[Estimate, Estimate]:
         guide = make_expert(context.env, "strong")
     except EefError:
         guide = None
-    return estimate(
+    return estimate_cost(
         context.env,
         context.expert_tasks,
         guide,
@@ -97,7 +97,7 @@ def estimate_api_cost(context: RunContext) -> tuple[Estimate, Estimate]:
 
 
 def api_usage(context: RunContext) -> dict[str, Any] | None:
-    """Requests, tokens, money and failures of API experts so far; None if there is no such expert."""
+    """Requests, tokens, cost and failures of API experts so far; None if there are none."""
     path = _response_cache(context)
     if not path.is_file():
         return None

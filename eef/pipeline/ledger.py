@@ -19,9 +19,9 @@ class Cost:
     """What something cost.
 
     `env_steps` counts the rollouts' own steps; recorded steps that were played again to restore a
-    state are counted in `replayed_steps` instead. `cached_tokens` is the part of `prompt_tokens` that
-    was not recomputed. `trained_tokens` carry loss; `processed_tokens` are all tokens that passed
-    through the model during training. `updates` are optimizer steps.
+    state are counted in `replayed_steps` instead. `cached_tokens` is the part of `prompt_tokens`
+    that was not recomputed. `trained_tokens` carry loss; `processed_tokens` are all tokens that
+    passed through the model during training. `updates` are optimizer steps.
     """
 
     rollouts: int = 0
@@ -49,7 +49,7 @@ def usage_of(trajectories: Iterable[Trajectory]) -> Cost:
 
 
 class Ledger:
-    """Costs by stage. Entering a stage again replaces its earlier entry, so resuming counts once."""
+    """Costs by stage. Entering a stage again replaces its entry, so a resumed stage counts once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,7 +65,7 @@ class Ledger:
 
     @classmethod
     def open(cls, directory: Path) -> Ledger:
-        """Open or create the ledger of a directory. DataError (with file and line) for a malformed line."""
+        """Open or create the ledger of a directory. DataError (file, line) for a malformed line."""
         path = directory / LEDGER_FILE
         with disk_errors(path):
             directory.mkdir(parents=True, exist_ok=True)

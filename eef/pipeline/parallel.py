@@ -1,9 +1,8 @@
-"""Workers: the methods of a run side by side, each in a process of its own. Between `eef.pipeline` and `eef.cli`.
+"""Methods executed in parallel, one worker process each.
 
-The experts and behaviour cloning come first, in the caller's process, since every method builds on them. From there on
-methods share nothing that is written, so each can go through its rounds by itself. What a run leaves does not depend on
-the number of jobs, as long as each process computes with the same number of threads (floating point sums in another
-order else): set `train.threads` where the last bit must be the same for any `jobs`.
+Expert data and behavior cloning come first, in the calling process, since every method builds on
+them. After that, methods share no file that is written. Results do not depend on `jobs` if the
+thread count is fixed (`train.threads`); otherwise floating-point sums are reordered.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from eef.utils.compute import available_cores, process_settings
 from eef.utils.processes import SPAWN, Failure, end_process, start_process
 from eef.utils.progress import OnProgress, Progress
 
-_SECONDS_TO_END = 10.0  # an optimizer update or a turn is awaited that long
+_SECONDS_TO_END = 10.0  # time for an optimizer update or a turn to finish
 
 
 @dataclass(frozen=True, slots=True)
-class Bug:
-    """Any other exception in a worker: its traceback as text."""
+class Crash:
+    """An unexpected exception in a worker: its traceback as text."""
 
-    text: str
+    traceback: str
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
-    """A process that carries out the stages of one method."""
+class MethodWorker:
+    """A process that executes the stages of one method."""
 
     method: str
     process: SpawnProcess
@@ -48,13 +47,14 @@ class Worker:
 def execute_methods(
     pipeline: Pipeline, jobs: int, on_progress: OnProgress, *, only: Sequence[str] | None = None
 ) -> None:
-    """Carry out all stages of a run that are not done: shared ones in this process, then `jobs` methods at a time.
+    """Execute all stages that are not done: shared ones here, then `jobs` methods at a time.
 
-    With `only`, of the methods that go through rounds these alone.
+    `only` restricts the methods that go through rounds. With one job or one method, everything is
+    executed in this process.
 
-    With one job, or one method, everything happens in this process. An EefError of any method ends the others and is
-    raised; so does an interruption (KeyboardInterrupt). Raises WorkerError where a worker was ended from outside, and
-    RuntimeError with the worker's traceback for a bug in it. No worker outlives this process, however it ends.
+    An EefError of any method, or a KeyboardInterrupt, ends the other methods and is raised. Raises
+    WorkerError if a worker was ended from outside, and RuntimeError with the worker's traceback for
+    a bug. No worker outlives this process.
     """
     run = pipeline.run
     methods = [name for name in round_methods(run.recipe) if only is None or name in only]
@@ -72,19 +72,20 @@ def execute_methods(
 
 
 def threads_of(recipe: Recipe, jobs: int) -> int:
-    """CPU threads for each of `jobs` processes: `train.threads`, else an equal share of the cores.
+    """CPU threads for each of `jobs` processes: `train.threads` if set, otherwise an equal share.
 
-    Threads that outnumber the cores wait for one another in every operation and make torch several times slower.
+    More threads than cores wait for one another in every operation and slow torch down several
+    times.
     """
     return recipe.train.threads or max(1, available_cores() // max(1, jobs))
 
 
-# --- the parent's side ---------------------------------------------------------------------------------------------
+# parent process
 def _side_by_side(
     run: RunDirectory, methods: list[str], jobs: int, on_progress: OnProgress
 ) -> None:
     waiting = deque(methods)
-    working: dict[Connection, Worker] = {}
+    working: dict[Connection, MethodWorker] = {}
     try:
         while waiting or working:
             while waiting and len(working) < jobs:
@@ -92,49 +93,51 @@ def _side_by_side(
                 working[worker.pipe] = worker
             for pipe in wait(list(working)):
                 assert isinstance(pipe, Connection)
-                if not _hear(working[pipe], on_progress):
+                if not _receive(working[pipe], on_progress):
                     del working[pipe]
     finally:
         _end(list(working.values()))
 
 
-def _start(run: RunDirectory, method: str, threads: int) -> Worker:
+def _start(run: RunDirectory, method: str, threads: int) -> MethodWorker:
     ours, theirs = SPAWN.Pipe(duplex=False)
     with process_settings(threads):
         process = start_process(_work, (run.path, method, theirs), name=f"eef {method}", leaf=False)
     theirs.close()
-    return Worker(method, process, ours)
+    return MethodWorker(method, process, ours)
 
 
-def _hear(worker: Worker, on_progress: OnProgress) -> bool:
-    """Take one message; False once the worker has ended. Raises what it failed with."""
+def _receive(worker: MethodWorker, on_progress: OnProgress) -> bool:
+    """Handle one message; False once the worker has ended. Raises the worker's error."""
     try:
         message = worker.pipe.recv()
     except (EOFError, OSError):  # OSError: ended in the middle of a message
         worker.process.join()
         if worker.process.exitcode != 0:
             raise WorkerError(
-                f"the process that worked on `{worker.method}` was ended {_how(worker.process.exitcode)}",
-                hint="out of memory? take fewer `--jobs` or a smaller `rollouts.batch_size`; nothing stored is lost",
+                f"the process that worked on `{worker.method}` was ended "
+                f"{_cause(worker.process.exitcode)}",
+                hint="out of memory? use fewer `--jobs` or a smaller `rollouts.batch_size`; stored "
+                "rollouts are kept",
             ) from None
         return False
     if isinstance(message, Failure):
         raise message.error()
-    if isinstance(message, Bug):
-        raise RuntimeError(f"in the process that worked on `{worker.method}`:\n{message.text}")
+    if isinstance(message, Crash):
+        raise RuntimeError(f"in the process that worked on `{worker.method}`:\n{message.traceback}")
     assert isinstance(message, Progress)
     on_progress(message)
     return True
 
 
-def _how(exitcode: int | None) -> str:
+def _cause(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         return f"by {signal.Signals(-exitcode).name}"
     return f"with status {exitcode}"
 
 
-def _end(workers: list[Worker]) -> None:
-    """Ask all to end, then make them."""
+def _end(workers: list[MethodWorker]) -> None:
+    """Terminate all workers; kill those that do not end in time."""
     for worker in workers:
         worker.process.terminate()
     for worker in workers:
@@ -142,9 +145,9 @@ def _end(workers: list[Worker]) -> None:
         worker.pipe.close()
 
 
-# --- the worker's side ---------------------------------------------------------------------------------------------
+# worker process
 def _work(directory: Path, method: str, pipe: Connection) -> None:
-    """What a worker does: the stages of one method, each progress sent to the parent."""
+    """Execute the stages of one method; progress and errors go to the parent."""
     try:
         pipeline = Pipeline.open(directory)
         for stage in pipeline.run.stages:
@@ -153,4 +156,4 @@ def _work(directory: Path, method: str, pipe: Connection) -> None:
     except EefError as error:
         pipe.send(Failure.of(error))
     except Exception:
-        pipe.send(Bug(traceback.format_exc()))
+        pipe.send(Crash(traceback.format_exc()))

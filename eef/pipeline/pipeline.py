@@ -1,4 +1,4 @@
-"""Pipeline: executes a recipe stage by stage in a run directory that can be left and resumed at any time."""
+"""Pipeline: executes a recipe stage by stage, interruptible and resumable at any time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pipeline:
 
     @classmethod
     def create(cls, path: Path | str, recipe: Recipe) -> Pipeline:
-        """Start a run, or continue one that was started with an equal recipe (StoreError otherwise).
+        """Start a run, or continue one with an equal recipe (StoreError if it is another).
 
         Methods may be added to a run, since each is independent; those it was started with remain.
         As long as nothing has been played, the recipe may still change.

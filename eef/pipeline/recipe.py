@@ -1,4 +1,4 @@
-"""The recipe: every setting of a run, loaded from a TOML, YAML or JSON file with dotted overrides."""
+"""The recipe: every setting of a run, loaded from a TOML, YAML or JSON file with overrides."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ from eef.training.settings import DpoSettings, TrainSettings
 
 
 class EnvSettings(Settings):
-    """The environment: its name, and beside it whatever settings that environment itself declares."""
+    """The environment: its name and the settings that it declares."""
 
     model_config = ConfigDict(extra="allow")
 
     name: str
-    """Which environment (`webshop`); its own settings stand beside the name."""
+    """Name of the environment (`webshop`); its own settings go next to it."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """The environment's own settings, checked where it is made."""
+        """The environment's own settings, checked when it is created."""
         return dict(self.model_extra or {})
 
 
 class ExpertSettings(Settings):
-    """Who plays the training tasks before the student does."""
+    """The experts, who play the training tasks before the student does."""
 
     names: tuple[str, ...] = Field(default=("scripted/strong",), strict=False, min_length=1)
-    """The experts: `scripted/<preset>`, `hf/<path or hub id>`, `openai/<model>` at the server of `expert.api`, each of
-    whom plays every task once; or `file/<path>`, trajectories in any format that `eef import` reads."""
+    """The experts. `scripted/<preset>`, `hf/<path or hub id>` and `openai/<model>` (at the server
+    of `expert.api`) play every task once; `file/<path>` holds trajectories in any format that
+    `eef import` reads."""
 
     tasks: int | None = Field(default=None, ge=1)
-    """How many of the training tasks the experts play; all when left out."""
+    """Number of training tasks that the experts play; all by default."""
 
     api: ApiSettings | None = None
-    """The server of `openai/<model>` experts; its defaults when left out."""
+    """The server of `openai/<model>` experts."""
 
     @model_validator(mode="after")
     def _api_has_effect(self) -> ExpertSettings:
@@ -64,49 +65,50 @@ class ExpertSettings(Settings):
 
 
 class TaskSettings(Settings):
-    """Which tasks of the environment's splits are used."""
+    """The tasks used of the environment's splits."""
 
     train: int | None = Field(default=None, ge=1)
-    """Number of training tasks; all when left out."""
+    """Number of training tasks; all by default."""
 
     test: int | None = Field(default=None, ge=1)
-    """Number of test tasks; all when left out."""
+    """Number of test tasks; all by default."""
 
     seed: int | None = None
-    """Shuffle the tasks with this seed before the first are taken; the environment's order when left out."""
+    """Seed for shuffling the tasks before the first ones are taken; the environment's order by
+    default."""
 
 
 class EvaluateSettings(Settings):
-    """How tasks are played after each round; `sampling` gives the rest (`max_tokens`, `top_p`)."""
+    """Evaluation after each round; `max_tokens` and `top_p` are those of `sampling`."""
 
     split: str = "test"
-    """Split that is played."""
+    """Split to evaluate on."""
 
     temperature: float = Field(default=0.0, ge=0)
-    """Temperature of evaluation; 0 is greedy."""
+    """Temperature during evaluation; 0 is greedy."""
 
 
 class Recipe(Settings):
-    """Everything a run needs."""
+    """All settings of a run."""
 
     name: str = "run"
     """Name of the run in reports."""
 
     seed: int = 0
-    """Everything random in the run derives from it."""
+    """Source of all randomness in the run."""
 
     rounds: int = Field(default=3, ge=1)
-    """Rounds of exploring and training after behaviour cloning."""
+    """Rounds of exploration and training after behavior cloning."""
 
     methods: tuple[str, ...] = Field(default=("bc", "rft6", "eef"), strict=False, min_length=1)
-    """Methods that are compared; `rft6` is `rft` with k = 6."""
+    """Methods to compare; `rft6` is `rft` with k = 6."""
 
     options: dict[str, dict[str, Any]] = Field(default={})
-    """A table of options for each method that needs one: `[options.eef]`. With `method = "eef"` in it the table makes
-    an arm: the method with other options under a name of your own, which `methods` lists."""
+    """Options by method, in tables such as `[options.eef]`. A table with `method = "eef"` defines a
+    variant: that method with other options, under a new name that `methods` lists."""
 
     jobs: int = Field(default=1, ge=1)
-    """Methods worked on side by side, each in a process of its own."""
+    """Methods executed in parallel, one process each."""
 
     env: EnvSettings
     expert: ExpertSettings = ExpertSettings()
@@ -123,7 +125,7 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _one_seed(cls, data: Any) -> Any:
-        """Training takes the recipe's seed where it has none of its own."""
+        """Training uses the recipe's seed unless it has its own."""
         if not isinstance(data, dict) or not isinstance(data.get("train", {}), dict):
             return data
         return {**data, "train": {"seed": data.get("seed", 0), **data.get("train", {})}}
@@ -133,7 +135,7 @@ class Recipe(Settings):
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("`methods` names a method twice")
         for name in self.options:
-            if name not in (*self.methods, "bc"):  # every run begins with behaviour cloning
+            if name not in (*self.methods, "bc"):  # every run starts with behavior cloning
                 raise ValueError(
                     f"`options.{name}` has no effect: `methods` does not name {name!r}"
                 )
@@ -141,16 +143,16 @@ class Recipe(Settings):
 
     @property
     def evaluation_sampling(self) -> SamplingSettings:
-        """`sampling` at the temperature of evaluation."""
+        """`sampling` at the temperature of `evaluate`."""
         return self.sampling.model_copy(update={"temperature": self.evaluate.temperature})
 
     def to_json(self) -> str:
-        """The resolved recipe, every default written out; read again it gives an equal recipe."""
+        """The resolved recipe with all defaults; reading it gives an equal recipe."""
         return self.model_dump_json(indent=2) + "\n"
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a `.toml`, `.yaml`, `.yml` or `.json` file, with overrides `a.b=value` laid over it.
+    """The recipe of a `.toml`, `.yaml`, `.yml` or `.json` file, with overrides `a.b=value`.
 
     Raises ConfigError naming the file, the key and the nearest known key.
     """

@@ -3,8 +3,9 @@
     DIR/recipe.json, fingerprint.json     what is run, and in which environment
     DIR/<method>/trajectories.jsonl       the rollouts of all rounds (`expert`: the expert data)
     DIR/<method>/ledger.jsonl             the cost of each stage
-    DIR/<method>/round<r>/                explored.json, examples.jsonl (pairs.jsonl), selection.json,
-                                          training.json, checkpoint/, evaluation/, evaluation.json
+    DIR/<method>/round<r>/                explored.json, examples.jsonl (pairs.jsonl),
+                                          selection.json, training.json, checkpoint/, evaluation/,
+                                          evaluation.json
 
 Each stage writes one file last; a stage whose file exists is done and is never executed again.
 """
@@ -40,7 +41,7 @@ _LAST_FILE: dict[StageKind, str] = {
 
 
 class RunDirectory:
-    """The files of a run. Every reader reads the disk; `read` gives a snapshot that reads each file once."""
+    """The files of a run. Readers read the disk; `read` gives a snapshot read only once."""
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
         self.path = path
@@ -101,7 +102,7 @@ class RunDirectory:
         return self.folder(stage) / "checkpoint"
 
     def evaluation_store(self, stage: Stage) -> Path:
-        """The directory of an evaluation's rollouts, which are kept apart from training rollouts."""
+        """The directory of an evaluation's rollouts, which are separate from training rollouts."""
         return self.folder(stage) / "evaluation"
 
     def store(self, method: str) -> Path:
@@ -178,8 +179,8 @@ class RunDirectory:
 class RunData:
     """A snapshot of a run that reads each file at most once; results, reports and studies share it.
 
-    Its readers are those of `RunDirectory`. Files are read when they are first asked for, so a caller
-    that needs no trajectories does not pay for them.
+    Its readers are those of `RunDirectory`. Files are read when they are first asked for, so a
+    caller that needs no trajectories does not pay for them.
     """
 
     def __init__(self, run: RunDirectory) -> None:

@@ -20,7 +20,7 @@ LOOP: tuple[StageKind, ...] = ("explore", "select", "train", "evaluate")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of a run: its kind, method and round. Round 0 is the expert data and behavior cloning."""
+    """One stage of a run. Round 0 is the expert data and behavior cloning."""
 
     method: str
     round: int
@@ -65,6 +65,6 @@ def dependencies(stage: Stage) -> list[Stage]:
 
 
 def trained_before(stage: Stage) -> Stage:
-    """The training whose student explores in a stage's round: the previous round's, or behavior cloning."""
+    """The training whose student explores in a stage's round: the previous one of its method."""
     method = stage.method if stage.round > 1 else BC
     return Stage(method, stage.round - 1, "train")

@@ -58,9 +58,9 @@ class Row:
 class LocalPolicy:
     """A policy that samples from a model loaded by `eef.models.loading.load_model`.
 
-    The last bits of its probabilities depend on the batch they are computed in (`batch_invariant` is
-    False); equal calls in equal order give equal completions. A call starts a new batch, and drops
-    the cache, unless each of its conversations continues one of the previous call.
+    The last bits of its probabilities depend on the batch they are computed in (`batch_invariant`
+    is False); equal calls in equal order give equal completions. A call starts a new batch, and
+    drops the cache, unless each of its conversations continues one of the previous call.
     """
 
     batch_invariant = False
@@ -126,8 +126,8 @@ def has_full_attention(model: PreTrainedModel) -> bool:
 def choose(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """The next token of each row: logits [rows, vocabulary], draws [rows] in (0, 1] → ids [rows].
 
-    A row's token is the first at which the cumulative probability reaches its draw, so it depends on
-    no other row.
+    A row's token is the first at which the cumulative probability reaches its draw, so it depends
+    on no other row.
 
     >>> draws = torch.tensor([0.2, 0.8])
     >>> choose(torch.tensor([[0.0, 0.0, 0.0, 0.0]] * 2), draws, Sampling(temperature=1.0))
@@ -212,10 +212,10 @@ class _CachedEngine:
             row.cached = min(row.cached, row.prompt - 1)
 
     def _prefill(self, part: list[tuple[Row, int]]) -> torch.Tensor:
-        """Compute each (row, end) up to `end`; returns the logits [rows, vocabulary] at its last token.
+        """Compute each (row, end) up to `end`; returns logits [rows, vocabulary] at the last token.
 
-        Rows are padded on the right. All padding is written to the position after the row's end, which
-        is overwritten before anything attends to it.
+        Rows are padded on the right. All padding is written to the position after the row's end,
+        which is overwritten before anything attends to it.
         """
         starts = np.array([row.cached for row, _ in part])
         counts = np.array([end for _, end in part]) - starts
@@ -401,7 +401,7 @@ class SharedPrefix:
 def shared_prefixes(
     prompts: Sequence[list[int]], worth: int = _WORTH_SHARING
 ) -> list[list[SharedPrefix]]:
-    """The common prefixes of prompts, in waves: each starts at 0 or where one of an earlier wave ends.
+    """The common prefixes of prompts, in waves: each starts at 0 or where an earlier one ends.
 
     A prefix gets a separate pass if that saves `worth` tokens.
 

@@ -1,9 +1,9 @@
-"""ApiPolicy: an OpenAI-compatible server (hosted, vLLM, SGLang, `transformers serve`) writes the completions.
+"""ApiPolicy: completions from an OpenAI-compatible server, hosted or local.
 
-Each conversation is sent as it is: its messages begin with those of the turn before, so that a server's prefix cache
-hits. What goes wrong on the way is tried again with growing waits; an option that a server does not take is left out
-from then on; completions are cut by us, behind the action, whatever it makes of `stop`. The key comes from the
-environment, and is taken out of every text that a server sends back.
+A request starts with the messages of the previous turn, so a server's prefix cache hits. Failed
+requests are retried with growing waits. An option that a server rejects is never sent again.
+Completions are cut here after the action, whether or not the server honors `stop`. The key comes
+from the environment and is removed from every text that a server returns.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import openai
 
 from eef.chat import cut_completion, read_message, with_reasoning
 from eef.errors import ConfigError, ModelError
-from eef.policies.response_cache import ResponseCache, question_id
+from eef.policies.response_cache import ResponseCache, request_id
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Sampling
 from eef.trajectory import Author
 
-_LONGEST_WAIT = 120.0  # seconds, whatever a server asks for
-_CHARACTERS = 3  # of a token, at least: an estimate from above of what a prompt takes
+_LONGEST_WAIT = 120.0  # seconds, whatever `Retry-After` says
+_CHARACTERS = 3  # per token, at least: an upper estimate of a prompt's tokens
 _FRAME = 8  # tokens around a message, at most
 _STOP = ("\nObservation:",)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -39,8 +39,8 @@ _OPTIONS = ("seed", "stop", "top_p", "max_tokens", "temperature")
 _TRANSIENT = (408, 409, 425, 429)
 
 
-class _Trouble(Exception):
-    """An attempt that came to nothing and is worth another one; `wait` seconds if the server said so."""
+class _Retryable(Exception):
+    """A retryable request failure. `wait` is the server's `Retry-After` in seconds, if any."""
 
     def __init__(self, kind: str, wait: float | None = None) -> None:
         super().__init__(kind)
@@ -48,14 +48,15 @@ class _Trouble(Exception):
 
 
 class _Stopped(Exception):
-    """Another request ended the whole, or the user did."""
+    """The call was ended by the user or by another request's error."""
 
 
 class ApiPolicy:
-    """Plays by asking a server. Completions do not depend on the batch; every answer is kept in `journal`.
+    """A policy behind a server. Completions do not depend on the batch; all are kept in `cache`.
 
-    Raises ConfigError (no key in the environment), ModelError (the server refuses the key, or has no such model) and
-    BudgetError; all of these leave what was answered in the journal. Everything else ends one rollout as broken.
+    Raises ConfigError if the environment has no key, ModelError if the server refuses the key or
+    the request, BudgetError if the budget is spent. Completions received before remain in the
+    cache. Any other failure fails one rollout.
     """
 
     batch_invariant = True
@@ -65,111 +66,109 @@ class ApiPolicy:
         self._model, self._settings = model, settings
         self._key = _key(settings)
         self._cache = ResponseCache(cache, settings)
-        self._features = _Features()
-        self._pace = _Pace(settings.requests_per_minute)
+        self._capabilities = _ServerCapabilities()
+        self._limiter = _RateLimiter(settings.requests_per_minute)
 
     def act(
         self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
     ) -> list[Completion]:
-        self._pace.go_on()
-        pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="ask")
+        self._limiter.resume()
+        pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="request")
         with self._connect() as client:
             try:
-                asked = [
-                    pool.submit(self._answer, client, conversation, seed, sampling)
+                futures = [
+                    pool.submit(self._complete, client, conversation, seed, sampling)
                     for conversation, seed in zip(conversations, seeds, strict=True)
                 ]
-                return [future.result() for future in asked]
+                return [future.result() for future in futures]
             except BaseException:
-                self._pace.stop()
+                self._limiter.stop()
                 raise
             finally:
-                pool.shutdown(
-                    wait=True, cancel_futures=True
-                )  # answers under way still come into the journal
+                # responses that are under way still reach the cache
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def _connect(self) -> openai.OpenAI:
-        """A client, which keeps its connections while it is open; trying again is our business."""
+        """A client with connection pooling; retries are handled by `ApiPolicy`."""
         settings = self._settings
         return openai.OpenAI(
             base_url=settings.base_url, api_key=self._key, timeout=settings.timeout, max_retries=0
         )
 
-    def _answer(
+    def _complete(
         self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
     ) -> Completion:
-        question = question_id(self._model, conversation, seed, sampling)
-        return self._cache.answer(question) or self._ask(
-            client, question, conversation, seed, sampling
-        )
+        request = request_id(self._model, conversation, seed, sampling)
+        cached = self._cache.get(request)
+        return cached or self._request(client, request, conversation, seed, sampling)
 
-    def _ask(
+    def _request(
         self,
         client: openai.OpenAI,
-        question: str,
+        request: str,
         conversation: Conversation,
         seed: int,
         sampling: Sampling,
     ) -> Completion:
-        """Attempts until one is answered; what they took is recorded however they end."""
-        likely = _most_tokens(conversation), sampling.max_tokens
+        """Send a request until it succeeds; its usage is recorded in any case."""
+        tokens = _most_tokens(conversation), sampling.max_tokens
         failures: Counter[str] = Counter()
         completion, requests = None, 0
         try:
             while completion is None:
-                self._cache.reserve(*likely)
+                self._cache.reserve(*tokens)
                 requests += 1
                 try:
                     completion = self._attempt(client, conversation, seed, sampling)
-                except _Trouble as trouble:
-                    failures[trouble.kind] += 1
+                except _Retryable as failure:
+                    failures[failure.kind] += 1
                     failed = failures.total() - failures["option"]
                     if failed > self._settings.retries:
                         words = ", ".join(f"{count} × {kind}" for kind, count in failures.items())
                         return Completion(
-                            text=f"no answer after {requests} requests ({words})", finish="error"
+                            text=f"no completion after {requests} requests ({words})",
+                            finish="error",
                         )
-                    self._pace.wait(trouble.wait, failed, self._settings.backoff)
+                    self._limiter.wait(failure.wait, failed, self._settings.backoff)
             return completion
         finally:
             if requests:
-                self._cache.record(question, completion, requests, failures)
-            self._cache.release(
-                requests, *likely
-            )  # last, so that it is counted twice rather than not at all
+                self._cache.record(request, completion, requests, failures)
+            # last, so that the usage is briefly counted twice rather than not at all
+            self._cache.release(requests, *tokens)
 
     def _attempt(
         self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
     ) -> Completion:
-        self._pace.start()
-        options = self._features.options(sampling, seed)
+        self._limiter.acquire()
+        options = self._capabilities.options(sampling, seed)
         create: Any = client.chat.completions.with_raw_response.create
         try:
             response = create(model=self._model, messages=conversation, **options)
             return self._read(response.content)
         except openai.APITimeoutError:
-            raise _Trouble("time-out") from None
+            raise _Retryable("time-out") from None
         except openai.APIConnectionError:
-            raise _Trouble("connection") from None
+            raise _Retryable("connection") from None
         except openai.APIStatusError as error:
-            return self._refused(error, frozenset(options))
+            return self._rejected(error, frozenset(options))
 
     def _read(self, content: bytes) -> Completion:
-        """The completion in a server's answer; _Trouble where there is none in it."""
+        """The completion in a server's response; _Retryable if it holds none."""
         try:
-            answer = json.loads(content)
-            choice = answer["choices"][0]
+            response = json.loads(content)
+            choice = response["choices"][0]
             if choice.get("finish_reason") == "error" or choice.get("error"):
-                raise _Trouble("interrupted")
+                raise _Retryable("interrupted")
             reasoning, text = read_message(choice["message"])
-            usage = answer.get("usage") or {}
+            usage = response.get("usage") or {}
             finish = choice.get("finish_reason")
             counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
             cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise _Trouble("malformed") from None
+            raise _Retryable("malformed") from None
         if not text.strip() and finish != "length":
-            raise _Trouble("filtered" if finish == "content_filter" else "empty")
+            raise _Retryable("filtered" if finish == "content_filter" else "empty")
         return Completion(
             text=cut_completion(with_reasoning(reasoning, text)),
             finish="length" if finish == "length" else "stop",
@@ -178,33 +177,37 @@ class ApiPolicy:
             generated_tokens=counts[1],
         )
 
-    def _refused(self, error: openai.APIStatusError, options: frozenset[str]) -> Completion:
-        """What an HTTP error stands for: another attempt, one with fewer `options`, a full context, or the end."""
+    def _rejected(self, error: openai.APIStatusError, options: frozenset[str]) -> Completion:
+        """Handle an HTTP error: retry, drop one of `options`, report a full context, or raise."""
         status, words = error.status_code, self._scrub(str(error))
         if status in _TRANSIENT or status >= 500:
-            raise _Trouble(str(status), _retry_after(error.response.headers)) from None
+            raise _Retryable(str(status), _retry_after(error.response.headers)) from None
         if status in (400, 413, 422):
             if "context" in words and ("length" in words or "maximum" in words):
                 return Completion(text="", finish="overflow")
-            if self._features.drop(words, options):
-                raise _Trouble("option", 0.0) from None
+            if self._capabilities.drop(words, options):
+                raise _Retryable("option", 0.0) from None
         if status in (401, 403):
             raise ModelError(
                 f"the server at {self._settings.base_url} refuses the key ({status})",
-                hint=f"it is read from the environment variable `{self._settings.key}`",
+                hint=f"set the environment variable `{self._settings.key}` to a valid key",
             ) from None
         raise ModelError(
-            f"the server at {self._settings.base_url} refuses a request for {self._model!r} ({status}): {words[:300]}",
-            hint="is the model's name right? is `expert.api.base_url` that of the server, with its `/v1`?",
+            f"the server at {self._settings.base_url} refuses a request for {self._model!r} "
+            f"({status}): {words[:300]}",
+            hint="check the model's name and `expert.api.base_url`, which ends in `/v1`",
         ) from None
 
     def _scrub(self, words: str) -> str:
         return " ".join(words.replace(self._key, "…").split())
 
 
-class _Features:
-    """The options a server may not know. Each is sent until an answer refuses it, and then no more: it is found out
-    once. Nothing rests on them: completions are cut by us, and one is asked for at a time (no `n`, no `logprobs`)."""
+class _ServerCapabilities:
+    """The request options that a server accepts. Each is sent until a response rejects it.
+
+    No result depends on them: completions are cut here, and each request asks for one completion,
+    without `n` or `logprobs`.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -222,9 +225,9 @@ class _Features:
         return {name: value for name, value in wanted.items() if name not in self._dropped}
 
     def drop(self, words: str, sent: frozenset[str]) -> bool:
-        """Give up the option that the refusal of a request with the options `sent` names, else `seed`, then `stop`.
+        """Drop the option that the rejection of `sent` names; otherwise `seed`, then `stop`.
 
-        True where another attempt may help: one is given up now, or was since the request was sent.
+        Returns whether a retry may help: an option was dropped now, or after the request was sent.
         """
         with self._lock:
             if sent & self._dropped:
@@ -236,8 +239,8 @@ class _Features:
             return choice is not None
 
 
-class _Pace:
-    """When the next request may start: after a wait that a server asked for, and no more of them a minute than set."""
+class _RateLimiter:
+    """Delays requests to `per_minute`, and to what the server requests by `Retry-After`."""
 
     def __init__(self, per_minute: int | None) -> None:
         self._lock = threading.Lock()
@@ -245,50 +248,50 @@ class _Pace:
         self._next = 0.0
         self._stopped = threading.Event()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._stopped.clear()
 
     def stop(self) -> None:
-        """End all waits, now and later, until `go_on`: _Stopped is raised in them."""
+        """End all waits, now and until `resume`, by raising _Stopped in them."""
         self._stopped.set()
 
     def _sleep(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
             raise _Stopped
 
-    def start(self) -> None:
-        """Wait for a turn."""
+    def acquire(self) -> None:
+        """Wait until the next request may be sent."""
         with self._lock:
             now = time.monotonic()
-            begin = max(now, self._next)
+            start = max(now, self._next)
             if self._gap:
-                self._next = begin + self._gap
-        self._sleep(max(0.0, begin - now))
+                self._next = start + self._gap
+        self._sleep(max(0.0, start - now))
 
-    def wait(self, asked: float | None, attempt: int, backoff: float) -> None:
-        """Wait before another attempt. What a server asks for holds for all threads: the whole is too fast."""
-        if asked is not None:
+    def wait(self, retry_after: float | None, attempt: int, backoff: float) -> None:
+        """Wait before a retry. A `Retry-After` delays all threads: together they are too fast."""
+        if retry_after is not None:
             with self._lock:
-                self._next = max(self._next, time.monotonic() + min(asked, _LONGEST_WAIT))
+                self._next = max(self._next, time.monotonic() + min(retry_after, _LONGEST_WAIT))
             return
         self._sleep(min(_LONGEST_WAIT, backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0))
 
 
 def _most_tokens(conversation: Conversation) -> int:
-    """What a prompt takes, estimated from above."""
+    """Upper estimate of a prompt's tokens."""
     return sum(len(message["content"]) // _CHARACTERS + 1 + _FRAME for message in conversation)
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds of a Retry-After header, which tells seconds or a date."""
-    told = headers.get("retry-after")
-    if told is None:
+    """Seconds of a Retry-After header, which holds seconds or a date."""
+    value = headers.get("retry-after")
+    if value is None:
         return None
     try:
-        return max(0.0, float(told))
+        return max(0.0, float(value))
     except ValueError:
         try:
-            return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
         except ValueError:
             return None
 
@@ -297,7 +300,8 @@ def _key(settings: ApiSettings) -> str:
     key = os.environ.get(settings.key, "").strip()
     if not key and urlsplit(settings.base_url).hostname not in _LOOPBACK:
         raise ConfigError(
-            f"no key for the server at {settings.base_url}: the environment has no `{settings.key}`",
-            hint=f"`export {settings.key}=…`, or name another variable by `expert.api.key`",
+            f"no key for the server at {settings.base_url}: the environment variable "
+            f"`{settings.key}` is not set",
+            hint=f"`export {settings.key}=…`, or name another variable in `expert.api.key`",
         )
     return key or "none"

@@ -1,7 +1,7 @@
-"""ResponseCache: every answer of a server, on the disk the moment it is there, and what they cost together.
+"""ResponseCache: every response of a server, on disk as soon as it arrives, and their total usage.
 
-A rollout that was interrupted asks nothing twice: its earlier turns are answered from here. So nothing that was paid
-for is lost, and a resumed collection ends with the trajectories of one that nothing interrupted.
+An interrupted rollout requests nothing twice: its earlier turns are read from here. Nothing that
+was paid for is lost, and a resumed collection ends with the trajectories of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ CACHE_FILE = "responses.jsonl"
 
 @dataclass(slots=True)
 class ApiUsage:
-    """What a server was asked: attempts sent, tokens as it counts them, money at the settings' prices, and how many
-    attempts came to nothing, by what went wrong (`429`, `503`, `time-out`, `connection`, `malformed`, `empty` …)."""
+    """Usage of a server: requests sent, tokens as it counts them, cost at the settings' prices.
+
+    `failures` counts failed requests by their cause: `429`, `503`, `time-out`, `connection`,
+    `malformed`, `empty` …
+    """
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -43,13 +46,13 @@ class ApiUsage:
 
 
 class ResponseCache:
-    """The answers of a file by question, and the budget. All methods may be called by several threads."""
+    """The responses in a file by request, and the budget. All methods are thread-safe."""
 
     def __init__(self, path: Path, settings: ApiSettings) -> None:
         self.path = path
         self.usage = ApiUsage()
         self._settings = settings
-        self._answers: dict[str, Completion] = {}
+        self._completions: dict[str, Completion] = {}
         self._reserved_requests, self._reserved_tokens, self._reserved_cost = 0, 0, 0.0
         self._lock = threading.Lock()
         if path.exists():
@@ -57,20 +60,20 @@ class ResponseCache:
             for number, record in numbered_records(path, torn_ok=True):
                 self._enter(record, number)
 
-    def answer(self, question: str) -> Completion | None:
-        """The answer to a question that was answered before."""
-        return self._answers.get(question)
+    def get(self, request: str) -> Completion | None:
+        """The completion of an earlier request, or None."""
+        return self._completions.get(request)
 
     def record(
         self,
-        question: str,
+        request: str,
         completion: Completion | None,
         requests: int,
         failures: Mapping[str, int],
     ) -> None:
-        """Write an answer (None: it came to nothing) and what it took."""
+        """Write a completion (None if every attempt failed) and its usage."""
         record = {
-            "question": question,
+            "question": request,
             "completion": None if completion is None else asdict(completion),
             "requests": requests,
             "failures": dict(failures),
@@ -80,10 +83,10 @@ class ResponseCache:
             self._enter(record, 0)
 
     def reserve(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Set a request's likely cost aside. BudgetError where that may exceed what is allowed."""
+        """Reserve a request's highest cost. BudgetError if that may exceed the budget."""
         cost = self._price(prompt_tokens, completion_tokens)
         with self._lock:
-            for what, limit, spent, more in (
+            for unit, limit, spent, more in (
                 (
                     "requests",
                     self._settings.max_requests,
@@ -100,13 +103,15 @@ class ResponseCache:
             ):
                 if limit is not None and spent + more > limit:
                     raise BudgetError(
-                        f"the budget is spent: {spent:g} of {limit:g} {what}, and the next request may take {more:g}",
-                        hint=f"raise `expert.api.max_{what}` and run the same command again: answers are kept",
+                        f"the budget is spent: {spent:g} of {limit:g} {unit}; the next request may "
+                        f"take {more:g}",
+                        hint=f"raise `expert.api.max_{unit}` and run the same command again; "
+                        "responses are kept",
                     )
             self._reserve(1, prompt_tokens + completion_tokens, cost)
 
     def release(self, requests: int, prompt_tokens: int, completion_tokens: int) -> None:
-        """Give back what was set aside for attempts that are over; `record` counts what they took."""
+        """Release the reservations of finished requests, whose usage `record` has counted."""
         with self._lock:
             tokens = requests * (prompt_tokens + completion_tokens)
             self._reserve(
@@ -124,21 +129,23 @@ class ResponseCache:
 
     def _enter(self, record: Mapping[str, Any], number: int) -> None:
         try:
-            told = record["completion"]
-            completion = None if told is None else Completion(**told)
+            fields = record["completion"]
+            completion = None if fields is None else Completion(**fields)
             self.usage.requests += record["requests"]
             self.usage.failures.update(record["failures"])
-            question = record["question"]
+            request = record["question"]
         except (KeyError, TypeError) as error:
-            raise DataError(f"`{self.path}`, line {number}: malformed answer ({error})") from error
+            raise DataError(
+                f"`{self.path}`, line {number}: malformed response ({error})"
+            ) from error
         if completion is not None:
-            self._answers[question] = completion
+            self._completions[request] = completion
             self.usage.prompt_tokens += completion.prompt_tokens
             self.usage.completion_tokens += completion.generated_tokens
             self.usage.cost += self._price(completion.prompt_tokens, completion.generated_tokens)
 
 
-def question_id(model: str, conversation: Conversation, seed: int, sampling: Sampling) -> str:
-    """What tells one question from another: model, messages, seed and how it is drawn."""
-    told = json.dumps([model, conversation, seed, asdict(sampling)], sort_keys=True)
-    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def request_id(model: str, conversation: Conversation, seed: int, sampling: Sampling) -> str:
+    """Identifies a request by its model, messages, seed and sampling."""
+    text = json.dumps([model, conversation, seed, asdict(sampling)], sort_keys=True)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

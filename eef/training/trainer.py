@@ -173,7 +173,7 @@ class Trainer(Generic[Item]):
             raise ModelError(
                 f"training diverged at update {update + 1}: loss {loss}, "
                 f"gradient norm {float(norm)}",
-                hint=f"lower `train.learning_rate` (it was {rate:.2g}), or set `train.dtype` to float32",
+                hint=f"lower `train.learning_rate` (it was {rate:.2g}), or use float32",
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate

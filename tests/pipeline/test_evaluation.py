@@ -1,4 +1,4 @@
-"""A split played → outcomes: nothing is left out of a mean, records come back, and what was newly solved."""
+"""Evaluation: no mean excludes a failure, records round-trip, newly solved tasks."""
 
 import json
 
@@ -53,7 +53,7 @@ def result_of(*trajectories):
     return summarize(trajectories, policy="student:eef@round1", method="eef", round=1, split="test")
 
 
-def test_what_is_said_of_a_split():
+def test_rates_and_outcomes_of_a_split():
     result = result_of(
         played("toy/1"),
         played("toy/2", reward=0.5),
@@ -73,7 +73,7 @@ def test_what_is_said_of_a_split():
 
 
 @given(st.lists(trajectories(), min_size=1, max_size=6))
-def test_an_episode_that_broke_counts_as_lost(played):
+def test_a_failed_episode_counts_as_lost(played):
     result = result_of(*played)
     assert len(result.outcomes) == len(played)
     for outcome, trajectory in zip(result.outcomes, played, strict=True):
@@ -96,7 +96,7 @@ def test_a_split_without_tasks_has_no_result():
 
 
 @given(results)
-def test_records_come_back(result):
+def test_records_round_trip(result):
     assert EvalResult.from_record(json.loads(json.dumps(result.to_record()))) == result
 
 
@@ -111,7 +111,7 @@ def test_records_come_back(result):
         ({"mood": "good"}, "malformed"),
     ],
 )
-def test_records_that_are_none(change, message):
+def test_malformed_records(change, message):
     with pytest.raises(StoreError, match=message):
         EvalResult.from_record({**result_of(played("toy/1")).to_record(), **change})
 

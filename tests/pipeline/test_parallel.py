@@ -1,4 +1,4 @@
-"""Methods side by side: the same numbers as one after the other, and no process that outlives its run."""
+"""Parallel methods: the same numbers as in sequence, and no process that outlives its run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.fakes.small_run import (
 
 @pytest.fixture(scope="module")
 def finished(recipe, tmp_path_factory):
-    """A run whose methods were carried out one after the other."""
+    """A run whose methods were executed one after the other."""
     directory = tmp_path_factory.mktemp("runs") / "finished"
     assert eef("run", recipe, "--out", directory, "--quiet").exit_code == 0
     return directory
@@ -45,7 +45,7 @@ def same(directory, other):
 
 
 def workers_of(process):
-    """Ids of the workers which a process has started."""
+    """Ids of the workers that a process has started."""
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
         children = [int(child) for child in file.read().split()]
     return [
@@ -62,12 +62,12 @@ def lives(pid):
 
 
 def exploring(directory):
-    """Whether both methods have begun to play."""
+    """Whether both methods have started to explore."""
     return all(lines_in(directory / name / "trajectories.jsonl") >= 1 for name in ("rft4", "eef"))
 
 
 def begin(recipe, directory):
-    """A run with two workers, in the middle of it: the process, and those it has started."""
+    """A run with two workers, under way: its process and the workers' ids."""
     process = start("run", recipe, "--out", directory, "--jobs", "2")
     wait_until(lambda: exploring(directory) or process.poll() is not None)
     return process, workers_of(process)
@@ -84,7 +84,7 @@ def test_two_jobs_give_what_one_gives(finished, student, tmp_path):
     same(tmp_path / "run", finished)
 
 
-def test_a_killed_worker_is_told_and_ends_the_others(finished, recipe, tmp_path):
+def test_a_killed_worker_is_reported_and_ends_the_others(finished, recipe, tmp_path):
     process, workers = begin(recipe, tmp_path / "run")
     os.kill(workers[0], signal.SIGKILL)
     _, told = process.communicate(timeout=60)
@@ -123,7 +123,7 @@ def test_an_error_of_a_worker_is_raised_with_its_hint(finished, tmp_path):
             pytest.raises(StoreError, match="is being written by") as raised,
         ):
             execute_methods(pipeline, 2, ignore_progress)
-        assert raised.value.hint.startswith("wait until it has ended")
+        assert raised.value.hint.startswith("wait until it ends")
     finally:
         for name in methods:
             (finished / name / "round1" / "kept.json").replace(
@@ -157,5 +157,5 @@ def test_threads_are_shared_by_processes(monkeypatch, student):
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
 
 
-def test_a_worker_error_is_a_mistake_with_a_way_out():
+def test_a_worker_error_is_a_user_error():
     assert WorkerError.exit_status == 2

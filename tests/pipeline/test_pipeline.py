@@ -1,4 +1,4 @@
-"""The pipeline: what a stage needs and leaves, and runs that are interrupted anywhere and resumed."""
+"""The pipeline: dependencies and results of stages, interrupted and resumed runs."""
 
 from __future__ import annotations
 

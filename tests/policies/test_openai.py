@@ -1,4 +1,4 @@
-"""ApiPolicy: a server that fails in every way loses nothing, costs no more than allowed, and no key is written."""
+"""ApiPolicy: no failure of a server loses responses, exceeds the budget or reveals the key."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def told(trajectories):
     }
 
 
-# --- faults --------------------------------------------------------------------------------------------------------
+# faults
 
 
-def test_a_server_that_fails_in_every_way_loses_nothing(tmp_path):
+def test_no_failure_of_a_server_loses_a_rollout(tmp_path):
     with serving(expert_server) as (base, _):
         (tmp_path / "plain").mkdir()
         plain, spent = collected(tmp_path / "plain", base)
@@ -115,15 +115,15 @@ def test_a_server_that_fails_in_every_way_loses_nothing(tmp_path):
     )
 
 
-def test_what_never_answers_breaks_its_rollout_alone(tmp_path):
+def test_a_request_that_never_succeeds_fails_its_rollout_only(tmp_path):
     with serving(lambda path, headers, body: FAULTS["503"]()) as (base, seen):
         got, spent = collected(tmp_path, base, count=1, retries=2)
     assert {item.status for item in got.values()} == {"error"}  # the first try and the second
-    assert got["e/toy/40"].error == "policy: no answer after 3 requests (3 × 503)"
+    assert got["e/toy/40"].error == "policy: no completion after 3 requests (3 × 503)"
     assert (spent.requests, len(seen), spent.completion_tokens) == (6, 6, 0)
 
 
-def test_a_server_that_asks_to_wait_is_waited_for(tmp_path):
+def test_retry_after_is_respected(tmp_path):
     times = []
 
     def busy(path, headers, body):
@@ -147,7 +147,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(tmp_path):
         (404, "no model m", "refuses a request for 'm'"),
     ],
 )
-def test_what_no_further_attempt_can_mend_ends_the_whole(status, words, error, tmp_path):
+def test_an_error_that_no_retry_can_fix_ends_the_call(status, words, error, tmp_path):
     body = json.dumps({"error": {"message": words}}).encode()
     with serving(lambda *asked: (status, {}, body)) as (base, seen):
         policy = ApiPolicy(
@@ -159,7 +159,7 @@ def test_what_no_further_attempt_can_mend_ends_the_whole(status, words, error, t
     assert KEY not in caught.value.message + caught.value.hint
 
 
-def test_options_that_a_server_does_not_take_are_left_out_from_then_on(tmp_path):
+def test_a_rejected_option_is_never_sent_again(tmp_path):
     def picky(path, headers, body):
         asked = json.loads(body)
         for name in ("seed", "stop", "max_tokens", "temperature"):
@@ -195,7 +195,7 @@ def test_a_full_context_ends_the_rollout_as_truncated(tmp_path):
         assert policy.act([TALK], [0], SAMPLING)[0].finish == "overflow"
 
 
-def test_completions_are_cut_behind_the_action_by_us(tmp_path):
+def test_completions_are_cut_after_the_action(tmp_path):
     assert (
         cut_completion("Thought: a\nAction:\nsearch[b]\nObservation: c")
         == "Thought: a\nAction:\nsearch[b]"
@@ -289,7 +289,7 @@ def test_a_model_whose_reasoning_takes_all_tokens_is_asked_once(message, text, t
     assert (completion.prompt_tokens, completion.generated_tokens) == (9, 40)
 
 
-def test_each_request_begins_with_the_one_before(tmp_path):
+def test_each_request_starts_with_the_previous_one(tmp_path):
     with serving(expert_server) as (base, seen):
         collected(tmp_path, base, count=1)
     sent = [json.loads(body)["messages"] for _, _, body in seen]
@@ -299,7 +299,7 @@ def test_each_request_begins_with_the_one_before(tmp_path):
         assert len(after) == len(before) + 2
 
 
-# --- budget, resume ------------------------------------------------------------------------------------------------
+# budget, resume
 
 
 PRICES = {"prompt_price": 1.0, "completion_price": 1.0}
@@ -308,7 +308,7 @@ PRICES = {"prompt_price": 1.0, "completion_price": 1.0}
 @pytest.mark.parametrize(
     "limit", [{"max_requests": 10}, {"max_tokens": 3000}, {"max_cost": 0.003, **PRICES}]
 )
-def test_a_budget_is_never_exceeded_and_what_was_answered_is_kept(limit, tmp_path):
+def test_a_budget_is_never_exceeded_and_responses_are_kept(limit, tmp_path):
     with serving(expert_server) as (base, seen):
         with pytest.raises(BudgetError, match="the budget is spent") as caught:
             collected(tmp_path, base, **limit)
@@ -327,7 +327,7 @@ def test_a_budget_is_never_exceeded_and_what_was_answered_is_kept(limit, tmp_pat
         assert told(got) == told(collected(tmp_path / "at once", base)[0])
 
 
-def test_a_dry_run_estimates_and_asks_nothing(recipe, tmp_path):
+def test_a_dry_run_estimates_and_sends_nothing(recipe, tmp_path):
     with serving(expert_server) as (base, seen):
         done = eef(
             "collect",
@@ -363,7 +363,7 @@ def test_a_dry_run_estimates_and_asks_nothing(recipe, tmp_path):
     assert len(seen) <= int(most[0])
 
 
-def test_pace_is_kept(tmp_path):
+def test_the_rate_limit_is_respected(tmp_path):
     times = []
 
     def clocked(path, headers, body):
@@ -381,10 +381,10 @@ def test_pace_is_kept(tmp_path):
     assert max(times) - min(times) >= 0.35
 
 
-# --- the key -------------------------------------------------------------------------------------------------------
+# the key
 
 
-def test_the_key_comes_from_the_environment_and_goes_nowhere(recipe, tmp_path, caplog):
+def test_the_key_is_never_shown_or_written(recipe, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     echo = json.dumps({"error": {"message": f"you sent Bearer {KEY}"}}).encode()
     answers = iter([(500, {}, echo)])
@@ -437,18 +437,18 @@ def test_settings_that_would_hold_a_key_are_refused(monkeypatch):
         with pytest.raises(ValueError, match="environment"):
             ApiSettings(**wrong)
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(ConfigError, match="the environment has no `OPENAI_API_KEY`"):
+    with pytest.raises(ConfigError, match="`OPENAI_API_KEY` is not set"):
         ApiPolicy("m", ApiSettings(), author=Author("expert", "m"), cache=None)
 
 
-def test_without_the_package_it_is_told_what_to_install(recipe, tmp_path, monkeypatch):
+def test_a_missing_package_is_named(recipe, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "eef.policies.openai", None)
     done = eef("collect", recipe, "--policy", "openai/m", "--out", tmp_path / "run")
     assert done.exit_code == 2
     assert "hint: install it: `pip install 'eef[api]'`" in done.stderr
 
 
-# --- a real server -------------------------------------------------------------------------------------------------
+# a real server
 
 
 @pytest.fixture(scope="module")
@@ -479,9 +479,7 @@ def transformers_serve(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_a_real_server_with_faults_between_collects_an_expert_set(
-    transformers_serve, student, tmp_path
-):
+def test_expert_data_from_a_real_server_with_faults(transformers_serve, student, tmp_path):
     base, model = transformers_serve
     shop = {
         "name": "webshop",

@@ -126,7 +126,7 @@ def trl_trainer(model, reference, directory):
 
 
 def trl_batch(batch):
-    """A batch as TRL's collator makes it, chosen responses first, with our mask as completion mask."""
+    """A batch as TRL's collator makes it, chosen responses first, with our mask."""
     responses = [*(pair.chosen for pair in batch), *(pair.rejected for pair in batch)]
     width = max(len(response.ids) for response in responses)
     padded = {
