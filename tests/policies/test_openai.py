@@ -271,7 +271,7 @@ def test_an_interrupted_answer_is_a_failed_attempt(broken, tmp_path):
     choice = {"message": {"role": "assistant", "content": "Thought: on.\nAction: rig"}, **broken}
     completion, requests = answers_with(tmp_path, choice, retries=2)
     assert (completion.finish, requests) == ("error", 3)
-    assert completion.text == "no answer after 3 requests (3 × interrupted)"
+    assert completion.text == "no completion after 3 requests (3 × interrupted)"
 
 
 @pytest.mark.parametrize(
