@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 
 def cache_directory() -> Path:
-    """`$EEF_CACHE`, or `eef` in the user's cache directory (`$XDG_CACHE_HOME` or `~/.cache`)."""
+    """`$EEF_CACHE`, or `eef` in the user's cache directory (`~/.cache` on Linux)."""
     own = os.environ.get("EEF_CACHE")
-    return (
-        Path(own)
-        if own
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eef"
-    )
+    return Path(own) if own else user_cache_path("eef")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from eef.utils.cache import cache_directory
         ({}, "/home/someone/.cache/eef"),
     ],
 )
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other directories")
 def test_the_cache_directory_is_set_by_the_environment(variables, expected, monkeypatch):
     for name in ("EEF_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
