@@ -274,16 +274,23 @@ def _trainable(model: PreTrainedModel, settings: TrainSettings) -> Iterator[Para
     dtypes = {name: value.dtype for name, value in parameters.items()}
     _cast(parameters, dict.fromkeys(parameters, torch.float32))
     if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        _set_checkpointing(model, "enable", {"use_reentrant": False})
     model.train()
     try:
         yield parameters
     finally:
         model.eval()
         if settings.gradient_checkpointing:
-            model.activation_checkpointing_disable()
+            _set_checkpointing(model, "disable")
         model.zero_grad(set_to_none=True)
         _cast(parameters, dtypes)
+
+
+def _set_checkpointing(model: PreTrainedModel, action: str, *options: Any) -> None:
+    """Call `activation_checkpointing_<action>`, or the method's name in older transformers."""
+    name = f"activation_checkpointing_{action}"
+    old_name = f"gradient_checkpointing_{action}"
+    getattr(model, name if hasattr(model, name) else old_name)(*options)
 
 
 def _cast(parameters: Parameters, dtypes: dict[str, torch.dtype]) -> None:
