@@ -1,20 +1,21 @@
 """Chat messages in any naming scheme → the prompt, steps and final observation of an episode.
 
-Each message is first parsed into a `Message`, whatever its keys are named; a tool call becomes the
-action, and loss masks are kept. The prompt is the leading system text, and a first user message
-that the agent merely acknowledges ("OK"). Each turn of the agent, with the observation before it,
-is a step. Text after the last turn is the final observation.
+Each message is first parsed into a `Message`, whatever its keys are named. A tool call becomes the
+action (see `calls`), reasoning becomes a thought block, and loss masks are kept. The prompt is the
+leading system text, and a first user message that the agent merely acknowledges ("OK"). Each turn
+of the agent, with the observation before it, is a step. Text after the last turn is the final
+observation.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eef.chat import format_completion, parse_completion
+from eef.chat import parse_completion, read_message, with_reasoning
+from eef.importers.calls import as_completion, calls_of
 from eef.importers.episode import ParseError, require_steps
 from eef.trajectory import Step
 
@@ -36,6 +37,9 @@ _ROLES: dict[str, Role] = {
     "function_call": "agent",
 }
 _OBSERVATION = re.compile(r"^\s*Observation:\s*", re.I)
+_END_OF_TURN = re.compile(
+    r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|(?:im_end|eot_id|end|endoftext)\|>))+\s*$"
+)
 _ACKNOWLEDGMENT = re.compile(r"\s*(ok|okay|sure|understood|got it)\b[^\n]{0,120}\s*", re.I)
 
 
@@ -52,8 +56,9 @@ def parse_message(message: Any, number: int) -> Message:
     """The message of a JSON value; `number` is its index in the row, for errors.
 
     Role and text are `role`/`content` or `from`/`value`; the loss weight is `train`, `weight`,
-    `loss`, `loss_scale` or `loss_weight`. ParseError if it is not an object, its role is unknown or
-    it has no text.
+    `loss`, `loss_scale` or `loss_weight`. The text of an agent's turn starts with its reasoning, as
+    a thought block, and ends before the special token that ends the turn. ParseError if it is not
+    an object, its role is unknown, a part of it is not text, or it has several tool calls.
     """
     if not isinstance(message, dict):
         raise ParseError(f"message {number} is a {type(message).__name__}; expected an object")
@@ -61,10 +66,16 @@ def parse_message(message: Any, number: int) -> Message:
     if not isinstance(name, str) or name.lower() not in _ROLES:
         raise ParseError(f"unknown role {name!r} in message {number}")
     role = _ROLES[name.lower()]
-    content = _text(message.get("content", message.get("value", message.get("message"))), number)
+    content = message.get("content", message.get("value", message.get("message")))
+    try:
+        content, calls = calls_of(message, content, name.lower())
+        reasoning, text = read_message({**message, "content": content})
+    except ValueError as error:
+        raise ParseError(f"message {number} has {error}") from None
     if role == "agent":
-        content = _with_call(message, content)
-    return Message(role, content, _weight(message, number))
+        text = _END_OF_TURN.sub("", text)
+        text = with_reasoning(reasoning, as_completion(text, calls) if calls else text)
+    return Message(role, text, _weight(message, number))
 
 
 def split_episode(messages: Sequence[Message]) -> tuple[str, tuple[Step, ...], str]:
@@ -88,68 +99,6 @@ def split_episode(messages: Sequence[Message]) -> tuple[str, tuple[Step, ...], s
         steps.append(_step(_join(observations), message))
         observations = []
     return prompt, require_steps(steps), _join(observations)
-
-
-def call_as_action(name: str, arguments: Any) -> str:
-    """The action of a tool call: `name[value]` for a single argument, `name[{json}]` for several.
-
-    >>> call_as_action("search", '{"query": "red mug"}'), call_as_action("buy", {})
-    ('search[red mug]', 'buy[]')
-    """
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except ValueError:
-            return f"{name}[{arguments}]"
-    if not isinstance(arguments, dict):
-        return f"{name}[{arguments}]"
-    values = list(arguments.values())
-    if len(values) == 1 and isinstance(values[0], str | int | float):
-        return f"{name}[{values[0]}]"
-    return f"{name}[{json.dumps(arguments, ensure_ascii=False) if values else ''}]"
-
-
-def _with_call(message: dict[str, Any], content: str) -> str:
-    """The text of an agent's turn; a tool call becomes its action, the rest its thought."""
-    actions = [_action(call) for call in message.get("tool_calls") or ()]
-    if not actions:
-        return content
-    if len(actions) > 1:
-        raise ParseError(f"{len(actions)} tool calls in one turn; a step has one action")
-    return format_completion(re.sub(r"^\s*Thought:\s*", "", content).strip(), actions[0])
-
-
-def _action(call: Any) -> str:
-    called = call.get("function", call) if isinstance(call, dict) else {}
-    if isinstance(called, str):  # inspect: {"function": name, "arguments": {…}}
-        called = {"name": called, "arguments": call.get("arguments")}
-    name = called.get("name", called.get("function_name"))
-    if not isinstance(name, str):
-        raise ParseError("a tool call has no function name")
-    return call_as_action(name, called.get("arguments") or {})
-
-
-def _text(content: Any, number: int) -> str:
-    """The text of a content: a string, a list of parts, or None (a turn of tool calls only)."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(_part(part, number) for part in content)
-    raise ParseError(f"message {number} has content of type {type(content).__name__}")
-
-
-def _part(part: Any, number: int) -> str:
-    if isinstance(part, str):
-        return part
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "reasoning":
-        return ""
-    text = part.get("text", part.get("value")) if kind == "text" else None
-    if not isinstance(text, str):
-        raise ParseError(f"message {number} has a part that is not text: {kind!r}")
-    return text
 
 
 def _weight(message: dict[str, Any], number: int) -> float | None:
@@ -192,4 +141,6 @@ def _join(texts: Iterable[str]) -> str:
 def _step(observation: str, message: Message) -> Step:
     action = parse_completion(message.text)[1] or ""
     weight = 1.0 if message.weight is None else message.weight
+    if not message.text.strip():  # there is nothing to train, not even an end of turn
+        weight = 0.0
     return Step(observation=observation, completion=message.text, action=action, weight=weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import subprocess
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import DataError, EnvError, MethodError
-from eef.importers.conversations import call_as_action, parse_message, split_episode
+from eef.importers import calls, react
+from eef.importers.calls import call_as_action
+from eef.importers.conversations import parse_message, split_episode
 from eef.importers.episode import ParseError
 from eef.importers.formats import FORMATS, detect, read_row
 from eef.importers.importer import Importer
@@ -287,6 +290,160 @@ def test_tool_calls_are_actions():
         "a page",
     )
     assert call_as_action("buy", {"item": "B1", "size": "L"}) == 'buy[{"item": "B1", "size": "L"}]'
+
+
+SEARCH = {"name": "search", "arguments": '{"query": "red mug"}'}
+NULLS = {"query": "red mug", "label": None, "filter": None}
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"content": None, "tool_calls": [{"id": "1", "type": "function", "function": SEARCH}]},
+        {"content": "", "tool_calls": [json.dumps({"id": "1", "function": SEARCH})]},
+        {"content": None, "tool_calls": json.dumps([{"id": "1", "function": SEARCH}])},
+        {"content": None, "tool_calls": [{"type": "function", "function": json.dumps(SEARCH)}]},
+        {"content": None, "tool_calls": {"function": SEARCH}},
+        {"content": None, "tool_calls": [SEARCH]},
+        {
+            "content": None,
+            "tool_calls": [{"function": "search", "arguments": {"query": "red mug"}}],
+        },
+        {"content": None, "tool_calls": [{"function": {"name": "search", "arguments": NULLS}}]},
+        {
+            "content": None,
+            "tool_calls": [{"function": {"name": "search", "arguments": json.dumps(NULLS)}}],
+        },
+        {"content": None, "function_call": SEARCH},
+        {"content": None, "tool_calls": None, "function_call": json.dumps(SEARCH)},
+        {"content": None, "tool_calls": [{"function": SEARCH}], "function_call": SEARCH},
+        {"content": [{"type": "tool_use", "name": "search", "input": {"query": "red mug"}}]},
+        {
+            "content": '{"thought": "", "function_name": "search", '
+            '"arguments": {"query": "red mug"}}'
+        },
+        {
+            "content": '```json\n{"function_name": "search", '
+            '"arguments": "{\\"query\\": \\"red mug\\"}"}\n```'
+        },
+        {"content": '{"name": "search", "parameters": {"query": "red mug"}}'},
+        {"content": f"<tool_call>\n{json.dumps(SEARCH)}\n</tool_call>"},
+        {"from": "function_call", "value": json.dumps(SEARCH)},
+    ],
+)
+def test_a_tool_call_is_read_in_each_of_its_forms(turn):
+    messages = [{"role": "user", "content": "find it"}, {"role": "assistant", **turn}]
+    if "from" in turn:
+        messages[1] = turn
+    _, (step,), _ = split_episode([parse_message(message, n) for n, message in enumerate(messages)])
+    assert (step.completion, step.action, step.weight) == (
+        "Action: search[red mug]",
+        "search[red mug]",
+        1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("turn", "completion"),
+    [
+        ({"content": "Best action: refund."}, "Thought: Best action: refund.\nAction: refund[O-1]"),
+        (
+            {"content": "Action: left\nObservation: a wall"},
+            "Thought: Action: left Observation: a wall\nAction: refund[O-1]",
+        ),
+        (
+            {"content": "So.", "reasoning_content": "Hm.\nAction: no"},
+            "<think>\nHm.\nAction: no\n</think>\n\nThought: So.\nAction: refund[O-1]",
+        ),
+        (
+            {"content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "So."}]},
+            "<think>\nHm.\n</think>\n\nThought: So.\nAction: refund[O-1]",
+        ),
+    ],
+)
+def test_the_text_of_a_turn_with_a_tool_call_is_its_thought(turn, completion):
+    call = {"function": {"name": "refund", "arguments": '{"order": "O-1"}'}}
+    messages = [{"role": "user", "content": "see"}, {**turn, "role": "agent", "tool_calls": [call]}]
+    _, (step,), _ = split_episode([parse_message(message, n) for n, message in enumerate(messages)])
+    assert (step.completion, step.action) == (completion, "refund[O-1]")
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ("Dear customer,\n\nyour [red] mug", "reply[Dear customer,\n\nyour [red] mug]"),
+        ("a list:\n[1", 'reply[{"text": "a list:\\n[1"}]'),
+        ("Hm.\nThought: no\nbye", 'reply[{"text": "Hm.\\nThought: no\\nbye"}]'),
+    ],
+)
+def test_an_argument_of_several_lines_is_kept_whole(text, action):
+    call = {"function": {"name": "reply", "arguments": {"text": text}}}
+    messages = [{"role": "user", "content": "see"}, {"role": "agent", "tool_calls": [call]}]
+    _, (step,), _ = split_episode([parse_message(message, n) for n, message in enumerate(messages)])
+    assert (step.completion, step.action) == (f"Action: {action}", action)
+
+
+@pytest.mark.parametrize(
+    ("completion", "action"),
+    [
+        ("<think>\nA mug, then.\n</think>\n\nThought: look.\nAction: search[mug]", "search[mug]"),
+        ("I will look for a mug first.\nAction: search[mug]", "search[mug]"),
+        ("Thought: my next action: a search for mugs.\nAction: search[mug]", "search[mug]"),
+        ("Thought: x\nAction: reply[Dear,\nyours]", "reply[Dear,\nyours]"),
+    ],
+)
+def test_the_action_of_an_imported_turn_is_its_last_action_line(completion, action, tmp_path):
+    for ending in ("", "</s>", "\n<|im_end|>\n"):
+        messages = [
+            {"role": "user", "content": "a shop"},
+            {"role": "assistant", "content": completion + ending},
+        ]
+        (item,), _, _ = read(write(tmp_path / "a.jsonl", [{"messages": messages, "reward": 1.0}]))
+        assert [(step.completion, step.action) for step in item.steps] == [(completion, action)]
+
+
+@pytest.mark.parametrize("content", [None, "", " \n", [], "</s>"])
+def test_a_turn_without_text_is_never_trained(content, tmp_path):
+    messages = [
+        {"role": "user", "content": "a shop"},
+        {"role": "assistant", "content": content, "weight": 1},
+        {"role": "user", "content": "no action"},
+        {"role": "assistant", "content": "Action: go"},
+    ]
+    row = {"messages": messages, "reward": 1.0}
+    (item,), _, report = read(write(tmp_path / "a.jsonl", [row]))
+    assert [step.weight for step in item.steps] == [0.0, 1.0]
+    assert report.masked == 1
+    row["messages"] = messages[:2]
+    _, (rejection,), _ = read(write(tmp_path / "a.jsonl", [row]))
+    assert "no action in any turn of the agent" in rejection.reason
+
+
+def test_doctests():
+    results = [doctest.testmod(module) for module in (calls, react)]
+    assert [result.failed for result in results] == [0, 0]
+    assert all(result.attempted for result in results)
+
+
+def test_a_tool_result_in_parts_is_an_observation():
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "3"}]}
+    assert parse_message({"role": "user", "content": [result]}, 0).text == "3"
+    assert parse_message({"role": "user", "content": [{**result, "content": "3"}]}, 0).text == "3"
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"tool_calls": [{"function": SEARCH}, {"function": {"name": "buy"}}]}, "2 tool calls"),
+        ({"tool_calls": [{"id": "1"}]}, "a tool call has no function name"),
+        ({"tool_calls": ["{oops"]}, "a tool call has no function name"),
+        ({"content": [{"type": "image_url"}]}, "message 1 has a part that is not text"),
+        ({"content": {"text": "a"}}, "message 1 has a part that is not text"),
+    ],
+)
+def test_a_turn_that_cannot_be_read_is_rejected_with_the_reason(turn, reason):
+    with pytest.raises(ParseError, match=reason):
+        parse_message({"role": "assistant", **turn}, 1)
 
 
 @pytest.mark.parametrize("compression", ["ZIP_DEFLATED", "ZIP_ZSTANDARD"])

@@ -1,0 +1,173 @@
+"""Tool calls in their public forms → actions.
+
+A call is an object with a name and arguments, or the JSON text of one. It is found in
+
+- `tool_calls`: a list of calls, one call, or the JSON text of either; with the call in `function`;
+- `function_call`: the older field of the OpenAI API, and the turns of that role in ShareGPT rows;
+- content parts of type `tool_use`; results are parts of type `tool_result`;
+- a text that is a JSON object `{"thought", "function_name", "arguments"}` or `{"name",
+  "parameters"}`;
+- a text with `<tool_call>…</tool_call>`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from eef.chat import format_completion, parse_completion
+from eef.importers.episode import ParseError
+
+Call = tuple[str, Any]
+"""(name, arguments)."""
+
+_NAMES = ("name", "function_name", "tool_name")
+_ARGUMENTS = ("arguments", "args", "parameters", "input")
+_ARGUMENTS_IN_TEXT = {"arguments", "parameters"}
+_TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.S)
+_FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.S)
+_THOUGHT = re.compile(r"^\s*Thought:\s*", re.I)
+
+
+def calls_of(message: Mapping[str, Any], content: Any, role: str) -> tuple[Any, list[Call]]:
+    """The content of a message without its tool calls, and these; equal calls are one.
+
+    ParseError if a call has no name.
+
+    >>> call = {"name": "search", "arguments": '{"query": "mug"}'}
+    >>> calls_of({"tool_calls": [{"function": call}], "function_call": call}, "A mug.", "assistant")
+    ('A mug.', [('search', {'query': 'mug'})])
+    """
+    given = [*_listed(message.get("tool_calls")), *_listed(message.get("function_call"))]
+    if role == "function_call":
+        content, given = None, [*given, content]
+    if isinstance(content, list):
+        given += [part for part in content if _type(part) == "tool_use"]
+        content = [_result(part) for part in content if _type(part) != "tool_use"]
+    if isinstance(content, str) and not given:
+        content, given = _calls_in_text(content)
+    calls = [_call(item) for item in given]
+    return content, [call for index, call in enumerate(calls) if call not in calls[:index]]
+
+
+def as_completion(text: str, calls: list[Call]) -> str:
+    """The completion of a turn with a tool call; the text is its thought.
+
+    ParseError if there are several calls, or if no completion holds this text and this action.
+    """
+    if len(calls) > 1:
+        raise ParseError(f"{len(calls)} tool calls in one turn; a step has one action")
+    ((name, arguments),) = calls
+    thought = _THOUGHT.sub("", text).strip()
+    on_one_line = " ".join(thought.split())  # label lines in it are not labels of the turn
+    for action in (call_as_action(name, arguments), _json_action(name, arguments)):
+        for written in (thought, on_one_line):
+            completion = format_completion(written, action)
+            if parse_completion(completion)[1] == action:
+                return completion
+    raise ParseError("a tool call that cannot be told from the text around it")
+
+
+def call_as_action(name: str, arguments: Any) -> str:
+    """The action of a tool call: `name[value]` for a single argument, `name[{json}]` for several.
+
+    Arguments that are null are left out: data sets give each call the arguments of all calls.
+
+    >>> call_as_action("search", '{"query": "red mug"}'), call_as_action("buy", {})
+    ('search[red mug]', 'buy[]')
+    >>> call_as_action("search", {"query": "red mug", "label": None})
+    'search[red mug]'
+    """
+    arguments = _arguments(arguments)
+    values = list(arguments.values()) if isinstance(arguments, dict) else [arguments]
+    if len(values) == 1 and isinstance(values[0], str | int | float):
+        return f"{name}[{values[0]}]"
+    return f"{name}[{json.dumps(arguments, ensure_ascii=False) if values else ''}]"
+
+
+def _json_action(name: str, arguments: Any) -> str:
+    """The action with its arguments as JSON, which has no line ends."""
+    return f"{name}[{json.dumps(_arguments(arguments), ensure_ascii=False)}]"
+
+
+def _arguments(arguments: Any) -> Any:
+    """The arguments as a JSON value without nulls; a text that is not JSON stays a text."""
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            return arguments
+    return _without_nulls({} if arguments is None else arguments)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _listed(value: Any) -> list[Any]:
+    """The calls in the value of a field: a list, one call, or the JSON text of either."""
+    if isinstance(value, str):
+        value = _parsed(value)
+    if not value:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _call(item: Any) -> Call:
+    call = _parsed(item) if isinstance(item, str) else item
+    outer = call if isinstance(call, dict) else {}
+    function = outer.get("function")
+    if isinstance(function, str) and isinstance(_parsed(function), dict):
+        function = _parsed(function)
+    if isinstance(function, str):  # inspect: {"function": name, "arguments": {…}}
+        function = {**outer, "name": function}
+    inner = function if isinstance(function, dict) else outer
+    name = _first(inner, _NAMES)
+    if not isinstance(name, str) or not name:
+        raise ParseError("a tool call has no function name")
+    return name, _arguments(_first(inner, _ARGUMENTS))
+
+
+def _calls_in_text(text: str) -> tuple[str, list[Any]]:
+    """The text of a turn without the calls written in it, and these."""
+    tagged = [_parsed(found[1]) for found in _TAGGED.finditer(text)]
+    if tagged and all(isinstance(call, dict) for call in tagged):
+        return _TAGGED.sub("", text).strip(), tagged
+    fenced = _FENCED.fullmatch(text)
+    row = _parsed(fenced[1] if fenced else text)
+    if isinstance(row, dict) and _first(row, _NAMES) and _ARGUMENTS_IN_TEXT & row.keys():
+        return str(row.get("thought") or ""), [row]
+    return text, []
+
+
+def _result(part: Any) -> Any:
+    """A `tool_result` part as a text part; any other part unchanged."""
+    if _type(part) != "tool_result":
+        return part
+    content = part.get("content")
+    parts = content if isinstance(content, list) else [content or ""]
+    texts = [each.get("text") if isinstance(each, dict) else each for each in parts]
+    if not all(isinstance(each, str) for each in texts):
+        raise ValueError("a part that is not text: 'tool_result'")
+    return {"type": "text", "text": "".join(texts)}
+
+
+def _type(part: Any) -> Any:
+    return part.get("type") if isinstance(part, dict) else None
+
+
+def _first(item: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    """The value of the first key that has one."""
+    return next((item[key] for key in keys if item.get(key) is not None), None)
+
+
+def _parsed(text: str) -> Any:
+    """The value of a JSON text, or None if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
