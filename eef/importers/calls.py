@@ -151,9 +151,10 @@ def _result(part: Any) -> Any:
     content = part.get("content")
     parts = content if isinstance(content, list) else [content or ""]
     texts = [each.get("text") if isinstance(each, dict) else each for each in parts]
-    if not all(isinstance(each, str) for each in texts):
+    strings = [text for text in texts if isinstance(text, str)]
+    if len(strings) < len(texts):
         raise ValueError("a part that is not text: 'tool_result'")
-    return {"type": "text", "text": "".join(texts)}
+    return {"type": "text", "text": "".join(strings)}
 
 
 def _type(part: Any) -> Any:
