@@ -102,8 +102,7 @@ def _result(result: EvalResult | None) -> str:
         return "Not evaluated yet."
     return (
         f"Win rate {100 * result.success_rate:.1f} %, mean reward {result.mean_reward:.3f} on "
-        f"{len(result.outcomes)} tasks of split `{result.split}`, greedy unless the recipe says "
-        "otherwise."
+        f"{len(result.outcomes)} tasks of split `{result.split}`."
     )
 
 

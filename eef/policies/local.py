@@ -31,7 +31,7 @@ _COMPACT_BELOW = 0.8  # share of live rows in a decoding batch
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class CacheRow:
     """A conversation in the cache.
 
     ids      the prompt of `prompt` tokens, followed by the generated tokens
@@ -100,7 +100,7 @@ class LocalPolicy:
             for prompt, row in zip(prompts, turns, strict=True)
         ]
 
-    def _completion(self, row: Row) -> Completion:
+    def _completion(self, row: CacheRow) -> Completion:
         assert row.finish is not None
         written = row.generated[:-1] if row.finish == "stop" else row.generated
         return Completion(
@@ -148,9 +148,9 @@ def _quantile(masses: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(sums, (draws * sums[:, -1])[:, None])[:, 0]
 
 
-def _turn(prompt: list[int], seed: int, limit: int) -> Row:
+def _turn(prompt: list[int], seed: int, limit: int) -> CacheRow:
     draws = 1.0 - np.random.Generator(np.random.Philox(key=seed)).random(limit)
-    return Row(ids=list(prompt), prompt=len(prompt), slot=-1, limit=limit, draws=draws)
+    return CacheRow(ids=list(prompt), prompt=len(prompt), slot=-1, limit=limit, draws=draws)
 
 
 class _CachedEngine:
@@ -160,9 +160,9 @@ class _CachedEngine:
         self._model = model
         self._device = model.get_input_embeddings().weight.device
         self._cache = RowCache(len(DynamicCache(config=model.config).layers))
-        self._rows: list[Row] = []  # of the last call
+        self._rows: list[CacheRow] = []  # of the last call
 
-    def complete(self, rows: list[Row], sampling: Sampling, stops: frozenset[int]) -> None:
+    def complete(self, rows: list[CacheRow], sampling: Sampling, stops: frozenset[int]) -> None:
         """Generate into `rows`, each until a stop id or its limit."""
         continued = self._continue(rows)
         capacity = max(row.prompt + row.limit for row in rows) + 1
@@ -181,7 +181,7 @@ class _CachedEngine:
             _write([row for row, _ in part], logits, sampling, stops)
         self._decode(rows, sampling, stops)
 
-    def _continue(self, rows: list[Row]) -> bool:
+    def _continue(self, rows: list[CacheRow]) -> bool:
         """Give each row the slot of the row it continues; False if a row continues none."""
         free = list(self._rows)
         for row in rows:
@@ -197,7 +197,7 @@ class _CachedEngine:
         self._swap(holes, [row for row in rows if row.slot >= len(rows)])
         return True
 
-    def _start(self, rows: list[Row]) -> None:
+    def _start(self, rows: list[CacheRow]) -> None:
         """Give the rows new slots, and compute the prefixes that several of them share."""
         for slot, row in enumerate(rows):
             row.slot, row.cached = slot, 0
@@ -211,7 +211,7 @@ class _CachedEngine:
         for row in rows:
             row.cached = min(row.cached, row.prompt - 1)
 
-    def _prefill(self, part: list[tuple[Row, int]]) -> torch.Tensor:
+    def _prefill(self, part: list[tuple[CacheRow, int]]) -> torch.Tensor:
         """Compute each (row, end) up to `end`; returns logits [rows, vocabulary] at the last token.
 
         Rows are padded on the right. All padding is written to the position after the row's end,
@@ -231,7 +231,7 @@ class _CachedEngine:
         with logits_only_at(self._model, last):
             return self._forward(self._tensor(ids), Place(slots, self._tensor(positions), width))
 
-    def _decode(self, rows: list[Row], sampling: Sampling, stops: frozenset[int]) -> None:
+    def _decode(self, rows: list[CacheRow], sampling: Sampling, stops: frozenset[int]) -> None:
         """Generate token by token; finished rows are moved out of the batch once they are many."""
         batch = sorted(rows, key=lambda row: row.slot)
         while live := sum(row.finish is None for row in batch):
@@ -241,7 +241,7 @@ class _CachedEngine:
                 batch = sorted(batch, key=lambda row: row.slot)[:live]
             _write(batch, self._step(batch), sampling, stops)
 
-    def _step(self, batch: list[Row]) -> torch.Tensor:
+    def _step(self, batch: list[CacheRow]) -> torch.Tensor:
         """Logits at the last token of the rows in slots 0 … n - 1."""
         positions = np.array([[len(row.ids) - 1] for row in batch])
         ids = self._tensor([[row.ids[-1]] for row in batch])
@@ -270,7 +270,7 @@ class _CachedEngine:
         ).logits
         return logits
 
-    def _swap(self, slots: list[int], rows: list[Row], batch: Sequence[Row] = ()) -> None:
+    def _swap(self, slots: list[int], rows: list[CacheRow], batch: Sequence[CacheRow] = ()) -> None:
         """Move `rows` to `slots`, exchanging them with the rows of `batch` found there."""
         evicted = {row.slot: row for row in batch}
         for slot, row in zip(slots, rows, strict=True):
@@ -294,7 +294,7 @@ class _GenerateEngine:
         self._model = model
         self._device = model.get_input_embeddings().weight.device
 
-    def complete(self, rows: list[Row], sampling: Sampling, stops: frozenset[int]) -> None:
+    def complete(self, rows: list[CacheRow], sampling: Sampling, stops: frozenset[int]) -> None:
         width, length = max(row.prompt for row in rows), max(row.limit for row in rows)
         ids = np.full((len(rows), width), min(stops), np.int64)
         mask = np.zeros_like(ids)
@@ -335,7 +335,7 @@ class _Choice(LogitsProcessor):
 
 
 def _write(
-    rows: list[Row], logits: torch.Tensor, sampling: Sampling, stops: frozenset[int]
+    rows: list[CacheRow], logits: torch.Tensor, sampling: Sampling, stops: frozenset[int]
 ) -> None:
     """Append the next token to each row that has not finished."""
     draws = [row.draws[len(row.ids) - row.prompt] if row.finish is None else 1.0 for row in rows]
@@ -346,7 +346,7 @@ def _write(
         _append(row, token, stops)
 
 
-def _append(row: Row, token: int, stops: frozenset[int]) -> None:
+def _append(row: CacheRow, token: int, stops: frozenset[int]) -> None:
     if row.finish is not None:
         return
     row.ids.append(token)
@@ -356,7 +356,7 @@ def _append(row: Row, token: int, stops: frozenset[int]) -> None:
         row.finish = "length"
 
 
-def _match(row: Row, candidates: list[Row]) -> Row | None:
+def _match(row: CacheRow, candidates: list[CacheRow]) -> CacheRow | None:
     """The candidate that shares most tokens with the row; the row must start with its prompt."""
     best = None
     for old in candidates:
@@ -376,9 +376,9 @@ def _common(one: list[int], other: list[int], start: int) -> int:
     return next((index for index in range(start, end) if one[index] != other[index]), end)
 
 
-def _parts(jobs: list[tuple[Row, int]]) -> list[list[tuple[Row, int]]]:
+def _parts(jobs: list[tuple[CacheRow, int]]) -> list[list[tuple[CacheRow, int]]]:
     """The jobs (row, end), sorted by new tokens, in parts of `_PREFILL_TOKENS` with padding."""
-    parts: list[list[tuple[Row, int]]] = []
+    parts: list[list[tuple[CacheRow, int]]] = []
     width = 0
     for row, end in sorted(jobs, key=lambda job: job[0].cached - job[1]):
         if not parts or (len(parts[-1]) + 1) * width > _PREFILL_TOKENS:

@@ -30,7 +30,7 @@ from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Sampling
 from eef.trajectory import Author
 
-_LONGEST_WAIT = 120.0  # seconds, whatever `Retry-After` says
+_LONGEST_WAIT = 120.0  # seconds, whatever `Retry-After` requests
 _CHARACTERS = 3  # per token, at least: an upper estimate of a prompt's tokens
 _FRAME = 8  # tokens around a message, at most
 _STOP = ("\nObservation:",)

@@ -126,9 +126,11 @@ class Hub:
             return 200, {}, json.dumps({"files": files}).encode()
         if path.endswith("/commit/main"):
             for line in body.decode().splitlines():
-                told = json.loads(line)
-                if told["key"] == "file":
-                    self.files[told["value"]["path"]] = base64.b64decode(told["value"]["content"])
+                record = json.loads(line)
+                if record["key"] == "file":
+                    self.files[record["value"]["path"]] = base64.b64decode(
+                        record["value"]["content"]
+                    )
             made = {
                 "commitUrl": f"http://{sent['host']}/me/it/commit/0",
                 "commitOid": "0" * 40,

@@ -87,9 +87,9 @@ def test_two_jobs_give_what_one_gives(finished, student, tmp_path):
 def test_a_killed_worker_is_reported_and_ends_the_others(finished, recipe, tmp_path):
     process, workers = begin(recipe, tmp_path / "run")
     os.kill(workers[0], signal.SIGKILL)
-    _, told = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
-    lines = told.splitlines()
+    lines = errors.splitlines()
     assert lines[-2].startswith("error: the process that worked on `")
     assert lines[-2].endswith("was ended by SIGKILL")
     assert "out of memory?" in lines[-1]
@@ -102,9 +102,9 @@ def test_a_killed_worker_is_reported_and_ends_the_others(finished, recipe, tmp_p
 def test_no_worker_outlives_its_run(number, finished, recipe, tmp_path):
     process, workers = begin(recipe, tmp_path / "run")
     assert len(workers) == 2
-    status, told = stop_when(process, lambda: True, number)
+    status, errors = stop_when(process, lambda: True, number)
     assert status == (130 if number == signal.SIGINT else -number)
-    assert "Traceback" not in told
+    assert "Traceback" not in errors
     wait_until(lambda: not any(lives(worker) for worker in workers))
     assert eef("run", tmp_path / "run", "--quiet").exit_code == 0
     same(tmp_path / "run", finished)

@@ -63,7 +63,7 @@ def start(count, seed=0):
     ]
 
 
-def go_on(conversation, completion, seed):
+def continued(conversation, completion, seed):
     text = "page " * random.Random(seed).randint(0, 12) + str(seed)
     return [
         *conversation,
@@ -83,7 +83,7 @@ def test_equals_generate_over_turns_with_dropouts_and_changed_order(model):
         if turn:
             assert all(completion.cached_tokens > 100 for completion in completions)
         conversations = [
-            go_on(c, done, 10 * turn + n)
+            continued(c, done, 10 * turn + n)
             for n, (c, done) in enumerate(zip(conversations, completions, strict=True))
         ]
         if turn == 1:
@@ -102,18 +102,18 @@ def eager_to_stop(seed=0):
 
 def play(policy, sampling, turns=4, count=10):
     """All completions of a few turns, where rows drop out."""
-    conversations, heard = start(count), []
+    conversations, completions_by_turn = start(count), []
     for turn in range(turns):
         completions = policy.act(
             conversations, [100 * turn + n for n in range(len(conversations))], sampling
         )
-        heard.append(completions)
+        completions_by_turn.append(completions)
         conversations = [
-            go_on(c, done, n)
+            continued(c, done, n)
             for n, (c, done) in enumerate(zip(conversations, completions, strict=True))
         ]
         conversations = conversations[: len(conversations) - 2]
-    return heard
+    return completions_by_turn
 
 
 def test_turns_of_different_lengths_equal_generate():
@@ -127,14 +127,14 @@ def test_turns_of_different_lengths_equal_generate():
         ]
         finishes |= {completion.finish for completion in completions}
         conversations = [
-            go_on(c, done, 7 * turn + n)
+            continued(c, done, 7 * turn + n)
             for n, (c, done) in enumerate(zip(conversations, completions, strict=True))
         ]
     assert finishes == {"stop", "length"}
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
-def test_sampling_is_given_by_the_seeds(top_p):
+def test_sampling_depends_on_the_seeds_only(top_p):
     sampling = Sampling(temperature=1.0, top_p=top_p, max_tokens=10)
     assert play(make_policy(tiny_model()), sampling) == play(make_policy(tiny_model()), sampling)
     policy, conversations = make_policy(tiny_model()), start(4)
@@ -143,21 +143,21 @@ def test_sampling_is_given_by_the_seeds(top_p):
     assert [a.text == b.text for a, b in zip(one, other, strict=True)] == [True, True, False, True]
 
 
-def test_a_new_batch_owes_nothing_to_the_one_before(model):
+def test_a_new_batch_does_not_depend_on_the_previous_one(model):
     fresh, used = make_policy(model), make_policy(model)
     used.act(start(7, seed=3), range(7), SHORT)
     assert fresh.act(start(5), range(5), SHORT) == used.act(start(5), range(5), SHORT)
 
 
-def test_counts_what_was_computed(model):
+def test_token_counts(model):
     policy, conversation = make_policy(model), start(1)[0]
     (first,) = policy.act([conversation], [0], SHORT)
     assert (first.cached_tokens, first.generated_tokens, first.finish) == (0, 12, "length")
-    (second,) = policy.act([go_on(conversation, first, 1)], [0], SHORT)
+    (second,) = policy.act([continued(conversation, first, 1)], [0], SHORT)
     assert first.prompt_tokens <= second.cached_tokens < second.prompt_tokens
 
 
-def test_what_prompts_have_in_common_is_computed_once(model):
+def test_common_prefixes_are_computed_once(model):
     conversations = [start(1)[0]] * 3 + start(3)
     completions = make_policy(model).act(conversations, range(6), SHORT)
     assert [completion.text for completion in completions] == [
@@ -178,7 +178,7 @@ def test_shared_prefixes_of_nested_prompts():
     assert shared_prefixes(prompts, worth=5) == []
 
 
-def test_a_conversation_without_room_overflows_and_the_others_go_on():
+def test_a_conversation_without_room_overflows_and_the_others_continue():
     model = tiny_model(context=128)
     short = [{"role": "user", "content": "hello"}]
     long = [{"role": "user", "content": "x" * 200}]

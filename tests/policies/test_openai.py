@@ -78,7 +78,7 @@ def collected(directory, base, count=6, batch_size=6, **changes):
         ).usage
 
 
-def told(trajectories):
+def completions_of(trajectories):
     return {
         name: (item.status, item.reward, [s.completion for s in item.steps])
         for name, item in trajectories.items()
@@ -98,7 +98,7 @@ def test_no_failure_of_a_server_loses_a_rollout(tmp_path):
         with serving(proxy) as (faulty, seen):
             (tmp_path / "faulty").mkdir()
             got, spent = collected(tmp_path / "faulty", faulty, retries=30)
-    assert told(got) == told(plain)
+    assert completions_of(got) == completions_of(plain)
     assert set(proxy.injected) == set(FAULTS)
     assert spent.failures.total() == proxy.injected.total()
     assert (
@@ -324,7 +324,7 @@ def test_a_budget_is_never_exceeded_and_responses_are_kept(limit, tmp_path):
         )  # nothing was asked twice
         assert asked <= {body for _, _, body in seen}
         (tmp_path / "at once").mkdir()
-        assert told(got) == told(collected(tmp_path / "at once", base)[0])
+        assert completions_of(got) == completions_of(collected(tmp_path / "at once", base)[0])
 
 
 def test_a_dry_run_estimates_and_sends_nothing(recipe, tmp_path):
@@ -421,8 +421,8 @@ def test_the_key_is_never_shown_or_written(recipe, tmp_path, caplog):
                 tmp_path / "refused",
             )
     assert refused.exit_code == 2
-    told = done.stdout + done.stderr + refused.stdout + refused.stderr + caplog.text
-    assert KEY not in told
+    shown = done.stdout + done.stderr + refused.stdout + refused.stderr + caplog.text
+    assert KEY not in shown
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert not any(KEY.encode() in path.read_bytes() for path in files)
@@ -461,12 +461,12 @@ def transformers_serve(tmp_path_factory):
         port = probe.getsockname()[1]
     program = Path(sys.executable).with_name("transformers")
     command = [str(program), "serve", "--host", "127.0.0.1", "--port", str(port)]
-    told = tmp_path_factory.mktemp("serve") / "log"
-    with told.open("w") as log:
+    log_file = tmp_path_factory.mktemp("serve") / "log"
+    with log_file.open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
         for _ in range(600):
-            assert process.poll() is None, told.read_text()[-2000:]
+            assert process.poll() is None, log_file.read_text()[-2000:]
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
                 break
