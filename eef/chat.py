@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from eef.policy import Conversation
 from eef.trajectory import Step
+
+Thoughts = Literal["kept", "dropped"]
+"""Whether the conversations that a model acts on and is trained on hold thought blocks."""
 
 _TAG = re.compile(
     r"<\|?(?P<close>/|end_(?:of_)?)?(?:(?:begin_of|start)_)?"
@@ -53,9 +56,16 @@ class ActionSpan(NamedTuple):
 
 
 def build_conversation(
-    prompt: str, steps: Sequence[Step], observation: str | None = None, *, prompt_suffix: str = ""
+    prompt: str,
+    steps: Sequence[Step],
+    observation: str | None = None,
+    *,
+    prompt_suffix: str = "",
+    thoughts: Thoughts = "kept",
 ) -> Conversation:
     """The messages of `steps`; with the current `observation`, the prompt for the next completion.
+
+    With `thoughts="dropped"`, the messages have no thought blocks; the steps keep theirs.
 
     >>> build_conversation("You shop.", [], "Page 1", prompt_suffix="Succeed.")[0]
     {'role': 'system', 'content': 'You shop.\\n\\nSucceed.'}
@@ -64,7 +74,8 @@ def build_conversation(
     messages: Conversation = [{"role": "system", "content": system}] if system else []
     for step in steps:
         messages.append({"role": "user", "content": step.observation})
-        messages.append({"role": "assistant", "content": step.completion})
+        completion = step.completion if thoughts == "kept" else drop_thoughts(step.completion)
+        messages.append({"role": "assistant", "content": completion})
     if observation is not None:
         messages.append({"role": "user", "content": observation})
     return messages

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from eef.chat import build_conversation, find_action
+from eef.chat import Thoughts, build_conversation, find_action
 from eef.config import Settings
 from eef.errors import ModelError
 from eef.policy import Conversation
@@ -38,6 +38,11 @@ class ChatSettings(Settings):
 
     loss_on: LossOn = "completion"
     """Train on the whole `completion` (thought and action), or on the `action` alone."""
+
+    thoughts: Thoughts = "kept"
+    """Whether thought blocks (`<think>…</think>`) stay in the conversations that the model acts on
+    and is trained on, or are dropped from both. Trajectories keep them. A chat template may drop
+    those of earlier turns."""
 
     max_length: int | None = Field(default=None, ge=1)
     """Maximum number of tokens of a training example; by default the model's context length. Longer
@@ -86,8 +91,9 @@ class Renderer:
     """Conversations → ids, by a tokenizer's chat template.
 
     With `loss_on="action"`, a completion's weight applies only to its action (`chat.find_action`)
-    and to the end of the turn. `max_length` is the longest rendering that `render_all` accepts.
-    `stop_ids` are the ids that end a turn.
+    and to the end of the turn. `thoughts` is how `render_example` builds conversations.
+    `max_length` is the longest rendering that `render_all` accepts. `stop_ids` are the ids that end
+    a turn.
 
     ModelError if the tokenizer has no chat template, or if the template rewrites earlier messages
     (a prompt would not be a prefix of the next one) or does not end a turn with a special token.
@@ -98,6 +104,7 @@ class Renderer:
         tokenizer: PreTrainedTokenizerFast,
         *,
         loss_on: LossOn = "completion",
+        thoughts: Thoughts = "kept",
         max_length: int | None = None,
     ) -> None:
         if not tokenizer.chat_template:
@@ -108,6 +115,7 @@ class Renderer:
             )
         self.tokenizer = tokenizer
         self.loss_on = loss_on
+        self.thoughts: Thoughts = thoughts
         self.max_length = max_length
         self._parts: Callable[[_Messages], tuple[str, ...]] = lru_cache(_CACHED_TEXTS)(self._split)
         self._encode: Callable[[str, bool], tuple[int, ...]] = lru_cache(_CACHED_TEXTS)(
@@ -300,13 +308,18 @@ def render_example(
     example: TrainingExample, trajectories: TrajectorySet, prompt: str, renderer: Renderer
 ) -> Rendered:
     """The example's path with its weights, up to the last trained step."""
-    return renderer.render(*weighted_conversation(example, trajectories, prompt))
+    return renderer.render(*weighted_conversation(example, trajectories, prompt, renderer.thoughts))
 
 
 def weighted_conversation(
-    example: TrainingExample, trajectories: TrajectorySet, prompt: str
+    example: TrainingExample,
+    trajectories: TrajectorySet,
+    prompt: str,
+    thoughts: Thoughts = "kept",
 ) -> tuple[Conversation, tuple[float, ...]]:
     """The messages of an example up to its last trained step, and the weights of its completions.
+
+    A completion without text has weight 0, whatever the example's weight is.
 
     ModelError if the example does not have one weight for each step of its path.
     """
@@ -316,11 +329,17 @@ def weighted_conversation(
             f"example {example.id!r} has {len(example.weights)} weights for a path of "
             f"{len(steps)} steps"
         )
-    length = max(
-        (index + 1 for index, weight in enumerate(example.weights) if weight != 0), default=0
+    conversation = build_conversation(
+        prompt, steps, prompt_suffix=example.prompt_suffix, thoughts=thoughts
     )
-    conversation = build_conversation(prompt, steps[:length], prompt_suffix=example.prompt_suffix)
-    return conversation, example.weights[:length]
+    completions = [each["content"] for each in conversation if each["role"] == "assistant"]
+    weights = tuple(
+        weight if completion.strip() else 0.0
+        for completion, weight in zip(completions, example.weights, strict=True)
+    )
+    length = max((index + 1 for index, weight in enumerate(weights) if weight != 0), default=0)
+    end = len(conversation) - 2 * (len(steps) - length)
+    return conversation[:end], weights[:length]
 
 
 def render_all(

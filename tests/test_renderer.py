@@ -237,6 +237,46 @@ def test_an_example_is_its_path_up_to_the_last_trained_step():
     assert "e0" not in text_of(rendered, tokenizer, 1)
 
 
+def one_path(*completions):
+    steps = tuple(Step(observation="page", completion=each, action="go") for each in completions)
+    trajectory = Trajectory(
+        id="p",
+        task="t",
+        author=Author("expert", "a"),
+        steps=steps,
+        final_observation="end",
+        status="terminated",
+        reward=1.0,
+        success=True,
+    )
+    return TrajectorySet([trajectory])
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_turn_without_text_is_never_trained(blank):
+    tokenizer = tiny_tokenizer()
+    path = one_path("Action: go", blank, "Action: stop", blank)
+    rendered = render_example(example((1, 1, 1, 1), "p"), path, "", Renderer(tokenizer))
+    assert text_of(rendered, tokenizer, 1) == "Action: go<|end|>Action: stop<|end|>"
+    assert tokenizer.decode(rendered.ids).endswith("Action: stop<|end|>")
+    nothing = render_example(example((1,), "p"), one_path(blank), "", Renderer(tokenizer))
+    assert nothing.trained == 0
+
+
+def test_thought_blocks_are_trained_or_dropped():
+    tokenizer = tiny_tokenizer()
+    thought = "<think>\nAction: no\n</think>\n\n"
+    path = one_path(f"{thought}Action: go", f"{thought}Action: stop", thought)
+    weights = example((0.5, 1, 1), "p")
+    kept = render_example(weights, path, "", Renderer(tokenizer))
+    assert text_of(kept, tokenizer, 0.5) == f"{thought}Action: go<|end|>"
+    assert text_of(kept, tokenizer, 1) == f"{thought}Action: stop<|end|>{thought}<|end|>"
+    dropped = render_example(weights, path, "", Renderer(tokenizer, thoughts="dropped"))
+    assert text_of(dropped, tokenizer, 0.5) == "Action: go<|end|>"
+    assert text_of(dropped, tokenizer, 1) == "Action: stop<|end|>"
+    assert "think" not in tokenizer.decode(dropped.ids)
+
+
 def test_examples_that_are_too_long_are_dropped_and_named():
     short, long = example((1, 0, 0, 0)), example((1, 1, 1, 1))
     fitting, overflows = render_all(

@@ -65,7 +65,8 @@ def show_mask(run: RunDirectory, data: RunData, item: Item) -> None:
     from eef.renderer import Renderer, render_example
 
     tokenizer = load_tokenizer(run.recipe.model.name)
-    renderer = Renderer(tokenizer, loss_on=run.recipe.chat.loss_on)
+    chat = run.recipe.chat
+    renderer = Renderer(tokenizer, loss_on=chat.loss_on, thoughts=chat.thoughts)
     prompt = RunContext(run).env.prompt
     rendered = render_example(item.example, item.trajectories, prompt, renderer)
     text, console = color_by_weight(rendered, tokenizer), stdout_console()

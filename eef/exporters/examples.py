@@ -56,7 +56,9 @@ def render_examples(
     `about` (run, method, round) is added to each `meta`.
     """
     for example in examples:
-        conversation, weights = weighted_conversation(example, trajectories, prompt)
+        conversation, weights = weighted_conversation(
+            example, trajectories, prompt, renderer.thoughts
+        )
         rendered = renderer.render(conversation, weights)
         if fits(rendered, renderer) and any(weights):
             yield RenderedExample(

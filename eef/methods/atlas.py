@@ -81,7 +81,7 @@ class Atlas(Configured[AtlasOptions]):
         rising.sort(key=lambda t: (-advantages[t], t))
         critical = set(rising[: math.ceil(self.options.share * win.length)])
         steps = [
-            apply_step_weight(1.0, "critical", step.weight) if t in critical else (0.0, "context")
+            apply_step_weight(1.0, "critical", step) if t in critical else (0.0, "context")
             for t, step in enumerate(win.steps)
         ]
         return TrainingExample(

@@ -276,7 +276,7 @@ class Eef(Configured[EefOptions]):
         steps = [
             (0.0, "context")
             if t < state
-            else apply_step_weight(*self._weigh(grid, win, t), item.step.weight)
+            else apply_step_weight(*self._weigh(grid, win, t), item.step)
             for t, item in enumerate(path)
         ]
         scale = share * self._reward_weight(win)

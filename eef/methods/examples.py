@@ -10,7 +10,7 @@ from eef.errors import MethodError
 from eef.methods.base import Configured
 from eef.methods.queries import check_experts
 from eef.selection import PlannedState, PreferencePair, Selection, TrainingExample
-from eef.trajectory import StateRef, Trajectory, TrajectorySet
+from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
 
 
 def plan_task(task: str, states: Sequence[StateRef], count: int) -> list[PlannedState]:
@@ -42,7 +42,7 @@ def suffix_example(
     role, outcome = "expert" if item.by_expert else "student", "win" if item.success else "failure"
     end = item.length if end is None else end
     steps = [
-        apply_step_weight(1.0, reason or f"{role}-{outcome}", item.steps[t - item.first].weight)
+        apply_step_weight(1.0, reason or f"{role}-{outcome}", item.steps[t - item.first])
         if max(state, item.first) <= t < end
         else (0.0, "context")
         for t in range(item.length)
@@ -59,9 +59,14 @@ def suffix_example(
     )
 
 
-def apply_step_weight(weight: float, reason: str, step_weight: float) -> tuple[float, str]:
-    """(weight, reason) of a trained step, scaled by the step's imported weight (0: `masked`)."""
-    return weight * step_weight, reason if step_weight else "masked"
+def apply_step_weight(weight: float, reason: str, step: Step) -> tuple[float, str]:
+    """(weight, reason) of a trained step, scaled by the step's imported weight.
+
+    A step of weight 0, or without any text, is `masked`.
+    """
+    if step.weight == 0 or not step.completion.strip():
+        return 0.0, "masked"
+    return weight * step.weight, reason
 
 
 def make_pair(chosen: TrainingExample, rejected: TrainingExample) -> PreferencePair:

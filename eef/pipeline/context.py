@@ -73,6 +73,7 @@ class RunContext:
             batch_size=self.recipe.rollouts.batch_size,
             reset_step_limit=self.recipe.rollouts.reset_step_limit,
             prompt_suffix=suffix,
+            thoughts=self.recipe.chat.thoughts,
         )
 
     def plan(self, stage: Stage, trajectories: TrajectorySet) -> list[PlannedState]:
@@ -144,9 +145,13 @@ class RunContext:
         }
 
     def _renderer(self, tokenizer: PreTrainedTokenizerFast, context: int | None) -> Renderer:
-        limits = [limit for limit in (self.recipe.chat.max_length, context) if limit]
+        chat = self.recipe.chat
+        limits = [limit for limit in (chat.max_length, context) if limit]
         return Renderer(
-            tokenizer, loss_on=self.recipe.chat.loss_on, max_length=min(limits, default=None)
+            tokenizer,
+            loss_on=chat.loss_on,
+            thoughts=chat.thoughts,
+            max_length=min(limits, default=None),
         )
 
     def _can_start(self, item: PlannedState, trajectories: TrajectorySet) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from eef.chat import build_conversation, parse_completion
+from eef.chat import Thoughts, build_conversation, parse_completion
 from eef.env import Env, StepResult, execute
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation
@@ -36,10 +36,16 @@ class Episode:
         """Index in the path of the next step."""
         return len(self.prefix) + len(self.steps)
 
-    def conversation(self, prompt: str, prompt_suffix: str = "") -> Conversation:
+    def conversation(
+        self, prompt: str, prompt_suffix: str = "", thoughts: Thoughts = "kept"
+    ) -> Conversation:
         """The prompt for the next completion: the whole path so far and the current observation."""
         return build_conversation(
-            prompt, [*self.prefix, *self.steps], self.observation, prompt_suffix=prompt_suffix
+            prompt,
+            [*self.prefix, *self.steps],
+            self.observation,
+            prompt_suffix=prompt_suffix,
+            thoughts=thoughts,
         )
 
     def begin(self, env: Env, observation: str, replayed_steps: int) -> None:

@@ -16,6 +16,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any
 
+from eef.chat import Thoughts
 from eef.env import Env
 from eef.errors import ConfigError, EefError, ReplayMismatch
 from eef.policy import Completion, Policy, PrivilegedPolicy, Sampling
@@ -47,7 +48,8 @@ class RolloutParameters:
 
     `step_limit` bounds the whole path, prefix included; with `reset_step_limit` it bounds the
     rollout's own steps. A task's own limit applies where it is lower. `batch_size` episodes are
-    played side by side. `prompt_suffix` is appended to the environment's prompt.
+    played side by side. `prompt_suffix` is appended to the environment's prompt. With
+    `thoughts="dropped"` the policy does not see the thought blocks of earlier turns.
     """
 
     sampling: Sampling
@@ -55,6 +57,7 @@ class RolloutParameters:
     batch_size: int = 32
     reset_step_limit: bool = False
     prompt_suffix: str = ""
+    thoughts: Thoughts = "kept"
 
 
 def derive_seed(*parts: object) -> int:
@@ -199,7 +202,9 @@ class RolloutRunner:
         if not alive:
             return []
         conversations = [
-            episode.conversation(self._env.prompt, self._parameters.prompt_suffix)
+            episode.conversation(
+                self._env.prompt, self._parameters.prompt_suffix, self._parameters.thoughts
+            )
             for _, episode in alive
         ]
         seeds = [derive_seed(spec.seed, episode.turn) for spec, episode in alive]

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -414,6 +415,11 @@ def test_a_turn_without_text_is_never_trained(content, tmp_path):
     (item,), _, report = read(write(tmp_path / "a.jsonl", [row]))
     assert [step.weight for step in item.steps] == [0.0, 1.0]
     assert report.masked == 1
+    blank = replace(item, steps=tuple(replace(step, weight=1.0) for step in item.steps))
+    for each in (item, blank):  # a blank turn of our own is not trained either
+        selection = make_method("bc", {}).select(TrajectorySet([each]), [each.task], 1)
+        (example,) = selection.examples
+        assert (example.weights, example.reasons[0]) == ((0.0, 1.0), "masked")
     row["messages"] = messages[:2]
     _, (rejection,), _ = read(write(tmp_path / "a.jsonl", [row]))
     assert "no action in any turn of the agent" in rejection.reason

@@ -92,6 +92,35 @@ def test_batches_of_any_size_play_what_each_episode_plays_alone(batch_size, seed
     assert timeless(run(specs, env, batch_size=batch_size)) == expected
 
 
+@pytest.mark.parametrize("thoughts", ["kept", "dropped"])
+def test_thought_blocks_are_recorded_and_seen_again_or_not(thoughts):
+    seen = []
+
+    def script(conversation, seed):
+        seen.append([each["content"] for each in conversation if each["role"] == "assistant"])
+        return "<think>\nAction: left\n</think>\n\nThought: on.\nAction: right"
+
+    policy = ScriptedPolicy(Author("student", "thinker"), script)
+    spec = specs_from_start(ToyEnv(), 1)
+    (played,) = run(spec, policy=policy, step_limit=3, thoughts=thoughts)
+    assert {step.action for step in played.steps} == {"right"}
+    assert all(step.completion.startswith("<think>\nAction: left") for step in played.steps)
+    assert len(seen) > 1
+    assert all(("<think>" in text) == (thoughts == "kept") for texts in seen for text in texts)
+    assert all(text.endswith("Thought: on.\nAction: right") for texts in seen for text in texts)
+
+
+def test_an_answer_cut_before_its_text_costs_a_step():
+    class Cut(ScriptedPolicy):
+        def act(self, conversations, seeds, sampling):
+            return [Completion(text="", finish="length") for _ in conversations]
+
+    (played,) = run(specs_from_start(ToyEnv(), 1), policy=Cut(STUDENT.author, None), step_limit=2)
+    assert (played.status, played.error, len(played.steps)) == ("truncated", None, 2)
+    assert {(step.completion, step.action) for step in played.steps} == {("", "")}
+    assert played.final_observation.startswith(FORMAT_ERROR)
+
+
 def test_trajectories_are_yielded_as_they_end_batch_by_batch():
     specs = specs_from_start(ToyEnv(), 8)
     played = run(specs, batch_size=4)
