@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
-.PHONY: help setup demo check lint test test-long wheel-check docs clean
+.PHONY: help setup demo check lint test test-long test-faults wheel-check docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -37,11 +37,14 @@ lint: setup ## Lint and types
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
-test: setup ## All tests except those that take minutes each
+test: setup ## All tests except those that take minutes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-long: setup ## The tests that take minutes each
 	$(BIN)/python -m pytest -m long || test $$? -eq 5
+
+test-faults: setup ## The fault campaign: kills, full disks, random inputs (docs/reliability.md)
+	$(BIN)/python -m pytest -m faults -s tests/faults
 
 wheel-check: ## Build the wheel, install it outside the checkout and use it there
 	PYTHON='$(PYTHON)' PIP_FLAGS='$(PIP_FLAGS)' .ci/wheel-check

@@ -9,7 +9,7 @@ from typing import Any
 
 from eef.errors import MethodError, StoreError
 from eef.pipeline.context import RunContext
-from eef.pipeline.evaluation import summarize
+from eef.pipeline.evaluation import EvalResult, summarize
 from eef.pipeline.experts import FILE_PREFIX, api_usage, import_expert, make_expert_policy
 from eef.pipeline.ledger import Cost, usage_of
 from eef.pipeline.model_card import model_card
@@ -156,7 +156,7 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
         base=start,
         about={"recipe": recipe.name, "method": stage.method, "round": stage.round},
     )
-    _write_card(context, stage)
+    _write_card(context, stage, None)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
@@ -188,9 +188,9 @@ def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None
         split=run.recipe.evaluate.split,
     )
     run.ledger(stage.method).record(stage, result.cost)
-    write_json(run.last_file(stage), result.to_record())
     if stage.method != EXPERT:
-        _write_card(context, stage.sibling("train"))
+        _write_card(context, stage.sibling("train"), result)
+    write_json(run.last_file(stage), result.to_record())
 
 
 EXECUTORS: dict[StageKind, Executor] = {
@@ -266,7 +266,7 @@ def _branch_counts(trajectories: TrajectorySet, round: int) -> Counter[Any]:
     return Counter(item.start for item in trajectories if item.start and item.round < round)
 
 
-def _write_card(context: RunContext, trained: Stage) -> None:
+def _write_card(context: RunContext, trained: Stage, result: EvalResult | None) -> None:
     """Write the model card of a checkpoint, with its evaluation once there is one."""
     run = context.run
     selection = run.selection(trained.method, trained.round)
@@ -275,7 +275,7 @@ def _write_card(context: RunContext, trained: Stage) -> None:
         method=trained.method,
         round=trained.round,
         counts=selection.counts if selection else {},
-        result=run.evaluation(trained.method, trained.round),
+        result=result,
         fingerprint=run.fingerprint,
     )
     write_text(run.checkpoint(trained) / "README.md", card)

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 from eef.errors import DataError, StoreError
 from eef.trajectory import Trajectory, TrajectorySet
@@ -33,7 +32,7 @@ STORE_FILE = "trajectories.jsonl"
 class Store:
     """The trajectories of a directory, open for appending by one writer at a time."""
 
-    def __init__(self, path: Path, lock: TextIO, base: Iterable[Trajectory]) -> None:
+    def __init__(self, path: Path, lock: FileIO, base: Iterable[Trajectory]) -> None:
         self.path = path
         self.trajectories = _load(path, base)
         self._lock = lock

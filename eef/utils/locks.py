@@ -9,29 +9,38 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 from eef.errors import StoreError
+from eef.utils.jsonl import disk_errors
 
 
-def acquire_lock(path: Path) -> TextIO:
+def acquire_lock(path: Path) -> FileIO:
     """Lock a file until it is closed or this process ends.
 
-    StoreError, with the holder, if another process holds the lock.
+    StoreError, with the holder, if another process holds the lock; StoreError if the file cannot be
+    written.
     """
-    file = path.open("a+")
+    with disk_errors(path):
+        file = FileIO(path, "a+")
+        try:
+            _lock(file, path)
+        except BaseException:
+            file.close()
+            raise
+    return file
+
+
+def _lock(file: FileIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
+        holder = file.read().decode(errors="replace").strip() or "another process"
         raise StoreError(
             f"`{path.parent}` is being written by {holder}",
             hint="wait until it ends, or use another directory",
         ) from None
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
