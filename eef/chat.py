@@ -158,6 +158,29 @@ def cut_completion(completion: str) -> str:
     return completion[: fence.end() if fence and is_closing and is_next else span.stop].rstrip()
 
 
+def drop_unfinished_action(completion: str) -> str:
+    """A completion that ended at its maximum length, without an action that may be incomplete.
+
+    An action is complete if it ends by closing its first bracket, or if text follows one that has
+    no bracket open.
+
+    >>> drop_unfinished_action("Thought: on.\\nAction: rig")
+    'Thought: on.'
+    >>> drop_unfinished_action("Thought: on.\\nAction: click[red]")
+    'Thought: on.\\nAction: click[red]'
+    """
+    span = find_action(completion)
+    if span is None:
+        return completion
+    action = completion[span.start : span.end]
+    first = _BRACKET.search(action)
+    still_open = action.count(first[0]) - action.count(_CLOSING[first[0]]) if first else 0
+    is_closed = first is not None and action.endswith(_CLOSING[first[0]])
+    if still_open <= 0 and (is_closed or completion[span.stop :].strip()):
+        return completion
+    return completion[: span.label].rstrip()
+
+
 def drop_thoughts(completion: str) -> str:
     """A completion without its thought blocks; what `Thought:` labels remains.
 

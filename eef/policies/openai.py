@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from eef.chat import cut_completion, read_message, with_reasoning
+from eef.chat import cut_completion, drop_unfinished_action, read_message, with_reasoning
 from eef.errors import ConfigError, ModelError
 from eef.policies.response_cache import ResponseCache, request_id
 from eef.policies.settings import ApiSettings
@@ -37,6 +37,10 @@ _STOP = ("\nObservation:",)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OPTIONS = ("seed", "stop", "top_p", "max_tokens", "temperature")
 _TRANSIENT = (408, 409, 425, 429)
+_CUT = ("length", "max_tokens", "model_length")
+_FILTERED = ("content_filter", "safety", "sensitive")
+_INTERRUPTED = ("error", "abort", "aborted", "network_error", "insufficient_system_resource")
+"""Finish reasons, in lower case, of answers that are not whole; servers use different words."""
 
 
 class _Retryable(Exception):
@@ -158,20 +162,23 @@ class ApiPolicy:
         try:
             response = json.loads(content)
             choice = response["choices"][0]
-            if choice.get("finish_reason") == "error" or choice.get("error"):
+            finish = str(choice.get("finish_reason")).lower()
+            if finish in _INTERRUPTED or choice.get("error"):
                 raise _Retryable("interrupted")
             reasoning, text = read_message(choice["message"])
             usage = response.get("usage") or {}
-            finish = choice.get("finish_reason")
             counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
             cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise _Retryable("malformed") from None
-        if not text.strip() and finish != "length":
-            raise _Retryable("filtered" if finish == "content_filter" else "empty")
+        if finish in _FILTERED:
+            raise _Retryable("filtered")
+        if not text.strip() and finish not in _CUT:
+            raise _Retryable("empty")
+        text = with_reasoning(reasoning, text)
         return Completion(
-            text=cut_completion(with_reasoning(reasoning, text)),
-            finish="length" if finish == "length" else "stop",
+            text=cut_completion(drop_unfinished_action(text) if finish in _CUT else text),
+            finish="length" if finish in _CUT else "stop",
             prompt_tokens=counts[0],
             cached_tokens=cached,
             generated_tokens=counts[1],

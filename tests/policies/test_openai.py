@@ -212,6 +212,7 @@ def answers_with(tmp_path, choice, retries=6):
     """What the policy makes of a server that always answers with `choice`; the request count."""
     usage = {"prompt_tokens": 9, "completion_tokens": 40}
     body = json.dumps({"choices": [choice], "usage": usage}).encode()
+    tmp_path.mkdir(exist_ok=True)
     with serving(lambda *asked: (200, {}, body)) as (base, seen):
         policy = ApiPolicy(
             "m",
@@ -272,6 +273,34 @@ def test_an_interrupted_answer_is_a_failed_attempt(broken, tmp_path):
     completion, requests = answers_with(tmp_path, choice, retries=2)
     assert (completion.finish, requests) == ("error", 3)
     assert completion.text == "no completion after 3 requests (3 × interrupted)"
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": "Thought: on.\nAction: rig"}, "Thought: on."),
+        ({"content": "Thought: on.\nAction: click[buy n"}, "Thought: on."),
+        ({"content": "Action: rig"}, ""),
+        ({"content": "Action: reply[Dear,\nyour"}, ""),
+        ({"content": "Action: click[buy now]"}, "Action: click[buy now]"),
+        ({"content": "Action: right\nObservation: Room"}, "Action: right"),
+        ({"content": "<think>so</think>Action: rig"}, "<think>so</think>"),
+    ],
+)
+def test_an_action_that_is_cut_is_not_played(message, text, tmp_path):
+    for finish in ("length", "MAX_TOKENS"):
+        choice = {"message": {"role": "assistant", **message}, "finish_reason": finish}
+        completion, requests = answers_with(tmp_path / finish, choice)
+        assert (completion.text, completion.finish, requests) == (text, "length", 1)
+
+
+@pytest.mark.parametrize("text", [None, "Thought: on.\nAction: right"])
+def test_a_filtered_answer_is_a_failed_attempt(text, tmp_path):
+    message = {"role": "assistant", "content": text}
+    choice = {"message": message, "finish_reason": "content_filter"}
+    completion, requests = answers_with(tmp_path, choice, retries=1)
+    assert (completion.finish, requests) == ("error", 2)
+    assert "2 × filtered" in completion.text
 
 
 @pytest.mark.parametrize(
