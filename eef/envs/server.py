@@ -39,7 +39,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -265,7 +265,7 @@ def make_app(sessions: Sessions) -> Starlette:
         for number in sessions.numbers():
             sessions.close(number)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route(path, _endpoint(sessions, *verb), methods=[verb[0]])
             for path, verb in VERBS.items()
@@ -273,6 +273,8 @@ def make_app(sessions: Sessions) -> Starlette:
         exception_handlers={HTTPException: _http_error},
         lifespan=sweeping,
     )
+    app.router.redirect_slashes = False  # a redirect would name the host that the client claims
+    return app
 
 
 async def _sweep(sessions: Sessions) -> None:
@@ -290,6 +292,8 @@ def _endpoint(sessions: Sessions, method: str, kind: type[BaseModel], answer: An
             return _refusal(error.status, error.message, error.hint)
         except EnvError as error:
             return _refusal(422, error.message, error.hint)
+        except ClientDisconnect:
+            return _refusal(400, f"{request.url.path}: the body ended early")  # nobody reads this
         except Exception as error:  # the framework would close the connection
             LOG.exception("%s failed", request.url.path)
             return _refusal(
