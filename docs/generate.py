@@ -23,11 +23,13 @@ from eef.analysis.label_noise import LabelNoise
 from eef.analysis.results import RECORD_VERSION as RESULTS_VERSION
 from eef.analysis.results import RoundResult, Score
 from eef.analysis.study import Study, load_study
+from eef.chat import find_action
 from eef.cli import make_app
 from eef.cli.report import study_commands, study_documents
 from eef.cli.settings import sections
 from eef.config import SettingRow
 from eef.exporters.readmes import READMES
+from eef.importers import calls
 from eef.importers.formats import FORMATS
 from eef.importers.importer import ImportReport
 from eef.pipeline.evaluation import EvalResult, Outcome
@@ -474,7 +476,29 @@ def _imports() -> Iterator[str]:
         "It writes trajectories, one per line, and beside them `<name>.rejected.jsonl`: `place` "
         "and `reason` of each row that was rejected.",
         "",
+        "### How a turn is read",
+        "",
+        "The same parser reads the completions of experts, of students and of imported files.",
+        "",
+        _details(find_action),
+        "",
+        "**Tool calls.** " + _details(calls),
+        "",
+        "A tool call becomes the action `name[value]`, or `name[{json}]` if it has several "
+        "arguments; arguments that are null are left out, and the text of the turn becomes the thought.",
+        "",
+        "**Reasoning.** `reasoning_content`, `reasoning` and content parts of type `thinking` or "
+        "`reasoning` become a thought block before the text. Trajectories keep thought blocks; "
+        "`chat.thoughts` decides whether conversations do. A turn without any text has loss weight "
+        "0.",
+        "",
     )
+
+
+def _details(documented: object) -> str:
+    """A docstring from its second paragraph up to its examples."""
+    text = (inspect.getdoc(documented) or "").partition(">>>")[0]
+    return text.partition("\n\n")[2].strip()
 
 
 def _exports() -> Iterator[str]:
