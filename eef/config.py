@@ -194,7 +194,24 @@ def _config_error(
     if problem["type"] == "value_error":
         return ConfigError(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
     same = [item for item in problems if _dotted(_keys_in(data, item["loc"])) == key]
-    return ConfigError(f"{where} is {describe_problems(same)}")
+    return ConfigError(f"{where} is {describe_problems(same)}", hint=_hint_for_value(same))
+
+
+def _hint_for_value(problems: Sequence[ErrorDetails]) -> str:
+    """The list that was meant by a single value; "" if another type is expected.
+
+    >>> _hint_for_value([{"type": "tuple_type", "input": "bc,eef", "loc": (), "msg": ""}])
+    'write a list: `["bc", "eef"]`'
+    """
+    value = problems[0]["input"]
+    if not any(problem["type"] in ("tuple_type", "list_type") for problem in problems):
+        return ""
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.strip("[]()").split(",")]
+        return f"write a list: `{json.dumps([part for part in parts if part])}`"
+    if isinstance(value, int | float):
+        return f"write a list: `{json.dumps([value])}`"
+    return ""
 
 
 def _dotted(location: Iterable[int | str]) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections import Counter
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.env import FORMAT_ERROR, Env, StepResult, check_env, execute, replay
-from eef.envs.toy import Corridor, ToyEnv, ToySettings, toy_player
+from eef.envs.toy import Corridor, ToyEnv, ToySettings, make_toy_expert, toy_player
 from eef.errors import EnvError, ReplayMismatch
 from eef.policy import GREEDY
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
@@ -43,7 +46,22 @@ def record(env: ToyEnv, index: int, actions: list[str]) -> list[PathStep]:
 def test_the_toy_environment_keeps_the_protocol(split):
     env = ToyEnv()
     assert isinstance(env, Env)
-    assert len(check_env(env, split=split, actions=["take red", *MOVES, "right", "right"])) > 30
+    found = check_env(env, split=split, actions=["take red", *MOVES, "right", "right"])
+    assert len(found.passed) > 10
+    assert found.wins == 0
+
+
+def test_the_check_plays_the_expert_and_random_episodes():
+    env = ToyEnv()
+    alone = check_env(env)
+    guided = check_env(env, expert=make_toy_expert(env, "flawless"))
+    assert alone == check_env(env), "the same seed plays the same episodes"
+    assert alone != check_env(env, seed=1)
+    assert guided.wins >= 3
+    assert guided.episodes > alone.episodes > check_env(env, episodes=0).episodes
+    assert {"left", "right", "open"} <= set(re.findall("`(left|right|open)`", env.prompt))
+    assert alone.answers > 10, "actions named by the prompt have effects"
+    assert str(guided).startswith(f"{len(guided.passed)} checks passed: ")
 
 
 def test_the_splits_share_no_task():
@@ -191,10 +209,74 @@ class Changeling(ToyEnv):
         return {"self": id(self)}
 
 
+class Lucky(ToyEnv):
+    """Its valid actions have random observations; others are answered alike."""
+
+    def step(self, action: str) -> StepResult:
+        result = super().step(action)
+        if result.observation.startswith("Nothing happens."):
+            return result
+        return replace(result, observation=f"{result.observation} {random.random()}")
+
+
+class Paying(ToyEnv):
+    """Pays 7 for a solved task."""
+
+    def step(self, action: str) -> StepResult:
+        result = super().step(action)
+        return replace(result, reward=7 * result.reward)
+
+
+class Advancing(ToyEnv):
+    """Pays 0.4 for each step to the right, so the sum exceeds 1 before the end."""
+
+    def step(self, action: str) -> StepResult:
+        return replace(super().step(action), reward=0.4 * (action == "right"))
+
+
+class Fragile(ToyEnv):
+    def step(self, action: str) -> StepResult:
+        if action == "open":
+            raise ValueError("no chest")
+        return super().step(action)
+
+
+class Tupled(ToyEnv):
+    def step(self, action: str):
+        return ("a room", 0.0, False)
+
+
+class Nothing(ToyEnv):
+    def step(self, action: str):
+        return StepResult("a room", float("nan"), False)
+
+
+class Shared(ToyEnv):
+    """All clones play one episode."""
+
+    states: ClassVar[list[Corridor | None]] = []
+
+    @property
+    def _now(self):
+        return self.states[-1] if self.states else None
+
+    @_now.setter
+    def _now(self, state):
+        self.states.append(state)
+
+    def step(self, action: str) -> StepResult:
+        return replace(super().step(action), observation=f"{len(self.states)} moves")
+
+
 @pytest.mark.parametrize(
     ("env", "what"),
     [
-        (Moody(), "a clone plays the same episode"),
+        (Moody(), "the same actions give the same episode .*step 0 .*gave 'answer 1', then"),
+        (Shared(), "the same actions give the same episode"),
+        (Fragile(), "`step` raised an exception for the action 'open' .*ValueError: no chest"),
+        (Tupled(), "step returns a `StepResult`"),
+        (Nothing(), "step returns a `StepResult` of a string, a finite reward"),
+        (Advancing(), r"the score is in \[0, 1\]; after step \d+ \(`right`\) it is 1.2"),
         (Doubled(), "task ids are unique"),
         (Silent(), "reset returns the first observation"),
         (Generous(), r"the score is in \[0, 1\]"),
@@ -206,4 +288,34 @@ class Changeling(ToyEnv):
 )
 def test_check_env_names_the_violation(env, what):
     with pytest.raises(EnvError, match=f"environment 'toy' breaks the protocol: .*{what}"):
-        check_env(env, actions=["right", "take red", "right", "left"])
+        check_env(env, actions=["right", "take red", "right", "right", "open"])
+
+
+def test_the_check_finds_what_only_valid_actions_show():
+    """The expert and the prompt provide such actions; none of them is named by the caller."""
+    expert = make_toy_expert(ToyEnv(), "flawless")
+    with pytest.raises(EnvError, match="the same actions give the same episode"):
+        check_env(Lucky())
+    with pytest.raises(EnvError, match=r"the score is in \[0, 1\].* it is 7, for the rewards"):
+        check_env(Paying(), expert=expert)
+    with pytest.raises(EnvError, match="'open'") as caught:
+        check_env(Fragile(), expert=expert)
+    assert "answer every action" in caught.value.hint
+
+
+def test_the_check_compares_with_a_clone():
+    class Numbered(ToyEnv):
+        clones = 0
+
+        def clone(self):
+            copy = super().clone()
+            copy.clones = 1
+            return copy
+
+        def step(self, action: str) -> StepResult:
+            return replace(super().step(action), observation=f"clone {self.clones}")
+
+    with pytest.raises(
+        EnvError, match=r"a clone plays the same episode .*'clone 0', then 'clone 1"
+    ):
+        check_env(Numbered())

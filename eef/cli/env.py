@@ -13,10 +13,11 @@ from eef.cli.console import handle_interrupt, print_err, print_out
 from eef.cli.execution import CONTINUES
 from eef.cli.options import EnvOverrides, overrides_table
 from eef.cli.progress import show_bars
-from eef.env import check_env
-from eef.envs.registry import make_env, prepare_env
+from eef.env import Env, check_env
+from eef.envs.registry import make_env, make_expert, prepare_env
 from eef.envs.simulators.env import PooledEnv
-from eef.errors import ConfigError, EnvError
+from eef.errors import ConfigError, EefError, EnvError
+from eef.policy import Policy
 from eef.utils.extras import require_package
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -30,18 +31,56 @@ def check(
     name: EnvName,
     overrides: EnvOverrides = None,
     split: Annotated[str, typer.Option(help="The split whose first tasks are played.")] = "train",
+    actions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--action",
+            metavar="ACTION",
+            help="An action to execute, in the order given; may be repeated. Actions that have an "
+            "effect make the check stricter.",
+        ),
+    ] = None,
+    episodes: Annotated[
+        int, typer.Option(min=0, help="Random episodes for each task, besides the expert's.")
+    ] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the random episodes.")] = 0,
 ) -> None:
     """Check an environment against the protocol.
 
-    Plays the first tasks of a split and prints what was checked: that replays are exact, clones are
-    independent, rewards are in range, and so on.
+    Plays the first tasks of a split: the given actions, the scripted expert if there is one, and
+    random episodes of actions from the prompt, the expert and the observations. Each episode is
+    played again, in the same process and in a clone. Prints what was checked: that episodes repeat
+    exactly, every action is answered, scores are in [0, 1], snapshots work, and so on.
 
     Example: `eef env check webshop --set products_per_page=5`
+
+    Example: `eef env check toy --action right --action "take red"`
     """
-    passed = check_env(make_env(name, overrides_table(overrides)), split=split)
-    for line in passed:
+    env = make_env(name, overrides_table(overrides))
+    with closing(env):
+        found = check_env(
+            env,
+            split=split,
+            actions=actions or (),
+            expert=_scripted_expert(env),
+            episodes=episodes,
+            seed=seed,
+        )
+    for line in found.passed:
         print_out(line)
-    print_err(f"{len(passed)} checks passed")
+    print_err(str(found))
+    if not found.wins:
+        print_err(
+            "warning: no episode was won; name the actions of a solution with `--action`, so that "
+            "they are checked too"
+        )
+
+
+def _scripted_expert(env: Env) -> Policy | None:
+    try:
+        return make_expert(env, "strong")
+    except EefError:
+        return None
 
 
 def serve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from eef.errors import StoreError
@@ -13,6 +14,7 @@ from eef.pipeline.execution import EXECUTORS
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import FINGERPRINT_FILE, RECIPE_FILE, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage, dependencies
+from eef.utils.compute import process_settings
 from eef.utils.jsonl import disk_errors, write_json
 from eef.utils.locks import acquire_lock
 from eef.utils.progress import OnProgress, Progress, ignore_progress
@@ -57,7 +59,7 @@ class Pipeline:
         check_run(self.context)
 
     def execute(self, stage: Stage, on_progress: OnProgress = ignore_progress) -> None:
-        """Execute a stage unless it is done.
+        """Execute a stage unless it is done, with the recipe's number of threads.
 
         StoreError if a stage it depends on is not done, or if another process works on this method.
         """
@@ -72,7 +74,7 @@ class Pipeline:
         folder = self.run.folder(stage)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with acquire_lock(self.run.store(stage.method) / "stage.lock"):
+        with acquire_lock(self.run.store(stage.method) / "stage.lock"), self._threads():
             if not self.run.is_done(stage):
                 on_progress(Progress(stage, 0, 0))
                 EXECUTORS[stage.kind](self.context, stage, on_progress)
@@ -90,3 +92,8 @@ class Pipeline:
 
         self.check()
         execute_methods(self, jobs, on_progress, only=only)
+
+    def _threads(self) -> AbstractContextManager[None]:
+        """`train.threads` for everything that a stage computes; by default what torch has."""
+        threads = self.run.recipe.train.threads
+        return process_settings(threads) if threads else nullcontext()

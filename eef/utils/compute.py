@@ -34,18 +34,26 @@ def _quota(path: Path, cores: int) -> int:
 
 @contextmanager
 def process_settings(threads: int) -> Iterator[None]:
-    """Environment variables for a process that loads torch, and for its children; restored on exit.
+    """Threads of torch in this process and its children, set by environment variables; restored on
+    exit.
 
-    They set the number of torch's threads, let waiting threads sleep, and silence other libraries'
-    warnings. Except for the number of threads, values set by the user are kept.
+    If torch is loaded already, which reads these variables only once, its number of threads is set
+    as well. The variables also let waiting threads sleep, and silence other libraries' warnings.
+    Except for the number of threads, values set by the user are kept.
     """
     settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     settings |= {name: os.environ.get(name, value) for name, value in _DEFAULTS.items()}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
+    torch = sys.modules.get("torch")
+    loaded = torch.get_num_threads() if torch is not None else None
+    if torch is not None and loaded != threads:
+        torch.set_num_threads(threads)
     try:
         yield
     finally:
+        if torch is not None and torch.get_num_threads() != loaded:
+            torch.set_num_threads(loaded)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -487,7 +487,23 @@ def test_env_check_checks_the_protocol():
     done = eef("env", "check", "toy", "--set", "tasks_per_split=5")
     assert done.exit_code == 0
     assert "task ids are unique" in done.stdout
+    assert " checks passed: " in done.stderr
+    assert "warning" not in done.stderr, "the scripted expert wins"
+    assert eef("env", "check", "toy", "--action", "left", "--episodes", 0).exit_code == 0
     refused(eef("env", "check", "toy", "--split", "dev"), "unknown split 'dev'", "train")
+
+
+def test_env_check_names_the_action_that_raises(monkeypatch):
+    def fall(env, action):
+        raise RuntimeError("the floor is missing")
+
+    monkeypatch.setattr("eef.envs.toy.ToyEnv.step", fall)
+    refused(
+        eef("env", "check", "toy", "--action", "jump"),
+        "`step` raised an exception for the action 'jump' (step 0 of toy/40): "
+        "RuntimeError: the floor is missing",
+        "answer every action",
+    )
 
 
 def test_settings_lists_every_setting():

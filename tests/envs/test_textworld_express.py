@@ -31,7 +31,11 @@ def env(tmp_path_factory):
 
 def test_it_keeps_the_protocol(env):
     assert (
-        len(check_env(env, actions=["look around", "", "no such thing", "take coin", "move north"]))
+        len(
+            check_env(
+                env, actions=["look around", "", "no such thing", "take coin", "move north"]
+            ).passed
+        )
         > 10
     )
 

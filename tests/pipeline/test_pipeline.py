@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
+import torch
 
 from eef.errors import ConfigError, ModelError, StoreError
+from eef.pipeline.execution import EXECUTORS
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import COLLECT, Stage, round_methods, stages_of
 from eef.trajectory import Author
@@ -224,3 +227,29 @@ def test_several_experts_play_every_task(student, tmp_path):
         Author("expert", "weak"),
         Author("expert", "strong"),
     }
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(1, 1), (3, 3), (None, 2)])
+def test_the_number_of_threads_holds_without_the_command_line(
+    threads, expected, student, tmp_path, monkeypatch
+):
+    """Every stage has `train.threads`, whether torch was loaded before or not."""
+    recipe = two_rounds(student).model_dump()
+    recipe["train"]["threads"] = threads
+    pipeline = Pipeline.create(tmp_path / "run", as_recipe(recipe))
+    seen = []
+
+    def executor(context, stage, on_progress):
+        seen.append((torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")))
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setitem(EXECUTORS, "collect", executor)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        pipeline.execute(COLLECT)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [(expected, str(threads) if threads else None)]
+    assert "OMP_NUM_THREADS" not in os.environ
