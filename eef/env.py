@@ -242,10 +242,10 @@ def check_env(
 
     On each task, `actions` are executed in order (any strings will do, because an environment must
     answer every action), then `expert` plays, then come `episodes` random episodes. Their actions
-    are drawn, by `seed`, from those already executed, from those that the prompt shows, and from the
-    words of the observation. Each episode is played again in the same environment and in a clone,
-    and must be equal. After every step the score must be in [0, 1], because a step limit may end
-    the episode there.
+    are drawn, by `seed`, from those already executed, from those that the prompt shows, and from
+    the words of the observation. Each episode is played again in the same environment and in a
+    clone, and must be equal. After every step the score must be in [0, 1], because a step limit may
+    end the episode there.
 
     Raises EnvError at the first check that fails, also if `step` raises an exception.
     """
