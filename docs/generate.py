@@ -293,15 +293,19 @@ FILES = (
     ),
     _file(
         "expert/responses.jsonl",
-        "The responses of a server, one per line, each written as it arrived: no request is sent "
-        "twice.",
+        "The requests to a server, one per line, each written as its response arrived. A request "
+        "that was answered is never sent again.",
         {
             "question": "digest of model, messages, seed and sampling",
             "completion": "Completion | None",
-            "requests": "number of attempts",
-            "failures": "reason of a failed attempt → count",
+            "requests": "1, or 0 in a line that only has `dropped`",
+            "failures": "reason of a failed request → 1",
+            "prompt_tokens": "int; estimated if the server reports none",
+            "completion_tokens": "int; likewise",
+            "dropped": "model → request options that its server does not take",
         },
         Completion,
+        optional=("prompt_tokens", "completion_tokens", "dropped"),
     ),
     _file(
         "*/ledger.jsonl",

@@ -48,6 +48,9 @@ def _api_usage(usage: dict[str, Any]) -> str:
     if usage["failures"]:
         failures = (f"{count} × {kind}" for kind, count in usage["failures"].items())
         text += f" ({', '.join(failures)})"
+    for model, options in usage.get("dropped", {}).items():
+        names = ", ".join(f"`{option}`" for option in options)
+        text += f"; {names} not taken by the server of {model}"
     return text
 
 

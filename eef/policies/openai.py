@@ -1,21 +1,22 @@
 """ApiPolicy: completions from an OpenAI-compatible server, hosted or local.
 
 A request starts with the messages of the previous turn, so a server's prefix cache hits. Failed
-requests are retried with growing waits. An option that a server rejects is never sent again.
-Completions are cut here after the action, whether or not the server honors `stop`. The key comes
-from the environment and is removed from every text that a server returns.
+requests are retried with growing waits. An option that a server rejects is reported and never sent
+again. Completions are cut here after the action, whether or not the server honors `stop`. The key
+comes from the environment and is removed from every text that a server returns.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -23,32 +24,47 @@ from urllib.parse import urlsplit
 
 import openai
 
-from eef.chat import cut_completion, drop_unfinished_action, read_message, with_reasoning
+from eef.chat import cut_completion, drop_unfinished_action, with_reasoning
 from eef.errors import ConfigError, ModelError
+from eef.policies.answers import (
+    Answer,
+    MalformedAnswer,
+    most_prompt_tokens,
+    most_tokens,
+    read_answer,
+)
+from eef.policies.rejections import Rejection, read_rejection
 from eef.policies.response_cache import ResponseCache, request_id
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Sampling
 from eef.trajectory import Author
 
+_log = logging.getLogger(__name__)
+
 _LONGEST_WAIT = 120.0  # seconds, whatever `Retry-After` requests
-_CHARACTERS = 3  # per token, at least: an upper estimate of a prompt's tokens
-_FRAME = 8  # tokens around a message, at most
+_LONGEST_WORDS = 300  # characters of a server's words
 _STOP = ("\nObservation:",)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_OPTIONS = ("seed", "stop", "top_p", "max_tokens", "temperature")
-_TRANSIENT = (408, 409, 425, 429)
-_CUT = ("length", "max_tokens", "model_length")
-_FILTERED = ("content_filter", "safety", "sensitive")
-_INTERRUPTED = ("error", "abort", "aborted", "network_error", "insufficient_system_resource")
-"""Finish reasons, in lower case, of answers that are not whole; servers use different words."""
+_TRIALS = (("seed",), ("stop",), ("seed", "stop"))  # left out if a server rejects without a cause
+_UNCOUNTED = ("option", "unexplained")  # failures that are not retries
 
 
-class _Retryable(Exception):
-    """A retryable request failure. `wait` is the server's `Retry-After` in seconds, if any."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    """The outcome of one request: a completion, or the cause of its failure.
 
-    def __init__(self, kind: str, wait: float | None = None) -> None:
-        super().__init__(kind)
-        self.kind, self.wait = kind, wait
+    A `final` failure fails the rollout without a retry. `wait` is the server's `Retry-After` in
+    seconds, if any. `rejection` is set if the cause remains to be found. `tokens` are those of the
+    prompt and of the answer.
+    """
+
+    completion: Completion | None = None
+    failure: str = ""
+    words: str = ""
+    final: bool = False
+    wait: float | None = None
+    rejection: Rejection | None = None
+    tokens: tuple[int, int] = (0, 0)
 
 
 class _Stopped(Exception):
@@ -58,25 +74,31 @@ class _Stopped(Exception):
 class ApiPolicy:
     """A policy behind a server. Completions do not depend on the batch; all are kept in `cache`.
 
-    Raises ConfigError if the environment has no key, ModelError if the server refuses the key or
-    the request, BudgetError if the budget is spent. Completions received before remain in the
-    cache. Any other failure fails one rollout.
+    Raises ConfigError if the environment has no key, ModelError if the server refuses the key, the
+    account, the model or every request, BudgetError if the budget is spent. Completions received
+    before remain in the cache. Any other failure fails one rollout. `command` continues after the
+    budget is raised, as hints show it.
     """
 
     batch_invariant = True
 
-    def __init__(self, model: str, settings: ApiSettings, *, author: Author, cache: Path) -> None:
+    def __init__(
+        self, model: str, settings: ApiSettings, *, author: Author, cache: Path, command: str = ""
+    ) -> None:
         self.author = author
         self._model, self._settings = model, settings
         self._key = _key(settings)
-        self._cache = ResponseCache(cache, settings)
-        self._capabilities = _ServerCapabilities()
+        self._cache = ResponseCache(cache, settings, command=command)
+        self._capabilities = _ServerCapabilities(self._cache.usage.dropped.get(model, ()))
         self._limiter = _RateLimiter(settings.requests_per_minute)
+        self._accepted = self._cache.has_completions  # the server has answered at least once
+        self._unexplained: ModelError | None = None
 
     def act(
         self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
     ) -> list[Completion]:
         self._limiter.resume()
+        self._unexplained = None
         pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="request")
         with self._connect() as client:
             try:
@@ -84,13 +106,16 @@ class ApiPolicy:
                     pool.submit(self._complete, client, conversation, seed, sampling)
                     for conversation, seed in zip(conversations, seeds, strict=True)
                 ]
-                return [future.result() for future in futures]
+                completions = [future.result() for future in futures]
             except BaseException:
                 self._limiter.stop()
                 raise
             finally:
                 # responses that are under way still reach the cache
                 pool.shutdown(wait=True, cancel_futures=True)
+        if self._unexplained is not None and not self._accepted:
+            raise self._unexplained
+        return completions
 
     def _connect(self) -> openai.OpenAI:
         """A client with connection pooling; retries are handled by `ApiPolicy`."""
@@ -114,113 +139,224 @@ class ApiPolicy:
         seed: int,
         sampling: Sampling,
     ) -> Completion:
-        """Send a request until it succeeds; its usage is recorded in any case."""
-        tokens = _most_tokens(conversation), sampling.max_tokens
+        """Send a request until it succeeds, fails for good, or has no retries left."""
         failures: Counter[str] = Counter()
-        completion, requests = None, 0
+        trials = iter(_TRIALS)
+        without: tuple[str, ...] = ()
+        while True:
+            options = self._capabilities.options(sampling, seed, without)
+            outcome = self._send(client, request, conversation, sampling, options)
+            if outcome.completion is not None:
+                if without:  # the server takes the request without these, and not with them
+                    self._drop(without)
+                return outcome.completion
+            failures[outcome.failure] += 1
+            if outcome.rejection is not None:
+                if not self._find_cause(outcome.rejection, options):
+                    trial = None if self._accepted else next(trials, None)
+                    if trial is None:
+                        return self._give_up(outcome.rejection)
+                    without = trial
+                continue
+            if outcome.final:
+                return Completion(text=outcome.words, finish="error")
+            failed = sum(failures[kind] for kind in failures if kind not in _UNCOUNTED)
+            if failed > self._settings.retries:
+                counts = ", ".join(f"{count} × {kind}" for kind, count in failures.items())
+                text = f"no completion after {failures.total()} requests ({counts})"
+                text += f": {outcome.words}" if outcome.words else ""
+                return Completion(text=text, finish="error")
+            self._limiter.wait(outcome.wait, failed, self._settings.backoff)
+
+    def _send(
+        self,
+        client: openai.OpenAI,
+        request: str,
+        conversation: Conversation,
+        sampling: Sampling,
+        options: dict[str, Any],
+    ) -> _Outcome:
+        """Send one request within the budget. Its outcome and usage are recorded at once."""
+        held = self._cache.reserve(most_prompt_tokens(conversation), sampling.max_tokens)
         try:
-            while completion is None:
-                self._cache.reserve(*tokens)
-                requests += 1
-                try:
-                    completion = self._attempt(client, conversation, seed, sampling)
-                except _Retryable as failure:
-                    failures[failure.kind] += 1
-                    failed = failures.total() - failures["option"]
-                    if failed > self._settings.retries:
-                        words = ", ".join(f"{count} × {kind}" for kind, count in failures.items())
-                        return Completion(
-                            text=f"no completion after {requests} requests ({words})",
-                            finish="error",
-                        )
-                    self._limiter.wait(failure.wait, failed, self._settings.backoff)
-            return completion
+            self._limiter.acquire()
+            outcome = self._attempt(client, conversation, sampling, options)
+            self._cache.record(
+                request,
+                outcome.completion,
+                prompt_tokens=outcome.tokens[0],
+                completion_tokens=outcome.tokens[1],
+                failure=outcome.failure,
+            )
+            if outcome.rejection is not None:
+                self._raise_if_permanent(outcome.rejection)
+            return outcome
         finally:
-            if requests:
-                self._cache.record(request, completion, requests, failures)
             # last, so that the usage is briefly counted twice rather than not at all
-            self._cache.release(requests, *tokens)
+            self._cache.release(held)
 
     def _attempt(
-        self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
-    ) -> Completion:
-        self._limiter.acquire()
-        options = self._capabilities.options(sampling, seed)
+        self,
+        client: openai.OpenAI,
+        conversation: Conversation,
+        sampling: Sampling,
+        options: dict[str, Any],
+    ) -> _Outcome:
         create: Any = client.chat.completions.with_raw_response.create
         try:
-            response = create(model=self._model, messages=conversation, **options)
-            return self._read(response.content)
+            content = create(model=self._model, messages=conversation, **options).content
         except openai.APITimeoutError:
-            raise _Retryable("time-out") from None
-        except openai.APIConnectionError:
-            raise _Retryable("connection") from None
+            return _Outcome(failure="time-out")
+        except openai.APIConnectionError as error:
+            words = self._scrub(str(error.__cause__ or ""))
+            return _Outcome(failure="connection", words=words)
         except openai.APIStatusError as error:
-            return self._rejected(error, frozenset(options))
-
-    def _read(self, content: bytes) -> Completion:
-        """The completion in a server's response; _Retryable if it holds none."""
+            wait = _retry_after(error.response.headers)
+            return self._rejected(read_rejection(error.status_code, error.response.content), wait)
         try:
-            response = json.loads(content)
-            choice = response["choices"][0]
-            finish = str(choice.get("finish_reason")).lower()
-            if finish in _INTERRUPTED or choice.get("error"):
-                raise _Retryable("interrupted")
-            reasoning, text = read_message(choice["message"])
-            usage = response.get("usage") or {}
-            counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-            cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise _Retryable("malformed") from None
-        if finish in _FILTERED:
-            raise _Retryable("filtered")
-        if not text.strip() and finish not in _CUT:
-            raise _Retryable("empty")
-        text = with_reasoning(reasoning, text)
-        return Completion(
-            text=cut_completion(drop_unfinished_action(text) if finish in _CUT else text),
-            finish="length" if finish in _CUT else "stop",
-            prompt_tokens=counts[0],
-            cached_tokens=cached,
-            generated_tokens=counts[1],
-        )
+            answer = read_answer(content)
+        except MalformedAnswer:
+            # it may have been a whole answer, and paid for
+            written = min(most_tokens(content.decode("latin-1")), sampling.max_tokens)
+            tokens = most_prompt_tokens(conversation), written
+            return _Outcome(failure="malformed", tokens=tokens)
+        if isinstance(answer, Rejection):
+            return self._rejected(answer, None)
+        self._accepted = True
+        return self._answered(answer, conversation, sampling)
 
-    def _rejected(self, error: openai.APIStatusError, options: frozenset[str]) -> Completion:
-        """Handle an HTTP error: retry, drop one of `options`, report a full context, or raise."""
-        status, words = error.status_code, self._scrub(str(error))
-        if status in _TRANSIENT or status >= 500:
-            raise _Retryable(str(status), _retry_after(error.response.headers)) from None
-        if status in (400, 413, 422):
-            if "context" in words and ("length" in words or "maximum" in words):
-                return Completion(text="", finish="overflow")
-            if self._capabilities.drop(words, options):
-                raise _Retryable("option", 0.0) from None
-        if status in (401, 403):
-            raise ModelError(
-                f"the server at {self._settings.base_url} refuses the key ({status})",
-                hint=f"set the environment variable `{self._settings.key}` to a valid key",
-            ) from None
-        raise ModelError(
+    def _answered(self, answer: Answer, conversation: Conversation, sampling: Sampling) -> _Outcome:
+        """The outcome of an answer; tokens that the server does not report are estimated."""
+        text = with_reasoning(answer.reasoning, answer.text)
+        estimated = most_prompt_tokens(conversation), sampling.max_tokens
+        written = 0 if not text.strip() else min(most_tokens(text), sampling.max_tokens)
+        if answer.is_cut:
+            written = sampling.max_tokens
+        prompt, generated = answer.prompt_tokens, answer.generated_tokens
+        self._cache.calibrate(estimated, prompt or 0, generated or 0)
+        tokens = (
+            estimated[0] if prompt is None else prompt,
+            written if generated is None else generated,
+        )
+        note = self._scrub(answer.note)
+        if answer.problem == "refused":
+            words = f"the model refuses to answer: {note}"
+            return _Outcome(failure=answer.problem, words=words, final=True, tokens=tokens)
+        if answer.problem:
+            return _Outcome(failure=answer.problem, words=note, tokens=tokens)
+        completion = Completion(
+            text=cut_completion(drop_unfinished_action(text) if answer.is_cut else text),
+            finish="length" if answer.is_cut else "stop",
+            prompt_tokens=tokens[0],
+            cached_tokens=answer.cached_tokens,
+            generated_tokens=tokens[1],
+        )
+        return _Outcome(completion=completion, tokens=tokens)
+
+    def _rejected(self, rejection: Rejection, wait: float | None) -> _Outcome:
+        """The outcome of a response without an answer."""
+        status = "error" if rejection.status == 200 else str(rejection.status)
+        words, kind = self._scrub(rejection.words), rejection.kind
+        if kind == "overflow":
+            return _Outcome(completion=Completion(text="", finish="overflow"))
+        if kind == "conversation":
+            words = f"the server refuses the conversation ({rejection.status}): {words}"
+            return _Outcome(failure="refused", words=words, final=True)
+        if kind == "transient" or (
+            kind == "unknown" and rejection.status == 200 and self._accepted
+        ):
+            known = rejection.words == "" or rejection.words.startswith("status ")
+            return _Outcome(failure=status, words="" if known else words, wait=wait)
+        failure = "option" if kind == "option" else "unexplained" if kind == "unknown" else status
+        return _Outcome(failure=failure, rejection=rejection)
+
+    def _raise_if_permanent(self, rejection: Rejection) -> None:
+        """ModelError for a rejection that every other request would meet as well."""
+        server, key = f"the server at {self._settings.base_url}", self._settings.key
+        stated = f"({rejection.status}): {self._scrub(rejection.words)}"
+        address = "`expert.api.base_url`, which ends in `/v1`"
+        refuses = f"{server} refuses a request for {self._model!r} {stated}"
+        message, hint = {
+            "key": (
+                f"{server} refuses the key {stated}",
+                f"set the environment variable `{key}` to a key that this server accepts",
+            ),
+            "quota": (
+                f"{server} refuses further requests: credit or quota is used up {stated}",
+                "add credit or raise the quota there, then run the same command again; responses "
+                "are kept",
+            ),
+            "model": (refuses, f"check the model's name and {address}"),
+            "limit": (refuses, "lower `expert.sampling.max_tokens` to what the model allows"),
+            "address": (
+                f"{server} has no chat completions at this address {stated}"
+                if rejection.status == 200
+                else refuses,
+                f"check {address}, and the model's name",
+            ),
+        }.get(rejection.kind, ("", ""))
+        if message:
+            raise ModelError(message, hint=hint)
+
+    def _find_cause(self, rejection: Rejection, options: Collection[str]) -> bool:
+        """Whether another try without the options that a rejection names may help."""
+        if rejection.kind != "option":
+            return False
+        dropped = self._capabilities.drop(rejection, options)
+        if dropped:
+            self._drop(dropped)
+        return dropped is not None
+
+    def _drop(self, options: Collection[str]) -> None:
+        """Never send some options again, and report it once."""
+        budget = self._settings.max_tokens or self._settings.max_cost
+        for option in self._capabilities.never_send(options):
+            text = f"the server at {self._settings.base_url} does not take `{option}`: "
+            if option == "max_tokens":
+                text += "it is sent as `max_completion_tokens` from now on"
+            elif option == "max_completion_tokens" and budget:
+                raise ModelError(
+                    f"{text}without a limit on completions, the budget cannot be kept",
+                    hint="unset `expert.api.max_tokens` and `max_cost`; `max_requests` has effect",
+                )
+            else:
+                text += "it is left out from now on, and the server's default applies"
+            _log.warning("%s", text)
+            self._cache.drop(self._model, [option])
+
+    def _give_up(self, rejection: Rejection) -> Completion:
+        """Fail a rollout whose rejection has no known cause.
+
+        If the server has never answered, every request is rejected; `act` then ends the run.
+        """
+        words = f"({rejection.status}): {self._scrub(rejection.words)}"
+        self._unexplained = ModelError(
             f"the server at {self._settings.base_url} refuses a request for {self._model!r} "
-            f"({status}): {words[:300]}",
+            f"{words}",
             hint="check the model's name and `expert.api.base_url`, which ends in `/v1`",
-        ) from None
+        )
+        return Completion(text=f"the server refuses the request {words}", finish="error")
 
     def _scrub(self, words: str) -> str:
-        return " ".join(words.replace(self._key, "…").split())
+        words = " ".join(words.replace(self._key, "…").split())
+        return words if len(words) <= _LONGEST_WORDS else f"{words[:_LONGEST_WORDS]}…"
 
 
 class _ServerCapabilities:
     """The request options that a server accepts. Each is sent until a response rejects it.
 
-    No result depends on them: completions are cut here, and each request asks for one completion,
-    without `n` or `logprobs`.
+    `dropped` are those that it has rejected before. Each request asks for one completion, without
+    `n` or `logprobs`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dropped: Collection[str]) -> None:
         self._lock = threading.Lock()
-        self._dropped: set[str] = set()
+        self._dropped = set(dropped)
 
-    def options(self, sampling: Sampling, seed: int) -> dict[str, Any]:
+    def options(
+        self, sampling: Sampling, seed: int, without: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """The options of a request, without those of a trial."""
         length = "max_completion_tokens" if "max_tokens" in self._dropped else "max_tokens"
         wanted: dict[str, Any] = {
             "seed": seed,
@@ -229,21 +365,27 @@ class _ServerCapabilities:
             "temperature": sampling.temperature,
             length: sampling.max_tokens,
         }
-        return {name: value for name, value in wanted.items() if name not in self._dropped}
+        skipped = {*self._dropped, *without}
+        return {name: value for name, value in wanted.items() if name not in skipped}
 
-    def drop(self, words: str, sent: frozenset[str]) -> bool:
-        """Drop the option that the rejection of `sent` names; otherwise `seed`, then `stop`.
+    def drop(self, rejection: Rejection, sent: Collection[str]) -> tuple[str, ...] | None:
+        """The options to drop after the rejection of `sent`; None if no retry can help.
 
-        Returns whether a retry may help: an option was dropped now, or after the request was sent.
+        They are empty if one was dropped after the request was sent. Of several options that a text
+        names, the first is dropped; of those in a field of their own, all are.
         """
         with self._lock:
-            if sent & self._dropped:
-                return True
-            left = [name for name in _OPTIONS if name not in self._dropped]
-            named = [name for name in left if name in words]
-            choice = next(iter(named or [name for name in left if name in ("seed", "stop")]), None)
-            self._dropped |= {choice} if choice else set()
-            return choice is not None
+            if self._dropped & set(sent):
+                return ()
+        named = tuple(name for name in rejection.options if name in sent)
+        return (named if rejection.parameters else named[:1]) or None
+
+    def never_send(self, options: Collection[str]) -> list[str]:
+        """Drop options; returns those that were not dropped before."""
+        with self._lock:
+            new = [name for name in options if name not in self._dropped]
+            self._dropped |= set(new)
+            return new
 
 
 class _RateLimiter:
@@ -282,11 +424,6 @@ class _RateLimiter:
                 self._next = max(self._next, time.monotonic() + min(retry_after, _LONGEST_WAIT))
             return
         self._sleep(min(_LONGEST_WAIT, backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0))
-
-
-def _most_tokens(conversation: Conversation) -> int:
-    """Upper estimate of a prompt's tokens."""
-    return sum(len(message["content"]) // _CHARACTERS + 1 + _FRAME for message in conversation)
 
 
 def _retry_after(headers: Any) -> float | None:

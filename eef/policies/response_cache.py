@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ CACHE_FILE = "responses.jsonl"
 class ApiUsage:
     """Usage of a server: requests sent, tokens as it counts them, cost at the settings' prices.
 
-    `failures` counts failed requests by their cause: `429`, `503`, `time-out`, `connection`,
-    `malformed`, `empty` …
+    Tokens of answers that could not be used are included, and estimated from the text if the server
+    reports none. `failures` counts failed requests by their cause: `429`, `503`, `time-out`,
+    `connection`, `malformed`, `empty`, `filtered` … `dropped` holds, by model, the request options
+    that the server does not take and that are no longer sent.
     """
 
     requests: int = 0
@@ -36,6 +39,7 @@ class ApiUsage:
     completion_tokens: int = 0
     cost: float = 0.0
     failures: Counter[str] = field(default_factory=Counter)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -45,11 +49,29 @@ class ApiUsage:
         return {**asdict(self), "failures": dict(sorted(self.failures.items()))}
 
 
-class ResponseCache:
-    """The responses in a file by request, and the budget. All methods are thread-safe."""
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A share of the budget that is held for a request: its highest tokens and cost."""
 
-    def __init__(self, path: Path, settings: ApiSettings) -> None:
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+class ResponseCache:
+    """The responses in a file by request, and the budget. All methods are thread-safe.
+
+    `command` is the command that continues after the budget is raised, as hints show it.
+    """
+
+    def __init__(self, path: Path, settings: ApiSettings, *, command: str = "") -> None:
         self.path = path
+        self._command = command
+        self._prompt_scale, self._completion_scale = 1.0, 1.0
         self.usage = ApiUsage()
         self._settings = settings
         self._completions: dict[str, Completion] = {}
@@ -64,64 +86,91 @@ class ResponseCache:
         """The completion of an earlier request, or None."""
         return self._completions.get(request)
 
+    @property
+    def has_completions(self) -> bool:
+        return bool(self._completions)
+
     def record(
         self,
         request: str,
         completion: Completion | None,
-        requests: int,
-        failures: Mapping[str, int],
+        *,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        failure: str = "",
     ) -> None:
-        """Write a completion (None if every attempt failed) and its usage."""
+        """Write the completion of one request and its usage; None and its cause if it failed."""
         record = {
             "question": request,
             "completion": None if completion is None else asdict(completion),
-            "requests": requests,
-            "failures": dict(failures),
+            "requests": 1,
+            "failures": {failure: 1} if failure else {},
         }
+        self._append(
+            {**record, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        )
+
+    def drop(self, model: str, options: Iterable[str]) -> None:
+        """Write the request options that are no longer sent to a model."""
+        record: dict[str, Any] = {"question": "", "completion": None, "requests": 0, "failures": {}}
+        self._append({**record, "dropped": {model: list(options)}})
+
+    def _append(self, record: dict[str, Any]) -> None:
         with self._lock:
             append_jsonl(self.path, record)
             self._enter(record, 0)
 
-    def reserve(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Reserve a request's highest cost. BudgetError if that may exceed the budget."""
-        cost = self._price(prompt_tokens, completion_tokens)
-        with self._lock:
-            for unit, limit, spent, more in (
-                (
-                    "requests",
-                    self._settings.max_requests,
-                    self.usage.requests + self._reserved_requests,
-                    1,
-                ),
-                (
-                    "tokens",
-                    self._settings.max_tokens,
-                    self.usage.tokens + self._reserved_tokens,
-                    prompt_tokens + completion_tokens,
-                ),
-                ("cost", self._settings.max_cost, self.usage.cost + self._reserved_cost, cost),
-            ):
-                if limit is not None and spent + more > limit:
-                    raise BudgetError(
-                        f"the budget is spent: {spent:g} of {limit:g} {unit}; the next request may "
-                        f"take {more:g}",
-                        hint=f"raise `expert.api.max_{unit}` and run the same command again; "
-                        "responses are kept",
-                    )
-            self._reserve(1, prompt_tokens + completion_tokens, cost)
+    def reserve(self, prompt_tokens: int, completion_tokens: int) -> Reservation:
+        """Reserve a request's highest cost. BudgetError if that may exceed the budget.
 
-    def release(self, requests: int, prompt_tokens: int, completion_tokens: int) -> None:
-        """Release the reservations of finished requests, whose usage `record` has counted."""
+        The numbers are estimates. They are raised by the highest excess of an answer over its
+        estimate so far.
+        """
         with self._lock:
-            tokens = requests * (prompt_tokens + completion_tokens)
-            self._reserve(
-                -requests, -tokens, -requests * self._price(prompt_tokens, completion_tokens)
-            )
+            prompt = math.ceil(prompt_tokens * self._prompt_scale)
+            written = math.ceil(completion_tokens * self._completion_scale)
+            held = Reservation(prompt, written, self._price(prompt, written))
+            requests = self.usage.requests + self._reserved_requests
+            tokens, cost = self._reserved_tokens, self._reserved_cost
+            self._check("requests", requests, 1)
+            self._check("tokens", self.usage.tokens + tokens, held.tokens)
+            self._check("cost", self.usage.cost + cost, held.cost)
+            self._reserve(held, 1)
+            return held
 
-    def _reserve(self, requests: int, tokens: int, cost: float) -> None:
-        self._reserved_requests += requests
-        self._reserved_tokens += tokens
-        self._reserved_cost += cost
+    def release(self, held: Reservation) -> None:
+        """Release the reservation of a finished request, whose usage `record` has counted."""
+        with self._lock:
+            self._reserve(held, -1)
+
+    def calibrate(
+        self, estimated: tuple[int, int], prompt_tokens: int, completion_tokens: int
+    ) -> None:
+        """Compare an answer's tokens, as the server counts them, with their estimates."""
+        with self._lock:
+            self._prompt_scale = max(self._prompt_scale, prompt_tokens / estimated[0])
+            self._completion_scale = max(self._completion_scale, completion_tokens / estimated[1])
+
+    def _check(self, unit: str, spent: float, more: float) -> None:
+        """BudgetError if `more` may exceed the budget's limit of a unit."""
+        limit = getattr(self._settings, f"max_{unit}")
+        if limit is None or spent + more <= limit:
+            return
+        setting = f"expert.api.max_{unit}"
+        raised = f"{max(2 * limit, spent + 2 * more):g}" if unit == "cost" else f"{2 * limit}"
+        hint = f"raise `{setting}` and run the same command again; responses are kept"
+        if self._command:
+            hint = f"`{self._command} --set {setting}={raised}` continues; responses are kept"
+        raise BudgetError(
+            f"the budget is spent: {_number(spent)} of {_number(limit)} {unit}; the next request "
+            f"may take {_number(more)}",
+            hint=hint,
+        )
+
+    def _reserve(self, held: Reservation, sign: int) -> None:
+        self._reserved_requests += sign
+        self._reserved_tokens += sign * held.tokens
+        self._reserved_cost += sign * held.cost
 
     def _price(self, prompt_tokens: int, completion_tokens: int) -> float:
         prices = self._settings.prompt_price, self._settings.completion_price
@@ -129,20 +178,32 @@ class ResponseCache:
 
     def _enter(self, record: Mapping[str, Any], number: int) -> None:
         try:
+            for model, options in record.get("dropped", {}).items():
+                known = self.usage.dropped.setdefault(model, [])
+                known += [each for each in options if each not in known]
             fields = record["completion"]
             completion = None if fields is None else Completion(**fields)
             self.usage.requests += record["requests"]
             self.usage.failures.update(record["failures"])
             request = record["question"]
-        except (KeyError, TypeError) as error:
+            generated = 0 if completion is None else completion.generated_tokens
+            prompt = 0 if completion is None else completion.prompt_tokens
+            prompt = record.get("prompt_tokens", prompt)
+            generated = record.get("completion_tokens", generated)
+            cost = self._price(prompt, generated)
+        except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"`{self.path}`, line {number}: malformed response ({error})"
             ) from error
+        self.usage.prompt_tokens += prompt
+        self.usage.completion_tokens += generated
+        self.usage.cost += cost
         if completion is not None:
             self._completions[request] = completion
-            self.usage.prompt_tokens += completion.prompt_tokens
-            self.usage.completion_tokens += completion.generated_tokens
-            self.usage.cost += self._price(completion.prompt_tokens, completion.generated_tokens)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def request_id(model: str, conversation: Conversation, seed: int, sampling: Sampling) -> str:

@@ -119,7 +119,7 @@ def test_a_request_that_never_succeeds_fails_its_rollout_only(tmp_path):
     with serving(lambda path, headers, body: FAULTS["503"]()) as (base, seen):
         got, spent = collected(tmp_path, base, count=1, retries=2)
     assert {item.status for item in got.values()} == {"error"}  # the first try and the second
-    assert got["e/toy/40"].error == "policy: no completion after 3 requests (3 × 503)"
+    assert got["e/toy/40"].error == "policy: no completion after 3 requests (3 × 503): overloaded"
     assert (spent.requests, len(seen), spent.completion_tokens) == (6, 6, 0)
 
 
@@ -272,7 +272,8 @@ def test_an_interrupted_answer_is_a_failed_attempt(broken, tmp_path):
     choice = {"message": {"role": "assistant", "content": "Thought: on.\nAction: rig"}, **broken}
     completion, requests = answers_with(tmp_path, choice, retries=2)
     assert (completion.finish, requests) == ("error", 3)
-    assert completion.text == "no completion after 3 requests (3 × interrupted)"
+    words = ": Provider disconnected" if "error" in broken else ""
+    assert completion.text == f"no completion after 3 requests (3 × interrupted){words}"
 
 
 @pytest.mark.parametrize(
@@ -408,6 +409,199 @@ def test_the_rate_limit_is_respected(tmp_path):
         )
         policy.act([TALK] * 5, list(range(5)), SAMPLING)
     assert max(times) - min(times) >= 0.35
+
+
+# what a server states
+
+
+def failing(status, message="no", **fields):
+    return status, {}, json.dumps({"error": {"message": message, **fields}}).encode()
+
+
+def policy_at(base, tmp_path, **changes):
+    return ApiPolicy(
+        "m", settings(base, **changes), author=Author("expert", "m"), cache=tmp_path / "a.jsonl"
+    )
+
+
+def one_refused(refusal):
+    """A server that refuses the conversation about "red", and answers all others."""
+
+    def server(path, headers, body):
+        asked = json.loads(body)
+        if "red" in asked["messages"][1]["content"]:
+            return refusal
+        return chat_answer("Action: left")
+
+    return server
+
+
+RED = [TALK[0], {"role": "user", "content": "red"}]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        failing(400, "the content management policy", code="content_filter"),
+        failing(400, "Input data may contain inappropriate content", code="data_inspection_failed"),
+        failing(403, "your input was flagged"),
+        failing(413, "no: too much"),
+        failing(400, "no: the server does not state why"),
+        (200, {}, b'{"error": {"message": "flagged by moderation"}}'),
+    ],
+)
+@pytest.mark.parametrize("red_first", [True, False])
+def test_a_refusal_of_one_conversation_ends_one_rollout(refusal, red_first, tmp_path):
+    talks = [RED, TALK, TALK] if red_first else [TALK, TALK, RED]
+    with serving(one_refused(refusal)) as (base, seen):
+        policy = policy_at(base, tmp_path, concurrency=1, retries=5)
+        done = {
+            talk[1]["content"]: each
+            for talk, each in zip(talks, policy.act(talks, [1, 2, 3], SAMPLING), strict=True)
+        }
+    assert (done["see"].text, done["see"].finish) == ("Action: left", "stop")
+    assert done["red"].finish == "error"
+    assert json.loads(refusal[2])["error"]["message"] in done["red"].text
+    assert len(seen) <= 3 + 3  # no retries; at most the trials without `seed` and `stop`
+    assert policy._cache.usage.dropped == {}
+    assert {"seed", "stop"} <= set(json.loads(seen[-1][2]))
+    assert len(policy._cache._completions) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "hint"),
+    [
+        (failing(401, "bad key"), r"refuses the key \(401\): bad key", "OPENAI_API_KEY"),
+        (failing(402, "more credits"), r"used up \(402\): more credits", "add credit"),
+        (failing(429, "see your plan", code="insufficient_quota"), "see your plan", "add credit"),
+        (failing(404, "no model m"), r"'m' \(404\): no model m", "the model's name"),
+        ((404, {}, b'{"detail": "Not Found"}'), "Not Found", "/v1"),
+        ((400, {}, b'[{"error": {"message": "API key not valid"}}]'), "API key not valid", "KEY"),
+        ((403, {}, b"<title>Just a moment</title>"), "Just a moment", "KEY"),
+        ((400, {}, b"plain words"), "plain words", "/v1"),
+        ((200, {}, b'{"error": "Unexpected endpoint or method."}'), "Unexpected endpoint", "/v1"),
+        ((200, {}, b"<html><title>Sign in</title></html>"), "Sign in", "/v1"),
+        ((200, {}, b"it works"), "it works", "/v1"),
+        ((200, {}, b'{"object": "list", "data": []}'), "object", "/v1"),
+        (failing(400, "max_tokens: at most 8", param="max_tokens"), "at most 8", "max_tokens"),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_every_request_ends_the_run_with_the_servers_words(
+    answer, message, hint, tmp_path
+):
+    with (
+        serving(lambda *asked: answer) as (base, seen),
+        pytest.raises(ModelError, match=message) as caught,
+    ):
+        policy_at(base, tmp_path, concurrency=1).act([TALK], [0], SAMPLING)
+    assert hint in caught.value.hint
+    assert len(seen) <= 4  # the first, and trials without `seed` and `stop`
+
+
+@pytest.mark.parametrize(
+    ("status", "reject"),
+    [
+        (400, lambda name: {"error": {"message": "Unsupported parameter", "param": name}}),
+        (400, lambda name: {"error": {"message": f"Unrecognized request argument: {name}"}}),
+        (422, lambda name: {"detail": [{"loc": ["body", name], "msg": "Extra inputs"}]}),
+        (400, lambda name: [{"error": {"message": f'Unknown name "{name}": Cannot find field.'}}]),
+        (200, lambda name: {"error": f"unknown field `{name}`"}),
+        (400, lambda name: {"error": {"message": "Bad request"}}),  # found by trials
+    ],
+)
+@pytest.mark.parametrize("name", ["seed", "stop", "top_p", "temperature"])
+def test_a_rejected_option_is_named_and_left_out(status, reject, name, tmp_path, caplog):
+    def picky(path, headers, body):
+        if name in json.loads(body):
+            return status, {}, json.dumps(reject(name)).encode()
+        return chat_answer("Action: left")
+
+    if reject(name) == {"error": {"message": "Bad request"}} and name not in ("seed", "stop"):
+        pytest.skip("only `seed` and `stop` decide nothing and are tried")
+    with serving(picky) as (base, seen):
+        policy = policy_at(base, tmp_path, concurrency=1, retries=0)
+        done = policy.act([TALK] * 3, [0, 1, 2], SAMPLING)
+        assert [each.text for each in done] == ["Action: left"] * 3
+        requests = len(seen)
+        again = policy_at(base, tmp_path)  # an interrupted collection continues without it
+        again.act([TALK], [3], SAMPLING)
+        assert len(seen) == requests + 1
+    assert requests <= 3 + 2
+    assert again._cache.usage.dropped == {"m": [name]}
+    assert caplog.text.count(f"does not take `{name}`") == 1
+    others = {"seed", "stop", "top_p", "temperature", "max_tokens"} - {name}
+    assert others <= set(json.loads(seen[-1][2]))
+
+
+def test_a_stream_is_read_as_an_answer(tmp_path):
+    events = [
+        {"choices": [{"delta": {"reasoning_content": "Hm."}}]},
+        {"choices": [{"delta": {"content": "Thought: on.\nAct"}}]},
+        {"choices": [{"delta": {"content": "ion: left"}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}},
+    ]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    with serving(lambda *asked: (200, {}, body.encode())) as (base, _):
+        (done,) = policy_at(base, tmp_path).act([TALK], [0], SAMPLING)
+    assert done.text == "<think>\nHm.\n</think>\n\nThought: on.\nAction: left"
+    assert (done.prompt_tokens, done.generated_tokens) == (9, 4)
+
+
+# what is paid for
+
+
+@pytest.mark.parametrize(
+    ("choice", "requests", "failure"),
+    [
+        ({"message": {"content": None}, "finish_reason": "stop"}, 3, {"empty": 3}),
+        ({"message": {"content": "half"}, "finish_reason": "content_filter"}, 3, {"filtered": 3}),
+        ({"message": {"content": "half"}, "finish_reason": "error"}, 3, {"interrupted": 3}),
+        ({"message": {"content": None, "refusal": "I can't."}}, 1, {"refused": 1}),
+        ({"message": {"content": None}, "finish_reason": "length"}, 1, {}),
+        ({"message": {"content": "Action: left"}, "finish_reason": "stop"}, 1, {}),
+    ],
+)
+@pytest.mark.parametrize("reported", [True, False])
+def test_tokens_of_every_answer_are_counted(choice, requests, failure, reported, tmp_path):
+    body = {"choices": [choice]}
+    if reported:
+        body["usage"] = {"prompt_tokens": 100, "completion_tokens": 30}
+    content = json.dumps(body).encode()
+    with serving(lambda *asked: (200, {}, content)) as (base, seen):
+        policy_at(base, tmp_path, retries=2).act([TALK], [0], SAMPLING)
+    spent = ResponseCache(tmp_path / "a.jsonl", settings("http://x", **PRICES)).usage
+    assert (len(seen), spent.requests, dict(spent.failures)) == (requests, requests, failure)
+    if reported:
+        assert (spent.prompt_tokens, spent.completion_tokens) == (100 * requests, 30 * requests)
+    else:
+        assert spent.prompt_tokens == requests * (5 // 3 + 3 // 3 + 2 + 16)
+        message = choice["message"].get("content")
+        cut = choice.get("finish_reason") == "length"
+        written = 40 if cut else len(message) // 3 + 1 if message else 0
+        assert spent.completion_tokens == requests * written
+    assert spent.cost == pytest.approx(spent.tokens / 1e6)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 100, "completion_tokens": 64},
+        {"prompt_tokens": 100, "total_tokens": 164},
+        {"input_tokens": 100, "output_tokens": 64},
+    ],
+)
+@pytest.mark.parametrize("limit", [{"max_tokens": 1000}, {"max_cost": 0.001}])
+def test_empty_answers_spend_the_budget(usage, limit, tmp_path):
+    choice = {"message": {"content": None}, "finish_reason": "stop"}
+    body = json.dumps({"choices": [choice], "usage": usage}).encode()
+    prices = PRICES if "max_cost" in limit else {}
+    with serving(lambda *asked: (200, {}, body)) as (base, seen):
+        policy = policy_at(base, tmp_path, retries=50, concurrency=1, **limit, **prices)
+        with pytest.raises(BudgetError):
+            policy.act([TALK], [0], Sampling(max_tokens=64))
+    # the server counts more tokens than estimated: noticed with the first answer
+    assert len(seen) == 6
+    assert policy._cache.usage.tokens == 6 * 164 <= 1000
 
 
 # the key
