@@ -68,7 +68,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         )
     table = data
     for depth, part in enumerate(parts[:-1], start=1):
-        table = table.setdefault(part, {})
+        if table.get(part) is None:  # missing, or an optional group that is unset
+            table[part] = {}
+        table = table[part]
         if not isinstance(table, dict):
             raise ConfigError(
                 f"override `{override}`: `{'.'.join(parts[:depth])}` is a value, not a table"

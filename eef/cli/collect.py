@@ -14,6 +14,7 @@ from eef.cli.execution import (
     execute_stages,
     open_pipeline,
     read_recipe,
+    recipe_of,
     refuse_options,
 )
 from eef.cli.options import Out, Quiet, RecipeOrRun, RecipeOverrides
@@ -61,7 +62,9 @@ def collect(
     An `openai/MODEL` expert is a model behind any OpenAI-compatible server. Its key is read from
     the environment (`OPENAI_API_KEY`, or the variable that `expert.api.key` names) and never
     written. `expert.api.max_requests`, `max_tokens` and `max_cost` limit the cost. Every response
-    is stored: the same command continues an interrupted collection and repeats no request.
+    is stored: the same command continues an interrupted collection and repeats no request. The
+    settings of `expert.api` may change in a run that has started: `eef collect DIR --set
+    expert.api.max_requests=500` raises a spent budget and continues.
 
     Example: `eef collect recipes/demo.toml --policy openai/MODEL --base-url
     http://127.0.0.1:8000/v1 --out runs/mine`
@@ -70,19 +73,16 @@ def collect(
         *([f"expert.names=[{json.dumps(policy)}]"] if policy else ()),
         *([f"expert.api.base_url={json.dumps(base_url)}"] if base_url else ()),
     ]
+    changes = [*(overrides or ()), *expert]
     if source.is_dir():
-        refuse_options(source, overrides, out, expert)
+        refuse_options(source, changes, out)
+    recipe = recipe_of(source, changes) if source.is_dir() else read_recipe(source, changes)
     if dry_run:
-        _print_estimate(
-            RunDirectory.open(source).recipe
-            if source.is_dir()
-            else read_recipe(source, [*(overrides or ()), *expert])
-        )
+        _print_estimate(recipe)
         return
     if source.is_dir():
-        pipeline = open_pipeline(source, quiet=quiet)
+        pipeline = open_pipeline(source, quiet=quiet, overrides=changes)
     else:
-        recipe = read_recipe(source, [*(overrides or ()), *expert])
         pipeline = create_pipeline(out or default_directory(recipe), recipe, quiet=quiet)
     execute_stages(pipeline, [COLLECT], quiet=quiet)
     print_out(str(pipeline.run.path))

@@ -8,12 +8,13 @@ from pathlib import Path
 from eef.analysis.results import Results, read_results
 from eef.cli.console import handle_interrupt, print_err
 from eef.cli.progress import make_display, show_bars
+from eef.config import apply_override, parse_settings
 from eef.envs.registry import prepare_env
 from eef.errors import ConfigError
 from eef.pipeline.parallel import threads_of
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe, load_recipe
-from eef.pipeline.run_directory import RunData
+from eef.pipeline.run_directory import RECIPE_FILE, RunData, RunDirectory
 from eef.pipeline.stages import Stage
 from eef.report.run_page import write_page
 from eef.utils.compute import process_settings
@@ -40,12 +41,15 @@ def default_directory(recipe: Recipe) -> Path:
     return _RUNS / recipe.name
 
 
-def refuse_options(directory: Path, *given: object) -> None:
-    """ConfigError if options that only a new run takes are given for an existing one."""
-    if any(given):
+def refuse_options(directory: Path, overrides: Sequence[str], out: Path | None) -> None:
+    """ConfigError if options that only a new run takes are given for an existing one.
+
+    Overrides of `expert.api` are allowed, since they affect no result.
+    """
+    if out is not None or not all(each.startswith("expert.api.") for each in overrides):
         raise ConfigError(
             f"`{directory}` is a run directory, whose recipe is fixed",
-            hint="remove the options that change or create a recipe, such as `--set` and `--out`",
+            hint="remove `--out` and `--set`; only settings of `expert.api` may change",
         )
 
 
@@ -55,11 +59,27 @@ def create_pipeline(directory: Path, recipe: Recipe, *, quiet: bool) -> Pipeline
     return Pipeline.create(directory, recipe)
 
 
-def open_pipeline(directory: Path, *, quiet: bool) -> Pipeline:
-    """Open an existing run after its environment is prepared."""
+def open_pipeline(
+    directory: Path, *, quiet: bool, overrides: Sequence[str] | None = None
+) -> Pipeline:
+    """Open an existing run after its environment is prepared.
+
+    Overrides change its settings of `expert.api`.
+    """
+    if overrides:
+        return create_pipeline(directory, recipe_of(directory, overrides), quiet=quiet)
     pipeline = Pipeline.open(directory)
     _prepare(pipeline.run.recipe, quiet=quiet)
     return pipeline
+
+
+def recipe_of(directory: Path, overrides: Sequence[str] | None) -> Recipe:
+    """The recipe of an existing run, with overrides."""
+    run = RunDirectory.open(directory)
+    settings = run.recipe.model_dump(mode="json")
+    for override in overrides or ():
+        apply_override(settings, override)
+    return parse_settings(Recipe, settings, source=str(run.path / RECIPE_FILE))
 
 
 def execute_all(

@@ -39,8 +39,8 @@ def run(
     """
     started = monotonic()
     if source.is_dir():
-        refuse_options(source, overrides, out)
-        pipeline = open_pipeline(source, quiet=quiet)
+        refuse_options(source, overrides or (), out)
+        pipeline = open_pipeline(source, quiet=quiet, overrides=overrides)
     else:
         recipe = read_recipe(source, overrides)
         pipeline = create_pipeline(out or default_directory(recipe), recipe, quiet=quiet)

@@ -63,13 +63,15 @@ def check_run(context: RunContext) -> None:
 def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
     """The recipe of an existing run, extended by the methods of another recipe.
 
-    All other settings must be equal, except `jobs`, which affects no result. StoreError otherwise.
+    Settings that affect no result are those of the other recipe: `jobs`, and `expert.api` (budget,
+    prices, address, key, retries, pace), since every response is kept under its model, messages and
+    sampling. All others must be equal; StoreError otherwise.
     """
     started = parse_settings(Recipe, read_json(path), source=str(path))
     shared = {*started.methods, BC}  # every run includes behavior cloning, named or not
     old, new = (
         {
-            **each.model_dump(exclude={"jobs", "methods"}),
+            **each.model_dump(exclude={"jobs": True, "methods": True, "expert": {"api": True}}),
             "options": {name: options for name, options in each.options.items() if name in shared},
         }
         for each in (started, recipe)
@@ -81,7 +83,8 @@ def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
         keys = sorted(key for key in new if new[key] != old[key])
         raise StoreError(
             f"`{path.parent}` was started with another recipe (they differ in: {', '.join(keys)})",
-            hint="choose another directory with `--out`, or remove this one",
+            hint="choose another directory with `--out`; in this one, only `methods`, `jobs` and "
+            "the settings of `expert.api` may change",
         )
     settings = recipe.model_dump()
     settings["methods"] = tuple(dict.fromkeys((*started.methods, *recipe.methods)))

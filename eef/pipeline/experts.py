@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,7 @@ def _api_expert(context: RunContext, model: str) -> Policy:
         context.recipe.expert.api or ApiSettings(),
         author=Author("expert", model),
         cache=_response_cache(context),
+        command=f"eef collect {shlex.quote(str(context.run.path))}",
     )
 
 

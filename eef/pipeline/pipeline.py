@@ -15,7 +15,7 @@ from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import FINGERPRINT_FILE, RECIPE_FILE, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage, dependencies
 from eef.utils.compute import process_settings
-from eef.utils.jsonl import disk_errors, write_json
+from eef.utils.jsonl import disk_errors, read_json, write_json
 from eef.utils.locks import acquire_lock
 from eef.utils.progress import OnProgress, Progress, ignore_progress
 
@@ -32,6 +32,7 @@ class Pipeline:
         """Start a run, or continue one with an equal recipe (StoreError if it is another).
 
         Methods may be added to a run, since each is independent; those it was started with remain.
+        Settings that affect no result may change, such as the budget of an API.
         As long as nothing has been played, the recipe may still change.
         """
         path = Path(path)
@@ -39,8 +40,9 @@ class Pipeline:
         recipe_file = path / RECIPE_FILE
         if recipe_file.exists() and (path / EXPERT).exists():
             merged = merge_recipes(recipe_file, recipe)
-            if merged.methods != recipe.methods:
-                write_json(recipe_file, json.loads(merged.to_json()))
+            settings = json.loads(merged.to_json())
+            if settings != read_json(recipe_file):
+                write_json(recipe_file, settings)
             return cls(RunDirectory(path, merged))
         fingerprint = pipeline.context.fingerprint()
         with disk_errors(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from eef.chat import cut_completion
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import BudgetError, ConfigError, ModelError
 from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import COLLECT
 from eef.policies.openai import ApiPolicy
 from eef.policies.response_cache import CACHE_FILE, ResponseCache
@@ -355,6 +357,42 @@ def test_a_budget_is_never_exceeded_and_responses_are_kept(limit, tmp_path):
         assert asked <= {body for _, _, body in seen}
         (tmp_path / "at once").mkdir()
         assert completions_of(got) == completions_of(collected(tmp_path / "at once", base)[0])
+
+
+def test_a_spent_budget_can_be_raised_and_the_collection_continued(recipe, tmp_path):
+    run = tmp_path / "my run"
+    with serving(expert_server) as (base, seen):
+        options = ("--policy", "openai/m", "--base-url", f"{base}/v1", "--out", run)
+        spent = eef("collect", recipe, *options, "--set", "expert.api.max_requests=5")
+        assert (spent.exit_code, len(seen)) == (2, 5)
+        (command,) = re.findall(r"`eef (collect .*?)` continues", " ".join(spent.stderr.split()))
+        assert command == f"collect '{run}' --set expert.api.max_requests=10"
+        again = eef(*shlex.split(command))
+        assert (again.exit_code, len(seen)) == (2, 10)
+        more = ("expert.api.max_requests=null", "expert.api.retries=9", "expert.api.concurrency=2")
+        same = eef(
+            "collect", recipe, *options, *(part for each in more for part in ("--set", each))
+        )
+        assert same.exit_code == 0, same.stderr
+        assert len({body for _, _, body in seen}) == len(seen)  # no request was sent twice
+    stored = RunDirectory.open(run).recipe.expert.api
+    assert (stored.max_requests, stored.retries, stored.concurrency) == (None, 9, 2)
+    other = eef("collect", run, "--set", "sampling.temperature=0.1")
+    assert "whose recipe is fixed" in other.stderr
+
+
+def test_the_settings_of_a_server_may_change_where_none_were_given(recipe, tmp_path):
+    run = tmp_path / "run"
+    refused = eef("collect", recipe, "--policy", "openai/m", "--out", run, "--dry-run")
+    assert refused.exit_code == 0
+    with serving(expert_server) as (base, _):
+        settings = {**json.loads(Path(recipe).read_text()), "expert": {"names": ["openai/m"]}}
+        pipeline = Pipeline.create(run, as_recipe(settings))
+        (run / "expert").mkdir()
+        assert pipeline.run.recipe.expert.api is None
+        done = eef("collect", run, "--base-url", f"{base}/v1")
+        assert done.exit_code == 0, done.stderr
+    assert RunDirectory.open(run).recipe.expert.api.base_url == f"{base}/v1"
 
 
 def test_a_dry_run_estimates_and_sends_nothing(recipe, tmp_path):
