@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from eef.analysis.diagnosis import Finding
 
 _LOG_WIDTH = 140
 
@@ -62,6 +64,13 @@ def _console(*, stderr: bool) -> Console:
 def print_err(text: str) -> None:
     """Print one line to stderr, verbatim: not wrapped, no markup."""
     stderr_console().print(text, markup=False, soft_wrap=True)
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print what is wrong in a run, and the next step for each, to stderr."""
+    for finding in findings:
+        print_err(f"warning: {finding}")
+        print_err(f"hint: {finding.advice}")
 
 
 def print_out(text: str) -> None:

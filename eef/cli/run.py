@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from time import monotonic
 
+from eef.analysis.diagnosis import diagnose
 from eef.analysis.results import Results
-from eef.cli.console import duration, handle_interrupt, print_err, print_out, stderr_console
+from eef.cli.console import (
+    duration,
+    handle_interrupt,
+    print_err,
+    print_findings,
+    print_out,
+    stderr_console,
+)
 from eef.cli.execution import (
     create_pipeline,
     default_directory,
@@ -16,6 +24,7 @@ from eef.cli.execution import (
     write_report,
 )
 from eef.cli.options import Jobs, Out, Quiet, RecipeOrRun, RecipeOverrides
+from eef.errors import MethodError
 from eef.pipeline.pipeline import Pipeline
 from eef.report.run_table import results_table
 from eef.report.summary import headline, verdict
@@ -46,7 +55,11 @@ def run(
         pipeline = create_pipeline(out or default_directory(recipe), recipe, quiet=quiet)
     directory = pipeline.run.path
     with handle_interrupt(f"stopped; `eef run {directory}` continues"):
-        execute_all(pipeline, jobs, quiet=quiet)
+        try:
+            execute_all(pipeline, jobs, quiet=quiet)
+        except MethodError:  # nothing to explore or to train on
+            print_findings(diagnose(pipeline.run.read()))
+            raise
         results = write_report(pipeline.run.read())
     if not quiet:
         _print_conclusion(pipeline, results, monotonic() - started)
@@ -61,6 +74,7 @@ def _print_conclusion(pipeline: Pipeline, results: Results, seconds: float) -> N
     console.print()
     for sentence in (headline(results), verdict(results)):
         console.print(sentence, markup=False)
+    print_findings(diagnose(pipeline.run.read()))
     print_err(f"report:  {directory / 'report.html'}")
     print_err(f"run:     {directory} (inspect it with `eef show {directory}`)")
     print_err(f"time:    {duration(seconds)}")

@@ -9,8 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from eef.analysis.diagnosis import diagnose
 from eef.analysis.results import read_results
-from eef.cli.console import duration, print_err, stdout_console
+from eef.cli.console import duration, print_err, print_findings, stdout_console
 from eef.cli.options import MethodName, RunPath, check_method_and_round
 from eef.cli.status import stage_status
 from eef.cli.trajectory_view import Item, show_item, show_mask
@@ -78,6 +79,7 @@ def _show_overview(run: RunDirectory) -> None:
     console.print(_stages_table(data))
     console.print()
     console.print(results_table(results))
+    print_findings(diagnose(data))
     first = next(iter(data.trajectories(EXPERT)), None)
     if first is not None:
         print_err(f"\nhint: `eef show {run.path} {first.task}` lists the trajectories of a task")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from eef.analysis.diagnosis import explain_losses
 from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import Stage
@@ -22,7 +23,23 @@ def stage_status(run: RunDirectory | RunData, stage: Stage) -> str:
         "train": _trained,
         "evaluate": _evaluated,
     }
-    return describe[stage.kind](record)
+    text = describe[stage.kind](record)
+    if stage.kind in ("collect", "explore", "evaluate"):
+        text += _no_win(run, stage, record)
+    return text
+
+
+def _no_win(run: RunDirectory | RunData, stage: Stage, record: dict[str, Any]) -> str:
+    """Why nothing was won; "" if something was, or nothing was played."""
+    wins = record["wins"] if "wins" in record else _wins(record)
+    if wins:
+        return ""
+    reason = explain_losses(run if isinstance(run, RunData) else run.read(), stage)
+    return f"; {reason}" if reason else ""
+
+
+def _wins(record: dict[str, Any]) -> int:
+    return len(EvalResult.from_record(record).wins)
 
 
 def _collected(record: dict[str, Any]) -> str:

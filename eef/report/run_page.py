@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 from eef.analysis.case_study import find_case_study
+from eef.analysis.diagnosis import diagnose
 from eef.analysis.results import Results
 from eef.pipeline.run_directory import RunData
 from eef.report.components import Section, document, fold, section
-from eef.report.formatting import describe_env
+from eef.report.formatting import describe_env, display_name
 from eef.report.html import Html, join, tag
 from eef.report.sections.case_study import draw_case_study
 from eef.report.sections.evaluation import (
@@ -35,6 +36,7 @@ def draw_page(run: RunData, results: Results) -> str:
     """The whole HTML document."""
     case = find_case_study(run)
     sections = [
+        _diagnosis(run),
         draw_scores(results),
         draw_curves(results),
         draw_comparisons(results),
@@ -69,6 +71,20 @@ def _header(results: Results) -> Html:
         tag("h1", headline(results)),
         *(tag("p", text, class_=name) for name, text in words.items() if text),
     )
+
+
+def _diagnosis(run: RunData) -> Section | None:
+    """What keeps the run from learning, with the next steps; None if nothing does."""
+    found = [
+        tag(
+            "li",
+            tag("strong", display_name(item.subject)),
+            f": {item.reason}. ",
+            tag("span", f"Next step: {item.advice}.", class_="advice"),
+        )
+        for item in diagnose(run)
+    ]
+    return section("What to look at first", tag("ul", *found, class_="findings")) if found else None
 
 
 def _reproduce(run: RunData, results: Results) -> Section:

@@ -264,7 +264,8 @@ def test_a_lora_run_prints_no_library_warnings(student, tmp_path):
     process = start("run", recipe, "--out", tmp_path / "run")
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    assert "arning" not in stderr
+    assert "Warning" not in stderr, "a category such as FutureWarning"
+    assert "warn(" not in stderr
 
 
 # Mistakes
@@ -410,6 +411,29 @@ def test_an_expert_that_never_fails_is_accepted(recipe, tmp_path):
     done = eef("run", recipe, "--out", tmp_path / "run", *overrides)
     assert done.exit_code == 0, done.stderr
     assert "the expert never failed, so there are no failures to explore" in done.stderr
+
+
+def test_an_expert_that_wins_nothing_is_explained(recipe, tmp_path):
+    overrides = ("--out", tmp_path / "run", "--set", "rollouts.step_limit=1")
+    done = eef("run", recipe, *overrides)
+    reason = "all 8 ran into the step limit (1 steps)"
+    assert f"expert collect: 8 rollouts, 0 won; {reason}" in done.stderr
+    assert (
+        f"warning: expert: won none of 8 trajectories, so there is nothing to clone: {reason}"
+        in (done.stderr)
+    )
+    assert "hint: raise `rollouts.step_limit` above 1" in done.stderr
+    assert "warning: expert: won none of 8 trajectories" in eef("show", tmp_path / "run").stderr
+
+
+def test_methods_that_explored_different_numbers_of_rollouts_are_named(recipe, tmp_path):
+    done = eef("run", recipe, "--out", tmp_path / "run", "--set", "budget={}")
+    assert done.exit_code == 0, done.stderr
+    assert (
+        "warning: no budget: methods explored different numbers of rollouts (rft4 " in done.stderr
+    )
+    assert "hint: set `budget.rollouts_per_task`" in done.stderr
+    assert "(rft4 " in (tmp_path / "run/report.html").read_text()
 
 
 # Looking

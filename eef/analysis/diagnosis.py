@@ -1,0 +1,389 @@
+"""Diagnosis: why a policy wins nothing, with the next step, read from a run's files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from eef.pipeline.run_directory import RunData
+from eef.pipeline.stages import BC, COLLECT, EXPERT, Stage, round_methods, trained_before
+from eef.task import env_of
+from eef.trajectory import Trajectory
+
+MANY = 0.5
+"""Share of rollouts, turns or words from which a cause is named."""
+
+FEW_EXAMPLES = 8
+_FULL = 0.9  # of `max_tokens`, on average over a rollout's turns: they were cut
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_SAMPLE = 20  # rollouts whose first observation is compared with the vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that keeps a run from learning: whom it concerns, why, and what to do next."""
+
+    subject: str
+    reason: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One reason for lost rollouts, and what to do about it."""
+
+    reason: str
+    advice: str
+
+
+def diagnose(run: RunData) -> tuple[Finding, ...]:
+    """What is wrong in a run so far; empty if nothing is.
+
+    In order: the expert, behavior cloning, the other methods (in each the last round that was
+    played), then methods that explored different numbers of rollouts. A student that explored
+    without a win is not named if its own evaluation already is.
+    """
+    found = [_of_stage(run, COLLECT, "trajectories")]
+    named: set[Stage] = set()
+    for method in (BC, *round_methods(run.recipe)):
+        for stage in _last_done(run, method, "evaluate"):
+            finding = _of_stage(run, stage, "test rollouts")
+            named |= {stage.sibling("train")} if finding else set()
+            found.append(finding)
+    for method in round_methods(run.recipe):
+        for stage in _last_done(run, method, "explore"):
+            if trained_before(stage) not in named:
+                found.append(_of_stage(run, stage, "rollouts"))
+    return tuple(item for item in (*found, _unequal_rollouts(run)) if item is not None)
+
+
+def explain_losses(run: RunData, stage: Stage) -> str:
+    """The likely cause of a finished stage's lost rollouts, in a few words; "" if one was won."""
+    rollouts = rollouts_of(run, stage)
+    if not rollouts or any(item.success for item in rollouts):
+        return ""
+    return causes_of(run, stage, rollouts)[0].reason
+
+
+def rollouts_of(run: RunData, stage: Stage) -> list[Trajectory]:
+    """The rollouts that a stage played; failed ones only if there are no others."""
+    if stage.kind == "evaluate":
+        played: Iterable[Trajectory] = run.evaluation_rollouts(stage.method, stage.round)
+    elif stage.kind == "collect":
+        played = run.trajectories(EXPERT)
+    else:
+        played = (
+            item
+            for item in run.trajectories(stage.method)
+            if item.by_student and item.round == stage.round
+        )
+    rollouts = list(played)
+    return [item for item in rollouts if item.status != "error"] or rollouts
+
+
+def causes_of(run: RunData, stage: Stage, rollouts: Sequence[Trajectory]) -> list[Cause]:
+    """What explains these rollouts of a stage, the most likely cause first; at least one.
+
+    A cause that affects the first turn precedes those that show only later.
+    """
+    by_expert = stage.method == EXPERT
+    found = [
+        _all_failed(rollouts),
+        _context_overflows(rollouts),
+        _cut_turns(rollouts, run.recipe.sampling.max_tokens),
+        None if by_expert else _other_environment(run),
+        None if by_expert else _foreign_words(run, rollouts),
+        _turns_without_action(rollouts, by_expert),
+        _stopped_by_policy(rollouts),
+        _step_limit(rollouts),
+        _repetition(rollouts),
+        _same_end(rollouts),
+        None if by_expert else _few_examples(run, stage),
+    ]
+    causes = [cause for cause in found if cause is not None]
+    return causes or [Cause(_describe_ends(rollouts), f"read one: `eef show {run.path} TASK`")]
+
+
+def share_without_action(rollouts: Iterable[Trajectory]) -> float:
+    """The share of turns that hold no action; 0 if there are no turns."""
+    actions = [step.action for item in rollouts for step in item.steps]
+    return actions.count("") / len(actions) if actions else 0.0
+
+
+def share_cut(rollouts: Sequence[Trajectory], max_tokens: int) -> float:
+    """The share of rollouts whose turns reach `max_tokens` on average, so that they were cut.
+
+    Tokens are recorded per rollout, not per turn. Imported rollouts have none.
+    """
+    cut = [
+        item.usage.generated_tokens >= _FULL * max_tokens * len(item.steps)
+        for item in rollouts
+        if item.steps and item.usage.generated_tokens
+    ]
+    return sum(cut) / len(cut) if cut else 0.0
+
+
+def share_of_split_words(tokenizer: Any, texts: Iterable[str]) -> float:
+    """The share of the words of some texts that a tokenizer has no token for.
+
+    A word counts if it becomes several tokens, or an unknown one. `tokenizer` is that of the
+    `tokenizers` package. A tokenizer splits about a fifth of WebShop's words (names of products are
+    invented), and most words of an environment that a small student was not made for.
+    """
+    words = [word for text in texts for word in _WORD.findall(text)]
+    tokens = [tokenizer.encode(f" {word}", add_special_tokens=False).tokens for word in words]
+    split = [len(each) > 1 or "unk" in "".join(each).lower() for each in tokens]
+    return sum(split) / len(split) if split else 0.0
+
+
+# What is reported of a stage
+
+
+def _of_stage(run: RunData, stage: Stage, what: str) -> Finding | None:
+    """A finding if a stage is done and none of its rollouts was won, all were truncated, or most
+    turns hold no action.
+    """
+    if not run.is_done(stage):
+        return None
+    rollouts = rollouts_of(run, stage)
+    won = sum(item.success for item in rollouts)
+    truncated = sum(item.status == "truncated" for item in rollouts)
+    played = truncated < len(rollouts) and share_without_action(rollouts) < MANY
+    if not rollouts or (won and played):
+        return None
+    subject = (
+        stage.method if stage.method in (EXPERT, BC) else f"{stage.method}, round {stage.round}"
+    )
+    causes = causes_of(run, stage, rollouts)
+    result = f"won {f'only {won}' if won else 'none'} of {len(rollouts)} {what}"
+    if stage.kind == "explore":
+        result = f"its explorer {result}"
+    if stage.kind == "collect":
+        result += ", so there is nothing to clone" if not won else ""
+    reasons = "; ".join(cause.reason for cause in causes)
+    return Finding(subject, f"{result}: {reasons}", _advice(causes))
+
+
+def _advice(causes: Sequence[Cause]) -> str:
+    """The next step, and the one after it if there are two causes."""
+    return ", then ".join(dict.fromkeys(cause.advice for cause in causes[:2]))
+
+
+def _last_done(run: RunData, method: str, kind: str) -> Iterator[Stage]:
+    """The last finished stage of a kind, if any."""
+    done = [
+        stage
+        for stage in run.stages
+        if (stage.method, stage.kind) == (method, kind) and run.is_done(stage)
+    ]
+    yield from done[-1:]
+
+
+def _unequal_rollouts(run: RunData) -> Finding | None:
+    """A finding if no budget is set and methods played different numbers of rollouts."""
+    recipe = run.recipe
+    if recipe.budget.of_round(1).rollouts or recipe.budget.tokens:
+        return None
+    done = {
+        method: {
+            stage.round
+            for stage in run.stages
+            if (stage.method, stage.kind) == (method, "explore") and run.is_done(stage)
+        }
+        for method in round_methods(recipe)
+    }
+    exploring = [method for method, rounds in done.items() if rounds]
+    shared = set.intersection(*(done[method] for method in exploring)) if exploring else set()
+    counts = {
+        method: sum(
+            (run.summary(Stage(method, round, "explore")) or {}).get("rollouts", 0)
+            for round in shared
+        )
+        for method in exploring
+    }
+    counts = {method: count for method, count in counts.items() if count}
+    if len(set(counts.values())) < 2:
+        return None
+    each = ", ".join(f"{method} {count:,}" for method, count in counts.items())
+    return Finding(
+        "no budget",
+        f"methods explored different numbers of rollouts ({each}), so their results are not at "
+        "equal cost",
+        "set `budget.rollouts_per_task` in the recipe to compare them at an equal number",
+    )
+
+
+# Causes
+
+
+def _all_failed(rollouts: Sequence[Trajectory]) -> Cause | None:
+    if any(item.status != "error" for item in rollouts):
+        return None
+    return Cause(
+        f"every rollout failed, the first with: {rollouts[0].error}",
+        "fix the cause and run again",
+    )
+
+
+def _context_overflows(rollouts: Sequence[Trajectory]) -> Cause | None:
+    count = sum(item.error_kind == "context_overflow" for item in rollouts)
+    if count < MANY * len(rollouts):
+        return None
+    return Cause(
+        f"{count} of {len(rollouts)} ended at the end of the model's context",
+        "raise `chat.max_length`, choose a model with a longer context, or shorten observations",
+    )
+
+
+def _cut_turns(rollouts: Sequence[Trajectory], max_tokens: int) -> Cause | None:
+    share = share_cut(rollouts, max_tokens)
+    if share < MANY:
+        return None
+    return Cause(
+        f"in {_percent(share)} of the rollouts turns reach `sampling.max_tokens` ({max_tokens}) "
+        "and are cut, before the action if a thought is long",
+        f"raise `sampling.max_tokens` above {max_tokens}",
+    )
+
+
+def _turns_without_action(rollouts: Sequence[Trajectory], by_expert: bool) -> Cause | None:
+    share = share_without_action(rollouts)
+    if share < MANY:
+        return None
+    advice = (
+        "state the form `Thought: …`, `Action: …` in the environment's prompt, or choose another "
+        "expert"
+        if by_expert
+        else "train longer (`train.updates`), on more expert wins, or start from a model that "
+        "follows the form `Thought: …`, `Action: …`"
+    )
+    return Cause(f"{_percent(share)} of the turns hold no action (format errors)", advice)
+
+
+def _other_environment(run: RunData) -> Cause | None:
+    """The student's manifest names the tasks that it was made from."""
+    tasks = _manifest(run.recipe.model.name).get("training_tasks", ())
+    made_for = sorted({env_of(task) for task in tasks})
+    if not made_for or run.recipe.env.name in made_for:
+        return None
+    return Cause(
+        f"the student `{run.recipe.model.name}` was made for {', '.join(made_for)}",
+        _other_student(run),
+    )
+
+
+def _foreign_words(run: RunData, rollouts: Sequence[Trajectory]) -> Cause | None:
+    """The tokenizer saved by behavior cloning does not have the words of the observations."""
+    texts = [item.steps[0].observation for item in rollouts[:_SAMPLE] if item.steps]
+    path = run.folder(Stage(BC, 0, "train")) / "checkpoint" / "tokenizer.json"
+    share = 0.0
+    if path.is_file():
+        with suppress(ImportError):  # a report can be written without the packages for training
+            from tokenizers import Tokenizer
+
+            share = share_of_split_words(Tokenizer.from_file(str(path)), texts)
+    if share < MANY:
+        return None
+    return Cause(
+        f"the vocabulary of the student `{run.recipe.model.name}` was made for another "
+        f"environment: {_percent(share)} of the words it sees are not in it",
+        _other_student(run),
+    )
+
+
+def _other_student(run: RunData) -> str:
+    return (
+        "set `model.name` to a pretrained model, or to a student built for "
+        f"{run.recipe.env.name} (`eef model build`)"
+    )
+
+
+def _stopped_by_policy(rollouts: Sequence[Trajectory]) -> Cause | None:
+    count = sum(item.error_kind == "policy_done" for item in rollouts)
+    if count < MANY * len(rollouts):
+        return None
+    return Cause(
+        f"in {count} of {len(rollouts)} the policy declined to act",
+        "choose another expert, or tasks that it has a solution for",
+    )
+
+
+def _step_limit(rollouts: Sequence[Trajectory]) -> Cause | None:
+    limited = [item for item in rollouts if item.status == "truncated" and not item.error_kind]
+    if len(limited) < len(rollouts):
+        return None
+    longest = max(item.length for item in limited)
+    return Cause(
+        f"all {len(rollouts)} ran into the step limit ({longest} steps)",
+        f"raise `rollouts.step_limit` above {longest} if solutions are longer",
+    )
+
+
+def _repetition(rollouts: Sequence[Trajectory]) -> Cause | None:
+    pairs = [
+        first.action == second.action != ""
+        for item in rollouts
+        for first, second in zip(item.steps, item.steps[1:], strict=False)
+    ]
+    share = sum(pairs) / len(pairs) if pairs else 0.0
+    if share < MANY:
+        return None
+    return Cause(
+        f"{_percent(share)} of the actions repeat the one before",
+        "raise `evaluate.temperature` or `sampling.temperature`, or train on more varied wins",
+    )
+
+
+def _same_end(rollouts: Sequence[Trajectory]) -> Cause | None:
+    ends = {(item.status, item.reward, len(item.steps)) for item in rollouts}
+    if len(ends) > 1 or rollouts[0].status != "terminated":
+        return None
+    steps, reward = len(rollouts[0].steps), rollouts[0].reward or 0.0
+    count = f"{steps} step" if steps == 1 else f"{steps} steps"
+    return Cause(
+        f"the environment ended every rollout after {count} with reward {reward:.2f}",
+        "check the environment with `eef env check`, and read the rollouts",
+    )
+
+
+def _few_examples(run: RunData, stage: Stage) -> Cause | None:
+    trained = trained_before(stage) if stage.kind == "explore" else stage.sibling("train")
+    examples = (run.summary(Stage(trained.method, trained.round, "select")) or {}).get("examples")
+    if examples is None or examples >= FEW_EXAMPLES:
+        return None
+    return Cause(
+        f"the student was trained on {examples} example{'' if examples == 1 else 's'}",
+        "collect more expert trajectories (`expert.tasks`, `tasks.train`), or of a better expert",
+    )
+
+
+def _describe_ends(rollouts: Sequence[Trajectory]) -> str:
+    ended = sum(item.status == "terminated" for item in rollouts)
+    best = max((item.reward or 0.0 for item in rollouts), default=0.0)
+    return (
+        f"the environment ended {ended}, the step limit {len(rollouts) - ended}; the best reward "
+        f"is {best:.2f}"
+    )
+
+
+def _manifest(model: str) -> dict[str, Any]:
+    """The manifest of a student's directory, or of a shipped one; empty if there is none."""
+    shipped = Path(str(files("eef"))) / "students" / "weights" / model
+    for directory in (Path(model.removeprefix("hf/")).expanduser(), shipped):
+        with suppress(OSError, ValueError):
+            record = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+            return record if isinstance(record, dict) else {}
+    return {}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,184 @@
+"""Diagnosis: each cause is named for the rollouts that show it; a healthy run has no finding."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from tokenizers import Tokenizer
+
+from eef.analysis.diagnosis import (
+    diagnose,
+    explain_losses,
+    share_cut,
+    share_of_split_words,
+    share_without_action,
+)
+from eef.analysis.results import read_results
+from eef.envs.registry import make_env
+from eef.models.loading import BASE_STUDENT
+from eef.pipeline.stages import COLLECT, Stage
+from eef.report.run_page import draw_page
+from eef.rollouts.store import Store
+from eef.trajectory import Step, Usage
+from eef.utils.jsonl import write_json
+from tests.fakes.grids import expert, rollout
+from tests.fakes.html import read_html
+from tests.fakes.scripted_run import finish, start_run, write_result
+
+BC_TEST = Stage("bc", 0, "evaluate")
+
+
+def turns(*actions: str, observation: str = "a room") -> tuple[Step, ...]:
+    return tuple(
+        Step(observation=observation, completion=f"Action: {action}", action=action)
+        for action in actions
+    )
+
+
+def lost(number: int, **changes):
+    """A lost evaluation rollout; without `changes`, lengths and rewards differ."""
+    item = rollout(f"r{number}", None, "lose", actions="abcdefg"[: 2 + number % 4])
+    return replace(item, reward=0.1 * (number % 3), task=f"toy/{number}", **changes)
+
+
+def evaluated(directory, rollouts, **changes):
+    """A run whose behavior cloning has played these test rollouts."""
+    run = start_run(directory, **changes).run
+    with Store.open(run.store("expert")) as store:
+        store.append(expert("won", task="toy/50", win=True))
+        store.append(expert("lost", task="toy/51"))
+    run.folder(COLLECT).mkdir()
+    write_json(run.folder(COLLECT) / "explored.json", {"rollouts": 2, "wins": 1})
+    write_result(run, "bc", 0, won={0} if any(item.success for item in rollouts) else set())
+    with Store.open(run.evaluation_store(BC_TEST)) as store:
+        for item in rollouts:
+            store.append(item)
+    return run.read()
+
+
+def only_finding(run):
+    [finding] = diagnose(run)
+    return finding
+
+
+def test_a_healthy_run_has_no_finding(tmp_path):
+    run = finish(start_run(tmp_path / "run", budget={"rollouts_per_task": 2})).run.read()
+    assert diagnose(run) == ()
+    assert explain_losses(run, BC_TEST) == ""
+    assert "What to look at first" not in draw_page(run, read_results(run))
+    assert diagnose(start_run(tmp_path / "new").run.read()) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "advice"),
+    [
+        ({"steps": turns("", "", "left")}, "67 % of the turns hold no action", "train longer"),
+        (
+            {"steps": turns("", ""), "usage": Usage(generated_tokens=510)},
+            "turns reach `sampling.max_tokens` (256) and are cut",
+            "raise `sampling.max_tokens`",
+        ),
+        (
+            {"status": "truncated", "error": "context overflow", "error_kind": "context_overflow"},
+            "9 of 9 ended at the end of the model's context",
+            "`chat.max_length`",
+        ),
+        (
+            {"status": "truncated", "steps": turns("a", "b", "c")},
+            "all 9 ran into the step limit (3 steps)",
+            "`rollouts.step_limit` above 3",
+        ),
+        ({"steps": turns("a", "a", "a", "b")}, "67 % of the actions repeat", "temperature"),
+        (
+            {"steps": turns("buy"), "reward": 0.0},
+            "the environment ended every rollout after 1 step with reward 0.00",
+            "eef env check",
+        ),
+        (
+            {"status": "error", "reward": None, "error": "environment: no", "steps": ()},
+            "every rollout failed, the first with: environment: no",
+            "fix the cause",
+        ),
+        ({}, "the environment ended 9, the step limit 0; the best reward is 0.20", "eef show"),
+    ],
+)
+def test_the_cause_of_lost_rollouts_is_named(changes, reason, advice, tmp_path):
+    run = evaluated(tmp_path, [replace(lost(number), **changes) for number in range(9)])
+    finding = only_finding(run)
+    assert finding.subject == "bc"
+    assert finding.reason.startswith("won none of 9 test rollouts: ")
+    assert reason in finding.reason
+    assert advice in finding.advice
+    assert explain_losses(run, BC_TEST) in finding.reason
+    text = read_html(draw_page(run, read_results(run))).text
+    assert reason in text
+    assert advice in text
+
+
+def test_a_student_made_for_another_environment_is_named(tmp_path):
+    student = tmp_path / "student"
+    student.mkdir()
+    (student / "manifest.json").write_text(json.dumps({"training_tasks": ["webshop/1"]}))
+    run = evaluated(tmp_path / "run", [lost(1), lost(2)], model={"name": str(student)})
+    assert "was made for webshop" in only_finding(run).reason
+    assert "`model.name`" in only_finding(run).advice
+    shipped = evaluated(tmp_path / "b", [lost(1), lost(2)], model={"name": "base-scienceworld"})
+    assert "was made for scienceworld" in only_finding(shipped).reason
+
+
+def test_words_that_a_student_has_no_token_for_are_counted(tmp_path):
+    tokenizer = Tokenizer.from_file(str(BASE_STUDENT / "tokenizer.json"))
+    shares = {}
+    for name in ("webshop", "toy"):
+        env = make_env(name, {})
+        texts = [env.reset(task) for task in env.tasks("train").head(5)]
+        shares[name] = share_of_split_words(tokenizer, texts)
+    assert shares["webshop"] < 0.3
+    assert shares["toy"] > 0.5
+    assert share_of_split_words(tokenizer, []) == 0
+    observation = "The customer reports a defective dishwasher, escalations pending."
+    steps = turns("left", "right", observation=observation)
+    run = evaluated(tmp_path, [replace(lost(number), steps=steps) for number in range(3)])
+    checkpoint = run.folder(Stage("bc", 0, "train")) / "checkpoint"
+    checkpoint.mkdir()
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    assert "% of the words it sees are not in it" in only_finding(run).reason
+
+
+def test_an_expert_without_wins_leaves_nothing_to_clone(tmp_path):
+    run = start_run(tmp_path).run
+    with Store.open(run.store("expert")) as store:
+        for number in range(4):
+            item = expert(f"e{number}", task=f"toy/{number}", status="truncated")
+            usage = Usage(generated_tokens=256 * 12)
+            store.append(replace(item, usage=usage, steps=turns(*[""] * 12)))
+    run.folder(COLLECT).mkdir()
+    write_json(run.folder(COLLECT) / "explored.json", {"rollouts": 4, "wins": 0})
+    finding = only_finding(run.read())
+    assert finding.subject == "expert"
+    assert finding.reason.startswith(
+        "won none of 4 trajectories, so there is nothing to clone: in 100 % of the rollouts turns "
+        "reach `sampling.max_tokens` (256)"
+    )
+    assert finding.advice.startswith("raise `sampling.max_tokens` above 256, then state the form")
+
+
+def test_turns_and_rollouts_are_counted():
+    rollouts = [lost(1), replace(lost(2), steps=turns("", "a", ""))]
+    assert share_without_action(rollouts) == 2 / 6
+    assert share_without_action([]) == 0
+    assert share_cut(rollouts, 256) == 0, "tokens were not recorded"
+    full = replace(rollouts[1], usage=Usage(generated_tokens=3 * 250))
+    half = replace(rollouts[1], usage=Usage(generated_tokens=3 * 128))
+    assert share_cut([full, half], 256) == 0.5
+
+
+def test_different_numbers_of_rollouts_without_a_budget_are_reported(tmp_path):
+    pipeline = finish(start_run(tmp_path / "run"))
+    finding = only_finding(pipeline.run.read())
+    assert finding.subject == "no budget"
+    assert "(rft2 " in finding.reason
+    assert ", eef " in finding.reason
+    assert "`budget.rollouts_per_task`" in finding.advice
