@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -20,10 +21,12 @@ from eef.cli.execution import (
 from eef.cli.options import Out, Quiet, RecipeOrRun, RecipeOverrides
 from eef.errors import ConfigError
 from eef.pipeline.context import RunContext
+from eef.pipeline.cost_estimate import Estimate
 from eef.pipeline.experts import estimate_api_cost
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import COLLECT
+from eef.policies.settings import ApiSettings
 
 
 def collect(
@@ -110,3 +113,22 @@ def _print_estimate(recipe: Recipe) -> None:
                 f"tokens, {estimate.completion_tokens:,} completion tokens{cost}"
             )
     print_err(likely.basis)
+    for warning in _budget_warnings(recipe.expert.api or ApiSettings(), likely, len(models)):
+        print_err(f"warning: {warning}")
+
+
+def _budget_warnings(budget: ApiSettings, likely: Estimate, models: int) -> Iterator[str]:
+    """The limits that the likely use of some models exceeds."""
+    tokens = likely.prompt_tokens + likely.completion_tokens
+    for unit, count in (
+        ("requests", likely.requests),
+        ("tokens", tokens),
+        ("cost", likely.cost),
+    ):
+        limit = getattr(budget, f"max_{unit}")
+        if limit is not None and count * models > limit:
+            likely_use = f"{count * models:,.2f}" if unit == "cost" else f"{count * models:,}"
+            yield (
+                f"the budget will probably not suffice: likely {unit} {likely_use}, "
+                f"`expert.api.max_{unit}` is {limit:,}"
+            )

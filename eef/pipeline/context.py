@@ -14,7 +14,6 @@ from eef.pipeline.checks import versions
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import EXPERT, Stage, trained_before
-from eef.policies.settings import SamplingSettings
 from eef.policy import Policy, Sampling
 from eef.renderer import Renderer
 from eef.rollouts.runner import RolloutParameters
@@ -58,17 +57,23 @@ class RunContext:
     def step_limit(self) -> int:
         return self.recipe.rollouts.step_limit or self.env.step_limit
 
-    @property
-    def sampling(self) -> Sampling:
-        """How completions are sampled during exploration."""
-        return _sampling(self.recipe.sampling)
+    def sampling(self, stage: Stage) -> Sampling:
+        """How completions are sampled in a stage."""
+        recipe, evaluating = self.recipe, stage.kind == "evaluate"
+        if stage.method == EXPERT:
+            settings = recipe.expert_sampling
+            if evaluating:
+                temperature = recipe.evaluate.temperature
+                settings = settings.model_copy(update={"temperature": temperature})
+        else:
+            settings = recipe.evaluation_sampling if evaluating else recipe.sampling
+        return Sampling(**settings.model_dump())
 
     def parameters(self, stage: Stage) -> RolloutParameters:
         """How the rollouts of a stage are played."""
-        evaluating = stage.kind == "evaluate"
         suffix = "" if stage.method == EXPERT else self.run.methods[stage.method].prompt_suffix
         return RolloutParameters(
-            sampling=_sampling(self.recipe.evaluation_sampling) if evaluating else self.sampling,
+            sampling=self.sampling(stage),
             step_limit=self.step_limit,
             batch_size=self.recipe.rollouts.batch_size,
             reset_step_limit=self.recipe.rollouts.reset_step_limit,
@@ -175,7 +180,3 @@ class RunContext:
             )
         seed = self.recipe.tasks.seed
         return (tasks if seed is None else tasks.shuffled(seed)).head(count)
-
-
-def _sampling(settings: SamplingSettings) -> Sampling:
-    return Sampling(**settings.model_dump())

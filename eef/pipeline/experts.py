@@ -11,7 +11,7 @@ from eef.errors import ConfigError, DataError, EefError
 from eef.importers.importer import Importer
 from eef.importers.verify import TaskIndex
 from eef.pipeline.cost_estimate import Estimate, estimate_cost
-from eef.pipeline.stages import EXPERT
+from eef.pipeline.stages import COLLECT, EXPERT
 from eef.policies.response_cache import CACHE_FILE, ResponseCache
 from eef.policies.settings import ApiSettings
 from eef.policy import Policy
@@ -92,7 +92,7 @@ def estimate_api_cost(context: RunContext) -> tuple[Estimate, Estimate]:
         context.expert_tasks,
         guide,
         settings=context.recipe.expert.api or ApiSettings(),
-        sampling=context.sampling,
+        sampling=context.sampling(COLLECT),
         step_limit=context.step_limit,
     )
 

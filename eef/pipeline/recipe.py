@@ -18,7 +18,7 @@ from eef.config import (
 )
 from eef.errors import ConfigError
 from eef.models.settings import ModelSettings
-from eef.policies.settings import ApiSettings, SamplingSettings
+from eef.policies.settings import ApiSettings, ExpertSamplingSettings, SamplingSettings
 from eef.renderer import ChatSettings
 from eef.rollouts.settings import BudgetSettings, RolloutSettings
 from eef.training.settings import DpoSettings, TrainSettings
@@ -52,10 +52,19 @@ class ExpertSettings(Settings):
     api: ApiSettings | None = None
     """The server of `openai/<model>` experts."""
 
+    sampling: ExpertSamplingSettings = ExpertSamplingSettings()
+
     @model_validator(mode="after")
     def _api_has_effect(self) -> ExpertSettings:
         if self.api is not None and not any(name.startswith("openai/") for name in self.names):
             raise ValueError("`api` has no effect: `names` has no `openai/<model>`")
+        return self
+
+    @model_validator(mode="after")
+    def _sampling_has_effect(self) -> ExpertSettings:
+        samples = any(name.startswith(("openai/", "hf/")) for name in self.names)
+        if self.sampling != ExpertSamplingSettings() and not samples:
+            raise ValueError("`sampling` has no effect: `names` has no `openai/…` and no `hf/…`")
         return self
 
     @property
@@ -140,6 +149,20 @@ class Recipe(Settings):
                     f"`options.{name}` has no effect: `methods` does not name {name!r}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _greedy_expert_has_no_nucleus(self) -> Recipe:
+        if self.expert.sampling.top_p not in (None, 1) and self.expert_sampling.temperature == 0:
+            raise ValueError("`expert.sampling.top_p` has no effect at temperature 0; remove it")
+        return self
+
+    @property
+    def expert_sampling(self) -> SamplingSettings:
+        """`sampling` with what `expert.sampling` sets."""
+        own = self.expert.sampling.model_dump(exclude_none=True)
+        if own.get("temperature") == 0:
+            own["top_p"] = 1.0  # a nucleus has no effect on greedy decoding
+        return self.sampling.model_copy(update=own)
 
     @property
     def evaluation_sampling(self) -> SamplingSettings:

@@ -89,3 +89,17 @@ class SamplingSettings(Settings):
         if self.temperature == 0 and self.top_p != 1:
             raise ValueError("`top_p` has no effect at temperature 0; remove it")
         return self
+
+
+class ExpertSamplingSettings(Settings):
+    """Sampling of the experts' completions. What is unset is that of `sampling`."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    """Temperature of the experts; that of `sampling` by default."""
+
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus sampling of the experts; that of `sampling` by default."""
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Maximum tokens per completion of the experts, reasoning included; that of `sampling` by
+    default. Models that reason need some thousands."""

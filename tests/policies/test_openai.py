@@ -18,11 +18,13 @@ from pathlib import Path
 import pytest
 
 from eef.chat import cut_completion
+from eef.cli.status import stage_status
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import BudgetError, ConfigError, ModelError
+from eef.pipeline.context import RunContext
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.run_directory import RunDirectory
-from eef.pipeline.stages import COLLECT
+from eef.pipeline.stages import COLLECT, Stage
 from eef.policies.openai import ApiPolicy
 from eef.policies.response_cache import CACHE_FILE, ResponseCache
 from eef.policies.settings import ApiSettings
@@ -431,6 +433,45 @@ def test_a_dry_run_estimates_and_sends_nothing(recipe, tmp_path):
     assert len(seen) <= int(most[0])
 
 
+def test_a_dry_run_warns_if_the_budget_will_not_suffice(recipe, tmp_path):
+    options = ("collect", recipe, "--policy", "openai/m", "--base-url", "http://127.0.0.1:9/v1")
+    priced = ("--set", "expert.api.prompt_price=100.0", "--dry-run")
+    for limit, warning in (
+        ("max_requests=5", "`expert.api.max_requests` is 5"),
+        ("max_tokens=50", "`expert.api.max_tokens` is 50"),
+        ("max_cost=0.01", "`expert.api.max_cost` is 0.01"),
+        ("max_requests=5000", None),
+    ):
+        done = eef(*options, *priced, "--set", f"expert.api.{limit}")
+        assert done.exit_code == 0
+        assert ("warning: " in done.stderr) == (warning is not None)
+        assert (warning or "") in done.stderr
+
+
+def test_an_expert_is_sampled_in_its_own_way(recipe, tmp_path):
+    own = ("expert.sampling.max_tokens=3000", "expert.sampling.temperature=1.0")
+    with serving(expert_server) as (base, seen):
+        options = ("--policy", "openai/m", "--base-url", f"{base}/v1")
+        plain = eef("collect", recipe, *options, "--out", tmp_path / "plain")
+        asked = [json.loads(body) for _, _, body in seen]
+        assert {(each["max_tokens"], each["temperature"]) for each in asked} == {(8, 0.7)}
+        seen.clear()
+        changes = [part for each in own for part in ("--set", each)]
+        done = eef("collect", recipe, *options, *changes, "--out", tmp_path / "own")
+        asked = [json.loads(body) for _, _, body in seen]
+        assert {(each["max_tokens"], each["temperature"]) for each in asked} == {(3000, 1.0)}
+        assert {each["top_p"] for each in asked} == {1.0}
+    assert (plain.exit_code, done.exit_code) == (0, 0)
+    context = RunContext(RunDirectory.open(tmp_path / "own"))
+    assert context.sampling(Stage("expert", 0, "evaluate")) == Sampling(
+        temperature=0.0, max_tokens=3000
+    )
+    assert context.sampling(Stage("eef", 1, "explore")) == Sampling(max_tokens=8)
+    assert context.sampling(Stage("eef", 1, "evaluate")) == Sampling(temperature=0, max_tokens=8)
+    refused = eef("collect", recipe, "--set", "expert.sampling.top_p=0.9", "--dry-run")
+    assert "`expert`: `sampling` has no effect" in refused.stderr
+
+
 def test_the_rate_limit_is_respected(tmp_path):
     times = []
 
@@ -569,6 +610,20 @@ def test_a_rejected_option_is_named_and_left_out(status, reject, name, tmp_path,
     assert caplog.text.count(f"does not take `{name}`") == 1
     others = {"seed", "stop", "top_p", "temperature", "max_tokens"} - {name}
     assert others <= set(json.loads(seen[-1][2]))
+
+
+def test_dropped_options_are_in_the_summary_of_the_stage(recipe, tmp_path):
+    def picky(path, headers, body):
+        if "top_p" in json.loads(body):
+            return failing(400, "Unsupported parameter", param="top_p")
+        return expert_server(path, headers, body)
+
+    with serving(picky) as (base, _):
+        options = ("--policy", "openai/m", "--base-url", f"{base}/v1", "--out", tmp_path / "run")
+        assert eef("collect", recipe, *options).exit_code == 0
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.summary(COLLECT)["sources"]["api"]["dropped"] == {"m": ["top_p"]}
+    assert "`top_p` not taken by the server of m" in stage_status(run, COLLECT)
 
 
 def test_a_stream_is_read_as_an_answer(tmp_path):
