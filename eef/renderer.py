@@ -1,22 +1,24 @@
 """Renderer: conversation → token ids with a loss weight each.
 
-No other module turns conversations into ids. A conversation's text is cut into parts – prompt,
-completion, between, completion, between, … – and each part is tokenized separately. Therefore the
-prompt that a policy acted on is always a prefix of the ids it is trained on, whatever the tokenizer
-would merge.
+No other module turns conversations into ids. `ChatTemplate` cuts a conversation's text into parts
+– prompt, completion, between, completion, between, … – and each part is tokenized separately.
+Therefore the prompt that a policy acted on is always a prefix of the ids it is trained on, whatever
+the tokenizer would merge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date as Date
 from functools import lru_cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue, field_validator
 
 from eef.chat import Thoughts, build_conversation, find_action
+from eef.chat_template import RESERVED_VARIABLES, ChatTemplate, Messages
 from eef.config import Settings
 from eef.errors import ModelError
 from eef.policy import Conversation
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 LossOn = Literal["completion", "action"]
-_Messages = tuple[tuple[str, str], ...]  # (role, content) of each message; hashable
 
 _CACHED_TEXTS = 16_384
 _NEXT_TURN = (("user", "."),)  # any observation: it makes the template end the turn before it
@@ -41,12 +42,23 @@ class ChatSettings(Settings):
 
     thoughts: Thoughts = "kept"
     """Whether thought blocks (`<think>…</think>`) stay in the conversations that the model acts on
-    and is trained on, or are dropped from both. Trajectories keep them. A chat template may drop
-    those of earlier turns."""
+    and is trained on, or are dropped from both. Trajectories keep them. What stays, stays in
+    earlier turns too, also if the chat template would drop it there."""
 
     max_length: int | None = Field(default=None, ge=1)
     """Maximum number of tokens of a training example; by default the model's context length. Longer
     examples are dropped and counted, never cut."""
+
+    template_variables: dict[str, JsonValue] = Field(default={})
+    """Variables of the chat template, for example `{ enable_thinking = false }`. Acting, training
+    and exports use the same."""
+
+    @field_validator("template_variables")
+    @classmethod
+    def _check_names(cls, variables: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in RESERVED_VARIABLES.intersection(variables):
+            raise ValueError(f"`{name}` is not a variable that a recipe can set")
+        return variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +105,10 @@ class Renderer:
     With `loss_on="action"`, a completion's weight applies only to its action (`chat.find_action`)
     and to the end of the turn. `thoughts` is how `render_example` builds conversations.
     `max_length` is the longest rendering that `render_all` accepts. `stop_ids` are the ids that end
-    a turn.
+    a turn. `template_variables` and `date` belong to the template (see `ChatTemplate`).
 
-    ModelError if the tokenizer has no chat template, or if the template rewrites earlier messages
-    (a prompt would not be a prefix of the next one) or does not end a turn with a special token.
+    ModelError if the tokenizer has no chat template, or if the template cannot be used (see
+    `ChatTemplate`) or does not end a turn with a special token.
     """
 
     def __init__(
@@ -106,18 +118,14 @@ class Renderer:
         loss_on: LossOn = "completion",
         thoughts: Thoughts = "kept",
         max_length: int | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        date: Date | None = None,
     ) -> None:
-        if not tokenizer.chat_template:
-            raise ModelError(
-                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template",
-                hint="use the instruct version of the model, or set the `chat_template` of its "
-                "tokenizer",
-            )
+        self.template = ChatTemplate(tokenizer, variables=template_variables, date=date)
         self.tokenizer = tokenizer
         self.loss_on = loss_on
         self.thoughts: Thoughts = thoughts
         self.max_length = max_length
-        self._parts: Callable[[_Messages], tuple[str, ...]] = lru_cache(_CACHED_TEXTS)(self._split)
         self._encode: Callable[[str, bool], tuple[int, ...]] = lru_cache(_CACHED_TEXTS)(
             self._tokenize
         )
@@ -125,7 +133,7 @@ class Renderer:
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """Ids of a conversation that ends in a user message, up to the start of the completion."""
-        parts = self._parts(_key(conversation))
+        parts = self.template.parts(self.template.messages(conversation))
         return [
             token for index, part in enumerate(parts) for token in self._encode(part, index == 0)
         ]
@@ -138,10 +146,10 @@ class Renderer:
 
         ModelError unless there is one weight for each assistant message.
         """
-        messages = _up_to_last_completion(conversation)
+        messages = self._up_to_last_completion(conversation)
         if sum(role == "assistant" for role, _ in messages) != len(weights):
             raise ModelError(f"{len(weights)} weights, but another number of assistant messages")
-        first, *rest = self._parts(messages + _NEXT_TURN)
+        first, *rest = self.template.parts(messages + _NEXT_TURN)
         ids = list(self._encode(first, True))
         values = [0.0] * len(ids)
         for number, weight in enumerate(weights):
@@ -160,7 +168,7 @@ class Renderer:
         Worked example: the prompt "<user>page<agent>" and one trained completion "buy" give
         [("<user>page<agent>", 0), ("buy<end>", w)].
         """
-        first, *rest = self._parts(_up_to_last_completion(conversation) + _NEXT_TURN)
+        first, *rest = self.template.parts(self._up_to_last_completion(conversation) + _NEXT_TURN)
         spans = [(first, 0.0)]
         for number, weight in enumerate(weights):
             completion, between = rest[2 * number : 2 * number + 2]
@@ -172,12 +180,32 @@ class Renderer:
         joined = groupby((span for span in spans if span[0]), key=lambda span: span[1])
         return [("".join(text for text, _ in group), weight) for weight, group in joined]
 
+    def check(self, prompt: str) -> None:
+        """Render a trial conversation of several turns, with thoughts and an environment's prompt.
+
+        ModelError if a turn's prompt is not a prefix of the text that is trained on.
+        """
+        completions = [
+            "Thought: on.\nAction: right",
+            "<think>\nwhere?\n</think>\n\nThought: on.\nAction: right",
+            "Action: left",
+        ]
+        conversation: Conversation = [{"role": "system", "content": prompt}] if prompt else []
+        prompts = []
+        for number, completion in enumerate(completions):
+            conversation.append({"role": "user", "content": f"page {number}"})
+            prompts.append(self.prompt(conversation))
+            conversation.append({"role": "assistant", "content": completion})
+        ids = list(self.render(conversation, [1.0] * len(completions)).ids)
+        if any(ids[: len(each)] != each for each in prompts):
+            raise self.template.error("rewrites earlier messages when a conversation continues")
+
     def _turn_end(self, between: str) -> int:
         """The index after the end of the turn in the text that follows a completion."""
         names = self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))
         ends = [between.find(name) + len(name) for name in names if name in between]
         if not ends:
-            raise self._template_error("does not end every assistant message in the same way")
+            raise self.template.error("does not end every assistant message in the same way")
         return min(ends)
 
     def _add_turn(
@@ -196,7 +224,7 @@ class Renderer:
         ids = self._encode(between, False)
         end = next((index for index, token in enumerate(ids) if token in self.stop_ids), None)
         if end is None:
-            raise self._template_error("does not end every assistant message in the same way")
+            raise self.template.error("does not end every assistant message in the same way")
         return len(ids) - end - 1
 
     def _trained_text(self, completion: str) -> tuple[int, int]:
@@ -228,45 +256,6 @@ class Renderer:
         ]
         return sum(end <= start for _, end in places), sum(begin < stop for begin, _ in places)
 
-    def _split(self, messages: _Messages) -> tuple[str, ...]:
-        """The parts of a prompt: concatenated, they are the template's text."""
-        text = self._text(messages)
-        last = max(
-            (index for index, (role, _) in enumerate(messages) if role == "assistant"), default=None
-        )
-        if last is None:
-            return (text,)
-        earlier = self._parts(messages[:last])
-        start = sum(map(len, earlier))
-        if text[:start] != "".join(earlier):
-            raise self._template_error("rewrites earlier messages when a conversation continues")
-        end = self._completion_end(text, start, messages[last][1])
-        return (*earlier, text[start:end], text[end:])
-
-    def _completion_end(self, text: str, start: int, content: str) -> int:
-        """The end of the completion that starts at `start`.
-
-        A template may strip the completion, or put white space before it.
-        """
-        if text.startswith(content, start):
-            return start + len(content)
-        rest = text[start:]
-        begin, content = len(text) - len(rest.lstrip()), content.strip()
-        if not text.startswith(content, begin):
-            raise self._template_error("changes the text of an assistant message")
-        return begin + len(content)
-
-    def _text(self, messages: _Messages) -> str:
-        conversation = [{"role": role, "content": content} for role, content in messages]
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    conversation, tokenize=False, add_generation_prompt=True
-                )
-            )
-        except Exception as error:  # a template is a program that can raise anything
-            raise self._template_error(f"refuses a conversation: {error}") from error
-
     def _tokenize(self, part: str, first: bool) -> tuple[int, ...]:
         """Ids of a part.
 
@@ -280,28 +269,17 @@ class Renderer:
     def _find_stop_ids(self) -> frozenset[int]:
         """The end of sequence, and the first special token after a completion."""
         special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
-        between = self._parts((("user", "a"), ("assistant", "b"), ("user", "c")))[-1]
+        between = self.template.parts((("user", "a"), ("assistant", "b"), ("user", "c")))[-1]
         end = next((token for token in self._encode(between, False) if token in special), None)
         if end is None:
-            raise self._template_error("does not end an assistant message with a special token")
+            raise self.template.error("does not end an assistant message with a special token")
         return frozenset({end, self.tokenizer.eos_token_id})
 
-    def _template_error(self, problem: str) -> ModelError:
-        return ModelError(
-            f"the chat template of {self.tokenizer.name_or_path!r} {problem}",
-            hint="use a template without this: each prompt must be a prefix of the training text",
-        )
-
-
-def _key(conversation: Conversation) -> _Messages:
-    return tuple((message["role"], message["content"]) for message in conversation)
-
-
-def _up_to_last_completion(conversation: Conversation) -> _Messages:
-    messages = _key(conversation)
-    while messages and messages[-1][0] != "assistant":
-        messages = messages[:-1]
-    return messages
+    def _up_to_last_completion(self, conversation: Conversation) -> Messages:
+        messages = self.template.messages(conversation)
+        while messages and messages[-1][0] != "assistant":
+            messages = messages[:-1]
+        return messages
 
 
 def render_example(

@@ -23,6 +23,7 @@ ORDER = (
     "selection",
     "policy",
     "chat",
+    "chat_template",
     "env",
     "renderer",
     "methods",
@@ -44,6 +45,7 @@ PERIPHERY = {"importers", "exporters", "students", "analysis", "report", "cli"}
 TORCH = (
     "eef.models.loading",
     "eef.models.checkpoint",
+    "eef.models.generation",
     "eef.models.hub",
     "eef.policies.local",
     "eef.policies.kv_cache",

@@ -60,16 +60,13 @@ def show_mask(run: RunDirectory, data: RunData, item: Item) -> None:
         )
     require_package("torch", "rendering tokens")
     from eef.cli.token_view import color_by_weight
-    from eef.models.loading import load_tokenizer
     from eef.pipeline.context import RunContext
-    from eef.renderer import Renderer, render_example
+    from eef.renderer import render_example
 
-    tokenizer = load_tokenizer(run.recipe.model.name)
-    chat = run.recipe.chat
-    renderer = Renderer(tokenizer, loss_on=chat.loss_on, thoughts=chat.thoughts)
-    prompt = RunContext(run).env.prompt
-    rendered = render_example(item.example, item.trajectories, prompt, renderer)
-    text, console = color_by_weight(rendered, tokenizer), stdout_console()
+    context = RunContext(run)
+    renderer = context.base_renderer()
+    rendered = render_example(item.example, item.trajectories, context.env.prompt, renderer)
+    text, console = color_by_weight(rendered, renderer.tokenizer), stdout_console()
     console.print(text if console.color_system else _bracketed(text), soft_wrap=True)
     print_err(f"{rendered.trained:,} of {len(rendered.ids):,} tokens are trained")
 

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import ModelCard
 
-from eef.errors import DataError
+from eef.errors import DataError, ModelError
+from eef.models.generation import make_writable
 from eef.models.loading import load_model, merge_adapters, no_progress_bars, writing_weights
 from eef.models.settings import DType
 from eef.renderer import Renderer
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"
+MERGE_TOLERANCE: dict[DType, float] = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+"""The largest difference between the logits of the merged and the adapted model, relative to their
+size (Euclidean norms)."""
+
 _WEIGHTS = "*.safetensors"
+_PROBED_TOKENS = 64
 
 
 def save_checkpoint(
@@ -45,6 +52,7 @@ def save_checkpoint(
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         # a server must end a turn where the policy does, even if it ignores the chat template
+        make_writable(model)
         model.generation_config.eos_token_id = sorted(Renderer(tokenizer).stop_ids)
         with no_progress_bars():
             model.save_pretrained(directory)
@@ -57,10 +65,13 @@ def save_checkpoint(
 def merge_checkpoint(directory: Path, out: Path, *, dtype: DType = "float32") -> None:
     """Write the full model of an adapter checkpoint, with manifest and card.
 
-    ModelError if the checkpoint has no adapters.
+    The written model is loaded again and compared with the adapted one by a forward pass; see
+    `MERGE_TOLERANCE`. ModelError if the checkpoint has no adapters, or if the two differ; nothing
+    is left in `out` then.
     """
     manifest = read_manifest(directory)
     model, tokenizer = load_model(str(directory), dtype=dtype, device="cpu")
+    adapted = _probe(model)
     about = {key: value for key, value in manifest.items() if key not in ("base", "sha256")}
     save_checkpoint(
         merge_adapters(model),
@@ -69,11 +80,34 @@ def merge_checkpoint(directory: Path, out: Path, *, dtype: DType = "float32") ->
         base=manifest["base"],
         about={**about, "merged": str(directory)},
     )
+    del model
+    _compare(adapted, _probe(load_model(str(out), dtype=dtype, device="cpu")[0]), out, dtype)
     if (directory / CARD_FILE).is_file():
         card = ModelCard.load(directory / CARD_FILE)
         card.data.library_name = "transformers"
         card.data.tags = [tag for tag in card.data.tags or [] if tag != "lora"]
         write_text(out / CARD_FILE, str(card))
+
+
+@torch.inference_mode()
+def _probe(model: PreTrainedModel) -> torch.Tensor:
+    """The logits of a model at `_PROBED_TOKENS` tokens spread over its vocabulary."""
+    count = model.get_input_embeddings().num_embeddings
+    ids = torch.linspace(0, count - 1, _PROBED_TOKENS).long()[None]
+    logits: torch.Tensor = model(ids).logits
+    return logits.double()
+
+
+def _compare(adapted: torch.Tensor, merged: torch.Tensor, out: Path, dtype: DType) -> None:
+    """ModelError, and no files in `out`, if a merged model differs from the adapted one."""
+    difference = float((adapted - merged).norm() / adapted.norm())
+    if not difference <= MERGE_TOLERANCE[dtype]:
+        shutil.rmtree(out, ignore_errors=True)
+        raise ModelError(
+            f"the merged model differs from the adapted one: its logits by {difference:.2g} of "
+            f"their size; expected at most {MERGE_TOLERANCE[dtype]:g} in {dtype}",
+            hint="use the adapters without merging them, or merge in float32",
+        )
 
 
 def is_complete(directory: Path) -> bool:

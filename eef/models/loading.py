@@ -7,6 +7,7 @@ package (`base` …).
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from eef.errors import ModelError, StoreError
+from eef.models.generation import fixed_generation_config
 from eef.models.settings import DType, LoraSettings
 from eef.utils.jsonl import WHEN_FULL, disk_errors
 
@@ -44,12 +47,19 @@ def load_model(
     adapted = (Path(source) / "adapter_config.json").is_file()
     origin = locate(_adapter_base(source)) if adapted else source
     tokenizer = load_tokenizer(name)
-    model = _load(AutoModelForCausalLM, origin, name, dtype=DTYPES[dtype])
+    generation = fixed_generation_config(origin)
+    options = {} if generation is None else {"generation_config": generation}
+    model = _load(AutoModelForCausalLM, origin, name, dtype=DTYPES[dtype], **options)
+    if adapted:
+        _resize_embeddings(model, source)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ModelError(
             f"model {name!r} has embeddings for {model.get_input_embeddings().num_embeddings} "
             f"tokens; its tokenizer has {len(tokenizer)}",
-            hint="use the tokenizer and the weights of the same model",
+            hint="its adapters hold no embeddings of the added tokens: save them with "
+            '`modules_to_save=["embed_tokens", "lm_head"]`'
+            if adapted
+            else "use the tokenizer and the weights of the same model",
         )
     model.to(_device(device))
     if adapted:
@@ -62,7 +72,8 @@ def load_model(
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a model. ModelError if there is none, or it lacks what `eef` needs."""
-    tokenizer = _load(AutoTokenizer, locate(name), name)
+    # a completion is the text of its tokens; the clean-up would change its spaces
+    tokenizer = _load(AutoTokenizer, locate(name), name, clean_up_tokenization_spaces=False)
     if not tokenizer.chat_template:
         raise ModelError(
             f"model {name!r} has no chat template",
@@ -112,12 +123,32 @@ def configured_context(name: str) -> int | None:
 
 
 def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with its adapters merged into its weights. ModelError if it has none."""
+    """The model with its adapters merged into its weights. ModelError if it has none.
+
+    A matrix that the model uses twice (tied embeddings) and that has adapters in one of its uses is
+    copied first. The merged model then has two matrices, and its configuration records that.
+    """
     if not isinstance(model, PeftModel):
         raise ModelError(
             "the model has no adapters to merge", hint="it is a full model: use it as it is"
         )
-    return model.merge_and_unload()
+    uses = Counter(
+        id(weight) for module in model.modules() for weight in module._parameters.values()
+    )
+    for module in list(model.modules()):
+        if isinstance(module, BaseTunerLayer):
+            base = module.get_base_layer()
+            for name, weight in base._parameters.items():
+                if weight is not None and uses[id(weight)] > 1:
+                    copy = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+                    base._parameters[name] = copy
+    merged = model.merge_and_unload()
+    outputs = merged.get_output_embeddings()
+    if outputs is not None and outputs.weight is not merged.get_input_embeddings().weight:
+        for config in (merged.config, merged.config.get_text_config()):
+            if getattr(config, "tie_word_embeddings", False):
+                config.tie_word_embeddings = False
+    return merged
 
 
 @contextmanager
@@ -199,6 +230,24 @@ def _load(loader: Any, source: str, name: str, **options: Any) -> Any:
 
 def _adapter_base(source: str) -> str:
     return str(PeftConfig.from_pretrained(source).base_model_name_or_path)
+
+
+def _resize_embeddings(model: PreTrainedModel, source: str) -> None:
+    """Resize the embeddings to those that a directory of adapters holds, if it holds any.
+
+    Adapters of a model with added tokens hold its resized embeddings.
+    """
+    count = model.get_input_embeddings().num_embeddings
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = [name for name, module in model.named_modules() if module in modules]
+    ends = tuple(f"{name}{part}.weight" for name in names for part in ("", ".base_layer"))
+    for path in sorted(Path(source).glob("adapter_model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            keys = [key for key in file.keys() if key.endswith(ends)]  # noqa: SIM118 – no dict
+            sizes = [file.get_slice(key).get_shape()[0] for key in keys]
+        if sizes and max(sizes) != count:
+            model.resize_token_embeddings(max(sizes), mean_resizing=False)
+            return
 
 
 def _load_adapters(

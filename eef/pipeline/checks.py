@@ -15,7 +15,7 @@ from eef.config import parse_settings
 from eef.errors import ConfigError, StoreError
 from eef.pipeline.experts import check_expert
 from eef.pipeline.recipe import Recipe
-from eef.pipeline.stages import BC
+from eef.pipeline.stages import BC, EXPERT
 from eef.utils.extras import require_package
 from eef.utils.jsonl import read_json
 
@@ -38,9 +38,10 @@ def versions() -> dict[str, str]:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Keys on which two fingerprints differ.
 
-    Library versions are ignored: they do not affect the environment's behavior.
+    Library versions and the date are ignored: they do not affect the environment's behavior.
     """
-    return sorted(key for key in {*one, *other} - {*VERSIONS} if one.get(key) != other.get(key))
+    keys = {*one, *other} - {*VERSIONS, "date"}
+    return sorted(key for key in keys if one.get(key) != other.get(key))
 
 
 def check_run(context: RunContext) -> None:
@@ -48,15 +49,16 @@ def check_run(context: RunContext) -> None:
     available, test tasks are trained on, or the student cannot be used."""
     run = context.run
     _check_fingerprint(run.path, run.fingerprint, context.fingerprint())
+    collected = all(run.is_done(stage) for stage in run.stages if stage.method == EXPERT)
     for name in run.recipe.expert.names:
         check_expert(context, name)
+        if name.startswith("hf/") and not collected:
+            require_package("torch", f"the expert `{name}`")
+            _check_template(context, name)
     _check_disjoint_splits(context)
     if not all(run.is_done(stage) for stage in run.stages if stage.kind == "train"):
         require_package("torch", "training a student")
-        from eef.models.loading import load_tokenizer
-        from eef.renderer import Renderer
-
-        Renderer(load_tokenizer(run.recipe.model.name))
+        _check_template(context, run.recipe.model.name)
         _check_student_tasks(context)
 
 
@@ -111,6 +113,13 @@ def _check_disjoint_splits(context: RunContext) -> None:
             f"{len(shared)} of the test tasks are training tasks, for example {shared[0]}",
             hint=f"test on another split: `evaluate.split` is {context.recipe.evaluate.split!r}",
         )
+
+
+def _check_template(context: RunContext, model_name: str) -> None:
+    """ModelError if a model's chat template cannot render the conversations of this run."""
+    renderer = context.base_renderer(model_name)
+    for suffix in {method.prompt_suffix for method in context.run.methods.values()}:
+        renderer.check("\n\n".join(part for part in (context.env.prompt, suffix) if part))
 
 
 def _check_student_tasks(context: RunContext) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import date as Date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from eef.env import Env
 from eef.envs.registry import make_env
-from eef.errors import ConfigError
+from eef.errors import ConfigError, DataError
 from eef.exporters.examples import RenderedExample, render_examples
 from eef.pipeline.checks import versions
 from eef.pipeline.recipe import Recipe
@@ -52,6 +53,14 @@ class RunContext:
     def expert_tasks(self) -> TaskSet:
         """The training tasks that the experts play."""
         return self.train_tasks.head(self.recipe.expert.tasks)
+
+    @cached_property
+    def date(self) -> Date:
+        """The date that chat templates print: the day on which the run was started."""
+        try:
+            return Date.fromisoformat(self.run.fingerprint["date"])
+        except (DataError, KeyError):  # a new run, or one of an earlier version
+            return Date.today()
 
     @property
     def step_limit(self) -> int:
@@ -114,11 +123,11 @@ class RunContext:
 
         return self._renderer(tokenizer, context_length(model))
 
-    def base_renderer(self) -> Renderer:
-        """The renderer of the recipe's base model; loads its tokenizer alone."""
+    def base_renderer(self, name: str | None = None) -> Renderer:
+        """The renderer of the recipe's base model or of another one; loads its tokenizer alone."""
         from eef.models.loading import configured_context, load_tokenizer
 
-        name = self.recipe.model.name
+        name = name or self.recipe.model.name
         return self._renderer(load_tokenizer(name), configured_context(name))
 
     def rendered_examples(self, method: str, round: int) -> tuple[list[RenderedExample], Renderer]:
@@ -146,6 +155,7 @@ class RunContext:
             "test_split": self.recipe.evaluate.split,
             "test_tasks": len(self.test_tasks),
             "student": self.recipe.model.name,
+            "date": self.date.isoformat(),
             **versions(),
         }
 
@@ -157,6 +167,8 @@ class RunContext:
             loss_on=chat.loss_on,
             thoughts=chat.thoughts,
             max_length=min(limits, default=None),
+            template_variables=chat.template_variables,
+            date=self.date,
         )
 
     def _can_start(self, item: PlannedState, trajectories: TrajectorySet) -> bool:
