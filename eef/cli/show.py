@@ -14,12 +14,13 @@ from eef.analysis.results import read_results
 from eef.cli.console import duration, print_err, print_findings, stdout_console
 from eef.cli.options import MethodName, RunPath, check_method_and_round
 from eef.cli.status import stage_status
-from eef.cli.trajectory_view import Item, show_item, show_mask
+from eef.cli.trajectory_view import Item, measured_labels, show_item, show_mask
 from eef.errors import ConfigError, StoreError
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage
 from eef.report.formatting import NONE, reward
 from eef.report.run_table import results_table
+from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 
 
@@ -42,8 +43,9 @@ def show(
 ) -> None:
     """Show a run, task, trajectory or example.
 
-    Without a name: the stages of the run and its results so far. A task: all its trajectories. A
-    trajectory or a training example: step by step, with the author, the label, and the reward or
+    Without a name: the stages of the run and its results so far. A task: all its trajectories, with
+    their origins and labels, and the training examples made from them. A trajectory or a training
+    example: step by step, with the author, the label, and the reward or
     loss weight of each step. With `--mask`, an example is shown as the tokens that the model learns
     from: green is trained, dim is context.
 
@@ -57,7 +59,7 @@ def show(
     data = run.read()
     item = _find_example(data, name, method, round) or _find_trajectory(data, name)
     if item is None and mask:
-        raise _not_found(run, name)
+        raise _refuse_mask(data, name, method, round)
     if item is None:
         _show_task(data, name, method, round)
     elif mask:
@@ -108,11 +110,9 @@ def _time(data: RunData, stage: Stage) -> str:
 
 
 def _show_task(data: RunData, task: str, method: str | None, round: int | None) -> None:
-    """Every trajectory of a task, those of evaluations among them."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in ("trajectory", "method", "round", "author", "start", "steps", "ended", "reward"):
-        right = column in ("round", "steps", "reward")
-        table.add_column(column, justify="right" if right else "left")
+    """Every trajectory of a task, those of evaluations among them, the labels of the expert's, and
+    the examples made from them.
+    """
     found: dict[tuple[str, int, str], Trajectory] = {}
     for name, trajectories in _collections(data, method, round):
         for item in trajectories.of_task(task):
@@ -121,9 +121,36 @@ def _show_task(data: RunData, task: str, method: str | None, round: int | None) 
                 found[owner, item.round, item.id] = item
     if not found:
         raise _not_found(data, task)
+    table = _table("trajectory", "method", "round", "author", "start", "steps", "ended", "reward")
     for (owner, _, _), item in found.items():
         table.add_row(*_task_row(owner, item), style="green" if item.success else None)
-    stdout_console().print(table)
+    labels = _table("labels of", "method", "round", "segments, from state to state")
+    for name, by, number, segments in measured_labels(data, task, method, round):
+        labels.add_row(Text(name), by, str(number), segments)
+    examples = list(_examples(data, task, method, round))
+    listed = _table("example", "method", "round", "trained from state")
+    for stage, example in examples:
+        listed.add_row(Text(example.id), stage.method, str(stage.round), str(example.state))
+    console = stdout_console()
+    console.print(table)
+    for each in (labels, listed):
+        if each.row_count:
+            console.print()
+            console.print(each)
+    if examples:
+        stage, example = examples[-1]
+        print_err(
+            f"\nhint: `eef show {data.path} {example.id} --method {stage.method} "
+            f"--round {stage.round} --mask` shows the tokens that are trained"
+        )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for column in columns:
+        right = column in ("round", "steps", "reward")
+        table.add_column(column, justify="right" if right else "left")
+    return table
 
 
 def _task_row(method: str, item: Trajectory) -> tuple[str | Text, ...]:
@@ -137,6 +164,39 @@ def _task_row(method: str, item: Trajectory) -> tuple[str | Text, ...]:
         str(len(item.steps)),
         item.status,
         reward(item.reward),
+    )
+
+
+def _examples(
+    data: RunData, task: str, method: str | None, round: int | None
+) -> Iterator[tuple[Stage, TrainingExample]]:
+    """The training examples made from trajectories of a task, by selection."""
+    for stage in data.stages:
+        if stage.kind != "select" or method not in (None, stage.method):
+            continue
+        if round not in (None, stage.round):
+            continue
+        trajectories = data.trajectories(stage.method)
+        selection = data.selection(stage.method, stage.round)
+        for example in selection.examples if selection else ():
+            if trajectories[example.trajectory].task == task:
+                yield stage, example
+
+
+def _refuse_mask(
+    data: RunData, name: str, method: str | None, round: int | None
+) -> ConfigError | StoreError:
+    """The error for `--mask` with a name that is not an example."""
+    known = any(trajectories.of_task(name) for _, trajectories in _collections(data))
+    if not known:
+        return _not_found(data, name)
+    examples = [
+        f"`{example.id} --method {stage.method} --round {stage.round}`"
+        for stage, example in _examples(data, name, method, round)
+    ]
+    return ConfigError(
+        f"{name!r} is a task; only a training example has a loss mask",
+        hint=f"examples made from it: {', '.join(examples) or 'none'}",
     )
 
 

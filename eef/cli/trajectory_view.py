@@ -159,6 +159,34 @@ def _labels(data: RunData, item: Item, path: Sequence[PathStep]) -> dict[int, tu
     return labels
 
 
+def measured_labels(
+    data: RunData, task: str, method: str | None, round: int | None
+) -> Iterator[tuple[str, str, int, str]]:
+    """(expert trajectory, method, round, labels of its segments) wherever a segment was measured.
+
+    A segment is written with the states at its ends: `harmful 4-6`. `method` and `round` restrict
+    the search; None stands for all.
+    """
+    for name, each in data.methods.items():
+        if not isinstance(each, Eef) or method not in (None, name):
+            continue
+        trajectories = data.trajectories(name)
+        for number in range(1, data.recipe.rounds + 1):
+            if round not in (None, number) or not data.is_done(Stage(name, number, "explore")):
+                continue
+            for expert in trajectories.of_task(task):
+                if not expert.by_expert:
+                    continue
+                segments = each.measure(trajectories, expert, number).segments()
+                labels = [
+                    f"{item.label} {item.start}-{item.end}"
+                    for item in segments
+                    if item.label != "unknown"
+                ]
+                if labels:
+                    yield expert.id, name, number, ", ".join(labels)
+
+
 def _first_eef_method(data: RunData) -> str:
     names = (name for name, method in data.methods.items() if isinstance(method, Eef))
     return next(names, EXPERT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -448,7 +449,9 @@ def test_show_gives_an_overview(finished):
 
 def test_show_gives_a_task_a_trajectory_and_an_example(finished):
     task = eef("show", finished, "toy/40").stdout
-    ids = [line.split()[0] for line in task.splitlines()[1:]]
+    table = task.partition("\n\n")[0]
+    ids = [line.split()[0] for line in table.splitlines()[1:]]
+    assert table.split()[:3] == ["trajectory", "method", "round"]
     assert "expert:weak/toy/40" in ids
     assert {name.partition("/")[0] for name in ids} >= {"rft4", "eef"}
     assert len(set(ids)) == len(ids)
@@ -467,6 +470,44 @@ def test_show_gives_the_mask_of_an_example(finished):
     done = eef("show", finished, example["id"], "--method", "eef", "--mask")
     assert done.stdout.count("⟦") == sum(weight > 0 for weight in example["weights"])
     assert "tokens are trained" in done.stderr
+
+
+def test_show_gives_the_labels_and_examples_of_a_task(finished):
+    example = json.loads((finished / "eef/round1/examples.jsonl").read_text().splitlines()[0])
+    task = next(
+        record["task"]
+        for method in ("expert", "eef")
+        for record in rollouts(finished, method)
+        if record["id"] == example["trajectory"]
+    )
+    done = eef("show", finished, task)
+    assert example["id"] in done.stdout
+    assert f"eef show {finished}" in done.stderr
+    assert "--mask" in done.stderr
+    refused(
+        eef("show", finished, task, "--mask"),
+        f"{task!r} is a task; only a training example has a loss mask",
+        f"`{example['id']} --method eef --round 1`",
+    )
+    shown = [
+        eef("show", finished, record["task"]).stdout
+        for record in rollouts(finished, "expert")
+        if not record["success"]
+    ]
+    assert any(
+        re.search(r"labels of .*\n.* eef +1 +(neutral|beneficial|harmful) \d", text)
+        for text in shown
+    )
+
+
+def test_methods_with_equal_starts_are_shown_apart(finished):
+    """Two methods play the same task from the same state; each row names its method."""
+    both = [{record["task"] for record in rollouts(finished, name)} for name in ("rft4", "eef")]
+    task = sorted(set.intersection(*both))[0]
+    rows = [line.split() for line in eef("show", finished, task).stdout.splitlines()]
+    methods = {row[0]: row[1] for row in rows if len(row) > 5 and "/" in row[0]}
+    assert {"rft4", "eef"} <= set(methods.values())
+    assert all(name.startswith((method, "expert:")) for name, method in methods.items())
 
 
 def test_show_refuses_what_it_cannot_find(finished):
