@@ -69,9 +69,14 @@ def parse_reward(value: object) -> float | None:
 
 
 def require_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps unchanged. ParseError if there are none, or if none of them has an action."""
+    """The steps unchanged. ParseError if there are none, if one of their texts is another value, or
+    if none of them has an action."""
     if not steps:
         raise ParseError("no turn of the agent")
+    for number, step in enumerate(steps):
+        for name in ("observation", "completion", "action"):
+            if not isinstance(value := getattr(step, name), str):
+                raise ParseError(f"{name} {number} is a {type(value).__name__}; expected text")
     if not any(step.action for step in steps):
         raise ParseError("no action in any turn of the agent (`Action: …` or a tool call)")
     return tuple(steps)

@@ -54,6 +54,8 @@ def _read_own(row: Record) -> ParsedEpisode:
         raise ParseError(
             f"not a whole episode: it starts inside another trajectory ({trajectory.start})"
         )
+    if not trajectory.steps:
+        raise ParseError("no turn of the agent")
     if trajectory.status == "error":
         raise ParseError(f"a failed rollout: {trajectory.error}")
     return ParsedEpisode(

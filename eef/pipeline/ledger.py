@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from eef.errors import DataError
 from eef.pipeline.stages import Stage
 from eef.trajectory import Trajectory
 from eef.utils.jsonl import append_jsonl, disk_errors, numbered_records, repair_tail
+from eef.utils.records import STRICT_FIELDS
 
 LEDGER_FILE = "ledger.jsonl"
 
@@ -23,6 +27,8 @@ class Cost:
     that was not recomputed. `trained_tokens` carry loss; `processed_tokens` are all tokens that
     passed through the model during training. `updates` are optimizer steps.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
 
     rollouts: int = 0
     env_steps: int = 0
@@ -48,6 +54,10 @@ def usage_of(trajectories: Iterable[Trajectory]) -> Cost:
     return total
 
 
+_STAGE, _COST = TypeAdapter(Stage), TypeAdapter(Cost)
+_STAGE_FIELDS = [each.name for each in fields(Stage)]
+
+
 class Ledger:
     """Costs by stage. Entering a stage again replaces its entry, so a resumed stage counts once."""
 
@@ -56,11 +66,13 @@ class Ledger:
         self._costs: dict[Stage, Cost] = {}
         for number, record in numbered_records(path, torn_ok=True):
             try:
-                stage = Stage(record.pop("method"), record.pop("round"), record.pop("stage"))
-                self._costs[stage] = Cost(**record)
-            except (KeyError, TypeError) as error:
+                names = (record.pop("method"), record.pop("round"), record.pop("stage"))
+                stage = _STAGE.validate_python(dict(zip(_STAGE_FIELDS, names, strict=True)))
+                self._costs[stage] = _COST.validate_python(record)
+            except (KeyError, ValidationError) as error:
+                reason = " ".join(str(error).split())
                 raise DataError(
-                    f"`{path}`, line {number}: malformed ledger entry ({error})"
+                    f"`{path}`, line {number}: malformed ledger entry ({reason})"
                 ) from error
 
     @classmethod

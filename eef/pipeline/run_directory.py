@@ -17,8 +17,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
 from eef.config import parse_settings
-from eef.errors import StoreError
+from eef.errors import DataError, StoreError
 from eef.methods.base import Method
 from eef.methods.registry import make_method
 from eef.pipeline.evaluation import EvalResult
@@ -28,7 +30,7 @@ from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, stages_of
 from eef.rollouts.store import read_trajectories
 from eef.selection import PreferencePair, Selection, TrainingExample
 from eef.trajectory import TrajectorySet
-from eef.utils.jsonl import read_json, read_jsonl
+from eef.utils.jsonl import read_jsonl, read_object
 
 RECIPE_FILE, FINGERPRINT_FILE = "recipe.json", "fingerprint.json"
 _LAST_FILE: dict[StageKind, str] = {
@@ -38,6 +40,68 @@ _LAST_FILE: dict[StageKind, str] = {
     "train": "checkpoint/manifest.json",
     "evaluate": "evaluation.json",
 }
+
+
+class _RolloutCounts(BaseModel, extra="allow"):
+    """Counts of rollouts by name, and the reports of imported files and APIs."""
+
+    __pydantic_extra__: dict[str, int] = Field(init=False)
+    rollouts: int
+    wins: int
+    errors: int
+    overflows: int
+    sources: dict[str, dict[str, Any]] = {}
+
+
+class _SelectionCounts(BaseModel, extra="allow"):
+    """Counts of a selection by name."""
+
+    __pydantic_extra__: dict[str, int] = Field(init=False)
+    examples: int
+
+
+class _TrainingSummary(BaseModel):
+    """The fields that readers of a training's summary rely on."""
+
+    updates: int
+    examples: int = 0
+    pairs: int = 0
+    losses: list[float]
+    too_long: list[Any]
+
+
+_SUMMARIES: dict[StageKind, TypeAdapter[Any]] = {
+    "collect": TypeAdapter(_RolloutCounts),
+    "explore": TypeAdapter(_RolloutCounts),
+    "select": TypeAdapter(_SelectionCounts),
+    "train": TypeAdapter(_TrainingSummary),
+    "evaluate": TypeAdapter(dict[str, Any]),
+}
+
+
+class _Fingerprint(BaseModel):
+    """The fields that readers of every environment's fingerprint rely on."""
+
+    env: str
+    student: str
+    train_tasks: int
+    test_tasks: int
+    test_split: str
+
+
+_FINGERPRINT: TypeAdapter[Any] = TypeAdapter(_Fingerprint)
+
+
+def _read_checked(path: Path, fields: TypeAdapter[Any]) -> dict[str, Any]:
+    """The JSON object of a file as it is. DataError if it lacks fields or they are malformed."""
+    record = read_object(path)
+    try:
+        fields.validate_python(record)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise DataError(f"`{path}` is malformed: `{key}`: {problem['msg']}") from error
+    return record
 
 
 class RunDirectory:
@@ -56,7 +120,7 @@ class RunDirectory:
                 f"`{path}` is not a run directory: it has no `{RECIPE_FILE}`",
                 hint="`eef run RECIPE --out DIR` creates one",
             )
-        return cls(path, parse_settings(Recipe, read_json(recipe), source=str(recipe)))
+        return cls(path, parse_settings(Recipe, read_object(recipe), source=str(recipe)))
 
     @cached_property
     def methods(self) -> dict[str, Method]:
@@ -72,8 +136,7 @@ class RunDirectory:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """The environment and versions that the run was started with."""
-        record: dict[str, Any] = read_json(self.path / FINGERPRINT_FILE)
-        return record
+        return _read_checked(self.path / FINGERPRINT_FILE, _FINGERPRINT)
 
     # paths
 
@@ -146,7 +209,12 @@ class RunDirectory:
     def evaluation(self, method: str, round: int) -> EvalResult | None:
         """The result of an evaluation, or None if it is not done."""
         path = self.last_file(Stage(method, round, "evaluate"))
-        return EvalResult.from_record(read_json(path)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return EvalResult.from_record(read_object(path))
+        except StoreError as error:
+            raise DataError(f"`{path}`: {error.message}", hint=error.hint) from error
 
     def selection(self, method: str, round: int) -> Selection | None:
         """What a round trains on, or None if it is not selected yet."""
@@ -154,9 +222,11 @@ class RunDirectory:
         if not self.is_done(stage):
             return None
         examples, pairs = self.examples_file(stage), self.pairs_file(stage)
+        counts = self.summary(stage)
+        assert counts is not None, "it is done"
         return Selection(
             tuple(TrainingExample.from_record(record) for record in read_jsonl(examples)),
-            read_json(self.last_file(stage)),
+            counts,
             tuple(PreferencePair.from_record(record) for record in read_jsonl(pairs))
             if pairs.is_file()
             else (),
@@ -164,12 +234,11 @@ class RunDirectory:
 
     def summary(self, stage: Stage) -> dict[str, Any] | None:
         """A stage's summary record, or None if it has not finished: counts of rollouts or examples,
-        the training's losses, the evaluation's record."""
+        the training's losses, the evaluation's record. DataError if it is malformed."""
         if not self.is_done(stage):
             return None
         path = self.training_file(stage) if stage.kind == "train" else self.last_file(stage)
-        record: dict[str, Any] = read_json(path)
-        return record
+        return _read_checked(path, _SUMMARIES[stage.kind])
 
     def read(self) -> RunData:
         """A snapshot of the run, finished or not."""

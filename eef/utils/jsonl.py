@@ -56,8 +56,16 @@ def read_json(path: Path) -> Any:
         data = path.read_bytes()
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"`{path}` is not JSON: {error}") from error
+
+
+def read_object(path: Path) -> Json:
+    """The JSON object of a file. DataError if it is missing, malformed or another value."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"`{path}` holds a JSON {type(value).__name__}; expected an object")
+    return value
 
 
 def append_jsonl(path: Path, record: Json) -> None:
@@ -115,7 +123,7 @@ def _parse(line: bytes) -> Json | str:
     """The JSON object of a line, or a description of what is wrong with it."""
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"not JSON ({error})"
     return (
         value if isinstance(value, dict) else f"a JSON {type(value).__name__}; expected an object"

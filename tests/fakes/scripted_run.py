@@ -60,7 +60,7 @@ class ScriptedPipeline(Pipeline):
         cost = Cost(updates=5, trained_tokens=70, processed_tokens=700, seconds=2.0)
         self.run.ledger(stage.method).record(stage, cost)
         self.run.checkpoint(stage).mkdir(exist_ok=True)
-        write_json(self.run.training_file(stage), {"updates": 5})
+        write_json(self.run.training_file(stage), {"updates": 5, "losses": [], "too_long": []})
         write_json(self.run.last_file(stage), {})
 
 
