@@ -19,6 +19,7 @@ EXTRAS = {
     "uvicorn": "serve",
     "gymnasium": "gym",
     "pyarrow": "tables",
+    "spacy": "spacy",
     "scienceworld": "scienceworld",
     "textworld_express": "textworld",
 }

@@ -27,6 +27,7 @@ from tests.fakes.grids import expert, rollout
 from tests.fakes.html import read_html
 from tests.fakes.scripted_run import finish, start_run, write_result
 
+CLEAN = {"errors": 0, "overflows": 0}
 BC_TEST = Stage("bc", 0, "evaluate")
 
 
@@ -50,7 +51,7 @@ def evaluated(directory, rollouts, **changes):
         store.append(expert("won", task="toy/50", win=True))
         store.append(expert("lost", task="toy/51"))
     run.folder(COLLECT).mkdir()
-    write_json(run.folder(COLLECT) / "explored.json", {"rollouts": 2, "wins": 1})
+    write_json(run.folder(COLLECT) / "explored.json", {"rollouts": 2, "wins": 1, **CLEAN})
     write_result(run, "bc", 0, won={0} if any(item.success for item in rollouts) else set())
     with Store.open(run.evaluation_store(BC_TEST)) as store:
         for item in rollouts:
@@ -155,7 +156,7 @@ def test_an_expert_without_wins_leaves_nothing_to_clone(tmp_path):
             usage = Usage(generated_tokens=256 * 12)
             store.append(replace(item, usage=usage, steps=turns(*[""] * 12)))
     run.folder(COLLECT).mkdir()
-    write_json(run.folder(COLLECT) / "explored.json", {"rollouts": 4, "wins": 0})
+    write_json(run.folder(COLLECT) / "explored.json", {"rollouts": 4, "wins": 0, **CLEAN})
     finding = only_finding(run.read())
     assert finding.subject == "expert"
     assert finding.reason.startswith(

@@ -109,7 +109,7 @@ def test_a_snapshot_reads_each_file_once(run, results, monkeypatch):
         raise AssertionError(f"read again: {arguments}")
 
     draw_page(run, results)
-    for name in ("read_json", "read_jsonl", "read_trajectories", "Ledger"):
+    for name in ("read_object", "read_jsonl", "read_trajectories", "Ledger"):
         monkeypatch.setattr(f"eef.pipeline.run_directory.{name}", refuse)
     draw_page(run, read_results(run))
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
@@ -75,7 +74,9 @@ def _preference(model: str) -> tuple[int, str]:
 
 def _spacy_nouns(model: str) -> Tagger:
     try:
-        pipeline = import_module("spacy").load(model, exclude=["parser", "ner", "lemmatizer"])
+        import spacy
+
+        pipeline = spacy.load(model, exclude=["parser", "ner", "lemmatizer"])
     except (ImportError, OSError) as error:
         raise EnvError(
             f"WebShop: the noun tagger `{model}` is not installed",
