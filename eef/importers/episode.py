@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,14 +70,23 @@ def parse_reward(value: object) -> float | None:
 
 
 def require_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps unchanged. ParseError if there are none, if one of their texts is another value, or
-    if none of them has an action."""
+    """The steps unchanged. ParseError if `check_steps` refuses them, or if none has an action."""
+    check_steps(steps)
+    if not any(step.action for step in steps):
+        raise ParseError("no action in any turn of the agent (`Action: …` or a tool call)")
+    return tuple(steps)
+
+
+def check_steps(steps: Sequence[Step]) -> None:
+    """ParseError if there are no steps, or if they hold values that cannot be stored."""
     if not steps:
         raise ParseError("no turn of the agent")
     for number, step in enumerate(steps):
         for name in ("observation", "completion", "action"):
             if not isinstance(value := getattr(step, name), str):
                 raise ParseError(f"{name} {number} is a {type(value).__name__}; expected text")
-    if not any(step.action for step in steps):
-        raise ParseError("no action in any turn of the agent (`Action: …` or a tool call)")
-    return tuple(steps)
+        for name in ("reward", "weight"):
+            if not math.isfinite(value := getattr(step, name)):
+                raise ParseError(
+                    f"the {name} of turn {number} is {value}; expected a finite number"
+                )

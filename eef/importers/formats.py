@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from eef.errors import StoreError
 from eef.importers.conversations import parse_message, split_episode
-from eef.importers.episode import ParsedEpisode, ParseError, parse_reward
+from eef.importers.episode import ParsedEpisode, ParseError, check_steps, parse_reward
 from eef.importers.react import read_react
 from eef.trajectory import Trajectory
 
@@ -54,8 +54,7 @@ def _read_own(row: Record) -> ParsedEpisode:
         raise ParseError(
             f"not a whole episode: it starts inside another trajectory ({trajectory.start})"
         )
-    if not trajectory.steps:
-        raise ParseError("no turn of the agent")
+    check_steps(trajectory.steps)
     if trajectory.status == "error":
         raise ParseError(f"a failed rollout: {trajectory.error}")
     return ParsedEpisode(
@@ -64,7 +63,7 @@ def _read_own(row: Record) -> ParsedEpisode:
         final_observation=trajectory.final_observation,
         key=trajectory.id,
         task=trajectory.task,
-        reward=trajectory.reward,
+        reward=parse_reward(trajectory.reward),
         success=trajectory.success,
         terminated=trajectory.status == "terminated",
         author=trajectory.author.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -48,10 +49,18 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """A server that reports no client that closes its connection early."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def serving(answer: Callable[[str, dict[str, str], bytes], Any]) -> Iterator[tuple[str, list[Any]]]:
     """A server on loopback; yields its address and the list of requests."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.answer, server.seen = answer, []
     thread = threading.Thread(
