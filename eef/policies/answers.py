@@ -59,8 +59,10 @@ def read_answer(content: bytes) -> Answer | Rejection:
             return read_rejection(200, content)
     if not isinstance(body, Mapping) or not isinstance(body.get("choices"), list):
         return read_rejection(200, json.dumps(body).encode())
-    if body.get("error") and not body["choices"]:
-        return read_rejection(200, json.dumps(body).encode())
+    if not body["choices"]:
+        rejection = read_rejection(200, json.dumps(body).encode())
+        if rejection.is_stated:
+            return rejection
     try:
         return _read(body, body["choices"][0])
     except (ValueError, LookupError, TypeError, AttributeError):

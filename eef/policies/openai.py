@@ -165,6 +165,12 @@ class ApiPolicy:
                 counts = ", ".join(f"{count} × {kind}" for kind, count in failures.items())
                 text = f"no completion after {failures.total()} requests ({counts})"
                 text += f": {outcome.words}" if outcome.words else ""
+                if set(failures) == {"connection"}:
+                    self._unexplained = ModelError(
+                        f"no connection to the server at {self._settings.base_url}: "
+                        f"{outcome.words}",
+                        hint="check that the server is running, and `expert.api.base_url`",
+                    )
                 return Completion(text=text, finish="error")
             self._limiter.wait(outcome.wait, failed, self._settings.backoff)
 

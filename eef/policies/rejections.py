@@ -41,7 +41,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 _TRANSIENT = (408, 409, 425, 429)
 _WORDS = ("message", "msg", "error_message", "error_msg", "errorMessage", "detail", "details",
-          "title", "description", "reason", "raw", "error", "errors", "errorText")  # fmt: skip
+          "title", "description", "reason", "raw", "error", "errors", "errorText",
+          "status_msg")  # fmt: skip
 _CODES = ("code", "type", "status", "reason", "error_code", "errorCode", "error", "innererror",
           "details", "metadata")  # fmt: skip
 _NESTED = ("error", "errors", "detail", "details", "innererror", "metadata", "raw", "body",
@@ -63,7 +64,7 @@ _OVERFLOW = _any(
     rf"{_EXCEEDS}.{{0,80}}{_CONTEXT}",
     r"context the overflows",
     r"max(imum)?( allowed)? (model )?context",
-    r"context[_ ](length|window)[_ ]exceeded",
+    r"context[_ ]?(length|window)[_ ]?exceeded",
     r"exceed_context_size",
     r"\b(prompt|input|messages?|conversation|inputs?)\b.{0,40}\b(is|are) too long",
     r"prompt[_ ]too[_ ]long",
@@ -102,7 +103,7 @@ _CONVERSATION = _any(
     r"string too long",
     r"tokens_limit_reached",
     r"reduce your message size",
-    r"unprocessable (content|prompt)",
+    r"敏感|不安全|违规",
 )
 _ACCOUNT = _any(
     r"\b(account|organi[sz]ation|api key|project)\b.{0,60}"
@@ -118,7 +119,7 @@ _QUOTA = _any(
     r"payment[_ ]required",
     r"spend(ing)? limit",
     r"free ?tier ?only",
-    r"余额不足|欠费",
+    r"余额不足|欠费|额度",
 )
 _KEY = _any(
     r"(invalid|incorrect|wrong|missing|unknown|expired|no|bad|malformed)[_ ]"
@@ -128,7 +129,7 @@ _KEY = _any(
 )
 _MODEL = _any(
     r"\bmodel\w*\b.{0,120}\b(not[ _](found|exist|available|supported|a valid|valid|loaded|active)|"
-    r"does ?n[o']t exist|invalid|unknown|decommission\w*|deprecat\w*|unavailable|no such|"
+    r"does ?n[o']t exist|invalid|unknown|decommission\w*|deprecat\w*|no such|"
     r"no access|not have access)",
     r"(invalid|unknown|no such|unsupported|no|nonexistent|missing)[ _](model|deployment)",
     r"deployment.{0,60}(not ?found|not exist)|deploymentnotfound",
@@ -151,13 +152,14 @@ class Rejection:
     """A response without an answer.
 
     `words` is what the server states, in one line. `codes` are its machine-readable codes, and
-    `parameters` the names it gives to what it rejects.
+    `parameters` the names it gives to what it rejects. `is_stated` is False if it states nothing.
     """
 
     status: int
     words: str
     codes: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
+    is_stated: bool = True
 
     @property
     def kind(self) -> RejectionKind:
@@ -165,7 +167,7 @@ class Rejection:
         if self.status == 429:
             return self._too_many(text)
         if self.status >= 500:
-            return "overflow" if _is_overflow(text) else "transient"
+            return self._failed(text)
         if self.status == 402 or _QUOTA.search(text):
             return "quota"
         if self.status in _TRANSIENT:
@@ -191,6 +193,16 @@ class Rejection:
             "conversation" if re.search("request too large", text, re.IGNORECASE) else "transient"
         )
 
+    def _failed(self, text: str) -> RejectionKind:
+        """What an error of the server refers to; some servers fail on what they should refuse."""
+        if _is_overflow(text):
+            return "overflow"
+        if _CONVERSATION.search(" ".join(self.codes)):
+            return "conversation"
+        if self.options and (self.parameters or _UNSUPPORTED.search(self.words)):
+            return "option"
+        return "address" if self.status in (501, 505) else "transient"
+
     def _refused(self, text: str) -> RejectionKind:
         """What a refusal that no retry can change refers to."""
         options = self.options
@@ -201,10 +213,12 @@ class Rejection:
             return "key"
         if self.parameters and options:
             return "limit" if limited and not _UNSUPPORTED.search(self.words) else "option"
-        if self.status == 413 or _CONVERSATION.search(text):
+        if self.status == 413 or (self.status != 404 and _CONVERSATION.search(text)):
             return "conversation"
-        if options and self.status in (200, 400, 422):
+        if options and (self.status in (200, 400, 422) or _UNSUPPORTED.search(self.words)):
             return "limit" if limited and not _UNSUPPORTED.search(self.words) else "option"
+        if self.status == 200 and _PASSING.search(text):
+            return "transient"
         if _MODEL.search(text):
             return "model"
         if self.status == 403:
@@ -216,14 +230,13 @@ class Rejection:
         return "unknown"
 
     def _under_200(self, text: str) -> RejectionKind:
-        if _PASSING.search(text):
-            return "transient"
         page = "html" in self.codes or re.search("endpoint|method|route|path|not found", text)
         return "address" if page else "unknown"
 
 
 _UNSUPPORTED = _any(r"unsupported", r"not supported", r"unknown", r"unrecogni[sz]ed", r"unexpected",
                     r"not (allowed|permitted)", r"extra", r"no such", r"does(n't| not) support",
+                    r"that (can )?(support|handle)", r"not implemented",
                     r"cannot find")  # fmt: skip
 
 
@@ -236,11 +249,14 @@ def read_rejection(status: int, content: bytes) -> Rejection:
         return _read_text(status, text)
     words = list(dict.fromkeys(filter(None, map(_one_line, _words(body)))))
     codes = tuple(dict.fromkeys(_codes(body)))
+    is_stated = bool(words)
     if not words:
         words = [text] if body and len(text) < 300 else [", ".join(_keys(body)) or _phrase(status)]
     if status == 200:
         status = next((int(code) for code in codes if re.fullmatch("[45][0-9][0-9]", code)), 200)
-    return Rejection(status, "; ".join(words), codes, tuple(dict.fromkeys(_parameters(body))))
+    return Rejection(
+        status, "; ".join(words), codes, tuple(dict.fromkeys(_parameters(body))), is_stated
+    )
 
 
 def _read_text(status: int, text: str) -> Rejection:

@@ -562,6 +562,7 @@ def test_a_refusal_of_one_conversation_ends_one_rollout(refusal, red_first, tmp_
         ((200, {}, b"<html><title>Sign in</title></html>"), "Sign in", "/v1"),
         ((200, {}, b"it works"), "it works", "/v1"),
         ((200, {}, b'{"object": "list", "data": []}'), "object", "/v1"),
+        ((200, {}, b'{"choices": [], "message": "no such model"}'), "no such model", "/v1"),
         (failing(400, "max_tokens: at most 8", param="max_tokens"), "at most 8", "max_tokens"),
     ],
 )  # fmt: skip
@@ -575,6 +576,16 @@ def test_a_refusal_of_every_request_ends_the_run_with_the_servers_words(
         policy_at(base, tmp_path, concurrency=1).act([TALK], [0], SAMPLING)
     assert hint in caught.value.hint
     assert len(seen) <= 4  # the first, and trials without `seed` and `stop`
+
+
+def test_a_server_that_cannot_be_reached_ends_the_run(tmp_path):
+    with serving(lambda *asked: None) as (base, _):
+        pass
+    policy = policy_at(base, tmp_path, retries=2)
+    with pytest.raises(ModelError, match=r"no connection to the server at .*: .*refused") as caught:
+        policy.act([TALK], [0], SAMPLING)
+    assert "`expert.api.base_url`" in caught.value.hint
+    assert policy._cache.usage.failures == {"connection": 3}
 
 
 @pytest.mark.parametrize(
