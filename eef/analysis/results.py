@@ -22,6 +22,7 @@ from eef.analysis.stats import (
     wilson_interval,
 )
 from eef.analysis.task_groups import TaskGroups, score_task_groups
+from eef.errors import DataError
 from eef.pipeline.evaluation import EvalResult, newly_solved
 from eef.pipeline.ledger import Cost
 from eef.pipeline.run_directory import RunData
@@ -420,8 +421,18 @@ def _compare(methods: tuple[MethodResult, ...]) -> tuple[Comparison, ...]:
 
 
 def _paired(first: EvalResult, second: EvalResult, field: str) -> tuple[list[Any], list[Any]]:
-    """A field of the outcomes of two evaluations, paired by task."""
+    """A field of the outcomes of two evaluations, paired by the tasks of the first.
+
+    DataError if the second lacks a task of the first.
+    """
     values = {outcome.task: getattr(outcome, field) for outcome in second.outcomes}
+    missing = [outcome.task for outcome in first.outcomes if outcome.task not in values]
+    if missing:
+        raise DataError(
+            f"the evaluation of `{second.method}` lacks {len(missing)} tasks of that of "
+            f"`{first.method}`, for example {missing[0]}",
+            hint="remove the `evaluation.json` that is damaged; `eef run DIR` writes it again",
+        )
     return (
         [getattr(outcome, field) for outcome in first.outcomes],
         [values[outcome.task] for outcome in first.outcomes],

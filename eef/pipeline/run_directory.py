@@ -212,9 +212,12 @@ class RunDirectory:
         if not path.is_file():
             return None
         try:
-            return EvalResult.from_record(read_object(path))
+            result = EvalResult.from_record(read_object(path))
         except StoreError as error:
             raise DataError(f"`{path}`: {error.message}", hint=error.hint) from error
+        if not result.outcomes:
+            raise DataError(f"`{path}` holds no outcome", hint="remove it to evaluate again")
+        return result
 
     def selection(self, method: str, round: int) -> Selection | None:
         """What a round trains on, or None if it is not selected yet."""
