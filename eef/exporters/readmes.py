@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _HEAD = """\
 {count} examples, written by `eef export`. The text that carries loss is the text `eef` trains on.
+File names in this README are relative to its directory.
 """
 
 _EXCEPTION = """\

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from eef.analysis.case_study import find_case_study
 from eef.analysis.diagnosis import diagnose
 from eef.analysis.results import Results
-from eef.pipeline.run_directory import RunData
-from eef.report.components import Section, document, fold, section
+from eef.pipeline.run_directory import RECIPE_FILE, RunData
+from eef.report.components import Section, document, fold, note, section
 from eef.report.formatting import describe_env, display_name
 from eef.report.html import Html, join, tag
 from eef.report.sections.case_study import draw_case_study
@@ -89,13 +90,18 @@ def _diagnosis(run: RunData) -> Section | None:
 
 def _reproduce(run: RunData, results: Results) -> Section:
     """The command, the fingerprint and the recipe of the run."""
+    recipe = shlex.quote(str(run.path.resolve() / RECIPE_FILE))
     fingerprint = [
         join([tag("dt", key), tag("dd", _plain(value))])
         for key, value in results.fingerprint.items()
     ]
     return section(
         "Reproduce",
-        tag("pre", tag("code", f"eef run {run.path.resolve().name}/recipe.json --out again")),
+        tag("pre", tag("code", f"eef run {recipe} --out again")),
+        note(
+            "Paths inside the recipe are relative to the directory where the command is executed. "
+            "On another machine, save the recipe below as a file and name that file."
+        ),
         fold("Fingerprint: numbers are comparable only if it is equal", tag("dl", *fingerprint)),
         fold("Recipe with all defaults", tag("pre", tag("code", run.recipe.to_json()))),
     )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import doctest
+import re
+import shlex
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from eef.analysis import behaviors
 from eef.analysis.results import read_results
+from eef.cli import make_app
 from eef.errors import StoreError
 from eef.report import charts, formatting, html
 from eef.report.html import Html, join, tag
@@ -58,7 +62,7 @@ def test_texts_of_tasks_and_recipes_are_escaped(run, page):
     assert "toys <b>" in reader.text
 
 
-def test_the_page_shows_the_results(results, page):
+def test_the_page_shows_the_results(run, results, page):
     text = read_html(page).text
     assert headline(results) in text
     assert verdict(results) in text
@@ -67,7 +71,8 @@ def test_the_page_shows_the_results(results, page):
             f"{100 * method.score.interval.low:.1f} – {100 * method.score.interval.high:.1f}"
             in text
         )
-    assert "eef run run/recipe.json --out again" in text
+    recipe = run.path.resolve() / "recipe.json"
+    assert f"eef run {recipe} --out again" in text
     # the recipe with its own defaults, not with those of the methods
     assert '"rollouts_per_state"' not in text
 
@@ -110,3 +115,23 @@ def test_the_case_study_is_drawn_as_the_method_labels_it(tmp_path):
     assert text.count("1 + 1 rollouts") == 5, "each label has one rollout at either end"
     assert "A solution for recovery state 4. 4 of 8 actions are trained" in text
     assert "not won" in text
+
+
+def test_the_command_of_the_page_works_where_it_is_copied(tmp_path, monkeypatch):
+    """The shell splits it into words, and the program opens the recipe from any directory."""
+    run = start_run(tmp_path / "a run's directory").run.read()
+    text = read_html(draw_page(run, read_results(run))).text
+    [command] = re.findall(r"^ *(eef run .* --out again)", text.replace("Reproduce", "\n"), re.M)
+    program, *arguments = shlex.split(command)
+    assert program == "eef"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    executed = []
+    monkeypatch.setattr(
+        "eef.cli.run.execute_all", lambda pipeline, *_, **__: executed.append(pipeline)
+    )
+    done = CliRunner().invoke(make_app(), [*arguments, "--quiet"])
+    assert done.exit_code == 0, done.stderr
+    assert executed[0].run.recipe == run.recipe
+    assert (elsewhere / "again" / "recipe.json").is_file()
