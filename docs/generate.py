@@ -489,12 +489,13 @@ def _imports() -> Iterator[str]:
         "**Tool calls.** " + _details(calls),
         "",
         "A tool call becomes the action `name[value]`, or `name[{json}]` if it has several "
-        "arguments; arguments that are null are left out, and the text of the turn becomes the thought.",
+        "arguments; arguments that are null are left out, and the text of the turn becomes the "
+        "thought.",
         "",
         "**Reasoning.** `reasoning_content`, `reasoning` and content parts of type `thinking` or "
         "`reasoning` become a thought block before the text. Trajectories keep thought blocks; "
-        "`chat.thoughts` decides whether conversations do. A turn without any text has loss weight "
-        "0.",
+        "`chat.thoughts` decides whether conversations do. A turn without text outside thought "
+        "blocks has loss weight 0.",
         "",
     )
 

@@ -181,6 +181,11 @@ def drop_unfinished_action(completion: str) -> str:
     return completion[: span.label].rstrip()
 
 
+def is_blank(completion: str) -> bool:
+    """Whether a completion has no text outside thought blocks. Such a turn is never trained."""
+    return not drop_thoughts(completion).strip()
+
+
 def drop_thoughts(completion: str) -> str:
     """A completion without its thought blocks; what `Thought:` labels remains.
 
@@ -233,8 +238,10 @@ def _part(part: Any) -> tuple[bool, str]:
     if part is None or isinstance(part, str):
         return False, part or ""
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    if kind in ("text", "output_text"):
-        text = part.get("text", part.get("value"))
+    if kind == "reference":  # a citation beside the text
+        return False, ""
+    if kind in ("text", "input_text", "output_text", "refusal"):
+        text = part.get(kind) if kind == "refusal" else part.get("text", part.get("value"))
         if isinstance(text, str):
             return False, text
     if kind in ("thinking", "reasoning", "redacted_thinking"):

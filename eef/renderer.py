@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
-from eef.chat import Thoughts, build_conversation, find_action
+from eef.chat import Thoughts, build_conversation, find_action, is_blank
 from eef.chat_template import RESERVED_VARIABLES, ChatTemplate, Messages
 from eef.config import Settings
 from eef.errors import ModelError
@@ -297,7 +297,7 @@ def weighted_conversation(
 ) -> tuple[Conversation, tuple[float, ...]]:
     """The messages of an example up to its last trained step, and the weights of its completions.
 
-    A completion without text has weight 0, whatever the example's weight is.
+    A completion without text outside thought blocks has weight 0, whatever the example states.
 
     ModelError if the example does not have one weight for each step of its path.
     """
@@ -312,7 +312,7 @@ def weighted_conversation(
     )
     completions = [each["content"] for each in conversation if each["role"] == "assistant"]
     weights = tuple(
-        weight if completion.strip() else 0.0
+        0.0 if is_blank(completion) else weight
         for completion, weight in zip(completions, example.weights, strict=True)
     )
     length = max((index + 1 for index, weight in enumerate(weights) if weight != 0), default=0)

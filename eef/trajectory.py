@@ -31,7 +31,7 @@ class Step:
 
     `action` is empty if the completion held no action (a format error, which costs a step).
     `weight` is the loss weight that imported data assigned to this turn (1 by default); methods
-    scale their own weights by it. A turn whose completion is blank is never trained.
+    scale their own weights by it. A turn without text is never trained.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS

@@ -31,21 +31,23 @@ _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.S)
 _THOUGHT = re.compile(r"^\s*Thought:\s*", re.I)
 
 
-def calls_of(message: Mapping[str, Any], content: Any, role: str) -> tuple[Any, list[Call]]:
-    """The content of a message without its tool calls, and these; equal calls are one.
+def calls_of(
+    message: Mapping[str, Any], content: Any, *, is_call: bool = False
+) -> tuple[Any, list[Call]]:
+    """The content of an agent's message without its tool calls, and these; equal calls are one.
 
-    ParseError if a call has no name.
+    With `is_call`, the content itself is the JSON text of a call. ParseError if a call has no name.
 
     >>> call = {"name": "search", "arguments": '{"query": "mug"}'}
-    >>> calls_of({"tool_calls": [{"function": call}], "function_call": call}, "A mug.", "assistant")
+    >>> calls_of({"tool_calls": [{"function": call}], "function_call": call}, "A mug.")
     ('A mug.', [('search', {'query': 'mug'})])
     """
     given = [*_listed(message.get("tool_calls")), *_listed(message.get("function_call"))]
-    if role == "function_call":
+    if is_call:
         content, given = None, [*given, content]
     if isinstance(content, list):
         given += [part for part in content if _type(part) == "tool_use"]
-        content = [_result(part) for part in content if _type(part) != "tool_use"]
+        content = [part for part in content if _type(part) != "tool_use"]
     if isinstance(content, str) and not given:
         content, given = _calls_in_text(content)
     calls = [_call(item) for item in given]
@@ -112,9 +114,15 @@ def _listed(value: Any) -> list[Any]:
     """The calls in the value of a field: a list, one call, or the JSON text of either."""
     if isinstance(value, str):
         value = _parsed(value)
-    if not value:
-        return []
-    return value if isinstance(value, list) else [value]
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if _has_value(item)]
+
+
+def _has_value(item: Any) -> bool:
+    """Whether a JSON value holds anything but nulls; data sets fill missing objects with nulls."""
+    if isinstance(item, dict):
+        return any(_has_value(each) for each in item.values())
+    return item is not None
 
 
 def _call(item: Any) -> Call:
@@ -144,7 +152,7 @@ def _calls_in_text(text: str) -> tuple[str, list[Any]]:
     return text, []
 
 
-def _result(part: Any) -> Any:
+def result_text(part: Any) -> Any:
     """A `tool_result` part as a text part; any other part unchanged."""
     if _type(part) != "tool_result":
         return part

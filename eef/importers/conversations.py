@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eef.chat import parse_completion, read_message, with_reasoning
-from eef.importers.calls import as_completion, calls_of
+from eef.chat import is_blank, parse_completion, read_message, with_reasoning
+from eef.importers.calls import Call, as_completion, calls_of, result_text
 from eef.importers.episode import ParseError, require_steps
 from eef.trajectory import Step
 
@@ -68,7 +68,11 @@ def parse_message(message: Any, number: int) -> Message:
     role = _ROLES[name.lower()]
     content = message.get("content", message.get("value", message.get("message")))
     try:
-        content, calls = calls_of(message, content, name.lower())
+        calls: list[Call] = []
+        if role == "agent":
+            content, calls = calls_of(message, content, is_call=name.lower() == "function_call")
+        elif isinstance(content, list):
+            content = [result_text(part) for part in content]
         reasoning, text = read_message({**message, "content": content})
     except ValueError as error:
         raise ParseError(f"message {number} has {error}") from None
@@ -141,6 +145,6 @@ def _join(texts: Iterable[str]) -> str:
 def _step(observation: str, message: Message) -> Step:
     action = parse_completion(message.text)[1] or ""
     weight = 1.0 if message.weight is None else message.weight
-    if not message.text.strip():  # there is nothing to train, not even an end of turn
+    if is_blank(message.text):  # there is nothing to train, not even an end of turn
         weight = 0.0
     return Step(observation=observation, completion=message.text, action=action, weight=weight)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from eef.chat import is_blank
 from eef.errors import MethodError
 from eef.methods.base import Configured
 from eef.methods.queries import check_experts
@@ -62,9 +63,9 @@ def suffix_example(
 def apply_step_weight(weight: float, reason: str, step: Step) -> tuple[float, str]:
     """(weight, reason) of a trained step, scaled by the step's imported weight.
 
-    A step of weight 0, or without any text, is `masked`.
+    A step of weight 0, or without text outside thought blocks, is `masked`.
     """
-    if step.weight == 0 or not step.completion.strip():
+    if step.weight == 0 or is_blank(step.completion):
         return 0.0, "masked"
     return weight * step.weight, reason
 

@@ -403,7 +403,7 @@ def test_the_action_of_an_imported_turn_is_its_last_action_line(completion, acti
         assert [(step.completion, step.action) for step in item.steps] == [(completion, action)]
 
 
-@pytest.mark.parametrize("content", [None, "", " \n", [], "</s>"])
+@pytest.mark.parametrize("content", [None, "", " \n", [], "</s>", "<think>hm</think>"])
 def test_a_turn_without_text_is_never_trained(content, tmp_path):
     messages = [
         {"role": "user", "content": "a shop"},
@@ -429,6 +429,20 @@ def test_doctests():
     results = [doctest.testmod(module) for module in (calls, react)]
     assert [result.failed for result in results] == [0, 0]
     assert all(result.attempted for result in results)
+
+
+def test_an_observation_is_not_a_tool_call():
+    for text in ('{"name": "mug", "parameters": 2}', "<tool_call>{}</tool_call>"):
+        for name in ("user", "tool"):
+            assert parse_message({"role": name, "content": text}, 0).text == text
+
+
+def test_calls_filled_with_nulls_are_none():
+    nothing = {"name": None, "arguments": None}
+    turn = {"role": "assistant", "content": "Action: go"}
+    for calls_ in (None, [], "", "null", [None], [{"id": None, "function": nothing}]):
+        message = {**turn, "tool_calls": calls_, "function_call": nothing}
+        assert parse_message(message, 0).text == "Action: go"
 
 
 def test_a_tool_result_in_parts_is_an_observation():
