@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 import shlex
+from importlib.resources import files
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from eef.report import charts, formatting, html
 from eef.report.html import Html, join, tag
 from eef.report.run_page import draw_page, write_page
 from eef.report.sections import case_study
+from eef.report.sections.training import STEP_REASONS
 from eef.report.summary import headline, verdict
 from tests.fakes.html import Reader, read_html
 from tests.fakes.scripted_run import UGLY, explored_run, finish, start_run
@@ -135,3 +137,15 @@ def test_the_command_of_the_page_works_where_it_is_copied(tmp_path, monkeypatch)
     assert done.exit_code == 0, done.stderr
     assert executed[0].run.recipe == run.recipe
     assert (elsewhere / "again" / "recipe.json").is_file()
+
+
+def test_a_reason_has_one_color_in_the_bars_and_in_the_loss_masks(tmp_path):
+    run = explored_run(tmp_path, {"full": ["lose", "win", "lose", "win", "win", "lose"]}).read()
+    page = draw_page(run, read_results(run))
+    shown = set(re.findall(r'<li class="trained ([\w-]+)"', page))
+    assert "student-win" in shown
+    style = files("eef.report").joinpath("page.css").read_text(encoding="utf-8")
+    for reason, _ in STEP_REASONS:
+        if reason != "unknown":
+            assert f".fill-{reason}, .mask .{reason} {{ --reason: " in style
+    assert shown <= {reason for reason, _ in STEP_REASONS}

@@ -227,7 +227,7 @@ def _proof(example: TrainingExample) -> Html:
 def _masked(t: int, item: PathStep, example: TrainingExample) -> Html:
     weight, reason = example.weights[t], example.reasons[t]
     who = "expert" if item.author.role == "expert" else "student"
-    use = f"trained {who}" if weight > 0 else "context"
+    use = f"trained {reason}" if weight > 0 else "context"  # the bars have the same colors
     return tag(
         "li",
         tag("span", t, class_="t"),
