@@ -124,6 +124,12 @@ def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[st
             yield f"            {difference}"
     if report.masked:
         yield f"masked      {report.masked} turns have loss weight 0 and keep it"
+    if report.closing:
+        yield f"closing     {report.closing} turns after the end of their episodes were dropped"
+    if report.renamed:
+        yield (
+            f"renamed     {report.renamed} had an id that was taken: the place of the row was added"
+        )
     if report.prompts:
         yield (
             f"prompts     {report.prompts} have instructions of their own; "

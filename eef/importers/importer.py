@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ class ImportReport:
 
     `won`, `rewards` (a sum) and `replayed` count imported trajectories; those not replayed
     are `unverified`. `differences` are the first few reasons for that, each with its place.
-    `masked` counts turns with loss weight 0. `prompts` counts episodes with a prompt of their own,
+    `masked` counts turns with loss weight 0. `closing` counts turns without an action after the end
+    of a replayed episode, which are dropped. `renamed` counts trajectories whose id was taken, so
+    that the place of the row was added to it. `prompts` counts episodes with a prompt of their own,
     which is not imported: a run trains with its environment's. `held_out` are the rejected rows
     whose tasks a run must not train on. `reasons` counts all rejected rows.
     """
@@ -36,6 +39,8 @@ class ImportReport:
     rejected: int = 0
     held_out: int = 0
     masked: int = 0
+    closing: int = 0
+    renamed: int = 0
     prompts: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     differences: list[str] = field(default_factory=list)
@@ -61,6 +66,8 @@ class ImportReport:
             "replayed": self.replayed,
             "unverified": self.unverified,
             "masked_turns": self.masked,
+            "closing_turns": self.closing,
+            "renamed": self.renamed,
             "rejected": self.rejected,
             "held_out": self.held_out,
             "reasons": dict(self.reasons),
@@ -77,6 +84,7 @@ class ImportReport:
         self.rewards += trajectory.reward or 0.0
         self.replayed += trajectory.replayable
         self.masked += sum(step.weight == 0 for step in trajectory.steps)
+        self.closing += len(episode.steps) - len(trajectory.steps)
         self.prompts += bool(episode.prompt)
         listed = any(each.endswith(f": {difference}") for each in self.differences)
         if difference and not listed and len(self.differences) < _MOST_DIFFERENCES:
@@ -94,7 +102,9 @@ class Importer:
     `task_index` are the tasks to verify trajectories in, None to verify none. `wanted` is the only
     format to accept, or "auto". `author` is the expert's name, by default that of the row, or the
     file's. `reward` is used for rows that record none. `held_out` maps ids of tasks to the reason
-    why their trajectories are rejected.
+    why their trajectories are rejected. `taken` are ids that no trajectory may get.
+
+    Ids depend only on the files and their order: importing the same files again gives the same ids.
     """
 
     def __init__(
@@ -105,6 +115,7 @@ class Importer:
         author: str = "",
         reward: float | None = None,
         held_out: Mapping[str, str] | None = None,
+        taken: Collection[str] = (),
     ) -> None:
         self.report = ImportReport()
         self._task_index = task_index
@@ -112,7 +123,7 @@ class Importer:
         self._author = author
         self._reward = reward
         self._held_out = dict(held_out or {})
-        self._places: dict[str, str] = {}
+        self._taken = set(taken)
 
     def trajectories(self, paths: Sequence[Path]) -> Iterator[Trajectory | Rejection]:
         """The rows of the files, imported or rejected. DataError if a file cannot be opened."""
@@ -127,7 +138,8 @@ class Importer:
         try:
             episode = read_row(row.data, self._wanted)
             author = Author("expert", self._author or episode.author or path.stem)
-            id = self._id(episode, author, row.place)
+            wish = _id(episode, author, row.place)
+            id = self._unique(wish, path, row.place)
             trajectory, difference = verify(
                 episode,
                 self._task_index,
@@ -143,15 +155,26 @@ class Importer:
             self.report.held_out += 1
             reason = self._held_out.get(task, "its goal is only that of held-out tasks")
             return Rejection(row.place, f"held out: {reason}")
-        self._places[id] = row.place
+        self.report.renamed += id != wish
         self.report.add(row.place, episode, trajectory, difference)
         return trajectory
 
-    def _id(self, episode: ParsedEpisode, author: Author, place: str) -> str:
-        """The trajectory's id, `author/key`. ParseError if an earlier row of this import has it."""
-        unchanged = episode.format == "eef" and episode.key.startswith(f"{author}/")
-        key = episode.key or f"line{place.rpartition(':')[2].removeprefix('row ')}"
-        id = key if unchanged else f"{author}/{key}"
-        if id in self._places:
-            raise ParseError(f"duplicate id {episode.key or id!r}: also at {self._places[id]}")
+    def _unique(self, wish: str, path: Path, place: str) -> str:
+        """The id itself if it is free, or else with the row's place, and take it.
+
+        Rejected rows take ids too, so that no id depends on which tasks are held out.
+        """
+        position = place.removeprefix(f"{path}:").replace(" ", "")
+        numbered = (f"{wish}@{place}#{number}" for number in count(2))
+        choices = chain((wish, f"{wish}@{path.name}:{position}", f"{wish}@{place}"), numbered)
+        id = next(choice for choice in choices if choice not in self._taken)
+        self._taken.add(id)
         return id
+
+
+def _id(episode: ParsedEpisode, author: Author, place: str) -> str:
+    """The id that a trajectory gets if it is free: `author/key`."""
+    if episode.format == "eef" and episode.key.startswith(f"{author}/"):
+        return episode.key
+    key = episode.key or f"line{place.rpartition(':')[2].removeprefix('row ')}"
+    return f"{author}/{key}"

@@ -115,15 +115,18 @@ def _unplayed(episode: ParsedEpisode, id: str, author: Author, source: str) -> T
 def _replay(env: Env, task: Task, episode: ParsedEpisode, unplayed: Trajectory) -> Trajectory:
     """The trajectory with the environment's own observations and rewards.
 
+    Turns without an action after the end of the episode ("The ticket is closed.") are dropped.
     ReplayMismatch at the first difference from the episode.
     """
     observation, over = env.reset(task), False
     steps: list[Step] = []
     for t, step in enumerate(episode.steps):
-        if over:
+        if over and any(later.action for later in episode.steps[t:]):
             raise _mismatch(task, t, step.observation, "the end of the episode")
         if not _same(observation, step.observation):
             raise _mismatch(task, t, step.observation, observation)
+        if over:  # closing words; they are not part of the episode
+            break
         result = execute(env, step.action)
         steps.append(replace(step, observation=observation, reward=float(result.reward)))
         observation, over = result.observation, result.terminated

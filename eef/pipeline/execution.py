@@ -10,7 +10,14 @@ from typing import Any
 from eef.errors import MethodError, StoreError
 from eef.pipeline.context import RunContext
 from eef.pipeline.evaluation import EvalResult, summarize
-from eef.pipeline.experts import FILE_PREFIX, api_usage, import_expert, make_expert_policy
+from eef.pipeline.experts import (
+    api_usage,
+    expert_rollout_id,
+    import_expert,
+    is_file,
+    make_expert_policy,
+    make_importer,
+)
 from eef.pipeline.ledger import Cost, usage_of
 from eef.pipeline.model_card import model_card
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, trained_before
@@ -31,15 +38,17 @@ Executor = Callable[[RunContext, Stage, OnProgress], None]
 def collect(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     """Every expert plays every training task once; an expert that is a file is imported."""
     run, sources = context.run, dict[str, Any]()
+    names = run.recipe.expert.names
+    importer = make_importer(context) if any(map(is_file, names)) else None
     with Store.open(run.store(EXPERT)) as store:
-        for name in run.recipe.expert.names:
-            if name.startswith(FILE_PREFIX):
-                sources[name] = import_expert(context, name, store, stage, on_progress)
+        for name in names:
+            if importer and is_file(name):
+                sources[name] = import_expert(importer, name, store, stage, on_progress)
                 continue
             expert = make_expert_policy(context, name)
             specs = [
                 RolloutSpec(
-                    f"{expert.author}/{task.id}",
+                    expert_rollout_id(expert.author, task.id),
                     task,
                     None,
                     derive_seed(run.recipe.seed, expert.author, task.id),

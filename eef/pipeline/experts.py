@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eef.envs.registry import make_expert
 from eef.errors import ConfigError, DataError, EefError
-from eef.importers.importer import Importer
+from eef.importers.importer import Importer, ImportReport
 from eef.importers.verify import TaskIndex
 from eef.pipeline.cost_estimate import Estimate, estimate_cost
 from eef.pipeline.stages import COLLECT, EXPERT
@@ -42,20 +42,50 @@ def make_expert_policy(context: RunContext, name: str) -> Policy:
 
 
 def check_expert(context: RunContext, name: str) -> None:
-    """Raise an EefError if an expert is not available; loads no model and asks no server."""
-    if name.startswith(FILE_PREFIX):
+    """Raise an EefError if an expert is not available; loads no model and asks no server.
+
+    ConfigError if another expert of the recipe has the same author: their ids would be equal.
+    """
+    if is_file(name):
         _expert_file(name)
     elif not name.startswith("hf/"):
         make_expert_policy(context, name)
+    author = expert_author(name)
+    for other in context.recipe.expert.names:
+        if other == name:
+            break
+        if author is not None and expert_author(other) == author:
+            raise ConfigError(
+                f"experts `{other}` and `{name}` have the same name, `{author.name}`",
+                hint="rename the directory of one of them",
+            )
+    if context.recipe.expert.names.count(name) > 1:
+        raise ConfigError(f"expert `{name}` is listed twice", hint="list each expert once")
 
 
-def import_expert(
-    context: RunContext, name: str, store: Store, subject: object, on_progress: OnProgress
-) -> dict[str, Any]:
-    """Import a file's trajectories into the expert store, verified where possible.
+def is_file(name: str) -> bool:
+    """Whether an expert is a file of recorded trajectories."""
+    return name.startswith(FILE_PREFIX)
+
+
+def expert_author(name: str) -> Author | None:
+    """The author of an expert's trajectories; None for a file, whose rows have their own."""
+    provider, _, model = name.partition("/")
+    if is_file(name):
+        return None
+    return Author("expert", Path(model).name if provider == "hf" else model)
+
+
+def expert_rollout_id(author: Author, task: str) -> str:
+    """The id of the trajectory of an expert that plays a task."""
+    return f"{author}/{task}"
+
+
+def make_importer(context: RunContext) -> Importer:
+    """The importer of a run's expert files, one for all of them: their ids differ.
 
     Trajectories of tasks that are evaluated on, and of training tasks that the recipe does not use,
-    are held out. Returns the import report. DataError if nothing could be imported.
+    are held out. The ids of the experts that play are taken.
     """
     split = context.recipe.evaluate.split
     used = {task.id for task in context.expert_tasks}
@@ -65,11 +95,28 @@ def import_expert(
         held_out = {task.id: f"{task.id} is evaluated on" for task in splits[split]}
     unused = (task.id for task in splits["train"] if task.id not in used)
     held_out |= {task: f"{task} is not a training task of this run" for task in unused}
-    importer = Importer(TaskIndex(context.env, splits), held_out=held_out)
-    report = importer.report
+    authors = [expert_author(name) for name in context.recipe.expert.names]
+    taken = [
+        expert_rollout_id(author, task.id)
+        for author in authors
+        if author
+        for task in splits["train"]
+    ]
+    return Importer(TaskIndex(context.env, splits), held_out=held_out, taken=taken)
+
+
+def import_expert(
+    importer: Importer, name: str, store: Store, subject: object, on_progress: OnProgress
+) -> dict[str, Any]:
+    """Import a file's trajectories into the expert store, verified where possible.
+
+    Those that an interrupted import stored are kept. Returns the import report of the file.
+    DataError if nothing could be imported, or if the file is not the one that was imported before.
+    """
+    report = importer.report = ImportReport()
     for item in importer.trajectories([_expert_file(name)]):
-        if isinstance(item, Trajectory) and item.id not in store.trajectories:
-            store.append(item)
+        if isinstance(item, Trajectory):
+            _store_once(item, store, name)
         on_progress(Progress(subject, report.imported, 0, f"{report.won} won"))
     if not report.imported:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in report.reasons.items())
@@ -78,6 +125,19 @@ def import_expert(
             hint=f"`eef import {name.removeprefix(FILE_PREFIX)}` lists every row and its problem",
         )
     return report.to_record()
+
+
+def _store_once(item: Trajectory, store: Store, name: str) -> None:
+    if item.id not in store.trajectories:
+        store.append(item)
+        return
+    stored = store.trajectories[item.id]
+    if stored.task != item.task or stored.steps != item.steps:
+        raise DataError(
+            f"expert `{name}` has changed since its import started: {item.id!r} differs at "
+            f"{item.source}",
+            hint="restore the file, or start another run with `--out DIR`",
+        )
 
 
 def estimate_api_cost(context: RunContext) -> tuple[Estimate, Estimate]:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.envs.toy import ToyEnv, make_toy_expert
-from eef.errors import DataError, EnvError, MethodError
+from eef.errors import ConfigError, DataError, EnvError, MethodError
 from eef.importers import calls, react
 from eef.importers.calls import call_as_action
 from eef.importers.conversations import parse_message, split_episode
@@ -28,6 +28,7 @@ from eef.importers.importer import Importer
 from eef.importers.rows import Rejection
 from eef.importers.verify import TaskIndex
 from eef.methods.registry import make_method
+from eef.pipeline.execution import collect
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import Stage, stages_of
 from eef.policy import Sampling
@@ -553,11 +554,60 @@ def test_a_bad_row_is_rejected_and_the_others_are_imported(row, reason, tmp_path
     assert (report.imported, report.rejected) == (2, 1)
 
 
-def test_a_duplicate_id_is_rejected(tmp_path):
-    row = {"messages": messages_by("user", "assistant"), "reward": 1.0, "id": "same"}
-    imported, (rejection,), _ = read(write(tmp_path / "a.jsonl", [row, row]))
-    assert len(imported) == 1
-    assert rejection.reason == f"duplicate id 'same': also at {tmp_path / 'a.jsonl'}:1"
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"id": "same"},
+        {"item_id": 6},
+        {"example_id": 3, "prompt": "see", "completion": messages_by("assistant")},
+    ],
+)
+def test_several_trajectories_with_one_id_are_all_imported(named, tmp_path):
+    turns = [{**each, "role": each["role"]} for each in messages_by("user", "assistant")]
+    key = "conversations" if "item_id" in named else "messages"
+    held = {} if "prompt" in named else {key: turns}
+    rows = [{**named, **held, "reward": reward} for reward in (0.0, 1.0, 0.0)]
+    imported, rejected, report = read(write(tmp_path / "a.jsonl", rows))
+    assert (rejected, report.imported, report.renamed) == ([], 3, 2)
+    assert [item.reward for item in imported] == [0.0, 1.0, 0.0]
+    first, *others = (item.id for item in imported)
+    assert others == [f"{first}@a.jsonl:2", f"{first}@a.jsonl:3"]
+
+
+def test_files_with_equal_ids_are_all_imported_and_get_the_same_ids_again(tmp_path):
+    row = {"messages": messages_by("user", "assistant"), "reward": 1.0}
+    paths = []
+    for name in ("a/0.jsonl", "b/0.jsonl", "c/1.jsonl", "d/0.jsonl"):
+        (tmp_path / name).parent.mkdir()
+        paths.append(write(tmp_path / name, [row, {**row, "id": 7}]))
+    imported, rejected, report = read([*paths, paths[0]], author="gpt-4")
+    ids = [item.id for item in imported]
+    assert (len(set(ids)), rejected, report.renamed) == (10, [], 8)
+    assert ids[:2] == ["expert:gpt-4/line1", "expert:gpt-4/7"]
+    assert ids[4] == "expert:gpt-4/line1@1.jsonl:1"
+    assert ids[6] == f"expert:gpt-4/line1@{paths[3]}:1"
+    assert [item.id for item in read([*paths, paths[0]], author="gpt-4")[0]] == ids
+
+
+def test_closing_words_after_the_end_of_an_episode_are_dropped(played, task_index, tmp_path):
+    item = next(item for item in played if item.status == "terminated")
+    row = rows_of(item, "messages")
+    closing = [
+        {"role": "user", "content": item.final_observation},
+        {"role": "assistant", "content": "The task is done."},
+        {"role": "user", "content": "Thank you."},
+        {"role": "assistant", "content": "You are welcome."},
+    ]
+    rows = [
+        {**row, "id": str(count), "messages": [*row["messages"], *closing[:count]]}
+        for count in range(5)
+    ]
+    acted = {"role": "assistant", "content": "Action: right"}
+    rows.append({**row, "id": "acted", "messages": [*row["messages"], *closing[:3], acted]})
+    imported, rejected, report = read(write(tmp_path / "a.jsonl", rows), task_index)
+    assert (rejected, report.replayed, report.closing) == ([], 5, 4)
+    assert {each.steps for each in imported[:5]} == {item.steps}
+    assert "the end of the episode" in report.differences[0]
 
 
 def test_one_file_may_hold_rows_of_several_formats(played, task_index, tmp_path):
@@ -773,6 +823,58 @@ def test_a_run_imports_a_file_as_an_expert_and_holds_out_evaluation_tasks(
     assert any(task.startswith("text/") for task in trained)
     assert trained.isdisjoint(task.id for task in env.tasks("test"))
     assert Stage("expert", 0, "evaluate") not in stages_of(recipe)
+
+
+def two_expert_files(tmp_path, played):
+    """Files of equal name whose rows have equal ids."""
+    paths = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        rows = [{**rows_of(item, "messages"), "id": n} for n, item in enumerate(played[:3])]
+        paths.append(write(tmp_path / name / "0.jsonl", rows))
+    return paths
+
+
+def test_expert_files_with_equal_ids_are_stored_completely_and_only_once(played, student, tmp_path):
+    names = [f"file/{path}" for path in two_expert_files(tmp_path, played)]
+    recipe = as_recipe(small_recipe(student, expert={"names": names}, tasks={"train": 8}))
+    pipeline, stage = Pipeline.create(tmp_path / "run", recipe), Stage("expert", 0, "collect")
+    pipeline.check()
+    pipeline.execute(stage)
+    outcome = pipeline.run.summary(stage)
+    assert outcome["rollouts"] == len(read_trajectories(pipeline.run.store("expert"))) == 6
+    assert [outcome["sources"][name]["imported"] for name in names] == [3, 3]
+    store = pipeline.run.store("expert") / "trajectories.jsonl"
+    stored = store.read_text()
+    store.write_text("".join(stored.splitlines(keepends=True)[:4]))  # interrupted
+    collect(pipeline.context, stage, lambda _: None)
+    assert store.read_text() == stored
+    with_other_rows = [{**rows_of(played[4], "messages"), "id": n} for n in range(3)]
+    write(tmp_path / "two/0.jsonl", with_other_rows)
+    with pytest.raises(DataError, match="has changed since its import started"):
+        collect(pipeline.context, stage, lambda _: None)
+
+
+def test_a_file_and_a_player_of_the_same_name_are_both_stored(played, student, tmp_path):
+    path = write(tmp_path / "weak.jsonl", [item.to_record() for item in played[:2]])
+    names = [f"file/{path}", "scripted/weak"]
+    recipe = as_recipe(small_recipe(student, expert={"names": names}, tasks={"train": 8}))
+    pipeline = Pipeline.create(tmp_path / "run", recipe)
+    pipeline.execute(Stage("expert", 0, "collect"))
+    assert pipeline.run.summary(Stage("expert", 0, "collect"))["rollouts"] == 10
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["hf/a/model", "hf/b/model"], "have the same name, `model`"),
+        (["scripted/weak", "scripted/weak"], "is listed twice"),
+    ],
+)
+def test_experts_that_cannot_be_told_apart_are_refused(names, message, student, tmp_path):
+    recipe = as_recipe(small_recipe(student, expert={"names": names}, tasks={"train": 8}))
+    with pytest.raises(ConfigError, match=message):
+        Pipeline.create(tmp_path / "run", recipe).check()
 
 
 def test_unverified_trajectories_are_refused_for_exploration(played, env, tmp_path):
