@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from eef.policy import Conversation
 from eef.trajectory import Step
+from eef.utils.text import replace_surrogates
 
 Thoughts = Literal["kept", "dropped"]
 """Whether the conversations that a model acts on and is trained on hold thought blocks."""
@@ -65,7 +66,8 @@ def build_conversation(
 ) -> Conversation:
     """The messages of `steps`; with the current `observation`, the prompt for the next completion.
 
-    With `thoughts="dropped"`, the messages have no thought blocks; the steps keep theirs.
+    With `thoughts="dropped"`, the messages have no thought blocks; the steps keep theirs. A lone
+    surrogate becomes U+FFFD, because no tokenizer or server accepts it.
 
     >>> build_conversation("You shop.", [], "Page 1", prompt_suffix="Succeed.")[0]
     {'role': 'system', 'content': 'You shop.\\n\\nSucceed.'}
@@ -78,6 +80,8 @@ def build_conversation(
         messages.append({"role": "assistant", "content": completion})
     if observation is not None:
         messages.append({"role": "user", "content": observation})
+    for message in messages:
+        message["content"] = replace_surrogates(message["content"])
     return messages
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from eef.errors import ModelError
 from eef.policy import Conversation
+from eef.utils.text import replace_surrogates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -100,7 +101,9 @@ class ChatTemplate:
 
     def messages(self, conversation: Conversation) -> Messages:
         """The messages of a conversation as the template gets them."""
-        messages = tuple((message["role"], message["content"]) for message in conversation)
+        messages = tuple(
+            (message["role"], replace_surrogates(message["content"])) for message in conversation
+        )
         if not messages or messages[0][0] != "system" or not self.folds_system:
             return messages
         (_, system), *rest = messages

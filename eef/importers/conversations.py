@@ -110,7 +110,7 @@ def _weight(message: dict[str, Any], number: int) -> float | None:
     for name in ("weight", "loss_weight", "loss_scale", "train", "loss"):
         value = message.get(name)
         if value is not None:
-            if not isinstance(value, bool | int | float) or value < 0:
+            if not isinstance(value, bool | int | float) or not 0 <= value < float("inf"):
                 raise ParseError(f"message {number}: `{name}` is {value!r}; expected 0 or more")
             return float(value)
     return None

@@ -40,7 +40,7 @@ def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
         raise ParseError(f"format is `{name}`; expected `{wanted}`")
     try:
         return FORMATS[name].parse(row)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         raise ParseError(f"malformed `{name}` row: {type(error).__name__} {error}") from error
 
 
@@ -73,7 +73,15 @@ def _read_own(row: Record) -> ParsedEpisode:
 
 
 def _read_sharegpt(row: Record) -> ParsedEpisode:
-    return _conversation("sharegpt", row, row["conversations"], key=row.get("id", ""))
+    """ETO's data set, and the files that its evaluation writes: their reward is under `meta`."""
+    return _conversation("sharegpt", _with_meta(row), row["conversations"], key=row.get("id", ""))
+
+
+def _with_meta(row: Record) -> Record:
+    """The row with the values under `meta` that it lacks."""
+    meta = row.get("meta")
+    own = {name: value for name, value in row.items() if value is not None}
+    return {**meta, **own} if isinstance(meta, dict) else row
 
 
 def _read_agentgym(row: Record) -> ParsedEpisode:
@@ -81,10 +89,10 @@ def _read_agentgym(row: Record) -> ParsedEpisode:
     number = key.rpartition("_")[2]
     return _conversation(
         "agentgym",
-        row,
+        _with_meta(row),
         row["conversations"],
         key=key,
-        task=int(number) if number.isdigit() else None,
+        task=int(number) if number.isdecimal() else None,
     )
 
 
@@ -208,7 +216,7 @@ FORMATS: dict[str, Format] = {
     "sharegpt": Format(
         lambda row: "conversations" in row,
         _read_sharegpt,
-        "ETO and FastChat: `conversations[from, value]`, `id`, `reward`",
+        "ETO and FastChat: `conversations[from, value]`, `id`, `reward` (or `meta.reward`)",
     ),
     "inspect": Format(
         lambda row: "messages" in row and "scores" in row and "epoch" in row,

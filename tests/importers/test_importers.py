@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import doctest
+import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -17,15 +20,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eef.chat import build_conversation
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import ConfigError, DataError, EnvError, MethodError
+from eef.exporters.targets import write_table
 from eef.importers import calls, react
 from eef.importers.calls import call_as_action
 from eef.importers.conversations import parse_message, split_episode
 from eef.importers.episode import ParseError
 from eef.importers.formats import FORMATS, detect, read_row
 from eef.importers.importer import Importer
-from eef.importers.rows import Rejection
+from eef.importers.rows import Rejection, Row
+from eef.importers.rows import read_rows as rows_in
 from eef.importers.verify import TaskIndex
 from eef.methods.registry import make_method
 from eef.pipeline.execution import collect
@@ -35,7 +41,7 @@ from eef.policy import Sampling
 from eef.rollouts.explore import play_into_store
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.rollouts.store import Store, read_trajectories
-from eef.trajectory import StateRef, Trajectory, TrajectorySet
+from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
 from tests.fakes.small_run import as_recipe, eef, small_recipe
 
 PARAMETERS = RolloutParameters(sampling=Sampling(), step_limit=10, batch_size=8)
@@ -633,6 +639,113 @@ def test_an_array_on_one_line_and_a_truncated_one(tmp_path):
         f"{path}:row 3",
         True,
     )
+
+
+ROW = {"messages": messages_by("user", "assistant"), "reward": 1.0}
+ODD = (
+    json.dumps({**ROW, "price": float("nan"), "n": 10**30, "low": -float("inf")}),
+    json.dumps(ROW),
+    json.dumps({**ROW, "id": "cut \ud83d and whole \ud83d\ude00"}),
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(ODD),
+        "[" + ", ".join(ODD) + "]",
+        "[\n" + ",\n".join(ODD) + ",\n]",
+        "\ufeff\n " + "\n\n".join(ODD),
+        "".join(json.dumps(json.loads(row), indent=2) + "\n" for row in ODD),
+        "".join(json.dumps(json.loads(row), indent=0) + "\n" for row in ODD),
+    ],
+    ids=["lines", "array", "array by lines", "blank lines", "indented", "not indented"],
+)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_rows_are_read_alike_however_they_are_written(text, pack, tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(pack(text.encode()))
+    imported, rejected, _ = read(path)
+    assert (len(imported), rejected) == (3, [])
+    assert imported[2].id == "expert:a/cut \ufffd and whole \U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("text", "read_rows", "rejected"),
+    [
+        ('[{"n": 1}, {"n": tru}, 3, {"n": 2}]', 2, ["row 2", "row 3"]),
+        ('[{"n": 1},, {"n": 2}]', 2, ["row 2"]),
+        ('[{"n": 1}] [{"n": 2}]', 1, ["row 2"]),
+        ('[{"n": 1}, {"n": 2}', 2, ["row 3"]),
+        ('{"n": [\n{"n": 1}\n{"n"\n', 1, ["1", "3"]),
+        ('{"n":\n1}\n{"n": 1} {"n": 2}\n{"n": 3}\n', 2, ["3"]),
+        ('{"n": {\n  "n": 1\n', 0, ["1"]),
+        ('{"eval": {}, "samples": []}', 0, ["1"]),
+    ],
+)
+def test_what_cannot_be_read_is_rejected_with_its_place(text, read_rows, rejected, tmp_path):
+    path = tmp_path / "a"
+    path.write_text(text)
+    rows = list(rows_in(path))
+    assert sum(isinstance(row, Row) for row in rows) == read_rows
+    places = [row.place for row in rows if isinstance(row, Rejection)]
+    assert places == [f"{path}:{place}" for place in rejected]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_inspect_log_in_json_is_read_on_one_line_and_indented(indent, tmp_path):
+    samples = [{**ROW, "id": n, "epoch": 1, "scores": {"m": {"value": "C"}}} for n in range(2)]
+    log = {"version": 2, "eval": {}, "status": "success", "samples": samples}
+    path = tmp_path / "log.json"
+    text = json.dumps(log, indent=indent)
+    for written in (text, text.replace("{", "{ ", 1), text + "\n" + text):
+        path.write_text(written)
+        imported, rejected, _ = read(path)
+        assert (len(imported), rejected) == (2 * written.count('"eval"'), [])
+
+
+def test_the_output_files_of_eto_are_read(tmp_path):
+    turns = [{"from": "human", "value": "see"}, {"from": "gpt", "value": "Action: go"}]
+    row = {"meta": {"steps": 1, "reward": 0.5, "success": False}, "conversations": turns}
+    (tmp_path / "7.json").write_text(json.dumps(row, indent=4))
+    (imported,), rejected, _ = read(tmp_path / "7.json")
+    assert (imported.reward, imported.success, rejected) == (0.5, False, [])
+
+
+def test_parquet_is_read_and_needs_its_extra(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    write_table(path, [ROW, {"conversations": [{"from": "human", "value": "see"}]}, ROW])
+    imported, (rejection,), _ = read(path)
+    assert [item.source for item in imported] == [f"{path}:row 1", f"{path}:row 3"]
+    assert rejection.place == f"{path}:row 2"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "damaged parquet" in read(path)[1][0].reason
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"needs the package `pyarrow`") as caught:
+        read(path)
+    assert "eef[tables]" in caught.value.hint
+
+
+def test_damaged_and_unknown_compression_is_reported(tmp_path):
+    path = tmp_path / "a.gz"
+    packed = gzip.compress(
+        b"".join(json.dumps({**ROW, "id": n}).encode() + b"\n" for n in range(999))
+    )
+    path.write_bytes(packed[:-30])
+    assert "damaged compression" in read(path)[1][-1].reason
+    path.write_bytes(b"\x28\xb5\x2f\xfd....")
+    with pytest.raises(DataError, match="compressed with zstd"):
+        read(path)
+
+
+def test_half_a_surrogate_pair_never_reaches_a_tokenizer():
+    step = Step(observation="a \ud83d", completion="Action: \udc00", action="b")
+    conversation = build_conversation("p", [step], "\ud83d")
+    assert [each["content"] for each in conversation[1:]] == [
+        "a \ufffd",
+        "Action: \ufffd",
+        "\ufffd",
+    ]
 
 
 def test_missing_and_empty_files_are_errors(tmp_path):
