@@ -477,12 +477,12 @@ def _imports() -> Iterator[str]:
     yield from (f"| `{name}` | {_cell(about)} |" for name, (_, _, about) in FORMATS.items())
     yield from (
         "",
-        "Files are JSON Lines, a JSON array, JSON objects of several lines, inspect logs (`.eval`, or "
-        "JSON) or parquet (extra `tables`); gzip, bzip2 and xz are decompressed.",
+        "Files are JSON Lines, a JSON array, JSON objects of several lines, inspect logs (`.eval`, "
+        "or JSON) or parquet (extra `tables`); gzip, bzip2 and xz are decompressed.",
         "",
         "It writes trajectories, one per line, to `FIRST_FILE-imported.jsonl` and, if rows were "
-        "rejected, `place` and `reason` of each beside it (`FIRST_FILE-imported.jsonl.rejected.jsonl`; "
-        "with `--out NAME`, `NAME.rejected.jsonl`). Every row is either imported or listed there.",
+        "rejected, `place` and `reason` of each beside it "
+        "(`FIRST_FILE-imported.jsonl.rejected.jsonl`; with `--out NAME`, `NAME.rejected.jsonl`). Every row is either imported or listed there.",
         "",
         "An id is `author/key`; the key is the row's own id, or its line. If several rows have the "
         "same id, because they are trajectories of one task or come from several files, all are "
@@ -491,7 +491,8 @@ def _imports() -> Iterator[str]:
         "",
         "Half of a surrogate pair becomes U+FFFD. Turns without an action after the end of a "
         "replayed episode are dropped and counted. A row is rejected if two messages of the agent "
-        "follow each other without an observation between them, or if a turn has several tool calls.",
+        "follow each other without an observation between them, or if a turn has several tool "
+        "calls.",
         "",
         "### How a turn is read",
         "",

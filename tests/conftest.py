@@ -1,4 +1,4 @@
-"""Settings of the whole suite: one thread a process, no clock in property tests; and the parts of a small whole run."""
+"""Settings of the whole suite: one thread per process, no deadlines; parts of a small run."""
 
 import os
 

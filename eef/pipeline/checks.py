@@ -52,6 +52,7 @@ def check_run(context: RunContext) -> None:
     collected = all(run.is_done(stage) for stage in run.stages if stage.method == EXPERT)
     for name in run.recipe.expert.names:
         check_expert(context, name)
+    for name in run.recipe.expert.names:
         if name.startswith("hf/") and not collected:
             require_package("torch", f"the expert `{name}`")
             _check_template(context, name)
