@@ -482,7 +482,8 @@ def _imports() -> Iterator[str]:
         "",
         "It writes trajectories, one per line, to `FIRST_FILE-imported.jsonl` and, if rows were "
         "rejected, `place` and `reason` of each beside it "
-        "(`FIRST_FILE-imported.jsonl.rejected.jsonl`; with `--out NAME`, `NAME.rejected.jsonl`). Every row is either imported or listed there.",
+        "(`FIRST_FILE-imported.jsonl.rejected.jsonl`; with `--out NAME`, "
+        "`NAME.rejected.jsonl`). Every row is either imported or listed there.",
         "",
         "An id is `author/key`; the key is the row's own id, or its line. If several rows have the "
         "same id, because they are trajectories of one task or come from several files, all are "
