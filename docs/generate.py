@@ -28,7 +28,8 @@ from eef.cli import make_app
 from eef.cli.report import study_commands, study_documents
 from eef.cli.settings import sections
 from eef.config import SettingRow
-from eef.exporters.readmes import READMES
+from eef.exporters.readmes import EXACT, HOSTED, MARKED, READMES
+from eef.exporters.targets import TARGETS
 from eef.importers import calls
 from eef.importers.formats import FORMATS
 from eef.importers.importer import ImportReport
@@ -522,9 +523,22 @@ def _details(documented: object) -> str:
 
 
 def _exports() -> Iterator[str]:
-    yield from ("## What `eef export` writes", "", "The README of each target:", "")
+    yield from (
+        "## What `eef export` writes",
+        "",
+        "The README of each target. Axolotl, LLaMA-Factory and ms-swift render messages by the "
+        "model's chat template: an export compares that text with the one that `eef` trains on, "
+        "and its README states where they differ.",
+        "",
+    )
     for name, readme in READMES.items():
-        text = readme.format(count="N", end="<end of turn>").strip()
+        renders = TARGETS[name].renders
+        text = readme.format(
+            what="N examples of a method and round",
+            promise=HOSTED if renders == "own" else EXACT,
+            end="<end of turn>",
+            messages=MARKED,
+        ).strip()
         yield from (f"### `--to {name}`", "", text, "")
 
 

@@ -70,8 +70,8 @@ class ChatTemplate:
     """The chat template of a tokenizer, with its variables and its date.
 
     `variables` are passed to the template. `date` is the date that it reads from the clock, by
-    default today's when the object is created. `folds_system` is True if a system message is put
-    before the first user message.
+    default today's when the object is created; the attribute is None if it does not read the clock.
+    `folds_system` is True if a system message is put before the first user message.
 
     ModelError if the tokenizer has no chat template, or if the template rewrites earlier user
     messages or the text of a plain assistant message.
@@ -92,9 +92,10 @@ class ChatTemplate:
             )
         self._tokenizer = tokenizer
         template = tokenizer.get_chat_template()
-        if "strftime_now" in template:
-            template = _clock_macro(date or Date.today()) + template
-        self._options = {**(variables or {}), "chat_template": template}
+        self.variables = dict(variables or {})
+        self.date = (date or Date.today()) if "strftime_now" in template else None
+        self._template = template if self.date is None else _clock_macro(self.date) + template
+        self._options = {**self.variables, "chat_template": self._template}
         self._parts: Callable[[Messages], tuple[str, ...]] = lru_cache(_CACHED_TEXTS)(self._split)
         self.parts((("user", "a"), ("assistant", "b"), ("user", "c")))
         self.folds_system = not self._keeps_system()
@@ -117,6 +118,17 @@ class ChatTemplate:
         They are the template's own text, unless it rewrites earlier assistant messages.
         """
         return self._parts(messages)
+
+    def whole_text(self, messages: Messages, *, with_variables: bool = True) -> str | None:
+        """The text that a trainer gets: all messages at once, without a generation prompt.
+
+        The date is the fixed one. None if the template refuses the messages.
+        """
+        options = self._options if with_variables else {"chat_template": self._template}
+        try:
+            return self._text(messages, generation_prompt=False, options=options)
+        except ModelError:
+            return None
 
     def error(self, problem: str) -> ModelError:
         """The error for a template that cannot be used."""
@@ -193,11 +205,18 @@ class ChatTemplate:
             raise self.error("changes the text of an assistant message")
         return after
 
-    def _text(self, messages: Messages) -> str:
+    def _text(
+        self,
+        messages: Messages,
+        *,
+        generation_prompt: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
         conversation = [{"role": role, "content": content} for role, content in messages]
-        render = partial(self._tokenizer.apply_chat_template, conversation, **self._options)
+        options = self._options if options is None else options
+        render = partial(self._tokenizer.apply_chat_template, conversation, **options)
         try:
-            return str(render(tokenize=False, add_generation_prompt=True))
+            return str(render(tokenize=False, add_generation_prompt=generation_prompt))
         except Exception as error:  # a template is a program that can raise anything
             raise self.error(f"refuses a conversation: {error}") from error
 

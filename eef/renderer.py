@@ -173,7 +173,7 @@ class Renderer:
         for number, weight in enumerate(weights):
             completion, between = rest[2 * number : 2 * number + 2]
             start, stop = self._trained_text(completion)
-            end = self._turn_end(between)
+            end = self.turn_end(between)
             spans += [(completion[:start], 0.0), (completion[start:stop], weight)]
             spans += [(completion[stop:], 0.0), (between[:end], weight)]
             spans += [(between[end:], 0.0)] if number + 1 < len(weights) else []
@@ -200,7 +200,7 @@ class Renderer:
         if any(ids[: len(each)] != each for each in prompts):
             raise self.template.error("rewrites earlier messages when a conversation continues")
 
-    def _turn_end(self, between: str) -> int:
+    def turn_end(self, between: str) -> int:
         """The index after the end of the turn in the text that follows a completion."""
         names = self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))
         ends = [between.find(name) + len(name) for name in names if name in between]

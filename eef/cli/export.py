@@ -34,7 +34,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where the files are written.  [default: `export/TARGET` in the run directory]",
+            help="Where the files are written.  [default: `export/TARGET/METHOD-roundN` in the run "
+            "directory]",
             show_default=False,
         ),
     ] = None,
@@ -52,7 +53,8 @@ def export(
 
     Exactly the text that carries loss here carries loss there: each message states whether it is
     trained, and rows end after the last trained turn. A README beside the files explains how to
-    train on them. Prints the paths of the files.
+    train on them, and states where a trainer's chat template changes the text. Prints the paths of
+    the files.
 
     Example: `eef export runs/demo --to trl --method eef --round 3`
     """
@@ -61,7 +63,8 @@ def export(
     stage = _choose_selection(run, method, round)
     with handle_interrupt("stopped"), process_settings(available_cores()):
         examples, renderer = RunContext(run).rendered_examples(stage.method, stage.round)
-        files = write_files(to, examples, out or directory / "export" / to, renderer)
+        folder = out or directory / "export" / to / f"{stage.method}-round{stage.round}"
+        exported = write_files(to, examples, folder, renderer)
     selection = run.selection(stage.method, stage.round)
     skipped = (len(selection.examples) if selection else 0) - len(examples)
     print_err(f"{count_of(len(examples), 'example')} of {stage.method}, round {stage.round}")
@@ -69,7 +72,13 @@ def export(
         print_err(
             f"{count_of(skipped, 'example')} skipped, as in training: longer than the context"
         )
-    for path in files:
+    found = exported.comparison
+    if found is not None and found.different:
+        print_err(
+            f"warning: the model's chat template, as `{to}` applies it, changes {found.different} "
+            f"of {found.total} texts; `{folder / 'README.md'}` shows where"
+        )
+    for path in exported.files:
         print_out(str(path))
 
 

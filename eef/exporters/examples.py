@@ -16,13 +16,15 @@ from eef.trajectory import TrajectorySet
 class RenderedExample:
     """One training example, ready for another trainer, cut after its last trained turn.
 
-    `weights[i]` belongs to the i-th assistant message. `rendered` and `spans` are what `eef` itself
-    trains on: token ids with their weights, and the text of the same ids in spans of equal weight.
-    `meta` is its provenance: example, task, trajectory, source, and the author and reason of each
-    assistant message.
+    `folded` is the conversation as the chat template gets it: it has no system message if the
+    template does not render any. `weights[i]` belongs to the i-th assistant message of either.
+    `rendered` and `spans` are what `eef` itself trains on: token ids with their weights, and the
+    text of the same ids in spans of equal weight. `meta` is its provenance: example, task,
+    trajectory, source, and the author and reason of each assistant message.
     """
 
     conversation: Conversation
+    folded: Conversation
     weights: tuple[float, ...]
     rendered: Rendered
     spans: list[tuple[str, float]]
@@ -33,15 +35,23 @@ class RenderedExample:
         """Whether every weight is 0 or 1."""
         return all(weight in (0.0, 1.0) for weight in self.weights)
 
-    def weighted(self) -> Iterator[tuple[dict[str, str], float]]:
+    def weighted(self, *, folded: bool = False) -> Iterator[tuple[dict[str, str], float]]:
         """Each message with its weight, which is 0 for every message not written by the agent."""
         weights = iter(self.weights)
-        for message in self.conversation:
+        for message in self.folded if folded else self.conversation:
             yield message, next(weights) if message["role"] == "assistant" else 0.0
 
-    def trained(self) -> Iterator[tuple[int, float]]:
-        """The index in the conversation, and the weight, of each trained message."""
-        return ((index, weight) for index, (_, weight) in enumerate(self.weighted()) if weight != 0)
+    def trained_parts(self) -> Iterator[tuple[Conversation, str]]:
+        """For each trained message, the folded conversation up to it and the text of that."""
+        text, texts = "", []
+        for span, weight in self.spans:
+            text += span
+            texts += [text] if weight != 0 else []
+        trained = (
+            index for index, (_, weight) in enumerate(self.weighted(folded=True)) if weight != 0
+        )
+        for index, text in zip(trained, texts, strict=True):
+            yield self.folded[: index + 1], text
 
 
 def render_examples(
@@ -63,6 +73,10 @@ def render_examples(
         if fits(rendered, renderer) and any(weights):
             yield RenderedExample(
                 conversation=conversation,
+                folded=[
+                    {"role": role, "content": content}
+                    for role, content in renderer.template.messages(conversation)
+                ],
                 weights=weights,
                 rendered=rendered,
                 spans=renderer.spans(conversation, weights),

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from eef.exporters.chat_template import Comparison
+
 _HEAD = """\
-{count} examples, written by `eef export`. The text that carries loss is the text `eef` trains on.
+{what}, written by `eef export`.
+{promise}
 File names in this README are relative to its directory.
 """
+
+EXACT = "The text that carries loss is the text `eef` trains on."
+HOSTED = (
+    "The messages that carry loss are those `eef` trains on; the chat template of the trainer's "
+    "model adds its own text around them."
+)
 
 _EXCEPTION = """\
 Exception: LLaMA-Factory v1 applies a message's weight to its header and to the text after its end
@@ -22,10 +31,7 @@ READMES = {
       trl.SFTTrainer(model, trl.SFTConfig(max_length=None), train_dataset=dataset)
 
   TRL's default `max_length` of 1024 would cut off the last actions.
-- `messages.jsonl`: `messages` with `train` on each. `chat_template.jinja` applies it: set
-  `tokenizer.chat_template` to the text of that file and use
-  `SFTConfig(assistant_only_loss=True, max_length=None)`. The template is missing if it would not
-  render every example as the model's own does.
+{messages}
 """,
     "axolotl": _HEAD
     + """
@@ -100,14 +106,56 @@ The rows of `eef`: `messages` (with `train` and `weight` on each), `input_ids` a
 loss weight per token), `meta` (JSON: where each turn comes from, and why it is trained).
 """,
     "atif": """\
-{count} trajectories in the Agent Trajectory Interchange Format (ATIF v1.6), written by
+{what}, in the Agent Trajectory Interchange Format (ATIF v1.6), written by
 `eef export`.
 
 `extra.train` and `extra.weight` of a step are what `eef` trains on; `extra` of a document is its
 provenance.
 """,
 }
-"""Target → the text of its README, with the number of examples and the end of a turn to fill in."""
+"""Target → the text of its README. `what`, `promise`, `end` (of a turn) and `messages` (of TRL) are
+filled in."""
+
+MARKED = """\
+- `messages.jsonl`: `messages` with `train` on each. `chat_template.jinja` applies it: set
+  `tokenizer.chat_template` to the text of that file and use
+  `SFTConfig(assistant_only_loss=True, max_length=None)`. It renders every example to the text that
+  `eef` trains on."""
+
+UNMARKED = """\
+- `messages.jsonl`: `messages` with `train` on each, for a chat template of your own. No template is
+  here: one with fixed texts around messages would not render every example to the text that `eef`
+  trains on."""
+
+
+def promise_of(found: Comparison, model: str, variables: str, date: str) -> str:
+    """What a README states of a trainer that renders messages by the model's chat template.
+
+    `variables` and `date` are those of the run, "" if there are none.
+    """
+    if found.different:
+        return (
+            "The text that this trainer trains on is not the text that `eef` trains on: the chat "
+            f"template of `{model}`, applied to a whole conversation, changes {found.different} of "
+            f"{found.total} texts. The first has {_quote(found.theirs)} instead of "
+            f"{_quote(found.ours)}. To train on the same text, export to `trl`, `verl`, "
+            "`prompt-completion` or `parquet`, which hold it."
+        )
+    promise = (
+        f"{EXACT} The chat template of `{model}` renders every example to it"
+        + (f" if it gets the variables `{variables}`" if found.needs_variables else "")
+        + "."
+    )
+    if date:
+        promise += f" The template prints the date on which it is rendered; `eef` used {date}."
+    return promise
+
+
+def _quote(text: str) -> str:
+    """A text as Markdown code on one line."""
+    shown = text.replace("\n", "\\n").replace("`", "'")
+    return f"`{shown}`" if shown else "nothing"
+
 
 VERL_DATASET = '''\
 """Rows of `eef export --to verl` for verl's SFT trainer: token ids and loss mask unchanged."""

@@ -10,14 +10,24 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import fill
+from typing import Any, Literal
 
 from eef import __version__
 from eef.config import unknown_name
 from eef.errors import MethodError
-from eef.exporters.chat_template import marked_template
+from eef.exporters.chat_template import Comparison, compare, marked_template
 from eef.exporters.examples import RenderedExample
-from eef.exporters.readmes import READMES, VERL_DATASET
+from eef.exporters.readmes import (
+    EXACT,
+    HOSTED,
+    MARKED,
+    READMES,
+    UNMARKED,
+    VERL_DATASET,
+    promise_of,
+)
+from eef.policy import Conversation
 from eef.renderer import Renderer
 from eef.utils.extras import missing_package
 from eef.utils.jsonl import disk_errors, write_json, write_jsonl, write_text
@@ -26,6 +36,9 @@ from eef.utils.records import Json
 IGNORED = -100
 """Label of a token without loss, as in torch."""
 
+MARKED_FILE = "chat_template.jinja"
+"""The marked template of an export to TRL."""
+
 _ACKNOWLEDGMENT = "OK. I'll follow your instructions and try my best to solve the task."
 
 
@@ -33,19 +46,31 @@ _ACKNOWLEDGMENT = "OK. I'll follow your instructions and try my best to solve th
 class Target:
     """A trainer to write files for.
 
-    `binary`: it supports only the weights 0 and 1. `messages`: it trains whole messages, so that it
-    cannot train on actions only.
+    `binary`: it supports only the weights 0 and 1. `renders`: what it renders messages by: the
+    `model`'s chat template, its `own`, or none, because it gets `tokens` or text. Those that render
+    messages train whole messages, so that they cannot train on actions only.
     """
 
     write: Callable[[Sequence[RenderedExample], Path, Renderer], None]
     binary: bool = True
-    messages: bool = True
+    renders: Literal["model", "own", "tokens"] = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The files of an export, and how the trainer's rendering compares with that of `eef`.
+
+    `comparison` is None for a trainer that does not render by the model's chat template.
+    """
+
+    files: tuple[Path, ...]
+    comparison: Comparison | None
 
 
 def export(
     name: str, examples: Sequence[RenderedExample], directory: Path, renderer: Renderer
-) -> list[Path]:
-    """Write the files of a target into a directory, and return their paths.
+) -> Export:
+    """Write the files of a target into a directory.
 
     ConfigError if the target is unknown, MethodError if there are no examples or the target does
     not support their weights, StoreError if the disk cannot be written.
@@ -55,11 +80,19 @@ def export(
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     target.write(examples, directory, renderer)
-    write_text(
-        directory / "README.md",
-        READMES[name].format(count=len(examples), end=end_of_turn(renderer)),
+    comparison = None
+    if target.renders == "model":
+        texts = (part for each in examples for part in _texts(name, each))
+        comparison = compare(texts, renderer)
+    readme = READMES[name].format(
+        what=_describe(examples),
+        promise=fill(_promise(target, comparison, renderer), 100, break_on_hyphens=False),
+        end=end_of_turn(renderer),
+        messages=MARKED if (directory / MARKED_FILE).is_file() else UNMARKED,
     )
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+    write_text(directory / "README.md", readme)
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return Export(tuple(files), comparison)
 
 
 def find_target(name: str) -> Target:
@@ -77,6 +110,33 @@ def end_of_turn(renderer: Renderer) -> str:
     ].removeprefix("b")
 
 
+def _describe(examples: Sequence[RenderedExample]) -> str:
+    """The number of examples, and the method and round that they are of."""
+    count = f"{len(examples):,} example{'' if len(examples) == 1 else 's'}"
+    meta = examples[0].meta
+    if "method" not in meta:
+        return count
+    return f"{count} of `{meta['method']}`, round {meta['round']}, of the run `{meta['run']}`"
+
+
+def _texts(name: str, example: RenderedExample) -> Iterator[tuple[Conversation, str]]:
+    """The conversations of a target's rows, and the texts that `eef` trains on."""
+    parts = list(example.trained_parts())
+    yield from parts if name == "llamafactory" else parts[-1:]
+
+
+def _promise(target: Target, comparison: Comparison | None, renderer: Renderer) -> str:
+    if comparison is None:
+        return EXACT if target.renders == "tokens" else HOSTED
+    template = renderer.template
+    return promise_of(
+        comparison,
+        renderer.tokenizer.name_or_path,
+        json.dumps(template.variables),
+        template.date.isoformat() if template.date else "",
+    )
+
+
 def _check(
     name: str, target: Target, examples: Sequence[RenderedExample], renderer: Renderer
 ) -> None:
@@ -85,10 +145,10 @@ def _check(
             "nothing to export: no example has a trained step",
             hint="list the examples: `eef show DIR`",
         )
-    if target.messages and renderer.loss_on == "action":
+    if target.renders != "tokens" and renderer.loss_on == "action":
         raise MethodError(
             f'`{name}` trains whole messages, and `chat.loss_on` is "action"',
-            hint=f"export to one of: {_names(lambda each: not each.messages)}",
+            hint=f"export to one of: {_names(lambda each: each.renders == 'tokens')}",
         )
     odd = next((example for example in examples if target.binary and not example.binary), None)
     if odd is not None:
@@ -116,8 +176,11 @@ def canonical(example: RenderedExample) -> Json:
     return {"messages": messages, "meta": example.meta}
 
 
-def _with(example: RenderedExample, key: str, value: Callable[[float], Any]) -> Json:
-    return {"messages": [{**message, key: value(weight)} for message, weight in example.weighted()]}
+def _with(
+    example: RenderedExample, key: str, value: Callable[[float], Any], *, folded: bool = True
+) -> Json:
+    weighted = example.weighted(folded=folded)
+    return {"messages": [{**message, key: value(weight)} for message, weight in weighted]}
 
 
 def _axolotl(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
@@ -125,7 +188,8 @@ def _axolotl(examples: Sequence[RenderedExample], directory: Path, renderer: Ren
 
 
 def _weights(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    write_jsonl(directory / "train.jsonl", (_with(example, "weight", int) for example in examples))
+    rows = (_with(example, "weight", int, folded=False) for example in examples)
+    write_jsonl(directory / "train.jsonl", rows)
 
 
 def _swift(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
@@ -137,7 +201,7 @@ def _swift(examples: Sequence[RenderedExample], directory: Path, renderer: Rende
                     "loss": weight != 0,
                     **({} if example.binary else {"loss_scale": weight}),
                 }
-                for message, weight in example.weighted()
+                for message, weight in example.weighted(folded=True)
             ]
         }
         for example in examples
@@ -174,8 +238,8 @@ def _llamafactory(examples: Sequence[RenderedExample], directory: Path, renderer
 
 def _rows_per_action(example: RenderedExample) -> Iterator[Json]:
     """One row per trained message, its last one, which alone is trained (`mask_history`)."""
-    for index, _ in example.trained():
-        yield {"messages": example.conversation[: index + 1]}
+    for conversation, _ in example.trained_parts():
+        yield {"messages": conversation}
 
 
 def _llamafactory_v1(
@@ -191,7 +255,7 @@ def _llamafactory_v1(
                     "content": [{"type": "text", "value": message["content"]}],
                     "loss_weight": weight,
                 }
-                for message, weight in example.weighted()
+                for message, weight in example.weighted(folded=True)
             ]
         }
         for example in examples
@@ -220,6 +284,9 @@ def _turns(example: RenderedExample) -> Iterator[Json]:
 
 
 def _atif(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+    with disk_errors(directory):
+        for earlier in directory.glob("trajectory-*.json"):
+            earlier.unlink()
     for number, example in enumerate(examples):
         write_json(directory / f"trajectory-{number:05}.json", atif(example))
 
@@ -293,13 +360,13 @@ def _trl(examples: Sequence[RenderedExample], directory: Path, renderer: Rendere
         directory / "tokens.parquet",
         [{"input_ids": example.rendered.ids, "labels": labels(example)} for example in examples],
     )
-    path = directory / "chat_template.jinja"
+    path = directory / MARKED_FILE
     template = None
     if renderer.loss_on == "completion":
         write_jsonl(
             directory / "messages.jsonl", (_with(example, "train", bool) for example in examples)
         )
-        template = marked_template(renderer.tokenizer, end_of_turn(renderer), examples)
+        template = marked_template(renderer, examples)
     if template is None:
         path.unlink(missing_ok=True)
     else:
@@ -339,16 +406,16 @@ def write_table(path: Path, rows: Sequence[Json]) -> None:
 
 
 TARGETS: dict[str, Target] = {
-    "trl": Target(_trl, messages=False),
+    "trl": Target(_trl, renders="tokens"),
     "axolotl": Target(_axolotl),
     "llamafactory": Target(_llamafactory),
     "llamafactory-v1": Target(_llamafactory_v1, binary=False),
     "ms-swift": Target(_swift, binary=False),
-    "openai": Target(_weights),
-    "together": Target(_weights),
-    "agentgym": Target(_agentgym),
-    "verl": Target(_verl, binary=False, messages=False),
-    "prompt-completion": Target(_prompt_completion, binary=False, messages=False),
-    "parquet": Target(_parquet, binary=False, messages=False),
-    "atif": Target(_atif, binary=False),
+    "openai": Target(_weights, renders="own"),
+    "together": Target(_weights, renders="own"),
+    "agentgym": Target(_agentgym, renders="own"),
+    "verl": Target(_verl, binary=False, renders="tokens"),
+    "prompt-completion": Target(_prompt_completion, binary=False, renders="tokens"),
+    "parquet": Target(_parquet, binary=False, renders="tokens"),
+    "atif": Target(_atif, binary=False, renders="own"),
 }

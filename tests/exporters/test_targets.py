@@ -18,6 +18,7 @@ from eef.renderer import Renderer
 from eef.selection import TrainingExample
 from eef.training.settings import TrainSettings
 from eef.trajectory import Author, StateRef, Step, TrajectorySet
+from tests.fakes.families import FAMILIES, byte_tokenizer, tokenizer_of
 from tests.fakes.records import recorded
 from tests.fakes.small_run import as_recipe, eef, small_recipe
 from tests.fakes.tiny import CHATML, tiny_model, tiny_tokenizer
@@ -206,18 +207,15 @@ def test_llamafactory(tmp_path):
     )
     # v0 with `mask_history`: only the last message of a row is trained
     last = [row["messages"][-1]["content"] for row in old]
-    assert last == [
-        example.conversation[index]["content"] for example in made for index, _ in example.trained()
+    trained = [
+        messages[-1]["content"] for example in made for messages, _ in example.trained_parts()
     ]
+    assert last == trained
     spoken = [
         by_message(row["messages"], lambda message, row=row: message is row["messages"][-1])
         for row in old
     ]
-    assert [spans[-2] for spans in spoken] == [
-        (f"{example.conversation[index]['content']}<|end|>", 1.0)
-        for example in made
-        for index, _ in example.trained()
-    ]
+    assert [spans[-2] for spans in spoken] == [(f"{text}<|end|>", 1.0) for text in trained]
     assert all(sum(weight for _, weight in spans) == 1 for spans in spoken)
     for row, example in zip(rows(tmp_path / "v1/train.jsonl"), made, strict=True):
         # v1 applies a message's weight to its header and newline too, as its README states
@@ -408,6 +406,7 @@ def test_the_marked_template_renders_the_same_text_as_the_models_own(template, p
             renderer.tokenizer.apply_chat_template(messages, tokenize=False, chat_template=marked)
             == own
         )
+        assert own.startswith("".join(text for text, _ in example.spans))
         coded = renderer.tokenizer.apply_chat_template(
             messages, chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
         )
@@ -427,6 +426,108 @@ def test_a_template_that_changes_messages_is_not_marked(tmp_path):
     assert (tmp_path / "tokens.parquet").exists()
 
 
+# --- chat templates of model families ------------------------------------------------------------
+
+RENDERING = [name for name, target in TARGETS.items() if target.renders == "model"]
+
+
+def thinking(template, thoughts=True, **options):
+    """The examples, whose completions begin with a thought block, and a renderer."""
+    examples, trajectories = family()
+    if thoughts:
+        trajectories = TrajectorySet(
+            replace(
+                each,
+                steps=tuple(
+                    replace(step, completion=f"<think>\nhm\n</think>\n\n{step.completion}")
+                    for step in each.steps
+                ),
+            )
+            for each in trajectories
+        )
+    renderer = Renderer(tokenizer_of(template), **options)
+    return list(render_examples(examples, trajectories, PROMPT, renderer)), renderer
+
+
+def own_text(renderer, messages, **variables):
+    return renderer.tokenizer.apply_chat_template(messages, tokenize=False, **variables)
+
+
+@pytest.mark.parametrize("thoughts", [True, False])
+@pytest.mark.parametrize("name", RENDERING)
+def test_a_readme_states_that_a_template_changes_the_text(name, thoughts, tmp_path):
+    made, renderer = thinking("qwen3", thoughts)
+    assert export(name, made, tmp_path, renderer).comparison.different > 0
+    text = " ".join((tmp_path / "README.md").read_text().split())
+    assert "is not the text that `eef` trains on" in text
+    assert "The text that carries loss is" not in text
+    if not thoughts:  # Qwen3 puts an empty thought block before the last turn
+        assert "assistant\\n<think>\\n\\n</think>" in text
+
+
+@pytest.mark.parametrize(
+    "template", ["qwen2.5", "qwen3-2507", "llama3.2", "gemma", "gemma3", "mistral", "smollm2"]
+)
+@pytest.mark.parametrize("name", RENDERING)
+def test_a_readme_promises_equal_text_only_where_the_template_gives_it(name, template, tmp_path):
+    made, renderer = thinking(template, thoughts=False)
+    assert export(name, made, tmp_path, renderer).comparison.different == 0
+    text = " ".join((tmp_path / "README.md").read_text().split())
+    assert "The text that carries loss is the text `eef` trains on. The chat template of" in text
+    assert ("prints the date" in text) == (template == "llama3.2")
+    if name != "axolotl":
+        return
+    for row, example in zip(rows(tmp_path / "train.jsonl"), made, strict=True):
+        messages = [{"role": each["role"], "content": each["content"]} for each in row["messages"]]
+        assert own_text(renderer, messages).startswith("".join(text for text, _ in example.spans))
+
+
+def test_template_variables_that_a_trainer_needs_are_in_the_readme(tmp_path):
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% if brief is defined %}{{ '(brief) ' }}{% endif %}{{ m['content'] + '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+        "{% if brief is defined %}{{ '(brief) ' }}{% endif %}{% endif %}"
+    )
+    examples, trajectories = family()
+    renderer = Renderer(
+        byte_tokenizer(template, None, "<|im_end|>"), template_variables={"brief": True}
+    )
+    made = list(render_examples(examples, trajectories, PROMPT, renderer))
+    export("axolotl", made, tmp_path / "a", renderer)
+    text = " ".join((tmp_path / "a/README.md").read_text().split())
+    assert 'renders every example to it if it gets the variables `{"brief": true}`' in text
+    export("trl", made, tmp_path / "t", renderer)  # the marked template has their text
+    marked = (tmp_path / "t/chat_template.jinja").read_text()
+    for example in made:
+        messages = [{**each, "train": True} for each in example.folded]
+        text = own_text(renderer, messages, chat_template=marked)
+        assert text.startswith("".join(text for text, _ in example.spans))
+
+
+@pytest.mark.parametrize("template", list(FAMILIES))
+@pytest.mark.parametrize("thoughts", [True, False])
+def test_a_marked_template_renders_what_is_trained_or_is_not_there(template, thoughts, tmp_path):
+    made, renderer = thinking(template, thoughts, template_variables=FAMILIES[template][2])
+    export("trl", made, tmp_path, renderer)
+    path, readme = tmp_path / "chat_template.jinja", (tmp_path / "README.md").read_text()
+    assert path.is_file() == ("`chat_template.jinja` applies it" in readme)
+    assert path.is_file() or template in ("qwen3.5", "qwen3.5-no-thoughts", "mistral-3")
+    if not path.is_file():
+        return
+    for example, row in zip(made, rows(tmp_path / "messages.jsonl"), strict=True):
+        coded = renderer.tokenizer.apply_chat_template(
+            row["messages"],
+            chat_template=path.read_text(),
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        count = len(example.rendered.ids)
+        assert tuple(coded["input_ids"][:count]) == example.rendered.ids
+        masks = [float(mask) for mask in coded["assistant_masks"][:count]]
+        assert masks == list(example.rendered.weights)
+
+
 # --- weights and targets that do not fit ---------------------------------------------------------
 
 
@@ -444,7 +545,7 @@ def test_real_valued_weights_are_written_or_refused_but_never_rounded(name, tmp_
 def test_loss_on_actions_needs_a_target_of_tokens(tmp_path):
     made, renderer = rendered(loss_on="action")
     for name, target in TARGETS.items():
-        if target.messages:
+        if target.renders != "tokens":
             with pytest.raises(MethodError, match="trains whole messages"):
                 export(name, made, tmp_path / name, renderer)
         else:
@@ -470,8 +571,10 @@ def test_a_run_is_exported_to_every_target_and_rows_record_their_provenance(stud
         assert all(
             line.startswith(str(tmp_path / "run/export" / name)) for line in done.stdout.split()
         )
-    row = rows(tmp_path / "run/export/prompt-completion/train.jsonl")[0]
+    row = rows(tmp_path / "run/export/prompt-completion/bc-round0/train.jsonl")[0]
     shown = eef("show", directory, row["meta"]["example"], "--full")
     assert row["meta"]["authors"][0] in shown.stdout
     assert row["meta"]["evidence"][0] in shown.stdout
+    text = (tmp_path / "run/export/axolotl/bc-round0/README.md").read_text()
+    assert text.startswith("3 examples of `bc`, round 0, of the run `small`, written")
     assert eef("export", directory, "--to", "trl", "--round", "3").exit_code == 2
