@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from eef.policy import Conversation
+from eef.policy import Conversation, SampledText
 from eef.trajectory import Step
 from eef.utils.text import replace_surrogates
 
@@ -67,7 +67,8 @@ def build_conversation(
     """The messages of `steps`; with the current `observation`, the prompt for the next completion.
 
     With `thoughts="dropped"`, the messages have no thought blocks; the steps keep theirs. A lone
-    surrogate becomes U+FFFD, because no tokenizer or server accepts it.
+    surrogate becomes U+FFFD, because no tokenizer or server accepts it. A completion with recorded
+    token ids is a `SampledText`.
 
     >>> build_conversation("You shop.", [], "Page 1", prompt_suffix="Succeed.")[0]
     {'role': 'system', 'content': 'You shop.\\n\\nSucceed.'}
@@ -77,11 +78,14 @@ def build_conversation(
     for step in steps:
         messages.append({"role": "user", "content": step.observation})
         completion = step.completion if thoughts == "kept" else drop_thoughts(step.completion)
+        if step.tokens is not None and completion == step.completion:
+            completion = SampledText(completion, step.tokens)
         messages.append({"role": "assistant", "content": completion})
     if observation is not None:
         messages.append({"role": "user", "content": observation})
     for message in messages:
-        message["content"] = replace_surrogates(message["content"])
+        if not isinstance(message["content"], SampledText):
+            message["content"] = replace_surrogates(message["content"])
     return messages
 
 

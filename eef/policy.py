@@ -7,10 +7,24 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from eef.task import Task
-from eef.trajectory import Author
+from eef.trajectory import Author, SampledTokens
 
 Message = dict[str, str]
 Conversation = list[Message]
+
+
+class SampledText(str):
+    """The content of an assistant message, with the token ids it was sampled as.
+
+    It is equal to the plain text; only `Renderer` reads its `tokens`.
+    """
+
+    tokens: SampledTokens
+
+    def __new__(cls, text: str, tokens: SampledTokens) -> SampledText:
+        self = super().__new__(cls, text)
+        self.tokens = tokens
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +53,7 @@ class Completion:
     - "error": `text` is the reason (the rollout ends as an error).
 
     `prompt_tokens` counts the whole prompt, `cached_tokens` the part of it that was not recomputed.
+    `tokens` are the sampled ids, if they are known and are not those that the text gives.
     """
 
     text: str
@@ -46,6 +61,7 @@ class Completion:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    tokens: SampledTokens | None = None
 
 
 class Policy(Protocol):

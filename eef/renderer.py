@@ -3,16 +3,19 @@
 No other module turns conversations into ids. `ChatTemplate` cuts a conversation's text into parts
 – prompt, completion, between, completion, between, … – and each part is tokenized separately.
 Therefore the prompt that a policy acted on is always a prefix of the ids it is trained on, whatever
-the tokenizer would merge.
+the tokenizer would merge. A completion whose text does not give the ids it was sampled as
+(`SampledText`) keeps those ids.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date as Date
-from functools import lru_cache
-from itertools import groupby
+from functools import cached_property, lru_cache
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
@@ -21,9 +24,9 @@ from eef.chat import Thoughts, build_conversation, find_action, is_blank
 from eef.chat_template import RESERVED_VARIABLES, ChatTemplate, Messages
 from eef.config import Settings
 from eef.errors import ModelError
-from eef.policy import Conversation
+from eef.policy import Conversation, SampledText
 from eef.selection import PreferencePair, TrainingExample
-from eef.trajectory import TrajectorySet
+from eef.trajectory import SampledTokens, TrajectorySet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -133,10 +136,30 @@ class Renderer:
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """Ids of a conversation that ends in a user message, up to the start of the completion."""
-        parts = self.template.parts(self.template.messages(conversation))
-        return [
-            token for index, part in enumerate(parts) for token in self._encode(part, index == 0)
-        ]
+        first, *rest = self.template.parts(self.template.messages(conversation))
+        ids = list(self._encode(first, True))
+        for sampled, completion, between in zip(
+            self._sampled(conversation), rest[::2], rest[1::2], strict=True
+        ):
+            ids += self._completion_ids(completion, sampled)
+            ids += self._encode(between, False)
+        return ids
+
+    def read_sampled(self, ids: Sequence[int]) -> tuple[str, SampledTokens | None]:
+        """The text of a completion's sampled ids, and the ids themselves if it does not give them.
+
+        `ids` exclude the one that ended the turn. Special tokens have no text.
+        """
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        if self._encode(text, False) == tuple(ids):
+            return text, None
+        return text, SampledTokens(tuple(ids), self.vocabulary)
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """A digest of which token each id is."""
+        tokens = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
+        return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]
 
     def render(self, conversation: Conversation, weights: Sequence[float]) -> Rendered:
         """Ids up to the end of the last assistant message, with `weights[i]` on the i-th one.
@@ -152,9 +175,9 @@ class Renderer:
         first, *rest = self.template.parts(messages + _NEXT_TURN)
         ids = list(self._encode(first, True))
         values = [0.0] * len(ids)
-        for number, weight in enumerate(weights):
-            completion, between = rest[2 * number : 2 * number + 2]
-            self._add_turn(ids, values, completion, between, weight)
+        turns = zip(self._sampled(conversation), rest[::2], rest[1::2], weights, strict=True)
+        for sampled, completion, between, weight in turns:
+            self._add_turn(ids, values, completion, sampled, between, weight)
         length = len(ids) - self._tokens_after_turn(rest[-1]) if rest else 0
         return Rendered(tuple(ids[:length]), tuple(values[:length]))
 
@@ -208,12 +231,39 @@ class Renderer:
             raise self.template.error("does not end every assistant message in the same way")
         return min(ends)
 
+    def _sampled(self, conversation: Conversation) -> list[SampledText | None]:
+        """Each assistant message, if it has token ids of this renderer's tokenizer."""
+        contents = (item["content"] for item in conversation if item["role"] == "assistant")
+        return [
+            content
+            if isinstance(content, SampledText) and content.tokens.vocabulary == self.vocabulary
+            else None
+            for content in contents
+        ]
+
+    def _completion_ids(self, completion: str, sampled: SampledText | None) -> tuple[int, ...]:
+        """The sampled ids of a completion, or those of its text.
+
+        Its text is used if the chat template has changed it, or if special tokens were sampled: the
+        text has none, and training would teach them.
+        """
+        if sampled is None or sampled != completion or self._special & set(sampled.tokens.ids):
+            return self._encode(completion, False)
+        return sampled.tokens.ids
+
     def _add_turn(
-        self, ids: list[int], values: list[float], completion: str, between: str, weight: float
+        self,
+        ids: list[int],
+        values: list[float],
+        completion: str,
+        sampled: SampledText | None,
+        between: str,
+        weight: float,
     ) -> None:
         """Append a completion and the text between it and the next one."""
-        completion_ids, between_ids = self._encode(completion, False), self._encode(between, False)
-        start, stop = self._trained_tokens(completion, len(completion_ids))
+        between_ids = self._encode(between, False)
+        completion_ids = self._completion_ids(completion, sampled)
+        start, stop = self._trained_tokens(completion, completion_ids)
         after = self._tokens_after_turn(between)
         ids += completion_ids + between_ids
         values += [0.0] * start + [weight] * (stop - start) + [0.0] * (len(completion_ids) - stop)
@@ -239,22 +289,29 @@ class Renderer:
             return len(completion), len(completion)
         return span.start, span.end if completion[span.end :].strip() else len(completion)
 
-    def _trained_tokens(self, completion: str, count: int) -> tuple[int, int]:
-        """The (start, end) of the trained ones among the `count` tokens of a completion.
+    def _trained_tokens(self, completion: str, ids: tuple[int, ...]) -> tuple[int, int]:
+        """The (start, end) of the trained ones among the token ids of a completion.
 
         A token is trained if any of its characters is.
         """
         start, stop = self._trained_text(completion)
         if (start, stop) == (0, len(completion)):
-            return 0, count
+            return 0, len(ids)
+        places = self._places(completion, ids)
+        return sum(end <= start for _, end in places), sum(begin < stop for begin, _ in places)
+
+    def _places(self, completion: str, ids: tuple[int, ...]) -> list[tuple[int, int]]:
+        """The (start, end) in the text of each token of a completion."""
+        if ids != self._encode(completion, False):  # sampled ids: place them by their own text
+            ends = [len(self.tokenizer.decode(ids[:end])) for end in range(len(ids) + 1)]
+            return list(pairwise(ends))
         anchor = self.tokenizer.eos_token
         encoded = self.tokenizer(
             anchor + completion, add_special_tokens=False, return_offsets_mapping=True
         )
-        places = [
+        return [
             (begin - len(anchor), end - len(anchor)) for begin, end in encoded["offset_mapping"][1:]
         ]
-        return sum(end <= start for _, end in places), sum(begin < stop for begin, _ in places)
 
     def _tokenize(self, part: str, first: bool) -> tuple[int, ...]:
         """Ids of a part.
@@ -266,11 +323,15 @@ class Renderer:
         ids = self.tokenizer(anchor + part, add_special_tokens=False)["input_ids"]
         return tuple(ids if first else ids[1:])
 
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        return frozenset({*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder})
+
     def _find_stop_ids(self) -> frozenset[int]:
         """The end of sequence, and the first special token after a completion."""
-        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
         between = self.template.parts((("user", "a"), ("assistant", "b"), ("user", "c")))[-1]
-        end = next((token for token in self._encode(between, False) if token in special), None)
+        ids = self._encode(between, False)
+        end = next((token for token in ids if token in self._special), None)
         if end is None:
             raise self.template.error("does not end an assistant message with a special token")
         return frozenset({end, self.tokenizer.eos_token_id})

@@ -25,6 +25,20 @@ act. The last two leave the status "truncated", the others "error".
 """
 
 
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """The token ids of a completion as they were sampled, without the one that ended the turn.
+
+    `vocabulary` identifies the tokenizer (`Renderer.vocabulary`). To any other, `ids` are
+    meaningless.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
+
+    ids: tuple[int, ...]
+    vocabulary: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One turn: the observation, the full completion, the action executed, and its reward.
@@ -32,6 +46,9 @@ class Step:
     `action` is empty if the completion held no action (a format error, which costs a step).
     `weight` is the loss weight that imported data assigned to this turn (1 by default); methods
     scale their own weights by it. A turn without text is never trained.
+
+    `tokens` are the sampled ids of a *drifted* turn: one whose text, tokenized, gives other ids.
+    They are None if the text gives them, or if the policy does not state them (experts, imports).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
@@ -41,6 +58,7 @@ class Step:
     action: str
     reward: float = 0.0
     weight: float = 1.0
+    tokens: SampledTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +103,8 @@ class Author:
 class Usage:
     """The cost of one rollout; `seconds` is its share of wall-clock time.
 
-    Tokens are counted by the policy.
+    Tokens are counted by the policy. `drifted_turns` are those whose text does not give the token
+    ids they were sampled as (see `Step.tokens`).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
@@ -94,6 +113,7 @@ class Usage:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drifted_turns: int = 0
     seconds: float = 0.0
 
 
@@ -131,6 +151,16 @@ def _kind_of(error: str | None) -> ErrorKind | None:
     return next((kind for start, kind in kinds.items() if (error or "").startswith(start)), None)
 
 
+def _add_tokens(record: Json) -> Json:
+    """3 → 4: a step may have the ids it was sampled as, and their turns are counted."""
+    steps = [{"tokens": None, **step} for step in record.get("steps", ())]
+    return {
+        **record,
+        **({"steps": steps} if "steps" in record else {}),
+        "usage": {"drifted_turns": 0, **record.get("usage", {})},
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory(Record):
     """One recorded rollout.
@@ -149,11 +179,12 @@ class Trajectory(Record):
     """
 
     KIND: ClassVar[str] = "trajectory"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         0: _name_every_field,
         1: _add_origin,
         2: _type_strings,
+        3: _add_tokens,
     }
 
     id: str

@@ -11,9 +11,10 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from eef.errors import ModelError
+from eef.policy import SampledText
 from eef.renderer import Rendered, Renderer, render_all, render_example
 from eef.selection import TrainingExample
-from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet
+from eef.trajectory import Author, SampledTokens, StateRef, Step, Trajectory, TrajectorySet
 from tests.fakes.tiny import CHATML, tiny_tokenizer
 
 pytestmark = pytest.mark.torch
@@ -181,6 +182,63 @@ def test_templates_that_cannot_be_trained_on_are_refused(template, message):
         return
     with pytest.raises(ModelError, match=message):
         Renderer(tiny_tokenizer(template)).render(CONVERSATION, [0.0, 1.0])
+
+
+def spelled(renderer, text, *, vocabulary=None):
+    """A completion sampled character by character."""
+    ids = tuple(renderer.tokenizer.convert_tokens_to_ids(list(text)))
+    return SampledText(text, SampledTokens(ids, vocabulary or renderer.vocabulary))
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3, GEMMA, QWEN3])
+def test_sampled_ids_are_kept_in_prompts_and_in_training(template):
+    tokenizer = tiny_tokenizer(template, merges=["go", "ab"])
+    renderer = Renderer(tokenizer)
+    talk = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "goab"}]
+    talk += [*talk[:1], {"role": "assistant", "content": "abgo"}]
+    merged = renderer.render(talk, [1.0, 0.5])
+    talk[1] = {"role": "assistant", "content": spelled(renderer, "goab")}
+    rendered = renderer.render(talk, [1.0, 0.5])
+    prompt = renderer.prompt(talk[:3])
+    assert list(rendered.ids[: len(prompt)]) == prompt
+    assert len(rendered.ids) == len(merged.ids) + 2
+    assert rendered.trained == merged.trained + 2
+    assert tokenizer.decode(rendered.ids) == tokenizer.decode(merged.ids)
+
+
+@pytest.mark.parametrize("reason", ["another tokenizer", "a special token", "changed text"])
+def test_sampled_ids_that_do_not_apply_are_replaced_by_those_of_the_text(reason):
+    tokenizer = tiny_tokenizer(LLAMA3, merges=["go"])
+    renderer = Renderer(tokenizer)
+    completion = {
+        "another tokenizer": spelled(renderer, "go", vocabulary="0f"),
+        "a special token": SampledText(
+            "go", SampledTokens((*renderer._encode("go", False), 258), renderer.vocabulary)
+        ),
+        "changed text": spelled(renderer, "go\n"),  # the template strips it
+    }[reason]
+    talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": completion}]
+    plain = [talk[0], {"role": "assistant", "content": str(completion)}]
+    assert renderer.render(talk, [1.0]) == renderer.render(plain, [1.0])
+
+
+def test_the_action_is_found_among_sampled_ids():
+    tokenizer = tiny_tokenizer(merges=["go", "on"])
+    renderer = Renderer(tokenizer, loss_on="action")
+    tokens = tokenizer.convert_tokens_to_ids([*"Action:", "Ġ", "g", "o"])
+    completion = SampledText("Action: go", SampledTokens(tuple(tokens), renderer.vocabulary))
+    talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": completion}]
+    rendered = renderer.render(talk, [1.0])
+    assert text_of(rendered, tokenizer, 1.0) == "go<|end|>"
+    assert rendered.trained == 3
+
+
+def test_ids_are_stated_only_if_the_text_does_not_give_them():
+    renderer = Renderer(tiny_tokenizer(merges=["go"]))
+    one, two = renderer._encode("go", False), spelled(renderer, "go").tokens.ids
+    assert renderer.read_sampled(one) == ("go", None)
+    assert renderer.read_sampled(two) == ("go", SampledTokens(two, renderer.vocabulary))
+    assert Renderer(tiny_tokenizer(merges=["og"])).vocabulary != renderer.vocabulary
 
 
 def test_weights_must_match_the_messages():

@@ -24,7 +24,8 @@ class Cost:
 
     `env_steps` counts the rollouts' own steps; recorded steps that were played again to restore a
     state are counted in `replayed_steps` instead. `cached_tokens` is the part of `prompt_tokens`
-    that was not recomputed. `trained_tokens` carry loss; `processed_tokens` are all tokens that
+    that was not recomputed. `drifted_turns` are those whose text does not give the token ids they
+    were sampled as. `trained_tokens` carry loss; `processed_tokens` are all tokens that
     passed through the model during training. `updates` are optimizer steps.
     """
 
@@ -36,6 +37,7 @@ class Cost:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drifted_turns: int = 0
     updates: int = 0
     trained_tokens: int = 0
     processed_tokens: int = 0

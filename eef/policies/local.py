@@ -103,12 +103,14 @@ class LocalPolicy:
     def _completion(self, row: CacheRow) -> Completion:
         assert row.finish is not None
         written = row.generated[:-1] if row.finish == "stop" else row.generated
+        text, tokens = self._renderer.read_sampled(written)
         return Completion(
-            text=self._tokenizer.decode(written, skip_special_tokens=True),
+            text=text,
             finish=row.finish,
             prompt_tokens=row.prompt,
             cached_tokens=row.reused,
             generated_tokens=len(row.generated),
+            tokens=tokens,
         )
 
 

@@ -69,7 +69,7 @@ class Episode:
             self.end("error", f"policy: {completion.text}", "policy")
         else:
             try:
-                self._step(completion.text)
+                self._step(completion)
             except Exception as error:
                 self.fail(error)
 
@@ -105,14 +105,19 @@ class Episode:
             prompt_tokens=self.usage.prompt_tokens + completion.prompt_tokens,
             cached_tokens=self.usage.cached_tokens + completion.cached_tokens,
             generated_tokens=self.usage.generated_tokens + completion.generated_tokens,
+            drifted_turns=self.usage.drifted_turns + (completion.tokens is not None),
         )
 
-    def _step(self, text: str) -> None:
+    def _step(self, completion: Completion) -> None:
         assert self.env is not None, "an episode takes no step before it begins"
-        action = parse_completion(text)[1] or ""
+        action = parse_completion(completion.text)[1] or ""
         result = _checked(execute(self.env, action))
         step = Step(
-            observation=self.observation, completion=text, action=action, reward=result.reward
+            observation=self.observation,
+            completion=completion.text,
+            action=action,
+            reward=result.reward,
+            tokens=completion.tokens,
         )
         self.steps.append(step)
         self.observation = result.observation

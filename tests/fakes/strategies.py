@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from eef.trajectory import Author, StateRef, Step, Trajectory, Usage
+from eef.trajectory import Author, SampledTokens, StateRef, Step, Trajectory, Usage
 
 # any text a model can write, line separators and a lone surrogate included
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]) | st.just("\ud800"), max_size=12)
 counts = st.integers(0, 10**6)
+sampled = st.builds(
+    SampledTokens, ids=st.lists(counts, max_size=3).map(tuple), vocabulary=st.just("0f")
+)
 steps = st.builds(
-    Step, observation=texts, completion=texts, action=texts, reward=st.floats(0, 1, allow_nan=False)
+    Step,
+    observation=texts,
+    completion=texts,
+    action=texts,
+    reward=st.floats(0, 1, allow_nan=False),
+    tokens=st.none() | sampled,
 )
 usages = st.builds(
     Usage,
@@ -18,6 +26,7 @@ usages = st.builds(
     prompt_tokens=counts,
     cached_tokens=counts,
     generated_tokens=counts,
+    drifted_turns=counts,
     seconds=st.floats(0, 1e6),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,18 @@ CHATML = (
 )
 
 
-def tiny_tokenizer(template: str = CHATML) -> Any:
-    """One token per byte, and the special tokens `<|end|>` (end of turn) and `<|start|>`."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({byte: index for index, byte in enumerate(alphabet)}, []))
+def tiny_tokenizer(template: str = CHATML, merges: Sequence[str] = ()) -> Any:
+    """One token per byte, and the special tokens `<|end|>` (end of turn) and `<|start|>`.
+
+    Each pair of characters in `merges` becomes a token, whose ids start at 256.
+    """
+    alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *merges]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {byte: index for index, byte in enumerate(alphabet)},
+            [(pair[0], pair[1]) for pair in merges],
+        )
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(

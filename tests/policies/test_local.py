@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
 
+from eef.chat import build_conversation  # noqa: E402
 from eef.policies.local import (  # noqa: E402
     LocalPolicy,
     SharedPrefix,
@@ -17,7 +18,7 @@ from eef.policies.local import (  # noqa: E402
 )
 from eef.policy import GREEDY, Sampling  # noqa: E402
 from eef.renderer import Renderer  # noqa: E402
-from eef.trajectory import Author  # noqa: E402
+from eef.trajectory import Author, Step  # noqa: E402
 from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -147,6 +148,28 @@ def test_a_new_batch_does_not_depend_on_the_previous_one(model):
     fresh, used = make_policy(model), make_policy(model)
     used.act(start(7, seed=3), range(7), SHORT)
     assert fresh.act(start(5), range(5), SHORT) == used.act(start(5), range(5), SHORT)
+
+
+def test_a_drifted_turn_states_its_ids_and_continues_with_them():
+    """A random model samples `a`, `b` where the tokenizer would write `ab`."""
+    alphabet = "abcdefghij"
+    merges = [one + other for one in alphabet for other in alphabet]
+    tokenizer = tiny_tokenizer(merges=merges)
+    model = tiny_model(vocabulary=len(tokenizer))
+    with torch.no_grad():  # it writes letters alone
+        letters = torch.tensor(tokenizer.convert_tokens_to_ids(list(alphabet)))
+        model.lm_head.weight[~torch.isin(torch.arange(len(tokenizer)), letters)] = 0
+        model.lm_head.weight[letters] *= 20
+    model.config.eos_token_id = tokenizer.eos_token_id
+    renderer = Renderer(tokenizer)
+    policy = LocalPolicy(model, tokenizer, renderer, author=Author("student", "tiny"))
+    talk = [{"role": "user", "content": "x" * 80}]
+    (first,) = policy.act([talk], [0], Sampling(temperature=1.0, max_tokens=8))
+    assert first.tokens is not None
+    assert tokenizer.decode(first.tokens.ids) == first.text
+    step = Step(observation="x" * 80, completion=first.text, action="", tokens=first.tokens)
+    (second,) = policy.act([build_conversation("", [step], "x")], [0], SHORT)
+    assert second.cached_tokens == first.prompt_tokens + 7  # the last one was never computed
 
 
 def test_token_counts(model):
