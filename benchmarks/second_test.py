@@ -3,11 +3,14 @@
 `python -m benchmarks.second_test RUNS [METHOD …]`, where RUNS is the output directory of `eef
 compare`. Settings that were tuned on a recipe's test tasks may be overfitted to them. This plays,
 greedily, as many tasks of another split (`--split`, by default `validation`), which no run has
-played. The last line of the output is JSON:
+played. The result is JSON, in the file `--out` or in the last line of the output:
 
-    won      win rate of each seed, by method
+    tasks    ids of the tasks played
+    seeds    seeds of the runs
+    wins     by method, a row of 0 and 1 per seed
+    rewards  by method, a row per seed
     pairs    first minus second: difference, intervals over tasks and over tasks and seeds, and both
-             p values (see `eef.analysis.stats`)
+             p values (see `eef.analysis.stats`), of wins and of rewards
 """
 
 from __future__ import annotations
@@ -19,17 +22,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eef.analysis.stats import difference_over_seeds, seed_effects, sign_flip_test
+from eef.analysis.stats import difference_over_seeds, sign_flip_test, t_test_over_seeds
 from eef.pipeline.context import RunContext
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import BC, Stage
 from eef.rollouts.runner import RolloutSpec, play
 from eef.trajectory import TrajectorySet
 from eef.utils.compute import process_settings
+from eef.utils.jsonl import write_json
 
 
-def wins(context: RunContext, method: str, split: str) -> list[float]:
-    """1.0 for each task of the split that the method's final student wins, 0.0 for the others."""
+def outcomes(context: RunContext, method: str, split: str) -> tuple[list[float], list[float]]:
+    """(wins as 1.0 or 0.0, rewards) of the method's final student on each task of the split."""
     recipe = context.recipe
     tasks = list(context.env.tasks(split).head(recipe.tasks.test))
     final = Stage(method, 0 if method == BC else recipe.rounds, "train")
@@ -40,21 +44,27 @@ def wins(context: RunContext, method: str, split: str) -> list[float]:
         trajectories=TrajectorySet(),
         parameters=context.parameters(Stage(final.method, final.round, "evaluate")),
     )
-    won = {item.task: item.success for item in played}
-    return [float(won[task.id]) for task in tasks]
+    by_task = {item.task: item for item in played}
+    return (
+        [float(by_task[task.id].success) for task in tasks],
+        [by_task[task.id].reward or 0.0 for task in tasks],
+    )
 
 
-def compare(one: list[list[float]], other: list[list[float]]) -> dict[str, Any]:
-    """The difference of two methods, with intervals and p values; one list per seed."""
+def compare(one: list[list[float]], other: list[list[float]], *, exact: bool) -> dict[str, Any]:
+    """The difference of two methods, with intervals and p values; one list per seed.
+
+    The `exact` test over tasks needs whole numbers, so rewards have none.
+    """
     over_tasks = difference_over_seeds(one, other)
     over_both = difference_over_seeds(one, other, over="both")
-    effects = seed_effects(one, other)
+    over_seeds = t_test_over_seeds(one, other)
     return {
         "difference": over_tasks.mean,
         "interval": over_tasks.interval,
         "interval_over_seeds": over_both.interval,
-        "p": sign_flip_test(one, other),
-        "p_over_seeds": effects.p_value if effects else None,
+        "p": sign_flip_test(one, other) if exact else None,
+        "p_over_seeds": over_seeds.p_value if over_seeds else None,
     }
 
 
@@ -63,23 +73,38 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="output directory of `eef compare`")
     parser.add_argument("methods", nargs="*", default=["bc", "rft6", "eef"])
     parser.add_argument("--split", default="validation", help="default validation")
+    parser.add_argument("--out", type=Path, help="file for the result")
     given = parser.parse_args()
     paths = sorted(path.parent for path in given.runs.glob("seed*/recipe.json"))
     runs = [RunContext(RunDirectory.open(path)) for path in paths]
-    tables: dict[str, list[list[float]]] = {}
+    tested = runs[0].recipe.tasks.test
+    wins: dict[str, list[list[float]]] = {}
+    rewards: dict[str, list[list[float]]] = {}
     with process_settings(1):
         for method in given.methods:
-            tables[method] = [wins(run, method, given.split) for run in runs]
-            print(method, [round(100 * fmean(row), 1) for row in tables[method]], flush=True)
+            played = [outcomes(run, method, given.split) for run in runs]
+            wins[method], rewards[method] = ([each[part] for each in played] for part in (0, 1))
+            print(method, [round(100 * fmean(row), 1) for row in wins[method]], flush=True)
     result = {
         "split": given.split,
-        "won": {name: [round(fmean(row), 4) for row in table] for name, table in tables.items()},
+        "tasks": [task.id for task in runs[0].env.tasks(given.split).head(tested)],
+        "seeds": [run.recipe.seed for run in runs],
+        "wins": {
+            name: [[int(win) for win in row] for row in table] for name, table in wins.items()
+        },
+        "rewards": rewards,
         "pairs": {
-            f"{first}_vs_{second}": compare(tables[first], tables[second])
-            for second, first in combinations(tables, 2)
+            f"{first}_vs_{second}": {
+                "wins": compare(wins[first], wins[second], exact=True),
+                "rewards": compare(rewards[first], rewards[second], exact=False),
+            }
+            for second, first in combinations(wins, 2)
         },
     }
-    print(json.dumps(result))
+    if given.out:
+        write_json(given.out, result)
+    else:
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":

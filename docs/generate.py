@@ -43,6 +43,7 @@ from eef.trajectory import StateRef, Step, Trajectory, Usage
 
 ROOT = Path(__file__).parent.parent
 TRIALS = ROOT / "results" / "trials"
+NOTES = ROOT / "results" / "notes.md"
 WIDTH = 100
 _VERSION = "version of the record"
 
@@ -64,7 +65,7 @@ def pages() -> dict[str, str]:
         "docs/settings.md": settings_page(),
         "docs/data-format.md": data_format_page(),
         "docs/cli.md": cli_page(),
-        "docs/results.md": wrap_markdown(results["results.md"]),
+        "docs/results.md": wrap_markdown(_with_notes(results["results.md"])),
         "docs/results.html": results["results.html"],
         "results/study.json": json.dumps(study.to_record(), indent=2) + "\n",
     }
@@ -73,6 +74,12 @@ def pages() -> dict[str, str]:
 @cache
 def _study() -> Study:
     return load_study([TRIALS])
+
+
+def _with_notes(document: str) -> str:
+    """The study's document with the notes on its design and its limits before the first table."""
+    head, mark, rest = document.partition("\n## ")
+    return f"{head}\n{NOTES.read_text(encoding='utf-8').strip()}\n{mark}{rest}"
 
 
 def _commands(study: Study) -> list[str]:

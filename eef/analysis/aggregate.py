@@ -19,20 +19,20 @@ from eef.analysis.label_noise import FalseRates, LabelNoise
 from eef.analysis.stats import (
     Difference,
     McNemar,
-    SeedEffects,
+    SeedTest,
     difference_over_seeds,
     holm,
     mcnemar,
     pass_at_k,
-    seed_effects,
     sign_flip_test,
+    t_test_over_seeds,
 )
 from eef.analysis.trial import Scores, Trial
 from eef.methods.labels import LabelRule
 from eef.pipeline.ledger import Cost
 from eef.pipeline.stages import BC, EXPERT
 
-RECORD_VERSION = 4
+RECORD_VERSION = 5
 
 
 class TrainedSteps(NamedTuple):
@@ -57,12 +57,14 @@ class MethodAggregate:
     the mean cost of exploration up to each round. `behaviors` are those of test episodes by round,
     then by seed. `pass_at_k` is (k, chance that at least one of k rollouts wins), over rollouts
     from the start of training tasks in the last round. `selected` counts what the last round trains
-    on, mean over seeds. `solved` counts test tasks won after the last round by difficulty, mean
-    over seeds; `newly_solved` counts, per seed, those won by neither the expert nor behavior
-    cloning.
+    on, mean over seeds; `passes` is how often its training went through its examples (None if it
+    trained on pairs). `solved` counts test tasks won after the last round by difficulty, mean over
+    seeds; `newly_solved` counts, per seed, those won by neither the expert nor behavior cloning.
 
     `algorithm` is the method that a variant configures, `options` are all options, and `changes`
-    are those that differ from the options of `algorithm`.
+    are those that differ from the options of `algorithm`. `repeats` is the name of a method that
+    plays and trains the same by construction (see `_repeats`); such a variant is not a measurement
+    of its own and has no pairs.
     """
 
     name: str
@@ -80,14 +82,25 @@ class MethodAggregate:
     solved: Mapping[str, float]
     newly_solved: tuple[int | None, ...]
     label_noise: tuple[LabelNoise, ...]
+    passes: float | None = None
+    repeats: str | None = None
 
     @property
     def is_variant(self) -> bool:
         """Whether it is another method with changed options.
 
-        A method with other experts counts as a method of its own.
+        A method with other experts counts as a method of its own, and so does the control.
         """
-        return bool(self.changes) and "experts" not in self.changes
+        return bool(self.changes) and "experts" not in self.changes and not self.is_control
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is rejection sampling that keeps one win per task and changes nothing else.
+
+        EEF keeps one solution per task as well. Only what it adds to this control comes from the
+        experts' failures.
+        """
+        return dict(self.changes) == {"cap": 1}
 
     @property
     def known(self) -> list[float]:
@@ -171,10 +184,10 @@ class PairAggregate:
     of a task together (for one seed, McNemar's test); `p_adjusted` applies Holm's correction within
     the pair's family: two methods, a variant and its method, or any other pair. `over_tasks` and
     `over_both` are the difference of win rates with a bootstrap interval over tasks, and over tasks
-    and seeds; `reward` is the difference of mean rewards, over tasks. `seed_effects` treats the
-    seed as a random effect. `by_seed` is McNemar's test of each seed. `first_alone` counts tasks
-    that the first method won after its last round in any seed, and the second in no round of any
-    seed; `second_alone` is the reverse.
+    and seeds; `reward` is the difference of mean rewards, over both. `over_seeds` is the t test on
+    the seeds' win rates, `reward_over_seeds` the one on their mean rewards. `by_seed` is McNemar's
+    test of each seed. `first_alone` counts tasks that the first method won after its last round in
+    any seed, and the second in no round of any seed; `second_alone` is the reverse.
     """
 
     first: str
@@ -185,7 +198,8 @@ class PairAggregate:
     over_tasks: Difference
     over_both: Difference
     reward: Difference
-    seed_effects: SeedEffects | None
+    over_seeds: SeedTest | None
+    reward_over_seeds: SeedTest | None
     by_seed: tuple[McNemar, ...]
     first_alone: int
     second_alone: int
@@ -196,7 +210,6 @@ class PairAggregate:
         return f"{self.first}_vs_{self.second}"
 
     def to_record(self) -> dict[str, Any]:
-        effects = self.seed_effects
         return {
             "first": self.first,
             "second": self.second,
@@ -207,14 +220,17 @@ class PairAggregate:
             "p": self.p_value,
             "p_adjusted": self.p_adjusted,
             "reward_difference": self.reward.mean,
-            "reward_interval": list(self.reward.interval),
-            "random_effect": {**effects._asdict(), "interval": list(effects.interval)}
-            if effects
-            else None,
+            "reward_interval_over_seeds": list(self.reward.interval),
+            "t_test_over_seeds": _test_record(self.over_seeds),
+            "reward_t_test_over_seeds": _test_record(self.reward_over_seeds),
             "by_seed": [test._asdict() for test in self.by_seed],
             "first_alone": self.first_alone,
             "second_alone": self.second_alone,
         }
+
+
+def _test_record(test: SeedTest | None) -> dict[str, Any] | None:
+    return {**test._asdict(), "interval": list(test.interval)} if test else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +270,16 @@ class Aggregate:
         uses = (use for item in self.methods for each in item.behaviors.values() for use in each)
         return list(dict.fromkeys(name for use in uses if use for name in use["won"].means))
 
-    def headline_pair(self) -> tuple[MethodAggregate, MethodAggregate, PairAggregate] | None:
+    @property
+    def control(self) -> MethodAggregate | None:
+        """The control: rejection sampling that keeps one win per task. None if it was not run."""
+        return next((item for item in self.methods if item.is_control and item.known), None)
+
+    def headline_pairs(self) -> list[tuple[MethodAggregate, MethodAggregate, PairAggregate]]:
         """(subject, rival, their pair): `eef`, or the best method, and the best other algorithm.
 
-        None if no two methods have a finished seed in common.
+        If the rival has a control, or is one, its pair follows. Empty if no two methods have a
+        finished seed in common.
         """
         known = sorted(
             (
@@ -265,14 +287,15 @@ class Aggregate:
                 for item in self.methods
                 if item.mean is not None and item.name not in (EXPERT, BC) and not item.is_variant
             ),
-            key=lambda item: item.mean or 0.0,
-            reverse=True,
+            key=lambda item: (item.is_control, -(item.mean or 0.0)),
         )
         subject = next((item for item in known if item.name == "eef"), next(iter(known), None))
-        others = (item for item in known if subject and item.algorithm != subject.algorithm)
-        rival = next(others, None)
-        pair = self.pair(subject.name, rival.name) if subject and rival else None
-        return (subject, rival, pair) if subject and rival and pair else None
+        if subject is None:
+            return []
+        others = [item for item in known if item.algorithm != subject.algorithm]
+        rivals = [item for item in others if item.algorithm == others[0].algorithm]
+        pairs = ((rival, self.pair(subject.name, rival.name)) for rival in rivals)
+        return [(subject, rival, pair) for rival, pair in pairs if pair]
 
     def pair(self, one: str, other: str) -> PairAggregate | None:
         """The pair of two methods in either order; None if they have no finished seed in common."""
@@ -409,6 +432,8 @@ def _aggregate_method(grid: _TrialGrid, name: str) -> MethodAggregate:
         ),
         newly_solved=tuple(grid.newly_solved(trial) if trial else None for trial in row),
         label_noise=tuple(trial.label_noise for trial in known if trial.label_noise),
+        passes=_mean_passes(finished),
+        repeats=_repeats(grid, known[0]),
     )
 
 
@@ -422,6 +447,53 @@ def _changes(grid: _TrialGrid, trial: Trial) -> dict[str, Any]:
     if trial.method == trial.algorithm or method is None:
         return {}
     return {key: value for key, value in trial.options.items() if method.options.get(key) != value}
+
+
+def _repeats(grid: _TrialGrid, trial: Trial) -> str | None:
+    """The control, if a trial is that of `eef` with M = 0: both play and train the same.
+
+    With M = 0, `eef` plans the task's start alone and has no segment and no recovery state. It then
+    trains on one win per task, the student's own first, then the shortest, as `cap = 1` does.
+    """
+    if trial.algorithm != "eef" or trial.options.get("M") != 0:
+        return None
+    others = (next(iter(grid.known(name))) for name in grid.methods)
+    return next(
+        (
+            each.method
+            for each in others
+            if each.options.get("cap") == 1 and _wins_alike(grid, trial.method, each.method)
+        ),
+        None,
+    )
+
+
+def _wins_alike(grid: _TrialGrid, one: str, other: str) -> bool:
+    """Whether two methods win the same tasks in every round of every seed they share."""
+    shared = [
+        (first.scores, second.scores)
+        for first, second in zip(grid.row(one), grid.row(other), strict=True)
+        if first and second
+    ]
+    return bool(shared) and all(
+        first[round].won == second[round].won
+        for first, second in shared
+        for round in first.keys() & second.keys()
+    )
+
+
+def _mean_passes(trials: Sequence[Trial]) -> float | None:
+    """How often the last round's training went through its examples, mean over seeds."""
+    passes = [
+        cost.updates * int(trial.settings["train.batch_size"]) / examples
+        for trial in trials
+        if (counts := trial.selected.get(trial.last_round))
+        and (examples := counts.get("examples"))
+        and not counts.get("pairs")
+        and (cost := trial.costs.get(trial.last_round, {}).get("train"))
+        and "train.batch_size" in trial.settings
+    ]
+    return fmean(passes) if passes else None
 
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:
@@ -455,7 +527,8 @@ def _aggregate_pairs(
 ) -> tuple[PairAggregate, ...]:
     """All pairs of the student's methods with a seed in common; the later method comes first."""
     found, families = [], []
-    for earlier, later in combinations([item for item in methods if item.name != EXPERT], 2):
+    measured = [item for item in methods if item.name != EXPERT and item.repeats is None]
+    for earlier, later in combinations(measured, 2):
         paired = [
             (one, other)
             for one, other in zip(grid.row(later.name), grid.row(earlier.name), strict=True)
@@ -507,8 +580,9 @@ def _aggregate_pair(
         p_adjusted=p_adjusted,
         over_tasks=difference_over_seeds(*wins),
         over_both=difference_over_seeds(*wins, over="both"),
-        reward=difference_over_seeds(*_tables(paired, "rewards")),
-        seed_effects=seed_effects(*wins),
+        reward=difference_over_seeds(*_tables(paired, "rewards"), over="both"),
+        over_seeds=t_test_over_seeds(*wins),
+        reward_over_seeds=t_test_over_seeds(*_tables(paired, "rewards")),
         by_seed=tuple(
             mcnemar([win > 0 for win in one], [win > 0 for win in other])
             for one, other in zip(*wins, strict=True)

@@ -21,8 +21,8 @@ Table = Sequence[Sequence[float]]
 _RESAMPLES_AT_ONCE = 500
 """Resamples that are computed together: a bound on memory, without effect on the result."""
 
-_LEAST_VARIANCE = 1e-12
-"""Least variance of a seed's mean: equal differences on all tasks must not weigh infinitely."""
+_LEAST_ERROR = 1e-9
+"""Least standard error of a mean: equal differences in all seeds must not divide by 0."""
 
 
 class Interval(NamedTuple):
@@ -45,17 +45,21 @@ class Difference(NamedTuple):
     interval: Interval
 
 
-class SeedEffects(NamedTuple):
-    """A difference with the seed as a random effect.
+class SeedTest(NamedTuple):
+    """The mean difference of the seeds, and the paired t test of whether it is 0.
 
-    `deviation` is the standard deviation between seeds beyond what the tasks of a seed explain.
-    `interval` and `p_value` (two-sided) refer to the mean over all seeds that could be drawn.
+    `deviation` is the standard deviation of the seeds' differences. `interval` and `p_value`
+    (two-sided) refer to the mean over all seeds that could be drawn, on the same tasks.
+    `expected_deviation` is what `deviation` would be if the outcome of a task varied between seeds
+    by chance alone; `floor_p_value` is the p value with the larger of the two.
     """
 
     mean: float
     deviation: float
     interval: Interval
     p_value: float
+    expected_deviation: float
+    floor_p_value: float
 
 
 def wilson_interval(wins: int, total: int, *, confidence: float = 0.95) -> Interval:
@@ -222,30 +226,28 @@ def _resampled_weights(
     return rows, columns
 
 
-def seed_effects(first: Table, second: Table, *, confidence: float = 0.95) -> SeedEffects | None:
-    """The difference with the seed as a random effect; None for a single seed.
+def t_test_over_seeds(first: Table, second: Table, *, confidence: float = 0.95) -> SeedTest | None:
+    """The paired t test on the seeds' mean differences; None for a single seed.
 
-    Each seed's mean difference has a variance within the seed, over its tasks. The variance of
-    these means beyond that is the variance between seeds, τ². A seed has weight 1 / (within + τ²).
-    Few seeds do not determine τ² well, so interval and p value are those of Student's t with seeds
-    - 1 degrees of freedom.
+    Seeds are the only sample: the tasks are the same in all of them. The means of a few seeds can
+    agree by luck, better than the outcomes of their tasks do; then `floor_p_value` is larger.
 
-    Source: DerSimonian and Laird, Control. Clin. Trials 7 (1986), with seeds in the place of
-    studies; the variance of the mean after Knapp and Hartung, Stat. Med. 22 (2003). If all seeds
-    have equal weight, this is the t test over seeds.
+    Source: Student, Biometrika 6 (1908), with seeds - 1 degrees of freedom.
     """
     gaps = _gaps(first, second)
-    if len(gaps) < 2:
+    seeds, tasks = gaps.shape
+    if seeds < 2:
         return None
-    within = np.maximum(
-        gaps.var(axis=1, ddof=min(1, gaps.shape[1] - 1)) / gaps.shape[1], _LEAST_VARIANCE
+    means = gaps.mean(axis=1)
+    mean, deviation = float(means.mean()), float(means.std(ddof=1))
+    expected = math.sqrt(float(gaps.var(axis=0, ddof=1).mean()) / tasks)
+    error, floor = (
+        max(each / math.sqrt(seeds), _LEAST_ERROR) for each in (deviation, max(deviation, expected))
     )
-    mean, variance, between = _random_effect(gaps.mean(axis=1), within)
-    spread = ((gaps.mean(axis=1) - mean) ** 2 / (within + between)).sum() / (len(gaps) - 1)
-    error = math.sqrt(max(variance * float(spread), _LEAST_VARIANCE))
-    half, p_value = _student_t(mean / error, len(gaps) - 1, confidence)
+    half, p_value = _student_t(mean / error, seeds - 1, confidence)
+    _, floor_p_value = _student_t(mean / floor, seeds - 1, confidence)
     interval = Interval(mean - half * error, mean + half * error)
-    return SeedEffects(mean, math.sqrt(between), interval, p_value)
+    return SeedTest(mean, deviation, interval, p_value, expected, floor_p_value)
 
 
 def _student_t(t: float, freedom: int, confidence: float) -> tuple[float, float]:
@@ -254,25 +256,6 @@ def _student_t(t: float, freedom: int, confidence: float) -> tuple[float, float]
     from scipy.special import stdtr, stdtrit
 
     return float(stdtrit(freedom, 0.5 + confidence / 2)), float(2 * stdtr(freedom, -abs(t)))
-
-
-def _random_effect(
-    effects: NDArray[np.float64], variances: NDArray[np.float64]
-) -> tuple[float, float, float]:
-    """(mean, its variance, variance between) of effects with known variances within.
-
-    Source: DerSimonian and Laird (1986), the moment estimator.
-    """
-    weights = 1 / variances
-    fixed = (weights * effects).sum() / weights.sum()
-    excess = (weights * (effects - fixed) ** 2).sum() - (len(effects) - 1)
-    between = max(0.0, excess / (weights.sum() - (weights**2).sum() / weights.sum()))
-    weights = 1 / (variances + between)
-    return (
-        float((weights * effects).sum() / weights.sum()),
-        float(1 / weights.sum()),
-        float(between),
-    )
 
 
 def pass_at_k(wins: int, rollouts: int, k: int) -> float:

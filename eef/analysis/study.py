@@ -13,7 +13,7 @@ from eef.errors import StoreError
 from eef.pipeline.checks import VERSIONS, differences
 from eef.pipeline.run_directory import RunDirectory
 
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)

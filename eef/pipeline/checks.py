@@ -23,22 +23,31 @@ if TYPE_CHECKING:
     from eef.pipeline.context import RunContext
 
 LIBRARIES = ("torch", "transformers")
-VERSIONS = ("eef", "python", *LIBRARIES)
+VERSIONS = ("eef", "python", *LIBRARIES, "processor")
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, Python, and the libraries that determine a student's numbers."""
-    found = {"eef": __version__, "python": platform.python_version()}
+    """This package, Python, libraries and processor: what determines the last bits of a number."""
+    found = {"eef": __version__, "python": platform.python_version(), "processor": processor_name()}
     for library in LIBRARIES:
         with suppress(PackageNotFoundError):
             found[library] = version(library)
     return found
 
 
+def processor_name() -> str:
+    """The model of the processor, such as `AMD EPYC 9554`; its architecture if it is not known."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Keys on which two fingerprints differ.
 
-    Library versions and the date are ignored: they do not affect the environment's behavior.
+    Versions, the processor and the date are ignored: they do not affect the environment's behavior.
     """
     keys = {*one, *other} - {*VERSIONS, "date"}
     return sorted(key for key in keys if one.get(key) != other.get(key))

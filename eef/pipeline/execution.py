@@ -20,6 +20,7 @@ from eef.pipeline.experts import (
 )
 from eef.pipeline.ledger import Cost, usage_of
 from eef.pipeline.model_card import model_card
+from eef.pipeline.recipe import Recipe
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, trained_before
 from eef.policy import Policy
 from eef.renderer import render_all, render_pairs
@@ -28,6 +29,7 @@ from eef.rollouts.explore import attempt_ids, last_attempt, play_into_store, rol
 from eef.rollouts.runner import RolloutSpec, derive_seed
 from eef.rollouts.store import Store, read_trajectories
 from eef.selection import PlannedState
+from eef.training.settings import TrainSettings
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import write_json, write_jsonl, write_text
 from eef.utils.progress import OnProgress, Progress
@@ -138,7 +140,7 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
         model,
         examples,
         pairs,
-        recipe.train,
+        _train_settings(recipe, run.methods[stage.method].options.updates),
         recipe.dpo,
         directory=checkpoints,
         on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, each.note)),
@@ -167,6 +169,12 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     )
     _write_card(context, stage, None)
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _train_settings(recipe: Recipe, updates: int | None) -> TrainSettings:
+    """The settings of a training, with a method's own number of updates if it has one."""
+    own = {"updates": updates, "epochs": None}
+    return recipe.train.model_copy(update=own) if updates else recipe.train
 
 
 def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:

@@ -63,8 +63,8 @@ def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[
 
 
 def _title(study: Study, unit: str) -> str:
-    """`At equal rollouts: 720 per round`"""
+    """`At equal rollouts: 720 per round`; tokens are those that the student generates."""
     if unit == "none":
         return "Without a budget"
-    size = study.budgets[unit]
-    return f"At equal {unit}: {size:,} per round" if size else f"At equal {unit}"
+    size, name = study.budgets[unit], "generated tokens" if unit == "tokens" else unit
+    return f"At equal {name}: {size:,} per round" if size else f"At equal {name}"

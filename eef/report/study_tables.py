@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eef.analysis.aggregate import Aggregate, MethodAggregate, PairAggregate
-from eef.analysis.stats import Difference
+from eef.analysis.stats import Difference, SeedTest
 from eef.methods.labels import LabelRule
 from eef.report.formatting import (
     NONE,
@@ -17,6 +17,7 @@ from eef.report.formatting import (
     percent,
     points,
     reward,
+    signed_reward,
 )
 
 EXPLORATION_COSTS = (
@@ -28,7 +29,8 @@ EXPLORATION_COSTS = (
     "generated_tokens",
 )
 NOISE_ROLLOUTS = (1, 3, 5)
-PAIR_COLUMNS = ("[over tasks and seeds]", "seeds", "p", "p (Holm)", "p over seeds")
+PAIR_COLUMNS = ("[over tasks and seeds]", "seeds", "p", "p (Holm)", "p over seeds (t test)")
+REWARD_COLUMNS = ("mean reward, difference [over tasks and seeds]", "p over seeds, reward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def _pairs(aggregate: Aggregate) -> StudyTable:
         "pair",
         "difference, points [95 % over tasks]",
         *PAIR_COLUMNS,
+        *REWARD_COLUMNS,
         "by seed: only first : only second",
         "tasks only one ever won",
     )
@@ -109,6 +112,7 @@ def _pairs(aggregate: Aggregate) -> StudyTable:
         (
             f"{display_name(pair.first)} – {display_name(pair.second)}",
             *_pair_cells(pair),
+            *_reward_cells(pair),
             ", ".join(f"{test.only_first} : {test.only_second}" for test in pair.by_seed),
             f"{pair.first_alone} : {pair.second_alone}",
         )
@@ -118,10 +122,11 @@ def _pairs(aggregate: Aggregate) -> StudyTable:
     note = (
         "p: exact sign-flip test over tasks, with all seeds of a task together. It asks whether "
         "these trained students would differ on other tasks. p (Holm): corrected for all pairs of "
-        "this table. p over seeds: t test on the differences of the seeds, with the seed as a "
-        "random effect. It asks whether newly trained students would differ on these tasks. Tasks "
-        "only one ever won: won by one method after the last round of any seed, and by the other "
-        "in no round of any seed."
+        "this table. p over seeds: paired t test on the seeds’ mean differences. It asks whether "
+        "newly trained students would differ on these tasks. [In brackets]: the same with the "
+        "deviation that chance in the tasks alone would give, if the seeds’ means agree better "
+        "than that. Tasks only one ever won: won by one method after the last round of any seed, "
+        "and by the other in no round of any seed."
     )
     return StudyTable("Pairwise comparisons on the same tasks", head, rows, note)
 
@@ -135,7 +140,24 @@ def _pair_cells(pair: PairAggregate) -> tuple[str, ...]:
         str(len(pair.seeds)),
         f"{pair.p_value:.4f}",
         f"{pair.p_adjusted:.4f}",
-        f"{pair.seed_effects.p_value:.4f}" if pair.seed_effects else NONE,
+        _seed_cell(pair.over_seeds),
+    )
+
+
+def _seed_cell(test: SeedTest | None) -> str:
+    """The p value over seeds; in brackets that with the floor, if it is larger."""
+    if test is None:
+        return NONE
+    floor = f" [{test.floor_p_value:.4f}]" if test.floor_p_value > test.p_value else ""
+    return f"{test.p_value:.4f}{floor}"
+
+
+def _reward_cells(pair: PairAggregate) -> tuple[str, str]:
+    """The cells of `REWARD_COLUMNS`."""
+    low, high = map(signed_reward, pair.reward.interval)
+    return (
+        f"{signed_reward(pair.reward.mean)} [{low}, {high}]",
+        _seed_cell(pair.reward_over_seeds),
     )
 
 
@@ -152,18 +174,57 @@ def _variants(aggregate: Aggregate) -> StudyTable:
         "win rate %",
         "minus its method, points [95 % over tasks]",
         *PAIR_COLUMNS,
+        *_control_columns(aggregate),
     )
     rows = []
     for item in aggregate.variants:
-        pair = aggregate.pair(item.name, item.algorithm)
-        cells = _pair_cells(pair) if pair else (NONE,) * (1 + len(PAIR_COLUMNS))
         names = display_name(item.name), display_name(item.algorithm), changes_text(item)
-        rows.append((*names, percent(item.mean), *cells))
+        if item.repeats is None:
+            pair = aggregate.pair(item.name, item.algorithm)
+            cells = _pair_cells(pair) if pair else (NONE,) * (1 + len(PAIR_COLUMNS))
+            rows.append((*names, percent(item.mean), *cells, *_control_cells(aggregate, item)))
     note = (
         "Differences use the seeds that both have finished. p values as above; p (Holm) is "
         "corrected for all rows of this table."
     )
+    repeated = [
+        f"{display_name(item.name)} is {display_name(item.repeats)} by construction (the same "
+        "rollouts and examples, and the same wins in every round), so it is counted once, under "
+        "that name."
+        for item in aggregate.variants
+        if item.repeats
+    ]
+    note = " ".join([note, *repeated])
     return StudyTable("Variants: methods with other options", head, rows, note)
+
+
+def _control_columns(aggregate: Aggregate) -> tuple[str, ...]:
+    control = aggregate.control
+    return (
+        (
+            f"minus {display_name(control.name)}, points [over tasks and seeds]",
+            f"p, against {display_name(control.name)}",
+            "p over seeds",
+        )
+        if control
+        else ()
+    )
+
+
+def _control_cells(aggregate: Aggregate, item: MethodAggregate) -> tuple[str, ...]:
+    """A variant minus the control, with uncorrected p values."""
+    if aggregate.control is None:
+        return ()
+    pair = aggregate.pair(item.name, aggregate.control.name)
+    if pair is None:
+        return (NONE,) * 3
+    sign = 1 if pair.first == item.name else -1
+    low, high = sorted(sign * end for end in pair.over_both.interval)
+    return (
+        f"{points(sign * pair.over_tasks.mean)} [{points(low)}, {points(high)}]",
+        f"{pair.p_value:.4f}",
+        _seed_cell(pair.over_seeds),
+    )
 
 
 def _training_data(aggregate: Aggregate) -> StudyTable:
@@ -171,6 +232,7 @@ def _training_data(aggregate: Aggregate) -> StudyTable:
         "method",
         "training tasks without a solution",
         "examples",
+        "passes over the examples",
         "pairs",
         "actions of the student’s rollouts",
         "actions of the prefix",
@@ -183,7 +245,9 @@ def _training_data(aggregate: Aggregate) -> StudyTable:
     for item in aggregate.methods:
         if counts := item.selected:
             cells = (
-                *(counts.get(name) for name in ("tasks.unsolved", "examples", "pairs")),
+                *(counts.get(name) for name in ("tasks.unsolved", "examples")),
+                item.passes,
+                counts.get("pairs"),
                 *(item.trained_steps or (None,) * 4),
                 *(counts.get(name) for name in ("states.recovery", "states.recovered")),
             )
@@ -193,7 +257,8 @@ def _training_data(aggregate: Aggregate) -> StudyTable:
         "a state of another trajectory. NAT and SFT-ALL use every expert trajectory instead. Only "
         "trained actions are counted. The prefix is the part of a path before the student’s "
         "rollout branches from it: the expert’s actions, or with `branch_from = student` those of "
-        "an earlier failure of the student."
+        "an earlier failure of the student. Updates are equal for all methods, so fewer examples "
+        "mean more passes over them."
     )
     return StudyTable("Training data of the last round, mean over seeds", head, rows, note)
 

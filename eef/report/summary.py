@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from eef.analysis.aggregate import Aggregate
+from eef.analysis.aggregate import Aggregate, MethodAggregate, PairAggregate
 from eef.analysis.results import Comparison, MethodResult, Results, Score
+from eef.analysis.stats import SeedTest
 from eef.pipeline.stages import BC, EXPERT
 from eef.report.formatting import (
     NBSP,
@@ -13,6 +14,7 @@ from eef.report.formatting import (
     p_value,
     percent,
     points,
+    signed_reward,
 )
 
 SIGNIFICANCE_LEVEL = 0.05
@@ -116,29 +118,60 @@ def progress(results: Results) -> str:
 
 
 def study_verdict(aggregate: Aggregate) -> str:
-    """The result of a study at one budget in a sentence.
+    """The result of a study at one budget in sentences.
 
-    It compares `eef`, or the best method, with the best other algorithm; "" if no two methods have
-    a finished seed in common.
+    It compares `eef`, or the best method, with the best other algorithm and with its control; "" if
+    no two methods have a finished seed in common.
     """
-    compared = aggregate.headline_pair()
-    if compared is None:
-        return ""
-    subject, rival, pair = compared
+    return " ".join(
+        _pair_sentence(aggregate, *compared, first=index == 0)
+        for index, compared in enumerate(aggregate.headline_pairs())
+    )
+
+
+def _pair_sentence(
+    aggregate: Aggregate,
+    subject: MethodAggregate,
+    rival: MethodAggregate,
+    pair: PairAggregate,
+    *,
+    first: bool,
+) -> str:
     sign = 1 if pair.first == subject.name else -1
     ours, theirs = (percent(aggregate.mean_in(item, pair.seeds)) for item in (subject, rival))
     low, high = sorted(sign * end for end in pair.over_both.interval)
     retrained = (
-        f"; for newly trained students on these tasks, {p_value(pair.seed_effects.p_value)}"
-        if pair.seed_effects
+        f"; for newly trained students on these tasks, {_seed_p_value(pair.over_seeds)} (t test)"
+        if pair.over_seeds
         else ""
     )
-    return (
+    name = display_name(rival.name)
+    wins = (
         f"In {count_of(len(pair.seeds), 'seed')} {display_name(subject.name)} wins {ours} % of the "
-        f"test tasks and {display_name(rival.name)} {theirs} %. On the same tasks the difference "
-        f"is {points(sign * pair.over_tasks.mean)} points (95 % over tasks and seeds: "
+        f"test tasks and {name} {theirs} %. On the same tasks the difference is "
+        if first
+        else f"{name}, which keeps one win per task, wins {theirs} %; the difference to it is "
+    )
+    return (
+        f"{wins}{points(sign * pair.over_tasks.mean)} points (95 % over tasks and seeds: "
         f"{points(low)} to {points(high)}). For these trained students on other tasks, "
-        f"{p_value(pair.p_value)}{retrained}."
+        f"{p_value(pair.p_value)}{retrained}. The mean reward differs by "
+        f"{_reward_difference(pair, sign)}."
+    )
+
+
+def _seed_p_value(test: SeedTest) -> str:
+    """The larger of the two p values over seeds: seeds may agree by luck."""
+    return p_value(max(test.p_value, test.floor_p_value))
+
+
+def _reward_difference(pair: PairAggregate, sign: int) -> str:
+    low, high = sorted(sign * end for end in pair.reward.interval)
+    test = pair.reward_over_seeds
+    evidence = f", {_seed_p_value(test)} over seeds" if test else ""
+    return (
+        f"{signed_reward(sign * pair.reward.mean)} ({signed_reward(low)} to "
+        f"{signed_reward(high)}{evidence})"
     )
 
 

@@ -186,31 +186,49 @@ def test_one_seed_is_the_paired_bootstrap():
     assert ours.interval == pytest.approx(other.interval, abs=0.004)
 
 
-def test_the_random_effect_of_a_textbook():
-    """Borenstein et al., Introduction to Meta-Analysis (2009), table 14.2: six studies of means."""
-    effects = np.array([0.095, 0.277, 0.367, 0.664, 0.462, 0.185])
-    variances = np.array([0.033, 0.031, 0.050, 0.011, 0.043, 0.023])
-    mean, variance, between = stats._random_effect(effects, variances)
-    assert (mean, variance, between) == pytest.approx((0.358, 0.0111, 0.037), abs=0.001)
-
-
-def test_equal_seeds_have_no_random_effect():
-    first, second = np.eye(8), np.zeros((8, 8))
-    effect = stats.seed_effects(first, second)
-    assert (effect.mean, effect.deviation) == pytest.approx((1 / 8, 0.0))
-    assert effect.interval == pytest.approx((1 / 8, 1 / 8), abs=1e-5)
-
-
-def test_with_many_tasks_the_random_effect_is_the_t_test_over_seeds():
-    """With so many tasks, a seed's mean is known exactly and only the seeds vary."""
-    rates = np.array([0.30, 0.41, 0.30, 0.29, 0.39])
-    first = (np.arange(40_000) < 40_000 * rates[:, None]).astype(float)
-    effect = stats.seed_effects(first, np.full_like(first, 0.3))
-    plain = reference.ttest_1samp(rates, 0.3)
-    assert effect.p_value == pytest.approx(plain.pvalue, rel=1e-3)
-    assert effect.interval == pytest.approx(
-        tuple(end - 0.3 for end in plain.confidence_interval(0.95)), abs=1e-3
+@given(
+    st.integers(2, 12).flatmap(
+        lambda n: st.lists(st.lists(wins, min_size=7, max_size=7), min_size=n, max_size=n)
     )
+)
+def test_the_t_test_over_seeds_is_scipys(rows):
+    first = np.asarray(rows)
+    second = np.roll(first, 1, axis=1) * 0.5
+    gaps = (first - second).mean(axis=1)
+    ours = stats.t_test_over_seeds(first, second)
+    assert (ours.mean, ours.deviation) == pytest.approx((gaps.mean(), gaps.std(ddof=1)))
+    if ours.deviation > 1e-6:
+        plain = reference.ttest_1samp(gaps, 0.0)
+        assert ours.p_value == pytest.approx(plain.pvalue, abs=1e-9)
+        assert ours.interval == pytest.approx(tuple(plain.confidence_interval(0.95)))
+
+
+def test_the_t_test_over_seeds_of_students_sleep_data():
+    """Student (1908): ten patients, additional hours of sleep by two drugs, t = 4.06, p = 0.003."""
+    one = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    other = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    test = stats.t_test_over_seeds([[hours] for hours in one], [[hours] for hours in other])
+    assert test.mean == pytest.approx(1.58)
+    assert test.p_value == pytest.approx(0.00283, abs=1e-5)
+
+
+def test_equal_seeds_leave_no_doubt_and_no_difference_leaves_all():
+    first, second = np.eye(8), np.zeros((8, 8))
+    test = stats.t_test_over_seeds(first, second)
+    assert (test.mean, test.deviation) == pytest.approx((1 / 8, 0.0))
+    assert test.interval == pytest.approx((1 / 8, 1 / 8), abs=1e-5)
+    assert test.p_value < 1e-9
+    assert stats.t_test_over_seeds(first, first).p_value == 1.0
+
+
+def test_seeds_that_agree_by_luck_are_given_away_by_their_tasks():
+    """Both seeds win two of four tasks more, but not the same ones: each outcome varies."""
+    lucky = stats.t_test_over_seeds([[1, 1, 0, 0], [0, 0, 1, 1]], np.zeros((2, 4)))
+    assert (lucky.deviation, lucky.expected_deviation) == pytest.approx((0.0, np.sqrt(0.5 / 4)))
+    assert lucky.p_value < 1e-6 < 0.2 < lucky.floor_p_value
+    steady = stats.t_test_over_seeds([[1, 1, 0, 0], [1, 1, 1, 0]], np.zeros((2, 4)))
+    assert steady.deviation >= steady.expected_deviation
+    assert steady.floor_p_value == steady.p_value
 
 
 def chance_within(t, freedom):
@@ -242,10 +260,10 @@ def test_seeds_that_differ_widen_the_interval():
     second = np.zeros((6, 100))
     alike = (generator.random((6, 100)) < 0.3).astype(float)
     apart = (generator.random((6, 100)) < np.linspace(0, 0.6, 6)[:, None]).astype(float)
-    calm, wild = stats.seed_effects(alike, second), stats.seed_effects(apart, second)
-    assert calm.deviation < 0.05 < 0.15 < wild.deviation
+    calm, wild = (stats.t_test_over_seeds(rows, second) for rows in (alike, apart))
+    assert calm.deviation < 0.07 < 0.15 < wild.deviation
     assert wild.interval.high - wild.interval.low > 2 * (calm.interval.high - calm.interval.low)
-    assert stats.seed_effects(alike[:1], second[:1]) is None
+    assert stats.t_test_over_seeds(alike[:1], second[:1]) is None
 
 
 @given(

@@ -222,7 +222,9 @@ def test_variants_and_methods_are_distinguished():
         assert Trial.from_record(json.loads(json.dumps(each.to_record()))) == each
     aggregate = study.aggregates["rollouts"]
     variants = {item.name: item.changes for item in aggregate.methods if item.is_variant}
-    assert variants == {"M1": {"M": 1}, "cap1": {"cap": 1}}
+    assert variants == {"M1": {"M": 1}}
+    assert aggregate.control.name == "cap1"
+    assert [rival.name for _, rival, _ in aggregate.headline_pairs()] == ["rft6", "cap1"]
     pair = aggregate.pair("eef", "rft6")
     assert (pair.first, pair.over_tasks.mean, pair.first_alone, pair.second_alone) == (
         "eef",
@@ -232,13 +234,17 @@ def test_variants_and_methods_are_distinguished():
     )
     assert aggregate.pair("two", "eef").seeds == (0,)
     alone = aggregate.pair("M1", "eef")
-    assert alone.p_adjusted == min(1.0, 2 * alone.p_value), "its family has two pairs"
-    methods = [pair for pair in aggregate.pairs if not {"M1", "cap1"} & {pair.first, pair.second}]
+    assert alone.p_adjusted == alone.p_value, "its family has one pair"
+    methods = [pair for pair in aggregate.pairs if "M1" not in (pair.first, pair.second)]
     assert [pair.p_adjusted for pair in methods] == holm([pair.p_value for pair in methods])
     assert study_verdict(aggregate).startswith(
         "In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %. On the same tasks "
     )
     assert "+37.5 points" in study_verdict(aggregate)
+    assert "CAP1, which keeps one win per task, wins 25.0 %; the difference to it is +25.0" in (
+        study_verdict(aggregate)
+    )
+    assert "The mean reward differs by" in study_verdict(aggregate)
     page = study_page(study, ["command"])
     assert "Win rate of EEF over M, all else equal (in 2 seeds: 0, 1)." in page
     assert "over cap" not in page, "an option without a value in the method has no chart"
@@ -257,9 +263,45 @@ def test_variants_and_methods_are_distinguished():
     document = study_markdown(make_study([*trials, begun]), ["command"])
     assert re.search(r"\| EEF \| 9( \| \d+){4} \| 90 ", document), "the cost of all rounds"
     assert re.search(r"\| LATE( \| –){9} \|", document), "an unfinished trial has none"
-    assert "| EEF | 1.0 | 3.0 | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, (
+    assert "| EEF | 1.0 | 3.0 | – | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, (
         "training data, mean over two seeds"
     )
+
+
+def test_a_variant_that_repeats_the_control_counts_once():
+    """EEF with M = 0 is rejection sampling that keeps one win per task, if the wins agree."""
+    shared = [
+        *(trial("rft6", seed, [1, 0, 0, 0], 2, cap=None) for seed in (0, 1)),
+        *(trial("cap1", seed, [1, 1, 0, 0], 6, "rft6", cap=1) for seed in (0, 1)),
+        *(trial("eef", seed, [1, 1, 1, 0], 3, M=5) for seed in (0, 1)),
+    ]
+    same = [trial("M0", seed, [1, 1, 0, 0], 7, "eef", M=0) for seed in (0, 1)]
+    aggregate = make_study([*shared, *same]).aggregates["rollouts"]
+    assert {item.name: item.repeats for item in aggregate.methods if item.repeats} == {"M0": "cap1"}
+    assert all("M0" not in (pair.first, pair.second) for pair in aggregate.pairs)
+    document = study_markdown(make_study([*shared, *same]), ["command"])
+    assert "M0 is CAP1 by construction" not in document, "no row is left in that table"
+    more = [trial("M1", seed, [1, 1, 0, 0], 8, "eef", M=1) for seed in (0, 1)]
+    document = study_markdown(make_study([*shared, *same, *more]), ["command"])
+    assert "M0 is CAP1 by construction" in document
+    assert "| minus CAP1, points [over tasks and seeds] |" in document
+    other = [trial("M0", seed, [1, 1, 1, 0], 7, "eef", M=0) for seed in (0, 1)]
+    aggregate = make_study([*shared, *other]).aggregates["rollouts"]
+    assert aggregate.pair("M0", "cap1") is not None, "other wins are another measurement"
+
+
+def test_fewer_examples_mean_more_passes():
+    trials = [
+        replace(
+            trial(name, 0, [1, 0, 0, 0], order),
+            settings={"train.batch_size": 4},
+            costs={1: {"train": Cost(updates=6)}},
+            selected={1: {"examples": examples}},
+        )
+        for order, (name, examples) in enumerate((("rft6", 24), ("eef", 8)))
+    ]
+    passes = {item.name: item.passes for item in make_study(trials).aggregates["rollouts"].methods}
+    assert passes == {"rft6": 1.0, "eef": 3.0}
 
 
 def test_difficulty_and_newly_solved_do_not_depend_on_the_number_of_seeds():

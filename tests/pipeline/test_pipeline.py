@@ -34,6 +34,7 @@ def finished(student, tmp_path_factory):
 
 def two_rounds(student, **changes):
     recipe = small_recipe(student, rounds=2, methods=["bc", "eef"], train={"updates": 4}, **changes)
+    recipe["options"]["eef"]["updates"] = 5
     return as_recipe(recipe)
 
 
@@ -85,7 +86,8 @@ def test_a_finished_run_holds_the_result_of_each_stage(finished):
     assert all(run.is_done(stage) for stage in stages_of(run.recipe))
     assert run.evaluation("eef", 2).method == "eef"
     assert run.summary(Stage("eef", 2, "explore"))["rollouts"] == 32
-    assert run.summary(Stage("eef", 2, "train"))["updates"] == 4
+    assert run.summary(Stage("bc", 0, "train"))["updates"] == 4
+    assert run.summary(Stage("eef", 2, "train"))["updates"] == 5, "the method's own number"
     assert {item.author for item in run.trajectories("eef")} == {
         Author("expert", "weak"),
         Author("student", "bc@round0"),
