@@ -64,18 +64,27 @@ class Completion:
     tokens: SampledTokens | None = None
 
 
+Replays = Literal["batch", "alone"]
+
+
 class Policy(Protocol):
     """Writes one completion for each conversation and seed, in order.
 
     A conversation ends in a user message.
 
-    `author` is recorded in every trajectory. If `batch_invariant` is True, a completion depends on
-    its own conversation and seed alone. If it is False (batched floating-point arithmetic), it also
-    depends on the batch it was computed in, and an interrupted batch is played again as a whole.
+    `author` is recorded in every trajectory. `replays` states how a batch that was interrupted or
+    failed is played again:
+
+    - "alone": a completion depends on its own conversation and seed alone, or is not reproducible
+      to the bit anyway (a server). Only what is missing is played again, and a call that raises is
+      repeated with one conversation at a time, so that only the failing ones are lost.
+    - "batch": a completion also depends on the batch it is computed in (batched floating-point
+      arithmetic). The batch is played again as a whole, and a call that raises fails all its
+      rollouts.
     """
 
     author: Author
-    batch_invariant: bool
+    replays: Replays
 
     def act(
         self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
@@ -98,7 +107,7 @@ class PrivilegedPolicy(Policy, Protocol):
 class ScriptedPolicy:
     """A policy made from a function `(conversation, seed) → text`."""
 
-    batch_invariant = True
+    replays: Replays = "alone"
 
     def __init__(self, author: Author, script: Callable[[Conversation, int], str]) -> None:
         self.author = author

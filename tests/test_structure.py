@@ -48,6 +48,7 @@ TORCH = (
     "eef.models.generation",
     "eef.models.hub",
     "eef.policies.local",
+    "eef.policies.attention",
     "eef.policies.kv_cache",
     "eef.training.batching",
     "eef.training.trainer",

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from eef.errors import ModelError, StoreError
 from eef.models.generation import fixed_generation_config
+from eef.models.memory import memory_errors
 from eef.models.settings import DType, LoraSettings
 from eef.utils.jsonl import WHEN_FULL, disk_errors
 
@@ -61,7 +62,12 @@ def load_model(
             if adapted
             else "use the tokenizer and the weights of the same model",
         )
-    model.to(_device(device))
+    where = _device(device)
+    with memory_errors(
+        f"the model {name!r} does not fit on `{where}` in {dtype}",
+        "free the device, choose another (`model.device`), or set `model.dtype` to `bfloat16`",
+    ):
+        model.to(where)
     if adapted:
         model = _load_adapters(model, source, lora)
     elif lora is not None:
@@ -120,6 +126,11 @@ def configured_context(name: str) -> int | None:
     config = _load(AutoConfig, locate(_adapter_base(source)) if adapted else source, name)
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(length) if length else None
+
+
+def has_adapters(model: PreTrainedModel) -> bool:
+    """Whether a loaded model has adapters beside its weights."""
+    return isinstance(model, PeftModel)
 
 
 def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
@@ -184,6 +195,11 @@ def describe_compute() -> str:
     if device.type == "cuda":
         return f"GPU {torch.cuda.get_device_name(device)}"
     return f"CPU, threads: {torch.get_num_threads()}"
+
+
+def gpu_count() -> int:
+    """The GPUs that `auto` can select."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def context_length(model: PreTrainedModel) -> int | None:

@@ -109,13 +109,19 @@ class RunContext:
         )
 
     def local_policy(self, model_name: str, author: Author) -> Policy:
-        """A transformers model that acts in this process."""
-        from eef.models.loading import load_model
+        """A transformers model that acts in this process; adapters are merged into its weights."""
+        from eef.models.loading import has_adapters, load_model, merge_adapters
         from eef.policies.local import LocalPolicy
 
         settings = self.recipe.model
         model, tokenizer = load_model(model_name, dtype=settings.dtype, device=settings.device)
-        return LocalPolicy(model, tokenizer, self.renderer(model, tokenizer), author=author)
+        return LocalPolicy(
+            merge_adapters(model) if has_adapters(model) else model,
+            tokenizer,
+            self.renderer(model, tokenizer),
+            author=author,
+            cache_gib=self.recipe.rollouts.cache_gib,
+        )
 
     def renderer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Renderer:
         """The renderer of a loaded model."""

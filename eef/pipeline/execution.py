@@ -114,6 +114,7 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     """The selected examples and pairs change the student's weights."""
     from eef.models.checkpoint import save_checkpoint
     from eef.models.loading import load_model
+    from eef.models.memory import memory_errors
     from eef.training.round import train_round
 
     run, recipe = context.run, context.recipe
@@ -136,15 +137,19 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
             hint="raise `chat.max_length`, or choose a model with a longer context",
         )
     checkpoints = run.training_checkpoints(stage)
-    result = train_round(
-        model,
-        examples,
-        pairs,
-        _train_settings(recipe, run.methods[stage.method].options.updates),
-        recipe.dpo,
-        directory=checkpoints,
-        on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, each.note)),
-    )
+    with memory_errors(
+        f"training of `{stage}`",
+        "lower `train.max_tokens_per_microbatch`, or set `train.gradient_checkpointing` to true",
+    ):
+        result = train_round(
+            model,
+            examples,
+            pairs,
+            _train_settings(recipe, run.methods[stage.method].options.updates),
+            recipe.dpo,
+            directory=checkpoints,
+            on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, each.note)),
+        )
     record = {
         "updates": result.updates,
         "examples": len(examples),

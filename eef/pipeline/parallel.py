@@ -7,6 +7,8 @@ thread count is fixed (`train.threads`); otherwise floating-point sums are reord
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import traceback
 from collections import deque
@@ -25,6 +27,8 @@ from eef.utils.compute import available_cores, process_settings
 from eef.utils.processes import SPAWN, Failure, end_process, start_process
 from eef.utils.progress import OnProgress, Progress
 
+_log = logging.getLogger(__name__)
+
 _SECONDS_TO_END = 10.0  # time for an optimizer update or a turn to finish
 
 
@@ -37,11 +41,12 @@ class Crash:
 
 @dataclass(frozen=True, slots=True)
 class MethodWorker:
-    """A process that executes the stages of one method."""
+    """A process that executes the stages of one method, on a GPU of its own if there are any."""
 
     method: str
     process: SpawnProcess
     pipe: Connection
+    gpu: str | None
 
 
 def execute_methods(
@@ -52,13 +57,19 @@ def execute_methods(
     `only` restricts the methods that go through rounds. With one job or one method, everything is
     executed in this process.
 
+    If there are GPUs, each job has one of its own, and there are no more jobs than GPUs; see
+    `gpus_of`.
+
     An EefError of any method, or a KeyboardInterrupt, ends the other methods and is raised. Raises
     WorkerError if a worker was ended from outside, and RuntimeError with the worker's traceback for
     a bug. No worker outlives this process.
     """
     run = pipeline.run
     methods = [name for name in round_methods(run.recipe) if only is None or name in only]
-    apart = methods if min(jobs, len(methods)) > 1 else []
+    jobs = min(jobs, len(methods))
+    gpus = gpus_of(run.recipe, jobs) if jobs > 1 else []
+    jobs = min(jobs, len(gpus) or jobs)
+    apart = methods if jobs > 1 else []
     for stage in run.stages:
         if stage.method in (EXPERT, BC) or (stage.method in methods and stage.method not in apart):
             pipeline.execute(stage, on_progress)
@@ -66,9 +77,33 @@ def execute_methods(
     _side_by_side(
         run,
         [method for method in apart if method in unfinished],
-        min(jobs, len(methods)),
+        jobs,
+        gpus,
         on_progress,
     )
+
+
+def gpus_of(recipe: Recipe, jobs: int) -> list[str]:
+    """The GPUs of up to `jobs` processes, one each, as `CUDA_VISIBLE_DEVICES` names them.
+
+    Each process loads a model of its own, and two models may not fit on one GPU. Empty if there is
+    no GPU, or if the recipe names a device, which all processes then share.
+    """
+    if recipe.model.device != "auto":
+        return []
+    from eef.models.loading import gpu_count
+
+    count = gpu_count()
+    if 0 < count < jobs:
+        _log.warning(
+            "note: %d of %d jobs at a time, one per GPU; if their models fit on one GPU together, "
+            'name it: `--set model.device="cuda:0"`',
+            count,
+            jobs,
+        )
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    visible = listed.split(",") if listed else [str(number) for number in range(count)]
+    return visible[:jobs] if count else []
 
 
 def threads_of(recipe: Recipe, jobs: int) -> int:
@@ -82,29 +117,32 @@ def threads_of(recipe: Recipe, jobs: int) -> int:
 
 # parent process
 def _side_by_side(
-    run: RunDirectory, methods: list[str], jobs: int, on_progress: OnProgress
+    run: RunDirectory, methods: list[str], jobs: int, gpus: list[str], on_progress: OnProgress
 ) -> None:
-    waiting = deque(methods)
+    waiting, free = deque(methods), deque(gpus)
     working: dict[Connection, MethodWorker] = {}
     try:
         while waiting or working:
             while waiting and len(working) < jobs:
-                worker = _start(run, waiting.popleft(), threads_of(run.recipe, jobs))
+                gpu = free.popleft() if gpus else None
+                worker = _start(run, waiting.popleft(), threads_of(run.recipe, jobs), gpu)
                 working[worker.pipe] = worker
             for pipe in wait(list(working)):
                 assert isinstance(pipe, Connection)
                 if not _receive(working[pipe], on_progress):
-                    del working[pipe]
+                    ended = working.pop(pipe)
+                    free += [ended.gpu] if ended.gpu is not None else []
     finally:
         _end(list(working.values()))
 
 
-def _start(run: RunDirectory, method: str, threads: int) -> MethodWorker:
+def _start(run: RunDirectory, method: str, threads: int, gpu: str | None) -> MethodWorker:
     ours, theirs = SPAWN.Pipe(duplex=False)
-    with process_settings(threads):
+    devices = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}
+    with process_settings(threads, devices):
         process = start_process(_work, (run.path, method, theirs), name=f"eef {method}", leaf=False)
     theirs.close()
-    return MethodWorker(method, process, ours)
+    return MethodWorker(method, process, ours, gpu)
 
 
 def _receive(worker: MethodWorker, on_progress: OnProgress) -> bool:

@@ -117,7 +117,8 @@ class Recipe(Settings):
     variant: that method with other options, under a new name that `methods` lists."""
 
     jobs: int = Field(default=1, ge=1)
-    """Methods executed in parallel, one process each."""
+    """Methods executed in parallel, one process each. If there are GPUs, each has its own, unless
+    `model.device` names one."""
 
     env: EnvSettings
     expert: ExpertSettings = ExpertSettings()

@@ -115,10 +115,19 @@ class RowLayer(CacheLayerMixin):
         return -1
 
 
-class RowCache(Cache):
-    """The layers of a model, with room for `rows` × `capacity` tokens."""
+class CacheTooSmall(Exception):
+    """The rows do not fit within the bound of a cache. `tokens` is what they need."""
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, tokens: int) -> None:
+        super().__init__(f"{tokens} tokens")
+        self.tokens = tokens
+
+
+class RowCache(Cache):
+    """The layers of a model, with room for `rows` × `capacity` tokens, at most `bound` of them."""
+
+    def __init__(self, layers: int, bound: int | None = None) -> None:
+        self.bound = bound
         self._extent = _Extent()
         self._row_layers = [RowLayer(self._extent) for _ in range(layers)]
         super().__init__(layers=list(self._row_layers))
@@ -140,16 +149,34 @@ class RowCache(Cache):
     def reserve(self, rows: int, capacity: int, lengths: Sequence[int]) -> None:
         """Make room for `rows` × `capacity` tokens; row r keeps its first `lengths[r]` tokens.
 
-        Rows beyond `rows` are released once they are many.
+        Rows beyond `rows` are released once they are many. CacheTooSmall if that exceeds the bound.
+        After any exception, one of missing memory above all, the cache is empty.
         """
         extent = self._extent
         if capacity > extent.capacity:
-            capacity = _GRAIN * -(-int(max(capacity, _GROWTH * extent.capacity)) // _GRAIN)
+            capacity = self._grown(rows, capacity)
         elif _SHRINK_BELOW * extent.rows < rows <= extent.rows:
             return
         extent.rows, extent.capacity = rows, max(capacity, extent.capacity)
-        for layer in self._row_layers:
-            layer.resize(lengths)
+        try:
+            for layer in self._row_layers:
+                layer.resize(lengths)
+        except BaseException:
+            self.clear()  # the layers differ in size
+            raise
+
+    def _grown(self, rows: int, capacity: int) -> int:
+        """The capacity to grow to: with room for further turns, if the bound allows it."""
+        least, most = (
+            _GRAIN * -(-int(each) // _GRAIN)
+            for each in (capacity, max(capacity, _GROWTH * self.capacity))
+        )
+        if self.bound is None or rows * most <= self.bound:
+            return most
+        if rows * least > self.bound:
+            self.clear()
+            raise CacheTooSmall(rows * least)
+        return least
 
     def write_at(self, place: Place) -> None:
         """Announce the next forward pass."""

@@ -16,9 +16,12 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from eef.errors import ModelError
 from eef.models.loading import context_length, logits_only_at
-from eef.policies.kv_cache import Place, RowCache
-from eef.policy import Completion, Conversation, Sampling
+from eef.models.memory import is_out_of_memory, memory_errors
+from eef.policies.attention import GROUPED, use_grouped_attention
+from eef.policies.kv_cache import CacheTooSmall, Place, RowCache
+from eef.policy import Completion, Conversation, Replays, Sampling
 from eef.renderer import Renderer
 from eef.trajectory import Author
 
@@ -58,12 +61,15 @@ class CacheRow:
 class LocalPolicy:
     """A policy that samples from a model loaded by `eef.models.loading.load_model`.
 
-    The last bits of its probabilities depend on the batch they are computed in (`batch_invariant`
-    is False); equal calls in equal order give equal completions. A call starts a new batch, and
+    The last bits of its probabilities depend on the batch they are computed in (`replays` is
+    "batch"); equal calls in equal order give equal completions. A call starts a new batch, and
     drops the cache, unless each of its conversations continues one of the previous call.
+
+    `cache_gib` bounds the size of that cache; by default the device does. ModelError, naming the
+    setting to change, if the conversations of a call do not fit.
     """
 
-    batch_invariant = False
+    replays: Replays = "batch"
 
     def __init__(
         self,
@@ -72,12 +78,17 @@ class LocalPolicy:
         renderer: Renderer,
         *,
         author: Author,
+        cache_gib: float | None = None,
     ) -> None:
         self.author = author
-        self._model, self._tokenizer, self._renderer = model, tokenizer, renderer
+        self._renderer = renderer
         self._context = context_length(model) or 1 << 30
-        engine = _CachedEngine if has_full_attention(model) else _GenerateEngine
-        self._engine: _CachedEngine | _GenerateEngine = engine(model)
+        self._engine: _CachedEngine | _GenerateEngine
+        if has_full_attention(model):
+            use_grouped_attention(model)
+            self._engine = _CachedEngine(model, cache_gib)
+        else:
+            self._engine = _GenerateEngine(model)
 
     @torch.inference_mode()
     def act(
@@ -92,7 +103,12 @@ class LocalPolicy:
         ]
         rows = [row for row in turns if row is not None]
         if rows:
-            self._engine.complete(rows, sampling, self._renderer.stop_ids)
+            longest = max(row.prompt + row.limit for row in rows)
+            with memory_errors(
+                f"{len(rows)} conversations of up to {longest} tokens side by side",
+                "lower `rollouts.batch_size` or `sampling.max_tokens`",
+            ):
+                self._engine.complete(rows, sampling, self._renderer.stop_ids)
         return [
             Completion(text="", finish="overflow", prompt_tokens=len(prompt))
             if row is None
@@ -114,6 +130,15 @@ class LocalPolicy:
         )
 
 
+def _bytes_per_token(model: PreTrainedModel, layers: int) -> int:
+    """Size of the keys and values of one token."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    return int(layers * 2 * shared * size * torch.finfo(model.dtype).bits // 8)
+
+
 def has_full_attention(model: PreTrainedModel) -> bool:
     """Whether every layer attends to all earlier tokens and accepts a custom attention mask."""
     layers = DynamicCache(config=model.config).layers
@@ -121,7 +146,7 @@ def has_full_attention(model: PreTrainedModel) -> bool:
         bool(layers)
         and all(type(layer) is DynamicLayer for layer in layers)
         and model._supports_attention_backend
-        and model.config._attn_implementation in ("sdpa", "eager")
+        and model.config._attn_implementation in ("sdpa", "eager", GROUPED)
     )
 
 
@@ -158,14 +183,54 @@ def _turn(prompt: list[int], seed: int, limit: int) -> CacheRow:
 class _CachedEngine:
     """Completes turns with a RowCache. The n rows in use have the slots 0 … n - 1, in any order."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, cache_gib: float | None = None) -> None:
         self._model = model
         self._device = model.get_input_embeddings().weight.device
-        self._cache = RowCache(len(DynamicCache(config=model.config).layers))
+        layers = len(DynamicCache(config=model.config).layers)
+        self._cache_gib, self._token_bytes = cache_gib, _bytes_per_token(model, layers)
+        bound = int(cache_gib * 2**30 / self._token_bytes) if cache_gib else None
+        self._cache = RowCache(layers, bound)
         self._rows: list[CacheRow] = []  # of the last call
 
     def complete(self, rows: list[CacheRow], sampling: Sampling, stops: frozenset[int]) -> None:
-        """Generate into `rows`, each until a stop id or its limit."""
+        """Generate into `rows`, each until a stop id or its limit.
+
+        If memory does not suffice to let the cache grow, which takes the old and a new one of some
+        layer at once, the rows are computed from their start in a new cache.
+        """
+        grows = bool(self._rows)
+        try:
+            return self._complete(rows, sampling, stops)
+        except CacheTooSmall as error:
+            self._rows = []
+            raise self._too_small(rows, error.tokens) from error
+        except BaseException as error:
+            self._forget(rows)
+            if not grows or not is_out_of_memory(error):
+                raise
+        return self._complete(rows, sampling, stops)  # not inside `except`: that keeps the buffers
+
+    def _forget(self, rows: list[CacheRow]) -> None:
+        """Release the cache after an exception; its contents are unknown."""
+        self._rows = []
+        self._cache.clear()
+        for row in rows:
+            del row.ids[row.prompt :]
+            row.finish = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _too_small(self, rows: list[CacheRow], tokens: int) -> ModelError:
+        needed = tokens * self._token_bytes / 2**30
+        assert self._cache_gib is not None
+        fitting = max(1, int(len(rows) * self._cache_gib / needed))
+        return ModelError(
+            f"the key/value cache of {len(rows)} conversations with {tokens // len(rows)} tokens "
+            f"each needs {needed:.2g} GiB; `rollouts.cache_gib` is {self._cache_gib:g}",
+            hint=f"set `rollouts.batch_size` to {fitting} or less, or raise `rollouts.cache_gib`",
+        )
+
+    def _complete(self, rows: list[CacheRow], sampling: Sampling, stops: frozenset[int]) -> None:
         continued = self._continue(rows)
         capacity = max(row.prompt + row.limit for row in rows) + 1
         if continued:

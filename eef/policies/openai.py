@@ -36,7 +36,7 @@ from eef.policies.answers import (
 from eef.policies.rejections import Rejection, read_rejection
 from eef.policies.response_cache import ResponseCache, request_id
 from eef.policies.settings import ApiSettings
-from eef.policy import Completion, Conversation, Sampling
+from eef.policy import Completion, Conversation, Replays, Sampling
 from eef.trajectory import Author
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class ApiPolicy:
     budget is raised, as hints show it.
     """
 
-    batch_invariant = True
+    replays: Replays = "alone"
 
     def __init__(
         self, model: str, settings: ApiSettings, *, author: Author, cache: Path, command: str = ""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from eef.env import Env
 from eef.errors import EnvError
-from eef.policy import Policy
+from eef.policy import Policy, Replays
 from eef.rollouts.runner import (
     RolloutParameters,
     RolloutRunner,
@@ -86,7 +86,7 @@ def play_into_store(
     """Play every spec that is not in the store; failed rollouts get a second attempt (suffix `~1`).
 
     Called again after an interruption, it leaves the store that an uninterrupted call would have
-    left. Therefore, if completions depend on their batch (`Policy.batch_invariant` is False), an
+    left. Therefore, if completions depend on their batch (`Policy.replays` is "batch"), an
     incomplete batch is played again as a whole, and only its missing trajectories are appended.
 
     `before` are earlier specs of the same stage; progress counts them too. `on_progress` is called
@@ -100,7 +100,7 @@ def play_into_store(
 
         def play(wanted: Sequence[RolloutSpec]) -> None:
             for batch in batches(wanted, parameters.batch_size):
-                _play_missing(batch, store, runner, policy.batch_invariant, counter)
+                _play_missing(batch, store, runner, policy.replays, counter)
 
         play(specs)
         play([_second_attempt(spec) for spec in specs if _failed(store.trajectories[spec.id])])
@@ -128,14 +128,14 @@ def _play_missing(
     batch: Sequence[RolloutSpec],
     store: Store,
     runner: RolloutRunner,
-    batch_invariant: bool,
+    replays: Replays,
     counter: _Counter,
 ) -> None:
     """Play the rollouts of a batch that are not in the store."""
     missing = [spec for spec in batch if spec.id not in store.trajectories]
     if not missing:
         return
-    for trajectory in runner.play(missing if batch_invariant else batch):
+    for trajectory in runner.play(missing if replays == "alone" else batch):
         if trajectory.id not in store.trajectories:
             store.append(trajectory)
             counter.add(trajectory)

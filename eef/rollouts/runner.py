@@ -220,8 +220,9 @@ class RolloutRunner:
         except EefError:
             raise
         except Exception as error:
-            if len(alive) == 1:
-                return [Completion(text=describe_error(error), finish="error")]
+            if len(alive) == 1 or self._policy.replays == "batch":
+                failed = Completion(text=describe_error(error), finish="error")
+                return [failed] * len(alive)
         # one by one, so that only the failing ones are lost
         return [self._act([one])[0] for one in alive]
 

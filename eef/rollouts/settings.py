@@ -13,6 +13,11 @@ class RolloutSettings(Settings):
     batch_size: int = Field(default=32, ge=1)
     """Episodes played side by side."""
 
+    cache_gib: float | None = Field(default=None, gt=0)
+    """Maximum size of the key/value cache of a model in this process, in GiB (2^30 bytes); by
+    default what the device holds. The cache has room for `batch_size` conversations as long as the
+    longest of them."""
+
     step_limit: int | None = Field(default=None, ge=1)
     """Maximum number of steps of an episode; by default the environment's own limit."""
 

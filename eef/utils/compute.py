@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
+_NONE: Mapping[str, str] = MappingProxyType({})
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -33,9 +35,9 @@ def _quota(path: Path, cores: int) -> int:
 
 
 @contextmanager
-def process_settings(threads: int) -> Iterator[None]:
+def process_settings(threads: int, others: Mapping[str, str] = _NONE) -> Iterator[None]:
     """Threads of torch in this process and its children, set by environment variables; restored on
-    exit.
+    exit. `others` are further variables to set.
 
     If torch is loaded already, which reads these variables only once, its number of threads is set
     as well. The variables also let waiting threads sleep, and silence other libraries' warnings.
@@ -43,6 +45,7 @@ def process_settings(threads: int) -> Iterator[None]:
     """
     settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     settings |= {name: os.environ.get(name, value) for name, value in _DEFAULTS.items()}
+    settings |= others
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     torch = sys.modules.get("torch")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eef.errors import EnvError, MethodError, ReplayMismatch, StoreError, WorkerError
-from eef.pipeline.parallel import execute_methods, threads_of
+from eef.pipeline.parallel import execute_methods, gpus_of, threads_of
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import round_methods
 from eef.utils.compute import available_cores, process_settings
@@ -71,6 +71,28 @@ def begin(recipe, directory):
     process = start("run", recipe, "--out", directory, "--jobs", "2")
     wait_until(lambda: exploring(directory) or process.poll() is not None)
     return process, workers_of(process)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "jobs", "expected"),
+    [
+        (0, None, 2, []),
+        (1, None, 2, ["0"]),
+        (4, None, 2, ["0", "1"]),
+        (2, "3,5", 2, ["3", "5"]),
+    ],
+)
+def test_each_job_has_a_gpu_of_its_own(student, monkeypatch, caplog, gpus, visible, jobs, expected):
+    monkeypatch.setattr("eef.models.loading.gpu_count", lambda: gpus)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    recipe = as_recipe(small_recipe(student))
+    assert gpus_of(recipe, jobs) == expected
+    assert ("1 of 2 jobs at a time" in caplog.text) == (gpus == 1)
+    shared = as_recipe(small_recipe(student, model={"device": "cuda:0"}))
+    assert gpus_of(shared, jobs) == []
 
 
 def test_two_jobs_give_what_one_gives(finished, student, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from eef.policies.kv_cache import Place, RowCache  # noqa: E402
+from eef.policies.kv_cache import CacheTooSmall, Place, RowCache, RowLayer  # noqa: E402
 from eef.policies.local import LocalPolicy  # noqa: E402
 from eef.policy import Sampling  # noqa: E402
 from eef.renderer import Renderer  # noqa: E402
@@ -50,6 +50,47 @@ def test_buffers_grow_and_shrink_with_the_rows_and_keep_their_contents():
         assert not layer.keys[:, :, 100:].any()
     cache.clear()
     assert (cache.rows, cache.capacity, cache.layers[0].buffers()) == (0, 0, [])
+
+
+def test_a_cache_that_cannot_grow_is_empty_and_usable_again(monkeypatch):
+    cache = RowCache(layers=3)
+    cache.reserve(4, 100, [])
+    for layer in range(3):
+        written_to(cache, layer)
+    resized = RowLayer._resized
+
+    def fail(layer, old, lengths):
+        if layer is cache.layers[1]:
+            raise MemoryError
+        return resized(layer, old, lengths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowLayer, "_resized", fail)
+        with pytest.raises(MemoryError):
+            cache.reserve(4, 500, [100] * 4)
+    assert (cache.rows, cache.capacity) == (0, 0)
+    assert all(layer.buffers() == [] for layer in cache.layers)
+    cache.reserve(4, 500, [])
+    assert [written_to(cache, layer).shape[2] for layer in range(3)] == [100] * 3
+
+
+def written_to(cache, layer):
+    states = torch.ones(4, 1, 100, 2)
+    cache.write_at(Place(slice(0, 4), torch.arange(100).expand(4, 100), 100))
+    return cache.update(states, states, layer)[0]
+
+
+def test_a_bound_limits_the_growth_and_is_an_error_when_it_must_be_exceeded():
+    cache = RowCache(layers=1, bound=8 * 192)
+    cache.reserve(8, 128, [])
+    cache.reserve(8, 150, [0] * 8)
+    assert cache.capacity == 192
+    cache.reserve(4, 300, [0] * 4)
+    assert cache.capacity == 320
+    cache.clear()
+    with pytest.raises(CacheTooSmall) as caught:
+        cache.reserve(8, 193, [])
+    assert (caught.value.tokens, cache.rows, cache.capacity) == (8 * 256, 0, 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")

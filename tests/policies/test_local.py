@@ -1,14 +1,20 @@
 """LocalPolicy equals `model.generate` over growing, finishing and reordered conversations."""
 
 import random
+import re
+from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
+from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
 
 from eef.chat import build_conversation  # noqa: E402
+from eef.errors import ModelError  # noqa: E402
+from eef.policies import attention  # noqa: E402
+from eef.policies.kv_cache import RowLayer  # noqa: E402
 from eef.policies.local import (  # noqa: E402
     LocalPolicy,
     SharedPrefix,
@@ -170,6 +176,70 @@ def test_a_drifted_turn_states_its_ids_and_continues_with_them():
     step = Step(observation="x" * 80, completion=first.text, action="", tokens=first.tokens)
     (second,) = policy.act([build_conversation("", [step], "x")], [0], SHORT)
     assert second.cached_tokens == first.prompt_tokens + 7  # the last one was never computed
+
+
+def test_without_memory_to_grow_the_rows_are_computed_from_their_start(model, monkeypatch):
+    policy, conversations = make_policy(model), start(4)
+    first = policy.act(conversations, range(4), SHORT)
+    longer = [
+        [*talk, {"role": "assistant", "content": done.text}, {"role": "user", "content": "x" * 400}]
+        for talk, done in zip(conversations, first, strict=True)
+    ]
+    expected = make_policy(model).act(longer, range(4), SHORT)
+    failures = iter([True])
+    resize = RowLayer.resize
+
+    def fail_once(layer, lengths):
+        if lengths and layer is policy._engine._cache.layers[1] and next(failures, False):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        resize(layer, lengths)
+
+    monkeypatch.setattr(RowLayer, "resize", fail_once)
+    assert policy.act(longer, range(4), SHORT) == expected
+    assert list(failures) == []
+
+
+def test_memory_that_is_used_up_is_an_error_that_names_the_setting(model, monkeypatch):
+    policy, conversations = make_policy(model), start(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            RowLayer, "lazy_initialization", lambda *_: (_ for _ in ()).throw(MemoryError)
+        )
+        with pytest.raises(ModelError, match="out of memory: 3 conversations of up to") as caught:
+            policy.act(conversations, range(3), SHORT)
+    assert "`rollouts.batch_size`" in caught.value.hint
+    expected = make_policy(model).act(conversations, range(3), SHORT)
+    assert policy.act(conversations, range(3), SHORT) == expected, "it still works"
+
+
+def test_a_bound_of_the_cache_is_an_error_that_names_the_setting(model):
+    # 2 layers × 2 × 2 heads × 8 numbers × 4 bytes: 256 bytes a token
+    conversations = start(8)
+    with pytest.raises(ModelError, match=r"`rollouts\.cache_gib` is 0\.0003") as caught:
+        make_policy(model, cache_gib=0.0003).act(conversations, range(8), SHORT)
+    fitting = int(re.search("batch_size` to ([0-9]+)", caught.value.hint)[1])
+    assert 1 <= fitting < 8
+    bounded = make_policy(model, cache_gib=0.0003)
+    expected = make_policy(model).act(conversations[:fitting], range(fitting), SHORT)
+    assert bounded.act(conversations[:fitting], range(fitting), SHORT) == expected
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_grouped_attention_equals_that_of_transformers(model, folded, monkeypatch):
+    torch.manual_seed(1)
+    query, key, value = (torch.randn(3, heads, n, 8) for heads, n in ((4, 5), (2, 9), (2, 9)))
+    module = SimpleNamespace(num_key_value_groups=2, is_causal=True, training=False)
+    mask = torch.zeros(3, 1, 5, 9).masked_fill(torch.rand(3, 1, 5, 9) < 0.3, -torch.inf)
+    mask[..., 0] = 0
+    if folded:  # as on a GPU
+        monkeypatch.setattr(attention, "_folds", lambda query: True)
+    for each in (mask, None):
+        keys = key if each is not None else key[:, :, :5]
+        values = value if each is not None else value[:, :, :5]
+        ours, _ = attention.grouped_attention(module, query, keys, values, each)
+        theirs, _ = sdpa_attention_forward(module, query, keys, values, each)
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    assert make_policy(model)._engine._model.config._attn_implementation == attention.GROUPED
 
 
 def test_token_counts(model):

@@ -244,7 +244,7 @@ def test_a_budget_of_tokens_survives_an_interruption(student, tmp_path):
 class Unreliable:
     """A student that fails if `fails(conversations)`; its completions count ten tokens each."""
 
-    author, batch_invariant = Author("student", "eef@round0"), True
+    author, replays = Author("student", "eef@round0"), "alone"
 
     def __init__(self, fails):
         self.fails = fails

@@ -33,7 +33,7 @@ SPECS = rollout_specs(PLAN, TASKS, owner="eef", round=1, seed=3)
 class BatchDependent(ScriptedPolicy):
     """A policy whose completions depend on their batch, like those of a model on a GPU."""
 
-    batch_invariant = False
+    replays = "batch"
 
     def act(self, conversations, seeds, sampling):
         return super().act(conversations, [seed + len(seeds) for seed in seeds], sampling)
@@ -135,15 +135,15 @@ def test_every_spec_is_played_and_stored(tmp_path):
     assert reports[-1].note == f"{wins} won"
 
 
-@pytest.mark.parametrize("batch_invariant", [True, False])
-def test_nothing_that_is_stored_is_played_again(tmp_path, batch_invariant):
+@pytest.mark.parametrize("replays", ["alone", "batch"])
+def test_nothing_that_is_stored_is_played_again(tmp_path, replays):
     def refuse(conversation, seed):
         raise ModelError("asked again")
 
     run_explore(tmp_path)
     before = contents(tmp_path)
     policy = ScriptedPolicy(STUDENT.author, refuse)
-    policy.batch_invariant = batch_invariant
+    policy.replays = replays
     reports = []
     run_explore(tmp_path, policy=policy, on_progress=reports.append)
     assert contents(tmp_path) == before

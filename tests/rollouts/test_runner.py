@@ -267,7 +267,7 @@ class Finishing:
     """Ends the second turn of a conversation with a given `finish`."""
 
     author = Author("student", "finishing")
-    batch_invariant = True
+    replays = "alone"
 
     def __init__(self, finish: str) -> None:
         self.finish = finish
@@ -376,6 +376,24 @@ def test_a_policy_that_fails_on_one_conversation_fails_one_episode():
     assert played[specs[2].id].steps == expected[specs[2].id].steps[:2]
 
 
+def test_a_policy_that_depends_on_the_batch_is_never_asked_one_by_one():
+    calls = []
+
+    class Failing(ScriptedPolicy):
+        replays = "batch"
+
+        def act(self, conversations, seeds, sampling):
+            calls.append(len(conversations))
+            if len(calls) == 2:
+                raise ZeroDivisionError
+            return super().act(conversations, seeds, sampling)
+
+    policy = Failing(STUDENT.author, lambda conversation, seed: "Action: left")
+    played = run(specs_from_start(ToyEnv(), 4), policy=policy, step_limit=3)
+    assert calls == [4, 4]
+    assert {item.error for item in played} == {"policy: ZeroDivisionError"}
+
+
 @pytest.mark.parametrize("error", [ModelError("no such server"), KeyboardInterrupt()])
 def test_errors_of_this_package_and_interruptions_propagate(error):
     def script(conversation, seed):
@@ -471,7 +489,7 @@ def test_an_environment_that_cannot_be_used_as_configured_is_an_error(concurrent
 
 def test_a_policy_may_decline_to_act():
     class Declining:
-        author, batch_invariant = Author("student", "declining"), True
+        author, replays = Author("student", "declining"), "alone"
 
         def act(self, conversations, seeds, sampling):
             return [
@@ -499,7 +517,7 @@ def test_a_lower_limit_of_a_task_applies():
 
 def test_a_privileged_policy_sees_the_tasks():
     class Privileged:
-        author, batch_invariant = Author("expert", "privileged"), True
+        author, replays = Author("expert", "privileged"), "alone"
 
         def act(self, conversations, seeds, sampling):
             raise AssertionError("act_on is there")

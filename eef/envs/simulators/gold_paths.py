@@ -21,7 +21,7 @@ from eef.env import Env
 from eef.envs.simulators.env import PooledEnv
 from eef.envs.spec import group_in_id
 from eef.errors import EnvError
-from eef.policy import Completion, Conversation, Sampling
+from eef.policy import Completion, Conversation, Replays, Sampling
 from eef.task import Task
 from eef.trajectory import Author
 from eef.utils.cache import cache_directory
@@ -187,7 +187,7 @@ class GoldExpert:
     The lapses depend only on author and task, so each expert is a fixed set of trajectories.
     """
 
-    batch_invariant = True
+    replays: Replays = "alone"
 
     def __init__(self, paths: GoldPaths, author: Author, rate: float, think: Thinker) -> None:
         self.author = author

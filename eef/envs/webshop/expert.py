@@ -34,7 +34,7 @@ from eef.envs.webshop.reward import count_options, score_purchase
 from eef.envs.webshop.session import Rules, Session, render
 from eef.envs.webshop.shop import Shop
 from eef.errors import EnvError
-from eef.policy import Completion, Conversation, Sampling
+from eef.policy import Completion, Conversation, Replays, Sampling
 from eef.trajectory import Author
 
 NEXT, BACK, SEARCH_AGAIN, BUY = (
@@ -75,7 +75,7 @@ class ShopExpert:
     Random draws depend only on the turn's seed, so results do not depend on the batch.
     """
 
-    batch_invariant = True
+    replays: Replays = "alone"
 
     def __init__(self, env: WebShop, author: Author, lapses: Lapses) -> None:
         self.author = author
