@@ -18,6 +18,7 @@ ORDER = (
     "errors",
     "utils",
     "config",
+    "plugins",
     "task",
     "trajectory",
     "selection",

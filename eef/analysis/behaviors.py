@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eef.envs.registry import env_spec
+from eef.envs.registry import report_spec
 from eef.envs.spec import Behavior
 from eef.trajectory import Step, Trajectory
 
@@ -48,9 +48,9 @@ def count_behaviors(episodes: Iterable[Trajectory], env: str) -> dict[str, Behav
     """Use of each behavior in the episodes "won" and "lost".
 
     Empty if the environment declares no behaviors. Failed rollouts (`status` is "error") are not
-    counted. Raises ConfigError for an unknown environment.
+    counted.
     """
-    behaviors = env_spec(env).behaviors
+    behaviors = report_spec(env).behaviors
     played = [episode for episode in episodes if episode.status != "error"]
     parts = {"won": True, "lost": False}
     return {

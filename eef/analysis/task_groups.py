@@ -12,7 +12,7 @@ from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
-from eef.envs.registry import env_spec
+from eef.envs.registry import report_spec
 from eef.trajectory import Trajectory
 
 
@@ -57,10 +57,9 @@ class TaskGroups:
 def score_task_groups(episodes: Iterable[Trajectory], env: str) -> TaskGroups | None:
     """The scores of an evaluation, counting the last attempt at each task.
 
-    None if the environment's tasks have no groups, or there are no episodes. Raises ConfigError for
-    an unknown environment.
+    None if the environment's tasks have no groups, or there are no episodes.
     """
-    spec = env_spec(env)
+    spec = report_spec(env)
     played = {item.task: item for item in episodes}
     if spec.group_of is None or not played:
         return None

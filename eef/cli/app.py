@@ -60,6 +60,9 @@ MODEL: Mapping[str, Entry] = {
     "merge": Entry("model:merge", "Merge a LoRA adapter into its base."),
     "push": Entry("model:push", "Upload a checkpoint to a model hub."),
 }
+NEW: Mapping[str, Entry] = {
+    "environment": Entry("new:environment", "Write the package of a new environment."),
+}
 ENV: Mapping[str, Entry] = {
     "check": Entry("env:check", "Check an environment against the protocol."),
     "serve": Entry("env:serve", "Serve an environment over HTTP."),
@@ -85,6 +88,10 @@ class ModelGroup(LazyGroup):
 
 class EnvGroup(LazyGroup):
     entries = ENV
+
+
+class NewGroup(LazyGroup):
+    entries = NEW
 
 
 class EefGroup(LazyGroup):
@@ -125,6 +132,7 @@ def make_app() -> typer.Typer:
     groups = (
         ("model", ModelGroup, "Build, merge and push models.", "Data and models"),
         ("env", EnvGroup, "Check, serve and prepare environments.", "Setup"),
+        ("new", NewGroup, "Write the package of a new environment.", "Setup"),
     )
     for name, kind, summary, panel in groups:
         group = _make_group(kind, no_args_is_help=True)

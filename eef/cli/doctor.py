@@ -21,6 +21,7 @@ from rich.text import Text
 
 from eef import __version__
 from eef.cli.console import print_err, stdout_console
+from eef.envs import registry as environments
 from eef.envs import textworld_express
 from eef.envs.scienceworld import env as scienceworld
 from eef.envs.simulators.jvm import (
@@ -32,6 +33,8 @@ from eef.envs.simulators.jvm import (
 )
 from eef.envs.webshop.nouns import PUBLISHED, installed_models
 from eef.errors import ConfigError, EefError
+from eef.importers import formats
+from eef.methods import registry as methods
 from eef.utils.compute import available_cores, process_settings
 from eef.utils.jsonl import read_json
 
@@ -60,8 +63,8 @@ def doctor() -> None:
     """Check what is installed on this machine.
 
     Prints Python, packages, the device that torch computes on, the base students of the package,
-    and Java with its simulators; then one command for each thing that is missing. Exit status 2 if
-    something is missing that every run needs.
+    Java with its simulators, and the plugins of other packages; then one command for each thing
+    that is missing. Exit status 2 if something is missing that every run needs.
 
     Example: `eef doctor`
     """
@@ -96,7 +99,18 @@ def diagnose() -> list[Finding]:
     simulators = [
         _simulator(each.PACKAGE, each.VERSION, each.JAR, extra) for each, extra in SIMULATORS
     ]
-    return [*findings, _noun_tagger(), _java(), *simulators]
+    return [*findings, _noun_tagger(), _java(), *simulators, *_plugins()]
+
+
+def _plugins() -> Iterator[Finding]:
+    """Environments, methods and formats of other packages, each imported."""
+    for plugins in (environments.PLUGINS, methods.PLUGINS, formats.PLUGINS):
+        for plugin, problem in plugins.problems():
+            label = f"{plugins.thing} `{plugin.name}`"
+            if problem is None:
+                yield Finding(label, True, str(plugin))
+            else:
+                yield Finding(label, False, problem.message, problem.hint, needed=False)
 
 
 def _python() -> Finding:

@@ -13,10 +13,9 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from eef.cli.console import handle_interrupt, print_err, print_out, stderr_console
 from eef.cli.options import EnvOverrides, overrides_table
-from eef.config import unknown_name
 from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError, EnvError
-from eef.importers.formats import FORMATS
+from eef.importers.formats import PLUGINS, find_format
 from eef.importers.importer import Importer, ImportReport
 from eef.importers.rows import Rejection
 from eef.importers.verify import TaskIndex
@@ -78,8 +77,8 @@ def import_files(
 
     Example: `eef import gpt-4.jsonl --env webshop --set data=webshop/data`
     """
-    if format not in (known := ["auto", *FORMATS]):
-        raise unknown_name("format", format, known)
+    if format != "auto":
+        find_format(format)
     if overrides and not env:
         raise ConfigError(
             "`--set` has no effect without `--env`", hint="name the environment: `--env webshop`"
@@ -96,7 +95,7 @@ def import_files(
     for line in report_lines(importer.report, rejected):
         print_err(line)
     if importer.report.imported == 0:
-        raise DataError("no trajectory found", hint=f"known formats: {', '.join(FORMATS)}")
+        raise DataError("no trajectory found", hint=f"known formats: {', '.join(PLUGINS.names())}")
     print_out(str(target))
     if rejected:
         raise typer.Exit(1)

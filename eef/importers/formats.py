@@ -1,15 +1,23 @@
-"""Formats: detects a row's format by its keys and parses it into a `ParsedEpisode`."""
+"""Formats: detects a row's format by its keys and parses it into a `ParsedEpisode`.
+
+Formats of other packages are entry points of `eef.importers`, each a `Format`.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 from eef.errors import StoreError
 from eef.importers.conversations import parse_message, split_episode
 from eef.importers.episode import ParsedEpisode, ParseError, check_steps, parse_reward
 from eef.importers.react import read_react
+from eef.plugins import Plugins, is_reference
 from eef.trajectory import Trajectory
+
+_log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
@@ -23,8 +31,14 @@ class Format(NamedTuple):
 
 
 def detect(row: Record) -> str | None:
-    """The name of a row's format, or None if it is unknown."""
-    return next((name for name, format in FORMATS.items() if format.fits(row)), None)
+    """The name of a row's format, or None if it is unknown. Formats of plugins come first."""
+    formats = {**_plugin_formats(), **FORMATS}
+    return next((name for name, format in formats.items() if format.fits(row)), None)
+
+
+def find_format(name: str) -> Format:
+    """The format of a name or reference. ConfigError if it is unknown or cannot be loaded."""
+    return PLUGINS.load(name)
 
 
 def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
@@ -32,14 +46,17 @@ def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
 
     ParseError if the format is unknown or not `wanted`, or if the row is malformed.
     """
-    name = detect(row)
+    if is_reference(wanted):
+        name = wanted if find_format(wanted).fits(row) else detect(row)
+    else:
+        name = detect(row)
     if name is None:
         keys = ", ".join(sorted(row)[:8]) or "none"
         raise ParseError(f"unknown format with keys: {keys}")
     if wanted not in ("auto", name):
         raise ParseError(f"format is `{name}`; expected `{wanted}`")
     try:
-        return FORMATS[name].parse(row)
+        return find_format(name).parse(row)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         raise ParseError(f"malformed `{name}` row: {type(error).__name__} {error}") from error
 
@@ -246,3 +263,25 @@ def _any_has(messages: Any, key: str) -> bool:
     return isinstance(messages, list) and any(
         isinstance(item, dict) and key in item for item in messages
     )
+
+
+def _format_of(target: Any) -> Format:
+    """The format itself. ValueError if it is not one."""
+    if not isinstance(target, Format):
+        raise ValueError("is not an `eef.importers.formats.Format`")
+    return target
+
+
+PLUGINS = Plugins("format", "eef.importers", FORMATS, FORMATS.__getitem__, _format_of)
+
+
+@cache
+def _plugin_formats() -> dict[str, Format]:
+    """The formats of installed plugins. One that cannot be loaded is reported and left out."""
+    formats = {}
+    for plugin, problem in PLUGINS.problems():
+        if problem is None:
+            formats[plugin.name] = PLUGINS.load(plugin.name)
+        else:
+            _log.warning("%s", problem.message)
+    return formats

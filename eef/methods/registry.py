@@ -1,14 +1,21 @@
-"""Methods by name. A module is imported when its method is first used."""
+"""Methods by name. A module is imported when its method is first used.
+
+Methods of other packages are entry points of `eef.methods`; an option `method` may also name one as
+`module:object`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import isclass
+from typing import Any, cast
 
-from eef.config import most_similar, unknown_name
+from eef.config import most_similar
 from eef.errors import ConfigError
 from eef.methods.base import Method
+from eef.plugins import Plugins, is_reference
 
 METHODS = {
     "bc": "eef.methods.bc",
@@ -27,14 +34,15 @@ _VALID_NAME = re.compile(r"[A-Za-z0-9_+-]+")
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method. ConfigError for an unknown name."""
-    if name not in METHODS:
-        problem = unknown_name("method", name, METHODS)
+    """The class of a method. ConfigError if it is unknown or cannot be loaded."""
+    try:
+        return PLUGINS.load(name)
+    except ConfigError as problem:
+        names = PLUGINS.names()
+        if is_reference(name) or name in names or most_similar(name, names):
+            raise
         variant = 'a variant needs `options.<name>.method`, e.g. `method = "eef"`'
-        hint = problem.hint if most_similar(name, [*METHODS]) else f"{problem.hint}; {variant}"
-        raise ConfigError(problem.message, hint=hint)
-    found: type[Method] = import_module(METHODS[name]).METHOD
-    return found
+        raise ConfigError(problem.message, hint=f"{problem.hint}; {variant}") from None
 
 
 def make_method(name: str, options: Mapping[str, object] | None = None) -> Method:
@@ -75,3 +83,19 @@ def _method_of(name: str, method: object) -> str:
             "options.bc: `method` has no effect: every run starts with behavior cloning"
         )
     return method
+
+
+def _class_of(target: Any) -> type[Method]:
+    """The class itself. ValueError if it is not a method."""
+    if not isclass(target) or not all(
+        callable(getattr(target, name, None)) for name in ("create", "plan", "select")
+    ):
+        raise ValueError("is not a method class (`eef.methods.base.Configured`)")
+    return cast(type[Method], target)
+
+
+def _own_class(name: str) -> type[Method]:
+    return _class_of(import_module(METHODS[name]).METHOD)
+
+
+PLUGINS = Plugins("method", "eef.methods", METHODS, _own_class, _class_of)

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from eef.config import parse_settings
+from eef.envs.registry import remember_reference
 from eef.errors import DataError, StoreError
 from eef.methods.base import Method
 from eef.methods.registry import make_method
@@ -136,7 +137,9 @@ class RunDirectory:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """The environment and versions that the run was started with."""
-        return _read_checked(self.path / FINGERPRINT_FILE, _FINGERPRINT)
+        record = _read_checked(self.path / FINGERPRINT_FILE, _FINGERPRINT)
+        remember_reference(record["env"], self.recipe.env.name)
+        return record
 
     # paths
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eef.analysis.results import RoundResult, Score
-from eef.envs.registry import env_spec
+from eef.envs.registry import report_spec
 from eef.pipeline.stages import EXPERT
 
 NONE = "–"
@@ -37,7 +37,7 @@ def describe_env(fingerprint: Mapping[str, Any]) -> str:
     'webshop (1,000 products, human goals)'
     """
     name = str(fingerprint["env"])
-    details = env_spec(name).describe(fingerprint)
+    details = report_spec(name).describe(fingerprint)
     return f"{name} ({details})" if details else name
 
 

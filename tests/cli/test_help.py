@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from eef.cli import make_app
-from eef.cli.app import ENV, MODEL, PANELS, load_command
+from eef.cli.app import ENV, MODEL, NEW, PANELS, load_command
 from eef.config import parse_settings
 from eef.pipeline.recipe import load_recipe
 from eef.students.builder import student_settings
@@ -23,6 +23,7 @@ COMMANDS = {
     **{name: entry for panel in PANELS.values() for name, entry in panel.items()},
     **{f"model {name}": entry for name, entry in MODEL.items()},
     **{f"env {name}": entry for name, entry in ENV.items()},
+    **{f"new {name}": entry for name, entry in NEW.items()},
 }
 QUICK = ("settings", "env check")
 
@@ -38,9 +39,9 @@ def doc(name):
     return "\n".join(line.strip() for line in text.splitlines())
 
 
-def test_there_are_thirteen_commands():
+def test_there_are_fourteen_commands():
     group = typer.main.get_command(make_app())
-    assert len(group.commands) == 13
+    assert len(group.commands) == 14
     shown = eef("--help").stdout
     assert all(f" {name} " in shown for name in group.commands)
     assert eef("--version").stdout.startswith("eef ")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from eef.analysis.case_study import CaseStudy
 from eef.chat import parse_completion
-from eef.envs.registry import env_spec
+from eef.envs.registry import report_spec
 from eef.methods.labels import OutcomeGrid, Segment
 from eef.report.components import Section, section
 from eef.report.formatting import count_of, display_name
@@ -84,7 +84,7 @@ def _introduce(case: CaseStudy) -> str:
 
 def _path(case: CaseStudy) -> Iterator[Html]:
     """States and steps in order; the steps of a segment share its color and sign."""
-    split = env_spec(env_of(case.expert.task)).split_observation
+    split = report_spec(env_of(case.expert.task)).split_observation
     before = ""
     for t, step in enumerate(case.expert.steps):
         if t in case.grid.states:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from eef.analysis.behaviors import BehaviorUse
 from eef.analysis.results import Comparison, MethodResult, Results, Score
 from eef.analysis.task_groups import GroupScore
-from eef.envs.registry import env_spec
+from eef.envs.registry import report_spec
 from eef.pipeline.stages import BC, EXPERT
 from eef.report.charts import Curve, Level, Point, difference_whisker, line_chart, whisker
 from eef.report.components import (
@@ -263,7 +263,7 @@ def draw_behaviors(results: Results) -> Section | None:
     used = {name: _most(name, rows) for name in rows[0][1]["won"].means}
     cards = [_behavior_card(name, rows, results, most) for name, most in used.items() if most > 0]
     unused = [name for name, most in used.items() if most == 0]
-    counting = env_spec(results.fingerprint["env"]).behaviors_note
+    counting = report_spec(results.fingerprint["env"]).behaviors_note
     return section(
         "Agent behavior",
         tag("div", *cards, class_="cards"),
