@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Strict, ValidationError
 from eef.errors import ConfigError, EefError
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
 
@@ -30,6 +31,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
     )
+
+
+class SettingError(ValueError):
+    """What a validator refuses. `hint` is the way out, or empty."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 S = TypeVar("S", bound=Settings)
@@ -53,12 +62,14 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     """Set `a.b=value` in plain data, in place. The value is parsed as TOML, or else taken as a
     string.
 
-    `null`, which TOML does not have, unsets a setting. ConfigError if the override has another
-    form.
+    `null`, which TOML does not have, removes a setting or a group, so that it has its default.
+    ConfigError if the override has another form.
 
     >>> data = {"train": {"updates": 5}}
     >>> apply_override(data, "train.updates=20"); apply_override(data, "name=first try"); data
     {'train': {'updates': 20}, 'name': 'first try'}
+    >>> apply_override(data, "train=null"); data
+    {'name': 'first try'}
     """
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
@@ -66,16 +77,22 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(
             f"override `{override}` is not `key=value`", hint="for example `train.updates=200`"
         )
+    value = _toml_value(text.strip())
     table = data
     for depth, part in enumerate(parts[:-1], start=1):
         if table.get(part) is None:  # missing, or an optional group that is unset
+            if value is None:
+                return
             table[part] = {}
         table = table[part]
         if not isinstance(table, dict):
             raise ConfigError(
                 f"override `{override}`: `{'.'.join(parts[:depth])}` is a value, not a table"
             )
-    table[parts[-1]] = _toml_value(text.strip())
+    if value is None:
+        table.pop(parts[-1], None)
+    else:
+        table[parts[-1]] = value
 
 
 def _toml_value(text: str) -> Any:
@@ -105,10 +122,17 @@ def settings_table(kind: type[Settings], prefix: str = "") -> list[SettingRow]:
         if group is not None:
             rows += settings_table(group, f"{prefix}{name}.")
         else:
-            default = "required" if field.is_required() else json.dumps(field.default)
+            default = "required" if field.is_required() else json.dumps(_shown_default(field))
             type_name, help_text = _type_name(field.annotation), field.description or ""
             rows.append(SettingRow(prefix + name, type_name, default, help_text))
     return rows
+
+
+def _shown_default(field: FieldInfo) -> Any:
+    """A field's default, or what `json_schema_extra` has in its place: null for a setting that by
+    default takes the value of another."""
+    extra = field.json_schema_extra
+    return extra.get("default", field.default) if isinstance(extra, dict) else field.default
 
 
 def unknown_name(
@@ -130,8 +154,14 @@ def unknown_name(
 
 
 def most_similar(name: str, known: Sequence[str], *, cutoff: float = 0.65) -> str | None:
-    """The known name most similar to `name`, or None if none is similar enough."""
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+    """The known name most similar to `name` regardless of case, or None if none is similar enough.
+
+    >>> most_similar("m", ["M", "grid"])
+    'M'
+    """
+    folded = {each.casefold(): each for each in reversed(known)}  # the first of equal names
+    similar = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    return folded[similar[0]] if similar else None
 
 
 def describe_problems(problems: Sequence[ErrorDetails]) -> str:
@@ -194,7 +224,9 @@ def _config_error(
     key = _dotted(_keys_in(data, problem["loc"]))
     where = f"{source}: `{key}`" if key else source
     if problem["type"] == "value_error":
-        return ConfigError(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
+        reason = problem["ctx"]["error"]
+        hint = reason.hint if isinstance(reason, SettingError) else ""
+        return ConfigError(f"{where}: {reason}", hint=hint)
     same = [item for item in problems if _dotted(_keys_in(data, item["loc"])) == key]
     return ConfigError(f"{where} is {describe_problems(same)}", hint=_hint_for_value(same))
 
@@ -204,10 +236,14 @@ def _hint_for_value(problems: Sequence[ErrorDetails]) -> str:
 
     >>> _hint_for_value([{"type": "tuple_type", "input": "bc,eef", "loc": (), "msg": ""}])
     'write a list: `["bc", "eef"]`'
+    >>> _hint_for_value([{"type": "tuple_type", "input": '["bc"', "loc": (), "msg": ""}])
+    'the list is not closed: add `]`'
     """
     value = problems[0]["input"]
     if not any(problem["type"] in ("tuple_type", "list_type") for problem in problems):
         return ""
+    if isinstance(value, str) and value.startswith("[") and "]" not in value:
+        return "the list is not closed: add `]`"
     if isinstance(value, str):
         parts = [part.strip() for part in value.strip("[]()").split(",")]
         return f"write a list: `{json.dumps([part for part in parts if part])}`"

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from eef import config
 from eef.config import SettingRow, Settings, apply_override, parse_settings, settings_table
+from eef.envs.registry import make_env
 from eef.errors import ConfigError
-from eef.methods.registry import METHODS, method_class
+from eef.methods.registry import METHODS, make_method, method_class
 from eef.models.settings import LoraSettings
 from eef.pipeline.recipe import Recipe, load_recipe
 from eef.training.settings import TrainSettings
@@ -136,7 +137,9 @@ def test_invalid_overrides_are_refused(recipe_file, override, message):
         ({"train": 3}, "`train` is 3; expected a table", ""),
         ({"methods": "eef"}, "`methods` is 'eef'; expected a list", '`["eef"]`'),
         ({"methods": "[bc, eef]"}, "expected a list", '`["bc", "eef"]`'),
+        ({"methods": '["bc","eef"'}, "expected a list", "the list is not closed: add `]`"),
         ({"methods": 3}, "`methods` is 3; expected a list", "`[3]`"),
+        ({"TRAIN": {}}, "unknown setting 'TRAIN'", "did you mean 'train'?"),
         ({"expert": {"names": "scripted/weak"}}, "expected a list", '`["scripted/weak"]`'),
         ({"methods": []}, r"`methods` is \[\]; expected at least 1 item", ""),
         ({"methods": ["bc", "bc"]}, "twice", ""),
@@ -160,6 +163,31 @@ def test_a_mistake_is_reported_in_one_line(settings, message, hint):
     assert error.value.message.startswith("recipe: ")
     assert "\n" not in error.value.message
     assert hint in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "override", ["train.seed=null", "model.lora=null", "chat.x=null", "x=null"]
+)
+def test_null_removes_a_setting(recipe_file, override):
+    loaded = load_recipe(recipe_file, ["train.seed=5", "model.lora.rank=4", override])
+    assert loaded.train.seed == (7 if "seed" in override else 5)
+    assert (loaded.model.lora is None) == ("lora" in override)
+
+
+def test_a_setting_without_effect_comes_with_the_way_out():
+    with pytest.raises(ConfigError, match="`synthetic` has no effect on a data dir") as error:
+        make_env("webshop", {"data": "nowhere", "synthetic": {"seed": 1}})
+    assert "`--set env.synthetic=null`" in error.value.hint
+
+
+def test_an_option_in_another_case_is_suggested():
+    with pytest.raises(ConfigError, match="unknown setting 'm'") as error:
+        make_method("eef", {"m": 3})
+    assert error.value.hint == "did you mean 'M'?"
+
+
+def test_a_default_that_is_another_setting_is_shown_as_null():
+    assert {row.key: row.default for row in settings_table(Recipe)}["train.seed"] == "null"
 
 
 def test_a_value_that_may_have_several_types():

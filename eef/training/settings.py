@@ -43,7 +43,7 @@ class TrainSettings(Settings):
     dtype: DType = "float32"
     """Number format of the forward and backward pass."""
 
-    seed: int = 0
+    seed: int = Field(default=0, json_schema_extra={"default": None})
     """Seed of the order of examples and of dropout; the recipe's `seed` by default."""
 
     save_every: int | None = Field(default=None, ge=1)

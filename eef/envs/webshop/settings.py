@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
-from eef.config import Settings
+from eef.config import SettingError, Settings
 
 GoalKind = Literal["synthetic", "human"]
 Observation = Literal["text", "text_rich"]
@@ -104,5 +104,8 @@ class WebShopSettings(Settings):
         if self.data == "synthetic" and self.index != "auto":
             raise ValueError("`index` has no effect on a synthetic shop")
         if self.data != "synthetic" and "synthetic" in self.model_fields_set:
-            raise ValueError("`synthetic` has no effect on a data directory")
+            raise SettingError(
+                "`synthetic` has no effect on a data directory",
+                hint="remove it from the recipe, or add `--set env.synthetic=null`",
+            )
         return self
