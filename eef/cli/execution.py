@@ -86,12 +86,11 @@ def execute_all(
     pipeline: Pipeline, jobs: int | None, *, quiet: bool, only: Sequence[str] | None = None
 ) -> None:
     """Execute all stages that are not done; with `only`, those of these methods."""
-    recipe = pipeline.run.recipe
     with (
-        process_settings(threads_of(recipe, 1)),
+        process_settings(threads_of(pipeline.run.recipe, 1)),
         make_display(pipeline.run, quiet=quiet) as display,
     ):
-        pipeline.execute_all(display.on_progress, jobs=jobs or recipe.jobs, only=only)
+        pipeline.execute_all(display.on_progress, jobs=jobs, only=only)
 
 
 def execute_stages(pipeline: Pipeline, stages: Sequence[Stage], *, quiet: bool) -> None:

@@ -22,15 +22,13 @@ from transformers.utils import logging
 
 from eef.errors import ModelError, StoreError
 from eef.models.generation import fixed_generation_config
+from eef.models.location import locate
 from eef.models.memory import memory_errors
 from eef.models.settings import DType, LoraSettings
 from eef.utils.jsonl import WHEN_FULL, disk_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-STUDENTS = Path(__file__).parent.parent / "students" / "weights"
-BASE_STUDENT = STUDENTS / "base"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -91,32 +89,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
             hint="convert it with `transformers`, or choose another model",
         )
     return tokenizer
-
-
-def locate(name: str) -> str:
-    """The directory or hub id of a model's name. ModelError if a path is not a directory.
-
-    >>> locate("hf/org/some-model")
-    'org/some-model'
-    """
-    if is_shipped(name):
-        if not (STUDENTS / name).is_dir():
-            known = ", ".join(sorted(path.name for path in STUDENTS.iterdir()))
-            raise ModelError(f"unknown student {name!r}", hint=f"known students: {known}")
-        return str(STUDENTS / name)
-    path = Path(name.removeprefix("hf/")).expanduser()
-    if path.is_dir():
-        return str(path.resolve())
-    if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) != 2:
-        raise ModelError(
-            f"no such model directory `{path}`", hint="a hub id has the form `organization/model`"
-        )
-    return str(path)
-
-
-def is_shipped(name: str) -> bool:
-    """Whether a name is that of a student shipped with the package: `base`, `base-scienceworld`."""
-    return name.partition("-")[0] == "base" and name == Path(name).name
 
 
 def configured_context(name: str) -> int | None:

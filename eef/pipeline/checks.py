@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from eef import __version__
 from eef.config import parse_settings
 from eef.errors import ConfigError, StoreError
+from eef.models.location import locate
 from eef.pipeline.experts import check_expert
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.stages import BC, EXPERT
@@ -51,6 +52,25 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """
     keys = {*one, *other} - {*VERSIONS, "date"}
     return sorted(key for key in keys if one.get(key) != other.get(key))
+
+
+def check_names(context: RunContext) -> None:
+    """Raise an EefError if a method, an option, an expert or the student's directory is wrong.
+
+    Needs neither torch nor a run directory, so that a run with such a mistake is never created.
+    ConfigError also if the run directory and the student's directory are one, or one is inside the
+    other: the files of the two would mix.
+    """
+    assert context.run.methods, "each is created from its options"
+    for name in context.recipe.expert.names:
+        check_expert(context, name)
+    name, path = context.recipe.model.name, context.run.path.resolve()
+    student = Path(locate(name))
+    if student.is_dir() and (student.is_relative_to(path) or path.is_relative_to(student)):
+        raise ConfigError(
+            f"the run directory `{context.run.path}` and the student `{name}` share a directory",
+            hint="choose another run directory with `--out`, or keep the model outside of it",
+        )
 
 
 def check_run(context: RunContext) -> None:
@@ -135,7 +155,6 @@ def _check_template(context: RunContext, model_name: str) -> None:
 def _check_student_tasks(context: RunContext) -> None:
     """ConfigError if, by its manifest, the student was itself trained on a task of this run."""
     from eef.models.checkpoint import is_complete, read_manifest
-    from eef.models.loading import locate
 
     name = context.recipe.model.name
     directory = Path(locate(name))

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from eef import __version__
+from eef.models.location import is_shipped
 from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.recipe import Recipe
 
@@ -77,8 +78,6 @@ def base_license(name: str) -> str | None:
     Students shipped with `eef` have its license.
     """
     from huggingface_hub.repocard import metadata_load
-
-    from eef.models.loading import is_shipped
 
     if is_shipped(name):
         return "apache-2.0"

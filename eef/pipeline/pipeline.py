@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from eef.errors import StoreError
-from eef.pipeline.checks import check_run, merge_recipes
+from eef.pipeline.checks import check_names, check_run, merge_recipes
 from eef.pipeline.context import RunContext
 from eef.pipeline.execution import EXECUTORS
 from eef.pipeline.recipe import Recipe
@@ -33,7 +33,8 @@ class Pipeline:
 
         Methods may be added to a run, since each is independent; those it was started with remain.
         Settings that affect no result may change, such as the budget of an API.
-        As long as nothing has been played, the recipe may still change.
+        As long as nothing has been played, the recipe may still change. A recipe with a wrong name
+        raises an EefError before the directory is created; see `eef.pipeline.checks.check_names`.
         """
         path = Path(path)
         pipeline = cls(RunDirectory(path, recipe))
@@ -44,6 +45,7 @@ class Pipeline:
             if settings != read_json(recipe_file):
                 write_json(recipe_file, settings)
             return cls(RunDirectory(path, merged))
+        check_names(pipeline.context)
         fingerprint = pipeline.context.fingerprint()
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,7 @@ class Pipeline:
     @classmethod
     def open(cls, path: Path | str) -> Pipeline:
         """The pipeline of an existing run. StoreError if there is none."""
-        return cls(RunDirectory.open(Path(path)))
+        return cls(RunDirectory.open(path))
 
     def check(self) -> None:
         """Raise an EefError if the run cannot succeed; see `eef.pipeline.checks`."""
@@ -86,14 +88,17 @@ class Pipeline:
         self,
         on_progress: OnProgress = ignore_progress,
         *,
-        jobs: int = 1,
+        jobs: int | None = None,
         only: Sequence[str] | None = None,
     ) -> None:
-        """Check the run, then execute all stages that are not done, `jobs` methods at a time."""
+        """Check the run, then execute all stages that are not done, `jobs` methods at a time.
+
+        The recipe's `jobs` by default.
+        """
         from eef.pipeline.parallel import execute_methods
 
         self.check()
-        execute_methods(self, jobs, on_progress, only=only)
+        execute_methods(self, jobs or self.run.recipe.jobs, on_progress, only=only)
 
     def _threads(self) -> AbstractContextManager[None]:
         """`train.threads` for everything that a stage computes; by default what torch has."""

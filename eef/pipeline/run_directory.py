@@ -113,8 +113,9 @@ class RunDirectory:
         self.recipe = recipe
 
     @classmethod
-    def open(cls, path: Path) -> RunDirectory:
+    def open(cls, path: Path | str) -> RunDirectory:
         """The run in a directory. StoreError if there is none."""
+        path = Path(path)
         recipe = path / RECIPE_FILE
         if not recipe.is_file():
             raise StoreError(

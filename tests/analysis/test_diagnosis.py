@@ -17,7 +17,7 @@ from eef.analysis.diagnosis import (
 )
 from eef.analysis.results import read_results
 from eef.envs.registry import make_env
-from eef.models.loading import BASE_STUDENT
+from eef.models.location import BASE_STUDENT
 from eef.pipeline.stages import COLLECT, Stage
 from eef.report.run_page import draw_page
 from eef.rollouts.store import Store

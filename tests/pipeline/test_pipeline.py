@@ -8,9 +8,10 @@ import os
 import pytest
 import torch
 
-from eef.errors import ConfigError, ModelError, StoreError
+from eef.errors import ConfigError, EefError, ModelError, StoreError
 from eef.pipeline.execution import EXECUTORS
 from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import COLLECT, Stage, round_methods, stages_of
 from eef.trajectory import Author
 from eef.utils.locks import acquire_lock
@@ -198,6 +199,49 @@ def test_a_run_that_cannot_succeed_is_refused_before_anything_is_played(student,
     with pytest.raises(ConfigError, match="100 tasks of split 'train', which has 40"):
         Pipeline.create(tmp_path / "b", two_rounds(student, tasks={"train": 100}))
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ["eef", "efe"]}, "unknown method 'efe'"),
+        ({"options": {"eef": {"m": 3}}}, "unknown setting 'm'"),
+        ({"expert": {"names": ["scripted/strnog"]}}, "unknown scripted expert"),
+        ({"model": {"name": "nosuchmodel"}}, "no such model directory `nosuchmodel`"),
+    ],
+)
+def test_a_run_with_a_wrong_name_is_not_created(changes, message, student, tmp_path):
+    recipe = as_recipe(small_recipe(student, **changes))
+    with pytest.raises(EefError, match=message):
+        Pipeline.create(tmp_path / "run", recipe)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("directory", ["models", "models/base", "models/base/run"])
+def test_a_run_does_not_share_a_directory_with_its_student(directory, student, tmp_path):
+    model = tmp_path / "models/base"
+    model.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="share a directory") as error:
+        Pipeline.create(tmp_path / directory, as_recipe(small_recipe(model)))
+    assert "`--out`" in error.value.hint
+    assert list(model.iterdir()) == []
+
+
+def test_a_run_is_opened_by_path_or_text(finished):
+    run, _ = finished
+    assert RunDirectory.open(str(run.path)).recipe == RunDirectory.open(run.path).recipe
+
+
+def test_the_recipe_states_how_many_methods_run_at_a_time(student, tmp_path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(
+        "eef.pipeline.parallel.execute_methods",
+        lambda pipeline, count, *_, **__: jobs.append(count),
+    )
+    pipeline = Pipeline.create(tmp_path / "run", as_recipe(small_recipe(student, jobs=2)))
+    pipeline.execute_all()
+    pipeline.execute_all(jobs=1)
+    assert jobs == [2, 1]
 
 
 def test_a_task_is_not_both_trained_and_tested_on(student, tmp_path):

@@ -781,7 +781,7 @@ def test_a_missing_package_is_named(recipe, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def transformers_serve(tmp_path_factory):
     """`transformers serve` with the shipped student, on loopback."""
-    from eef.models.loading import BASE_STUDENT
+    from eef.models.location import BASE_STUDENT
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

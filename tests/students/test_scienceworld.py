@@ -16,7 +16,8 @@ from eef.cli.doctor import STUDENTS as CHECKED_STUDENTS
 from eef.cli.doctor import diagnose
 from eef.envs.scienceworld.tasks import part_of
 from eef.errors import ConfigError, EnvError
-from eef.models.loading import STUDENTS, load_model
+from eef.models.loading import load_model
+from eef.models.location import STUDENTS
 from eef.pipeline.context import RunContext
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import load_recipe
