@@ -25,7 +25,7 @@ from eef.chat_template import RESERVED_VARIABLES, ChatTemplate, Messages
 from eef.config import Settings
 from eef.errors import ModelError
 from eef.policy import Conversation, SampledText
-from eef.selection import PreferencePair, TrainingExample
+from eef.selection import Acts, PreferencePair, TrainingExample
 from eef.trajectory import SampledTokens, TrajectorySet
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class ChatSettings(Settings):
 class Rendered:
     """Token ids and their loss weights. `weights[i]` applies to the prediction of `ids[i]`.
 
-    A token of weight 0 is visible and never trained.
+    A token of weight 0 is visible and never trained. The weights of acts are advantages, which may
+    be negative.
 
     Worked example (one token per word; the first completion is context, the second is trained):
 
@@ -344,29 +345,30 @@ class Renderer:
 
 
 def render_example(
-    example: TrainingExample, trajectories: TrajectorySet, prompt: str, renderer: Renderer
+    example: TrainingExample | Acts, trajectories: TrajectorySet, prompt: str, renderer: Renderer
 ) -> Rendered:
-    """The example's path with its weights, up to the last trained step."""
+    """The example's path with its weights (the advantages of acts), up to the last trained step."""
     return renderer.render(*weighted_conversation(example, trajectories, prompt, renderer.thoughts))
 
 
 def weighted_conversation(
-    example: TrainingExample,
+    example: TrainingExample | Acts,
     trajectories: TrajectorySet,
     prompt: str,
     thoughts: Thoughts = "kept",
 ) -> tuple[Conversation, tuple[float, ...]]:
     """The messages of an example up to its last trained step, and the weights of its completions.
 
-    A completion without text outside thought blocks has weight 0, whatever the example states.
+    The weights of acts are their advantages. A completion without text outside thought blocks has
+    weight 0, whatever the example states.
 
     ModelError if the example does not have one weight for each step of its path.
     """
     steps = [item.step for item in trajectories.path(example.trajectory)]
-    if len(steps) != len(example.weights):
+    given = example.advantages if isinstance(example, Acts) else example.weights
+    if len(steps) != len(given):
         raise ModelError(
-            f"example {example.id!r} has {len(example.weights)} weights for a path of "
-            f"{len(steps)} steps"
+            f"example {example.id!r} has {len(given)} weights for a path of {len(steps)} steps"
         )
     conversation = build_conversation(
         prompt, steps, prompt_suffix=example.prompt_suffix, thoughts=thoughts
@@ -374,7 +376,7 @@ def weighted_conversation(
     completions = [each["content"] for each in conversation if each["role"] == "assistant"]
     weights = tuple(
         0.0 if is_blank(completion) else weight
-        for completion, weight in zip(completions, example.weights, strict=True)
+        for completion, weight in zip(completions, given, strict=True)
     )
     length = max((index + 1 for index, weight in enumerate(weights) if weight != 0), default=0)
     end = len(conversation) - 2 * (len(steps) - length)
@@ -382,7 +384,7 @@ def weighted_conversation(
 
 
 def render_all(
-    examples: Iterable[TrainingExample],
+    examples: Iterable[TrainingExample | Acts],
     trajectories: TrajectorySet,
     prompt: str,
     renderer: Renderer,

@@ -1,4 +1,4 @@
-"""PlannedState, TrainingExample, PreferencePair, Selection: the outputs of a method."""
+"""PlannedState, TrainingExample, PreferencePair, Acts, Selection: the outputs of a method."""
 
 from __future__ import annotations
 
@@ -108,13 +108,39 @@ class PreferencePair(Record):
             raise StoreError(f"pair {self.id!r} compares paths of a task other than its own")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acts(Record):
+    """The acts of one rollout, for policy gradients: an advantage for each step of its path.
+
+    `advantages[t]` is the real-valued advantage of step `t`; it may be negative. A step with 0 is
+    visible as context and gives no gradient: the prefix that the student did not play, and steps
+    that were as good as expected. `group` names the rollouts that were compared: those from the
+    same state in the same round. `prompt_suffix` is as in `TrainingExample`.
+
+    Worked example. Two rollouts from state 2 of an expert's path, one won after two steps and one
+    lost after three, have the advantages (0, 0, 0.5, 0.5) and (0, 0, −0.5, −0.5, −0.5): reward
+    minus the group's mean.
+    """
+
+    KIND: ClassVar[str] = "acts"
+
+    id: str
+    task: str
+    trajectory: str
+    group: str
+    advantages: tuple[float, ...]
+    prompt_suffix: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What a method trains on in a round, with counts for the report.
 
-    Examples are imitated first; pairs, where a method has any, are trained on afterwards.
+    Examples are imitated first; preference pairs and acts, where a method has any, are trained on
+    afterwards. A selection that is empty leaves the student as it is.
     """
 
     examples: tuple[TrainingExample, ...]
     counts: dict[str, int]
     pairs: tuple[PreferencePair, ...] = ()
+    acts: tuple[Acts, ...] = ()

@@ -1,4 +1,4 @@
-"""Settings of supervised fine-tuning and of DPO."""
+"""Settings of supervised fine-tuning, DPO and policy gradients."""
 
 from __future__ import annotations
 
@@ -83,3 +83,39 @@ class DpoSettings(Settings):
     share: float = Field(default=0.5, gt=0, lt=1)
     """Share of a round's `train.updates` spent on pairs if there are examples too, which come
     first."""
+
+
+class PolicyGradientSettings(Settings):
+    """Training on the advantages of the student's own steps (`grpo`, `gigpo`, …); `train` applies
+    as well, except its number of updates and its batch size."""
+
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Peak learning rate. `train.schedule` and `train.warmup_ratio` run over all rounds."""
+
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the rollouts of a round. After the first update of a round, the student is no
+    longer the one that acted, and the ratio is clipped."""
+
+    batch_size: int = Field(default=64, ge=1)
+    """Maximum number of rollouts per update; those of a round are divided into equal batches."""
+
+    clip: float = Field(default=0.2, gt=0, lt=1)
+    """The ratio of the probabilities of a token, now and when it was sampled, gives no gradient
+    above 1 + clip for a positive advantage and below 1 - clip for a negative one."""
+
+    clip_high: float | None = Field(default=None, gt=0)
+    """Another bound above 1; `clip` by default."""
+
+    clip_negative: float | None = Field(default=3.0, gt=1)
+    """The ratio above which a token with a negative advantage gives no gradient; null for none."""
+
+    kl: float = Field(default=0.0, ge=0)
+    """Weight of the KL divergence from the student of behavior cloning (estimator k3)."""
+
+    imitation: float = Field(default=0.0, ge=0)
+    """Weight of an imitation loss on the examples of the round, in every update; with 0, examples
+    are imitated before."""
+
+    mean_over: Literal["tokens", "turns", "episodes"] = "tokens"
+    """What a batch's loss is the mean of: its `tokens`, its `turns` (each the mean of its tokens),
+    or its `episodes`."""

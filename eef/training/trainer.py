@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
@@ -143,6 +144,10 @@ class Trainer(Generic[Item]):
         """Whatever determines the result besides items and settings, as JSON values."""
         return {}
 
+    def learning_rate(self, update: int) -> float:
+        """The learning rate of an update, counted from 0."""
+        return learning_rate(update, self.updates, self.settings)
+
     # shared
 
     def run(self, on_progress: OnProgress) -> TrainResult:
@@ -154,7 +159,7 @@ class Trainer(Generic[Item]):
                 continue
             started = time.monotonic()
             chosen = [self.items[index] for index in batch]
-            rate = learning_rate(update, self.updates, self.settings)
+            rate = self.learning_rate(update)
             self._count(chosen, self._update(update, chosen, rate), started)
             self._save()
             done, loss = self.result.updates, self.result.losses[-1]
@@ -165,8 +170,7 @@ class Trainer(Generic[Item]):
         """One optimizer update; returns its loss."""
         # per update, so that a resumed training draws the same dropout
         torch.manual_seed(1_000_003 * self.settings.seed + update)
-        total = sum(self.weight(item) for item in batch)
-        losses = [self._backward(part, total) for part in self.micro_batches(batch)]
+        losses = self.backward(update, batch)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
         loss = float(torch.stack(losses).sum())
         if not math.isfinite(loss) or not math.isfinite(float(norm)):
@@ -181,26 +185,33 @@ class Trainer(Generic[Item]):
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def _backward(self, part: list[Item], total: float) -> torch.Tensor:
-        """Accumulate the gradients of a micro-batch; returns its share of the batch's loss."""
-        loss = self.loss(part) / total
-        loss.backward()
-        return loss.detach()
+    def backward(self, update: int, batch: Sequence[Item]) -> list[torch.Tensor]:
+        """Accumulate the gradients of an update; returns each micro-batch's share of its loss."""
+        total = sum(self.weight(item) for item in batch)
+        losses = []
+        for part in self.micro_batches(batch):
+            loss = self.loss(part) / total
+            loss.backward()
+            losses.append(loss.detach())
+        return losses
 
     def token_losses(
-        self, part: Sequence[Rendered]
+        self, part: Sequence[Rendered], temperature: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(−log p, weight, row in the part) of every token with a weight, [n] each.
 
-        No attention mask is needed: padding is on the right, where causal attention never looks.
+        p is the distribution at a sampling temperature. No attention mask is needed: padding is on
+        the right, where causal attention never looks.
         """
         ids, positions, targets, weights = (
             tensor.to(self.device) for tensor in padded_tensors(part)
         )
         with self._autocast(), logits_only_at(self.model, positions):
-            logits = self.model(input_ids=ids, use_cache=False).logits
+            logits = self.model(input_ids=ids, use_cache=False).logits.float()
         return (
-            cross_entropy(logits.float(), targets, reduction="none"),
+            cross_entropy(
+                logits if temperature == 1 else logits / temperature, targets, reduction="none"
+            ),
             weights,
             positions // ids.shape[1],
         )
@@ -221,6 +232,28 @@ class Trainer(Generic[Item]):
             trained_tokens=before.trained_tokens + sum(each.trained for each in sequences),
             processed_tokens=before.processed_tokens + sum(len(each.ids) for each in sequences),
         )
+
+    def save(self, directory: Path) -> None:
+        """Write weights and optimizer moments for the next round, replacing `directory`."""
+        shutil.rmtree(directory, ignore_errors=True)
+        with disk_errors(directory):
+            directory.mkdir(parents=True)
+        with writing_weights(directory / _STATE_FILE):
+            save_file(_state(self.parameters, self.optimizer), directory / _STATE_FILE)
+
+    def restore(self, directory: Path) -> None:
+        """Continue with the weights and moments that `save` wrote.
+
+        StoreError if they are missing or damaged.
+        """
+        try:
+            state = load_file(directory / _STATE_FILE, device=str(self.device))
+            _restore(self.parameters, self.optimizer, state)
+        except (OSError, SafetensorError, KeyError) as error:
+            raise StoreError(
+                f"cannot read the optimizer state `{directory}`: {error}",
+                hint="remove this round's directory and those after it to train them again",
+            ) from error
 
     def _save(self) -> None:
         every, done = self.settings.save_every, self.result.updates

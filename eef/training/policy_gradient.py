@@ -1,0 +1,254 @@
+"""Policy-gradient training on acts: clipped ratios, an advantage for each step.
+
+The loss of a token with advantage A is
+
+    −min(ρ A, clip(ρ, 1 − ε, 1 + ε_high) A) + β (e^d − d − 1)
+
+with ρ = p / p_old and d = log(p_ref / p). If A < 0, its first part is at most −c A. p is the
+probability of the sampled token at the temperature it was sampled with; p_old is that of the
+student that acted, before the first update; p_ref is that of a frozen reference. The loss of an
+update is the mean over tokens, over turns or over episodes. Without KL and at ρ = 1, its gradient
+is that of REINFORCE, −A ∇ log p.
+
+Sources: Schulman et al., *Proximal Policy Optimization Algorithms*, arXiv 1707.06347 (clipped
+ratio); Shao et al., *DeepSeekMath*, arXiv 2402.03300 (group advantages, KL estimate k3); Ye et al.,
+*Mastering Complex Control in MOBA Games*, arXiv 1912.09729 (the bound c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from eef.errors import ConfigError, MethodError
+from eef.renderer import Rendered
+from eef.training.batching import micro_batches, shuffled_batches
+from eef.training.settings import PolicyGradientSettings, TrainSettings
+from eef.training.trainer import (
+    Parameters,
+    Trainer,
+    TrainResult,
+    learning_rate,
+    training_mode,
+)
+from eef.utils.progress import OnProgress, ignore_progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a round's training is in the run: round `round` of `rounds`."""
+
+    round: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedState:
+    """Files of weights and optimizer moments that rounds pass on.
+
+    `before` is what the previous round left, None in the first round. `after` is written at the
+    end.
+    """
+
+    before: Path | None
+    after: Path
+
+
+def train_acts(
+    model: PreTrainedModel,
+    acts: Sequence[Rendered],
+    settings: TrainSettings,
+    gradient: PolicyGradientSettings,
+    *,
+    temperature: float,
+    examples: Sequence[Rendered] = (),
+    reference: PreTrainedModel | None = None,
+    place: Place | None = None,
+    carried: CarriedState | None = None,
+    directory: Path | None = None,
+    on_progress: OnProgress = ignore_progress,
+) -> TrainResult:
+    """Train a model in place on acts, whose weights are advantages.
+
+    The model must be the one that acted at `temperature`. `reference` is needed if `gradient.kl` is
+    not 0, and `examples` are imitated in every update if `gradient.imitation` is not 0. The passes
+    for old and reference probabilities count as processed tokens. `place` spreads the learning
+    rate's schedule over rounds; `carried` continues with the moments of the previous round.
+    `directory` and other errors are as in `eef.training.sft.train_examples`.
+
+    ConfigError for temperature 0, at which tokens have no probability.
+    """
+    if temperature == 0:
+        raise ConfigError(
+            "`sampling.temperature` is 0; policy-gradient training needs sampled rollouts",
+            hint="set it to 1; for one method alone, in `overrides.<method>.sampling`",
+        )
+    usable = [item for item in acts if any(item.weights[1:])]
+    if not usable:
+        raise MethodError("there is nothing to train on: no act has an advantage other than 0")
+    batches = -(-len(usable) // gradient.batch_size)
+    updates = {
+        "updates": gradient.epochs * batches,
+        "epochs": None,
+        "batch_size": -(-len(usable) // batches),
+        "learning_rate": gradient.learning_rate,
+    }
+    with training_mode(model, settings) as parameters:
+        trainer = PolicyGradientTrainer(
+            model,
+            parameters,
+            usable,
+            settings.model_copy(update=updates),
+            directory,
+            gradient=gradient,
+            temperature=temperature,
+            examples=[item for item in examples if any(item.weights[1:])],
+            reference=reference,
+            place=place or Place(round=1, rounds=1),
+        )
+        if carried and carried.before:
+            trainer.restore(carried.before)
+        result = trainer.run(on_progress)
+        if carried:
+            trainer.save(carried.after)
+        return result
+
+
+class PolicyGradientTrainer(Trainer[Rendered]):
+    """Trains on acts. `old` and `frozen` hold log p of each item's tokens, [tokens]."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        parameters: Parameters,
+        acts: list[Rendered],
+        settings: TrainSettings,
+        directory: Path | None,
+        *,
+        gradient: PolicyGradientSettings,
+        temperature: float,
+        examples: Sequence[Rendered] = (),
+        reference: PreTrainedModel | None = None,
+        place: Place,
+    ) -> None:
+        super().__init__(model, parameters, acts, settings, directory)
+        self.gradient, self.temperature, self.place = gradient, temperature, place
+        self.examples = list(examples) if gradient.imitation else []
+        self.scales = {item: token_scales(item, gradient.mean_over) for item in acts}
+        self.old = self._log_probabilities(model)
+        self.frozen: dict[Rendered, torch.Tensor] = {}
+        passes = 1
+        if gradient.kl:
+            assert reference is not None, "a KL term needs a reference"
+            self.frozen, passes = self._log_probabilities(reference), 2
+        tokens = passes * sum(len(item.ids) for item in acts)
+        self.result = replace(self.result, processed_tokens=tokens)
+
+    def loss(self, part: Sequence[Rendered]) -> torch.Tensor:
+        negated, advantages, _ = self.token_losses(part, self.temperature)
+        log_p, gradient = -negated, self.gradient
+        ratio = (log_p - self._of(self.old, part)).exp()
+        high = 1 + (gradient.clip if gradient.clip_high is None else gradient.clip_high)
+        clipped = ratio.clamp(1 - gradient.clip, high)
+        losses = -torch.minimum(ratio * advantages, clipped * advantages)
+        if gradient.clip_negative is not None:
+            bounded = torch.minimum(losses, -gradient.clip_negative * advantages)
+            losses = torch.where(advantages < 0, bounded, losses)
+        if gradient.kl:
+            distance = self._of(self.frozen, part) - log_p
+            losses = losses + gradient.kl * (distance.exp() - distance - 1)
+        return (losses * self._of(self.scales, part)).sum()
+
+    def backward(self, update: int, batch: Sequence[Rendered]) -> list[torch.Tensor]:
+        losses = super().backward(update, batch)
+        if not self.examples:
+            return losses
+        examples = self._examples_of(update, len(batch))
+        total = sum(sum(item.weights[1:]) for item in examples)
+        for part in self.micro_batches(examples):
+            negated, weights, _ = self.token_losses(part)
+            loss = self.gradient.imitation * (negated * weights).sum() / total
+            loss.backward()
+            losses.append(loss.detach())
+        return losses
+
+    def weight(self, item: Rendered) -> float:
+        """The number of tokens, of turns, or 1."""
+        return float(self.scales[item].sum())
+
+    def micro_batches(self, batch: Sequence[Rendered]) -> list[list[Rendered]]:
+        return micro_batches(
+            batch, self.settings.max_tokens_per_microbatch, lambda item: len(item.ids)
+        )
+
+    def sequences(self, item: Rendered) -> tuple[Rendered, ...]:
+        return (item,)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        gradient = self.gradient.model_dump()
+        return {**gradient, "temperature": self.temperature, "round": self.place.round}
+
+    def learning_rate(self, update: int) -> float:
+        done = (self.place.round - 1) * self.updates + update
+        return learning_rate(done, self.place.rounds * self.updates, self.settings)
+
+    def _examples_of(self, update: int, count: int) -> list[Rendered]:
+        """The examples that are imitated in an update."""
+        order = shuffled_batches(len(self.examples), count, self.settings.seed)
+        return [self.examples[index] for index in next(islice(order, update, None))]
+
+    def _of(self, values: dict[Rendered, torch.Tensor], part: Sequence[Rendered]) -> torch.Tensor:
+        return torch.cat([values[item] for item in part]).to(self.device)
+
+    @torch.no_grad()
+    def _log_probabilities(self, model: PreTrainedModel) -> dict[Rendered, torch.Tensor]:
+        """log p of each item's tokens under a model as it is now, without dropout."""
+        training, own = model.training, self.model
+        model.eval()
+        self.model = model
+        found: dict[Rendered, torch.Tensor] = {}
+        for part in self.micro_batches(list(dict.fromkeys(self.items))):
+            negated, _, rows = self.token_losses(part, self.temperature)
+            found |= {item: -negated[rows == row] for row, item in enumerate(part)}
+        self.model = own
+        model.train(training)
+        return found
+
+
+def token_scales(item: Rendered, mean_over: str) -> torch.Tensor:
+    """The share of each trained token in the loss of its item, [tokens], before the division.
+
+    Worked example (a turn of one token and a turn of three; 0 is not trained):
+
+        weights   0  1  0  1  1  1    tokens    1  1    1    1    divided by 4 tokens
+                                      turns     1  1/3  1/3  1/3  divided by 2 turns
+                                      episodes  all 1/4           divided by 1 episode
+    """
+    lengths = list(_turn_lengths(item.weights))
+    if mean_over == "tokens":
+        return torch.ones(sum(lengths))
+    if mean_over == "turns":
+        return torch.cat([torch.full((length,), 1 / length) for length in lengths])
+    return torch.full((sum(lengths),), 1 / sum(lengths))
+
+
+def _turn_lengths(weights: Sequence[float]) -> Iterator[int]:
+    """Lengths of the runs of trained tokens: turns, since the environment's tokens separate them.
+
+    The first token of a sequence is predicted by nothing and never trained.
+    """
+    length = 0
+    for weight in (*weights[1:], 0.0):
+        if weight:
+            length += 1
+        elif length:
+            yield length
+            length = 0

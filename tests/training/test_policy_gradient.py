@@ -1,0 +1,324 @@
+"""Policy gradients: loss and gradient in all clip regions, means, KL, imitation, resuming."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from itertools import product  # noqa: E402
+
+from eef.errors import ConfigError, MethodError, StoreError  # noqa: E402
+from eef.renderer import Rendered  # noqa: E402
+from eef.training.policy_gradient import (  # noqa: E402
+    CarriedState,
+    Place,
+    PolicyGradientTrainer,
+    token_scales,
+    train_acts,
+)
+from eef.training.settings import PolicyGradientSettings, TrainSettings  # noqa: E402
+from eef.training.trainer import training_mode  # noqa: E402
+from tests.fakes.tiny import tiny_model  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+def settings(**changes):
+    return TrainSettings.model_validate(
+        {"learning_rate": 1e-3, "warmup_ratio": 0.0, "schedule": "constant", "threads": 1} | changes
+    )
+
+
+def gradient(**changes):
+    return PolicyGradientSettings.model_validate({"learning_rate": 1e-3} | changes)
+
+
+def act(seed, *turns):
+    """A rendering with a few visible tokens before each (advantage, tokens) turn."""
+    draw = torch.Generator().manual_seed(seed)
+    ids, weights = [], []
+    for advantage, tokens in turns:
+        ids += torch.randint(0, 256, (3 + tokens,), generator=draw).tolist()
+        weights += [0.0] * 3 + [advantage] * tokens
+    return Rendered(tuple(ids), tuple(weights))
+
+
+def group():
+    return [act(1, (0.5, 2), (0.5, 4)), act(2, (-0.5, 3)), act(3, (0.25, 1), (-1.0, 5))]
+
+
+def trainer_of(model, acts, temperature=1.0, **changes):
+    parameters = dict(model.named_parameters())
+    return PolicyGradientTrainer(
+        model,
+        parameters,
+        acts,
+        settings(),
+        None,
+        gradient=gradient(**changes),
+        temperature=temperature,
+        place=Place(round=1, rounds=1),
+    )
+
+
+def log_p(model, item, temperature=1.0):
+    """The definition: log p of each trained token, [tokens]."""
+    logits = model(torch.tensor([item.ids])).logits[0] / temperature
+    at = torch.tensor([index for index, weight in enumerate(item.weights) if weight])
+    return logits.log_softmax(-1)[at - 1, torch.tensor(item.ids)[at]]
+
+
+def advantages(item):
+    return torch.tensor([weight for weight in item.weights if weight])
+
+
+def gradients(model, loss):
+    return torch.autograd.grad(loss, list(model.parameters()))
+
+
+def assert_equal(ours, theirs, tolerance=1e-5):
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=tolerance)
+
+
+# the loss
+
+
+def test_before_the_first_update_the_gradient_is_that_of_reinforce():
+    model, acts = tiny_model(), group()
+    ours = gradients(model, trainer_of(model, acts).loss(acts))
+    reinforce = -sum((advantages(item) * log_p(model, item)).sum() for item in acts)
+    assert_equal(ours, gradients(model, reinforce))
+
+
+REGIONS = [0.3, 0.79, 0.81, 1.0, 1.19, 1.21, 2.9, 3.1]
+
+
+@pytest.mark.parametrize(("ratio", "advantage"), [*product(REGIONS, (0.7, -0.7))])
+def test_a_ratio_outside_the_bounds_gives_no_gradient(ratio, advantage):
+    """One token in each clip region: the gradient by its definition and by finite differences."""
+    model, item = tiny_model(), act(5, (advantage, 1))
+    trainer = trainer_of(model, [item])
+    trainer.old[item] = trainer.old[item] - torch.tensor(ratio).log()
+    inside = ratio < 1.2 if advantage > 0 else 0.8 < ratio < 3.0
+    expected = [
+        -advantage * ratio * inside * slope for slope in gradients(model, log_p(model, item).sum())
+    ]
+    ours = gradients(model, trainer.loss([item]))
+    assert_equal(ours, expected)
+    # a step along the gradient of log p changes the loss by as much as the gradient predicts
+    slopes = gradients(model, log_p(model, item).sum())
+    size = float(sum((slope**2).sum() for slope in slopes)) ** 0.5
+    width = 2e-3 / size
+    ends = []
+    with torch.no_grad():
+        for sign in (1, -2):
+            for value, slope in zip(model.parameters(), slopes, strict=True):
+                value += sign * width * slope / size
+            ends.append(float(trainer.loss([item])))
+    predicted = float(sum((a * b).sum() for a, b in zip(ours, slopes, strict=True))) / size
+    assert (ends[0] - ends[1]) / (2 * width) == pytest.approx(predicted, rel=0.05, abs=2e-2)
+
+
+def test_the_value_of_the_loss_in_each_region():
+    model, item = tiny_model(), act(5, (-2.0, 1))
+    trainer = trainer_of(model, [item])
+    unshifted = trainer.old[item].clone()
+    for ratio, expected in [(0.5, 1.6), (0.9, 1.8), (2.5, 5.0), (9.0, 6.0)]:
+        trainer.old[item] = unshifted - torch.tensor(ratio).log()
+        assert float(trainer.loss([item]).detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_upper_bound_and_that_of_negative_advantages_can_be_set():
+    model, item = tiny_model(), act(5, (1.0, 1))
+    trainer = trainer_of(model, [item], clip_high=0.5, clip_negative=None)
+    trainer.old[item] = trainer.old[item] - torch.tensor(9.0).log()
+    assert float(trainer.loss([item]).detach()) == pytest.approx(-1.5, rel=1e-4)
+    lost = act(5, (-1.0, 1))
+    trainer = trainer_of(model, [lost], clip_negative=None)
+    trainer.old[lost] = trainer.old[lost] - torch.tensor(9.0).log()
+    assert float(trainer.loss([lost]).detach()) == pytest.approx(9.0, rel=1e-4)
+
+
+def test_probabilities_are_those_at_the_sampling_temperature():
+    model, acts = tiny_model(), group()
+    ours = gradients(model, trainer_of(model, acts, temperature=0.5).loss(acts))
+    reinforce = -sum((advantages(item) * log_p(model, item, 0.5)).sum() for item in acts)
+    assert_equal(ours, gradients(model, reinforce))
+
+
+def test_the_kl_term_is_the_estimator_k3():
+    model, frozen, item = tiny_model(), tiny_model(seed=4), act(5, (0.5, 3))
+    trainer = PolicyGradientTrainer(
+        model,
+        dict(model.named_parameters()),
+        [item],
+        settings(),
+        None,
+        gradient=gradient(kl=0.3),
+        temperature=1.0,
+        reference=frozen,
+        place=Place(round=1, rounds=1),
+    )
+    distance = log_p(frozen, item).detach() - log_p(model, item)
+    expected = (-0.5 * (log_p(model, item) - log_p(model, item).detach()).exp()).sum() + 0.3 * (
+        distance.exp() - distance - 1
+    ).sum()
+    assert_equal(gradients(model, trainer.loss([item])), gradients(model, expected), tolerance=1e-4)
+
+
+# means
+
+
+def test_tokens_turns_and_episodes_weigh_as_in_the_worked_example():
+    item = Rendered((9,) * 6, (0.0, 1.0, 0.0, 1.0, 1.0, 1.0))
+    assert token_scales(item, "tokens").tolist() == [1, 1, 1, 1]
+    assert token_scales(item, "turns").tolist() == pytest.approx([1, 1 / 3, 1 / 3, 1 / 3])
+    assert token_scales(item, "episodes").tolist() == pytest.approx([0.25] * 4)
+
+
+@pytest.mark.parametrize(
+    ("mean_over", "divisors"),
+    [("tokens", (15, 15, 15)), ("turns", None), ("episodes", (18, 9, 18))],
+)
+def test_the_loss_of_an_update_is_the_mean_over_units(mean_over, divisors):
+    model, acts = tiny_model(), group()
+    trainer = trainer_of(model, acts, mean_over=mean_over)
+    total = sum(trainer.weight(item) for item in acts)
+    assert total == pytest.approx({"tokens": 15, "turns": 5, "episodes": 3}[mean_over])
+    if divisors is None:  # turns of 2, 4, 3, 1 and 5 tokens
+        shares = [[1 / 2] * 2 + [1 / 4] * 4, [1 / 3] * 3, [1.0] + [1 / 5] * 5]
+        expected = -sum(
+            (torch.tensor(share) * advantages(item) * log_p(model, item)).sum() / 5
+            for share, item in zip(shares, acts, strict=True)
+        )
+    else:
+        expected = -sum(
+            (advantages(item) * log_p(model, item)).sum() / divisor
+            for divisor, item in zip(divisors, acts, strict=True)
+        )
+    for value in model.parameters():
+        value.grad = None
+    trainer.backward(0, acts)
+    assert_equal([value.grad for value in model.parameters()], gradients(model, expected))
+
+
+# training
+
+
+def test_training_raises_what_is_better_and_lowers_what_is_worse():
+    model, acts = tiny_model(), [act(1, (1.0, 4)), act(2, (-1.0, 4))]
+    before = [float(log_p(model, item).sum().detach()) for item in acts]
+    result = train_acts(model, acts, settings(), gradient(epochs=4), temperature=1.0)
+    after = [float(log_p(model, item).sum().detach()) for item in acts]
+    assert result.updates == 4
+    assert after[0] > before[0]
+    assert after[1] < before[1]
+
+
+def test_acts_without_an_advantage_give_no_gradient():
+    flat = act(1, (0.0, 3))
+    with pytest.raises(MethodError, match="no act has an advantage"):
+        train_acts(tiny_model(), [flat], settings(), gradient(), temperature=1.0)
+    one, other = tiny_model(), tiny_model()
+    train_acts(one, [*group(), flat], settings(), gradient(), temperature=1.0)
+    train_acts(other, group(), settings(), gradient(), temperature=1.0)
+    assert_equal(list(one.parameters()), list(other.parameters()), tolerance=0)
+
+
+def test_greedy_rollouts_are_refused():
+    with pytest.raises(ConfigError, match=r"`sampling\.temperature` is 0"):
+        train_acts(tiny_model(), group(), settings(), gradient(), temperature=0.0)
+
+
+def test_examples_are_imitated_beside_acts():
+    model, example = tiny_model(), act(8, (1.0, 5))
+    before = float(log_p(model, example).sum().detach())
+    for weight, rises in [(0.0, False), (3.0, True)]:
+        model = tiny_model()
+        train_acts(
+            model,
+            [act(2, (-1e-4, 1))],
+            settings(),
+            gradient(epochs=5, imitation=weight),
+            temperature=1.0,
+            examples=[example],
+        )
+        after = float(log_p(model, example).sum().detach())
+        assert (after > before + 1) is rises
+
+
+def test_the_schedule_runs_over_all_rounds():
+    model, acts = tiny_model(), group()
+    rates = []
+    for round in (1, 2):
+        trainer = PolicyGradientTrainer(
+            model,
+            dict(model.named_parameters()),
+            acts,
+            settings(schedule="linear", updates=4, learning_rate=1.0),
+            None,
+            gradient=gradient(),
+            temperature=1.0,
+            place=Place(round=round, rounds=2),
+        )
+        rates += [trainer.learning_rate(update) for update in range(4)]
+    assert rates == pytest.approx([1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+
+
+def test_moments_carry_over_to_the_next_round(tmp_path):
+    """Two rounds of one update each, in one process or in two, end in the same bits."""
+    first, second = CarriedState(before=None, after=tmp_path / "1"), tmp_path / "2"
+    with training_mode(model := tiny_model(), settings()):
+        pass
+    train_acts(model, group(), settings(), gradient(), temperature=1.0, carried=first)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    next_round = CarriedState(before=first.after, after=second)
+    train_acts(model, group(), settings(), gradient(), temperature=1.0, carried=next_round)
+
+    other = tiny_model()
+    other.load_state_dict(weights)
+    train_acts(other, group(), settings(), gradient(), temperature=1.0, carried=next_round)
+    assert_equal(list(model.parameters()), list(other.parameters()), tolerance=0)
+
+    fresh = tiny_model()
+    fresh.load_state_dict(weights)
+    train_acts(fresh, group(), settings(), gradient(), temperature=1.0)
+    moved = [not torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters())]  # noqa: B905
+    assert any(moved), "without moments the second update is another"
+
+
+def test_a_damaged_optimizer_state_is_refused(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "state.safetensors").write_bytes(b"torn")
+    carried = CarriedState(before=tmp_path / "1", after=tmp_path / "2")
+    with pytest.raises(StoreError, match="optimizer state"):
+        train_acts(tiny_model(), group(), settings(), gradient(), temperature=1.0, carried=carried)
+
+
+def test_an_interrupted_training_ends_in_the_same_bits(tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop(progress):
+        if progress.done == 2:
+            raise StopError
+
+    whole, resumed = tiny_model(), tiny_model()
+    chosen = gradient(epochs=4, batch_size=2)
+    train_acts(whole, group(), settings(save_every=1), chosen, temperature=1.0)
+    with pytest.raises(StopError):
+        train_acts(
+            resumed,
+            group(),
+            settings(save_every=1),
+            chosen,
+            temperature=1.0,
+            directory=tmp_path,
+            on_progress=stop,
+        )
+    again = tiny_model()
+    result = train_acts(
+        again, group(), settings(save_every=1), chosen, temperature=1.0, directory=tmp_path
+    )
+    assert result.updates == 6
+    assert_equal(list(whole.parameters()), list(again.parameters()), tolerance=0)
