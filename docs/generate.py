@@ -38,7 +38,7 @@ from eef.pipeline.ledger import Cost
 from eef.pipeline.recipe import Recipe
 from eef.policies.response_cache import ApiUsage
 from eef.policy import Completion
-from eef.selection import PreferencePair, TrainingExample
+from eef.selection import Acts, PreferencePair, TrainingExample
 from eef.trajectory import StateRef, Step, Trajectory, Usage
 
 ROOT = Path(__file__).parent.parent
@@ -354,6 +354,14 @@ FILES = (
         version=PreferencePair.VERSION,
     ),
     _file(
+        "*/round*/acts.jsonl",
+        "The acts that a round trains on by policy gradient, one rollout per line; missing if "
+        "there are none.",
+        _of(Acts, version=_VERSION),
+        Acts,
+        version=Acts.VERSION,
+    ),
+    _file(
         "*/round*/selection.json",
         "Counts of the selection, by name (`examples`, `steps.<reason>`, `segments.<label>` …).",
     ),
@@ -364,9 +372,20 @@ FILES = (
             "updates": "int",
             "examples": "int",
             "pairs": "int",
-            "too_long": "ids of examples and pairs that were skipped",
+            "acts": "int",
+            "too_long": "ids of examples, pairs and acts that were skipped",
             "losses": "loss by update",
         },
+    ),
+    _file(
+        "*/round*/optimizer/state.safetensors",
+        "Weights and optimizer moments that the next round continues with; kept for the latest "
+        "round that was trained on acts.",
+    ),
+    _file(
+        "*/round*/checkpoint/removed.json",
+        "In place of a checkpoint that was not kept (`train.keep_checkpoints`).",
+        {"setting": "the setting that asked for it"},
     ),
     _file(
         "*/round*/checkpoint/manifest.json",

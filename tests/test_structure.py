@@ -55,6 +55,7 @@ TORCH = (
     "eef.training.trainer",
     "eef.training.sft",
     "eef.training.dpo",
+    "eef.training.policy_gradient",
     "eef.training.round",
     "eef.students.builder",
     "eef.students.curriculum",

@@ -54,7 +54,7 @@ def _case_studies(run: RunData) -> Iterator[CaseStudy]:
         failed = sorted(
             (item for item in trajectories if _has_failed(item)), key=lambda item: item.id
         )
-        for round in range(1, run.recipe.rounds + 1):
+        for round in range(1, run.rounds_of(name) + 1):
             selection = (
                 run.selection(name, round) if run.is_done(Stage(name, round, "select")) else None
             )

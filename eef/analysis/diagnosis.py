@@ -357,7 +357,8 @@ def _same_end(rollouts: Sequence[Trajectory]) -> Cause | None:
 
 def _few_examples(run: RunData, stage: Stage) -> Cause | None:
     trained = trained_before(stage) if stage.kind == "explore" else stage.sibling("train")
-    examples = (run.summary(Stage(trained.method, trained.round, "select")) or {}).get("examples")
+    selected = run.summary(Stage(trained.method, trained.round, "select")) or {}
+    examples = None if "acts" in selected else selected.get("examples")
     if examples is None or examples >= FEW_EXAMPLES:
         return None
     return Cause(

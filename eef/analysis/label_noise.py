@@ -174,7 +174,7 @@ def measure_noise(
 
 def read_noise(run: RunData, method: str) -> LabelNoise | None:
     """The measurement of the first round of a method that has one; None if no round has."""
-    rounds = range(1, run.recipe.rounds + 1)
+    rounds = range(1, run.rounds_of(method) + 1)
     paths = (run.folder(Stage(method, round, "explore")) / NOISE_FILE for round in rounds)
     path = next((path for path in paths if path.is_file()), None)
     return LabelNoise.from_record(read_json(path)) if path else None

@@ -308,7 +308,7 @@ def score(result: EvalResult) -> Score:
 
 
 def _read_method(run: RunData, method: str, baselines: list[EvalResult]) -> MethodResult:
-    numbers = [0] if method in (EXPERT, BC) else list(range(1, run.recipe.rounds + 1))
+    numbers = [0] if method in (EXPERT, BC) else list(range(1, run.rounds_of(method) + 1))
     started = [number for number in numbers if _stages_done(run, method, number)]
     trajectories = run.trajectories(method) if started else TrajectorySet()
     return MethodResult(

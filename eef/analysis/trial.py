@@ -30,11 +30,13 @@ NOT_SHARED = {
     "expert.api",
     "model.name",
     "model.device",
+    "train.keep_checkpoints",
     "train.max_tokens_per_microbatch",
     "train.seed",
     "train.save_every",
     "train.threads",
     "train.gradient_checkpointing",
+    "evaluate.every",
 }
 """Settings of these groups that may differ: they affect at most the last bits of a number, or are
 compared elsewhere (the seed belongs to the trial, the student to the fingerprint)."""
@@ -217,7 +219,7 @@ def summarize_trial(run: RunData, method: str) -> Trial:
     """The trial of a method in a run, so far."""
     recipe, explores = run.recipe, method not in (EXPERT, BC)
     fingerprint = run.fingerprint
-    rounds = recipe.rounds if explores else 0
+    rounds = run.rounds_of(method) if explores else 0
     results = {
         round: result for round in range(rounds + 1) if (result := run.evaluation(method, round))
     }
@@ -229,9 +231,7 @@ def summarize_trial(run: RunData, method: str) -> Trial:
         order=(EXPERT, BC, *round_methods(recipe)).index(method),
         rounds=rounds,
         algorithm=str(recipe.options.get(method, {}).get("method", method)),
-        options=run.methods[method].options.model_dump(mode="json")
-        if method in run.methods
-        else {},
+        options=_options(run, method) if method in run.methods else {},
         settings=_shared_settings(recipe),
         fingerprint=fingerprint,
         tasks=tuple(
@@ -261,6 +261,18 @@ def summarize_trial(run: RunData, method: str) -> Trial:
         else (),
         label_noise=read_noise(run, method),
     )
+
+
+def _options(run: RunData, method: str) -> dict[str, Any]:
+    """All options of a method, and its overrides as `overrides.<setting>`."""
+    options = run.methods[method].options.model_dump(mode="json")
+    for key, value in run.recipe.overrides.get(method, {}).items():
+        settings = value if isinstance(value, dict) else {"": value}
+        options |= {
+            ".".join(part for part in ("overrides", key, name) if part): each
+            for name, each in settings.items()
+        }
+    return options
 
 
 def _shared_settings(recipe: Recipe) -> dict[str, Any]:

@@ -133,9 +133,8 @@ def with_seed(recipe: Recipe, seed: int, methods: tuple[str, ...]) -> Recipe:
     settings["train"]["seed"] += seed - settings["seed"]
     settings |= {"seed": seed, "methods": methods}
     kept = {*methods, BC}
-    settings["options"] = {
-        name: options for name, options in settings["options"].items() if name in kept
-    }
+    for group in ("options", "overrides"):
+        settings[group] = {name: table for name, table in settings[group].items() if name in kept}
     return parse_settings(Recipe, settings, source=recipe.name)
 
 

@@ -82,7 +82,6 @@ def check_method_and_round(run: RunDirectory, method: str | None, round: int | N
     methods = list(dict.fromkeys(stage.method for stage in run.stages))
     if method is not None and method not in methods:
         raise unknown_name("method", method, methods)
-    if round is not None and round > run.recipe.rounds:
-        raise ConfigError(
-            f"`{run.path}` has no round {round}", hint=f"its rounds: 0 to {run.recipe.rounds}"
-        )
+    last = max(run.rounds_of(name) for name in ([method] if method else methods))
+    if round is not None and round > last:
+        raise ConfigError(f"`{run.path}` has no round {round}", hint=f"its rounds: 0 to {last}")

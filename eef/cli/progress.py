@@ -157,7 +157,7 @@ def win_rates_table(run: RunDirectory) -> Table:
     """Win rate in percent of each method after each round, so far."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("win rate %")
-    rounds = range(run.recipe.rounds + 1)
+    rounds = sorted({stage.round for stage in run.stages if stage.kind == "evaluate"})
     for round in rounds:
         table.add_column("start" if round == 0 else f"round {round}", justify="right")
     for method in (EXPERT, BC, *round_methods(run.recipe)):

@@ -81,6 +81,12 @@ def _explored(record: dict[str, Any]) -> str:
 
 
 def _selected(record: dict[str, Any]) -> str:
+    if "acts" in record and not record["examples"]:
+        groups = sum(record[f"groups.{kind}"] for kind in ("lost", "mixed", "won"))
+        return (
+            f"{count_of(record['acts'], 'rollout')} with an advantage; {record['groups.mixed']} of "
+            f"{count_of(groups, 'group')} with wins and losses"
+        )
     text = count_of(record["examples"], "example")
     if record.get("pairs"):
         text += f", {count_of(record['pairs'], 'pair')}"
@@ -92,8 +98,12 @@ def _selected(record: dict[str, Any]) -> str:
 
 
 def _trained(record: dict[str, Any]) -> str:
-    kinds = [kind for kind in ("example", "pair") if record.get(f"{kind}s")]
-    data = " and ".join(count_of(record[f"{kind}s"], kind) for kind in kinds)
+    parts = {"examples": "example", "pairs": "pair", "acts": "rollout"}
+    data = " and ".join(
+        count_of(record[key], name) for key, name in parts.items() if record.get(key)
+    )
+    if not data:
+        return "nothing to train on: the student is that of the previous round"
     text = f"{count_of(record['updates'], 'update')} on {data}"
     if record["losses"]:
         text += f", loss {record['losses'][-1]:.3f}"

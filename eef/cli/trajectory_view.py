@@ -136,7 +136,7 @@ def _labels(data: RunData, item: Item, path: Sequence[PathStep]) -> dict[int, tu
     method = data.methods.get(name)
     rounds = [
         number
-        for number in range(1, data.recipe.rounds + 1)
+        for number in range(1, data.rounds_of(name) + 1)
         if data.is_done(Stage(name, number, "explore"))
     ]
     if expert is None or not isinstance(method, Eef) or not rounds:
@@ -171,7 +171,7 @@ def measured_labels(
         if not isinstance(each, Eef) or method not in (None, name):
             continue
         trajectories = data.trajectories(name)
-        for number in range(1, data.recipe.rounds + 1):
+        for number in range(1, data.rounds_of(name) + 1):
             if round not in (None, number) or not data.is_done(Stage(name, number, "explore")):
                 continue
             for expert in trajectories.of_task(task):

@@ -19,10 +19,6 @@ class MethodOptions(Settings):
     bc_experts: tuple[str, ...] | None = Field(default=None, strict=False)
     """Names of the experts whose wins are trained on; by default all experts."""
 
-    updates: int | None = Field(default=None, ge=1)
-    """Optimizer updates per round of this method, for controls with equal passes over the examples;
-    by default those of `train`, which are equal for all methods."""
-
 
 OptionsT = TypeVar("OptionsT", bound=MethodOptions)
 

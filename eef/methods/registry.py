@@ -25,8 +25,12 @@ METHODS = {
     "eto": "eef.methods.eto",
     "ipr": "eef.methods.ipr",
     "atlas": "eef.methods.atlas",
+    "grpo": "eef.methods.grpo",
+    "rloo": "eef.methods.rloo",
+    "gigpo": "eef.methods.gigpo",
     "eef": "eef.methods.eef",
     "eef+dpo": "eef.methods.eef_dpo",
+    "eef+grpo": "eef.methods.eef_grpo",
 }
 """Name → module whose `METHOD` is the method's class."""
 

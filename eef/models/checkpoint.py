@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from eef.errors import DataError, ModelError
 from eef.models.generation import make_writable
 from eef.models.loading import load_model, merge_adapters, no_progress_bars, writing_weights
-from eef.models.settings import DType
+from eef.models.settings import REMOVED_FILE, DType
 from eef.renderer import Renderer
 from eef.utils.jsonl import read_json, write_json, write_text
 
@@ -117,6 +117,10 @@ def is_complete(directory: Path) -> bool:
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a checkpoint. DataError if the directory holds no complete one."""
+    if (directory / REMOVED_FILE).is_file():
+        raise DataError(
+            f"`{directory}` was not kept", hint="`train.keep_checkpoints` is `evaluated`"
+        )
     if not is_complete(directory):
         raise DataError(
             f"`{directory}` holds no complete checkpoint", hint="its `manifest.json` is missing"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,13 +105,10 @@ def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
     old, new = (
         {
             **each.model_dump(exclude={"jobs": True, "methods": True, "expert": {"api": True}}),
-            "options": {name: options for name, options in each.options.items() if name in shared},
+            **_of_methods(each, shared & {*recipe.methods, BC}),
         }
         for each in (started, recipe)
     )
-    old["options"] = {
-        name: options for name, options in old["options"].items() if name in {*recipe.methods, BC}
-    }
     if old != new:
         keys = sorted(key for key in new if new[key] != old[key])
         raise StoreError(
@@ -121,7 +119,16 @@ def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
     settings = recipe.model_dump()
     settings["methods"] = tuple(dict.fromkeys((*started.methods, *recipe.methods)))
     settings["options"] = {**started.options, **recipe.options}
+    settings["overrides"] = {**started.overrides, **recipe.overrides}
     return parse_settings(Recipe, settings, source=str(path))
+
+
+def _of_methods(recipe: Recipe, names: AbstractSet[str]) -> dict[str, dict[str, Any]]:
+    """The options and overrides of some methods."""
+    return {
+        group: {name: table for name, table in getattr(recipe, group).items() if name in names}
+        for group in ("options", "overrides")
+    }
 
 
 def _check_fingerprint(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

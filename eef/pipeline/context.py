@@ -32,10 +32,15 @@ class RunContext:
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
         self.worker_restarts: Counter[Stage] = Counter()
+        self._trained: tuple[str, PreTrainedModel, PreTrainedTokenizerFast] | None = None
 
     @property
     def recipe(self) -> Recipe:
         return self.run.recipe
+
+    def recipe_of(self, stage: Stage) -> Recipe:
+        """The recipe with the overrides of a stage's method."""
+        return self.run.recipes.get(stage.method, self.recipe)
 
     @cached_property
     def env(self) -> Env:
@@ -68,7 +73,7 @@ class RunContext:
 
     def sampling(self, stage: Stage) -> Sampling:
         """How completions are sampled in a stage."""
-        recipe, evaluating = self.recipe, stage.kind == "evaluate"
+        recipe, evaluating = self.recipe_of(stage), stage.kind == "evaluate"
         if stage.method == EXPERT:
             settings = recipe.expert_sampling
             if evaluating:
@@ -81,11 +86,12 @@ class RunContext:
     def parameters(self, stage: Stage) -> RolloutParameters:
         """How the rollouts of a stage are played."""
         suffix = "" if stage.method == EXPERT else self.run.methods[stage.method].prompt_suffix
+        rollouts = self.recipe_of(stage).rollouts
         return RolloutParameters(
             sampling=self.sampling(stage),
-            step_limit=self.step_limit,
-            batch_size=self.recipe.rollouts.batch_size,
-            reset_step_limit=self.recipe.rollouts.reset_step_limit,
+            step_limit=rollouts.step_limit or self.env.step_limit,
+            batch_size=rollouts.batch_size,
+            reset_step_limit=rollouts.reset_step_limit,
             prompt_suffix=suffix,
             thoughts=self.recipe.chat.thoughts,
         )
@@ -114,7 +120,11 @@ class RunContext:
         from eef.policies.local import LocalPolicy
 
         settings = self.recipe.model
-        model, tokenizer = load_model(model_name, dtype=settings.dtype, device=settings.device)
+        kept = self._trained
+        if kept is not None and kept[0] == model_name:
+            _, model, tokenizer = kept
+        else:
+            model, tokenizer = load_model(model_name, dtype=settings.dtype, device=settings.device)
         return LocalPolicy(
             merge_adapters(model) if has_adapters(model) else model,
             tokenizer,
@@ -122,6 +132,26 @@ class RunContext:
             author=author,
             cache_gib=self.recipe.rollouts.cache_gib,
         )
+
+    def trainable_model(self, start: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        """A model to train, with adapters if the recipe has any.
+
+        A model that this process has just trained (`keep_loaded`) is not loaded again.
+        """
+        from eef.models.loading import load_model
+
+        kept, self._trained = self._trained, None
+        if kept is not None and kept[0] == start:
+            return kept[1], kept[2]
+        del kept  # before another one is loaded
+        settings = self.recipe.model
+        return load_model(start, dtype=settings.dtype, device=settings.device, lora=settings.lora)
+
+    def keep_loaded(
+        self, checkpoint: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        """Keep the model that was saved as `checkpoint` for the stages that follow."""
+        self._trained = checkpoint, model, tokenizer
 
     def renderer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Renderer:
         """The renderer of a loaded model."""

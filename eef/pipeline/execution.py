@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from eef.errors import MethodError, StoreError
+from eef.models.settings import REMOVED_FILE
 from eef.pipeline.context import RunContext
 from eef.pipeline.evaluation import EvalResult, summarize
 from eef.pipeline.experts import (
@@ -20,7 +22,6 @@ from eef.pipeline.experts import (
 )
 from eef.pipeline.ledger import Cost, usage_of
 from eef.pipeline.model_card import model_card
-from eef.pipeline.recipe import Recipe
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, trained_before
 from eef.policy import Policy
 from eef.renderer import render_all, render_pairs
@@ -28,11 +29,13 @@ from eef.rollouts.budget import chunks
 from eef.rollouts.explore import attempt_ids, last_attempt, play_into_store, rollout_specs
 from eef.rollouts.runner import RolloutSpec, derive_seed
 from eef.rollouts.store import Store, read_trajectories
-from eef.selection import PlannedState
-from eef.training.settings import TrainSettings
+from eef.selection import PlannedState, Selection
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import write_json, write_jsonl, write_text
 from eef.utils.progress import OnProgress, Progress
+
+if TYPE_CHECKING:
+    from eef.training.round import ActsTraining
 
 Executor = Callable[[RunContext, Stage, OnProgress], None]
 
@@ -66,7 +69,7 @@ def collect(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
 
 def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     """The previous round's student plays what the method plans, within the budget."""
-    run, recipe = context.run, context.recipe
+    run, recipe = context.run, context.recipe_of(stage)
     tasks = {task.id: task for task in context.train_tasks}
     with Store.open(run.store(stage.method), base=read_trajectories(run.store(EXPERT))) as store:
         plan = context.plan(stage, store.trajectories)
@@ -107,31 +110,29 @@ def select(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     write_jsonl(run.examples_file(stage), (each.to_record() for each in selection.examples))
     if selection.pairs:
         write_jsonl(run.pairs_file(stage), (each.to_record() for each in selection.pairs))
+    if selection.acts:
+        write_jsonl(run.acts_file(stage), (each.to_record() for each in selection.acts))
     write_json(run.last_file(stage), selection.counts)
 
 
 def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
-    """The selected examples and pairs change the student's weights."""
+    """What was selected changes the student's weights; an empty selection leaves them."""
     from eef.models.checkpoint import save_checkpoint
-    from eef.models.loading import load_model
+    from eef.models.loading import has_adapters
     from eef.models.memory import memory_errors
-    from eef.training.round import train_round
+    from eef.training.round import RoundItems, train_round
 
-    run, recipe = context.run, context.recipe
+    run, recipe = context.run, context.recipe_of(stage)
     selection = run.selection(stage.method, stage.round)
     assert selection is not None, "selection precedes training"
-    start = recipe.model.name
-    # pairs alone cannot teach a base model to act: they refine the previous round's student
-    if stage.method != BC and (recipe.train.init_from == "last" or not selection.examples):
-        start = str(run.checkpoint(trained_before(stage)))
-    model, tokenizer = load_model(
-        start, dtype=recipe.model.dtype, device=recipe.model.device, lora=recipe.model.lora
-    )
+    start = _start_of_training(context, stage, selection)
+    model, tokenizer = context.trainable_model(start)
     source = run.trajectories(stage.method), context.env.prompt, context.renderer(model, tokenizer)
     examples, overflows = render_all(selection.examples, *source)
     pairs, long_pairs = render_pairs(selection.pairs, *source)
-    overflows += long_pairs
-    if not examples and not pairs:
+    acts, long_acts = render_all(selection.acts, *source)
+    overflows += long_pairs + long_acts
+    if overflows and not examples and not pairs and not acts:
         raise MethodError(
             f"`{stage}`: all {len(overflows)} examples are longer than the model's context",
             hint="raise `chat.max_length`, or choose a model with a longer context",
@@ -143,10 +144,10 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     ):
         result = train_round(
             model,
-            examples,
-            pairs,
-            _train_settings(recipe, run.methods[stage.method].options.updates),
+            RoundItems(examples=examples, pairs=pairs, acts=acts),
+            recipe.train,
             recipe.dpo,
+            acts=_acts_training(context, stage) if acts else None,
             directory=checkpoints,
             on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, each.note)),
         )
@@ -154,6 +155,7 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
         "updates": result.updates,
         "examples": len(examples),
         "pairs": len(pairs),
+        "acts": len(acts),
         "too_long": overflows,
         "losses": result.losses,
     }
@@ -173,13 +175,68 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
         about={"recipe": recipe.name, "method": stage.method, "round": stage.round},
     )
     _write_card(context, stage, None)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    if not has_adapters(model):  # they are merged to act, which the next training cannot undo
+        context.keep_loaded(str(run.checkpoint(stage)), model, tokenizer)
+    _remove_what_rounds_passed_on(context, stage)
 
 
-def _train_settings(recipe: Recipe, updates: int | None) -> TrainSettings:
-    """The settings of a training, with a method's own number of updates if it has one."""
-    own = {"updates": updates, "epochs": None}
-    return recipe.train.model_copy(update=own) if updates else recipe.train
+def _start_of_training(context: RunContext, stage: Stage, selection: Selection) -> str:
+    """The model that a training starts from.
+
+    Pairs and acts refine the previous round's student: pairs alone cannot teach a base model to
+    act, and acts are compared with the student that played them.
+    """
+    recipe = context.recipe_of(stage)
+    refines = bool(selection.acts) or not selection.examples
+    if stage.method != BC and (recipe.train.init_from == "last" or refines):
+        return str(context.run.checkpoint(trained_before(stage)))
+    return recipe.model.name
+
+
+def _acts_training(context: RunContext, stage: Stage) -> ActsTraining:
+    """How acts are trained on in a round: settings, reference, and what earlier rounds left."""
+    from eef.models.loading import load_model
+    from eef.training.policy_gradient import CarriedState, Place
+    from eef.training.round import ActsTraining
+
+    run, recipe = context.run, context.recipe_of(stage)
+    reference = None
+    if recipe.policy_gradient.kl:
+        reference, _ = load_model(
+            str(run.checkpoint(Stage(BC, 0, "train"))),
+            dtype=recipe.model.dtype,
+            device=recipe.model.device,
+        )
+    left = [run.optimizer(replace(stage, round=round)) for round in range(stage.round - 1, 0, -1)]
+    return ActsTraining(
+        settings=recipe.policy_gradient,
+        temperature=recipe.sampling.temperature,
+        reference=reference,
+        place=Place(round=stage.round, rounds=recipe.rounds),
+        carried=CarriedState(
+            before=next((path for path in left if path.is_dir()), None),
+            after=run.optimizer(stage),
+        ),
+    )
+
+
+def _remove_what_rounds_passed_on(context: RunContext, stage: Stage) -> None:
+    """Remove training checkpoints, earlier optimizer states, and checkpoints that are not kept."""
+    run, earlier = context.run, range(1, stage.round)
+    shutil.rmtree(run.training_checkpoints(stage), ignore_errors=True)
+    if run.optimizer(stage).is_dir():
+        for round in earlier:
+            shutil.rmtree(run.optimizer(replace(stage, round=round)), ignore_errors=True)
+    if context.recipe_of(stage).train.keep_checkpoints == "all":
+        return
+    for round in earlier:
+        trained = replace(stage, round=round)
+        checkpoint = run.checkpoint(trained)
+        if trained.sibling("evaluate") not in run.stages and checkpoint.is_dir():
+            write_json(checkpoint / REMOVED_FILE, {"setting": "train.keep_checkpoints"})
+            for path in checkpoint.iterdir():
+                if path.name != REMOVED_FILE:
+                    path.unlink()
 
 
 def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
@@ -248,7 +305,7 @@ def _play(
     )
     context.worker_restarts[stage] += context.env.worker_restarts - restarts
     # the last chunks of a budget may hold one rollout each, so judge failures over a whole batch
-    recent = [*before, *specs][-max(len(specs), context.recipe.rollouts.batch_size) :]
+    recent = [*before, *specs][-max(len(specs), context.recipe_of(stage).rollouts.batch_size) :]
     last = [last_attempt(store.trajectories, spec.id) for spec in recent]
     failed = bool(last) and all(item.status == "error" for item in last)
     if failed and any(item.error_kind != "replay" for item in last):

@@ -11,17 +11,26 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
-from eef.config import (
-    Settings,
-    apply_override,
-    parse_settings,
-)
+from eef.config import Settings, apply_override, parse_settings, unknown_name
 from eef.errors import ConfigError
 from eef.models.settings import ModelSettings
 from eef.policies.settings import ApiSettings, ExpertSamplingSettings, SamplingSettings
 from eef.renderer import ChatSettings
 from eef.rollouts.settings import BudgetSettings, RolloutSettings
-from eef.training.settings import DpoSettings, TrainSettings
+from eef.training.settings import DpoSettings, PolicyGradientSettings, TrainSettings
+
+_OVERRIDABLE = (
+    "rounds",
+    "sampling",
+    "rollouts",
+    "budget",
+    "train",
+    "dpo",
+    "policy_gradient",
+    "evaluate",
+)
+_EXCLUSIVE = ({"updates", "epochs"}, {"rollouts_per_task", "rollouts", "tokens"})
+"""Settings of which a group has at most one; to set one is to unset the others."""
 
 
 class EnvSettings(Settings):
@@ -96,6 +105,9 @@ class EvaluateSettings(Settings):
     temperature: float = Field(default=0.0, ge=0)
     """Temperature during evaluation; 0 is greedy."""
 
+    every: int = Field(default=1, ge=1)
+    """Rounds from one evaluation to the next. The last round is always evaluated."""
+
 
 class Recipe(Settings):
     """All settings of a run."""
@@ -116,6 +128,11 @@ class Recipe(Settings):
     """Options by method, in tables such as `[options.eef]`. A table with `method = "eef"` defines a
     variant: that method with other options, under a new name that `methods` lists."""
 
+    overrides: dict[str, dict[str, Any]] = Field(default={})
+    """Settings of one method that differ from the recipe's, in tables such as `[overrides.grpo]`:
+    `rounds`, and the groups `sampling`, `rollouts`, `budget`, `train`, `dpo`, `policy_gradient` and
+    `evaluate`."""
+
     jobs: int = Field(default=1, ge=1)
     """Methods executed in parallel, one process each. If there are GPUs, each has its own, unless
     `model.device` names one."""
@@ -129,6 +146,7 @@ class Recipe(Settings):
     tasks: TaskSettings = TaskSettings()
     train: TrainSettings = TrainSettings()
     dpo: DpoSettings = DpoSettings()
+    policy_gradient: PolicyGradientSettings = PolicyGradientSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     budget: BudgetSettings = BudgetSettings()
 
@@ -156,6 +174,36 @@ class Recipe(Settings):
         if self.expert.sampling.top_p not in (None, 1) and self.expert_sampling.temperature == 0:
             raise ValueError("`expert.sampling.top_p` has no effect at temperature 0; remove it")
         return self
+
+    @model_validator(mode="after")
+    def _overrides_are_settings_of_a_method(self) -> Recipe:
+        for name in self.overrides:
+            if name not in self.methods or name == "bc":
+                raise ValueError(
+                    f"`overrides.{name}` has no effect: {name!r} is not a method of this recipe "
+                    "that has rounds"
+                )
+            self.of_method(name)
+        return self
+
+    def of_method(self, method: str) -> Recipe:
+        """The recipe with a method's `overrides` applied.
+
+        ConfigError for a setting that one method alone cannot change, or with a wrong value.
+        """
+        changes = self.overrides.get(method)
+        if not changes:
+            return self
+        data = self.model_dump(exclude={"overrides"})
+        for key, value in changes.items():
+            if key not in _OVERRIDABLE:
+                problem = unknown_name("setting of one method", key, _OVERRIDABLE)
+                raise ConfigError(f"overrides.{method}: {problem.message}", hint=problem.hint)
+            if isinstance(value, dict) != (key != "rounds"):
+                kind = "a number" if key == "rounds" else "a table of settings"
+                raise ConfigError(f"`overrides.{method}.{key}` is {value!r}; expected {kind}")
+            data[key] = _changed(data[key], value) if isinstance(value, dict) else value
+        return parse_settings(Recipe, data, source=f"overrides.{method}")
 
     @property
     def expert_sampling(self) -> SamplingSettings:
@@ -212,3 +260,11 @@ def _parse(text: str, path: Path) -> Any:
     raise ConfigError(
         f"cannot read recipe `{path}`", hint="a recipe ends in `.toml`, `.yaml` or `.json`"
     )
+
+
+def _changed(group: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A group of settings with changes."""
+    unset = {
+        name for names in _EXCLUSIVE if names & changes.keys() for name in names - changes.keys()
+    }
+    return {**{key: value for key, value in group.items() if key not in unset}, **changes}

@@ -3,9 +3,9 @@
     DIR/recipe.json, fingerprint.json     what is run, and in which environment
     DIR/<method>/trajectories.jsonl       the rollouts of all rounds (`expert`: the expert data)
     DIR/<method>/ledger.jsonl             the cost of each stage
-    DIR/<method>/round<r>/                explored.json, examples.jsonl (pairs.jsonl),
-                                          selection.json, training.json, checkpoint/, evaluation/,
-                                          evaluation.json
+    DIR/<method>/round<r>/                explored.json, examples.jsonl (pairs.jsonl, acts.jsonl),
+                                          selection.json, training.json, checkpoint/ (optimizer/),
+                                          evaluation/, evaluation.json
 
 Each stage writes one file last; a stage whose file exists is done and is never executed again.
 """
@@ -24,12 +24,13 @@ from eef.envs.registry import remember_reference
 from eef.errors import DataError, StoreError
 from eef.methods.base import Method
 from eef.methods.registry import make_method
+from eef.models.settings import REMOVED_FILE
 from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, stages_of
 from eef.rollouts.store import read_trajectories
-from eef.selection import PreferencePair, Selection, TrainingExample
+from eef.selection import Acts, PreferencePair, Selection, TrainingExample
 from eef.trajectory import TrajectorySet
 from eef.utils.jsonl import read_jsonl, read_object
 
@@ -67,6 +68,7 @@ class _TrainingSummary(BaseModel):
     updates: int
     examples: int = 0
     pairs: int = 0
+    acts: int = 0
     losses: list[float]
     too_long: list[Any]
 
@@ -131,6 +133,15 @@ class RunDirectory:
         return {name: make_method(name, self.recipe.options.get(name)) for name in names}
 
     @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe of each method: that of the run, with the method's `overrides`."""
+        return {name: self.recipe.of_method(name) for name in self.methods}
+
+    def rounds_of(self, method: str) -> int:
+        """The number of rounds of a method."""
+        return self.recipes[method].rounds if method in self.recipes else self.recipe.rounds
+
+    @cached_property
     def stages(self) -> list[Stage]:
         """All stages of the run, in order."""
         return stages_of(self.recipe)
@@ -157,6 +168,9 @@ class RunDirectory:
     def pairs_file(self, stage: Stage) -> Path:
         return self.folder(stage) / "pairs.jsonl"
 
+    def acts_file(self, stage: Stage) -> Path:
+        return self.folder(stage) / "acts.jsonl"
+
     def training_file(self, stage: Stage) -> Path:
         return self.folder(stage) / "training.json"
 
@@ -167,6 +181,10 @@ class RunDirectory:
     def checkpoint(self, stage: Stage) -> Path:
         """The model that a round has trained."""
         return self.folder(stage) / "checkpoint"
+
+    def optimizer(self, stage: Stage) -> Path:
+        """The directory of the optimizer state that the next round continues with."""
+        return self.folder(stage) / "optimizer"
 
     def evaluation_store(self, stage: Stage) -> Path:
         """The directory of an evaluation's rollouts, which are separate from training rollouts."""
@@ -179,6 +197,8 @@ class RunDirectory:
     # what is done
 
     def is_done(self, stage: Stage) -> bool:
+        if stage.kind == "train" and (self.checkpoint(stage) / REMOVED_FILE).is_file():
+            return True
         return self.last_file(stage).is_file()
 
     def require(self, stage: Stage) -> None:
@@ -229,6 +249,7 @@ class RunDirectory:
         if not self.is_done(stage):
             return None
         examples, pairs = self.examples_file(stage), self.pairs_file(stage)
+        acts = self.acts_file(stage)
         counts = self.summary(stage)
         assert counts is not None, "it is done"
         return Selection(
@@ -236,6 +257,9 @@ class RunDirectory:
             counts,
             tuple(PreferencePair.from_record(record) for record in read_jsonl(pairs))
             if pairs.is_file()
+            else (),
+            tuple(Acts.from_record(record) for record in read_jsonl(acts))
+            if acts.is_file()
             else (),
         )
 
@@ -263,6 +287,8 @@ class RunData:
         self.path = run.path
         self.recipe = run.recipe
         self.methods = run.methods
+        self.recipes = run.recipes
+        self.rounds_of = run.rounds_of
         self.stages = run.stages
         self.done = frozenset(stage for stage in run.stages if run.is_done(stage))
         self.folder = run.folder

@@ -43,8 +43,11 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     stages += [Stage(EXPERT, 0, "evaluate")] if recipe.expert.players else []
     stages += [Stage(BC, 0, kind) for kind in LOOP if kind != "explore"]
     for method in round_methods(recipe):
-        for round in range(1, recipe.rounds + 1):
-            stages += [Stage(method, round, kind) for kind in LOOP]
+        own = recipe.of_method(method)
+        for round in range(1, own.rounds + 1):
+            evaluated = round % own.evaluate.every == 0 or round == own.rounds
+            kinds = LOOP if evaluated else LOOP[:-1]
+            stages += [Stage(method, round, kind) for kind in kinds]
     return stages
 
 

@@ -1,15 +1,16 @@
-"""The training of one round: examples first, then preference pairs."""
+"""The training of one round: examples first, then preference pairs or acts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eef.renderer import Rendered, RenderedPair
 from eef.training.dpo import train_pairs
-from eef.training.settings import DpoSettings, TrainSettings
+from eef.training.policy_gradient import CarriedState, Place, train_acts
+from eef.training.settings import DpoSettings, PolicyGradientSettings, TrainSettings
 from eef.training.sft import train_examples
 from eef.training.trainer import TrainResult
 from eef.utils.progress import OnProgress, ignore_progress
@@ -17,25 +18,48 @@ from eef.utils.progress import OnProgress, ignore_progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PAIRS = "pairs"  # subdirectory of the training checkpoints of the second part
+PAIRS, ACTS = "pairs", "acts"  # subdirectories of the training checkpoints of later parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundItems:
+    """What a round trains on, as token ids. The weights of acts are advantages."""
+
+    examples: Sequence[Rendered] = ()
+    pairs: Sequence[RenderedPair] = ()
+    acts: Sequence[Rendered] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActsTraining:
+    """How acts are trained on; see `eef.training.policy_gradient.train_acts`."""
+
+    settings: PolicyGradientSettings
+    temperature: float
+    reference: PreTrainedModel | None = None
+    place: Place | None = None
+    carried: CarriedState | None = None
 
 
 def train_round(
     model: PreTrainedModel,
-    examples: Sequence[Rendered],
-    pairs: Sequence[RenderedPair],
+    items: RoundItems,
     settings: TrainSettings,
     dpo: DpoSettings,
     *,
+    acts: ActsTraining | None = None,
     directory: Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
-    """Train a model in place on a round's examples, then on its pairs.
+    """Train a model in place on a round's examples, then on its pairs, then on its acts.
 
-    `settings.updates` counts both parts; if there are examples and pairs, `dpo.share` of them go to
-    the pairs. Errors are those of `train_examples`.
+    `settings.updates` counts examples and pairs; if there are both, `dpo.share` of them go to the
+    pairs. With `policy_gradient.imitation`, the examples are imitated together with the acts
+    instead. Nothing to train on gives no update. Errors are those of `train_examples`.
     """
-    first, second = _settings_of(bool(examples), bool(pairs), settings, dpo)
+    jointly = acts is not None and acts.settings.imitation > 0
+    examples = () if jointly else items.examples
+    first, second = _settings_of(bool(examples), bool(items.pairs), settings, dpo)
     result = TrainResult(updates=0)
     if first is not None:
         after = second.updates if second and second.updates else 0
@@ -45,10 +69,26 @@ def train_round(
     if second is not None:
         later = train_pairs(
             model,
-            pairs,
+            items.pairs,
             second,
             dpo.beta,
             directory=directory / PAIRS if directory else None,
+            on_progress=_shifted(on_progress, result.updates, 0),
+        )
+        result = _sum(result, later)
+    if items.acts:
+        assert acts is not None, "acts need settings"
+        later = train_acts(
+            model,
+            items.acts,
+            settings,
+            acts.settings,
+            temperature=acts.temperature,
+            examples=items.examples if jointly else (),
+            reference=acts.reference,
+            place=acts.place,
+            carried=acts.carried,
+            directory=directory / ACTS if directory else None,
             on_progress=_shifted(on_progress, result.updates, 0),
         )
         result = _sum(result, later)

@@ -57,6 +57,10 @@ class TrainSettings(Settings):
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them: less memory, more time."""
 
+    keep_checkpoints: Literal["all", "evaluated"] = "all"
+    """Keep the checkpoint of every round, or only of rounds that are evaluated and of the latest,
+    from which the run continues."""
+
     init_from: Literal["base", "last"] = "base"
     """The weights each round starts from: the base model, or the previous round's checkpoint."""
 

@@ -242,13 +242,20 @@ class Trainer(Generic[Item]):
             save_file(_state(self.parameters, self.optimizer), directory / _STATE_FILE)
 
     def restore(self, directory: Path) -> None:
-        """Continue with the weights and moments that `save` wrote.
+        """Continue with the moments that `save` wrote, and with its weights in float32.
 
-        StoreError if they are missing or damaged.
+        A weight is restored if the present one is the same rounded, so nothing that was trained
+        since is undone. StoreError if the file is missing or damaged.
         """
         try:
             state = load_file(directory / _STATE_FILE, device=str(self.device))
-            _restore(self.parameters, self.optimizer, state)
+            kept = {
+                key: value
+                for key, value in state.items()
+                if not key.startswith("weight/")
+                or _is_rounded(self.parameters[key.removeprefix("weight/")], value)
+            }
+            _restore(self.parameters, self.optimizer, kept)
         except (OSError, SafetensorError, KeyError) as error:
             raise StoreError(
                 f"cannot read the optimizer state `{directory}`: {error}",
@@ -350,6 +357,11 @@ def _restore(
             parameters[name].data.copy_(tensor)
         else:
             optimizer.state[parameters[name]][kind] = tensor
+
+
+def _is_rounded(value: torch.Tensor, exact: torch.Tensor) -> bool:
+    """Whether a tensor is another one, rounded to some number format."""
+    return any(torch.equal(exact.to(dtype).float(), value) for dtype in DTYPES.values())
 
 
 @contextmanager

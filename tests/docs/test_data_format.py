@@ -24,9 +24,14 @@ def run_directory(student, tmp_path_factory):
         directory / "small.json",
         small_recipe(
             student,
-            methods=["bc", "eef", "eef+dpo"],
+            methods=["bc", "eef", "eef+dpo", "grpo"],
+            options={
+                "eef": {"M": 3},
+                "grpo": {"tasks_per_round": 2, "invalid_action_penalty": 0.1},
+            },
+            overrides={"grpo": {"rounds": 2, "evaluate": {"every": 2}}},
             expert={"names": experts},
-            train={"updates": 2},
+            train={"updates": 2, "keep_checkpoints": "evaluated"},
             budget={"rollouts_per_task": None},
         ),
     )

@@ -35,7 +35,7 @@ def finished(student, tmp_path_factory):
 
 def two_rounds(student, **changes):
     recipe = small_recipe(student, rounds=2, methods=["bc", "eef"], train={"updates": 4}, **changes)
-    recipe["options"]["eef"]["updates"] = 5
+    recipe["overrides"] = {"eef": {"train": {"updates": 5}}}
     return as_recipe(recipe)
 
 

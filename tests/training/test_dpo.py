@@ -12,7 +12,7 @@ from eef.errors import MethodError  # noqa: E402
 from eef.methods.registry import make_method  # noqa: E402
 from eef.renderer import Rendered, RenderedPair, Renderer, render_pairs  # noqa: E402
 from eef.training.dpo import train_pairs  # noqa: E402
-from eef.training.round import train_round  # noqa: E402
+from eef.training.round import RoundItems, train_round  # noqa: E402
 from eef.training.settings import DpoSettings, TrainSettings  # noqa: E402
 from eef.training.sft import train_examples  # noqa: E402
 from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet  # noqa: E402
@@ -320,7 +320,11 @@ def test_both_parts_share_the_updates():
     reports, model, alone = [], tiny_model(), tiny_model()
     examples, pair_settings = imitations(), DpoSettings(share=0.4, learning_rate=1e-30)
     result = train_round(
-        model, examples, pairs(), settings(updates=5), pair_settings, on_progress=reports.append
+        model,
+        RoundItems(examples=examples, pairs=pairs()),
+        settings(updates=5),
+        pair_settings,
+        on_progress=reports.append,
     )
     assert (result.updates, len(result.losses)) == (5, 5)
     assert [(report.done, report.total) for report in reports] == [
@@ -340,8 +344,7 @@ def test_both_parts_share_the_updates():
 def test_a_single_part_takes_all_updates(examples, preferences, updates):
     result = train_round(
         tiny_model(),
-        imitations() if examples else [],
-        pairs() if preferences else [],
+        RoundItems(examples=imitations() if examples else [], pairs=pairs() if preferences else []),
         settings(),
         DpoSettings(),
     )
@@ -350,7 +353,12 @@ def test_a_single_part_takes_all_updates(examples, preferences, updates):
 
 def test_one_update_is_left_to_the_examples():
     assert (
-        train_round(tiny_model(), imitations(), pairs(), settings(updates=1), DpoSettings()).updates
+        train_round(
+            tiny_model(),
+            RoundItems(examples=imitations(), pairs=pairs()),
+            settings(updates=1),
+            DpoSettings(),
+        ).updates
         == 1
     )
 
@@ -370,8 +378,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, kill_at):
 
         result = train_round(
             model,
-            imitations(),
-            pairs(),
+            RoundItems(examples=imitations(), pairs=pairs()),
             settings(updates=5, save_every=1),
             DpoSettings(learning_rate=1e-3),
             directory=directory,

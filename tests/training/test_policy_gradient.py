@@ -320,5 +320,5 @@ def test_an_interrupted_training_ends_in_the_same_bits(tmp_path):
     result = train_acts(
         again, group(), settings(save_every=1), chosen, temperature=1.0, directory=tmp_path
     )
-    assert result.updates == 6
+    assert result.updates == 8
     assert_equal(list(whole.parameters()), list(again.parameters()), tolerance=0)
