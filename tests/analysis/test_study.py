@@ -419,9 +419,10 @@ def test_a_directory_without_a_comparison_is_refused(tmp_path):
 
 
 def test_the_variants_of_the_study_can_be_made():
-
     recipe = load_recipe(ROOT / "recipes/study.toml")
     variants = {name: make_method(name, recipe.options.get(name)) for name in recipe.methods}
-    assert len({repr(arm.options) + type(arm).__name__ for arm in variants.values()}) == len(
-        variants
-    )
+    configured = {
+        (repr(variant.options), type(variant), str(recipe.overrides.get(name)))
+        for name, variant in variants.items()
+    }
+    assert len(configured) == len(variants)
