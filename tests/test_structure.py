@@ -39,10 +39,11 @@ ORDER = (
     "pipeline",
     "analysis",
     "report",
+    "viewer",
     "cli",
     "__main__",
 )
-PERIPHERY = {"importers", "exporters", "students", "analysis", "report", "cli"}
+PERIPHERY = {"importers", "exporters", "students", "analysis", "report", "viewer", "cli"}
 TORCH = (
     "eef.models.loading",
     "eef.models.checkpoint",

@@ -43,6 +43,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
     },
     "Inspect": {
         "show": Entry("show:show", "Show a run, task, trajectory or example."),
+        "view": Entry("view:view", "Browse every trajectory of a run."),
         "report": Entry("report:report", "Write the report of a run or study."),
         "label-noise": Entry("label_noise:label_noise", "Measure how often labels are wrong."),
     },

@@ -26,10 +26,10 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from eef.cli.console import duration, stderr_console
-from eef.cli.status import stage_status
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import BC, EXPERT, Stage, round_methods
 from eef.report.formatting import NONE, display_name, percent
+from eef.report.status import stage_status
 from eef.utils.progress import OnProgress, Progress
 
 

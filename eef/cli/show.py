@@ -13,13 +13,13 @@ from eef.analysis.diagnosis import diagnose
 from eef.analysis.results import read_results
 from eef.cli.console import duration, print_err, print_findings, stdout_console
 from eef.cli.options import MethodName, RunPath, check_method_and_round
-from eef.cli.status import stage_status
 from eef.cli.trajectory_view import Item, measured_labels, show_item, show_mask
 from eef.errors import ConfigError, StoreError
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage
 from eef.report.formatting import NONE, reward
 from eef.report.run_table import results_table
+from eef.report.status import stage_status
 from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 

@@ -36,6 +36,11 @@ def split_lines(observation: str) -> list[str]:
     return [line.strip() for line in observation.splitlines() if line.strip()]
 
 
+def first_line(observation: str) -> str:
+    """The first line of an observation that is not empty, or an empty string."""
+    return next(iter(split_lines(observation)), "")
+
+
 def group_in_id(task: str) -> str:
     """The group in a task id of the form `environment/group/number`.
 
@@ -59,6 +64,7 @@ class EnvSpec:
     held_out_part      task id → held-out part, "" if the task belongs to none
     describe           fingerprint → the details without which no score can be read
     split_observation  observation → the parts that reports compare with the previous observation
+    find_instruction   first observation of an episode → the task in words
     """
 
     settings: type[Settings]
@@ -71,3 +77,4 @@ class EnvSpec:
     held_out_part: Callable[[str], str] = lambda task: ""
     describe: Callable[[Mapping[str, Any]], str] = lambda fingerprint: ""
     split_observation: Callable[[str], Sequence[str]] = split_lines
+    find_instruction: Callable[[str], str] = first_line

@@ -216,6 +216,15 @@ class Eef(Configured[EefOptions]):
             rule=self.options.label_rule,
         )
 
+    def solutions(
+        self, trajectories: TrajectorySet, task: str, state: StateRef | None, round: int
+    ) -> list[Trajectory]:
+        """The wins that could solve an important state in a round, the preferred one first.
+
+        `state` is None for the task's start. Which of them are trained on is the option `solution`.
+        """
+        return self._ranked(self._evidence(trajectories, task, round), state)
+
     def _branch_states(
         self, trajectories: TrajectorySet, origin: Trajectory, round: int
     ) -> tuple[int, ...]:
@@ -255,14 +264,21 @@ class Eef(Configured[EefOptions]):
 
     def _solve(self, evidence: _Evidence, state: StateRef | None) -> list[TrainingExample]:
         """The examples for one important state; empty if no win leads through it."""
+        wins = self._ranked(evidence, state)
+        chosen = wins if self.options.solution == "all" else wins[:1]
         t = state.t if state else 0
+        return [self._example(evidence, win, t, 1 / len(chosen)) for win in chosen]
+
+    def _ranked(self, evidence: _Evidence, state: StateRef | None) -> list[Trajectory]:
+        """The solutions of an important state, the preferred one first.
+
+        If the student won from the state itself, only those wins count.
+        """
         candidates = evidence.wins_through(state)
-        own = [win for win in candidates if expert_step_count(win) == t]
-        wins = distinct_by_actions(
+        own = [win for win in candidates if expert_step_count(win) == (state.t if state else 0)]
+        return distinct_by_actions(
             evidence.trajectories, sorted(own or candidates, key=self._solution_order)
         )
-        chosen = wins if self.options.solution == "all" else wins[:1]
-        return [self._example(evidence, win, t, 1 / len(chosen)) for win in chosen]
 
     def _solution_order(self, win: Trajectory) -> tuple[int, tuple[int, int, str]]:
         return -win.round if self.options.solution == "newest" else 0, least_expert_first(win)

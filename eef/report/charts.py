@@ -7,7 +7,7 @@ and label, so color is never the only distinction.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from eef.report.html import Html, join, tag
@@ -16,6 +16,17 @@ WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 40, 76, 14, 40
 LINE_HEIGHT = 15.0
 """Least distance between two labels."""
+
+Form = Callable[[float], str]
+"""Writes a value as a tooltip."""
+
+
+def _rate(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _count(value: float) -> str:
+    return f"{value:.2f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,30 @@ def line_chart(
             if level.at is not None
         ),
         _labels(curves, levels, y),
+    ]
+    return tag(
+        "svg",
+        tag("title", title),
+        *drawn,
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_label=title,
+        class_="chart",
+    )
+
+
+def count_chart(curves: Sequence[Curve], *, title: str) -> Html:
+    """Numbers from zero over rounds."""
+    values = [point.value for curve in curves for point in curve.points]
+    ticks = nice_ticks(0.0, max(values, default=1.0) or 1.0, 4)
+    y = Scale(0.0, ticks[-1], HEIGHT - BOTTOM, TOP)
+    rounds = max((point.x for curve in curves for point in curve.points), default=0.0)
+    x_ticks = [float(tick) for tick in range(int(rounds) + 1)]
+    x = Scale(0.0, rounds or 1.0, LEFT, WIDTH - RIGHT)
+    drawn = [
+        _grid(x, y, x_ticks, [(tick, f"{tick:g}") for tick in ticks], "round"),
+        *(_curve(curve, x, y, _count) for curve in curves),
+        _labels(curves, (), y),
     ]
     return tag(
         "svg",
@@ -211,16 +246,28 @@ def _rate_scale(values: Iterable[float]) -> Scale:
 
 
 def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], x_title: str) -> Html:
+    """Axes of rates in percent."""
     ticks = [tick for tick in nice_ticks(y.low, y.high) if y.low <= tick <= y.high]
+    return _grid(x, y, x_ticks, [(tick, f"{100 * tick:.0f}") for tick in ticks], x_title)
+
+
+def _grid(
+    x: Scale,
+    y: Scale,
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[tuple[float, str]],
+    x_title: str,
+) -> Html:
+    """Horizontal lines with their labels, and the labels below the chart."""
     return join(
         [
             *(
                 tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick), class_="grid")
-                for tick in ticks
+                for tick, _ in y_ticks
             ),
             *(
-                tag("text", f"{100 * tick:.0f}", x=LEFT - 8, y=y(tick) + 4, class_="tick end")
-                for tick in ticks
+                tag("text", label, x=LEFT - 8, y=y(tick) + 4, class_="tick end")
+                for tick, label in y_ticks
             ),
             *(
                 tag("text", f"{tick:,.0f}", x=x(tick), y=HEIGHT - BOTTOM + 17, class_="tick middle")
@@ -242,18 +289,18 @@ def _band(curve: Curve, x: Scale, y: Scale) -> Html:
     return tag("polygon", points=" ".join(upper + lower), class_=f"band {curve.style}")
 
 
-def _curve(curve: Curve, x: Scale, y: Scale) -> Html:
+def _curve(curve: Curve, x: Scale, y: Scale, form: Form = _rate) -> Html:
     line = " ".join(f"{x(point.x)},{y(point.value)}" for point in curve.points)
     dots = [
-        _dot(curve.label, curve.style, x(point.x), y(point.value), point.value)
+        _dot(curve.label, curve.style, x(point.x), y(point.value), point.value, form)
         for point in curve.points
     ]
     return join([tag("polyline", points=line, class_=f"line {curve.style}"), *dots])
 
 
-def _dot(label: str, style: str, x: float, y: float, rate: float) -> Html:
+def _dot(label: str, style: str, x: float, y: float, value: float, form: Form = _rate) -> Html:
     """A marker with its value as a tooltip."""
-    return tag("g", tag("title", f"{label}: {100 * rate:.1f} %"), marker(style, x, y))
+    return tag("g", tag("title", f"{label}: {form(value)}"), marker(style, x, y))
 
 
 def _labels(curves: Sequence[Curve], levels: Sequence[Level], y: Scale) -> Html:

@@ -14,6 +14,10 @@ class Html(str):
 
     __slots__ = ()
 
+    def __html__(self) -> str:
+        """The markup itself: templates with autoescaping insert it as it is."""
+        return str(self)
+
 
 Content = str | int | float
 

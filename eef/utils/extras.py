@@ -17,6 +17,8 @@ EXTRAS = {
     "zipfile_zstd": "inspect",
     "starlette": "serve",
     "uvicorn": "serve",
+    "jinja2": "view",
+    "markupsafe": "view",
     "gymnasium": "gym",
     "pyarrow": "tables",
     "spacy": "spacy",

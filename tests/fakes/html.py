@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+VOID = {"meta", "link", "input", "br"}
+
 
 class Reader(HTMLParser):
     """Elements, attributes, links and text of a page. AssertionError if elements are not nested."""
@@ -22,7 +24,7 @@ class Reader(HTMLParser):
         self.attributes |= {key for key, _ in attributes}
         self.links += [value or "" for key, value in attributes if key == "href"]
         self.ids += [value or "" for key, value in attributes if key == "id"]
-        if name != "meta":
+        if name not in VOID:
             self.open.append(name)
 
     def handle_endtag(self, name: str) -> None:

@@ -35,6 +35,20 @@ def split_observation(observation: str) -> list[str]:
     return [part.strip() for part in re.split(r"\[SEP\]|\n", observation) if part.strip()]
 
 
+def find_instruction(observation: str) -> str:
+    """The goal on a page: the part after `Instruction:`.
+
+    >>> find_instruction("WebShop [SEP] Instruction: [SEP] i want a hat [SEP] Search")
+    'i want a hat'
+    """
+    parts = split_observation(observation)
+    place = next((i for i, part in enumerate(parts) if part.startswith("Instruction:")), None)
+    if place is None:
+        return parts[0] if parts else ""
+    rest = parts[place].removeprefix("Instruction:").strip()
+    return rest or (parts[place + 1] if place + 1 < len(parts) else "")
+
+
 SPEC = EnvSpec(
     settings=WebShopSettings,
     make=WebShop,
@@ -44,4 +58,5 @@ SPEC = EnvSpec(
     behaviors_note=NOTE,
     describe=describe,
     split_observation=split_observation,
+    find_instruction=find_instruction,
 )

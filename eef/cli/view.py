@@ -1,0 +1,63 @@
+"""`eef view`: browse every trajectory of a run."""
+
+from __future__ import annotations
+
+import os
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from eef.cli.console import handle_interrupt, print_err, print_out
+from eef.cli.progress import show_bars
+from eef.utils.extras import require_package
+
+
+def view(
+    directories: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR…", help="Run directories.", show_default=False),
+    ],
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on this machine; 0 is any free port.")
+    ] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the pages in a browser.")
+    ] = True,
+) -> None:
+    """Browse every trajectory of a run.
+
+    Serves the pages on this machine only, below a random key, and follows a run that is being
+    executed. Nothing is written into the run: the search index is in the cache directory
+    (`EEF_CACHE`). From another machine, forward the port: `ssh -L PORT:127.0.0.1:PORT HOST`.
+    Prints the address; Ctrl-C stops the server.
+
+    Example: `eef view runs/demo`
+    """
+    require_package("jinja2", "`eef view`")
+    require_package("starlette", "`eef view`")
+    from eef.viewer.open_run import OpenRun
+    from eef.viewer.server import serve
+    from eef.viewer.site import name_runs
+
+    runs = [OpenRun.open(slug, path) for slug, path in name_runs(directories).items()]
+    with handle_interrupt("stopped"):
+        for run in runs:
+            with show_bars() as on_progress:
+                run.refresh(on_progress)
+
+        def ready(address: str) -> None:
+            print_out(address)
+            if os.environ.get("SSH_CONNECTION"):
+                number = urlsplit(address).port
+                print_err(
+                    f"hint: in a terminal on your own machine: `ssh -N -L "
+                    f"{number}:127.0.0.1:{number} HOST`, then open the address there"
+                )
+            elif browser:
+                webbrowser.open(address)
+            print_err("Ctrl-C stops the server")
+
+        serve(runs, port=port, ready=ready)

@@ -1,0 +1,733 @@
+"""RunIndex: where every rollout of a run is stored, and what can be filtered and searched.
+
+The index is a SQLite file in the cache directory. It holds the place of each record in the run's
+files, the columns that tables are sorted and filtered by, and a full-text index (FTS5) of all
+observations, thoughts and actions. Texts are read from the run when they are shown. `refresh`
+reads what was appended to a run since the last time; a file that was replaced rebuilds the index.
+Nothing is ever written into the run directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from eef.envs.registry import env_spec
+from eef.errors import DataError, EefError, StoreError
+from eef.methods.base import Method
+from eef.methods.eef import Eef
+from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import BC, EXPERT, Stage
+from eef.rollouts.store import STORE_FILE
+from eef.selection import PreferencePair, TrainingExample
+from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet
+from eef.utils.cache import cache_directory
+from eef.utils.jsonl import disk_errors
+from eef.utils.progress import OnProgress, Progress, ignore_progress
+from eef.utils.records import Json
+from eef.utils.text import replace_surrogates
+
+SCHEMA_VERSION = 1
+Phase = Literal["collect", "explore", "evaluate"]
+Kind = Literal["rollouts", "examples", "pairs"]
+
+_BATCH = 1000  # records between two reports of progress
+_HEAD = 1024  # bytes at the start of a file by which it is recognized
+_PLACEHOLDER = Step(observation="", completion="", action="")
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE files (
+    path TEXT PRIMARY KEY, number INTEGER, head TEXT, size INTEGER, lines INTEGER);
+CREATE TABLE trajectories (
+    id INTEGER PRIMARY KEY, name TEXT UNIQUE, task TEXT, method TEXT, round INTEGER, phase TEXT,
+    role TEXT, author TEXT, status TEXT, success INTEGER, reward REAL, steps INTEGER,
+    origin TEXT, t INTEGER, error_kind TEXT, replayable INTEGER, own_round INTEGER,
+    file TEXT, offset INTEGER, size INTEGER);
+CREATE INDEX by_task ON trajectories (task);
+CREATE INDEX by_stage ON trajectories (method, round, phase);
+CREATE TABLE examples (
+    id INTEGER PRIMARY KEY, kind TEXT, name TEXT, task TEXT, trajectory TEXT, method TEXT,
+    round INTEGER, state INTEGER, file TEXT, offset INTEGER, size INTEGER);
+CREATE INDEX example_by_task ON examples (task);
+CREATE INDEX example_by_name ON examples (name);
+CREATE INDEX example_by_trajectory ON examples (trajectory);
+CREATE TABLE tasks (
+    task TEXT PRIMARY KEY, position INTEGER, split TEXT, instruction TEXT, rollouts INTEGER,
+    wins INTEGER, rate REAL, expert INTEGER, expert_reward REAL, recovery INTEGER, errors INTEGER,
+    overflows INTEGER, unverified INTEGER, never INTEGER, newly INTEGER, only_by TEXT);
+CREATE INDEX by_position ON tasks (position);
+CREATE TABLE problems (file TEXT, line INTEGER, message TEXT);
+CREATE VIRTUAL TABLE texts USING fts5(instruction, observation, thought, action, content='');
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A growing file of a run, and what its lines are."""
+
+    path: Path
+    kind: Kind
+    method: str
+    round: int | None
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A rollout without its texts. `id` is its number in the index, `name` its id in the run.
+
+    `steps` counts its own steps; `origin` and `t` are the state it starts from (None and 0 for the
+    task's start). `round` is the round of its method: of the stage for an evaluation.
+    """
+
+    id: int
+    name: str
+    task: str
+    method: str
+    round: int
+    phase: Phase
+    role: str
+    author: str
+    status: str
+    success: bool
+    reward: float | None
+    steps: int
+    origin: str | None
+    t: int
+    error_kind: str | None
+    replayable: bool
+
+    @property
+    def length(self) -> int:
+        """Steps of the whole path."""
+        return self.t + self.steps
+
+    @property
+    def outcome(self) -> Literal["won", "lost", "failed"]:
+        if self.status == "error":
+            return "failed"
+        return "won" if self.success else "lost"
+
+
+_ROW = (
+    "id, name, task, method, round, phase, role, author, status, success, reward, steps, origin, "
+    "t, error_kind, replayable"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleRow:
+    """A training example or preference pair, without its weights."""
+
+    id: int
+    kind: Literal["examples", "pairs"]
+    name: str
+    task: str
+    trajectory: str
+    method: str
+    round: int
+    state: int
+
+
+_EXAMPLE = "id, kind, name, task, trajectory, method, round, state"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task with the numbers that the table of tasks is filtered and sorted by.
+
+    `expert` is whether an expert won it (None: no expert played it). `rate` is the win rate of the
+    students' rollouts, None without any. `recovery` counts the states that need recovery in the
+    last explored round. `only_by` is the only method that won it, "" if there is none or several.
+    """
+
+    task: str
+    position: int
+    split: Literal["train", "test"]
+    instruction: str
+    rollouts: int
+    wins: int
+    rate: float | None
+    expert: bool | None
+    expert_reward: float | None
+    recovery: int
+    errors: int
+    overflows: int
+    unverified: int
+    never: bool
+    newly: bool
+    only_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A line that could not be read."""
+
+    file: str
+    line: int
+    message: str
+
+
+def index_path(run: Path) -> Path:
+    """The file of a run's index: one per run directory, in the cache directory."""
+    resolved = run.resolve()
+    digest = hashlib.sha256(str(resolved).encode(errors="replace")).hexdigest()[:16]
+    return cache_directory() / "viewer" / f"{resolved.name or 'run'}-{digest}.sqlite"
+
+
+class RunIndex:
+    """The index of one run. Each thread uses a connection of its own (`connect`).
+
+    StoreError if the cache directory cannot be written.
+    """
+
+    def __init__(self, run: RunDirectory, path: Path | None = None) -> None:
+        self.run = run
+        self.path = path or index_path(run.path)
+        self.spec = env_spec(run.recipe.env.name)
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._create()
+        except sqlite3.DatabaseError:  # damaged, or another program's file
+            self._remove()
+            self._create()
+
+    def connect(self) -> Reader:
+        """A reader with a connection of its own."""
+        return Reader(self.run.path, self._open())
+
+    def sources(self) -> list[Source]:
+        """The files of the run that hold rollouts, examples and pairs; not all of them exist."""
+        run = self.run
+        found = [Source(run.store(EXPERT) / STORE_FILE, "rollouts", EXPERT, None, "collect")]
+        found += [
+            Source(run.store(name) / STORE_FILE, "rollouts", name, None, "explore")
+            for name in run.methods
+            if name != BC
+        ]
+        for stage in run.stages:
+            if stage.kind == "evaluate":
+                path = run.evaluation_store(stage) / STORE_FILE
+                found.append(Source(path, "rollouts", stage.method, stage.round, "evaluate"))
+        for stage in run.stages:
+            if stage.kind == "select":
+                files: tuple[tuple[Kind, Path], ...] = (
+                    ("examples", run.examples_file(stage)),
+                    ("pairs", run.pairs_file(stage)),
+                )
+                found += [
+                    Source(path, kind, stage.method, stage.round, "explore") for kind, path in files
+                ]
+        return found
+
+    def refresh(self, on_progress: OnProgress = ignore_progress) -> bool:
+        """Read what was appended to the run's files; returns whether there was anything new."""
+        with _Writer(self) as writer:
+            return writer.refresh(on_progress)
+
+    def _create(self) -> None:
+        connection = self._open()
+        try:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                if _version(connection) != self._key:
+                    _clear(connection)
+                    connection.execute("INSERT INTO meta VALUES ('key', ?)", (self._key,))
+        finally:
+            connection.close()
+
+    @property
+    def _key(self) -> str:
+        return f"{SCHEMA_VERSION} {Trajectory.VERSION} {TrainingExample.VERSION}"
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                self.path, timeout=60, isolation_level=None, check_same_thread=False
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = OFF")
+        except sqlite3.OperationalError as error:
+            raise StoreError(
+                f"cannot write `{self.path}`: {error}",
+                hint="set `EEF_CACHE` to a directory that can be written",
+            ) from error
+        return connection
+
+    def _remove(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+
+def _version(connection: sqlite3.Connection) -> str | None:
+    try:
+        found = connection.execute("SELECT value FROM meta WHERE key = 'key'").fetchone()
+    except sqlite3.OperationalError:
+        return None
+    return found[0] if found else None
+
+
+def _clear(connection: sqlite3.Connection) -> None:
+    names = ("meta", "files", "trajectories", "examples", "tasks", "problems", "texts")
+    for name in names:
+        connection.execute(f"DROP TABLE IF EXISTS {name}")
+    for statement in _SCHEMA.split(";\n"):
+        connection.execute(statement)
+
+
+class _Writer:
+    """One refresh of an index, in one transaction."""
+
+    def __init__(self, index: RunIndex) -> None:
+        self.index, self.run = index, index.run
+        self.connection = index._open()
+        self.dirty: set[str] = set()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def refresh(self, on_progress: OnProgress) -> bool:
+        grown = self._grown()
+        if not grown:
+            return False
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            if any(replaced for _, _, replaced in grown):
+                key = _version(self.connection)
+                _clear(self.connection)
+                self.connection.execute("INSERT INTO meta VALUES ('key', ?)", (key,))
+            grown = self._grown()
+            total = sum(end - start for _, (start, end), _ in grown)
+            done = 0
+            for source, (start, end), _ in grown:
+                for read in self._read(source, start, end):
+                    on_progress(Progress("indexing", done + read, total))
+                done += end - start
+            self._summarize(on_progress)
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        return True
+
+    def _grown(self) -> list[tuple[Source, tuple[int, int], bool]]:
+        """The sources with new bytes: (start, end), and whether a file is another than before."""
+        known = {
+            path: (head, size)
+            for path, head, size in self.connection.execute("SELECT path, head, size FROM files")
+        }
+        found = []
+        for source in self.index.sources():
+            name = self._name(source)
+            head, read = known.pop(name, ("", 0))
+            try:
+                size, now = source.path.stat().st_size, _head_of(source.path, read)
+            except FileNotFoundError:
+                if read:
+                    found.append((source, (0, 0), True))
+                continue
+            if read and (size < read or now != head):
+                found.append((source, (0, size), True))
+            elif size > read:
+                found.append((source, (read, size), False))
+        return found
+
+    def _name(self, source: Source) -> str:
+        return source.path.relative_to(self.run.path).as_posix()
+
+    def _read(self, source: Source, start: int, end: int) -> Iterator[int]:
+        """Enter the complete lines of a file between two positions; yields bytes read so far."""
+        name = self._name(source)
+        found = self.connection.execute("SELECT lines FROM files WHERE path = ?", (name,))
+        line = (found.fetchone() or (0,))[0]
+        enter = self._enter_rollout if source.kind == "rollouts" else self._enter_example
+        position = start
+        with source.path.open("rb") as file:
+            file.seek(start)
+            while position < end:
+                data = file.readline()
+                if not data.endswith(b"\n"):
+                    break  # being written, or torn: read when it is complete
+                line += 1
+                if data.strip():
+                    try:
+                        enter(source, name, data, position)
+                    except (EefError, ValueError, TypeError, KeyError, AttributeError) as error:
+                        self._problem(name, line, error)
+                position += len(data)
+                if line % _BATCH == 0:
+                    yield position - start
+        self.connection.execute(
+            "INSERT OR REPLACE INTO files (path, head, size, lines) VALUES (?, ?, ?, ?)",
+            (name, _head_of(source.path, position), position, line),
+        )
+        yield position - start
+
+    def _problem(self, name: str, line: int, error: Exception) -> None:
+        message = error.message if isinstance(error, EefError) else _describe(error)
+        self.connection.execute("INSERT INTO problems VALUES (?, ?, ?)", (name, line, message))
+
+    def _enter_rollout(self, source: Source, name: str, data: bytes, position: int) -> None:
+        record = Trajectory.migrate(_object(data))
+        steps, start = record["steps"], record["start"] or {}
+        first = record["start"] is None
+        task, author = str(record["task"]), record["author"]
+        round = source.round if source.round is not None else int(record["round"])
+        cursor = self.connection.execute(
+            "INSERT OR IGNORE INTO trajectories VALUES "
+            "(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                replace_surrogates(str(record["id"])),
+                replace_surrogates(task),
+                source.method,
+                round,
+                source.phase,
+                author["role"],
+                author["name"],
+                record["status"],
+                bool(record["success"]),
+                record["reward"],
+                len(steps),
+                start.get("trajectory"),
+                int(start.get("t", 0)),
+                record["error_kind"],
+                bool(record["replayable"]),
+                record["round"],
+                name,
+                position,
+                len(data),
+            ),
+        )
+        if cursor.rowcount == 0:
+            raise StoreError(f"trajectory id {record['id']!r} occurs twice")
+        self.dirty.add(task)
+        instruction = self._instruction(steps) if first else ""
+        self._add_text(cursor.lastrowid, instruction, steps)
+        if instruction:
+            self.connection.execute(
+                "INSERT OR IGNORE INTO tasks (task, position, instruction) "
+                "VALUES (?, (SELECT count(*) FROM tasks), ?)",
+                (task, instruction),
+            )
+
+    def _add_text(self, number: int | None, instruction: str, steps: Sequence[Json]) -> None:
+        observations = dict.fromkeys(step["observation"] for step in steps)
+        thoughts = dict.fromkeys(
+            step["completion"].replace(step["action"] or "\n", " ") for step in steps
+        )
+        actions = [step["action"] for step in steps]
+        texts = [instruction, *map("\n".join, (observations, thoughts, actions))]
+        self.connection.execute(
+            "INSERT INTO texts (rowid, instruction, observation, thought, action) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (number, *map(replace_surrogates, texts)),
+        )
+
+    def _instruction(self, steps: Sequence[Json]) -> str:
+        if not steps:
+            return ""
+        found = self.index.spec.find_instruction(str(steps[0]["observation"]))
+        return replace_surrogates(found)[:2000]
+
+    def _enter_example(self, source: Source, name: str, data: bytes, position: int) -> None:
+        if source.kind == "pairs":
+            record = PreferencePair.migrate(_object(data))
+            side = record["chosen"]
+        else:
+            record = side = TrainingExample.migrate(_object(data))
+        self.connection.execute(
+            "INSERT INTO examples VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                source.kind,
+                str(record["id"]),
+                str(record["task"]),
+                str(side["trajectory"]),
+                source.method,
+                source.round,
+                int(side["state"]),
+                name,
+                position,
+                len(data),
+            ),
+        )
+
+    def _summarize(self, on_progress: OnProgress) -> None:
+        """Recompute the rows of the tasks with new rollouts."""
+        last: dict[str, int] = dict(
+            self.connection.execute(
+                "SELECT method, max(round) FROM trajectories WHERE phase = 'evaluate' "
+                "GROUP BY method"
+            ).fetchall()
+        )
+        reader = Reader(self.run.path, self.connection)
+        before = self.connection.execute("SELECT value FROM meta WHERE key = 'last'").fetchone()
+        key = json.dumps(last, sort_keys=True)
+        if before is None or before[0] != key:  # a new round decides who has won what
+            self.dirty |= {task for (task,) in self.connection.execute("SELECT task FROM tasks")}
+            self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('last', ?)", (key,))
+        for number, task in enumerate(sorted(self.dirty), start=1):
+            self._summarize_task(task, reader.rows_of_task(task), last)
+            if number % _BATCH == 0:
+                on_progress(Progress("tasks", number, len(self.dirty)))
+
+    def _summarize_task(self, task: str, rows: Sequence[Row], last: Mapping[str, int]) -> None:
+        summary = summarize_task(rows, last, self.run.methods)
+        self.connection.execute(
+            "INSERT OR IGNORE INTO tasks (task, position, instruction) "
+            "VALUES (?, (SELECT count(*) FROM tasks), '')",
+            (task,),
+        )
+        names = ", ".join(f"{name} = ?" for name in summary)
+        self.connection.execute(
+            f"UPDATE tasks SET {names} WHERE task = ?", (*summary.values(), task)
+        )
+
+
+def summarize_task(
+    rows: Sequence[Row], last: Mapping[str, int], methods: Mapping[str, Method]
+) -> dict[str, Any]:
+    """The columns of a task from its rollouts; `last` is the last evaluated round by method.
+
+    A test task is won by a method if it is won in the method's last evaluated round, a training
+    task if any of its rollouts wins it. It is newly solved if a student wins it and neither the
+    expert nor behavior cloning does.
+    """
+    test = any(row.phase == "evaluate" for row in rows)
+    experts = [row for row in rows if row.role == "expert" and row.status != "error"]
+    students = [row for row in rows if row.role == "student" and row.status != "error"]
+    winners = {
+        row.method
+        for row in students
+        if row.success and (row.phase != "evaluate" or row.round == last.get(row.method))
+    }
+    expert = any(row.success for row in experts) if experts else None
+    rewards = [row.reward for row in experts if row.reward is not None]
+    explorers = winners - {BC}
+    wins = sum(row.success for row in students)
+    return {
+        "split": "test" if test else "train",
+        "rollouts": len(rows),
+        "wins": wins,
+        "rate": wins / len(students) if students else None,
+        "expert": expert,
+        "expert_reward": max(rewards, default=None),
+        "recovery": sum(count_recovery_states(rows, methods).values()),
+        "errors": sum(row.status == "error" for row in rows),
+        "overflows": sum(row.error_kind == "context_overflow" for row in rows),
+        "unverified": sum(not row.replayable for row in rows),
+        "never": not any(row.success for row in rows),
+        "newly": bool(explorers) and not expert and BC not in winners,
+        "only_by": next(iter(explorers)) if len(explorers) == 1 else "",
+    }
+
+
+def count_recovery_states(
+    rows: Sequence[Row], methods: Mapping[str, Method]
+) -> dict[tuple[str, int], int]:
+    """Number of recovery states by (method, round), for the last round that explored the task."""
+    counts = {}
+    for name, method in methods.items():
+        rounds = [row.round for row in rows if (row.method, row.phase) == (name, "explore")]
+        if isinstance(method, Eef) and rounds:
+            kept = [row for row in rows if row.phase == "collect" or row.method == name]
+            trajectories = light_set(row for row in kept if row.phase != "evaluate")
+            grids = method.grids(trajectories, rows[0].task, max(rounds))
+            counts[name, max(rounds)] = sum(len(grid.recovery_states()) for grid in grids.values())
+    return counts
+
+
+def light_set(rows: Iterable[Row]) -> TrajectorySet:
+    """Trajectories with empty steps, enough to measure grids. Those without their origin are
+    skipped."""
+    trajectories = TrajectorySet()
+    for row in rows:
+        add_if_possible(
+            trajectories,
+            Trajectory(
+                id=row.name,
+                task=row.task,
+                author=Author("expert" if row.role == "expert" else "student", row.author),
+                steps=(_PLACEHOLDER,) * row.steps,
+                final_observation="",
+                status=row.status,  # type: ignore[arg-type]
+                reward=row.reward,
+                success=row.success,
+                start=StateRef(row.origin, row.t) if row.origin is not None else None,
+                round=row.round,
+                replayable=row.replayable,
+            ),
+        )
+    return trajectories
+
+
+def add_if_possible(trajectories: TrajectorySet, item: Trajectory) -> str:
+    """Add a trajectory unless its origin is missing or its id is taken; returns the problem."""
+    try:
+        trajectories.add(item)
+    except StoreError as error:
+        return error.message
+    return ""
+
+
+class Reader:
+    """Reads of an index, and of the records it points to. For one thread at a time."""
+
+    def __init__(self, run: Path, connection: sqlite3.Connection) -> None:
+        self._run, self._connection = run, connection
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def fill(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement for each row; only temporary tables are ever written."""
+        self._connection.executemany(sql, rows)
+
+    def rows_of_task(self, task: str) -> list[Row]:
+        """All rollouts of a task: the experts' first, then in the order of the files."""
+        return self.rows("task = ? ORDER BY phase != 'collect', id", task)
+
+    def rows(self, condition: str, *parameters: Any) -> list[Row]:
+        """The rollouts that an SQL condition selects."""
+        found = self.query(f"SELECT {_ROW} FROM trajectories WHERE {condition}", parameters)
+        return [_row(values) for values in found]
+
+    def row(self, name: str) -> Row | None:
+        """The rollout with an id."""
+        return next(iter(self.rows("name = ?", name)), None)
+
+    def examples(self, condition: str, *parameters: Any) -> list[ExampleRow]:
+        """The examples and pairs that an SQL condition selects."""
+        found = self.query(f"SELECT {_EXAMPLE} FROM examples WHERE {condition}", parameters)
+        return [ExampleRow(*values) for values in found]
+
+    def tasks(self, condition: str, *parameters: Any) -> list[TaskRow]:
+        """The tasks that an SQL condition selects."""
+        names = ", ".join(TaskRow.__slots__)
+        found = self.query(f"SELECT {names} FROM tasks WHERE {condition}", parameters)
+        return [_task_row(values) for values in found]
+
+    def problems(self, limit: int = 20) -> tuple[int, list[Problem]]:
+        """The number of lines that could not be read, and the first of them."""
+        count = self.query("SELECT count(*) FROM problems")[0][0]
+        first = self.query("SELECT * FROM problems LIMIT ?", (limit,))
+        return count, [Problem(*values) for values in first]
+
+    def record(self, table: Literal["trajectories", "examples"], number: int) -> Json:
+        """The JSON object of a record. DataError if the file has changed meanwhile."""
+        [(file, offset, size)] = self.query(
+            f"SELECT file, offset, size FROM {table} WHERE id = ?", (number,)
+        )
+        path = self._run / file
+        try:
+            with path.open("rb") as stream:
+                stream.seek(offset)
+                return _object(stream.read(size))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"cannot read a record of `{path}`: {error}", hint="reload the page"
+            ) from error
+
+    def trajectory(self, row: Row) -> Trajectory:
+        """A rollout with its texts. DataError or StoreError if its record is damaged."""
+        return Trajectory.from_record(self.record("trajectories", row.id))
+
+    def trajectories(self, rows: Iterable[Row]) -> tuple[TrajectorySet, dict[str, str]]:
+        """Rollouts with their texts, and by id what is wrong with those that are damaged."""
+        trajectories, damaged = TrajectorySet(), {}
+        for row in rows:
+            try:
+                problem = add_if_possible(trajectories, self.trajectory(row))
+            except EefError as error:
+                problem = error.message
+            if problem:
+                damaged[row.name] = problem
+        return trajectories, damaged
+
+    def example(self, row: ExampleRow) -> TrainingExample | PreferencePair:
+        """An example or pair with its weights. StoreError if its record is damaged."""
+        record = self.record("examples", row.id)
+        kind = PreferencePair if row.kind == "pairs" else TrainingExample
+        return kind.from_record(record)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """A context in which all reads see the same state of the index."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("ROLLBACK")
+
+
+def _row(values: Sequence[Any]) -> Row:
+    fields = list(values)
+    fields[9], fields[15] = bool(fields[9]), bool(fields[15])
+    return Row(*fields)
+
+
+def _task_row(values: Sequence[Any]) -> TaskRow:
+    named = dict(zip(TaskRow.__slots__, values, strict=True))
+    expert = named["expert"]
+    return TaskRow(
+        **{
+            **named,
+            "expert": None if expert is None else bool(expert),
+            "never": bool(named["never"]),
+            "newly": bool(named["newly"]),
+        }
+    )
+
+
+def _object(data: bytes) -> Json:
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"`{error.args[0]}` is missing"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return f"not JSON ({error})"
+    return f"malformed record ({error})"
+
+
+def _head_of(path: Path, read: int) -> str:
+    """A digest of a file's start, by which a replaced file is recognized."""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(min(read, _HEAD))).hexdigest()[:16]
+
+
+def stage_counts(reader: Reader) -> dict[Stage, tuple[int, int]]:
+    """(rollouts, wins) so far of the stages that play."""
+    return {
+        Stage(method, round, phase): (count, wins)
+        for method, round, phase, count, wins in reader.query(
+            "SELECT method, round, phase, count(*), sum(success) FROM trajectories "
+            "GROUP BY method, round, phase"
+        )
+    }

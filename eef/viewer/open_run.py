@@ -1,0 +1,108 @@
+"""OpenRun: a run that is shown, with its index, its results so far and its tokenizer."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eef.analysis.results import Results, read_results
+from eef.errors import EefError
+from eef.pipeline.run_directory import RunData, RunDirectory
+from eef.pipeline.stages import BC, EXPERT, Stage
+from eef.trajectory import TrajectorySet
+from eef.utils.extras import require_package
+from eef.utils.progress import OnProgress, ignore_progress
+from eef.viewer.index import RunIndex, light_set
+
+if TYPE_CHECKING:
+    from eef.renderer import Renderer
+
+
+class _IndexedData(RunData):
+    """A snapshot whose training rollouts come from the index, without their texts."""
+
+    def __init__(self, run: RunDirectory, index: RunIndex) -> None:
+        super().__init__(run)
+        self._index = index
+
+    def trajectories(self, method: str) -> TrajectorySet:
+        name = EXPERT if method == BC else method
+        with self._index.connect() as reader:
+            rows = reader.rows(
+                "phase != 'evaluate' AND method IN (?, ?) ORDER BY phase != 'collect', id",
+                EXPERT,
+                name,
+            )
+        return light_set(rows)
+
+
+class OpenRun:
+    """A run under a short name (`slug`), which is part of the addresses of its pages."""
+
+    def __init__(self, slug: str, run: RunDirectory) -> None:
+        self.slug, self.run = slug, run
+        self.index = RunIndex(run)
+        self.version = 0
+        """Counts the changes seen since the run was opened."""
+        self._lock = threading.Lock()
+        self._done: frozenset[Stage] = frozenset()
+        self._results: Results | EefError | None = None
+        self._tokens: tuple[Renderer, str] | EefError | None = None
+
+    @classmethod
+    def open(cls, slug: str, path: Path) -> OpenRun:
+        """The run in a directory. StoreError if there is none."""
+        return cls(slug, RunDirectory.open(path))
+
+    def refresh(self, on_progress: OnProgress = ignore_progress) -> bool:
+        """Follow the run's files; returns whether anything has changed."""
+        changed = self.index.refresh(on_progress)
+        done = self.done()
+        if done != self._done:
+            self._done, self._results, changed = done, None, True
+        if changed:
+            self.version += 1
+        return changed
+
+    def done(self) -> frozenset[Stage]:
+        return frozenset(stage for stage in self.run.stages if self.run.is_done(stage))
+
+    @property
+    def finished(self) -> bool:
+        return len(self._done) == len(self.run.stages)
+
+    def results(self) -> Results:
+        """The results so far; computed again when a stage has finished. Raises what a damaged file
+        of the run raises."""
+        with self._lock:
+            if self._results is None:
+                try:
+                    self._results = read_results(_IndexedData(self.run, self.index))
+                except EefError as error:
+                    self._results = error
+            if isinstance(self._results, EefError):
+                raise self._results
+            return self._results
+
+    def tokens(self) -> tuple[Renderer, str]:
+        """The renderer of the run's student, and the environment's prompt. An EefError if the
+        packages, the model or the environment are not on this machine."""
+        with self._lock:
+            if self._tokens is None:
+                try:
+                    self._tokens = self._load_tokens()
+                except EefError as error:
+                    self._tokens = error
+                except Exception as error:  # a tokenizer can fail in many ways, a page must not
+                    self._tokens = EefError(f"{type(error).__name__}: {error}")
+            if isinstance(self._tokens, EefError):
+                raise self._tokens
+            return self._tokens
+
+    def _load_tokens(self) -> tuple[Renderer, str]:
+        require_package("transformers", "the mask on tokens")
+        from eef.pipeline.context import RunContext
+
+        context = RunContext(self.run)
+        return context.base_renderer(), context.env.prompt

@@ -1,0 +1,172 @@
+"""The server of the viewer: pages on loopback, below a random key that is part of the address."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.resources import files
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from eef.errors import ConfigError, EefError
+from eef.viewer.address import NAMED, VIEWS, Address, View, served
+from eef.viewer.open_run import OpenRun
+from eef.viewer.page import NotFound
+from eef.viewer.site import Site
+
+LOG = logging.getLogger(__name__)
+HOST = "127.0.0.1"
+FOLLOW_S = 1.0
+"""Seconds between two looks at the files of a run."""
+
+CONTENT_POLICY = (
+    "default-src 'none'; style-src 'self' 'unsafe-inline'; script-src 'self'; connect-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+ASSETS = {
+    "page.css": ("eef.report", "page.css", "text/css"),
+    "viewer.css": ("eef.viewer", "assets/viewer.css", "text/css"),
+    "viewer.js": ("eef.viewer", "assets/viewer.js", "text/javascript"),
+}
+
+
+def read_asset(name: str) -> str:
+    """The text of a style sheet or script."""
+    package, path, _ = ASSETS[name]
+    return files(package).joinpath(path).read_text(encoding="utf-8")
+
+
+def make_app(runs: list[OpenRun], key: str) -> Starlette:
+    """The web application. All paths start with the key; any other path is answered by 404."""
+    site = Site(runs, served(f"/{key}"))
+
+    def endpoint(address_of: Callable[[Request], Address]) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            try:
+                text = await run_in_threadpool(site.draw, address_of(request))
+                return _page(text)
+            except NotFound as error:
+                return _page(site.draw_error(error), 404)
+            except EefError as error:
+                return _page(site.draw_error(error), 500)
+
+        return answer
+
+    def view(name: View) -> Callable[[Request], Address]:
+        def address(request: Request) -> Address:
+            parameters = request.path_params
+            return Address(
+                name,
+                parameters.get("run", ""),
+                parameters.get("name", ""),
+                tuple((key, value) for key, value in request.query_params.items() if value),
+            )
+
+        return address
+
+    async def stamp(request: Request) -> Response:
+        run = site.runs.get(request.path_params["run"])
+        if run is None:
+            return JSONResponse({}, 404, headers=HEADERS)
+        return JSONResponse({"stamp": site.stamp(run)}, headers=HEADERS)
+
+    async def asset(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in ASSETS:
+            return _page(site.draw_error(NotFound(f"no file {name!r}")), 404)
+        media = ASSETS[name][2]
+        return Response(read_asset(name), media_type=media, headers=HEADERS)
+
+    routes = [
+        Route(f"/{key}/", endpoint(view("home"))),
+        Route(f"/{key}/assets/{{name}}", asset),
+        Route(f"/{key}/{{run}}/stamp", stamp),
+        Route(f"/{key}/{{run}}/", endpoint(view("run"))),
+    ]
+    for name in VIEWS:
+        rest = "/{name:path}" if name in NAMED else ""
+        routes.append(Route(f"/{key}/{{run}}/{name}{rest}", endpoint(view(name))))
+    app = Starlette(routes=routes, exception_handlers={404: _unknown})
+    app.router.redirect_slashes = False  # a redirect would name the host that the client claims
+    return app
+
+
+def _page(text: str, status: int = 200) -> Response:
+    body = text.encode("utf-8", errors="replace")
+    return Response(body, status, media_type="text/html; charset=utf-8", headers=HEADERS)
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    return Response("not found", 404, media_type="text/plain", headers=HEADERS)
+
+
+class Follower:
+    """A thread that follows the files of unfinished runs until it is stopped."""
+
+    def __init__(self, runs: list[OpenRun]) -> None:
+        self._runs, self._stop = runs, threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(FOLLOW_S):
+            for run in self._runs:
+                try:
+                    run.refresh()
+                except Exception:  # a page shows what is wrong; following goes on
+                    LOG.exception("cannot follow %s", run.run.path)
+
+
+def serve(runs: list[OpenRun], *, port: int, ready: Callable[[str], None]) -> None:
+    """Serve the pages of some runs until the process is stopped.
+
+    `ready` is called with the address once it accepts requests. Port 0 is any free port.
+    ConfigError if the port cannot be used.
+    """
+    key = secrets.token_urlsafe(16)
+    with _listening(port) as listener, Follower(runs):
+        ready(f"http://{HOST}:{listener.getsockname()[1]}/{key}/")
+        config = uvicorn.Config(
+            make_app(runs, key), log_level="warning", access_log=False, timeout_graceful_shutdown=1
+        )
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, proto=socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen()
+        return listener
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on port {port}: {error}",
+            hint="use `--port 0` for a free port, or end the program that uses it",
+        ) from None

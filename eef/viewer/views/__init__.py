@@ -1,0 +1,1 @@
+"""Views: an address → a page's template and what it shows."""

@@ -1,0 +1,208 @@
+"""The views of one trajectory, and of two trajectories side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eef.pipeline.stages import EXPERT
+from eef.trajectory import PathStep, Trajectory, TrajectorySet
+from eef.viewer.address import Address
+from eef.viewer.index import Reader, Row, light_set
+from eef.viewer.open_run import OpenRun
+from eef.viewer.page import NotFound, Page
+from eef.viewer.search import parse_search
+from eef.viewer.views.steps import ShownStep, grids_of, labels_of, shown_steps
+
+
+def trajectory_page(run: OpenRun, reader: Reader, address: Address) -> Page:
+    """A trajectory step by step."""
+    row = _find(reader, address.name)
+    rows = reader.rows_of_task(row.task)
+    shown, damaged = reader.trajectories(_with_origins(rows, [row]))
+    siblings = _siblings(rows, row)
+    place = [each.name for each in siblings].index(row.name)
+    q = address.get("q")
+
+    def to(position: int) -> Address | None:
+        inside = 0 <= position < len(siblings)
+        name = siblings[position].name if inside else ""
+        return Address.of("trajectory", run.slug, name, q=q) if inside else None
+
+    present = row.name in shown
+    return Page(
+        template="trajectory.html",
+        title=row.name,
+        up=Address.of("task", run.slug, row.task),
+        before=to(place - 1),
+        after=to(place + 1),
+        variables={
+            "row": row,
+            "trajectory": shown[row.name] if present else None,
+            "steps": _steps(run, shown, rows, row) if present else [],
+            "place": place + 1,
+            "siblings": len(siblings),
+            "branches": [each for each in rows if each.origin == row.name],
+            "examples": reader.examples("trajectory = ?", row.name),
+            "instruction": _instruction(reader, row.task),
+            "rivals": _rivals(rows, row),
+            "terms": parse_search(q)[1],
+            "damaged": damaged,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two steps at the same index; None if that path has ended. `same` up to where they part."""
+
+    t: int
+    a: ShownStep | None
+    b: ShownStep | None
+    same: bool
+
+
+def compare_page(run: OpenRun, reader: Reader, address: Address) -> Page:
+    """Two trajectories of a task, aligned up to where they part."""
+    a, b = (_find(reader, address.get(side)) for side in ("a", "b"))
+    if a.task != b.task:
+        raise NotFound(
+            f"{a.name!r} is of task {a.task}, {b.name!r} of {b.task}",
+            hint="compare two trajectories of one task",
+        )
+    rows = reader.rows_of_task(a.task)
+    shown, damaged = reader.trajectories(_with_origins(rows, [a, b]))
+    split = run.index.spec.split_observation
+    sides = [
+        shown_steps(shown.path(row.name), row.name, split) if row.name in shown else []
+        for row in (a, b)
+    ]
+    parting = part_at(*(shown.path(row.name) if row.name in shown else () for row in (a, b)))
+    pairs = [
+        Pair(t, _at(sides[0], t), _at(sides[1], t), same=t < parting)
+        for t in range(max(map(len, sides), default=0))
+    ]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_group(row), []).append(row)
+    return Page(
+        template="compare.html",
+        title=f"Compare {a.name} with {b.name}",
+        up=Address.of("task", run.slug, a.task),
+        variables={
+            "a": a,
+            "b": b,
+            "ends": [_get(shown, row) for row in (a, b)],
+            "pairs": pairs,
+            "parting": parting,
+            "apart": parting < len(pairs),
+            "groups": groups,
+            "damaged": damaged,
+            "instruction": _instruction(reader, a.task),
+        },
+    )
+
+
+def _at(steps: Sequence[ShownStep], t: int) -> ShownStep | None:
+    return steps[t] if t < len(steps) else None
+
+
+def _get(shown: TrajectorySet, row: Row) -> Trajectory | None:
+    return shown[row.name] if row.name in shown else None  # noqa: SIM401 – it has no `get`
+
+
+def part_at(a: Sequence[PathStep], b: Sequence[PathStep]) -> int:
+    """The number of steps that two paths share: the same observations and the same actions."""
+    shared = 0
+    for one, other in zip(a, b, strict=False):
+        first, second = one.step, other.step
+        if (first.observation, first.action) != (second.observation, second.action):
+            break
+        shared += 1
+    return shared
+
+
+def _steps(run: OpenRun, shown: TrajectorySet, rows: Sequence[Row], row: Row) -> list[ShownStep]:
+    """The steps of a path; the expert's part has the labels that the row's method measured."""
+    path = shown.path(row.name)
+    expert = next((shown[item.trajectory] for item in path if item.author.role == "expert"), None)
+    labels: dict[int, str] = {}
+    if expert is not None and row.phase == "explore":
+        kept = [
+            each
+            for each in rows
+            if each.phase == "collect" or (each.method, each.phase) == (row.method, "explore")
+        ]
+        method = run.run.methods.get(row.method)
+        grids = grids_of(method, light_set(kept), row.task, row.round)
+        labels = labels_of(grids.get(expert.id), expert)
+        labels = {t: label for t, label in labels.items() if t < row.t}
+    return shown_steps(path, row.name, run.index.spec.split_observation, labels)
+
+
+def _find(reader: Reader, name: str) -> Row:
+    row = reader.row(name)
+    if row is None:
+        raise NotFound(f"no trajectory {name!r} in this run", hint="open the list of tasks")
+    return row
+
+
+def _with_origins(rows: Sequence[Row], chosen: Sequence[Row]) -> list[Row]:
+    """Rows with those they branch from, in the order of `rows`."""
+    by_name = {row.name: row for row in rows}
+    wanted: set[str] = set()
+    for row in chosen:
+        name: str | None = row.name
+        while name is not None and name in by_name and name not in wanted:
+            wanted.add(name)
+            name = by_name[name].origin
+    return [row for row in rows if row.name in wanted]
+
+
+def _siblings(rows: Sequence[Row], row: Row) -> list[Row]:
+    """The rollouts of the same stage, or all evaluation rollouts of the task."""
+    if row.phase == "evaluate":
+        return [each for each in rows if each.phase == "evaluate"]
+    key = (row.method, row.round, row.phase)
+    return [each for each in rows if (each.method, each.round, each.phase) == key]
+
+
+def _rivals(rows: Sequence[Row], row: Row) -> list[tuple[str, Row]]:
+    """Trajectories that are worth comparing with one: its origin or the expert's, the first one of
+    the same state with another outcome, the same method's in other rounds, other methods'."""
+    found: list[tuple[str, Row]] = []
+    by_name = {each.name: each for each in rows}
+    if row.origin in by_name:
+        found.append(("the trajectory it branches from", by_name[row.origin]))
+    experts = [
+        each for each in rows if each.role == "expert" and each.name not in (row.name, row.origin)
+    ]
+    found += [(f"the expert {each.author}", each) for each in experts[:2]]
+    same = [
+        each
+        for each in rows
+        if (each.phase, each.origin, each.t) == (row.phase, row.origin, row.t)
+        and each.outcome != row.outcome
+        and row.phase == "explore"
+        and (each.method, each.round) == (row.method, row.round)
+    ]
+    found += [(f"one that {same[0].outcome}, from the same state", same[0])] if same else []
+    if row.phase == "evaluate":
+        last: dict[str, Row] = {}
+        for each in rows:
+            if each.phase == "evaluate" and each.role == "student" and each.name != row.name:
+                last[each.method] = each
+        found += [(f"{each.method}, round {each.round}", each) for each in last.values()]
+    return found
+
+
+def _group(row: Row) -> str:
+    if row.method == EXPERT:
+        return "expert"
+    stage = "test" if row.phase == "evaluate" else "training"
+    return f"{row.method}, round {row.round}, {stage}"
+
+
+def _instruction(reader: Reader, task: str) -> str:
+    found = reader.tasks("task = ?", task)
+    return found[0].instruction if found else ""

@@ -1,0 +1,160 @@
+"""The views of a run as a whole: its stages and curves, its tasks, its behaviors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eef.analysis.results import Results
+from eef.errors import EefError
+from eef.pipeline.stages import BC, EXPERT, LOOP, Stage, dependencies, round_methods
+from eef.report.behavior_charts import draw_behavior_rounds
+from eef.report.formatting import describe_env
+from eef.report.html import Html
+from eef.report.sections.evaluation import draw_curves, draw_scores
+from eef.report.status import stage_status
+from eef.report.summary import headline, setting, verdict
+from eef.viewer.address import Address
+from eef.viewer.index import Reader, stage_counts
+from eef.viewer.open_run import OpenRun
+from eef.viewer.page import Page
+from eef.viewer.tasks import FILTERS, SORTS, count_filters, find_filter, list_tasks
+
+
+def run_page(run: OpenRun, reader: Reader, address: Address) -> Page:
+    """Methods × rounds: stages, the results so far and the curves."""
+    results, error = _results(run)
+    recipe = run.run.recipe
+    return Page(
+        template="run.html",
+        title=recipe.name,
+        up=Address.of("home"),
+        variables={
+            "results": results,
+            "error": error,
+            "headline": headline(results) if results else recipe.name,
+            "verdict": verdict(results) if results else "",
+            "setting": setting(results) if results else "",
+            "env": _env(run),
+            "scores": draw_scores(results).content if results else "",
+            "curves": _content(draw_curves(results)) if results else "",
+            "stages": _stages(run, reader),
+            "filters": [each for each in FILTERS if each.name],
+            "counts": count_filters(reader),
+            "problems": reader.problems(),
+        },
+    )
+
+
+def tasks_page(run: OpenRun, reader: Reader, address: Address) -> Page:
+    """The table of tasks."""
+    get = address.get
+    found = list_tasks(
+        reader,
+        filter=get("filter"),
+        sort=get("sort"),
+        search=get("q"),
+        page=int(get("page")) if get("page").isdecimal() else 1,
+    )
+    chosen = find_filter(get("filter"))
+
+    def other(**changes: Any) -> Address:
+        kept = {key: get(key) for key in ("filter", "sort", "q")}
+        return Address.of("tasks", run.slug, **{**kept, **changes})
+
+    return Page(
+        template="tasks.html",
+        title="Tasks" if not chosen.name else f"Tasks: {chosen.title.lower()}",
+        up=Address.of("run", run.slug),
+        before=other(page=found.page - 1) if found.page > 1 else None,
+        after=other(page=found.page + 1) if found.page < found.pages else None,
+        variables={
+            "found": found,
+            "filters": FILTERS,
+            "counts": count_filters(reader),
+            "chosen": chosen,
+            "sorts": SORTS,
+            "sort": get("sort"),
+            "q": get("q"),
+            "other": other,
+        },
+    )
+
+
+def behaviors_page(run: OpenRun, reader: Reader, address: Address) -> Page:
+    """The behaviors of each method over rounds."""
+    results, error = _results(run)
+    return Page(
+        template="behaviors.html",
+        title="Behaviors",
+        up=Address.of("run", run.slug),
+        variables={
+            "error": error,
+            "charts": draw_behavior_rounds(results) if results else "",
+            "note": run.index.spec.behaviors_note,
+        },
+    )
+
+
+def _results(run: OpenRun) -> tuple[Results | None, str]:
+    """The results so far, or what is wrong with a file of the run."""
+    try:
+        return run.results(), ""
+    except EefError as error:
+        return None, error.message
+
+
+def _env(run: OpenRun) -> str:
+    try:
+        return describe_env(run.run.fingerprint)
+    except EefError:
+        return run.run.recipe.env.name
+
+
+def _content(section: Any) -> Html | str:
+    return section.content if section else ""
+
+
+def _stages(run: OpenRun, reader: Reader) -> list[dict[str, Any]]:
+    """One row per method; each of its rounds has the state of its stages."""
+    done, counts = run.done(), stage_counts(reader)
+    methods = [EXPERT, BC, *round_methods(run.run.recipe)]
+    planned = set(run.run.stages)
+    rows = []
+    for method in methods:
+        rounds = [0] if method in (EXPERT, BC) else range(1, run.run.recipe.rounds + 1)
+        kinds = ("collect", *LOOP)
+        rows.append(
+            {
+                "method": method,
+                "rounds": [
+                    {
+                        "round": round,
+                        "stages": [
+                            _stage(run, stage, done, counts)
+                            for kind in kinds
+                            if (stage := Stage(method, round, kind)) in planned
+                        ],
+                    }
+                    for round in rounds
+                ],
+            }
+        )
+    return rows
+
+
+def _stage(
+    run: OpenRun,
+    stage: Stage,
+    done: frozenset[Stage],
+    counts: dict[Stage, tuple[int, int]],
+) -> dict[str, str]:
+    """The state of a stage: `done`, `active` (its predecessors are done) or `waiting`."""
+    if stage in done:
+        try:
+            return {"kind": stage.kind, "state": "done", "text": stage_status(run.run, stage)}
+        except EefError as error:
+            return {"kind": stage.kind, "state": "damaged", "text": error.message}
+    played, won = counts.get(stage, (0, 0))
+    ready = all(each in done for each in dependencies(stage))
+    text = f"{played:,} rollouts so far, {won:,} won" if played else ""
+    return {"kind": stage.kind, "state": "active" if ready else "waiting", "text": text}

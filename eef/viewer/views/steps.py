@@ -1,0 +1,82 @@
+"""Steps as they are shown: what is new in an observation, the thought, the action, the label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from eef.chat import parse_completion
+from eef.methods.base import Method
+from eef.methods.eef import Eef
+from eef.methods.labels import OutcomeGrid
+from eef.trajectory import PathStep, Trajectory, TrajectorySet
+
+Split = Callable[[str], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownStep:
+    """A step of a path. `new` is the part of the observation that the one before did not have.
+
+    `own` is whether the trajectory that is shown played it. `label` is that of the expert's
+    segment it belongs to, "" if there is none.
+    """
+
+    t: int
+    observation: str
+    new: str
+    thought: str
+    action: str
+    completion: str
+    reward: float
+    author: str
+    role: str
+    own: bool
+    label: str = ""
+
+
+def shown_steps(
+    path: Sequence[PathStep], owner: str, split: Split, labels: Mapping[int, str] | None = None
+) -> list[ShownStep]:
+    """The steps of a path; `owner` is the id of the trajectory that is shown."""
+    steps, before = [], ""
+    for t, item in enumerate(path):
+        step = item.step
+        steps.append(
+            ShownStep(
+                t=t,
+                observation=step.observation,
+                new=new_part(step.observation, before, split),
+                thought=parse_completion(step.completion)[0],
+                action=step.action,
+                completion=step.completion,
+                reward=step.reward,
+                author=item.author.name,
+                role=item.author.role,
+                own=item.trajectory == owner,
+                label=(labels or {}).get(t, ""),
+            )
+        )
+        before = step.observation
+    return steps
+
+
+def new_part(observation: str, before: str, split: Split) -> str:
+    """The parts of an observation that the one before did not have."""
+    known = set(split(before))
+    return " · ".join(part for part in split(observation) if part not in known)
+
+
+def grids_of(
+    method: Method | None, trajectories: TrajectorySet, task: str, round: int
+) -> dict[str, OutcomeGrid]:
+    """The outcome grids of a task in a round; empty for methods that measure none."""
+    return method.grids(trajectories, task, round) if isinstance(method, Eef) and round else {}
+
+
+def labels_of(grid: OutcomeGrid | None, expert: Trajectory) -> dict[int, str]:
+    """The label of each step of an expert trajectory that lies in a measured segment."""
+    if grid is None:
+        return {}
+    found = ((t, grid.segment_at(t)) for t in range(expert.length))
+    return {t: segment.label for t, segment in found if segment}

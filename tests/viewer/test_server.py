@@ -1,0 +1,227 @@
+"""The server: every page of a run, nothing without the key, hostile texts as text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+from dataclasses import replace
+from urllib.parse import quote
+
+import pytest
+from starlette.testclient import TestClient
+
+from eef.errors import ConfigError
+from eef.pipeline.run_directory import RunDirectory
+from eef.rollouts.store import Store
+from eef.viewer.open_run import OpenRun
+from eef.viewer.server import CONTENT_POLICY, _listening, make_app
+from eef.viewer.site import name_runs
+from tests.fakes.html import read_html
+from tests.fakes.scripted_run import UGLY, finish, start_run
+
+KEY = "secret"
+HOSTILE = [
+    UGLY,
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "\u202ereversed\u202c \u200fmark",
+    "x" * 100_000,
+    "\x00\x07\x1b[31mred\x1b[0m",
+    "half \ud83d emoji",
+    "{{ 7 * 7 }} {% raw %}",
+    "javascript:alert(1)",
+]
+
+
+@pytest.fixture(scope="module")
+def opened(finished):
+    run = OpenRun.open("run", finished)
+    run.refresh()
+    return run
+
+
+@pytest.fixture(scope="module")
+def client(opened):
+    return TestClient(make_app([opened], KEY), raise_server_exceptions=True)
+
+
+def crawl(client, start, limit=400):
+    """The pages that links lead to from one address, by address."""
+    seen, queue = {}, [start]
+    while queue and len(seen) < limit:
+        address = queue.pop(0)
+        if address in seen:
+            continue
+        response = client.get(address)
+        seen[address] = response
+        if response.status_code == 200 and "text/html" in response.headers["content-type"]:
+            for link in read_html(response.text).links:
+                target = link.partition("#")[0]
+                if target.startswith(f"/{KEY}/") and target not in seen:
+                    queue.append(target)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def pages(client):
+    return crawl(client, f"/{KEY}/run/")
+
+
+def test_every_page_that_is_linked_exists_and_is_well_formed(pages):
+    assert {response.status_code for response in pages.values()} == {200}
+    views = {re.sub(r"[?/].*", "", address.removeprefix(f"/{KEY}/run/")) for address in pages}
+    assert {"", "tasks", "task", "trajectory", "example", "compare", "behaviors"} <= views
+    for response in pages.values():
+        assert response.headers["content-security-policy"] == CONTENT_POLICY
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert response.headers["cache-control"] == "no-store"
+
+
+def test_pages_load_only_what_the_server_has(pages):
+    for address, response in pages.items():
+        if "text/html" in response.headers["content-type"]:
+            assert not re.findall(r'(?:src|href|action)="(?!/secret/|#)[^"]*"', response.text), (
+                address
+            )
+
+
+@pytest.mark.parametrize("address", ["/", "/run/", "/wrong/run/", "/assets/page.css", "/secret"])
+def test_without_the_key_there_is_nothing(client, address):
+    response = client.get(address, follow_redirects=False)
+    assert (response.status_code, response.text) == (404, "not found")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "none/",
+        "run/task/none",
+        "run/trajectory/none",
+        "run/example/none",
+        "run/compare",
+        "run/compare?a=x&b=y",
+        "assets/../server.py",
+        "assets/nothing.css",
+    ],
+)
+def test_what_does_not_exist_is_a_page_with_a_hint(client, address):
+    response = client.get(f"/{KEY}/{address}")
+    assert response.status_code == 404
+    assert "Traceback" not in response.text
+
+
+@pytest.mark.parametrize(
+    "query", ["page=99", "page=x", "sort=none", "filter=none", "q=%22", "page=-1"]
+)
+def test_any_query_of_the_table_is_a_page(client, query):
+    assert client.get(f"/{KEY}/run/tasks?{query}").status_code == 200
+
+
+def test_hostile_texts_are_shown_as_text(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run")
+    with Store.open(run.store("expert")) as store:
+        base = store.trajectories
+    with Store.open(run.store("eef"), base=base) as store:
+        first = next(item for item in store.trajectories if item.by_student)
+        for number, text in enumerate(HOSTILE):
+            step = replace(first.steps[0], observation=text, completion=text, action=text)
+            store.append(
+                replace(
+                    first,
+                    id=f"hostile {number} <b>'\"&#?",
+                    steps=(step,),
+                    final_observation=text,
+                    start=None,
+                    error=text,
+                    status="error",
+                    error_kind="policy",
+                    reward=None,
+                    success=False,
+                )
+            )
+    opened = OpenRun.open("run", run.path)
+    opened.refresh()
+    client = TestClient(make_app([opened], KEY))
+    with opened.index.connect() as reader:
+        names = [row.name for row in reader.rows("name LIKE 'hostile%' ORDER BY id")]
+    assert len(names) == len(HOSTILE)
+    for name, text in zip(names, HOSTILE, strict=True):
+        response = client.get(f"/{KEY}/run/trajectory/{quote(name)}")
+        assert response.status_code == 200
+        page = read_html(response.text)
+        assert not page.names & {"img", "b", "iframe"}
+        assert not any(name.startswith("on") for name in page.attributes)
+        assert response.text.count("<script") == 1
+        if "\u202e" in text:
+            assert "\u202e" not in response.text
+            assert "U+202E" in response.text
+        if "{{" in text:
+            assert "{{ 7 * 7 }}" in response.text
+        if "\x1b" in text:
+            assert "\x1b" not in response.text
+    assert client.get(f"/{KEY}/run/task/{first.task}").status_code == 200
+
+
+def test_a_damaged_record_is_named_and_hides_nothing(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    file = tmp_path / "run" / "eef" / "trajectories.jsonl"
+    lines = file.read_text().splitlines()
+    record = json.loads(lines[0])
+    record["reward"] = "much"  # found when it is shown
+    file.write_text("\n".join([json.dumps(record), "{damaged", *lines[1:]]) + "\n")
+    evaluation = tmp_path / "run" / "eef" / "round1" / "evaluation.json"
+    evaluation.write_text("{}")
+    opened = OpenRun.open("run", tmp_path / "run")
+    opened.refresh()
+    client = TestClient(make_app([opened], KEY))
+    run = client.get(f"/{KEY}/run/")
+    assert run.status_code == 200
+    assert "could not be read" in run.text
+    assert "The results cannot be computed." in run.text
+    task = client.get(f"/{KEY}/run/task/{record['task']}?method=eef&round=1")
+    assert task.status_code == 200
+    assert "could not be read" in task.text
+
+
+def test_a_running_run_is_followed(tmp_path):
+    pipeline = start_run(tmp_path / "run")
+    opened = OpenRun.open("run", tmp_path / "run")
+    client = TestClient(make_app([opened], KEY))
+    opened.refresh()
+    page = client.get(f"/{KEY}/run/").text
+    first = client.get(f"/{KEY}/run/stamp").json()["stamp"]
+    assert f'data-stamp="{first}"' in page
+    assert first
+    pipeline.execute(pipeline.run.stages[0])
+    assert opened.refresh()
+    assert client.get(f"/{KEY}/run/stamp").json()["stamp"] != first
+    assert "20 rollouts" in client.get(f"/{KEY}/run/").text
+    finish(pipeline)
+    opened.refresh()
+    assert client.get(f"/{KEY}/run/stamp").json()["stamp"] == ""
+    assert "data-stamp" not in client.get(f"/{KEY}/run/").text
+
+
+def test_several_runs_have_a_list(finished, tmp_path):
+    other = tmp_path / "run"
+    shutil.copytree(finished, other)
+    runs = [OpenRun.open(name, each) for name, each in name_runs([finished, other]).items()]
+    for run in runs:
+        run.refresh()
+    client = TestClient(make_app(runs, KEY))
+    home = read_html(client.get(f"/{KEY}/").text)
+    assert {f"/{KEY}/run/", f"/{KEY}/run-2/"} <= set(home.links)
+    assert client.get(f"/{KEY}/run-2/tasks").status_code == 200
+
+
+def test_a_taken_port_is_one_line_with_a_hint():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot listen on port {port}") as caught:
+            _listening(port)
+        assert "--port 0" in caught.value.hint
