@@ -434,6 +434,9 @@ FILES = (
         RoundResult,
         version=RESULTS_VERSION,
     ),
+    _file(
+        "servers/*.log", 'The output of inference servers that `rollouts.engine = "vllm"` started.'
+    ),
     _file("report.html", "The report: one self-contained page."),
     _file("*.lock", "Locked while a process writes there; the content has no meaning."),
 )

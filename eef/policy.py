@@ -92,6 +92,21 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class FreePolicy(Policy, Protocol):
+    """A policy that completes any number of conversations at a time, each when it is asked.
+
+    Conversations of the same `session` are likely to start alike. `disconnect` releases what
+    belongs to the running event loop.
+    """
+
+    async def complete(
+        self, conversation: Conversation, seed: int, sampling: Sampling, session: str
+    ) -> Completion: ...
+
+    async def disconnect(self) -> None: ...
+
+
+@runtime_checkable
 class PrivilegedPolicy(Policy, Protocol):
     """A policy that also sees the task of each conversation: an expert with a solution."""
 

@@ -52,6 +52,7 @@ TORCH = (
     "eef.policies.local",
     "eef.policies.attention",
     "eef.policies.kv_cache",
+    "eef.policies.probe",
     "eef.training.batching",
     "eef.training.trainer",
     "eef.training.sft",

@@ -34,17 +34,22 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_model(
-    name: str, *, dtype: DType = "float32", device: str = "auto", lora: LoraSettings | None = None
+    name: str,
+    *,
+    dtype: DType = "float32",
+    device: str = "auto",
+    lora: LoraSettings | None = None,
+    seed: int = 0,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """(model, tokenizer) of `hf/<path or hub id>`, a path or a shipped student, in evaluation mode.
 
-    With `lora` the model gets new adapters; a directory that holds adapters continues with its own,
-    which must have the same rank. ModelError if the directory or hub id does not exist, or has no
-    usable weights, tokenizer or chat template.
+    With `lora` the model gets new adapters, whose initial weights depend on `seed`; a directory
+    that holds adapters continues with its own, which must have the same rank. ModelError if the
+    directory or hub id does not exist, or has no usable weights, tokenizer or chat template.
     """
     source = locate(name)
     adapted = (Path(source) / "adapter_config.json").is_file()
-    origin = locate(_adapter_base(source)) if adapted else source
+    origin = locate(adapter_base(source)) if adapted else source
     tokenizer = load_tokenizer(name)
     generation = fixed_generation_config(origin)
     options = {} if generation is None else {"generation_config": generation}
@@ -69,7 +74,8 @@ def load_model(
     if adapted:
         model = _load_adapters(model, source, lora)
     elif lora is not None:
-        with _no_peft_warning():
+        with _no_peft_warning(), torch.random.fork_rng():
+            torch.manual_seed(seed)
             model = get_peft_model(model, _lora_config(lora))
     return model.eval(), tokenizer
 
@@ -95,7 +101,7 @@ def configured_context(name: str) -> int | None:
     """The `context_length` of a model, from its configuration alone."""
     source = locate(name)
     adapted = (Path(source) / "adapter_config.json").is_file()
-    config = _load(AutoConfig, locate(_adapter_base(source)) if adapted else source, name)
+    config = _load(AutoConfig, locate(adapter_base(source)) if adapted else source, name)
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(length) if length else None
 
@@ -216,7 +222,8 @@ def _load(loader: Any, source: str, name: str, **options: Any) -> Any:
         raise ModelError(f"model {name!r}: no usable {what} ({reason})", hint=hint) from error
 
 
-def _adapter_base(source: str) -> str:
+def adapter_base(source: str) -> str:
+    """The base model that a directory of adapters names."""
     return str(PeftConfig.from_pretrained(source).base_model_name_or_path)
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers")
 VERSIONS = ("eef", "python", *LIBRARIES, "processor")
+ENGINE = ("engine", "dtype", "engine_version")
+"""What computes completions, as a fingerprint names it."""
 
 
 def versions() -> dict[str, str]:
@@ -49,9 +51,10 @@ def processor_name() -> str:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Keys on which two fingerprints differ.
 
-    Versions, the processor and the date are ignored: they do not affect the environment's behavior.
+    Versions, the processor, the engine and the date are ignored: they do not affect the
+    environment's behavior.
     """
-    keys = {*one, *other} - {*VERSIONS, "date"}
+    keys = {*one, *other} - {*VERSIONS, *ENGINE, "date"}
     return sorted(key for key in keys if one.get(key) != other.get(key))
 
 
@@ -87,6 +90,8 @@ def check_run(context: RunContext) -> None:
             require_package("torch", f"the expert `{name}`")
             _check_template(context, name)
     _check_disjoint_splits(context)
+    if run.recipe.rollouts.engine != "local" and not all(map(run.is_done, run.stages)):
+        context.engines.check()
     if not all(run.is_done(stage) for stage in run.stages if stage.kind == "train"):
         require_package("torch", "training a student")
         _check_template(context, run.recipe.model.name)

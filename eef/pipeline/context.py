@@ -12,6 +12,7 @@ from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError
 from eef.exporters.examples import RenderedExample, render_examples
 from eef.pipeline.checks import versions
+from eef.pipeline.engines import Engines
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import EXPERT, Stage, trained_before
@@ -41,6 +42,15 @@ class RunContext:
     def recipe_of(self, stage: Stage) -> Recipe:
         """The recipe with the overrides of a stage's method."""
         return self.run.recipes.get(stage.method, self.recipe)
+
+    @cached_property
+    def engines(self) -> Engines:
+        """The inference servers, used unless `rollouts.engine` is `local`."""
+        return Engines(self)
+
+    def close(self) -> None:
+        """Stop the inference servers that were started."""
+        self.engines.close()
 
     @cached_property
     def env(self) -> Env:
@@ -91,6 +101,7 @@ class RunContext:
             sampling=self.sampling(stage),
             step_limit=rollouts.step_limit or self.env.step_limit,
             batch_size=rollouts.batch_size,
+            in_flight=rollouts.in_flight,
             reset_step_limit=rollouts.reset_step_limit,
             prompt_suffix=suffix,
             thoughts=self.recipe.chat.thoughts,
@@ -110,12 +121,17 @@ class RunContext:
     def student(self, trained: Stage) -> Policy:
         """The student that a training stage left."""
         checkpoint = self.run.checkpoint(trained)
-        return self.local_policy(
+        return self.model_policy(
             str(checkpoint), Author("student", f"{trained.method}@round{trained.round}")
         )
 
-    def local_policy(self, model_name: str, author: Author) -> Policy:
-        """A transformers model that acts in this process; adapters are merged into its weights."""
+    def model_policy(self, model_name: str, author: Author, *, local: bool = False) -> Policy:
+        """A transformers model as a policy: through servers, or `local`, in this process.
+
+        A local model acts with its adapters merged into its weights.
+        """
+        if not local and self.recipe.rollouts.engine != "local":
+            return self.engines.policy(model_name, author)
         from eef.models.loading import has_adapters, load_model, merge_adapters
         from eef.policies.local import LocalPolicy
 
@@ -133,8 +149,18 @@ class RunContext:
             cache_gib=self.recipe.rollouts.cache_gib,
         )
 
-    def trainable_model(self, start: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    def model_context(self, name: str) -> int | None:
+        """The context length of a model, from its configuration alone."""
+        from eef.models.loading import configured_context
+
+        return configured_context(name)
+
+    def trainable_model(
+        self, start: str, seed: int
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """A model to train, with adapters if the recipe has any.
+
+        The initial weights of new adapters depend on `seed`.
 
         A model that this process has just trained (`keep_loaded`) is not loaded again.
         """
@@ -145,7 +171,9 @@ class RunContext:
             return kept[1], kept[2]
         del kept  # before another one is loaded
         settings = self.recipe.model
-        return load_model(start, dtype=settings.dtype, device=settings.device, lora=settings.lora)
+        return load_model(
+            start, dtype=settings.dtype, device=settings.device, lora=settings.lora, seed=seed
+        )
 
     def keep_loaded(
         self, checkpoint: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
@@ -191,9 +219,23 @@ class RunContext:
             "test_split": self.recipe.evaluate.split,
             "test_tasks": len(self.test_tasks),
             "student": self.recipe.model.name,
+            **self._engine(),
             "date": self.date.isoformat(),
             **versions(),
         }
+
+    def _engine(self) -> dict[str, str]:
+        """The engine that computes completions, its version, and the number format."""
+        named: dict[str, str] = {
+            "engine": self.recipe.rollouts.engine,
+            "dtype": self.recipe.model.dtype,
+        }
+        if named["engine"] == "local":
+            return named
+        try:
+            return {**named, "engine_version": self.run.fingerprint["engine_version"]}
+        except (DataError, KeyError):  # a new run
+            return {**named, "engine_version": self.engines.version()}
 
     def _renderer(self, tokenizer: PreTrainedTokenizerFast, context: int | None) -> Renderer:
         chat = self.recipe.chat

@@ -122,11 +122,12 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     from eef.models.memory import memory_errors
     from eef.training.round import RoundItems, train_round
 
+    context.engines.release()
     run, recipe = context.run, context.recipe_of(stage)
     selection = run.selection(stage.method, stage.round)
     assert selection is not None, "selection precedes training"
     start = _start_of_training(context, stage, selection)
-    model, tokenizer = context.trainable_model(start)
+    model, tokenizer = context.trainable_model(start, recipe.train.seed)
     source = run.trajectories(stage.method), context.env.prompt, context.renderer(model, tokenizer)
     examples, overflows = render_all(selection.examples, *source)
     pairs, long_pairs = render_pairs(selection.pairs, *source)

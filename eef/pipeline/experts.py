@@ -32,7 +32,9 @@ def make_expert_policy(context: RunContext, name: str) -> Policy:
     if provider == "scripted":
         return make_expert(context.env, model)
     if provider == "hf":
-        return context.local_policy(name, Author("expert", Path(model).name))
+        # servers that the user runs have the student alone
+        local = context.recipe.rollouts.engine == "remote"
+        return context.model_policy(name, Author("expert", Path(model).name), local=local)
     if provider == "openai":
         return _api_expert(context, model)
     raise ConfigError(

@@ -84,7 +84,7 @@ def execute_methods(
 
 
 def gpus_of(recipe: Recipe, jobs: int) -> list[str]:
-    """The GPUs of up to `jobs` processes, one each, as `CUDA_VISIBLE_DEVICES` names them.
+    """The GPUs of up to `jobs` processes, at least one each, as `CUDA_VISIBLE_DEVICES` names them.
 
     Each process loads a model of its own, and two models may not fit on one GPU. Empty if there is
     no GPU, or if the recipe names a device, which all processes then share.
@@ -103,7 +103,8 @@ def gpus_of(recipe: Recipe, jobs: int) -> list[str]:
         )
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     visible = listed.split(",") if listed else [str(number) for number in range(count)]
-    return visible[:jobs] if count else []
+    jobs = min(jobs, count)
+    return [",".join(visible[first:count:jobs]) for first in range(jobs)]
 
 
 def threads_of(recipe: Recipe, jobs: int) -> int:
@@ -188,9 +189,12 @@ def _work(directory: Path, method: str, pipe: Connection) -> None:
     """Execute the stages of one method; progress and errors go to the parent."""
     try:
         pipeline = Pipeline.open(directory)
-        for stage in pipeline.run.stages:
-            if stage.method == method:
-                pipeline.execute(stage, pipe.send)
+        try:
+            for stage in pipeline.run.stages:
+                if stage.method == method:
+                    pipeline.execute(stage, pipe.send)
+        finally:
+            pipeline.context.close()
     except EefError as error:
         pipe.send(Failure.of(error))
     except Exception:

@@ -97,8 +97,11 @@ class Pipeline:
         """
         from eef.pipeline.parallel import execute_methods
 
-        self.check()
-        execute_methods(self, jobs or self.run.recipe.jobs, on_progress, only=only)
+        try:
+            self.check()
+            execute_methods(self, jobs or self.run.recipe.jobs, on_progress, only=only)
+        finally:
+            self.context.close()
 
     def _threads(self) -> AbstractContextManager[None]:
         """`train.threads` for everything that a stage computes; by default what torch has."""

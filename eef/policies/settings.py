@@ -1,4 +1,4 @@
-"""Settings of policies: sampling, and the servers of API experts."""
+"""Settings of policies: sampling, inference servers, and the servers of API experts."""
 
 from __future__ import annotations
 
@@ -58,17 +58,92 @@ class ApiSettings(Settings):
             raise ValueError(
                 "`key` is not the name of an environment variable; never put the key itself here"
             )
-        address = urlsplit(self.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError("`base_url` is not an address like `http://127.0.0.1:8000/v1`")
-        if address.username or address.password or address.query:
-            raise ValueError(
-                "`base_url` holds a user, a password or a query; keys come from the environment"
-            )
+        check_address("base_url", self.base_url)
         if self.max_cost is not None and not (self.prompt_price or self.completion_price):
             raise ValueError(
                 "`max_cost` has no effect without `prompt_price` or `completion_price`"
             )
+        return self
+
+
+def check_address(name: str, url: str) -> None:
+    """ValueError if a setting is not an address of a server, or if it holds a secret."""
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError(f"`{name}` is not an address like `http://127.0.0.1:8000/v1`: {url!r}")
+    if address.username or address.password or address.query:
+        raise ValueError(
+            f"`{name}` holds a user, a password or a query; keys come from the environment"
+        )
+
+
+class ServerSettings(Settings):
+    """Inference servers that the student plays through, with `rollouts.engine` `vllm` or `remote`.
+
+    With `vllm`, `eef` starts one server per GPU (or one without GPUs) and ends it again. With
+    `remote`, it uses yours.
+    """
+
+    urls: tuple[str, ...] = Field(default=(), strict=False)
+    """`remote`: addresses of the servers, including `/v1`; all of them serve the same model."""
+
+    model: str | None = None
+    """`remote`: name under which the servers list the student's base model; by default the only one
+    they list."""
+
+    key: str = "EEF_SERVER_KEY"
+    """`remote`: name of the environment variable that holds the servers' key. Servers on this
+    machine need none."""
+
+    python: str | None = None
+    """`vllm`: Python interpreter that has vLLM, such as `/opt/vllm/bin/python`; by default the one
+    that runs `eef`."""
+
+    arguments: tuple[str, ...] = Field(default=(), strict=False)
+    """`vllm`: further arguments of the server, such as `["--gpu-memory-utilization", "0.8"]`."""
+
+    context: int | None = Field(default=None, ge=1)
+    """`vllm`: longest conversation in tokens (`--max-model-len`); by default the model's context
+    length, or `chat.max_length` if that is set."""
+
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """`vllm`: port of the first server, on 127.0.0.1; further ones follow it. Free ports by
+    default."""
+
+    start_timeout: float = Field(default=1800.0, gt=0)
+    """`vllm`: seconds that a server may take to start."""
+
+    during_training: bool = False
+    """`vllm`: keep the servers while the student is trained. By default they are stopped to free
+    their GPUs. New adapters are loaded into servers that are up; new full weights need a restart in
+    any case."""
+
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds after which a request is abandoned and repeated."""
+
+    retries: int = Field(default=5, ge=0)
+    """Repetitions of a request (after 429, 5xx, a time-out or a lost connection) before its rollout
+    fails."""
+
+    backoff: float = Field(default=0.5, ge=0)
+    """Seconds before the first repetition, doubled for each further one. A `Retry-After` header
+    takes precedence."""
+
+    probe: bool = True
+    """Compare a server's log-probabilities of a greedy completion with those of the same weights on
+    the CPU, before the first rollout of each checkpoint. The weights must fit into memory."""
+
+    tolerance: float = Field(default=0.05, gt=0)
+    """Largest mean difference of these log-probabilities per token."""
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> ServerSettings:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key):
+            raise ValueError(
+                "`key` is not the name of an environment variable; never put the key itself here"
+            )
+        for url in self.urls:
+            check_address("urls", url)
         return self
 
 

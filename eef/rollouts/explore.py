@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from eef.env import Env
 from eef.errors import EnvError
-from eef.policy import Policy, Replays
+from eef.policy import FreePolicy, Policy, Replays
+from eef.rollouts.free_runner import FreeRunner
 from eef.rollouts.runner import (
     RolloutParameters,
     RolloutRunner,
@@ -86,7 +87,8 @@ def play_into_store(
     """Play every spec that is not in the store; failed rollouts get a second attempt (suffix `~1`).
 
     Called again after an interruption, it leaves the store that an uninterrupted call would have
-    left. Therefore, if completions depend on their batch (`Policy.replays` is "batch"), an
+    left (with a server as the policy: the same rollouts, of which those not yet stored may end
+    differently). Therefore, if completions depend on their batch (`Policy.replays` is "batch"), an
     incomplete batch is played again as a whole, and only its missing trajectories are appended.
 
     `before` are earlier specs of the same stage; progress counts them too. `on_progress` is called
@@ -96,10 +98,12 @@ def play_into_store(
     """
     _refuse_unverified(specs, store.trajectories)
     counter = _Counter([*before, *specs], store, subject, on_progress)
-    with RolloutRunner(env, policy, store.trajectories, parameters) as runner:
+    free = isinstance(policy, FreePolicy)
+    kind: type[RolloutRunner] = FreeRunner if free else RolloutRunner
+    with kind(env, policy, store.trajectories, parameters) as runner:
 
         def play(wanted: Sequence[RolloutSpec]) -> None:
-            for batch in batches(wanted, parameters.batch_size):
+            for batch in [wanted] if free else batches(wanted, parameters.batch_size):
                 _play_missing(batch, store, runner, policy.replays, counter)
 
         play(specs)

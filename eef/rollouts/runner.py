@@ -19,7 +19,7 @@ from typing import Any
 from eef.chat import Thoughts
 from eef.env import Env
 from eef.errors import ConfigError, EefError, ReplayMismatch
-from eef.policy import Completion, Policy, PrivilegedPolicy, Sampling
+from eef.policy import Completion, Conversation, Policy, PrivilegedPolicy, Sampling
 from eef.rollouts.episode import Episode, describe_error
 from eef.rollouts.restore import StateRestorer
 from eef.task import Task
@@ -48,13 +48,15 @@ class RolloutParameters:
 
     `step_limit` bounds the whole path, prefix included; with `reset_step_limit` it bounds the
     rollout's own steps. A task's own limit applies where it is lower. `batch_size` episodes are
-    played side by side. `prompt_suffix` is appended to the environment's prompt. With
-    `thoughts="dropped"` the policy does not see the thought blocks of earlier turns.
+    played side by side, or `in_flight` of them through a server. `prompt_suffix` is appended to the
+    environment's prompt. With `thoughts="dropped"` the policy does not see the thought blocks of
+    earlier turns.
     """
 
     sampling: Sampling
     step_limit: int
     batch_size: int = 32
+    in_flight: int = 64
     reset_step_limit: bool = False
     prompt_suffix: str = ""
     thoughts: Thoughts = "kept"
@@ -103,6 +105,7 @@ class RolloutRunner:
     ) -> None:
         self._env = env
         self._policy = policy
+        self._trajectories = trajectories
         self._restorer = StateRestorer(trajectories)
         self._parameters = parameters
         self._clones: dict[int, Env] = {}
@@ -201,12 +204,7 @@ class RolloutRunner:
         """The next completion of each episode."""
         if not alive:
             return []
-        conversations = [
-            episode.conversation(
-                self._env.prompt, self._parameters.prompt_suffix, self._parameters.thoughts
-            )
-            for _, episode in alive
-        ]
+        conversations = [self._conversation(episode) for _, episode in alive]
         seeds = [derive_seed(spec.seed, episode.turn) for spec, episode in alive]
         try:
             if isinstance(self._policy, PrivilegedPolicy):
@@ -225,6 +223,11 @@ class RolloutRunner:
                 return [failed] * len(alive)
         # one by one, so that only the failing ones are lost
         return [self._act([one])[0] for one in alive]
+
+    def _conversation(self, episode: Episode) -> Conversation:
+        """The prompt for an episode's next completion."""
+        parameters = self._parameters
+        return episode.conversation(self._env.prompt, parameters.prompt_suffix, parameters.thoughts)
 
     def _record(self, spec: RolloutSpec, episode: Episode) -> Trajectory:
         reward = episode.score()

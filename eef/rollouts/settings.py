@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from eef.config import Settings
+from eef.policies.settings import ServerSettings
+
+Engine = Literal["local", "vllm", "remote"]
+_IN_FLIGHT = 64
+_ONLY = {
+    "remote": {"urls", "model", "key"},
+    "vllm": {"python", "arguments", "context", "port", "start_timeout", "during_training"},
+}
 
 
 class RolloutSettings(Settings):
     """How episodes are played."""
 
+    engine: Engine = "local"
+    """What computes the student's completions. `local`: the model in this process; equal runs give
+    equal bits. `vllm`: vLLM servers that `eef` starts, much faster for models of 1B parameters and
+    more. `remote`: servers that you run (vLLM, or any with `/v1/completions` that takes and returns
+    token ids). Servers are reproducible to the record, not to the bit."""
+
     batch_size: int = Field(default=32, ge=1)
-    """Episodes played side by side."""
+    """Episodes played side by side by a `local` model, and the rollouts of a step toward
+    `budget.tokens`."""
+
+    in_flight: int = Field(default=_IN_FLIGHT, ge=1)
+    """Episodes played at a time through servers, each at its own pace."""
+
+    server: ServerSettings = ServerSettings()
 
     cache_gib: float | None = Field(default=None, gt=0)
     """Maximum size of the key/value cache of a model in this process, in GiB (2^30 bytes); by
@@ -24,6 +46,26 @@ class RolloutSettings(Settings):
     reset_step_limit: bool = False
     """Give a rollout that starts inside a trajectory the whole step limit, instead of the part that
     its prefix leaves."""
+
+    @model_validator(mode="after")
+    def _server_settings_have_effect(self) -> RolloutSettings:
+        defaults = ServerSettings()
+        fields = ServerSettings.model_fields
+        given = [name for name in fields if getattr(self.server, name) != getattr(defaults, name)]
+        for name in given:
+            engines = [engine for engine, names in _ONLY.items() if name in names] or list(_ONLY)
+            if self.engine not in engines:
+                raise ValueError(
+                    f"`server.{name}` has no effect with `engine` {self.engine!r}; it belongs to "
+                    f"{' and '.join(map(repr, engines))}"
+                )
+        if self.engine == "local" and self.in_flight != _IN_FLIGHT:
+            raise ValueError("`in_flight` has no effect with `engine` 'local'; see `batch_size`")
+        if self.engine != "local" and self.cache_gib is not None:
+            raise ValueError("`cache_gib` bounds the cache of `engine` 'local' alone; remove it")
+        if self.engine == "remote" and not self.server.urls:
+            raise ValueError("`engine` is 'remote', but `server.urls` is empty")
+        return self
 
 
 class BudgetSettings(Settings):

@@ -14,6 +14,7 @@ EXTRAS = {
     "safetensors": "train",
     "tokenizers": "train",
     "openai": "api",
+    "aiohttp": "engines",
     "zipfile_zstd": "inspect",
     "starlette": "serve",
     "uvicorn": "serve",

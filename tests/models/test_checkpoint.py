@@ -68,6 +68,18 @@ def logits(path, ids):
         return model(torch.tensor([ids])).logits
 
 
+def test_new_adapters_depend_on_the_seed_alone(tmp_path):
+    save_tiny(tmp_path)
+
+    def adapters(seed):
+        torch.rand(3)  # whatever was drawn before
+        model, _ = load_model(str(tmp_path), device="cpu", lora=LoraSettings(rank=2), seed=seed)
+        return torch.cat([p.flatten() for n, p in model.named_parameters() if "lora_A" in n])
+
+    assert torch.equal(adapters(1), adapters(1))
+    assert not torch.equal(adapters(1), adapters(2))
+
+
 def test_merged_adapters_equal_the_adapted_model(adapters, tmp_path):
     directory, base, ids = adapters
     done = eef("model", "merge", directory, "--out", tmp_path / "full")

@@ -1,0 +1,226 @@
+"""Engines: the inference servers that the students of a run play through."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from eef.errors import ConfigError, ModelError
+from eef.policies.settings import ServerSettings
+from eef.policies.vllm_servers import NAME, Serving, VllmServers, vllm_version
+from eef.policy import Policy
+from eef.trajectory import Author
+from eef.utils.extras import require_package
+
+if TYPE_CHECKING:
+    from eef.pipeline.context import RunContext
+    from eef.policies.completions import CompletionsClient
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_LOGS = "servers"
+
+
+class Engines:
+    """The servers of a run: those that the recipe names (`remote`), or that are started (`vllm`).
+
+    A checkpoint of LoRA adapters is loaded into running servers under a name of its own, which
+    holds a digest of its weights, and the one before is unloaded. For full weights, servers are
+    started again.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._servers: VllmServers | None = None
+        self._client: CompletionsClient | None = None
+        self._adapters: str | None = None
+
+    @property
+    def _settings(self) -> ServerSettings:
+        return self._context.recipe.rollouts.server
+
+    def version(self) -> str:
+        """The version of the engine. An EefError if it cannot be used at all."""
+        if self._context.recipe.rollouts.engine == "vllm":
+            return vllm_version(self._settings)
+        client = self._connect()
+        return self._run(client, client.version(client.urls[0]))
+
+    def check(self) -> None:
+        """Raise an EefError if the engine cannot be used; starts nothing."""
+        recipe = self._context.recipe
+        require_package("aiohttp", f"`rollouts.engine` {recipe.rollouts.engine!r}")
+        if recipe.rollouts.engine == "vllm":
+            vllm_version(self._settings)
+            return
+        if recipe.model.lora is None:
+            raise ConfigError(
+                "`rollouts.engine` is 'remote', but training changes all weights, which a running "
+                "server cannot load",
+                hint='train adapters (`[model.lora]`), or use `rollouts.engine = "vllm"`',
+            )
+        client = self._connect()
+        self._run(client, _list_all(client, self._settings.model))
+
+    def policy(self, model_name: str, author: Author) -> Policy:
+        """A policy that plays a model: the base model, or a checkpoint of it."""
+        from eef.models.loading import adapter_base, locate
+        from eef.policies.engine import EnginePolicy
+        from eef.policies.probe import Probe, probe_servers
+
+        context = self._context
+        source = locate(model_name)
+        adapted = (Path(source) / "adapter_config.json").is_file()
+        base = locate(adapter_base(source)) if adapted else source
+        client = self._serve(base)
+        served = self._run(client, self._name(client, source if adapted else None, author))
+        renderer = context.base_renderer(model_name)
+        task = context.train_tasks[0]
+        talk = [{"role": "system", "content": context.env.prompt}] if context.env.prompt else []
+        probe = Probe(
+            model=served,
+            source=model_name,
+            dtype=context.recipe.model.dtype,
+            conversation=[*talk, {"role": "user", "content": task.instruction}],
+            max_tokens=context.recipe.sampling.max_tokens,
+        )
+        room = self._run(client, probe_servers(client, self._settings, renderer, probe))
+        limits = [room, *(length for length in [context.model_context(model_name)] if length)]
+        return EnginePolicy(client, served, renderer, author=author, context=min(limits))
+
+    def release(self) -> None:
+        """Stop servers, unless they are to run while the student is trained."""
+        if not self._settings.during_training or self._context.recipe.model.lora is None:
+            self.close()
+
+    def close(self) -> None:
+        """Stop the servers that were started."""
+        if self._servers is not None:
+            self._servers.stop()
+            self._servers = self._client = self._adapters = None
+
+    def _serve(self, base: str) -> CompletionsClient:
+        """A client of servers that have a base model."""
+        from eef.policies.completions import CompletionsClient
+
+        context, settings = self._context, self._settings
+        if context.recipe.rollouts.engine == "remote":
+            return self._connect()
+        lora = context.recipe.model.lora
+        serving = Serving(
+            model=base,
+            dtype=context.recipe.model.dtype,
+            context=settings.context or context.recipe.chat.max_length,
+            rank=lora.rank if lora else None,
+        )
+        if self._servers is None or self._servers.serving != serving:
+            self.close()
+            servers = VllmServers(
+                settings, serving, gpus=_visible_gpus(), logs=context.run.path / _LOGS
+            )
+            servers.start()
+            self._servers = servers
+            self._client = CompletionsClient(
+                servers.urls, settings, key=servers.key, revive=self._revive
+            )
+        assert self._client is not None
+        return self._client
+
+    async def _revive(self, url: str) -> None:
+        """Start a server again if it has ended, with the adapters that it had."""
+        servers, client = self._servers, self._client
+        assert servers is not None
+        assert client is not None
+        await servers.revive(url)
+        if self._adapters is not None and self._adapters not in await client.models(url):
+            await client.load_adapter(url, self._adapters, self._adapter_path)
+
+    async def _name(self, client: CompletionsClient, adapters: str | None, author: Author) -> str:
+        """The name under which the servers have the base model, or adapters, loaded if needed."""
+        if adapters is None:
+            return await self._base_name(client)
+        name = f"{author.name}-{_digest(Path(adapters))}"
+        before, self._adapters, self._adapter_path = self._adapters, name, adapters
+        for url in client.urls:
+            if name not in await client.models(url):
+                await client.load_adapter(url, name, adapters)
+            if before not in (None, name):
+                assert before is not None
+                await client.unload_adapter(url, before)
+        return name
+
+    async def _base_name(self, client: CompletionsClient) -> str:
+        if self._servers is not None:
+            return NAME
+        return (await _list_all(client, self._settings.model))[0]
+
+    def _connect(self) -> CompletionsClient:
+        """The client of the servers that the recipe names."""
+        require_package("aiohttp", "`rollouts.engine` 'remote'")
+        from eef.policies.completions import CompletionsClient
+
+        if self._client is None:
+            settings = self._settings
+            key = os.environ.get(settings.key, "").strip() or None
+            for url in settings.urls:
+                if key is None and urlsplit(url).hostname not in _LOOPBACK:
+                    raise ConfigError(
+                        f"no key for the server at {url}: the environment variable "
+                        f"`{settings.key}` is not set",
+                        hint=f"`export {settings.key}=…`; servers on this machine need none",
+                    )
+            self._client = CompletionsClient(settings.urls, settings, key=key)
+        return self._client
+
+    def _run(self, client: CompletionsClient, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in an event loop of its own, and close the client's connections."""
+
+        async def and_disconnect() -> Any:
+            try:
+                return await work
+            finally:
+                await client.disconnect()
+
+        return asyncio.run(and_disconnect())
+
+
+async def _list_all(client: CompletionsClient, wanted: str | None) -> list[str]:
+    """The name of the base model at each server. ModelError if a server does not list it."""
+    names = []
+    for url in client.urls:
+        listed = await client.models(url)
+        bases = [name for name, entry in listed.items() if entry.get("parent") is None]
+        name = wanted or (bases[0] if len(bases) == 1 else None)
+        if name not in listed:
+            known = ", ".join(map(repr, bases)) or "nothing"
+            raise ModelError(
+                f"the server at {url} does not serve {wanted!r}; it lists {known}"
+                if wanted
+                else f"the server at {url} serves several models: {known}",
+                hint="set `rollouts.server.model` to the name of the student's base model",
+            )
+        assert name is not None
+        names.append(name)
+    return names
+
+
+def _digest(adapters: Path) -> str:
+    """Eight characters that identify the weights of adapters."""
+    digest = hashlib.sha256()
+    for path in sorted(adapters.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:8]
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs of this process, as `CUDA_VISIBLE_DEVICES` names them."""
+    from eef.models.loading import gpu_count
+
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = gpu_count()
+    return listed.split(",")[:count] if listed else [str(number) for number in range(count)]
