@@ -68,7 +68,8 @@ class Engines:
 
     def policy(self, model_name: str, author: Author) -> Policy:
         """A policy that plays a model: the base model, or a checkpoint of it."""
-        from eef.models.loading import adapter_base, locate
+        from eef.models.loading import adapter_base
+        from eef.models.location import locate
         from eef.policies.engine import EnginePolicy
         from eef.policies.probe import Probe, probe_servers
 

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from eef.errors import ModelError
-from eef.models.loading import DTYPES, adapter_base, load_model, locate
+from eef.models.loading import DTYPES, adapter_base, load_model
+from eef.models.location import locate
 from eef.models.settings import DType
 from eef.policies.completions import CompletionsClient
 from eef.policies.settings import ServerSettings
