@@ -4,8 +4,8 @@ A conversation is `[system?] user assistant user assistant …`. Each user messa
 each assistant message a completion (`Thought: …\\nAction: …`). A method's prompt suffix is appended
 to the environment's prompt in the system message.
 
-Collecting, rollouts, imports, replays and the loss mask find the action of a completion by
-`find_action`. There is no other parser.
+Collecting, rollouts, imports, replays and the loss mask find the action of a completion in ReAct by
+`find_action`. There is no other parser of ReAct. Turns with tool calls are those of `eef.tools`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from eef.policy import Conversation, SampledText
+from eef.tools import (
+    Toolset,
+    format_error_in,
+    read_turn,
+    split_action,
+    split_results,
+    write_turn,
+)
 from eef.trajectory import Step
 from eef.utils.text import replace_surrogates
 
@@ -63,8 +71,13 @@ def build_conversation(
     *,
     prompt_suffix: str = "",
     thoughts: Thoughts = "kept",
+    tools: Toolset | None = None,
 ) -> Conversation:
     """The messages of `steps`; with the current `observation`, the prompt for the next completion.
+
+    With `tools`, the agent calls tools: completions that hold an action in ReAct hold calls instead
+    (`eef.tools`), and the result of a call is a message of role `tool`. Without, it is the other
+    way round.
 
     With `thoughts="dropped"`, the messages have no thought blocks; the steps keep theirs. A lone
     surrogate becomes U+FFFD, because no tokenizer or server accepts it. A completion with recorded
@@ -75,18 +88,79 @@ def build_conversation(
     """
     system = "\n\n".join(part for part in (prompt, prompt_suffix) if part)
     messages: Conversation = [{"role": "system", "content": system}] if system else []
+    calls = 0
     for step in steps:
-        messages.append({"role": "user", "content": step.observation})
+        messages += _observed(step.observation, calls)
         completion = step.completion if thoughts == "kept" else drop_thoughts(step.completion)
+        completion = (
+            as_calls(completion, step.action, tools) if tools else as_react(completion, step.action)
+        )
+        calls = len(read_turn(completion).calls) if tools else 0
         if step.tokens is not None and completion == step.completion:
             completion = SampledText(completion, step.tokens)
         messages.append({"role": "assistant", "content": completion})
     if observation is not None:
-        messages.append({"role": "user", "content": observation})
+        messages += _observed(observation, calls)
     for message in messages:
         if not isinstance(message["content"], SampledText):
             message["content"] = replace_surrogates(message["content"])
     return messages
+
+
+def _observed(observation: str, calls: int) -> Conversation:
+    """The messages of an observation after a turn with some calls."""
+    if not calls:
+        return [{"role": "user", "content": observation}]
+    results = split_results(observation, calls)
+    return [{"role": "tool", "content": result} for result in results]
+
+
+def as_calls(completion: str, action: str, tools: Toolset) -> str:
+    """A completion in ReAct as text and calls; any other completion unchanged.
+
+    An action that is not a call of `tools` remains text.
+
+    >>> from eef.tools import tool
+    >>> search = Toolset((tool("search", "Find products.", query="string"),))
+    >>> print(as_calls("Thought: a mug.\\nAction: search[mug]", "search[mug]", search))
+    a mug.
+    <tool_call>
+    {"name": "search", "arguments": {"query": "mug"}}
+    </tool_call>
+    """
+    if read_turn(completion).calls or not action:
+        return completion
+    span = find_action(completion)
+    if span is None or completion[span.start : span.end] != action:
+        return completion
+    calls = [tools.call_of(each) for each in split_action(action)]
+    if any(call is None for call in calls):
+        return completion
+    before = completion[: span.label]
+    blocks = _thought_blocks(before)
+    end = blocks[-1][1] if blocks else 0
+    text = before[:end] + _THOUGHT.sub("", _FENCE.sub("", before[end:]), count=1).rstrip()
+    text_calls = [call for call in calls if call and call.name == tools.text_action]
+    if text_calls:  # words to the user follow the thought, if there is one
+        return "\n\n".join(part for part in (text, text_calls[0].arguments["text"]) if part)
+    return write_turn(text, [call for call in calls if call])
+
+
+def as_react(completion: str, action: str) -> str:
+    """A completion with calls in ReAct; any other completion unchanged.
+
+    >>> from eef.tools import Call
+    >>> as_react(write_turn("A mug.", [Call("search", {"query": "mug"})]), "search[mug]")
+    'Thought: A mug.\\nAction: search[mug]'
+    """
+    turn = read_turn(completion)
+    if not turn.calls and action.endswith(f"[{turn.text.strip()}]"):  # words to the user
+        return (
+            format_completion("", action) if parse_completion(completion)[1] is None else completion
+        )
+    if not turn.calls or format_error_in(action) is not None:
+        return completion
+    return format_completion(" ".join(turn.text.split()), action)
 
 
 def find_action(completion: str) -> ActionSpan | None:

@@ -11,20 +11,25 @@ Templates differ in three ways that would prevent this:
 - Some refuse a system message, drop it, or move it to the last user message. It is then put before
   the first user message.
 - Some print the current date. They get one fixed date.
+
+With tools, messages hold calls as in `eef.tools`. The template renders them in the form of its
+family; the text of such a completion is what the template puts into a turn for its text and calls.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date as Date
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from eef.call_forms import TRIAL, TRIAL_CALL, CallForm, find_form
 from eef.errors import ModelError
 from eef.policy import Conversation
+from eef.tools import Toolset, Turn, read_turn, write_turn
 from eef.utils.text import replace_surrogates
 
 if TYPE_CHECKING:
@@ -58,7 +63,8 @@ RESERVED_VARIABLES = frozenset(
 """Variables that a recipe may not set: `eef` or transformers sets them."""
 
 _CACHED_TEXTS = 16_384
-_ONLY_THOUGHT_TAGS = re.compile(r"(?:\s|</?think(?:ing)?>|\[/?THINK\]|◁/?think▷)*")
+_TAGS_OR_SPACE = re.compile(r"\s|</?think(?:ing)?>|\[/?THINK\]|◁/?think▷")
+_ONLY_THOUGHT_TAGS = re.compile(f"(?:{_TAGS_OR_SPACE.pattern})*")
 
 
 _DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", *"aAbBcdDeFHIjmMpRSTuUwWxXyYzZ")
@@ -71,11 +77,17 @@ class ChatTemplate:
 
     `variables` are passed to the template. `date` is the date that it reads from the clock, by
     default today's when the object is created; the attribute is None if it does not read the clock.
-    `folds_system` is True if a system message is put before the first user message.
+    `folds_system` is True if a system message is put before the first user message. `tools` are
+    those that the agent calls, None if it writes ReAct; `form` is then the form of its calls, and
+    `drops_text` is True if the template drops the text beside a call.
 
     ModelError if the tokenizer has no chat template, or if the template rewrites earlier user
-    messages or the text of a plain assistant message.
+    messages or the text of a plain assistant message; with tools, if it does not show the tools and
+    the results of calls, or writes calls in an unknown form.
     """
+
+    form: CallForm | None = None
+    drops_text: bool = False
 
     def __init__(
         self,
@@ -83,6 +95,7 @@ class ChatTemplate:
         *,
         variables: Mapping[str, Any] | None = None,
         date: Date | None = None,
+        tools: Toolset | None = None,
     ) -> None:
         if not tokenizer.chat_template:
             raise ModelError(
@@ -91,14 +104,18 @@ class ChatTemplate:
                 "tokenizer",
             )
         self._tokenizer = tokenizer
-        template = tokenizer.get_chat_template()
+        self.tools = tools
+        template = _template_of(tokenizer, tools)
         self.variables = dict(variables or {})
         self.date = (date or Date.today()) if "strftime_now" in template else None
         self._template = template if self.date is None else _clock_macro(self.date) + template
         self._options = {**self.variables, "chat_template": self._template}
+        self._native: Callable[[str, int], str] = lru_cache(_CACHED_TEXTS)(self._write_native)
         self._parts: Callable[[Messages], tuple[str, ...]] = lru_cache(_CACHED_TEXTS)(self._split)
         self.parts((("user", "a"), ("assistant", "b"), ("user", "c")))
         self.folds_system = not self._keeps_system()
+        if tools is not None:
+            self._support_tools(tools)
 
     def messages(self, conversation: Conversation) -> Messages:
         """The messages of a conversation as the template gets them."""
@@ -130,6 +147,17 @@ class ChatTemplate:
         except ModelError:
             return None
 
+    def native(self, completion: str, calls_before: int = 0) -> str:
+        """A completion as its model writes it; `calls_before` are the calls of earlier turns."""
+        return self._native(completion, calls_before) if read_turn(completion).calls else completion
+
+    def read_native(self, text: str) -> str:
+        """The completion that a model's text stands for; the opposite of `native`."""
+        assert self.form is not None, "the agent calls no tools"
+        assert self.tools is not None, "the agent calls no tools"
+        turn = self.form.read(text, self.tools)
+        return write_turn(*turn) if turn.calls else text
+
     def error(self, problem: str) -> ModelError:
         """The error for a template that cannot be used."""
         return ModelError(
@@ -157,6 +185,10 @@ class ChatTemplate:
             return (self._text(messages),)
         earlier = self._parts(messages[:last])
         before = "".join(earlier)
+        if self.form is not None:
+            native = self.native(messages[last][1], _count_calls(messages[:last]))
+            completion = _continue_thought(before, native)
+            return (*earlier, completion, self._text_after_turn(messages, last))
         completion = _continue_thought(before, messages[last][1])
         whole = self._split_whole(messages, before, completion)
         return (*earlier, *(whole or (completion, self._text_after(messages, last))))
@@ -187,16 +219,13 @@ class ChatTemplate:
         All completions are replaced by plain ones. ModelError if the template then rewrites more
         than thought tags.
         """
-        plain = "completion"
-        while any(plain in content for _, content in messages):
-            plain += "0"
+        plain = _placeholder(*(content for _, content in messages))
         replaced = tuple(
             (role, plain if role == "assistant" else content) for role, content in messages
         )
         before, found, after = self._text(replaced).rpartition(plain)
         prompt = self._text(replaced[:last])
-        pairs = enumerate(zip(before, prompt, strict=False))
-        common = next((at for at, (one, other) in pairs if one != other), len(prompt))
+        common = _common_length(before, prompt)
         if not found:
             raise self.error("changes the text of an assistant message")
         if not _ONLY_THOUGHT_TAGS.fullmatch(prompt[common:]):
@@ -205,20 +234,187 @@ class ChatTemplate:
             raise self.error("changes the text of an assistant message")
         return after
 
+    def _support_tools(self, tools: Toolset) -> None:
+        """Find how the template shows tools, and the form of its calls."""
+        refused = ModelError(
+            f"the chat template of {self._tokenizer.name_or_path!r} has no support for tools",
+            hint='set `chat.format = "react"`, or take a model whose chat template renders `tools`',
+        )
+        trial = write_turn("", [TRIAL_CALL])
+        talk = (("user", "a"), ("assistant", trial), ("tool", "result0"))
+        for names in (("tools",), ("tools", "xml_tools")):  # SmolLM3 reads the latter
+            options = {**self._options, **dict.fromkeys(names, TRIAL.records())}
+            try:
+                shown = self._text(talk, options=options)
+                alone = self._text(talk[:2], options=options, generation_prompt=False)
+            except ModelError:
+                raise refused from None
+            if TRIAL.tools[0].description in shown and "result0" in shown:
+                break
+        else:
+            raise refused
+        form = find_form(alone[self._end_of_prompt(talk[:1], alone, options) : self._end(alone)])
+        if form is None:
+            raise ModelError(
+                f"the chat template of {self._tokenizer.name_or_path!r} writes tool calls in a "
+                "form that cannot be read",
+                hint='set `chat.format = "react"`',
+            )
+        self._options |= dict.fromkeys(names, tools.records())
+        self._parts.cache_clear()  # type: ignore[attr-defined]
+        self.form = form
+        self.drops_text = "text0" not in self.native(write_turn("text0", [TRIAL_CALL]))
+
+    def _write_native(self, completion: str, calls_before: int) -> str:
+        """The text that the template puts into a turn of its own, without its end.
+
+        The text beside the calls is inserted as it is: templates may strip it.
+        """
+        turn = read_turn(completion)
+        shown = _placeholder(completion) if turn.text else ""
+        talk = (("user", "a"), ("assistant", write_turn(shown, turn.calls)))
+        text = self._text(talk, generation_prompt=False, calls_before=calls_before)
+        native = text[self._end_of_prompt(talk[:1], text) : self._end(text)]
+        tags = _ONLY_THOUGHT_TAGS.match(native)
+        if tags and tags[0].strip():
+            native = native[tags.end() :]
+        return native.replace(shown, turn.text, 1) if shown else native
+
+    def _end_of_prompt(
+        self, messages: Messages, text: str, options: Mapping[str, Any] | None = None
+    ) -> int:
+        """The index in a text after its prompt, up to thought tags that only one of them has."""
+        prompt = self._text(messages, options=options)
+        common = _common_length(prompt, text)
+        tag = prompt.rfind("<", 0, common)
+        if ">" not in prompt[tag:common]:  # inside a tag, as in `<think>` and `<tool_call>`
+            common = max(tag, 0)
+        if not _ONLY_THOUGHT_TAGS.fullmatch(prompt[common:]):
+            raise self.error("rewrites earlier messages when a conversation continues")
+        return common
+
+    def _end(self, text: str) -> int:
+        """The index of the last special token of a conversation that ends with a completion."""
+        names = {
+            str(each) for each in self._tokenizer.added_tokens_decoder.values() if each.special
+        }
+        names |= set(self._tokenizer.all_special_tokens)
+        end = max((text.rfind(name) for name in names), default=-1)
+        if end < 0:
+            raise self.error("does not end an assistant message with a special token")
+        return end
+
+    def _text_after_turn(self, messages: Messages, last: int) -> str:
+        """The text after the last completion, for an agent that calls tools.
+
+        As `_text_after`, with placeholders for the texts of completions, and their calls unchanged.
+        """
+        plain = _placeholder(*(content for _, content in messages))
+        replaced = tuple(
+            (role, _with_text(content, plain) if role == "assistant" else content)
+            for role, content in messages
+        )
+        text = self._text(replaced)
+        if not _bare(text).startswith(_bare(self._text(replaced[:last]))):
+            raise self.error("rewrites earlier messages when a conversation continues")
+        calls_before = _count_calls(messages[:last])
+        if calls_before:  # the template may add or drop thought tags of earlier turns
+            replaced, last = (("user", "a"), *replaced[last:]), 1
+            text = self._text(replaced, calls_before=calls_before)
+        common = self._end_of_prompt(replaced[:last], text)
+        native = self.native(replaced[last][1], calls_before)
+        start = text.find(native, common)
+        if start < 0 or not _ONLY_THOUGHT_TAGS.fullmatch(text[common:start]):
+            raise self.error("changes the text of an assistant message")
+        return text[start + len(native) :]
+
     def _text(
         self,
         messages: Messages,
         *,
         generation_prompt: bool = True,
         options: Mapping[str, Any] | None = None,
+        calls_before: int = 0,
     ) -> str:
-        conversation = [{"role": role, "content": content} for role, content in messages]
         options = self._options if options is None else options
+        conversation = (
+            structured(messages, calls_before)
+            if "tools" in options
+            else [{"role": role, "content": content} for role, content in messages]
+        )
         render = partial(self._tokenizer.apply_chat_template, conversation, **options)
         try:
             return str(render(tokenize=False, add_generation_prompt=generation_prompt))
         except Exception as error:  # a template is a program that can raise anything
             raise self.error(f"refuses a conversation: {error}") from error
+
+
+def structured(messages: Iterable[tuple[str, str]], calls_before: int = 0) -> list[dict[str, Any]]:
+    """Messages (role, content) with calls as chat APIs and chat templates take them.
+
+    Calls are numbered from `calls_before`; a result has the number of its call. A result after a
+    turn without calls is a user message.
+    """
+    talk: list[dict[str, Any]] = []
+    waiting: list[tuple[str, str]] = []  # (id, name) of calls without a result
+    count = calls_before
+    for role, content in messages:
+        turn = read_turn(content) if role == "assistant" else Turn(content, ())
+        if role == "assistant":
+            waiting = [
+                (f"call{count + number:05}", call.name) for number, call in enumerate(turn.calls)
+            ]
+            count += len(waiting)
+        if turn.calls:
+            calls = [
+                {
+                    "id": id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for (id, _), call in zip(waiting, turn.calls, strict=True)
+            ]
+            talk.append({"role": role, "content": turn.text, "tool_calls": calls})
+        elif role == "tool" and waiting:
+            id, name = waiting.pop(0)
+            talk.append({"role": role, "tool_call_id": id, "name": name, "content": content})
+        else:
+            talk.append({"role": "user" if role == "tool" else role, "content": content})
+    return talk
+
+
+def _count_calls(messages: Messages) -> int:
+    return sum(len(read_turn(content).calls) for role, content in messages if role == "assistant")
+
+
+def _with_text(completion: str, text: str) -> str:
+    """A completion with another text; one that has only calls has none."""
+    turn = read_turn(completion)
+    return write_turn(text if turn.text or not turn.calls else "", turn.calls)
+
+
+def _placeholder(*texts: str) -> str:
+    """A word that is in none of the texts."""
+    plain = "completion"
+    while any(plain in text for text in texts):
+        plain += "0"
+    return plain
+
+
+def _bare(text: str) -> str:
+    """A text without thought tags and white space."""
+    return _TAGS_OR_SPACE.sub("", text)
+
+
+def _common_length(one: str, other: str) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _template_of(tokenizer: PreTrainedTokenizerFast, tools: Toolset | None) -> str:
+    """The template of a tokenizer. Some have one of its own for tools."""
+    template: str = tokenizer.get_chat_template(tools=tools.records() if tools else None)
+    return template
 
 
 def _continue_thought(prompt: str, completion: str) -> str:

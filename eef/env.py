@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, Self, runtime_checkable
 
 from eef.chat import build_conversation, parse_completion
-from eef.errors import EnvError, ReplayMismatch
+from eef.errors import ConfigError, EnvError, ReplayMismatch
 from eef.policy import GREEDY, Policy, PrivilegedPolicy
 from eef.task import Task, TaskSet
+from eef.tools import Tool, Toolset, format_error_in, join_results, split_action
 from eef.trajectory import PathStep, Step
 
 
@@ -47,6 +49,10 @@ class Env(Protocol):
     concurrent         whether clones may be played from several threads at once (because the
                        simulation runs elsewhere)
     prompt             the rules in words, for the system message; "" for none
+    tools              tools that an agent can call, whose actions `step` takes; () for none
+    tool_prompt        the rules for an agent that calls tools
+    text_action        the name of the action that a turn of text alone is, for such an agent; "" if
+                       that is a format error
     worker_restarts    how often a worker process died or hung and was restarted
     """
 
@@ -56,6 +62,9 @@ class Env(Protocol):
     supports_snapshot: bool
     concurrent: bool
     prompt: str
+    tools: tuple[Tool, ...]
+    tool_prompt: str
+    text_action: str
 
     @property
     def worker_restarts(self) -> int: ...
@@ -110,6 +119,9 @@ class BaseEnv:
     supports_snapshot: bool = False
     concurrent: bool = False
     prompt: str = ""
+    tools: tuple[Tool, ...] = ()
+    tool_prompt: str = ""
+    text_action: str = ""
 
     @property
     def worker_restarts(self) -> int:
@@ -160,9 +172,82 @@ FORMAT_ERROR = (
 )
 
 
+class ToolEnv(BaseEnv):
+    """Base of environments whose actions are tool calls.
+
+    A subclass provides `tools`, `rules` and `call` in place of `prompt` and `step`. Agents that
+    write ReAct take the same actions as text.
+    """
+
+    rules: str = ""
+
+    @property
+    def prompt(self) -> str:  # type: ignore[override]
+        """The rules and the tools in words."""
+        return (
+            f"{self.rules}\n\nActions:\n{self.toolset.describe()}\n\n"
+            "Answer with `Thought: …` and then `Action: …` on a line of its own."
+        ).lstrip()
+
+    @property
+    def tool_prompt(self) -> str:  # type: ignore[override]
+        return self.rules
+
+    @cached_property
+    def toolset(self) -> Toolset:
+        return Toolset(self.tools, self.text_action, self.rules)
+
+    def call(self, name: str, arguments: dict[str, Any]) -> StepResult:
+        """Execute a call that fits the schema of its tool.
+
+        A turn of text alone is the call of `text_action` with the argument `text`.
+        """
+        raise NotImplementedError
+
+    def step(self, action: str) -> StepResult:
+        call = self.toolset.call_of(action)
+        if call is None:
+            known = ", ".join(f"`{each.name}`" for each in self.tools)
+            return StepResult(f"Unknown action. The actions are {known}.", 0.0, False)
+        problem = self.toolset.problem(call)
+        if problem:
+            return StepResult(f"Format error: {problem}", 0.0, False)
+        return self.call(call.name, call.arguments)
+
+
+def toolset_of(env: Env) -> Toolset:
+    """The tools of an environment. ConfigError if it declares none."""
+    if not env.tools:
+        raise ConfigError(
+            f"environment {env.name!r} declares no tools", hint='set `chat.format = "react"`'
+        )
+    return Toolset(env.tools, env.text_action, env.tool_prompt)
+
+
 def execute(env: Env, action: str) -> StepResult:
-    """Execute a parsed action; the format error answers the empty action (none was found)."""
-    return env.step(action) if action else StepResult(FORMAT_ERROR, 0.0, False)
+    """Execute the parsed action of a turn.
+
+    The empty action (none was found) and invalid calls are answered by a format error. Of several
+    calls, all are executed up to the end of the episode; the reward is their sum.
+    """
+    results: list[StepResult] = []
+    for each in split_action(action):
+        results.append(_execute(env, each))
+        if results[-1].terminated:
+            break
+    if len(results) == 1:
+        return results[0]
+    observation = join_results([result.observation for result in results])
+    return StepResult(observation, sum(result.reward for result in results), results[-1].terminated)
+
+
+def _execute(env: Env, action: str) -> StepResult:
+    if not action:
+        return StepResult(FORMAT_ERROR, 0.0, False)
+    problem = format_error_in(action)
+    return (
+        env.step(action) if problem is None else StepResult(f"Format error: {problem}", 0.0, False)
+    )
 
 
 def replay(env: Env, task: Task, path: Iterable[PathStep]) -> StepResult:

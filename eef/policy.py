@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from eef.task import Task
+from eef.tools import Toolset
 from eef.trajectory import Author, SampledTokens
 
 Message = dict[str, str]
@@ -70,7 +71,8 @@ Replays = Literal["batch", "alone"]
 class Policy(Protocol):
     """Writes one completion for each conversation and seed, in order.
 
-    A conversation ends in a user message.
+    A conversation ends in an observation. A policy that calls tools has an attribute `tools`, the
+    `Toolset` of its environment (see `tools_of`); its conversations and completions hold calls.
 
     `author` is recorded in every trajectory. `replays` states how a batch that was interrupted or
     failed is played again:
@@ -89,6 +91,11 @@ class Policy(Protocol):
     def act(
         self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling
     ) -> list[Completion]: ...
+
+
+def tools_of(policy: Policy) -> Toolset | None:
+    """The tools that a policy calls; None if it writes ReAct."""
+    return getattr(policy, "tools", None)
 
 
 @runtime_checkable

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
-from eef.chat import Thoughts, build_conversation, find_action, is_blank
+from eef.call_forms import TRIAL_CALL
+from eef.chat import Thoughts, build_conversation, drop_thoughts, find_action, is_blank
 from eef.chat_template import RESERVED_VARIABLES, ChatTemplate, Messages
 from eef.config import Settings
 from eef.errors import ModelError
 from eef.policy import Conversation, SampledText
 from eef.selection import Acts, PreferencePair, TrainingExample
+from eef.tools import Toolset, read_turn, write_turn
 from eef.trajectory import SampledTokens, TrajectorySet
 
 if TYPE_CHECKING:
@@ -34,11 +36,16 @@ if TYPE_CHECKING:
 LossOn = Literal["completion", "action"]
 
 _CACHED_TEXTS = 16_384
-_NEXT_TURN = (("user", "."),)  # any observation: it makes the template end the turn before it
+_NEXT = "."  # any observation: it makes the template end the turn before it
 
 
 class ChatSettings(Settings):
-    """How a conversation becomes token ids and loss weights."""
+    """How an agent speaks, and how a conversation becomes token ids and loss weights."""
+
+    format: Literal["react", "tools"] = "react"
+    """How the agent acts: `react` writes `Thought: …` and `Action: …`, `tools` calls the tools that
+    the environment declares, as the model's chat template and its server write calls. Trajectories
+    of either kind can be trained on and replayed in both."""
 
     loss_on: LossOn = "completion"
     """Train on the whole `completion` (thought and action), or on the `action` alone."""
@@ -109,7 +116,8 @@ class Renderer:
     With `loss_on="action"`, a completion's weight applies only to its action (`chat.find_action`)
     and to the end of the turn. `thoughts` is how `render_example` builds conversations.
     `max_length` is the longest rendering that `render_all` accepts. `stop_ids` are the ids that end
-    a turn. `template_variables` and `date` belong to the template (see `ChatTemplate`).
+    a turn. `template_variables`, `date` and `tools` belong to the template (see `ChatTemplate`).
+    With tools, the action of a completion is its calls.
 
     ModelError if the tokenizer has no chat template, or if the template cannot be used (see
     `ChatTemplate`) or does not end a turn with a special token.
@@ -124,8 +132,12 @@ class Renderer:
         max_length: int | None = None,
         template_variables: Mapping[str, Any] | None = None,
         date: Date | None = None,
+        tools: Toolset | None = None,
     ) -> None:
-        self.template = ChatTemplate(tokenizer, variables=template_variables, date=date)
+        self.template = ChatTemplate(
+            tokenizer, variables=template_variables, date=date, tools=tools
+        )
+        self.tools = tools
         self.tokenizer = tokenizer
         self.loss_on = loss_on
         self.thoughts: Thoughts = thoughts
@@ -152,7 +164,14 @@ class Renderer:
         `ids` exclude the one that ended the turn. Special tokens have no text.
         """
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        if self._encode(text, False) == tuple(ids):
+        native = text
+        if self.tools is not None:  # some families mark calls by special tokens
+            completion = self.template.read_native(
+                self.tokenizer.decode(ids, skip_special_tokens=False)
+            )
+            if read_turn(completion).calls:
+                text, native = completion, self.template.native(completion)
+        if self._encode(native, False) == tuple(ids):
             return text, None
         return text, SampledTokens(tuple(ids), self.vocabulary)
 
@@ -173,7 +192,7 @@ class Renderer:
         messages = self._up_to_last_completion(conversation)
         if sum(role == "assistant" for role, _ in messages) != len(weights):
             raise ModelError(f"{len(weights)} weights, but another number of assistant messages")
-        first, *rest = self.template.parts(messages + _NEXT_TURN)
+        first, *rest = self.template.parts(_with_next(messages))
         ids = list(self._encode(first, True))
         values = [0.0] * len(ids)
         turns = zip(self._sampled(conversation), rest[::2], rest[1::2], weights, strict=True)
@@ -192,7 +211,7 @@ class Renderer:
         Worked example: the prompt "<user>page<agent>" and one trained completion "buy" give
         [("<user>page<agent>", 0), ("buy<end>", w)].
         """
-        first, *rest = self.template.parts(self._up_to_last_completion(conversation) + _NEXT_TURN)
+        first, *rest = self.template.parts(_with_next(self._up_to_last_completion(conversation)))
         spans = [(first, 0.0)]
         for number, weight in enumerate(weights):
             completion, between = rest[2 * number : 2 * number + 2]
@@ -214,10 +233,14 @@ class Renderer:
             "<think>\nwhere?\n</think>\n\nThought: on.\nAction: right",
             "Action: left",
         ]
+        if self.tools is not None:
+            completions = [write_turn(text, [TRIAL_CALL]) for text in ("On.", "")]
+            completions += [write_turn("<think>\nwhere?\n</think>\n\nOn.", [TRIAL_CALL]), "Done."]
         conversation: Conversation = [{"role": "system", "content": prompt}] if prompt else []
         prompts = []
         for number, completion in enumerate(completions):
-            conversation.append({"role": "user", "content": f"page {number}"})
+            role = _role_after(conversation[-1]["content"]) if number else "user"
+            conversation.append({"role": role, "content": f"page {number}"})
             prompts.append(self.prompt(conversation))
             conversation.append({"role": "assistant", "content": completion})
         ids = list(self.render(conversation, [1.0] * len(completions)).ids)
@@ -248,7 +271,12 @@ class Renderer:
         Its text is used if the chat template has changed it, or if special tokens were sampled: the
         text has none, and training would teach them.
         """
-        if sampled is None or sampled != completion or self._special & set(sampled.tokens.ids):
+        if sampled is None:
+            return self._encode(completion, False)
+        changed, forbidden = sampled != completion, self._special
+        if self.tools is not None:  # the text has calls in the neutral form, not in the model's
+            changed, forbidden = False, self.stop_ids
+        if changed or forbidden & set(sampled.tokens.ids):
             return self._encode(completion, False)
         return sampled.tokens.ids
 
@@ -285,10 +313,24 @@ class Renderer:
         """
         if self.loss_on == "completion":
             return 0, len(completion)
+        if self.tools is not None:
+            return self._called_text(completion)
         span = find_action(completion)
         if span is None:
             return len(completion), len(completion)
         return span.start, span.end if completion[span.end :].strip() else len(completion)
+
+    def _called_text(self, completion: str) -> tuple[int, int]:
+        """The (start, end) of the calls; of a turn of text alone, if that is an action."""
+        assert self.tools is not None, "only agents with tools call them"
+        assert self.template.form is not None, "set with the tools"
+        span = self.template.form.span(completion, self.tools)
+        if span is None and self.tools.text_action and completion.strip():
+            text = drop_thoughts(completion)
+            return len(completion) - len(text), len(completion)
+        if span is None:
+            return len(completion), len(completion)
+        return span[0], span[1] if completion[span[1] :].strip() else len(completion)
 
     def _trained_tokens(self, completion: str, ids: tuple[int, ...]) -> tuple[int, int]:
         """The (start, end) of the trained ones among the token ids of a completion.
@@ -329,13 +371,18 @@ class Renderer:
         return frozenset({*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder})
 
     def _find_stop_ids(self) -> frozenset[int]:
-        """The end of sequence, and the first special token after a completion."""
-        between = self.template.parts((("user", "a"), ("assistant", "b"), ("user", "c")))[-1]
-        ids = self._encode(between, False)
-        end = next((token for token in ids if token in self._special), None)
-        if end is None:
-            raise self.template.error("does not end an assistant message with a special token")
-        return frozenset({end, self.tokenizer.eos_token_id})
+        """The end of sequence, and the first special token after a completion, with and without
+        calls."""
+        found = {self.tokenizer.eos_token_id}
+        completions = ["b", *([write_turn("", [TRIAL_CALL])] if self.tools else [])]
+        for completion in completions:
+            talk = (("user", "a"), ("assistant", completion))
+            ids = self._encode(self.template.parts(_with_next(talk))[-1], False)
+            end = next((token for token in ids if token in self._special), None)
+            if end is None:
+                raise self.template.error("does not end an assistant message with a special token")
+            found.add(end)
+        return frozenset(found)
 
     def _up_to_last_completion(self, conversation: Conversation) -> Messages:
         messages = self.template.messages(conversation)
@@ -344,11 +391,27 @@ class Renderer:
         return messages
 
 
+def _role_after(completion: str) -> str:
+    """The role of the message after a completion."""
+    return "tool" if read_turn(completion).calls else "user"
+
+
+def _with_next(messages: Messages) -> Messages:
+    """Messages, with an observation after the last completion."""
+    if not messages:
+        return (("user", _NEXT),)
+    return (*messages, (_role_after(messages[-1][1]), _NEXT))
+
+
 def render_example(
     example: TrainingExample | Acts, trajectories: TrajectorySet, prompt: str, renderer: Renderer
 ) -> Rendered:
     """The example's path with its weights (the advantages of acts), up to the last trained step."""
-    return renderer.render(*weighted_conversation(example, trajectories, prompt, renderer.thoughts))
+    return renderer.render(
+        *weighted_conversation(
+            example, trajectories, prompt, renderer.thoughts, tools=renderer.tools
+        )
+    )
 
 
 def weighted_conversation(
@@ -356,8 +419,12 @@ def weighted_conversation(
     trajectories: TrajectorySet,
     prompt: str,
     thoughts: Thoughts = "kept",
+    *,
+    tools: Toolset | None = None,
 ) -> tuple[Conversation, tuple[float, ...]]:
     """The messages of an example up to its last trained step, and the weights of its completions.
+
+    `prompt` is that of an agent with `tools`, or of one without.
 
     The weights of acts are their advantages. A completion without text outside thought blocks has
     weight 0, whatever the example states.
@@ -371,7 +438,7 @@ def weighted_conversation(
             f"example {example.id!r} has {len(given)} weights for a path of {len(steps)} steps"
         )
     conversation = build_conversation(
-        prompt, steps, prompt_suffix=example.prompt_suffix, thoughts=thoughts
+        prompt, steps, prompt_suffix=example.prompt_suffix, thoughts=thoughts, tools=tools
     )
     completions = [each["content"] for each in conversation if each["role"] == "assistant"]
     weights = tuple(
@@ -379,7 +446,9 @@ def weighted_conversation(
         for completion, weight in zip(completions, given, strict=True)
     )
     length = max((index + 1 for index, weight in enumerate(weights) if weight != 0), default=0)
-    end = len(conversation) - 2 * (len(steps) - length)
+    turns = [index for index, each in enumerate(conversation) if each["role"] == "assistant"]
+    system = sum(each["role"] == "system" for each in conversation)
+    end = turns[length - 1] + 1 if length else system
     return conversation[:end], weights[:length]
 
 

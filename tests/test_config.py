@@ -132,7 +132,11 @@ def test_invalid_overrides_are_refused(recipe_file, override, message):
             "unknown setting 'model.lora.rnk'",
             "did you mean 'model.lora.rank'?",
         ),
-        ({"chat": {"zzz": 8}}, "unknown setting 'chat.zzz'", "known settings: loss_on, thoughts"),
+        (
+            {"chat": {"zzz": 8}},
+            "unknown setting 'chat.zzz'",
+            "known settings: format, loss_on, thoughts",
+        ),
         ({"train": {"updates": "5"}}, "`train.updates` is '5'; expected an integer", ""),
         ({"train": 3}, "`train` is 3; expected a table", ""),
         ({"methods": "eef"}, "`methods` is 'eef'; expected a list", '`["eef"]`'),

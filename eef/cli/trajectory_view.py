@@ -65,7 +65,7 @@ def show_mask(run: RunDirectory, data: RunData, item: Item) -> None:
 
     context = RunContext(run)
     renderer = context.base_renderer()
-    rendered = render_example(item.example, item.trajectories, context.env.prompt, renderer)
+    rendered = render_example(item.example, item.trajectories, context.prompt, renderer)
     text, console = color_by_weight(rendered, renderer.tokenizer), stdout_console()
     console.print(text if console.color_system else _bracketed(text), soft_wrap=True)
     print_err(f"{rendered.trained:,} of {len(rendered.ids):,} tokens are trained")

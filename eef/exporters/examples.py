@@ -67,7 +67,7 @@ def render_examples(
     """
     for example in examples:
         conversation, weights = weighted_conversation(
-            example, trajectories, prompt, renderer.thoughts
+            example, trajectories, prompt, renderer.thoughts, tools=renderer.tools
         )
         rendered = renderer.render(conversation, weights)
         if fits(rendered, renderer) and any(weights):

@@ -161,7 +161,7 @@ def _check_template(context: RunContext, model_name: str) -> None:
     """ModelError if a model's chat template cannot render the conversations of this run."""
     renderer = context.base_renderer(model_name)
     for suffix in {method.prompt_suffix for method in context.run.methods.values()}:
-        renderer.check("\n\n".join(part for part in (context.env.prompt, suffix) if part))
+        renderer.check("\n\n".join(part for part in (context.prompt, suffix) if part))
 
 
 def _check_student_tasks(context: RunContext) -> None:

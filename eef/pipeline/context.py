@@ -7,7 +7,7 @@ from datetime import date as Date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from eef.env import Env
+from eef.env import Env, toolset_of
 from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError
 from eef.exporters.examples import RenderedExample, render_examples
@@ -21,6 +21,7 @@ from eef.renderer import Renderer
 from eef.rollouts.runner import RolloutParameters
 from eef.selection import PlannedState
 from eef.task import TaskSet
+from eef.tools import Toolset
 from eef.trajectory import Author, TrajectorySet
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ class RunContext:
     @cached_property
     def env(self) -> Env:
         return make_env(self.recipe.env.name, self.recipe.env.options)
+
+    @cached_property
+    def tools(self) -> Toolset | None:
+        """The tools that agents call; None if they write ReAct. ConfigError if there are none."""
+        return toolset_of(self.env) if self.recipe.chat.format == "tools" else None
+
+    @property
+    def prompt(self) -> str:
+        """The environment's prompt for the recipe's kind of agent."""
+        return self.env.prompt if self.tools is None else self.tools.prompt
 
     @cached_property
     def train_tasks(self) -> TaskSet:
@@ -205,9 +216,7 @@ class RunContext:
         renderer = self.base_renderer()
         about = {"run": self.recipe.name, "method": method, "round": round}
         trajectories = self.run.trajectories(method)
-        examples = render_examples(
-            selection.examples, trajectories, self.env.prompt, renderer, **about
-        )
+        examples = render_examples(selection.examples, trajectories, self.prompt, renderer, **about)
         return list(examples), renderer
 
     def fingerprint(self) -> dict[str, Any]:
@@ -221,6 +230,7 @@ class RunContext:
             "student": self.recipe.model.name,
             **self._engine(),
             "date": self.date.isoformat(),
+            **({"chat_format": "tools", "tool_prompt": self.prompt} if self.tools else {}),
             **versions(),
         }
 
@@ -247,6 +257,7 @@ class RunContext:
             max_length=min(limits, default=None),
             template_variables=chat.template_variables,
             date=self.date,
+            tools=self.tools,
         )
 
     def _can_start(self, item: PlannedState, trajectories: TrajectorySet) -> bool:

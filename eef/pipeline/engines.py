@@ -81,7 +81,7 @@ class Engines:
         served = self._run(client, self._name(client, source if adapted else None, author))
         renderer = context.base_renderer(model_name)
         task = context.train_tasks[0]
-        talk = [{"role": "system", "content": context.env.prompt}] if context.env.prompt else []
+        talk = [{"role": "system", "content": context.prompt}] if context.prompt else []
         probe = Probe(
             model=served,
             source=model_name,

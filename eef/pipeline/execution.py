@@ -128,7 +128,7 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     assert selection is not None, "selection precedes training"
     start = _start_of_training(context, stage, selection)
     model, tokenizer = context.trainable_model(start, recipe.train.seed)
-    source = run.trajectories(stage.method), context.env.prompt, context.renderer(model, tokenizer)
+    source = run.trajectories(stage.method), context.prompt, context.renderer(model, tokenizer)
     examples, overflows = render_all(selection.examples, *source)
     pairs, long_pairs = render_pairs(selection.pairs, *source)
     acts, long_acts = render_all(selection.acts, *source)

@@ -81,6 +81,7 @@ class LocalPolicy:
         cache_gib: float | None = None,
     ) -> None:
         self.author = author
+        self.tools = renderer.tools
         self._renderer = renderer
         self._context = context_length(model) or 1 << 30
         self._engine: _CachedEngine | _GenerateEngine

@@ -10,6 +10,7 @@ from eef.chat import Thoughts, build_conversation, parse_completion
 from eef.env import Env, StepResult, execute
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation
+from eef.tools import Toolset
 from eef.trajectory import ErrorKind, Status, Step, Usage
 
 
@@ -18,11 +19,13 @@ class Episode:
     """A rollout's own steps so far, after the `prefix` that leads to its start state.
 
     `env` is None until that state is reached. `steps_left` own steps remain before the episode is
-    truncated. The episode has ended once `status` is set.
+    truncated. The episode has ended once `status` is set. `tools` are those that the policy calls,
+    None if it writes ReAct.
     """
 
     prefix: Sequence[Step]
     steps_left: int
+    tools: Toolset | None = None
     env: Env | None = None
     observation: str = ""
     steps: list[Step] = field(default_factory=list)
@@ -46,6 +49,7 @@ class Episode:
             self.observation,
             prompt_suffix=prompt_suffix,
             thoughts=thoughts,
+            tools=self.tools,
         )
 
     def begin(self, env: Env, observation: str, replayed_steps: int) -> None:
@@ -110,7 +114,10 @@ class Episode:
 
     def _step(self, completion: Completion) -> None:
         assert self.env is not None, "an episode takes no step before it begins"
-        action = parse_completion(completion.text)[1] or ""
+        if self.tools is not None:
+            action = self.tools.action_of(completion.text)
+        else:
+            action = parse_completion(completion.text)[1] or ""
         result = _checked(execute(self.env, action))
         step = Step(
             observation=self.observation,

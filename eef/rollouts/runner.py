@@ -19,7 +19,7 @@ from typing import Any
 from eef.chat import Thoughts
 from eef.env import Env
 from eef.errors import ConfigError, EefError, ReplayMismatch
-from eef.policy import Completion, Conversation, Policy, PrivilegedPolicy, Sampling
+from eef.policy import Completion, Conversation, Policy, PrivilegedPolicy, Sampling, tools_of
 from eef.rollouts.episode import Episode, describe_error
 from eef.rollouts.restore import StateRestorer
 from eef.task import Task
@@ -108,6 +108,8 @@ class RolloutRunner:
         self._trajectories = trajectories
         self._restorer = StateRestorer(trajectories)
         self._parameters = parameters
+        self._tools = tools_of(policy)
+        self._prompt = env.prompt if self._tools is None else self._tools.prompt
         self._clones: dict[int, Env] = {}
         self._threads = ThreadPoolExecutor(_THREADS) if env.concurrent else None
 
@@ -170,6 +172,7 @@ class RolloutRunner:
             limit = min(limit, spec.task.step_limit)
         return Episode(
             prefix=prefix,
+            tools=self._tools,
             steps_left=limit if self._parameters.reset_step_limit else limit - len(prefix),
         )
 
@@ -227,7 +230,7 @@ class RolloutRunner:
     def _conversation(self, episode: Episode) -> Conversation:
         """The prompt for an episode's next completion."""
         parameters = self._parameters
-        return episode.conversation(self._env.prompt, parameters.prompt_suffix, parameters.thoughts)
+        return episode.conversation(self._prompt, parameters.prompt_suffix, parameters.thoughts)
 
     def _record(self, spec: RolloutSpec, episode: Episode) -> Trajectory:
         reward = episode.score()

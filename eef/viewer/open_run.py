@@ -105,4 +105,4 @@ class OpenRun:
         from eef.pipeline.context import RunContext
 
         context = RunContext(self.run)
-        return context.base_renderer(), context.env.prompt
+        return context.base_renderer(), context.prompt

@@ -11,13 +11,14 @@ from typing import Any, Self
 from eef.env import BaseEnv, StepResult
 from eef.envs.webshop.goals import Goal
 from eef.envs.webshop.pages import Node, Page, clickables, prepend, text, text_rich
-from eef.envs.webshop.prompt import REACT_PROMPT
+from eef.envs.webshop.prompt import REACT_PROMPT, TOOL_PROMPT, TOOLS
 from eef.envs.webshop.session import Rules, Session, address, advance, explain, render
 from eef.envs.webshop.settings import WebShopSettings
 from eef.envs.webshop.shop import Shop
 from eef.envs.webshop.splits import Splits
 from eef.errors import EnvError
 from eef.task import Task, TaskSet
+from eef.tools import Tool
 
 ENGINE_VERSION = 1
 
@@ -31,6 +32,7 @@ class WebShop(BaseEnv):
 
     name = "webshop"
     supports_snapshot = True
+    tools: tuple[Tool, ...] = TOOLS
 
     def __init__(self, settings: WebShopSettings | None = None) -> None:
         settings = settings or WebShopSettings()
@@ -49,6 +51,7 @@ class WebShop(BaseEnv):
         )
         self._prompt_name = settings.prompt
         self.prompt = REACT_PROMPT if settings.prompt == "react" else ""
+        self.tool_prompt = TOOL_PROMPT if settings.prompt == "react" else ""
         self.step_limit = settings.step_limit
         self._tasks: dict[str, TaskSet] = {}
         self._session: Session | None = None

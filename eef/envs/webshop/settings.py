@@ -77,7 +77,8 @@ class WebShopSettings(Settings):
     """Default step limit of a rollout."""
 
     prompt: Literal["react", "none"] = "react"
-    """`react`: the system message describes the rules and the form of an answer."""
+    """`react`: the system message describes the rules and the form of an answer. An agent that
+    calls tools (`chat.format`) gets the rules alone."""
 
     tagger: str = "auto"
     """What finds nouns for the reward: `auto`, the name of a spaCy model, or `words`."""
