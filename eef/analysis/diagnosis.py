@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, COLLECT, EXPERT, Stage, round_methods, trained_before
 from eef.task import env_of
@@ -99,7 +100,7 @@ def causes_of(run: RunData, stage: Stage, rollouts: Sequence[Trajectory]) -> lis
     found = [
         _all_failed(rollouts),
         _context_overflows(rollouts),
-        _cut_turns(rollouts, run.recipe.sampling.max_tokens),
+        _cut_turns(rollouts, run.recipe, by_expert),
         None if by_expert else _other_environment(run),
         None if by_expert else _foreign_words(run, rollouts),
         _turns_without_action(rollouts, by_expert),
@@ -244,14 +245,16 @@ def _context_overflows(rollouts: Sequence[Trajectory]) -> Cause | None:
     )
 
 
-def _cut_turns(rollouts: Sequence[Trajectory], max_tokens: int) -> Cause | None:
+def _cut_turns(rollouts: Sequence[Trajectory], recipe: Recipe, by_expert: bool) -> Cause | None:
+    key = "expert.sampling.max_tokens" if by_expert else "sampling.max_tokens"
+    max_tokens = (recipe.expert_sampling if by_expert else recipe.sampling).max_tokens
     share = share_cut(rollouts, max_tokens)
     if share < MANY:
         return None
     return Cause(
-        f"in {_percent(share)} of the rollouts turns reach `sampling.max_tokens` ({max_tokens}) "
+        f"in {_percent(share)} of the rollouts turns reach `{key}` ({max_tokens}) "
         "and are cut, before the action if a thought is long",
-        f"raise `sampling.max_tokens` above {max_tokens}",
+        f"raise `{key}` above {max_tokens}",
     )
 
 

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import ModelCard
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from eef.errors import DataError, ModelError
 from eef.models.generation import make_writable
-from eef.models.loading import load_model, merge_adapters, no_progress_bars, writing_weights
+from eef.models.loading import (
+    load_model,
+    merge_adapters,
+    no_peft_warnings,
+    no_progress_bars,
+    writing_weights,
+)
 from eef.models.settings import REMOVED_FILE, DType
 from eef.renderer import Renderer
 from eef.utils.jsonl import read_json, write_json, write_text
@@ -41,20 +48,22 @@ def save_checkpoint(
     *,
     base: str,
     about: Mapping[str, Any] | None = None,
+    stop_ids: Collection[int] | None = None,
 ) -> None:
     """Write model, tokenizer, chat template and generation settings, replacing `directory`.
 
-    `base` names the model it was trained from. `about` (recipe, method, round …, JSON values) goes
-    into the manifest, with the SHA-256 of each weights file. Of a model with adapters only the
-    adapters are written. StoreError if the disk is full.
+    `stop_ids` are the ids that end a turn, by default those of the plain chat template. `base`
+    names the model it was trained from. `about` (recipe, method, round …, JSON values) goes into
+    the manifest, with the SHA-256 of each weights file. Of a model with adapters only the adapters
+    are written. StoreError if the disk is full.
     """
     with writing_weights(directory):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         # a server must end a turn where the policy does, even if it ignores the chat template
         make_writable(model)
-        model.generation_config.eos_token_id = sorted(Renderer(tokenizer).stop_ids)
-        with no_progress_bars():
+        model.generation_config.eos_token_id = sorted(stop_ids or Renderer(tokenizer).stop_ids)
+        with no_progress_bars(), no_peft_warnings():
             model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
@@ -79,6 +88,7 @@ def merge_checkpoint(directory: Path, out: Path, *, dtype: DType = "float32") ->
         out,
         base=manifest["base"],
         about={**about, "merged": str(directory)},
+        stop_ids=_saved_stop_ids(directory),
     )
     del model
     _compare(adapted, _probe(load_model(str(out), dtype=dtype, device="cpu")[0]), out, dtype)
@@ -89,10 +99,17 @@ def merge_checkpoint(directory: Path, out: Path, *, dtype: DType = "float32") ->
         write_text(out / CARD_FILE, str(card))
 
 
+def _saved_stop_ids(directory: Path) -> Collection[int] | None:
+    """The stop ids in a checkpoint's generation settings: its template may need variables."""
+    path = directory / GENERATION_CONFIG_NAME
+    ids = read_json(path).get("eos_token_id") if path.is_file() else None
+    return [ids] if isinstance(ids, int) else ids
+
+
 @torch.inference_mode()
 def _probe(model: PreTrainedModel) -> torch.Tensor:
     """The logits of a model at `_PROBED_TOKENS` tokens spread over its vocabulary."""
-    count = model.get_input_embeddings().num_embeddings
+    count = model.get_input_embeddings().weight.shape[0]
     ids = torch.linspace(0, count - 1, _PROBED_TOKENS).long()[None]
     logits: torch.Tensor = model(ids).logits
     return logits.double()

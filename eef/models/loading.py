@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,17 +55,9 @@ def load_model(
     generation = fixed_generation_config(origin)
     options = {} if generation is None else {"generation_config": generation}
     model = _load(AutoModelForCausalLM, origin, name, dtype=DTYPES[dtype], **options)
-    if adapted:
-        _resize_embeddings(model, source)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise ModelError(
-            f"model {name!r} has embeddings for {model.get_input_embeddings().num_embeddings} "
-            f"tokens; its tokenizer has {len(tokenizer)}",
-            hint="its adapters hold no embeddings of the added tokens: save them with "
-            '`modules_to_save=["embed_tokens", "lm_head"]`'
-            if adapted
-            else "use the tokenizer and the weights of the same model",
-        )
+    if adapted and (count := _adapter_embeddings(model, source)):
+        model.resize_token_embeddings(count, mean_resizing=False)
+    _check_embeddings(model, tokenizer, name, adapted=adapted)
     where = _device(device)
     with memory_errors(
         f"the model {name!r} does not fit on `{where}` in {dtype}",
@@ -74,10 +67,41 @@ def load_model(
     if adapted:
         model = _load_adapters(model, source, lora)
     elif lora is not None:
-        with _no_peft_warning(), torch.random.fork_rng():
+        with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = get_peft_model(model, _lora_config(lora))
+            model = _add_adapters(model, lora, name)
     return model.eval(), tokenizer
+
+
+def check_model(name: str, *, device: str = "auto", lora: LoraSettings | None = None) -> None:
+    """Raise the ModelError of `load_model` that the model's configuration already shows.
+
+    Loads no weights: the model is built without memory (on torch's device `meta`). Checked are the
+    device, the files of a directory, the size of the embeddings, and the rank and targets of
+    adapters.
+    """
+    _device(device)
+    source = locate(name)
+    adapted = (Path(source) / "adapter_config.json").is_file()
+    origin = locate(adapter_base(source)) if adapted else source
+    for directory in {Path(origin), Path(source)}:
+        kinds = ("*.safetensors", "*.bin")
+        if directory.is_dir() and not any(any(directory.glob(kind)) for kind in kinds):
+            raise ModelError(
+                f"model {name!r}: no usable model (`{directory}` holds no weights)",
+                hint="check the files of that directory",
+            )
+    config = _load(AutoConfig, origin, name)
+    with torch.device("meta"):
+        model = _load(AutoModelForCausalLM, config, name, method="from_config")
+    if adapted:
+        count = _adapter_embeddings(model, source)
+        _check_embeddings(model, load_tokenizer(name), name, count=count, adapted=True)
+        _check_rank(source, PeftConfig.from_pretrained(source).r, lora)
+    else:
+        _check_embeddings(model, load_tokenizer(name), name)
+        if lora is not None:
+            _add_adapters(model, lora, name)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -131,7 +155,8 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
                 if weight is not None and uses[id(weight)] > 1:
                     copy = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
                     base._parameters[name] = copy
-    merged = model.merge_and_unload()
+    with no_peft_warnings():
+        merged = model.merge_and_unload()
     outputs = merged.get_output_embeddings()
     if outputs is not None and outputs.weight is not merged.get_input_embeddings().weight:
         for config in (merged.config, merged.config.get_text_config()):
@@ -150,6 +175,21 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def no_peft_warnings() -> Iterator[None]:
+    """Suppress warnings of PEFT that no user can act on.
+
+    It reads an attribute that transformers has renamed; it saves the embeddings that are adapted or
+    resized, as it should; and it warns of tied matrices, which `merge_adapters` copies.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is depr", FutureWarning)
+        warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to", UserWarning)
+        warnings.filterwarnings("ignore", ".*`tie_word_embeddings=True` and ", UserWarning)
+        warnings.filterwarnings("ignore", ".*are no longer tied after merging", UserWarning)
+        yield
 
 
 @contextmanager
@@ -207,16 +247,18 @@ def logits_only_at(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[
         handle.remove()
 
 
-def _load(loader: Any, source: str, name: str, **options: Any) -> Any:
+def _load(
+    loader: Any, source: Any, name: str, *, method: str = "from_pretrained", **options: Any
+) -> Any:
     what = "tokenizer" if loader is AutoTokenizer else "model"
     try:
         with no_progress_bars():
-            return loader.from_pretrained(source, **options)
+            return getattr(loader, method)(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         hint = (
             "check the files of that directory"
-            if Path(source).is_dir()
+            if Path(locate(name)).is_dir()
             else "check the name and the connection to the hub"
         )
         raise ModelError(f"model {name!r}: no usable {what} ({reason})", hint=hint) from error
@@ -227,12 +269,12 @@ def adapter_base(source: str) -> str:
     return str(PeftConfig.from_pretrained(source).base_model_name_or_path)
 
 
-def _resize_embeddings(model: PreTrainedModel, source: str) -> None:
-    """Resize the embeddings to those that a directory of adapters holds, if it holds any.
+def _adapter_embeddings(model: PreTrainedModel, source: str) -> int | None:
+    """The number of embeddings that a directory of adapters holds, if it differs from the model's.
 
     Adapters of a model with added tokens hold its resized embeddings.
     """
-    count = model.get_input_embeddings().num_embeddings
+    count = model.get_input_embeddings().weight.shape[0]
     modules = (model.get_input_embeddings(), model.get_output_embeddings())
     names = [name for name, module in model.named_modules() if module in modules]
     ends = tuple(f"{name}{part}.weight" for name in names for part in ("", ".base_layer"))
@@ -241,30 +283,73 @@ def _resize_embeddings(model: PreTrainedModel, source: str) -> None:
             keys = [key for key in file.keys() if key.endswith(ends)]  # noqa: SIM118 – no dict
             sizes = [file.get_slice(key).get_shape()[0] for key in keys]
         if sizes and max(sizes) != count:
-            model.resize_token_embeddings(max(sizes), mean_resizing=False)
-            return
+            return int(max(sizes))
+    return None
 
 
-def _load_adapters(
-    model: PreTrainedModel, source: str, lora: LoraSettings | None
-) -> PreTrainedModel:
-    with _no_peft_warning():
-        model = PeftModel.from_pretrained(model, source, is_trainable=True)
-    rank = model.peft_config["default"].r
+def _check_embeddings(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    name: str,
+    *,
+    count: int | None = None,
+    adapted: bool = False,
+) -> None:
+    """ModelError if the tokenizer has more tokens than the model has embeddings, or `count`."""
+    count = count or model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > count:
+        raise ModelError(
+            f"model {name!r} has embeddings for {count} tokens; its tokenizer has {len(tokenizer)}",
+            hint="its adapters hold no embeddings of the added tokens: save them with "
+            '`modules_to_save=["embed_tokens", "lm_head"]`'
+            if adapted
+            else "use the tokenizer and the weights of the same model",
+        )
+
+
+def _check_rank(source: str, rank: int, lora: LoraSettings | None) -> None:
     if lora is not None and lora.rank != rank:
         raise ModelError(
             f"`model.lora.rank` is {lora.rank}; the adapters in `{source}` have rank {rank}",
             hint=f"set `model.lora.rank` to {rank}, or start from a model without adapters",
         )
+
+
+def _add_adapters(model: PreTrainedModel, lora: LoraSettings, name: str) -> PreTrainedModel:
+    """The model with new adapters. ModelError if a target is not a layer that can have them."""
+    layers = [layer for layer, _ in model.named_modules() if layer]
+    if lora.targets != ("all-linear",):
+        for target in lora.targets:
+            if not any(f".{layer}".endswith(f".{target}") for layer in layers):
+                raise _no_target(f"{name!r} has no layer {target!r}", target, model)
+    try:
+        with no_peft_warnings():
+            return get_peft_model(model, _lora_config(lora))
+    except ValueError as error:
+        reason = str(error).split(". ", 1)[0]
+        raise _no_target(f"{name!r}: {reason}", lora.targets[0], model) from error
+
+
+def _no_target(reason: str, target: str, model: PreTrainedModel) -> ModelError:
+    """The error for a wrong target, with the names of the layers that can be adapted."""
+    linear = [layer for layer, module in model.named_modules() if hasattr(module, "in_features")]
+    known = list(dict.fromkeys(layer.rpartition(".")[2] for layer in linear))
+    close = get_close_matches(target, known, n=1)
+    return ModelError(
+        f"`model.lora.targets`: {reason}",
+        hint=f"did you mean {close[0]!r}?"
+        if close
+        else f"known: `all-linear`, {', '.join(f'`{each}`' for each in known)}",
+    )
+
+
+def _load_adapters(
+    model: PreTrainedModel, source: str, lora: LoraSettings | None
+) -> PreTrainedModel:
+    with no_peft_warnings():
+        model = PeftModel.from_pretrained(model, source, is_trainable=True)
+    _check_rank(source, model.peft_config["default"].r, lora)
     return model
-
-
-@contextmanager
-def _no_peft_warning() -> Iterator[None]:
-    """Suppress a FutureWarning: PEFT reads an attribute that transformers has renamed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is depr", FutureWarning)
-        yield
 
 
 def _lora_config(lora: LoraSettings) -> LoraConfig:
@@ -281,10 +366,17 @@ def _lora_config(lora: LoraSettings) -> LoraConfig:
 def _device(device: str) -> torch.device:
     if device != "auto":
         try:
-            return torch.device(device)
+            found = torch.device(device)
         except RuntimeError as error:
             raise ModelError(
                 f"unknown device {device!r}",
                 hint="known devices: `cpu`, `cuda`, `cuda:1` …, `auto`",
             ) from error
+        count = torch.cuda.device_count()
+        if found.type == "cuda" and (found.index or 0) >= count:
+            raise ModelError(
+                f"no device {device!r}: torch finds {count} GPUs",
+                hint="use `auto` or `cpu`, or install torch with support for the GPU",
+            )
+        return found
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

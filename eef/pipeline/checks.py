@@ -22,6 +22,7 @@ from eef.utils.extras import require_package
 from eef.utils.jsonl import read_json
 
 if TYPE_CHECKING:
+    from eef.models.settings import LoraSettings
     from eef.pipeline.context import RunContext
 
 LIBRARIES = ("torch", "transformers")
@@ -88,12 +89,14 @@ def check_run(context: RunContext) -> None:
     for name in run.recipe.expert.names:
         if name.startswith("hf/") and not collected:
             require_package("torch", f"the expert `{name}`")
+            _check_model(context, name)
             _check_template(context, name)
     _check_disjoint_splits(context)
     if run.recipe.rollouts.engine != "local" and not all(map(run.is_done, run.stages)):
         context.engines.check()
     if not all(run.is_done(stage) for stage in run.stages if stage.kind == "train"):
         require_package("torch", "training a student")
+        _check_model(context, run.recipe.model.name, run.recipe.model.lora)
         _check_template(context, run.recipe.model.name)
         _check_student_tasks(context)
 
@@ -155,6 +158,13 @@ def _check_disjoint_splits(context: RunContext) -> None:
             f"{len(shared)} of the test tasks are training tasks, for example {shared[0]}",
             hint=f"test on another split: `evaluate.split` is {context.recipe.evaluate.split!r}",
         )
+
+
+def _check_model(context: RunContext, name: str, lora: LoraSettings | None = None) -> None:
+    """ModelError if a model cannot be loaded, or cannot have the recipe's adapters."""
+    from eef.models.loading import check_model
+
+    check_model(name, device=context.recipe.model.device, lora=lora)
 
 
 def _check_template(context: RunContext, model_name: str) -> None:

@@ -128,7 +128,8 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     assert selection is not None, "selection precedes training"
     start = _start_of_training(context, stage, selection)
     model, tokenizer = context.trainable_model(start, recipe.train.seed)
-    source = run.trajectories(stage.method), context.prompt, context.renderer(model, tokenizer)
+    renderer = context.renderer(model, tokenizer)
+    source = run.trajectories(stage.method), context.prompt, renderer
     examples, overflows = render_all(selection.examples, *source)
     pairs, long_pairs = render_pairs(selection.pairs, *source)
     acts, long_acts = render_all(selection.acts, *source)
@@ -174,6 +175,7 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
         run.checkpoint(stage),
         base=start,
         about={"recipe": recipe.name, "method": stage.method, "round": stage.round},
+        stop_ids=renderer.stop_ids,
     )
     _write_card(context, stage, None)
     if not has_adapters(model):  # they are merged to act, which the next training cannot undo

@@ -149,11 +149,16 @@ def test_words_that_a_student_has_no_token_for_are_counted(tmp_path):
 
 
 def test_an_expert_without_wins_leaves_nothing_to_clone(tmp_path):
-    run = start_run(tmp_path).run
+    expert_settings = {
+        "names": ["openai/m"],
+        "api": {"base_url": "http://127.0.0.1:1/v1"},
+        "sampling": {"max_tokens": 64},
+    }
+    run = start_run(tmp_path, expert=expert_settings).run
     with Store.open(run.store("expert")) as store:
         for number in range(4):
             item = expert(f"e{number}", task=f"toy/{number}", status="truncated")
-            usage = Usage(generated_tokens=256 * 12)
+            usage = Usage(generated_tokens=64 * 12)
             store.append(replace(item, usage=usage, steps=turns(*[""] * 12)))
     run.folder(COLLECT).mkdir()
     write_json(run.folder(COLLECT) / "explored.json", {"rollouts": 4, "wins": 0, **CLEAN})
@@ -161,9 +166,11 @@ def test_an_expert_without_wins_leaves_nothing_to_clone(tmp_path):
     assert finding.subject == "expert"
     assert finding.reason.startswith(
         "won none of 4 trajectories, so there is nothing to clone: in 100 % of the rollouts turns "
-        "reach `sampling.max_tokens` (256)"
+        "reach `expert.sampling.max_tokens` (64)"
     )
-    assert finding.advice.startswith("raise `sampling.max_tokens` above 256, then state the form")
+    assert finding.advice.startswith(
+        "raise `expert.sampling.max_tokens` above 64, then state the form"
+    )
 
 
 def test_turns_and_rollouts_are_counted():
