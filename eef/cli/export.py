@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from eef.cli.console import handle_interrupt, print_err, print_out
 from eef.cli.options import MethodName, RunPath, check_method_and_round
 from eef.errors import ConfigError, StoreError
+from eef.exporters.prompts import export_prompts
 from eef.exporters.targets import export as write_files
 from eef.exporters.targets import find_target
 from eef.pipeline.context import RunContext
 from eef.pipeline.run_directory import RunDirectory
-from eef.pipeline.stages import Stage
+from eef.pipeline.stages import COLLECT, Stage, round_methods
 from eef.report.formatting import count_of
 from eef.utils.compute import available_cores, process_settings
 
@@ -39,6 +40,14 @@ def export(
             show_default=False,
         ),
     ] = None,
+    form: Annotated[
+        Literal["examples", "prompts"],
+        typer.Option(
+            "--as",
+            help="`examples` to imitate, or `prompts`: the states that a round explores from, with "
+            "their replay (`trl`, `verl`).",
+        ),
+    ] = "examples",
     method: MethodName = None,
     round: Annotated[
         int | None,
@@ -56,10 +65,19 @@ def export(
     train on them, and states where a trainer's chat template changes the text. Prints the paths of
     the files.
 
+    With `--as prompts`, other trainers start where a method would explore, inside the expert's
+    failures too: each row holds the conversation up to a state and its replay, with which
+    `eef env serve` opens a session in it.
+
     Example: `eef export runs/demo --to trl --method eef --round 3`
+
+    Example: `eef export runs/demo --to trl --as prompts --method eef`
     """
-    find_target(to)
     run = RunDirectory.open(directory)
+    if form == "prompts":
+        _export_prompts(run, to, out, method, round)
+        return
+    find_target(to)
     stage = _choose_selection(run, method, round)
     with handle_interrupt("stopped"), process_settings(available_cores()):
         examples, renderer = RunContext(run).rendered_examples(stage.method, stage.round)
@@ -79,6 +97,39 @@ def export(
             f"of {found.total} texts; `{folder / 'README.md'}` shows where"
         )
     for path in exported.files:
+        print_out(str(path))
+
+
+def _export_prompts(
+    run: RunDirectory, to: str, out: Path | None, method: str | None, round: int | None
+) -> None:
+    """Write the states that a round explores from."""
+    check_method_and_round(run, method, round)
+    run.require(COLLECT)
+    methods = [name for name in round_methods(run.recipe) if method in (None, name)]
+    if not methods or round == 0:
+        raise ConfigError(
+            "behavior cloning explores nothing", hint="choose another `--method` or `--round`"
+        )
+    if len(methods) > 1:
+        raise ConfigError(
+            f"several methods explore: {', '.join(methods)}", hint=f"add `--method {methods[-1]}`"
+        )
+    stage = Stage(methods[0], round or 1, "explore")
+    folder = out or run.path / "export" / f"{to}-prompts" / f"{stage.method}-round{stage.round}"
+    with handle_interrupt("stopped"):
+        context = RunContext(run)
+        prompts = context.state_prompts(stage)
+        files = export_prompts(
+            to,
+            prompts,
+            folder,
+            env=run.recipe.env.name,
+            env_settings=run.recipe.env.options,
+            model=run.recipe.model.name,
+        )
+    print_err(f"{count_of(len(prompts), 'state')} of {stage.method}, round {stage.round}")
+    for path in files:
         print_out(str(path))
 
 

@@ -5,6 +5,10 @@ Each session is an episode in a clone of the environment; read-only data is shar
     POST /create                         → number of a new session, with an episode of a random task
     POST /reset   {env_idx, session_id}  → [observation, null]; `session_id` is a task index, or
                                            null for a random task
+    POST /restore {env_idx, session_id, actions, observations}
+                                         → [observation, null]; the state of a task after `actions`,
+                                           each replayed and each observation compared: those before
+                                           the actions, and the one in the state
     POST /step    {env_idx, action}      → {state, reward, done, info: null}
     POST /close   {env_idx}              → {closed}: whether the session existed
     GET  /observation?env_idx=           → the last observation
@@ -28,7 +32,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -43,14 +47,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from eef.env import Env, StepResult
-from eef.errors import ConfigError, EnvError
+from eef.env import Env, StepResult, replay
+from eef.errors import ConfigError, EnvError, ReplayMismatch
 from eef.task import Task
+from eef.trajectory import Author, PathStep, Step
 
 LOG = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 20
 BACKLOG = 1024
 SWEEPS = 4  # checks for idle sessions per `idle_s`
+_RECORDER = Author("expert", "record")  # who played a path that a client sends
 
 
 @runtime_checkable
@@ -133,6 +139,36 @@ class Sessions:
         with self.at(number) as session:
             return session.reset(task)
 
+    def restore(
+        self, number: int, index: int, actions: Sequence[str], observations: Sequence[str]
+    ) -> str:
+        """Bring a session into a recorded state. Raises Refusal, EnvError and ReplayMismatch."""
+        if len(observations) != len(actions) + 1:
+            raise Refusal(
+                422,
+                f"{len(observations)} observations for {len(actions)} actions",
+                "send one before each action, and the one in the state",
+            )
+        task = self._task(index)
+        path = [
+            PathStep(Step(observation=seen, completion="", action=action), "record", _RECORDER)
+            for seen, action in zip(observations, actions, strict=False)
+        ]
+        with self.at(number) as session:
+            session.instruction = task.instruction
+            result = replay(session.env, task, path)
+            session.observation = result.observation
+            if result.terminated:
+                raise Refusal(422, f"the episode of {task.id} is over in this state")
+            if result.observation != observations[-1]:
+                raise ReplayMismatch(
+                    f"replay of {task.id}: the observation in the state differs from the record",
+                    step=len(actions),
+                    expected=observations[-1],
+                    observed=result.observation,
+                )
+            return result.observation
+
     def step(self, number: int, action: str) -> StepResult:
         with self.at(number) as session:
             result = session.env.step(action)
@@ -205,7 +241,13 @@ class Reset(Which):
     session_id: int | None = None
 
 
-class Step(Which):
+class Restore(Which):
+    session_id: int
+    actions: list[str]
+    observations: list[str]
+
+
+class Act(Which):
     action: str
 
 
@@ -213,7 +255,7 @@ Query = TypeVar("Query", bound=BaseModel)
 Answer = Callable[[Sessions, Any], Any]
 
 
-def _step(sessions: Sessions, query: Step) -> dict[str, Any]:
+def _step(sessions: Sessions, query: Act) -> dict[str, Any]:
     result = sessions.step(query.env_idx, query.action)
     return {
         "state": result.observation,
@@ -242,7 +284,15 @@ VERBS: dict[str, tuple[str, type[BaseModel], Answer]] = {
         Reset,
         lambda sessions, query: [sessions.reset(query.env_idx, query.session_id), None],
     ),
-    "/step": ("POST", Step, _step),
+    "/restore": (
+        "POST",
+        Restore,
+        lambda sessions, query: [
+            sessions.restore(query.env_idx, query.session_id, query.actions, query.observations),
+            None,
+        ],
+    ),
+    "/step": ("POST", Act, _step),
     "/close": ("POST", Which, lambda sessions, query: {"closed": sessions.close(query.env_idx)}),
     "/observation": ("GET", Which, _look(lambda session: session.observation)),
     "/instruction_text": (

@@ -11,6 +11,7 @@ from eef.env import Env, toolset_of
 from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError
 from eef.exporters.examples import RenderedExample, render_examples
+from eef.exporters.prompts import StatePrompt, state_prompts
 from eef.pipeline.checks import versions
 from eef.pipeline.engines import Engines
 from eef.pipeline.recipe import Recipe
@@ -124,6 +125,23 @@ class RunContext:
         tasks = [task.id for task in self.train_tasks]
         planned = self.run.methods[stage.method].plan(trajectories, tasks, stage.round)
         return [item for item in planned if self._can_start(item, trajectories)]
+
+    def state_prompts(self, stage: Stage) -> list[StatePrompt]:
+        """The states that a round explores from, as prompts for other trainers."""
+        trajectories = self.run.trajectories(stage.method)
+        rollouts = self.parameters(stage)
+        env = self.env.clone()
+        return state_prompts(
+            self.plan(stage, trajectories),
+            trajectories,
+            {task.id: task for task in self.train_tasks},
+            env.reset,
+            prompt=env.prompt,
+            prompt_suffix=rollouts.prompt_suffix,
+            step_limit=rollouts.step_limit,
+            reset_step_limit=rollouts.reset_step_limit,
+            thoughts=rollouts.thoughts,
+        )
 
     def explorer(self, stage: Stage) -> Policy:
         """The student that explores in a stage's round: the previous round's."""

@@ -7,20 +7,19 @@ import random
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
-import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.env import StepResult
 from eef.envs.registry import make_env
-from eef.envs.server import LARGEST_BODY, Refusal, Sessions, _listening, make_app, serve
+from eef.envs.server import LARGEST_BODY, Refusal, _listening, serve
 from eef.envs.toy import ToyEnv
 from eef.errors import ConfigError, EnvError
+from tests.fakes.env_server import listening, sessions_of
 
 SHOP = {"synthetic": {"products": 100}, "tagger": "words"}
 PLAYERS, EPISODE, ROUNDS = 64, 6, 4
@@ -49,30 +48,9 @@ class Corridors(ToyEnv):
         return {"verbs": ["left", "right", "take", "open"]}
 
 
-@contextmanager
-def listening(sessions):
-    """Serve sessions in a thread; yields a client."""
-    with _listening("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(make_app(sessions), log_level="critical"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            with httpx2.Client(
-                base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60
-            ) as client:
-                yield client
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 @pytest.fixture(scope="module")
 def shop():
     return make_env("webshop", SHOP)
-
-
-def sessions_of(env, **settings):
-    return Sessions(env, **{"limit": 100, "idle_s": 1e6, **settings})
 
 
 def play(env, index, chance):
@@ -187,6 +165,48 @@ def test_a_bad_request_gets_a_reason(bad_requests, verb, path, sent, status, wor
     assert words in answer.json()["error"]
 
 
+def test_a_session_opens_in_a_recorded_state(shop):
+    env = shop.clone()
+    trace = play(env, 5, random.Random(1))
+    observations = [trace[0][1]] + [result.observation for _, result, _ in trace[1:]]
+    actions = [action for action, _, _ in trace[1:]]
+    with listening(sessions_of(shop)) as client:
+        at = {"env_idx": client.post("/create").json(), "session_id": 5}
+
+        def restore(count, **changes):
+            record = {"actions": actions[:count], "observations": observations[: count + 1]}
+            return client.post("/restore", json={**at, **record, **changes})
+
+        for count in range(len(actions)):
+            assert restore(count).json() == [observations[count], None]
+            step = {"env_idx": at["env_idx"], "action": actions[count]}
+            assert client.post("/step", json=step).json()["state"] == observations[count + 1]
+        changed = restore(2, observations=[*observations[:2], "another page"])
+        assert changed.status_code == 422
+        assert "the observation in the state differs" in changed.json()["error"]
+        changed = restore(2, observations=["another page", *observations[1:3]])
+        assert "the observation of step 0 differs" in changed.json()["error"]
+        short = restore(2, observations=observations[:2])
+        assert "2 observations for 2 actions" in short.json()["error"]
+        assert "send one before each action" in short.json()["hint"]
+        assert "unknown goal" in restore(0, session_id=10**9).json()["error"]
+
+
+def test_an_episode_that_is_over_cannot_be_opened(shop):
+    env = shop.clone()
+    pages, actions = [env.reset(env.task(5))], []
+    for action in (f"search[{env.goal.query}]", f"click[{env.goal.asin}]", "click[buy now]"):
+        pages.append(env.step(action).observation)
+        actions.append(action)
+    with listening(sessions_of(shop)) as client:
+        at = {"env_idx": client.post("/create").json(), "session_id": 5}
+        over = client.post("/restore", json={**at, "actions": actions, "observations": pages})
+    assert (over.status_code, over.json()["error"]) == (
+        422,
+        "the episode of webshop/5 is over in this state",
+    )
+
+
 @pytest.fixture(scope="module")
 def bad_requests(shop):
     with listening(sessions_of(shop)) as client:
@@ -213,12 +233,18 @@ bodies = st.one_of(
     st.binary(max_size=30),
     values.map(lambda value: json.dumps(value).encode()),
     st.fixed_dictionaries(
-        {"env_idx": st.just(0) | values}, optional={"action": values, "session_id": values}
+        {"env_idx": st.just(0) | values},
+        optional={
+            "action": values,
+            "session_id": values,
+            "actions": values,
+            "observations": values,
+        },
     ).map(lambda value: json.dumps(value).encode()),
 )
 
 
-@given(st.sampled_from(["/step", "/reset"]), bodies)
+@given(st.sampled_from(["/step", "/reset", "/restore"]), bodies)
 def test_any_body_gets_an_answer(bad_requests, path, body):
     answer = bad_requests.post(path, content=body)
     assert answer.status_code in (200, 404, 422)

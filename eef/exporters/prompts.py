@@ -1,0 +1,191 @@
+"""States as initial prompts: other trainers explore from where a method would, with their replay.
+
+A row holds the conversation up to a state, and the actions and observations that lead there. A
+server (`eef env serve`) opens a session in that state by replaying the actions and comparing every
+observation (`POST /restore`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eef.chat import Thoughts, build_conversation
+from eef.config import unknown_name
+from eef.exporters import trl_grpo
+from eef.exporters.targets import write_table
+from eef.policy import Conversation
+from eef.selection import PlannedState
+from eef.task import Task
+from eef.trajectory import TrajectorySet
+from eef.utils.jsonl import disk_errors, write_jsonl, write_text
+from eef.utils.records import Json
+
+_TRL_README = """\
+# {count} for TRL's GRPO
+
+`prompts.jsonl` holds a row per state: `prompt` (the conversation up to it), `task` and
+`task_index`, `state` (`trajectory@step`, or null for the task's start), `actions` and
+`observations` that lead there, and `steps_left`. `train.py` trains with TRL's GRPOTrainer from
+these states:
+
+```
+eef env serve {env} {settings}
+python train.py --model {model} --server http://127.0.0.1:PORT
+```
+
+Serve the environment with the settings of the run. A session is opened in a state by replaying its
+actions and comparing every observation; another environment is refused. What the environment says
+is masked; the reward is the episode's. `train.py` needs `trl` and nothing of `eef`, and generates
+with the model's own `generate`: replace `_generate` to use an inference server.
+"""
+
+_VERL_README = """\
+# {count} for verl
+
+`prompts.parquet` has the columns of verl's RLHFDataset: `data_source`, `prompt`, `ability`,
+`reward_model` and `extra_info`. `extra_info.interaction_kwargs` holds what an interaction needs to
+open a session at a server (`eef env serve {env} {settings}`): `task_index`, `actions` and
+`observations` for `POST /restore`, and `steps_left`. The reward is the sum of the rewards that
+`POST /step` returns; `eef` writes no interaction class for verl.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatePrompt:
+    """A state to act from: its conversation, and the actions and observations that lead there.
+
+    `observations` has one entry more than `actions`: the last is the state's own.
+    """
+
+    prompt: Conversation
+    task: str
+    task_index: int
+    state: str | None
+    actions: tuple[str, ...]
+    observations: tuple[str, ...]
+    steps_left: int
+
+    def to_row(self) -> Json:
+        return {
+            "prompt": self.prompt,
+            "task": self.task,
+            "task_index": self.task_index,
+            "state": self.state,
+            "actions": list(self.actions),
+            "observations": list(self.observations),
+            "steps_left": self.steps_left,
+        }
+
+
+def state_prompts(
+    states: Sequence[PlannedState],
+    trajectories: TrajectorySet,
+    tasks: Mapping[str, Task],
+    first_observations: Callable[[Task], str],
+    *,
+    prompt: str,
+    prompt_suffix: str = "",
+    step_limit: int,
+    reset_step_limit: bool = False,
+    thoughts: Thoughts = "kept",
+) -> list[StatePrompt]:
+    """The states of a plan as prompts, each once.
+
+    `first_observations(task)` is what the environment shows at a task's start. `step_limit` bounds
+    a path, its recorded steps included unless `reset_step_limit`.
+    """
+    rows = []
+    for item in dict.fromkeys(PlannedState(each.task, each.state, 1) for each in states):
+        task = tasks[item.task]
+        if item.state is None:
+            steps, now = [], first_observations(task)
+        else:
+            steps = [each.step for each in trajectories.path_to(item.state)]
+            now = trajectories.observation_at(item.state)
+        conversation = build_conversation(
+            prompt, steps, now, prompt_suffix=prompt_suffix, thoughts=thoughts
+        )
+        rows.append(
+            StatePrompt(
+                prompt=conversation,
+                task=task.id,
+                task_index=task.index,
+                state=str(item.state) if item.state else None,
+                actions=tuple(step.action for step in steps),
+                observations=(*(step.observation for step in steps), now),
+                steps_left=step_limit if reset_step_limit else step_limit - len(steps),
+            )
+        )
+    return rows
+
+
+def export_prompts(
+    name: str,
+    prompts: Sequence[StatePrompt],
+    directory: Path,
+    *,
+    env: str,
+    env_settings: Json,
+    model: str,
+) -> list[Path]:
+    """Write the files of a trainer; returns their paths.
+
+    ConfigError for a trainer that takes no prompts, StoreError if the disk cannot be written.
+    """
+    if name not in WRITERS:
+        raise unknown_name("target of prompts", name, WRITERS)
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    readme = WRITERS[name](prompts, directory, env)
+    count = f"{len(prompts):,} state{'' if len(prompts) == 1 else 's'}"
+    settings = " ".join(f"--set '{key}={value}'" for key, value in _flat(env_settings))
+    text = readme.format(count=count, env=env, settings=settings, model=model)
+    write_text(directory / "README.md", text)
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _trl(prompts: Sequence[StatePrompt], directory: Path, env: str) -> str:
+    write_jsonl(directory / "prompts.jsonl", (each.to_row() for each in prompts))
+    with disk_errors(directory):
+        shutil.copyfile(Path(trl_grpo.__file__), directory / "train.py")
+    return _TRL_README
+
+
+def _verl(prompts: Sequence[StatePrompt], directory: Path, env: str) -> str:
+    rows = []
+    for index, each in enumerate(prompts):
+        row = each.to_row()
+        conversation = row.pop("prompt")
+        rows.append(
+            {
+                "data_source": f"eef/{env}",
+                "prompt": conversation,
+                "ability": "agent",
+                "reward_model": {"style": "rule", "ground_truth": ""},
+                "extra_info": {"index": index, "interaction_kwargs": {"name": "eef", **row}},
+            }
+        )
+    write_table(directory / "prompts.parquet", rows)
+    return _VERL_README
+
+
+WRITERS: dict[str, Callable[[Sequence[StatePrompt], Path, str], str]] = {
+    "trl": _trl,
+    "verl": _verl,
+}
+"""Trainers that start in recorded states, with the function that writes their files."""
+
+
+def _flat(settings: Json, before: str = "") -> list[tuple[str, object]]:
+    """The settings that are set, as (dotted key, value)."""
+    flat: list[tuple[str, object]] = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat += _flat(value, f"{before}{key}.")
+        elif value is not None:
+            flat.append((f"{before}{key}", json.dumps(value) if value in (True, False) else value))
+    return flat
