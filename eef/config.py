@@ -177,7 +177,7 @@ def describe_problems(problems: Sequence[ErrorDetails]) -> str:
     )
     if expected:
         return f"{value}; expected {' or '.join(expected)}"
-    message = problems[0]["msg"]
+    message = problems[0]["msg"].removeprefix("Value error, ")
     return f"{value}: {message[:1].lower()}{message[1:]}"
 
 

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from eef.models.location import SHIPPED
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, COLLECT, EXPERT, Stage, round_methods, trained_before
@@ -304,10 +305,11 @@ def _foreign_words(run: RunData, rollouts: Sequence[Trajectory]) -> Cause | None
 
 
 def _other_student(run: RunData) -> str:
-    return (
-        "set `model.name` to a pretrained model, or to a student built for "
-        f"{run.recipe.env.name} (`eef model build`)"
-    )
+    advice, env = "set `model.name` to a pretrained model", run.recipe.env.name
+    shipped = next((name for name, made_for in SHIPPED.items() if made_for == env), None)
+    if shipped is None:  # `eef model build` builds none for it
+        return advice
+    return f"{advice}, to `{shipped}`, or to a student of `eef model build --env {env}`"
 
 
 def _stopped_by_policy(rollouts: Sequence[Trajectory]) -> Cause | None:

@@ -11,7 +11,7 @@ from eef.analysis.aggregate import Aggregate, aggregate_trials
 from eef.analysis.trial import Trial, read_trial, trials_of
 from eef.errors import StoreError
 from eef.pipeline.checks import VERSIONS, differences
-from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.run_directory import RunDirectory, no_such_directory
 
 RECORD_VERSION = 4
 
@@ -67,9 +67,7 @@ def make_study(trials: Iterable[Trial]) -> Study:
     """
     kept = tuple(trials)
     if not kept:
-        raise StoreError(
-            "no trial of the comparison has started", hint="`eef compare` runs its trials"
-        )
+        raise StoreError("no trial of the study has started", hint="`eef compare` runs its trials")
     first = next((trial for trial in kept if trial.tasks), kept[0])
     for trial in kept:
         _check_same_study(first, trial)
@@ -94,6 +92,8 @@ def make_study(trials: Iterable[Trial]) -> Study:
 
 def _read_trials(directory: Path) -> list[Trial]:
     """The trials of the runs in a directory, or of its trial files if it has no run."""
+    if not directory.exists():
+        raise no_such_directory(directory)
     runs = sorted(directory.glob("seed*/recipe.json"))
     if runs:
         return [
@@ -103,7 +103,7 @@ def _read_trials(directory: Path) -> list[Trial]:
     files = [path for path in sorted(directory.rglob("*@*.json")) if copies not in path.parents]
     if not files:
         raise StoreError(
-            f"`{directory}` holds no comparison",
+            f"`{directory}` holds no study",
             hint="`eef compare` creates one, with `seed0` … in it",
         )
     return [read_trial(path) for path in files]

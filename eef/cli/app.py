@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, ClassVar
@@ -18,6 +19,7 @@ from eef.cli.console import handle_interrupt, install_signal_handlers, print_err
 from eef.errors import EefError
 from eef.utils.extras import EXTRAS, missing_package
 
+_USAGE_ERROR: Any = typer.BadParameter.__base__  # which typer does not export
 _HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -77,6 +79,10 @@ class LazyGroup(TyperGroup):
     entries: ClassVar[Mapping[str, Entry]]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not ctx.resilient_parsing and args[0] not in self.commands:
+            from eef.cli.usage import unknown_command
+
+            raise unknown_command(args[0], list(self.commands))
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and name in self.entries:
             command = load_command(name, self.entries[name])
@@ -96,16 +102,20 @@ class NewGroup(LazyGroup):
 
 
 class EefGroup(LazyGroup):
-    """All commands. An EefError ends in one line and a hint, an interruption in one line, a bug in
-    a traceback."""
+    """All commands. An EefError and a mistake on the command line end in one line and a hint, an
+    interruption in one line, a bug in a traceback."""
 
     entries: ClassVar[Mapping[str, Entry]] = {
         name: entry for panel in PANELS.values() for name, entry in panel.items()
     }
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _usage_errors():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            with handle_interrupt("stopped"):
+            with handle_interrupt("stopped"), _usage_errors(ctx):
                 return super().invoke(ctx)
         except EefError as error:
             raise _exit_with(error) from None
@@ -170,6 +180,18 @@ def _placeholder() -> None:
     raise AssertionError("`LazyGroup` loads a command before it is invoked")
 
 
+@contextmanager
+def _usage_errors(ctx: Any = None) -> Iterator[None]:
+    """Turn a mistake on the command line into an exit with one line and a hint."""
+    try:
+        yield
+    except _USAGE_ERROR as error:
+        from eef.cli.usage import usage_error
+
+        words = ("eef", ctx.invoked_subcommand if ctx else None)
+        raise _exit_with(usage_error(error, " ".join(filter(None, words)))) from None
+
+
 def _exit_with(error: EefError) -> typer.Exit:
     print_err(f"error: {error.message}")
     if error.hint:
@@ -199,7 +221,7 @@ def _eef(
         ),
     ] = False,
 ) -> None:
-    """Tune LLM agents from expert trajectories, above all failed ones.
+    """Tune LLM agents from expert trajectories, including the failed ones.
 
     Start with `eef run recipes/demo.toml --out runs/demo`, then `eef show runs/demo`.
     """

@@ -113,7 +113,10 @@ def _print_estimate(recipe: Recipe) -> None:
                 f"tokens, {estimate.completion_tokens:,} completion tokens{cost}"
             )
     print_err(likely.basis)
-    for warning in _budget_warnings(recipe.expert.api or ApiSettings(), likely, len(models)):
+    api = recipe.expert.api or ApiSettings()
+    if not api.prompt_price and not api.completion_price:
+        print_err("cost unknown: set `expert.api.prompt_price` and `expert.api.completion_price`")
+    for warning in _budget_warnings(api, likely, len(models)):
         print_err(f"warning: {warning}")
 
 

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.resources import files
 from pathlib import Path
 
 import typer
@@ -35,13 +34,13 @@ from eef.envs.webshop.nouns import PUBLISHED, installed_models
 from eef.errors import ConfigError, EefError
 from eef.importers import formats
 from eef.methods import registry as methods
+from eef.models.location import SHIPPED, STUDENTS
+from eef.report.formatting import count_of
 from eef.utils.compute import available_cores, process_settings
 from eef.utils.jsonl import read_json
 
 OLDEST_PYTHON = (3, 11)
 SIMULATORS = ((scienceworld, "scienceworld"), (textworld_express, "textworld"))
-WEIGHTS = Path(str(files("eef.students"))) / "weights"
-STUDENTS = {"base": "webshop", "base-scienceworld": "scienceworld"}
 """Base student of the package → the environment it was built for."""
 
 _HIDDEN_EXTRAS = ("dev", "spacy", *(extra for _, extra in SIMULATORS))
@@ -94,7 +93,7 @@ def diagnose() -> list[Finding]:
     ]
     if any(finding.name == "torch" and finding.ok for finding in packages):
         findings.append(_torch())
-    findings += [_student(name, env) for name, env in STUDENTS.items()]
+    findings += [_student(name, env) for name, env in SHIPPED.items()]
     findings += [finding for finding in packages if not finding.needed]
     simulators = [
         _simulator(each.PACKAGE, each.VERSION, each.JAR, extra) for each, extra in SIMULATORS
@@ -143,14 +142,14 @@ def _torch() -> Finding:
         return Finding("device", False, f"torch: {error}", "`pip install 'eef[train]'`")
     if torch.cuda.is_available():
         return Finding("device", True, f"GPU {torch.cuda.get_device_name()}")
-    return Finding("device", True, f"CPU, {torch.get_num_threads()} threads")
+    return Finding("device", True, f"CPU, {count_of(torch.get_num_threads(), 'thread')}")
 
 
 def _student(name: str, env: str) -> Finding:
     """A base student of the package, whose files must be those of its manifest."""
     label = f"student `{name}`"
     remedy = f"install `eef` again, or build one: `eef model build --env {env} --out DIR`"
-    directory = WEIGHTS / name
+    directory = STUDENTS / name
     try:
         checksums = read_json(directory / "manifest.json")["sha256"]
         parameters = sum(_count_parameters(directory / file) for file in checksums)

@@ -8,12 +8,12 @@ from pathlib import Path
 from eef.analysis.results import Results, read_results
 from eef.cli.console import handle_interrupt, print_err
 from eef.cli.progress import make_display, show_bars
-from eef.config import apply_override, parse_settings
+from eef.config import apply_override, most_similar, parse_settings
 from eef.envs.registry import prepare_env
 from eef.errors import ConfigError
 from eef.pipeline.parallel import threads_of
 from eef.pipeline.pipeline import Pipeline
-from eef.pipeline.recipe import Recipe, load_recipe
+from eef.pipeline.recipe import SUFFIXES, Recipe, load_recipe
 from eef.pipeline.run_directory import RECIPE_FILE, RunData, RunDirectory
 from eef.pipeline.stages import Stage
 from eef.report.run_page import write_page
@@ -32,8 +32,17 @@ def read_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
             hint="name a `.toml`, `.yaml` or `.json` file",
         )
     if not path.exists():
-        raise ConfigError(f"no such file `{path}`", hint="`eef settings` lists what a recipe holds")
+        raise ConfigError(f"no such file `{path}`", hint=_hint_for_recipe(path))
     return load_recipe(path, overrides or ())
+
+
+def _hint_for_recipe(path: Path) -> str:
+    """The recipe in the same directory that was probably meant, or how a run is created."""
+    found = [each for each in sorted(path.parent.glob("*")) if each.suffix in SUFFIXES]
+    similar = most_similar(path.name, [each.name for each in found])
+    if similar:
+        return f"did you mean `{path.with_name(similar)}`?"
+    return "recipes are in `recipes/`; `eef run RECIPE --out DIR` creates a run"
 
 
 def default_directory(recipe: Recipe) -> Path:

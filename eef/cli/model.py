@@ -40,7 +40,12 @@ StudentOverrides = Annotated[
 def build(
     out: ModelOut,
     env: Annotated[
-        str, typer.Option(metavar="NAME", help="The environment that the student is built for.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The environment that the student is built for: `webshop` (its shipped student is "
+            "`base`) or `scienceworld` (`base-scienceworld`).",
+        ),
     ] = "webshop",
     overrides: StudentOverrides = None,
 ) -> None:

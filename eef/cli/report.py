@@ -61,7 +61,8 @@ def report(
         )
     if runs:
         write_report(RunDirectory.open(runs[0]).read(), out)
-        print_out(str((out or runs[0]) / "report.html"))
+        for name in ("results.json", "report.html"):
+            print_out(str((out or runs[0]) / name))
         return
     target = out or directories[0] / REPORT
     study = load_study(directories)

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
 from eef.cli.console import print_err, stdout_console
-from eef.config import SettingRow, settings_table
+from eef.config import SettingRow, most_similar, settings_table
 from eef.envs import registry as envs
 from eef.envs.registry import ENVIRONMENTS, env_spec
+from eef.errors import ConfigError
 from eef.methods import registry as methods
 from eef.methods.registry import METHODS, method_class
 from eef.pipeline.recipe import Recipe
 from eef.plugins import Plugins
 
 
-def settings() -> None:
+def settings(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="Only this group (`train`), setting (`train.updates`, `updates`), method or "
+            "environment.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """List every setting with its default.
 
     Lists the settings of a recipe, the options of each method (`options.<method>`) and the settings
@@ -26,10 +38,36 @@ def settings() -> None:
     override one with `--set`.
 
     Example: `eef settings`
+
+    Example: `eef settings train`
     """
     known = [*METHODS, *_working(methods.PLUGINS)], [*ENVIRONMENTS, *_working(envs.PLUGINS)]
-    for title, rows in sections(*known):
+    found = [
+        (title, chosen)
+        for title, rows in sections(*known)
+        if (chosen := [row for row in rows if name is None or name in _names(title, row)])
+    ]
+    if name is not None and not found:
+        every = dict.fromkeys(
+            each for title, rows in sections(*known) for row in rows for each in _names(title, row)
+        )
+        similar = most_similar(name, list(every))
+        hint = f"did you mean {similar!r}?" if similar else "`eef settings` lists all of them"
+        raise ConfigError(f"unknown setting or group {name!r}", hint=hint)
+    for title, rows in found:
         _print_table(title, rows)
+
+
+def _names(title: str, row: SettingRow) -> Iterator[str]:
+    """Everything that a setting is found by: its key, its last word, its groups, its owner.
+
+    >>> list(_names("method eef", SettingRow("options.eef.M", "integer", "5", "")))
+    ['options', 'options.eef', 'options.eef.M', 'M', 'method eef', 'eef']
+    """
+    parts = row.key.split(".")
+    for count in range(1, len(parts) + 1):
+        yield ".".join(parts[:count])
+    yield from (parts[-1], title, title.rpartition(" ")[2])
 
 
 def sections(

@@ -19,7 +19,7 @@ from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage
 from eef.report.formatting import NONE, reward
 from eef.report.run_table import results_table
-from eef.report.status import stage_status
+from eef.report.status import stage_progress, stage_status
 from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -33,7 +33,12 @@ def show(
         ),
     ] = None,
     mask: Annotated[
-        bool, typer.Option("--mask", help="Print an example's tokens, colored by loss weight.")
+        bool,
+        typer.Option(
+            "--mask",
+            help="Print an example's tokens, colored by loss weight; without colors, trained "
+            "tokens are in ⟦ ⟧.",
+        ),
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Do not shorten observations.")] = False,
     method: MethodName = None,
@@ -88,14 +93,19 @@ def _show_overview(run: RunDirectory) -> None:
 
 
 def _stages_table(data: RunData) -> Table:
-    """One row for each finished stage, and the number of the others."""
+    """One row for each stage that is finished or in progress, and the number of the others."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in ("stage", "outcome", "time"):
         table.add_column(column)
     for stage in data.stages:
         if data.is_done(stage):
             table.add_row(str(stage), Text(stage_status(data, stage)), _time(data, stage))
-    missing = len(data.stages) - len(data.done)
+    started = {
+        stage: progress for stage in data.stages if (progress := stage_progress(data, stage))
+    }
+    for stage, progress in started.items():
+        table.add_row(str(stage), Text(progress), "")
+    missing = len(data.stages) - len(data.done) - len(started)
     if missing:
         table.add_row(f"{missing} more", "not done yet", "")
     return table

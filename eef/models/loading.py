@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from eef.errors import ModelError, StoreError
 from eef.models.generation import fixed_generation_config
-from eef.models.location import locate
+from eef.models.location import hub_options, locate
 from eef.models.memory import memory_errors
 from eef.models.settings import DType, LoraSettings
 from eef.utils.jsonl import WHEN_FULL, disk_errors
@@ -251,6 +251,8 @@ def _load(
     loader: Any, source: Any, name: str, *, method: str = "from_pretrained", **options: Any
 ) -> Any:
     what = "tokenizer" if loader is AutoTokenizer else "model"
+    if isinstance(source, str):
+        options |= hub_options(source, name)
     try:
         with no_progress_bars():
             return getattr(loader, method)(source, **options)
@@ -259,7 +261,7 @@ def _load(
         hint = (
             "check the files of that directory"
             if Path(locate(name)).is_dir()
-            else "check the name and the connection to the hub"
+            else "check the name, and that the hub grants access to the model"
         )
         raise ModelError(f"model {name!r}: no usable {what} ({reason})", hint=hint) from error
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from eef.errors import ModelError
 
 STUDENTS = Path(__file__).parent.parent / "students" / "weights"
 BASE_STUDENT = STUDENTS / "base"
+_TIMEOUT = 20.0  # seconds
+SHIPPED = {"base": "webshop", "base-scienceworld": "scienceworld"}
+"""The students shipped with the package, and the environment that each is built for."""
 
 
 def locate(name: str) -> str:
@@ -29,6 +34,34 @@ def locate(name: str) -> str:
             f"no such model directory `{path}`", hint="a hub id has the form `organization/model`"
         )
     return str(path)
+
+
+def hub_options(source: str, name: str) -> dict[str, Any]:
+    """Options of `from_pretrained` for a directory or hub id; `name` is the recipe's word for it.
+
+    One request finds out whether the hub answers: the libraries would repeat theirs for a minute.
+    If it does not, only the cache is read. ModelError if the model is not in there either.
+    """
+    if Path(source).is_dir():
+        return {}
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE:
+        return {}
+    session = get_session()
+    client: Any = import_module(
+        type(session).__module__.partition(".")[0]
+    )  # httpx or its successor
+    try:
+        session.head(constants.ENDPOINT, timeout=_TIMEOUT)
+    except client.TransportError as error:
+        if isinstance(try_to_load_from_cache(source, "config.json"), str):
+            return {"local_files_only": True}
+        raise ModelError(
+            f"model {name!r}: cannot reach the hub at {constants.ENDPOINT} ({error})",
+            hint="check the connection, or name the directory of a model",
+        ) from error
+    return {}
 
 
 def is_shipped(name: str) -> bool:

@@ -112,8 +112,9 @@ class EvaluateSettings(Settings):
 class Recipe(Settings):
     """All settings of a run."""
 
-    name: str = "run"
-    """Name of the run in reports."""
+    name: str = Field(default="run", json_schema_extra={"default": None})
+    """Name of the run in reports, and of its directory in `runs/`; by default that of the recipe's
+    file."""
 
     seed: int = 0
     """Source of all randomness in the run."""
@@ -223,12 +224,16 @@ class Recipe(Settings):
         return self.model_dump_json(indent=2) + "\n"
 
 
+SUFFIXES = (".toml", ".yaml", ".yml", ".json")
+"""Endings of a recipe's file."""
+
+
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a `.toml`, `.yaml`, `.yml` or `.json` file, with overrides `a.b=value`.
 
     Raises ConfigError naming the file, the key and the nearest known key.
     """
-    data = _read(Path(path))
+    data = {"name": Path(path).stem, **_read(Path(path))}
     for override in overrides:
         apply_override(data, override)
     return parse_settings(Recipe, data, source=str(path))

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from eef.config import parse_settings
+from eef.config import most_similar, parse_settings
 from eef.envs.registry import remember_reference
 from eef.errors import DataError, StoreError
 from eef.methods.base import Method
@@ -107,6 +107,16 @@ def _read_checked(path: Path, fields: TypeAdapter[Any]) -> dict[str, Any]:
     return record
 
 
+def no_such_directory(path: Path) -> StoreError:
+    """The error for the directory of a run or a study that does not exist."""
+    names = [each.name for each in path.parent.glob("*") if each.is_dir()]
+    similar = most_similar(path.name, names)
+    hint = f"did you mean `{path.with_name(similar)}`?" if similar else ""
+    return StoreError(
+        f"no such directory `{path}`", hint=hint or "`eef run RECIPE --out DIR` creates a run"
+    )
+
+
 class RunDirectory:
     """The files of a run. Readers read the disk; `read` gives a snapshot read only once."""
 
@@ -119,6 +129,8 @@ class RunDirectory:
         """The run in a directory. StoreError if there is none."""
         path = Path(path)
         recipe = path / RECIPE_FILE
+        if not path.exists():
+            raise no_such_directory(path)
         if not recipe.is_file():
             raise StoreError(
                 f"`{path}` is not a run directory: it has no `{RECIPE_FILE}`",

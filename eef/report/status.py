@@ -9,6 +9,7 @@ from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import Stage
 from eef.report.formatting import count_of, percent, reward
+from eef.trajectory import Trajectory
 
 
 def stage_status(run: RunDirectory | RunData, stage: Stage) -> str:
@@ -27,6 +28,48 @@ def stage_status(run: RunDirectory | RunData, stage: Stage) -> str:
     if stage.kind in ("collect", "explore", "evaluate"):
         text += _no_win(run, stage, record)
     return text
+
+
+def stage_progress(data: RunData, stage: Stage) -> str:
+    """What a stage that has started and is not done has so far; empty for every other stage."""
+    if data.is_done(stage):
+        return ""
+    if stage.kind == "train":
+        started = (data.folder(stage) / "training").is_dir()
+        return "in progress" if started else ""
+    if stage.kind == "select":
+        return ""
+    if stage.kind == "evaluate":
+        rollouts = data.evaluation_rollouts(stage.method, stage.round)
+    else:
+        rollouts = data.trajectories(stage.method)
+    played = [
+        item
+        for item in rollouts
+        if item.status != "error" and (stage.kind != "explore" or _is_of(item, stage))
+    ]
+    if not played:
+        return ""
+    planned = _planned_rollouts(data, stage)
+    if planned is None:
+        return f"in progress, {count_of(len(played), 'rollout')}"
+    return f"in progress, {len(played):,} of {count_of(planned, 'rollout')}"
+
+
+def _is_of(item: Trajectory, stage: Stage) -> bool:
+    return item.by_student and item.round == stage.round
+
+
+def _planned_rollouts(data: RunData, stage: Stage) -> int | None:
+    """The rollouts of a stage; None if only the plan itself states how many there are."""
+    recipe, fingerprint = data.recipe, data.fingerprint
+    if stage.kind == "evaluate":
+        return int(fingerprint["test_tasks"])
+    tasks = int(fingerprint["train_tasks"])
+    if stage.kind == "explore":
+        return recipe.of_method(stage.method).budget.of_round(tasks).rollouts
+    files = len(recipe.expert.names) - len(recipe.expert.players)
+    return None if files else len(recipe.expert.players) * min(recipe.expert.tasks or tasks, tasks)
 
 
 def _no_win(run: RunDirectory | RunData, stage: Stage, record: dict[str, Any]) -> str:

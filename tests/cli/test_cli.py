@@ -112,7 +112,8 @@ def test_single_stages_make_the_same_run(finished, recipe, tmp_path):
     assert (
         "already done" in eef("stage", "train", directory, "--method", "eef", "--round", "1").stderr
     )
-    assert eef("report", directory).stdout == f"{directory / 'report.html'}\n"
+    written = [str(directory / name) for name in ("results.json", "report.html")]
+    assert eef("report", directory).stdout.splitlines() == written
     assert numbers(directory)["methods"]["eef"] == numbers(finished)["methods"]["eef"]
     refused(
         eef("stage", "explore", directory, "--method", "bc"),
@@ -314,12 +315,30 @@ def test_a_recipe_that_cannot_be_executed_is_refused(overrides, message, hint, r
 
 
 def test_files_and_directories_of_another_kind_are_refused(finished, tmp_path):
-    refused(eef("run", tmp_path / "none.toml"), "no such file", "`eef settings`")
+    refused(eef("run", tmp_path / "none.toml"), "no such file", "recipes are in `recipes/`")
+    refused(eef("run", ROOT / "recipes/demo.tml"), "no such file", "recipes/demo.toml`?")
+    refused(eef("show", f"{finished}x"), "no such directory", f"did you mean `{finished}`?")
+    refused(eef("report", tmp_path / "none"), "no such directory", "creates a run")
     refused(eef("compare", finished), "is a directory, not a recipe", "`.toml`")
     refused(eef("run", finished, "--set", "seed=1"), "is a run directory", "`--set`")
     (tmp_path / "torn.toml").write_text("name = ")
     refused(eef("run", tmp_path / "torn.toml"), "torn.toml: not valid toml")
     refused(eef("run", tmp_path), "is not a run directory", "`eef run RECIPE --out DIR`")
+
+
+def test_a_study_with_an_unknown_method_is_not_created(recipe, tmp_path):
+    study = tmp_path / "study"
+    done = eef("compare", recipe, "--methods", "rft4,efe", "--out", study)
+    refused(done, "unknown method 'efe'", "did you mean 'eef'?")
+    assert not study.exists()
+
+
+def test_the_directory_of_a_recipe_without_a_name(tmp_path, recipe, monkeypatch):
+    settings = json.loads(recipe.read_text())
+    del settings["name"]
+    (tmp_path / "mine.json").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    assert eef("collect", "mine.json", "--quiet").stdout == "runs/mine\n"
 
 
 def test_a_run_is_not_continued_with_another_recipe(finished, recipe):
@@ -445,6 +464,19 @@ def test_show_gives_an_overview(finished):
     assert "eef explore (round 1)" in done.stdout
     assert "RFT×4" in done.stdout
     assert "toy/43" in done.stderr
+
+
+def test_show_gives_the_stage_in_progress(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "eef/round1")
+    store = run / "eef/trajectories.jsonl"
+    store.write_text("".join(store.read_text().splitlines(keepends=True)[:5]))
+    (run / "rft4/round1/evaluation.json").unlink()
+    lines = [" ".join(line.split()) for line in eef("show", run).stdout.splitlines()]
+    assert "eef explore (round 1) in progress, 5 of 32 rollouts" in lines
+    assert "rft4 evaluate (round 1) in progress, 6 of 6 rollouts" in lines
+    assert "3 more not done yet" in lines
 
 
 def test_show_gives_a_task_a_trajectory_and_an_example(finished):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import shlex
@@ -11,7 +12,7 @@ import sys
 import pytest
 import typer
 
-from eef.cli import make_app
+from eef.cli import make_app, settings, usage
 from eef.cli.app import ENV, MODEL, NEW, PANELS, load_command
 from eef.config import parse_settings
 from eef.pipeline.recipe import load_recipe
@@ -80,6 +81,50 @@ def test_an_example_runs_as_it_is_written(name):
         done = eef(*words)
         assert done.exit_code == 0, done.stderr
         assert done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ("resume runs/x", "unknown command 'resume'", "`eef run DIR` continues a run"),
+        ("shwo runs/x", "unknown command 'shwo'", "did you mean 'show'?"),
+        ("model biuld", "unknown command 'biuld'", "did you mean 'build'?"),
+        ("--bogus", "unknown option `--bogus`", "`eef --help`"),
+        ("run x --ou y", "unknown option `--ou`", "did you mean `--out`?"),
+        ("run", "`RECIPE|DIR` is missing", "`eef run --help`"),
+        ("run a b", "unexpected argument (b)", "`eef run --help`"),
+        ("run --set", "option '--set' requires an argument", "`eef run --help`"),
+        ("model build", "`--out` is missing", "`eef model build --help`"),
+        ("compare x --seeds 0", "`--seeds` is '0'; expected 1 or more", "`eef compare --help`"),
+        ("compare x --seeds a", "`--seeds` is 'a'; expected an integer", "`eef compare --help`"),
+        (
+            "model merge x --out y --dtype z",
+            "`--dtype` is 'z'; expected 'float32', 'bfloat16' or 'float16'",
+            "`eef model merge --help`",
+        ),
+        ("settings updatse", "unknown setting or group 'updatse'", "did you mean 'updates'?"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_a_hint(words, message, hint):
+    done = eef(*words.split())
+    assert (done.exit_code, done.stdout) == (2, "")
+    error, advice = done.stderr.splitlines()
+    assert error == f"error: {message}"
+    assert advice.startswith("hint: ")
+    assert hint in advice
+
+
+def test_the_doctests():
+    assert doctest.testmod(usage).failed == doctest.testmod(settings).failed == 0
+
+
+def test_settings_of_one_group_or_name():
+    shown = eef("settings", "train").stdout
+    assert "train.updates" in shown
+    assert "options." not in shown
+    assert {"train.updates", "options.eef.updates"} <= set(
+        eef("settings", "updates").stdout.split()
+    )
 
 
 def test_help_imports_no_command():

@@ -435,6 +435,7 @@ def test_a_dry_run_estimates_and_sends_nothing(recipe, tmp_path):
 
 def test_a_dry_run_warns_if_the_budget_will_not_suffice(recipe, tmp_path):
     options = ("collect", recipe, "--policy", "openai/m", "--base-url", "http://127.0.0.1:9/v1")
+    assert "cost unknown: set `expert.api.prompt_price`" in eef(*options, "--dry-run").stderr
     priced = ("--set", "expert.api.prompt_price=100.0", "--dry-run")
     for limit, warning in (
         ("max_requests=5", "`expert.api.max_requests` is 5"),
@@ -444,6 +445,7 @@ def test_a_dry_run_warns_if_the_budget_will_not_suffice(recipe, tmp_path):
     ):
         done = eef(*options, *priced, "--set", f"expert.api.{limit}")
         assert done.exit_code == 0
+        assert "cost unknown" not in done.stderr
         assert ("warning: " in done.stderr) == (warning is not None)
         assert (warning or "") in done.stderr
 

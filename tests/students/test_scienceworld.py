@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.chat import format_completion, parse_completion
-from eef.cli.doctor import STUDENTS as CHECKED_STUDENTS
 from eef.cli.doctor import diagnose
 from eef.envs.scienceworld.tasks import part_of
 from eef.errors import ConfigError, EnvError
 from eef.models.loading import load_model
+from eef.models.location import SHIPPED as SHIPPED_FOR
 from eef.models.location import STUDENTS
 from eef.pipeline.context import RunContext
 from eef.pipeline.pipeline import Pipeline
@@ -286,8 +286,8 @@ def test_the_shipped_student_predicts_test_variations(monkeypatch, tmp_path):
 def test_doctor_checks_every_shipped_student_against_its_manifest(tmp_path, monkeypatch):
     shipped = tmp_path / "students"
     shutil.copytree(STUDENTS, shipped)
-    monkeypatch.setattr("eef.cli.doctor.WEIGHTS", shipped)
-    assert {path.name for path in shipped.iterdir()} == set(CHECKED_STUDENTS)
+    monkeypatch.setattr("eef.cli.doctor.STUDENTS", shipped)
+    assert {path.name for path in shipped.iterdir()} == set(SHIPPED_FOR)
     weights = shipped / "base-scienceworld/model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
