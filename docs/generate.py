@@ -240,7 +240,12 @@ def _summary(command: Any) -> str:
 def _help_text(command: Any) -> str:
     """A command's help, each example as a block that can be copied."""
     text = inspect.cleandoc(command.help or "").replace("\f", "")
-    return re.sub(r"^Example: `([^`]+)`$", r"Example:\n\n```\n\1\n```", text, flags=re.M)
+    return re.sub(
+        r"^Example: `([^`]+)`$",
+        lambda example: f"Example:\n\n```\n{' '.join(example[1].split())}\n```",
+        text,
+        flags=re.M,
+    )
 
 
 # docs/data-format.md

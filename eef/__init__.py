@@ -1,4 +1,4 @@
-"""eef: tune LLM agents from expert trajectories, above all the failed ones.
+"""eef: tune LLM agents from expert trajectories, including the failed ones.
 
 The names below are the public API. Each is imported when it is first used, so `import eef` is fast
 and needs none of the optional dependencies.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eef.analysis.results import read_results
     from eef.env import Env, check_env
-    from eef.envs.registry import make_env
+    from eef.envs.registry import make_env, make_expert
     from eef.errors import EefError
     from eef.methods.base import Method
     from eef.pipeline.pipeline import Pipeline
@@ -39,6 +39,7 @@ __all__ = [
     "check_env",
     "load_recipe",
     "make_env",
+    "make_expert",
     "read_results",
 ]
 
@@ -57,6 +58,7 @@ _MODULES = {
     "check_env": "eef.env",
     "load_recipe": "eef.pipeline.recipe",
     "make_env": "eef.envs.registry",
+    "make_expert": "eef.envs.registry",
     "read_results": "eef.analysis.results",
 }
 

@@ -174,7 +174,8 @@ def find_action(completion: str) -> ActionSpan | None:
        with `Thought:` this is the first `action:` in the same case (`Thought: so. Action: left`,
        `thought: so. action: left`), or else the first after the end of a sentence. In any other
        text it is the first `Action:` after the end of a sentence.
-    4. A line that begins with `Observation:` after an action is invented, and so is all after it.
+    4. A line that begins with `Observation:` after an action is invented: it is ignored, and so is
+       everything after it.
 
     The action is the rest of the line, or the next line if that is blank. One whose first bracket
     is not closed there continues to the closing bracket, if that comes before a line that begins

@@ -332,7 +332,7 @@ def check_env(
     clone, and must be equal. After every step the score must be in [0, 1], because a step limit may
     end the episode there.
 
-    Raises EnvError at the first check that fails, also if `step` raises an exception.
+    Raises EnvError at the first check that fails, including when `step` raises an exception.
     """
     return _EnvChecker(env, split, tuple(actions) or NO_ACTIONS, expert, episodes, seed).check()
 

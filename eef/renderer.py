@@ -52,8 +52,8 @@ class ChatSettings(Settings):
 
     thoughts: Thoughts = "kept"
     """Whether thought blocks (`<think>…</think>`) stay in the conversations that the model acts on
-    and is trained on, or are dropped from both. Trajectories keep them. What stays, stays in
-    earlier turns too, also if the chat template would drop it there."""
+    and is trained on, or are dropped from both. Trajectories keep them. Kept blocks stay in
+    earlier turns even if the chat template would drop them."""
 
     max_length: int | None = Field(default=None, ge=1)
     """Maximum number of tokens of a training example; by default the model's context length. Longer

@@ -136,7 +136,7 @@ class Acts(Record):
 class Selection:
     """What a method trains on in a round, with counts for the report.
 
-    Examples are imitated first; preference pairs and acts, where a method has any, are trained on
+    Examples are imitated first; preference pairs and acts, if a method has any, are trained on
     afterwards. A selection that is empty leaves the student as it is.
     """
 

@@ -159,6 +159,7 @@ def test_the_public_api_is_complete_and_every_name_resolves():
         "check_env",
         "load_recipe",
         "make_env",
+        "make_expert",
         "read_results",
     ]
     assert [name for name in eef.__all__ if not hasattr(eef, name)] == []

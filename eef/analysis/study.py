@@ -1,4 +1,4 @@
-"""Study: the trials of a comparison, read from run directories or trial files, and aggregated."""
+"""Study: trials at equal budget, read from run directories or trial files, and aggregated."""
 
 from __future__ import annotations
 

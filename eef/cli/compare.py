@@ -158,7 +158,7 @@ def _choose_trials(
         if not seed.isdecimal() or (name, int(seed)) not in every:
             raise ConfigError(
                 f"`--trial` is {item!r}; expected METHOD@SEED",
-                hint=f"seeds of this comparison: {seeds.start} to {seeds.stop - 1}",
+                hint=f"seeds of this study: {seeds.start} to {seeds.stop - 1}",
             )
         chosen.add((name, int(seed)))
     return chosen

@@ -60,8 +60,8 @@ def export(
 ) -> None:
     """Export training examples for other trainers.
 
-    Exactly the text that carries loss here carries loss there: each message states whether it is
-    trained, and rows end after the last trained turn. A README beside the files explains how to
+    Exports train exactly the text that `eef` trains: each message states whether it is trained, and
+    rows end after the last trained turn. A README beside the files explains how to
     train on them, and states where a trainer's chat template changes the text. Prints the paths of
     the files.
 

@@ -35,8 +35,8 @@ def label_noise(
 ) -> None:
     """Measure how often labels are wrong.
 
-    Many rollouts are played from states that a round explored. The outcome of most of them is taken
-    as the truth, and the table shows how often 1, 2, 3 … rollouts give another label. Rollouts are
+    Many rollouts are played from states that a round explored. The majority outcome is taken as the
+    true label, and the table shows how often 1, 2, 3 … rollouts give another label. Rollouts are
     stored; the same command continues an interrupted measurement.
 
     Example: `eef label-noise runs/demo --method eef --trajectories 20 --rollouts 20`

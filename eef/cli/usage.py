@@ -28,7 +28,7 @@ def usage_error(error: Any, command: str) -> EefError:
     kind = type(error).__name__
     if kind == "NoArgsIsHelpError":
         raise error
-    path = error.ctx.command_path if error.ctx else command
+    path = " ".join(("eef", *error.ctx.command_path.split()[1:])) if error.ctx else command
     hint = f"`{path} --help` lists its arguments and options"
     if kind == "NoSuchOption":
         similar = most_similar(error.option_name, list(error.possibilities or ()))

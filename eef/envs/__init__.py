@@ -1,1 +1,1 @@
-"""Environments: the only code that knows an environment by name."""
+"""Environments: the only code that names one."""

@@ -69,7 +69,7 @@ def as_completion(text: str, calls: list[Call]) -> str:
             completion = format_completion(written, action)
             if parse_completion(completion)[1] == action:
                 return completion
-    raise ParseError("a tool call that cannot be told from the text around it")
+    raise ParseError("a tool call that cannot be separated from the text around it")
 
 
 def call_as_action(name: str, arguments: Any) -> str:

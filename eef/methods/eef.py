@@ -48,8 +48,8 @@ class EefOptions(MethodOptions):
     """Rollouts per round from each state, including the task's start."""
 
     label_rule: LabelRule = "any"
-    """A state counts as won from if `any` rollout from it wins, or if the `majority` does (a win
-    rate of 0.5 or more)."""
+    """A state is solvable if `any` rollout from it wins, or if the `majority` does (a win rate of
+    0.5 or more)."""
 
     experts: tuple[str, ...] | None = Field(default=None, strict=False, min_length=1)
     """Names of the experts whose trajectories are branched from and, unless `bc_experts` is set,
@@ -120,7 +120,7 @@ class EefOptions(MethodOptions):
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """A task after a round: its wins (D+), and a grid for each explored trajectory."""
+    """A task after a round: its wins, and a grid for each explored trajectory."""
 
     trajectories: TrajectorySet
     wins: tuple[Trajectory, ...]
@@ -196,21 +196,21 @@ class Eef(Configured[EefOptions]):
         origins = self._origins(trajectories, task, round)
         return {origin.id: self.measure(trajectories, origin, round) for origin in origins}
 
-    def measure(self, trajectories: TrajectorySet, expert: Trajectory, round: int) -> OutcomeGrid:
+    def measure(self, trajectories: TrajectorySet, origin: Trajectory, round: int) -> OutcomeGrid:
         """The grid by which `select` labels the actions of a trajectory in a round."""
         rounds = _rounds(self.options.grid, round)
         planned = {
-            t for each in rounds if each for t in self._branch_states(trajectories, expert, each)
+            t for each in rounds if each for t in self._branch_states(trajectories, origin, each)
         }
         played = {
             item.start.t
-            for item in trajectories.of_task(expert.task)
-            if item.start and item.start.trajectory == expert.id and item.round in rounds
+            for item in trajectories.of_task(origin.task)
+            if item.start and item.start.trajectory == origin.id and item.round in rounds
         }
         # a budget may skip planned states; segments then extend over them
         return measure_grid(
             trajectories,
-            expert,
+            origin,
             sorted(planned & played),
             rounds=rounds,
             rule=self.options.label_rule,

@@ -55,7 +55,7 @@ def expert_wins(
 def winning_trajectories(
     trajectories: TrajectorySet, task: str, rounds: range, experts: Sequence[str] | None
 ) -> list[Trajectory]:
-    """D+ of a task: the student's wins in `rounds`, then the experts' wins.
+    """The wins of a task: the student's wins in `rounds`, then the experts' wins.
 
     The student's wins include those that branch from an episode, but not those that branch from a
     branch.

@@ -40,9 +40,9 @@ def random_states(length: int, count: int, key: str) -> tuple[int, ...]:
 
 
 def bisect(length: int, count: int, measured: Measured) -> tuple[int, ...]:
-    """States between the last state won from and the next state lost from.
+    """States between the last solvable state and the next one that is not.
 
-    With `count` states per round, this bracket of the last winnable state shrinks to a
+    With `count` states per round, this bracket of the last solvable state shrinks to a
     (count + 1)-th. Once no state is left inside, its ends are measured again.
 
     >>> bisect(12, 2, {0: (1, 1), 4: (1, 1), 8: (0, 1)})

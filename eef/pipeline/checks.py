@@ -63,8 +63,8 @@ def check_names(context: RunContext) -> None:
     """Raise an EefError if a method, an option, an expert or the student's directory is wrong.
 
     Needs neither torch nor a run directory, so that a run with such a mistake is never created.
-    ConfigError also if the run directory and the student's directory are one, or one is inside the
-    other: the files of the two would mix.
+    The run directory and the student's directory must not be one, nor one inside the other: their
+    files would mix.
     """
     assert context.run.methods, "each is created from its options"
     for name in context.recipe.expert.names:

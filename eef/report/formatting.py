@@ -8,6 +8,7 @@ from typing import Any
 
 from eef.analysis.results import RoundResult, Score
 from eef.envs.registry import report_spec
+from eef.methods.registry import METHODS
 from eef.pipeline.stages import EXPERT
 
 NONE = "–"
@@ -15,14 +16,18 @@ NBSP = "\u00a0"
 
 
 def display_name(method: str) -> str:
-    """The name of a method in reports.
+    """The name of a method in reports; variants and other packages' methods are as typed.
 
-    >>> [display_name(name) for name in ("expert", "bc", "rft6", "eef", "sft_all")]
-    ['Expert', 'BC', 'RFT×6', 'EEF', 'SFT-ALL']
+    >>> [display_name(name) for name in ("expert", "bc", "rft6", "eef", "sft_all", "eef+dpo")]
+    ['Expert', 'BC', 'RFT×6', 'EEF', 'SFT-ALL', 'EEF+DPO']
+    >>> display_name("rft6-cap1")
+    'rft6-cap1'
     """
     if method == EXPERT:
         return "Expert"
-    return re.sub(r"^RFT(\d+)$", r"RFT×\1", method.upper().replace("_", "-"))
+    if repeats := re.fullmatch(r"rft(\d+)", method):
+        return f"RFT×{repeats[1]}"
+    return method.upper().replace("_", "-") if method in METHODS else method
 
 
 def count_of(number: int, thing: str) -> str:

@@ -47,7 +47,7 @@ class RolloutParameters:
     """How rollouts are played.
 
     `step_limit` bounds the whole path, prefix included; with `reset_step_limit` it bounds the
-    rollout's own steps. A task's own limit applies where it is lower. `batch_size` episodes are
+    rollout's own steps. A task's own limit applies if it is lower. `batch_size` episodes are
     played side by side, or `in_flight` of them through a server. `prompt_suffix` is appended to the
     environment's prompt. With `thoughts="dropped"` the policy does not see the thought blocks of
     earlier turns.

@@ -103,7 +103,8 @@ def test_a_report_is_written_into_the_first_directory(comparison, tmp_path, monk
     assert refused.exit_code == 2
     assert "is a run; a study is made from directories of `eef compare`" in refused.stderr
     alone = eef("report", study / "seed0", "--out", tmp_path / "page")
-    assert alone.stdout == f"{tmp_path / 'page/report.html'}\n"
+    written = [str(tmp_path / "page" / name) for name in ("results.json", "report.html")]
+    assert alone.stdout.splitlines() == written
 
 
 def test_stored_trials_give_the_same_results(comparison, tmp_path):
@@ -241,7 +242,7 @@ def test_variants_and_methods_are_distinguished():
         "In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %. On the same tasks "
     )
     assert "+37.5 points" in study_verdict(aggregate)
-    assert "CAP1, which keeps one win per task, wins 25.0 %; the difference to it is +25.0" in (
+    assert "cap1, which keeps one win per task, wins 25.0 %; the difference to it is +25.0" in (
         study_verdict(aggregate)
     )
     assert "The mean reward differs by" in study_verdict(aggregate)
@@ -262,7 +263,7 @@ def test_variants_and_methods_are_distinguished():
     begun = replace(trial("late", 0, [1, 0, 0, 0], 8), rounds=2)
     document = study_markdown(make_study([*trials, begun]), ["command"])
     assert re.search(r"\| EEF \| 9( \| \d+){4} \| 90 ", document), "the cost of all rounds"
-    assert re.search(r"\| LATE( \| –){9} \|", document), "an unfinished trial has none"
+    assert re.search(r"\| late( \| –){9} \|", document), "an unfinished trial has none"
     assert "| EEF | 1.0 | 3.0 | – | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, (
         "training data, mean over two seeds"
     )
@@ -280,11 +281,11 @@ def test_a_variant_that_repeats_the_control_counts_once():
     assert {item.name: item.repeats for item in aggregate.methods if item.repeats} == {"M0": "cap1"}
     assert all("M0" not in (pair.first, pair.second) for pair in aggregate.pairs)
     document = study_markdown(make_study([*shared, *same]), ["command"])
-    assert "M0 is CAP1 by construction" not in document, "no row is left in that table"
+    assert "M0 is cap1 by construction" not in document, "no row is left in that table"
     more = [trial("M1", seed, [1, 1, 0, 0], 8, "eef", M=1) for seed in (0, 1)]
     document = study_markdown(make_study([*shared, *same, *more]), ["command"])
-    assert "M0 is CAP1 by construction" in document
-    assert "| minus CAP1, points [over tasks and seeds] |" in document
+    assert "M0 is cap1 by construction" in document
+    assert "| minus cap1, points [over tasks and seeds] |" in document
     other = [trial("M0", seed, [1, 1, 1, 0], 7, "eef", M=0) for seed in (0, 1)]
     aggregate = make_study([*shared, *other]).aggregates["rollouts"]
     assert aggregate.pair("M0", "cap1") is not None, "other wins are another measurement"
@@ -366,7 +367,7 @@ def test_a_comparison_that_has_not_started_has_no_results(comparison, tmp_path):
         (tmp_path / "seed0" / name).write_text((directory / "seed0" / name).read_text())
     done = eef("report", tmp_path, "--out", tmp_path / "out")
     assert done.exit_code == 2
-    assert "no trial of the comparison has started" in done.stderr
+    assert "no trial of the study has started" in done.stderr
 
 
 def test_a_budget_of_updates_replaces_other_budgets(student):
@@ -415,7 +416,7 @@ def test_invalid_options_are_refused(comparison, option, message):
 def test_a_directory_without_a_comparison_is_refused(tmp_path):
     done = eef("report", tmp_path)
     assert done.exit_code == 2
-    assert "holds no comparison" in done.stderr
+    assert "holds no study" in done.stderr
 
 
 def test_the_variants_of_the_study_can_be_made():

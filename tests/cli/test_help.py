@@ -122,9 +122,8 @@ def test_settings_of_one_group_or_name():
     shown = eef("settings", "train").stdout
     assert "train.updates" in shown
     assert "options." not in shown
-    assert {"train.updates", "options.eef.updates"} <= set(
-        eef("settings", "updates").stdout.split()
-    )
+    shown = set(eef("settings", "bc_experts").stdout.split())
+    assert {"options.rft.bc_experts", "options.eef.bc_experts"} <= shown
 
 
 def test_help_imports_no_command():

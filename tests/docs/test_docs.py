@@ -135,7 +135,7 @@ def test_the_output_in_the_readme_has_the_columns_of_the_table():
 def test_the_picture_is_well_formed_and_described():
     root = ElementTree.parse(ROOT / "docs" / "loop.svg").getroot()
     words = " ".join(root.itertext())
-    for word in ("collect", "branch", "label", "select", "train", "evaluate", "▲", "▼", "round"):
+    for word in ("collect", "explore", "label", "select", "train", "evaluate", "▲", "▼", "round"):
         assert word in words
 
 

@@ -46,7 +46,7 @@ def choose_tagger(name: str) -> tuple[str, Tagger]:
     """The name and function of a tagger. EnvError if its model is not installed.
 
     `auto` is the first of `installed_models`, or `words` if there is none. A model may be named by
-    its package, `en-core-web-lg`, too.
+    its package, `en-core-web-lg`, as well.
     """
     name = next(iter(installed_models()), STAND_IN) if name == "auto" else name.replace("-", "_")
     tagger = word_nouns if name == STAND_IN else _spacy_nouns(name)

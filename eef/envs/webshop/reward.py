@@ -140,7 +140,7 @@ def _option_text(option: str | tuple[str, str], compat: bool) -> str:
         return first_color(option)
     if not compat:
         return first_color(option[1])
-    # `color in pair` matches whole elements only; an option's name may be a color, too.
+    # `color in pair` matches whole elements only; an option's name may also be a color.
     return next((color for color in COLORS if color in option), str(option))
 
 

@@ -212,7 +212,7 @@ def shown(shop: Shop, rules: Rules, session: Session) -> list[Product]:
 def find(shop: Shop, rules: Rules, keywords: list[str]) -> list[int]:
     """Positions of the products that a search finds.
 
-    With `compat`, the original's undocumented searches `<q> query` and `<c> category` work, too.
+    With `compat`, the original's undocumented searches `<q> query` and `<c> category` work as well.
     """
     if rules.compat and keywords[0] in ("<q>", "<c>"):
         return _listed(shop, keywords)
