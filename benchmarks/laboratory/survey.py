@@ -66,17 +66,17 @@ def random_setting(generator: random.Random) -> Setting:
         rare_per_task=rare_per_task,
         rare_skills=round(log(1, 30)),
         common_skills=generator.choice((2, 4, 8)),
-        rare=log(0.001, 0.2),
+        rare=log(0.0005, 0.1),
         common=round(generator.uniform(0.7, 0.97), 3),
         undo=round(generator.uniform(0.05, 0.8), 2),
-        spread=round(generator.uniform(0.5, 2.5), 2),
+        spread=round(generator.uniform(0.5, 2.0), 2),
         errors=shares(),
         expert_before=log(0.01, 0.3),
         expert_rare=log(0.02, 0.8),
         expert_after=log(0.02, 0.95),
         expert_errors=shares(),
         expert_undo=round(generator.uniform(0.1, 0.95), 2),
-        rate=log(0.02, 0.15),
+        rate=log(0.02, 0.1),
     )
 
 
@@ -184,8 +184,8 @@ def parts() -> dict[str, Any]:
     train, held = random.Random("train"), random.Random("held out")
     three, four = range(3), range(4)
     return {
-        "sample": lambda: survey([random_setting(train) for _ in range(300)], three),
-        "held-out": lambda: survey([random_setting(held) for _ in range(200)], three),
+        "sample": lambda: survey([random_setting(train) for _ in range(240)], four),
+        "held-out": lambda: survey([random_setting(held) for _ in range(160)], four),
         "tokens": lambda: survey(
             [random_setting(random.Random(f"tokens {i}")) for i in range(60)],
             three,
@@ -223,6 +223,12 @@ def parts() -> dict[str, Any]:
             ],
             range(8),
             tuple(name for name in METHODS if name not in ("M1", "M2", "M8")),
+            labels=True,
+        ),
+        "labels": lambda: survey(
+            [SHOP, CARELESS, replace(CARELESS, label_flips=0.1), replace(CARELESS, length=12)],
+            range(8),
+            ("cap1", "eef", "n3", "pooled", "smoothed", "smoothed-all"),
             labels=True,
         ),
         "noise": lambda: survey(

@@ -39,6 +39,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "n3": {"method": "eef", "M": 1, "rollouts_per_state": 3, "label_rule": "majority"},
     "n2": {"method": "eef", "M": 2, "rollouts_per_state": 2},
     "pooled": {"method": "eef", "grid": "all"},
+    "smoothed": {"method": "eef", "label_rule": "smoothed"},
+    "smoothed-all": {"method": "eef", "label_rule": "smoothed", "grid": "all"},
     "bisection": {"method": "eef", "state_choice": "bisection"},
     "uncertainty": {"method": "eef", "state_choice": "uncertainty"},
 }

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from eef.methods.queries import expert_episodes, student_episodes
+from eef.methods.queries import (
+    expert_episodes,
+    least_expert_first,
+    student_episodes,
+    winning_trajectories,
+)
 from eef.trajectory import TrajectorySet
 
 
@@ -21,7 +26,12 @@ class Potential:
     A *hard* task is one that the student did not win in any of its tries from the start. `taught`
     are the hard tasks that an expert won: behavior cloning and every method train on them. `lost`
     are the hard tasks whose experts all failed; `opened` are those of them that the student won
-    from a state inside a failure at least once. Only EEF has an example of these.
+    from a state inside a failure at least once. Only EEF has an example of these. `missed` are the
+    opposite: tasks whose experts failed, won in the tries from the start, but in none of the
+    rollouts that EEF played instead.
+
+    `detour` is how much longer EEF's solutions are than those with one win per task, on the tasks
+    that both solve: 0.1 is a tenth. Longer solutions hold more needless steps, which are trained.
 
     `expert_rate` is the share of tasks an expert won, `student_rate` the student's win rate from
     the start, `tries` the mean number of its rollouts per task, `branch_rate` its win rate from
@@ -37,6 +47,8 @@ class Potential:
     taught: int
     lost: int
     opened: int
+    missed: int
+    detour: float
     branch_rate: float
     length: float
     failure: float
@@ -59,7 +71,8 @@ def measure_potential(
     `starts` holds the experts' episodes and tries from the start (those of RFT×k), `branches` the
     rollouts from inside the failures (those of EEF). Tasks that were not tried are not counted.
     """
-    won_by_expert, hard, opened = 0, set[str](), set[str]()
+    won_by_expert, missed, hard, opened = 0, 0, set[str](), set[str]()
+    solutions: list[tuple[int, int]] = []
     lengths, failures = [], []
     wins = tries = branch_wins = branched = played = 0
     taught: set[str] = set()
@@ -81,6 +94,16 @@ def measure_potential(
         ]
         branched += len(from_inside)
         branch_wins += sum(item.success for item in from_inside)
+        plain, other = (
+            sorted(
+                winning_trajectories(each, task, range(round, round + 1), experts),
+                key=least_expert_first,
+            )
+            for each in (starts, branches)
+        )
+        if plain and other:
+            solutions.append((plain[0].length, other[0].length))
+        missed += bool(plain) and not other
         if not any(item.success for item in own):
             hard.add(task)
             if won:
@@ -96,6 +119,10 @@ def measure_potential(
         taught=len(taught),
         lost=len(hard - taught),
         opened=len(opened),
+        missed=missed,
+        detour=sum(other for _, other in solutions) / max(1, sum(one for one, _ in solutions)) - 1
+        if solutions
+        else 0.0,
         branch_rate=branch_wins / max(1, branched),
         length=fmean(lengths) if lengths else 0.0,
         failure=fmean(failures) if failures else 0.0,

@@ -44,6 +44,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "compare": Entry("compare:compare", "Compare methods over several seeds."),
     },
     "Inspect": {
+        "advise": Entry("advise:advise", "Measure what EEF can gain, and advise."),
         "show": Entry("show:show", "Show a run, task, trajectory or example."),
         "view": Entry("view:view", "Browse every trajectory of a run."),
         "report": Entry("report:report", "Write the report of a run or study."),

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from eef.errors import MethodError
 from eef.methods.base import Configured, Method, MethodOptions
 from eef.methods.examples import apply_step_weight, make_selection, plan_task
-from eef.methods.labels import LabelRule, OutcomeGrid, count_wins, measure_grid
+from eef.methods.labels import GridRule, OutcomeGrid, count_wins, measure_grid
 from eef.methods.queries import (
     actions_of,
     check_experts,
@@ -47,9 +47,10 @@ class EefOptions(MethodOptions):
     rollouts_per_state: int = Field(default=1, ge=1)
     """Rollouts per round from each state, including the task's start."""
 
-    label_rule: LabelRule = "any"
-    """A state is solvable if `any` rollout from it wins, or if the `majority` does (a win rate of
-    0.5 or more)."""
+    label_rule: GridRule = "any"
+    """A state is solvable if `any` rollout from it wins, if the `majority` does (a win rate of 0.5
+    or more), or if its `smoothed` win rate is at least 0.5: that counts neighboring states and,
+    with `grid = "all"`, earlier rounds too, with falling weight."""
 
     experts: tuple[str, ...] | None = Field(default=None, strict=False, min_length=1)
     """Names of the experts whose trajectories are branched from and, unless `bc_experts` is set,

@@ -18,6 +18,11 @@ from eef.trajectory import Trajectory, TrajectorySet
 
 Label = Literal["beneficial", "harmful", "neutral", "unknown"]
 LabelRule = Literal["any", "majority"]
+GridRule = Literal["any", "majority", "smoothed"]
+
+NEIGHBOR, EARLIER = 0.5, 0.5
+"""Weight of a rollout from a neighboring state of the grid, and of the previous round, in a
+"smoothed" grid; both fall geometrically."""
 
 
 def evenly_spaced_states(length: int, count: int) -> tuple[int, ...]:
@@ -114,26 +119,60 @@ def measure_grid(
     states: Sequence[int],
     *,
     rounds: Collection[int],
-    rule: LabelRule,
+    rule: GridRule,
 ) -> OutcomeGrid:
     """The grid of an expert trajectory, from the student's rollouts of some rounds.
 
     `states` are the states after s_0. Rollouts from the task's start count for s_0 of every expert
-    trajectory of the task.
+    trajectory of the task. A state is solvable if `any` of its rollouts wins, if the `majority`
+    does (half suffices), or if its `smoothed` win rate is at least 0.5 (see `smoothed_rates`).
     """
     grid = (0, *states)
     rollouts = rollouts_from(trajectories, expert, rounds)
     by_state = [rollouts.get(state, []) for state in grid]
     wins = tuple(sum(rollout.success for rollout in each) for each in by_state)
+    if rule == "smoothed":
+        rates = smoothed_rates(by_state)
+        solvable = tuple(
+            rate >= 0.5 if each else None for rate, each in zip(rates, by_state, strict=True)
+        )
+    else:
+        solvable = tuple(
+            _is_solvable(won, len(each), rule) for won, each in zip(wins, by_state, strict=True)
+        )
     return OutcomeGrid(
         trajectory=expert.id,
         states=grid,
         rollouts=tuple(tuple(rollout.id for rollout in each) for each in by_state),
         wins=wins,
-        solvable=tuple(
-            _is_solvable(won, len(each), rule) for won, each in zip(wins, by_state, strict=True)
-        ),
+        solvable=solvable,
     )
+
+
+def smoothed_rates(by_state: Sequence[Sequence[Trajectory]]) -> list[float]:
+    """The win rate of each state of a grid, estimated from its neighbors and earlier rounds too.
+
+    The mean of a beta distribution: Jeffreys' prior, and every rollout of the grid with weight
+    `NEIGHBOR` to the power of its distance in states, times `EARLIER` to the power of its age in
+    rounds (counted from the grid's latest).
+
+    Worked example. One rollout from each of three states, all in one round: lose, win, lose. The
+    middle state has one win of weight 1 and two losses of weight 0.5: (0.5 + 1) / (1 + 2) = 0.5.
+    The first has a loss of 1, a win of 0.5 and a loss of 0.25: (0.5 + 0.5) / (1 + 1.75) = 0.36.
+    """
+    latest = max((rollout.round for each in by_state for rollout in each), default=0)
+    totals = []
+    for each in by_state:
+        weights = [EARLIER ** (latest - rollout.round) for rollout in each]
+        won = sum(weight for weight, rollout in zip(weights, each, strict=True) if rollout.success)
+        totals.append((won, sum(weights)))
+    rates = []
+    for state in range(len(by_state)):
+        near = [NEIGHBOR ** abs(state - other) for other in range(len(by_state))]
+        wins = sum(weight * won for weight, (won, _) in zip(near, totals, strict=True))
+        played = sum(weight * total for weight, (_, total) in zip(near, totals, strict=True))
+        rates.append((0.5 + wins) / (1 + played))
+    return rates
 
 
 def rollouts_from(

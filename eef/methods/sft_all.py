@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pydantic import Field
+
 from eef.methods.base import Configured, Method, MethodOptions
-from eef.methods.examples import select_episodes
-from eef.methods.queries import distinct_by_actions, expert_episodes
+from eef.methods.examples import make_selection, suffix_example
+from eef.methods.queries import check_experts, distinct_by_actions, expert_episodes
 from eef.selection import PlannedState, Selection
-from eef.trajectory import Trajectory, TrajectorySet
+from eef.trajectory import TrajectorySet
 
 
 class SftAllOptions(MethodOptions):
     """Options of `sft_all`; `bc_experts` applies to failures as well."""
+
+    cut_failures: int = Field(default=0, ge=0)
+    """Steps at the end of a failure that are not trained: what an expert's failure teaches if its
+    last steps are assumed to be wrong, without a single rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +28,7 @@ class SftAll(Configured[SftAllOptions]):
     """Supervised fine-tuning on all expert data.
 
     `plan`: nothing. `select`: every episode of the experts, won or lost, each sequence of actions
-    once.
+    once, failures without their last `cut_failures` steps.
     """
 
     Options: ClassVar[type[MethodOptions]] = SftAllOptions
@@ -33,11 +39,15 @@ class SftAll(Configured[SftAllOptions]):
         return []
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
-        def episodes(task: str) -> list[Trajectory]:
+        check_experts(trajectories, self.options.bc_experts)
+        examples = []
+        for task in tasks:
             found = expert_episodes(trajectories, task, self.options.bc_experts)
-            return distinct_by_actions(trajectories, found)
-
-        return select_episodes(self, trajectories, tasks, episodes)
+            for item in distinct_by_actions(trajectories, found):
+                cut = 0 if item.success else self.options.cut_failures
+                if item.length > cut:
+                    examples.append(suffix_example(item, 0, end=item.length - cut))
+        return make_selection(self.name, examples, tasks)
 
 
 METHOD: type[Method] = SftAll

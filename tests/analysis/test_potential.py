@@ -60,6 +60,8 @@ def test_hard_tasks_are_taught_or_lost_and_some_of_the_lost_are_opened():
     assert (found.expert_rate, found.student_rate, found.tries) == (0.25, 1 / 24, 6.0)
     assert (found.branch_rate, found.length, found.failure) == (0.5, 4.0, 13 / 3)
     assert found.share(found.opened) == 0.25
+    assert found.missed == 0
+    assert found.detour == 7 / 5 - 1, "t1: 2 + 2 steps instead of 2; t2: the expert's 3 in both"
 
 
 def test_nothing_played_has_no_potential():

@@ -45,6 +45,15 @@ def test_sft_all_trains_on_failures_like_wins():
     assert plan("sft_all", store) == []
 
 
+def test_sft_all_can_cut_the_end_of_failures():
+    lost, won = len(FAILED.steps), len(WON.steps)
+    examples = named(select("sft_all", [FAILED, WON], cut_failures=2))
+    assert [weight > 0 for weight in examples["f@0"].weights] == [t < lost - 2 for t in range(lost)]
+    assert examples["w@0"].weights == (1.0,) * won
+    examples = named(select("sft_all", [FAILED, WON], cut_failures=lost))
+    assert list(examples) == ["w@0"], "nothing is left of the failure"
+
+
 def test_nat_states_the_outcome_in_the_prompt():
     examples = named(select("nat", [FAILED, WON]))
     assert (examples["f@0"].prompt_suffix, examples["w@0"].prompt_suffix) == (

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.methods.labels import evenly_spaced_states, measure_grid
+from eef.methods.labels import evenly_spaced_states, measure_grid, smoothed_rates
 from eef.trajectory import StateRef, TrajectorySet
 from tests.fakes.grids import expert, played, rollout
 
@@ -94,6 +94,44 @@ def test_the_label_rules(outcomes):
     )
     assert by_any == (wins > 0 if ended else None)
     assert by_majority == (wins / len(ended) >= 0.5 if ended else None)
+
+
+def test_the_worked_example_of_smoothing():
+    rollouts = played((0, 2, 4), ("lose", "win", "lose"))
+    rates = smoothed_rates([[item] for item in rollouts])
+    assert rates == pytest.approx([1 / 2.75, 0.5, 1 / 2.75])
+    assert grid_of(*rollouts, states=(2, 4), rule="smoothed").solvable == (False, True, False)
+
+
+def test_one_lucky_win_among_losses_is_smoothed_away():
+    outcomes = ("lose", "lose", "win", "lose", "lose", "lose")
+    rollouts = played((0, *STATES), outcomes)
+    more = [rollout("again", StateRef("e", 4), "lose")]
+    grid = grid_of(*rollouts, *more, rule="smoothed")
+    assert grid.solvable == (False,) * 6
+    assert {segment.label for segment in grid.segments()} == {"neutral"}
+    assert grid_of(*rollouts, *more).solvable[2]
+
+
+def test_earlier_rounds_weigh_less():
+    won, lost = rollout("r1", None, "win", round=1), rollout("r2", None, "lose", round=2)
+    assert smoothed_rates([[won, lost]]) == pytest.approx([(0.5 + 0.5) / (1 + 1.5)])
+    assert smoothed_rates([[won]]) == pytest.approx([0.75]), "age counts from the latest round"
+
+
+def test_a_state_without_a_rollout_stays_unknown_when_smoothed():
+    grid = grid_of(*played((0, *STATES), ("win", "-", "win", "win", "win", "win")), rule="smoothed")
+    assert grid.solvable == (True, None, True, True, True, True)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8))
+def test_equal_outcomes_are_their_own_smoothing(won):
+    states = range(0, 2 * len(won), 2)
+    same = played(states, ("win" if won[0] else "lose",) * len(won))
+    assert {rate >= 0.5 for rate in smoothed_rates([[item] for item in same])} == {won[0]}
+    mixed = played(states, tuple("win" if each else "lose" for each in won))
+    rates = smoothed_rates([[item] for item in mixed])
+    assert all(0 < rate < 1 for rate in rates)
 
 
 def test_the_advantage_of_a_segment_is_the_rise_of_the_win_rate():

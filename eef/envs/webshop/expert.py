@@ -49,12 +49,17 @@ _INSTRUCTION = re.compile(r"Instruction:\s*(?:\[SEP\])?\s*(.*?)\s*(?:\[SEP\]|\[b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lapses:
-    """Probabilities of a lapse, one per kind of decision."""
+    """Probabilities of a lapse, one per kind of decision.
+
+    `forget_later` replaces `forget_option` once the expert has turned a page or left a product;
+    None means the same.
+    """
 
     wrong_product: float = 0.0
     settle_early: float = 0.0
     forget_option: float = 0.0
     buy_anyway: float = 0.0
+    forget_later: float | None = None
 
     @classmethod
     def rate(cls, rate: float) -> Lapses:
@@ -67,6 +72,7 @@ PRESETS = {
     "strong": Lapses(wrong_product=0.20, settle_early=0.25, forget_option=0.31, buy_anyway=0.42),
     "weak": Lapses(wrong_product=0.35, settle_early=0.40, forget_option=0.40, buy_anyway=0.55),
 }
+_CARELESS = re.compile(r"careless-([1-9]\d?)")
 
 
 class ShopExpert:
@@ -94,28 +100,35 @@ class ShopExpert:
         ]
 
     def _turn(self, conversation: Conversation, rng: random.Random) -> str:
-        session, opened = self._replay(conversation)
+        session, opened, searching = self._replay(conversation)
         view = View(self._env.shop, self._env.rules, session)
         if session.view == "search":
             return format_completion("search.", f"search[{view.query}]")
         if session.view == "results":
             return self._on_results(view, opened, rng)
         if session.view == "item":
-            return self._on_item(view, rng)
+            return self._on_item(view, rng, searching)
         return format_completion("go back.", BACK)
 
-    def _replay(self, conversation: Conversation) -> tuple[Session, list[str]]:
-        """Replay a conversation's actions; return the session and the products opened so far."""
+    def _replay(self, conversation: Conversation) -> tuple[Session, list[str], bool]:
+        """Replay a conversation's actions.
+
+        Returns the session, the products opened so far, and whether a page was turned or a product
+        left.
+        """
         observations = [message["content"] for message in conversation if message["role"] == "user"]
         self._env.reset(self._goal_of(observations[0]))
         opened: list[str] = []
+        searching = False
         for message in conversation:
             if message["role"] == "assistant":
-                self._env.step(parse_completion(message["content"])[1] or "")
+                action = parse_completion(message["content"])[1] or ""
+                searching = searching or action in (NEXT, BACK)
+                self._env.step(action)
                 asin = self._env.snapshot().asin
                 if asin and asin not in opened:
                     opened.append(asin)
-        return self._env.snapshot(), opened
+        return self._env.snapshot(), opened, searching
 
     def _goal_of(self, observation: str) -> int:
         """The index of the goal whose instruction the first page shows. EnvError if unknown."""
@@ -145,23 +158,46 @@ class ShopExpert:
             " ".join([*thought, view.read(choice, fits=True)]), f"click[{choice}]"
         )
 
-    def _on_item(self, view: View, rng: random.Random) -> str:
+    def _on_item(self, view: View, rng: random.Random, searching: bool) -> str:
         """Go back if a wanted option is missing; otherwise choose the next one, then buy."""
+        lapses = self._lapses
+        later = lapses.forget_later if searching else None
+        forgets = lapses.forget_option if later is None else later
         missing, left = view.options()
-        looks = not (missing and rng.random() < self._lapses.buy_anyway)
+        looks = not (missing and rng.random() < lapses.buy_anyway)
         read = view.read_options() if looks and not view.session.options else ""
         if missing and looks:
             return format_completion(f"{read}go back.", BACK)
-        if left and rng.random() >= self._lapses.forget_option:
+        if left and rng.random() >= forgets:
             return format_completion(f"{read}choose {left[0]}.", f"click[{left[0]}]")
         return format_completion("all chosen.", BUY)
 
 
 def make_shop_expert(env: WebShop, preset: str) -> ShopExpert:
-    """The scripted expert of a shop; `preset` is a key of PRESETS. EnvError if it is not."""
-    if preset not in PRESETS:
-        raise unknown_name("scripted expert", preset, PRESETS, error=EnvError)
-    return ShopExpert(env, Author("expert", preset), PRESETS[preset])
+    """The scripted expert of a shop: a key of PRESETS, or `careless-<percent>`.
+
+    The careless expert turns pages and goes back well, but then forgets options with this chance,
+    so its wins hold little of either and its failures do.
+
+    EnvError for another name.
+    """
+    careless = _CARELESS.fullmatch(preset)
+    if careless is None and preset not in PRESETS:
+        known = (*PRESETS, "careless-1 to careless-99 (percent)")
+        raise unknown_name("scripted expert", preset, known, error=EnvError)
+    lapses = careless_lapses(int(careless[1]) / 100) if careless else PRESETS[preset]
+    return ShopExpert(env, Author("expert", preset), lapses)
+
+
+def careless_lapses(forget_later: float) -> Lapses:
+    """The lapses of an expert that is careless after it has turned a page or left a product."""
+    return Lapses(
+        wrong_product=0.05,
+        settle_early=0.03,
+        forget_option=0.31,
+        buy_anyway=0.05,
+        forget_later=forget_later,
+    )
 
 
 @dataclass(frozen=True, slots=True)

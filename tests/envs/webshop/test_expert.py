@@ -120,6 +120,26 @@ def test_long_tasks_fail_more_often_than_short_ones(demo):
     assert won(range(7)) > 1.5 * won(range(8, 61))
 
 
+def test_a_careless_expert_shows_in_its_failures_what_its_wins_lack(demo):
+    """The more careless it is after turning or returning, the fewer of its wins hold either."""
+    env, tasks = demo
+    counts = []
+    for preset in ("careless-31", "careless-85"):
+        played = play_all(env, make_expert(env, preset), tasks, limit=env.step_limit).values()
+        shown = [
+            item
+            for item in played
+            if any(step.action in ("click[next >]", "click[< prev]") for step in item.steps)
+        ]
+        counts.append(
+            (sum(item.success for item in shown), sum(not item.success for item in shown))
+        )
+    (taught, lost), (few, many) = counts
+    assert few <= 3 < 20 < taught
+    assert lost + 20 < many
+    assert abs((taught + lost) - (few + many)) <= 5, "it turns pages and returns equally often"
+
+
 def test_failed_episodes_end_in_purchases(demo):
     """Failures are wrong purchases, not timeouts: EEF branches from complete episodes."""
     env, tasks = demo
@@ -330,3 +350,4 @@ def test_an_unknown_preset():
     with pytest.raises(EnvError, match="unknown scripted expert 'perfect'") as caught:
         make_shop_expert(open_shop(), "perfect")
     assert "flawless" in caught.value.hint
+    assert "careless-1 to careless-99" in caught.value.hint

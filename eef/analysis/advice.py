@@ -1,0 +1,117 @@
+"""Advice: which method to run on a recipe's tasks, from the potential measured on them.
+
+The rule was chosen on random settings of the laboratory (`benchmarks/laboratory`) and then applied
+to settings drawn later; `CALIBRATION` holds how it did there. `docs/when.md` has both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from eef.analysis.potential import Potential
+
+Prospect = Literal["gain", "even", "loss"]
+
+OPENED, TAUGHT, MISSED, LOSS = 0.05, 2.0, 0.05, 0.03
+"""The rule: a gain is expected if the opened tasks are at least `OPENED` of all and `TAUGHT` times
+the taught ones, while at most `MISSED` of all are missed; a loss if at least `LOSS` are missed."""
+
+MARGIN = 0.02
+"""The least difference in win rate that counts as a gain or a loss."""
+
+MOST_STATES = 5
+
+
+class Calibration(NamedTuple):
+    """What became of the laboratory's held-out settings with one prospect.
+
+    `settings` is their number; `gain` and `loss` are the shares in which EEF's win rate was at
+    least `MARGIN` above or below that of RFT with one win per task; `mean` is the mean difference.
+    """
+
+    settings: int
+    gain: float
+    loss: float
+    mean: float
+
+
+CALIBRATION: dict[Prospect, Calibration] = {
+    "gain": Calibration(20, 0.70, 0.0, 0.064),
+    "even": Calibration(108, 0.083, 0.037, 0.001),
+    "loss": Calibration(32, 0.031, 0.313, -0.013),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """A recommendation: the prospect of EEF, the method, its options and its budget.
+
+    `options` are those of the method; `rollouts_per_task` is the budget of a round.
+    """
+
+    prospect: Prospect
+    method: str
+    options: dict[str, int]
+    rollouts_per_task: int
+    reason: str
+
+    @property
+    def calibration(self) -> Calibration:
+        return CALIBRATION[self.prospect]
+
+    def text(self) -> Iterator[str]:
+        """The advice in sentences, one per line."""
+        known = self.calibration
+        options = ", ".join(f"{name} = {value}" for name, value in self.options.items())
+        yield f"{self.reason}."
+        yield (
+            f"Recommended: `{self.method}`{f' with {options}' if options else ''}, "
+            f"`budget.rollouts_per_task = {self.rollouts_per_task}`."
+        )
+        yield (
+            f"How sure: of {known.settings} held-out settings of the laboratory with this "
+            f"prospect, EEF was at least {100 * MARGIN:.0f} points above RFT with one win per task "
+            f"in {100 * known.gain:.0f} %, at least as far below in {100 * known.loss:.0f} %, and "
+            f"{100 * known.mean:+.1f} points on average. The laboratory is not your environment."
+        )
+
+
+def prospect_of(potential: Potential) -> Prospect:
+    """Whether EEF should be ahead of RFT with one win per task, behind it, or neither."""
+    opened, taught, missed = map(
+        potential.share, (potential.opened, potential.taught, potential.missed)
+    )
+    if opened >= max(OPENED, TAUGHT * taught) and missed <= MISSED:
+        return "gain"
+    return "loss" if missed >= LOSS else "even"
+
+
+def advise_on(potential: Potential) -> Advice:
+    """The recommendation for tasks with this potential."""
+    prospect = prospect_of(potential)
+    counts = (
+        f"the expert's failures open {potential.opened} of {potential.tasks} tasks, its wins teach "
+        f"{potential.taught} that the student does not win, and {potential.missed} are missed for "
+        "want of tries from the start"
+    )
+    states = max(1, min(MOST_STATES, round(potential.failure) - 1))
+    if prospect == "gain":
+        return Advice(
+            prospect=prospect,
+            method="eef",
+            options={"M": states, "rollouts_per_state": 1},
+            rollouts_per_task=1 + states,
+            reason=f"EEF should gain: {counts}",
+        )
+    words = (
+        "EEF should lose" if prospect == "loss" else "EEF should neither gain nor lose by 2 points"
+    )
+    return Advice(
+        prospect=prospect,
+        method="rft6",
+        options={"cap": 1},
+        rollouts_per_task=6,
+        reason=f"{words}: {counts}",
+    )

@@ -1,0 +1,111 @@
+"""`eef advise`: it measures on the first stages of a run, which continue afterwards."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from eef.analysis.advice import CALIBRATION, MARGIN, advise_on, prospect_of
+from eef.analysis.potential import Potential
+from tests.fakes import ROOT
+from tests.fakes.scripted_run import finish, start_run
+from tests.fakes.small_run import eef, small_recipe, write_recipe
+
+
+def potential(**changes):
+    counts = {"tasks": 100, "hard": 40, "taught": 5, "lost": 35, "opened": 20, "missed": 0}
+    rates = {
+        "expert_rate": 0.3,
+        "student_rate": 0.4,
+        "tries": 6.0,
+        "detour": 0.0,
+        "branch_rate": 0.3,
+        "length": 8.0,
+        "failure": 8.0,
+    }
+    return Potential(**{**counts, **rates, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "prospect"),
+    [
+        ({}, "gain"),
+        ({"opened": 4, "taught": 0}, "even"),
+        ({"taught": 11}, "even"),
+        ({"missed": 5}, "gain"),
+        ({"missed": 6}, "loss"),
+        ({"taught": 11, "missed": 3}, "loss"),
+    ],
+)
+def test_the_prospect_follows_the_rule(changes, prospect):
+    assert prospect_of(potential(**changes)) == prospect
+
+
+def test_short_failures_have_few_states_to_branch_from():
+    assert advise_on(potential()).options == {"M": 5, "rollouts_per_state": 1}
+    short = advise_on(potential(failure=3.4))
+    assert (short.options["M"], short.rollouts_per_task) == (2, 3)
+    assert advise_on(potential(failure=1.0)).options["M"] == 1
+    assert advise_on(potential(opened=0)).options == {"cap": 1}
+
+
+def test_the_calibration_is_that_of_the_held_out_settings():
+    rows = json.loads((ROOT / "results/laboratory/held-out.json").read_text(encoding="utf-8"))
+    found = {name: [] for name in CALIBRATION}
+    for row in rows:
+        measured = {
+            name: value for name, value in row["measured"].items() if not name.startswith("known")
+        }
+        pair = zip(row["win_rates"]["eef"], row["win_rates"]["cap1"], strict=True)
+        leads = [one - other for one, other in pair]
+        found[prospect_of(Potential(**measured))].append(sum(leads) / len(leads))
+    for name, leads in found.items():
+        expected = (
+            len(leads),
+            sum(lead >= MARGIN for lead in leads) / len(leads),
+            sum(lead <= -MARGIN for lead in leads) / len(leads),
+            sum(leads) / len(leads),
+        )
+        assert CALIBRATION[name] == pytest.approx(expected, abs=0.005), name
+
+
+def test_a_run_with_a_first_round_is_measured_without_playing(tmp_path):
+    run = finish(start_run(tmp_path / "run")).run
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+    done = eef("advise", run.path, "--json", tmp_path / "advice.json", "--quiet")
+    assert done.exit_code == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
+    record = json.loads((tmp_path / "advice.json").read_text())
+    assert record["measured"]["tasks"] == 20
+    assert record["measured"]["tries"] == 2.0
+    assert record["measured"]["hard"] == record["measured"]["taught"] + record["measured"]["lost"]
+    assert "Recommended: `" in done.stdout
+    assert "held-out settings of the laboratory" in done.stdout
+
+
+def test_a_recipe_is_measured_in_the_first_stages_of_a_run_that_continues(student, tmp_path):
+    recipe = write_recipe(
+        tmp_path / "small.json",
+        {
+            **small_recipe(student, train={"updates": 1}, tasks={"train": 4, "test": 2}),
+            "methods": ["bc"],
+            "options": {},
+        },
+    )
+    done = eef("advise", recipe, "--out", tmp_path / "run", "--quiet")
+    assert done.exit_code == 0, done.stderr
+    names = {str(path.relative_to(tmp_path / "run")) for path in tmp_path.glob("run/*/round*/*")}
+    assert {"rft6/round1/explored.json", "eef/round1/explored.json"} <= names
+    assert "eef/round1/selection.json" not in names
+    again = eef("run", tmp_path / "run", "--quiet")
+    assert again.exit_code == 0, again.stderr
+    assert (tmp_path / "run/eef/round1/evaluation.json").is_file()
+
+
+def test_a_run_without_the_methods_is_refused(tmp_path):
+    run = finish(start_run(tmp_path / "run", methods=["bc"], options={})).run
+    done = eef("advise", run.path)
+    assert done.exit_code == 2
+    assert "has no method `rft6` to measure with" in done.stderr
+    assert f"`eef advise RECIPE --out {run.path}`" in done.stderr
