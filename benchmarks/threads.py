@@ -24,14 +24,14 @@ import random, time
 from eef.models.loading import load_model
 from eef.renderer import Rendered
 from eef.training.settings import TrainSettings
-from eef.training.sft import train
+from eef.training.sft import train_examples
 model, tokenizer = load_model("base", dtype="float32", device="cpu")
 rng = random.Random(0)
 rows = [tuple(rng.randrange(len(tokenizer)) for _ in range(600)) for _ in range(16)]
 examples = [Rendered(row, (1.0,) * 600) for row in rows]
 settings = TrainSettings(updates={UPDATES}, batch_size=16, max_tokens_per_microbatch=2048)
 start = time.monotonic()
-train(model, examples, settings)
+train_examples(model, examples, settings)
 print((time.monotonic() - start) / {UPDATES})
 """
 
