@@ -223,5 +223,6 @@ def test_a_round_of_eef_in_the_official_shop(directory, tmp_path):
     assert not any(each.status == "error" for each in played)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["methods"]) == {"expert", "bc", "eef"}
-    done = eef("export", tmp_path / "run", "--to", "trl", "--method", "eef", "--out", tmp_path / "rows")
+    rows = tmp_path / "rows"
+    done = eef("export", tmp_path / "run", "--to", "trl", "--method", "eef", "--out", rows)
     assert done.exit_code == 0, done.stderr
