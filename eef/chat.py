@@ -325,6 +325,7 @@ def _part(part: Any) -> tuple[bool, str]:
         return False, ""
     if kind in ("text", "input_text", "output_text", "refusal"):
         text = part.get(kind) if kind == "refusal" else part.get("text", part.get("value"))
+        text = text.get("value") if isinstance(text, Mapping) else text
         if isinstance(text, str):
             return False, text
     if kind in ("thinking", "reasoning", "redacted_thinking"):

@@ -236,6 +236,7 @@ def test_thought_blocks_can_be_dropped(completion, kept):
         ({"content": [{"type": "text", "value": "a"}, "b"]}, ("", "ab")),
         ({"content": [{"type": "refusal", "refusal": "a"}, {"type": "reference"}]}, ("", "a")),
         ({"content": [{"type": "output_text", "text": "a"}]}, ("", "a")),
+        ({"content": [{"type": "text", "text": {"value": "a"}}]}, ("", "a")),
         ({"content": "a", "reasoning_content": " b\n"}, ("b", "a")),
         ({"content": "a", "reasoning_content": "b", "reasoning": "b"}, ("b", "a")),
         ({"content": [{"type": "reasoning", "reasoning": "b"}, "a"]}, ("b", "a")),
