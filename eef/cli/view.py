@@ -12,6 +12,7 @@ import typer
 
 from eef.cli.console import handle_interrupt, print_err, print_out
 from eef.cli.progress import show_bars
+from eef.errors import ConfigError
 from eef.utils.extras import require_package
 
 
@@ -26,6 +27,26 @@ def view(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the pages in a browser.")
     ] = True,
+    static: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT",
+            help="Write the pages as files that open without a server.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="With `--static`: only this task; may be repeated.", show_default=False),
+    ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            help="With `--static`: only the tasks of this filter: `never`, `newly`, `one`, "
+            "`expert-failed`, `recovery`, `errors`, `overflows`, `unverified`, `train` or `test`.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Browse every trajectory of a run.
 
@@ -34,19 +55,37 @@ def view(
     (`EEF_CACHE`). From another machine, forward the port: `ssh -L PORT:127.0.0.1:PORT HOST`.
     Prints the address; Ctrl-C stops the server.
 
+    With `--static`, writes the same pages as files, of the whole run, of some tasks or of a filter,
+    and prints the path of the first. They have no search in texts.
+
     Example: `eef view runs/demo`
+
+    Example: `eef view runs/demo --static pages --filter never`
     """
     require_package("jinja2", "`eef view`")
     require_package("starlette", "`eef view`")
     from eef.viewer.open_run import OpenRun
     from eef.viewer.server import serve
     from eef.viewer.site import name_runs
+    from eef.viewer.static import choose_tasks, write_site
 
+    if static is None and (task or filter):
+        raise ConfigError(
+            "`--task` and `--filter` have no effect without `--static`",
+            hint="the pages of the server have filters of their own",
+        )
     runs = [OpenRun.open(slug, path) for slug, path in name_runs(directories).items()]
     with handle_interrupt("stopped"):
         for run in runs:
             with show_bars() as on_progress:
                 run.refresh(on_progress)
+
+        if static is not None:
+            for run in runs:
+                run.static, run.only = True, choose_tasks(run, task or (), filter)
+            with show_bars() as on_progress:
+                print_out(str(write_site(runs, static, on_progress)))
+            return
 
         def ready(address: str) -> None:
             print_out(address)

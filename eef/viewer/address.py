@@ -21,10 +21,19 @@ from typing import Literal, get_args
 from urllib.parse import quote, urlencode
 
 View = Literal[
-    "home", "run", "tasks", "task", "trajectory", "example", "compare", "behaviors", "study"
+    "home",
+    "run",
+    "tasks",
+    "task",
+    "trajectory",
+    "example",
+    "tokens",
+    "compare",
+    "behaviors",
+    "study",
 ]
 VIEWS: tuple[View, ...] = get_args(View)
-NAMED = ("task", "trajectory", "example")
+NAMED = ("task", "trajectory", "example", "tokens")
 """Views of one named thing."""
 
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from queue import Empty, Queue
+from typing import Any, Literal, TypeVar, get_args
 
 from eef.envs.registry import env_spec
 from eef.errors import DataError, EefError, StoreError
@@ -26,7 +28,7 @@ from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import BC, EXPERT, Stage
 from eef.rollouts.store import STORE_FILE
 from eef.selection import PreferencePair, TrainingExample
-from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet
+from eef.trajectory import Author, Role, StateRef, Status, Step, Trajectory, TrajectorySet
 from eef.utils.cache import cache_directory
 from eef.utils.jsonl import disk_errors
 from eef.utils.progress import OnProgress, Progress, ignore_progress
@@ -200,9 +202,18 @@ class RunIndex:
             self._remove()
             self._create()
 
-    def connect(self) -> Reader:
-        """A reader with a connection of its own."""
-        return Reader(self.run.path, self._open())
+    def connect(self, only: Collection[str] | None = None) -> Reader:
+        """A reader with a connection of its own; it sees `only` some tasks, None for all."""
+        connection = self._open()
+        if only is not None:
+            connection.execute("CREATE TEMP TABLE chosen (task TEXT PRIMARY KEY)")
+            connection.executemany("INSERT INTO chosen VALUES (?)", ((task,) for task in only))
+            for name in ("tasks", "trajectories", "examples"):  # these names hide the tables
+                connection.execute(
+                    f"CREATE TEMP VIEW {name} AS SELECT * FROM main.{name} "
+                    "WHERE task IN (SELECT task FROM chosen)"
+                )
+        return Reader(self.run.path, connection)
 
     def sources(self) -> list[Source]:
         """The files of the run that hold rollouts, examples and pairs; not all of them exist."""
@@ -350,117 +361,57 @@ class _Writer:
         """Enter the complete lines of a file between two positions; yields bytes read so far."""
         name = self._name(source)
         found = self.connection.execute("SELECT lines FROM files WHERE path = ?", (name,))
-        line = (found.fetchone() or (0,))[0]
-        enter = self._enter_rollout if source.kind == "rollouts" else self._enter_example
+        lines = (found.fetchone() or (0,))[0]
         position = start
-        with source.path.open("rb") as file:
-            file.seek(start)
-            while position < end:
-                data = file.readline()
-                if not data.endswith(b"\n"):
-                    break  # being written, or torn: read when it is complete
-                line += 1
-                if data.strip():
-                    try:
-                        enter(source, name, data, position)
-                    except (EefError, ValueError, TypeError, KeyError, AttributeError) as error:
-                        self._problem(name, line, error)
-                position += len(data)
-                if line % _BATCH == 0:
-                    yield position - start
+        batches = _parse_lines(source, name, start, end, lines, self.index.spec.find_instruction)
+        for batch in ahead(batches):
+            self._enter_rollouts(name, batch.rollouts)
+            if batch.examples:
+                self.connection.executemany(_INSERT_EXAMPLE, batch.examples)
+            for line, message in batch.problems:
+                self._problem(name, line, message)
+            position, lines = batch.position, batch.lines
+            yield position - start
         self.connection.execute(
             "INSERT OR REPLACE INTO files (path, head, size, lines) VALUES (?, ?, ?, ?)",
-            (name, _head_of(source.path, position), position, line),
+            (name, _head_of(source.path, position), position, lines),
         )
         yield position - start
 
-    def _problem(self, name: str, line: int, error: Exception) -> None:
-        message = error.message if isinstance(error, EefError) else _describe(error)
+    def _problem(self, name: str, line: int, message: str) -> None:
         self.connection.execute("INSERT INTO problems VALUES (?, ?, ?)", (name, line, message))
 
-    def _enter_rollout(self, source: Source, name: str, data: bytes, position: int) -> None:
-        record = Trajectory.migrate(_object(data))
-        steps, start = record["steps"], record["start"] or {}
-        first = record["start"] is None
-        task, author = str(record["task"]), record["author"]
-        round = source.round if source.round is not None else int(record["round"])
-        cursor = self.connection.execute(
-            "INSERT OR IGNORE INTO trajectories VALUES "
-            "(NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                replace_surrogates(str(record["id"])),
-                replace_surrogates(task),
-                source.method,
-                round,
-                source.phase,
-                author["role"],
-                author["name"],
-                record["status"],
-                bool(record["success"]),
-                record["reward"],
-                len(steps),
-                start.get("trajectory"),
-                int(start.get("t", 0)),
-                record["error_kind"],
-                bool(record["replayable"]),
-                record["round"],
-                name,
-                position,
-                len(data),
-            ),
+    def _enter_rollouts(self, name: str, rollouts: Sequence[_Rollout]) -> None:
+        [(last,)] = self.connection.execute("SELECT max(id) FROM trajectories").fetchall()
+        numbered = list(enumerate(rollouts, start=(last or 0) + 1))
+        cursor = self.connection.executemany(
+            _INSERT_ROLLOUT, ((number, *rollout.columns) for number, rollout in numbered)
         )
-        if cursor.rowcount == 0:
-            raise StoreError(f"trajectory id {record['id']!r} occurs twice")
-        self.dirty.add(task)
-        instruction = self._instruction(steps) if first else ""
-        self._add_text(cursor.lastrowid, instruction, steps)
-        if instruction:
-            self.connection.execute(
-                "INSERT OR IGNORE INTO tasks (task, position, instruction) "
-                "VALUES (?, (SELECT count(*) FROM tasks), ?)",
-                (task, instruction),
-            )
-
-    def _add_text(self, number: int | None, instruction: str, steps: Sequence[Json]) -> None:
-        observations = dict.fromkeys(step["observation"] for step in steps)
-        thoughts = dict.fromkeys(
-            step["completion"].replace(step["action"] or "\n", " ") for step in steps
+        if cursor.rowcount < len(rollouts):
+            numbered = list(self._distinct(name, numbered))
+        self.connection.executemany(
+            _INSERT_TEXT, ((number, *rollout.texts) for number, rollout in numbered)
         )
-        actions = [step["action"] for step in steps]
-        texts = [instruction, *map("\n".join, (observations, thoughts, actions))]
-        self.connection.execute(
-            "INSERT INTO texts (rowid, instruction, observation, thought, action) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (number, *map(replace_surrogates, texts)),
+        self.dirty |= {rollout.task for rollout in rollouts}
+        self.connection.executemany(
+            "INSERT OR IGNORE INTO tasks (task, position, instruction) "
+            "VALUES (?, (SELECT count(*) FROM tasks), ?)",
+            ((rollout.task, rollout.texts[0]) for rollout in rollouts if rollout.texts[0]),
         )
 
-    def _instruction(self, steps: Sequence[Json]) -> str:
-        if not steps:
-            return ""
-        found = self.index.spec.find_instruction(str(steps[0]["observation"]))
-        return replace_surrogates(found)[:2000]
-
-    def _enter_example(self, source: Source, name: str, data: bytes, position: int) -> None:
-        if source.kind == "pairs":
-            record = PreferencePair.migrate(_object(data))
-            side = record["chosen"]
-        else:
-            record = side = TrainingExample.migrate(_object(data))
-        self.connection.execute(
-            "INSERT INTO examples VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                source.kind,
-                str(record["id"]),
-                str(record["task"]),
-                str(side["trajectory"]),
-                source.method,
-                source.round,
-                int(side["state"]),
-                name,
-                position,
-                len(data),
-            ),
-        )
+    def _distinct(
+        self, name: str, numbered: Iterable[tuple[int, _Rollout]]
+    ) -> Iterator[tuple[int, _Rollout]]:
+        """The rollouts that were entered; a problem for each whose id was taken."""
+        for number, rollout in numbered:
+            [(entered,)] = self.connection.execute(
+                "SELECT id FROM trajectories WHERE name = ?", rollout.columns[:1]
+            ).fetchall()
+            if entered == number:
+                yield number, rollout
+            else:
+                message = f"trajectory id {rollout.columns[0]!r} occurs twice"
+                self._problem(name, rollout.line, message)
 
     def _summarize(self, on_progress: OnProgress) -> None:
         """Recompute the rows of the tasks with new rollouts."""
@@ -492,6 +443,158 @@ class _Writer:
         self.connection.execute(
             f"UPDATE tasks SET {names} WHERE task = ?", (*summary.values(), task)
         )
+
+
+_INSERT_ROLLOUT = f"INSERT OR IGNORE INTO trajectories VALUES ({', '.join('?' * 20)})"
+_INSERT_EXAMPLE = f"INSERT INTO examples VALUES (NULL, {', '.join('?' * 10)})"
+_INSERT_TEXT = (
+    "INSERT INTO texts (rowid, instruction, observation, thought, action) VALUES (?, ?, ?, ?, ?)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rollout:
+    """A parsed line: its columns without its number, and its texts, the instruction first."""
+
+    line: int
+    task: str
+    columns: tuple[Any, ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Parsed lines, and the position and number of lines after them."""
+
+    position: int
+    lines: int
+    rollouts: list[_Rollout] = field(default_factory=list)
+    examples: list[tuple[Any, ...]] = field(default_factory=list)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+
+
+def _parse_lines(
+    source: Source,
+    name: str,
+    start: int,
+    end: int,
+    lines: int,
+    find_instruction: Callable[[str], str],
+) -> Iterator[_Batch]:
+    """The complete lines of a file between two positions, in batches."""
+    batch = _Batch(start, lines)
+    with source.path.open("rb") as file:
+        file.seek(start)
+        while batch.position < end:
+            data = file.readline()
+            if not data.endswith(b"\n"):
+                break  # being written, or torn: read when it is complete
+            batch.lines += 1
+            if data.strip():
+                try:
+                    if source.kind == "rollouts":
+                        batch.rollouts.append(
+                            _parse_rollout(source, name, data, batch, find_instruction)
+                        )
+                    else:
+                        batch.examples.append(_parse_example(source, name, data, batch.position))
+                except (EefError, ValueError, TypeError, KeyError, AttributeError) as error:
+                    message = error.message if isinstance(error, EefError) else _describe(error)
+                    batch.problems.append((batch.lines, message))
+            batch.position += len(data)
+            if batch.lines % _BATCH == 0:
+                yield batch
+                batch = _Batch(batch.position, batch.lines)
+    yield batch
+
+
+def _parse_rollout(
+    source: Source, name: str, data: bytes, batch: _Batch, find_instruction: Callable[[str], str]
+) -> _Rollout:
+    record = Trajectory.migrate(_object(data))
+    steps, start, author = record["steps"], record["start"] or {}, record["author"]
+    task = replace_surrogates(record["task"])
+    reward = record["reward"]
+    if record["status"] not in get_args(Status) or author["role"] not in get_args(Role):
+        raise ValueError("unknown status or role")
+    columns = (
+        replace_surrogates(record["id"]),
+        task,
+        source.method,
+        int(record["round"]) if source.round is None else source.round,
+        source.phase,
+        author["role"],
+        replace_surrogates(author["name"]),
+        record["status"],
+        bool(record["success"]),
+        None if reward is None else float(reward),
+        len(steps),
+        start.get("trajectory"),
+        int(start.get("t", 0)),
+        record["error_kind"],
+        bool(record["replayable"]),
+        int(record["round"]),
+        name,
+        batch.position,
+        len(data),
+    )
+    instruction = ""
+    if steps and not start:
+        instruction = find_instruction(steps[0]["observation"])[:2000]
+    observations = dict.fromkeys(step["observation"] for step in steps)
+    thoughts = dict.fromkeys(
+        step["completion"].replace(step["action"] or "\n", " ") for step in steps
+    )
+    actions = [step["action"] for step in steps]
+    texts = (instruction, *map("\n".join, (observations, thoughts, actions)))
+    return _Rollout(batch.lines, task, columns, tuple(map(replace_surrogates, texts)))
+
+
+def _parse_example(source: Source, name: str, data: bytes, position: int) -> tuple[Any, ...]:
+    if source.kind == "pairs":
+        record = PreferencePair.migrate(_object(data))
+        side = record["chosen"]
+    else:
+        record = side = TrainingExample.migrate(_object(data))
+    texts = (record["id"], record["task"], side["trajectory"])
+    place = (source.method, source.round, int(side["state"]), name, position, len(data))
+    return (source.kind, *map(replace_surrogates, texts), *place)
+
+
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterable[Item], size: int = 4) -> Iterator[Item]:
+    """The items, produced by a thread up to `size` ahead. An error of theirs is raised here."""
+    ready: Queue[tuple[Item | None, BaseException | None, bool]] = Queue(size)
+    stopped = threading.Event()
+
+    def produce() -> None:
+        try:
+            for item in items:
+                ready.put((item, None, False))
+                if stopped.is_set():
+                    return
+            ready.put((None, None, True))
+        except BaseException as error:
+            ready.put((None, error, True))
+
+    thread = threading.Thread(target=produce, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error, last = ready.get()
+            if error is not None:
+                raise error
+            if last:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        with suppress(Empty):
+            while True:
+                ready.get_nowait()
+        thread.join(timeout=5)
 
 
 def summarize_task(

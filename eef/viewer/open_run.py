@@ -1,22 +1,18 @@
-"""OpenRun: a run that is shown, with its index, its results so far and its tokenizer."""
+"""OpenRun: a run that is shown, with its index, its results so far and its tokens."""
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eef.analysis.results import Results, read_results
 from eef.errors import EefError
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import BC, EXPERT, Stage
 from eef.trajectory import TrajectorySet
-from eef.utils.extras import require_package
 from eef.utils.progress import OnProgress, ignore_progress
 from eef.viewer.index import RunIndex, light_set
-
-if TYPE_CHECKING:
-    from eef.renderer import Renderer
+from eef.viewer.tokens import TokenWorker
 
 
 class _IndexedData(RunData):
@@ -45,10 +41,14 @@ class OpenRun:
         self.index = RunIndex(run)
         self.version = 0
         """Counts the changes seen since the run was opened."""
+        self.static = False
+        """Whether its pages are written as files."""
+        self.only: frozenset[str] | None = None
+        """The tasks that are shown; None for all."""
         self._lock = threading.Lock()
         self._done: frozenset[Stage] = frozenset()
         self._results: Results | EefError | None = None
-        self._tokens: tuple[Renderer, str] | EefError | None = None
+        self.tokens = TokenWorker(run.path)
 
     @classmethod
     def open(cls, slug: str, path: Path) -> OpenRun:
@@ -85,24 +85,6 @@ class OpenRun:
                 raise self._results
             return self._results
 
-    def tokens(self) -> tuple[Renderer, str]:
-        """The renderer of the run's student, and the environment's prompt. An EefError if the
-        packages, the model or the environment are not on this machine."""
-        with self._lock:
-            if self._tokens is None:
-                try:
-                    self._tokens = self._load_tokens()
-                except EefError as error:
-                    self._tokens = error
-                except Exception as error:  # a tokenizer can fail in many ways, a page must not
-                    self._tokens = EefError(f"{type(error).__name__}: {error}")
-            if isinstance(self._tokens, EefError):
-                raise self._tokens
-            return self._tokens
-
-    def _load_tokens(self) -> tuple[Renderer, str]:
-        require_package("transformers", "the mask on tokens")
-        from eef.pipeline.context import RunContext
-
-        context = RunContext(self.run)
-        return context.base_renderer(), context.prompt
+    def close(self) -> None:
+        """End the process that renders tokens, if it was started."""
+        self.tokens.close()

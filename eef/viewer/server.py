@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.resources import files
 from typing import Any
 
 import uvicorn
@@ -20,6 +19,7 @@ from starlette.routing import Route
 
 from eef.errors import ConfigError, EefError
 from eef.viewer.address import NAMED, VIEWS, Address, View, served
+from eef.viewer.assets import ASSETS, read_asset
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound
 from eef.viewer.site import Site
@@ -40,17 +40,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-ASSETS = {
-    "page.css": ("eef.report", "page.css", "text/css"),
-    "viewer.css": ("eef.viewer", "assets/viewer.css", "text/css"),
-    "viewer.js": ("eef.viewer", "assets/viewer.js", "text/javascript"),
-}
-
-
-def read_asset(name: str) -> str:
-    """The text of a style sheet or script."""
-    package, path, _ = ASSETS[name]
-    return files(package).joinpath(path).read_text(encoding="utf-8")
 
 
 def make_app(runs: list[OpenRun], key: str) -> Starlette:
@@ -153,8 +142,12 @@ def serve(runs: list[OpenRun], *, port: int, ready: Callable[[str], None]) -> No
         config = uvicorn.Config(
             make_app(runs, key), log_level="warning", access_log=False, timeout_graceful_shutdown=1
         )
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+        try:
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            for run in runs:
+                run.close()
 
 
 def _listening(port: int) -> socket.socket:

@@ -21,7 +21,7 @@ from eef.viewer.index import Reader
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
 from eef.viewer.text import highlighted, shorten, visible
-from eef.viewer.views.example import example_address, example_page
+from eef.viewer.views.example import example_address, example_page, tokens_page
 from eef.viewer.views.rollout import compare_page, trajectory_page
 from eef.viewer.views.run import behaviors_page, run_page, tasks_page
 from eef.viewer.views.task import task_page
@@ -32,6 +32,7 @@ RUN_VIEWS: Mapping[str, Callable[[OpenRun, Reader, Address], Page]] = {
     "task": task_page,
     "trajectory": trajectory_page,
     "example": example_page,
+    "tokens": tokens_page,
     "compare": compare_page,
     "behaviors": behaviors_page,
 }
@@ -71,6 +72,7 @@ class Site:
             "example_address": example_address,
             "asset": asset_linker(link, static=static),
             "static": static,
+            "embed": lambda address: Html(self.draw(address)),
             "signs": OUTCOME_SIGNS,
             "label_signs": SIGNS,
             "meanings": MEANINGS,
@@ -89,7 +91,7 @@ class Site:
         view = RUN_VIEWS.get(address.view)
         if view is None:
             raise NotFound(f"no page {address.view!r}", hint="open the run")
-        with run.index.connect() as reader, reader.snapshot():
+        with run.index.connect(run.only) as reader, reader.snapshot():
             page = view(run, reader, address)
             return self._fill(page, address, run)
 

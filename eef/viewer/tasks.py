@@ -11,6 +11,8 @@ from eef.viewer.search import parse_search
 
 PAGE = 50
 """Tasks per page."""
+STATIC_PAGE = 2000
+"""Tasks per page of a file: its table is narrowed by a script."""
 
 
 @dataclass(frozen=True, slots=True)

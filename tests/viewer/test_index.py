@@ -118,11 +118,17 @@ def test_a_replaced_file_rebuilds_it(run, index):
         (b'{"version": 4, "id": "x"}\n', "`steps` is missing"),
         (b'{"version": 4, "id": "x", "steps": 3, "start": null}\n', ""),
         (b"\xff\xfe\n", "not JSON"),
+        ("reward", "could not convert"),
+        ("status", "unknown status"),
+        ("id", "occurs twice"),
     ],
 )
 def test_a_damaged_line_hides_no_other(run, line, message):
     path = run.store("eef") / "trajectories.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
+    if isinstance(line, str):  # a record with another value in one field
+        other = {"id": json.loads(lines[0])["id"]}.get(line, "much")
+        line = json.dumps({**json.loads(lines[3]), "id": "x", line: other}).encode() + b"\n"
     path.write_bytes(b"".join([*lines[:3], line, *lines[3:]]))
     index = RunIndex(run)
     index.refresh()

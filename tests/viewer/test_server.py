@@ -6,33 +6,20 @@ import json
 import re
 import shutil
 import socket
-from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
 
 from eef.errors import ConfigError
-from eef.pipeline.run_directory import RunDirectory
-from eef.rollouts.store import Store
 from eef.viewer.open_run import OpenRun
 from eef.viewer.server import CONTENT_POLICY, _listening, make_app
 from eef.viewer.site import name_runs
+from tests.fakes.hostile import HOSTILE, hostile_run
 from tests.fakes.html import read_html
-from tests.fakes.scripted_run import UGLY, finish, start_run
+from tests.fakes.scripted_run import finish, start_run
 
 KEY = "secret"
-HOSTILE = [
-    UGLY,
-    "<img src=x onerror=alert(1)>",
-    "</script><script>alert(2)</script>",
-    "\u202ereversed\u202c \u200fmark",
-    "x" * 100_000,
-    "\x00\x07\x1b[31mred\x1b[0m",
-    "half \ud83d emoji",
-    "{{ 7 * 7 }} {% raw %}",
-    "javascript:alert(1)",
-]
 
 
 @pytest.fixture(scope="module")
@@ -120,40 +107,17 @@ def test_any_query_of_the_table_is_a_page(client, query):
 
 
 def test_hostile_texts_are_shown_as_text(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    run = RunDirectory.open(tmp_path / "run")
-    with Store.open(run.store("expert")) as store:
-        base = store.trajectories
-    with Store.open(run.store("eef"), base=base) as store:
-        first = next(item for item in store.trajectories if item.by_student)
-        for number, text in enumerate(HOSTILE):
-            step = replace(first.steps[0], observation=text, completion=text, action=text)
-            store.append(
-                replace(
-                    first,
-                    id=f"hostile {number} <b>'\"&#?",
-                    steps=(step,),
-                    final_observation=text,
-                    start=None,
-                    error=text,
-                    status="error",
-                    error_kind="policy",
-                    reward=None,
-                    success=False,
-                )
-            )
-    opened = OpenRun.open("run", run.path)
+    task, names = hostile_run(finished, tmp_path / "run")
+    opened = OpenRun.open("run", tmp_path / "run")
     opened.refresh()
     client = TestClient(make_app([opened], KEY))
-    with opened.index.connect() as reader:
-        names = [row.name for row in reader.rows("name LIKE 'hostile%' ORDER BY id")]
-    assert len(names) == len(HOSTILE)
     for name, text in zip(names, HOSTILE, strict=True):
         response = client.get(f"/{KEY}/run/trajectory/{quote(name)}")
         assert response.status_code == 200
         page = read_html(response.text)
-        assert not page.names & {"img", "b", "iframe"}
+        assert not page.names & {"img", "b", "iframe", "style"}
         assert not any(name.startswith("on") for name in page.attributes)
+        assert not any("example.invalid" in link or "javascript" in link for link in page.links)
         assert response.text.count("<script") == 1
         if "\u202e" in text:
             assert "\u202e" not in response.text
@@ -162,7 +126,7 @@ def test_hostile_texts_are_shown_as_text(finished, tmp_path):
             assert "{{ 7 * 7 }}" in response.text
         if "\x1b" in text:
             assert "\x1b" not in response.text
-    assert client.get(f"/{KEY}/run/task/{first.task}").status_code == 200
+    assert client.get(f"/{KEY}/run/task/{task}").status_code == 200
 
 
 def test_a_damaged_record_is_named_and_hides_nothing(finished, tmp_path):
@@ -170,7 +134,7 @@ def test_a_damaged_record_is_named_and_hides_nothing(finished, tmp_path):
     file = tmp_path / "run" / "eef" / "trajectories.jsonl"
     lines = file.read_text().splitlines()
     record = json.loads(lines[0])
-    record["reward"] = "much"  # found when it is shown
+    record["color"] = "red"  # found when it is shown
     file.write_text("\n".join([json.dumps(record), "{damaged", *lines[1:]]) + "\n")
     evaluation = tmp_path / "run" / "eef" / "round1" / "evaluation.json"
     evaluation.write_text("{}")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from eef.errors import EefError
-from eef.renderer import Renderer, render_example
 from eef.selection import PreferencePair, TrainingExample
 from eef.trajectory import TrajectorySet
 from eef.viewer.address import Address
@@ -27,40 +25,19 @@ class MaskedStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Mask:
-    """The rendered text in spans of equal weight; `trained` of `tokens` tokens carry loss."""
-
-    spans: list[tuple[str, float]]
-    trained: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class Side:
-    """An example, or one response of a pair. `mask` is None if tokens cannot be rendered."""
+    """An example (`name` is ""), or one response of a pair."""
 
-    title: str
+    name: str
     example: TrainingExample
     row: Row | None
     steps: list[MaskedStep]
-    mask: Mask | None
     evidence: list[tuple[str, Row | None]]
 
 
 def example_page(run: OpenRun, reader: Reader, address: Address) -> Page:
     """An example with its mask on steps and on tokens."""
-    method, round = address.get("method"), address.get("round")
-    found = reader.examples(
-        "name = ? AND (? = '' OR method = ?) AND (? = '' OR round = ?) ORDER BY id",
-        address.name,
-        method,
-        method,
-        round,
-        round,
-    )
-    if not found:
-        raise NotFound(f"no example {address.name!r} in this run", hint="open the list of tasks")
-    row = found[0]
+    row = _find(reader, address)
     siblings = reader.examples("method = ? AND round = ? ORDER BY id", row.method, row.round)
     place = [each.id for each in siblings].index(row.id)
     record = reader.example(row)
@@ -68,16 +45,8 @@ def example_page(run: OpenRun, reader: Reader, address: Address) -> Page:
     shown, damaged = reader.trajectories(
         each for each in rows if each.phase == "collect" or each.method == row.method
     )
-    renderer, prompt, missing = _tokens(run)
-    examples = (
-        [("Example", record)]
-        if isinstance(record, TrainingExample)
-        else [("Chosen", record.chosen), ("Rejected", record.rejected)]
-    )
-    sides = [
-        _side(run, title, each, shown, {item.name: item for item in rows}, renderer, prompt)
-        for title, each in examples
-    ]
+    by_name = {item.name: item for item in rows}
+    sides = [_side(run, name, each, shown, by_name) for name, each in _sides(record).items()]
     return Page(
         template="example.html",
         title=row.name,
@@ -88,12 +57,50 @@ def example_page(run: OpenRun, reader: Reader, address: Address) -> Page:
             "row": row,
             "pair": isinstance(record, PreferencePair),
             "sides": sides,
-            "missing": missing,
             "damaged": damaged,
             "place": place + 1,
             "siblings": len(siblings),
         },
     )
+
+
+def tokens_page(run: OpenRun, reader: Reader, address: Address) -> Page:
+    """The mask of an example on its tokens: a part of its page."""
+    row = _find(reader, address)
+    side = _sides(reader.example(row)).get(address.get("side"))
+    if side is None:
+        raise NotFound(f"{row.name!r} has no such side", hint="open the example")
+    rows = reader.rows("task = ? AND phase != 'evaluate'", row.task)
+    by_name = {each.name: each for each in rows}
+    path: list[Row] = []
+    name: str | None = side.trajectory
+    while name is not None and name in by_name:
+        path.insert(0, by_name[name])
+        name = by_name[name].origin
+    try:
+        mask, problem = run.tokens.render(side, map(reader.trajectory, path)), None
+    except EefError as error:
+        mask, problem = None, error
+    return Page(
+        template="tokens.html", title=row.name, variables={"mask": mask, "problem": problem}
+    )
+
+
+def _find(reader: Reader, address: Address) -> ExampleRow:
+    """The example of an address, which may leave out the method or the round."""
+    found = reader.examples("name = ? ORDER BY id", address.name)
+    method, round = address.get("method"), address.get("round")
+    for row in found:
+        if method in ("", row.method) and round in ("", str(row.round)):
+            return row
+    raise NotFound(f"no example {address.name!r} in this run", hint="open the list of tasks")
+
+
+def _sides(record: TrainingExample | PreferencePair) -> dict[str, TrainingExample]:
+    """The responses of a pair by name, or an example under the name ""."""
+    if isinstance(record, TrainingExample):
+        return {"": record}
+    return {"chosen": record.chosen, "rejected": record.rejected}
 
 
 def example_address(run: str, row: ExampleRow) -> Address:
@@ -105,26 +112,14 @@ def _at(run: OpenRun, siblings: Sequence[ExampleRow], position: int) -> Address 
     return example_address(run.slug, siblings[position]) if inside else None
 
 
-def _tokens(run: OpenRun) -> tuple[Renderer | None, str, EefError | None]:
-    """The renderer and the prompt, or why there are none."""
-    try:
-        renderer, prompt = run.tokens()
-    except EefError as error:
-        return None, "", error
-    return renderer, prompt, None
-
-
 def _side(
     run: OpenRun,
-    title: str,
+    name: str,
     example: TrainingExample,
     shown: TrajectorySet,
     rows: dict[str, Row],
-    renderer: Renderer | None,
-    prompt: str,
 ) -> Side:
     steps: list[MaskedStep] = []
-    mask = None
     if example.trajectory in shown:
         path = shown.path(example.trajectory)
         split = run.index.spec.split_observation
@@ -137,22 +132,5 @@ def _side(
                 strict=False,
             )
         ]
-        if renderer is not None:
-            mask = _mask(example, shown, renderer, prompt)
-    evidence = [(name, rows.get(name)) for name in example.evidence]
-    return Side(title, example, rows.get(example.trajectory), steps, mask, evidence)
-
-
-def _mask(
-    example: TrainingExample, shown: TrajectorySet, renderer: Renderer, prompt: str
-) -> Mask | None:
-    try:
-        rendered = render_example(example, shown, prompt, renderer)
-    except EefError:
-        return None
-    pairs = zip(rendered.ids, rendered.weights, strict=True)
-    spans = [
-        (str(renderer.tokenizer.decode([token for token, _ in tokens])), weight)
-        for weight, tokens in groupby(pairs, key=lambda pair: pair[1])
-    ]
-    return Mask(spans, rendered.trained, len(rendered.ids))
+    evidence = [(each, rows.get(each)) for each in example.evidence]
+    return Side(name, example, rows.get(example.trajectory), steps, evidence)

@@ -17,7 +17,15 @@ from eef.viewer.address import Address
 from eef.viewer.index import Reader, stage_counts
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import Page
-from eef.viewer.tasks import FILTERS, SORTS, count_filters, find_filter, list_tasks
+from eef.viewer.tasks import (
+    FILTERS,
+    PAGE,
+    SORTS,
+    STATIC_PAGE,
+    count_filters,
+    find_filter,
+    list_tasks,
+)
 
 
 def run_page(run: OpenRun, reader: Reader, address: Address) -> Page:
@@ -54,6 +62,7 @@ def tasks_page(run: OpenRun, reader: Reader, address: Address) -> Page:
         sort=get("sort"),
         search=get("q"),
         page=int(get("page")) if get("page").isdecimal() else 1,
+        size=STATIC_PAGE if run.static else PAGE,
     )
     chosen = find_filter(get("filter"))
 

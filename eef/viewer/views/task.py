@@ -51,8 +51,12 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Spine:
-    """A trajectory that others branch from: its steps, its states by step, its segments."""
+    """A trajectory that others branch from: its steps, its states by step, its segments.
 
+    `anchor` begins the ids of its states on the page.
+    """
+
+    anchor: str
     trajectory: Trajectory
     row: Row
     steps: list[ShownStep]
@@ -96,7 +100,7 @@ def task_page(run: OpenRun, reader: Reader, address: Address) -> Page:
     grids = grids_of(algorithm, known, task, round)
     roots = _roots(shown, by_name, chosen, grids)
     spines = [
-        _spine(run, shown, by_name, item, grids.get(item.id), chosen, first=number == 0)
+        _spine(run, shown, by_name, item, grids.get(item.id), chosen, number)
         for number, item in enumerate(roots)
     ]
     drawn = {item.id for item in roots}
@@ -194,14 +198,14 @@ def _spine(
     item: Trajectory,
     grid: OutcomeGrid | None,
     chosen: Sequence[Row],
-    *,
-    first: bool,
+    number: int,
 ) -> Spine:
+    """A spine; rollouts from the task's start belong to the first one."""
     by_state: dict[int, list[Row]] = {}
     for row in chosen:
         if row.origin == item.id:
             by_state.setdefault(row.t, []).append(row)
-        elif row.origin is None and first:
+        elif row.origin is None and number == 0:
             by_state.setdefault(0, []).append(row)
     states = {}
     for t in sorted({*by_state, *(grid.states if grid else ())}):
@@ -222,7 +226,7 @@ def _spine(
     ]
     path = shown.path(item.id)
     steps = shown_steps(path, item.id, run.index.spec.split_observation, labels_of(grid, item))
-    return Spine(item, by_name[item.id], steps, states, segments)
+    return Spine(f"state-{number}", item, by_name[item.id], steps, states, segments)
 
 
 def _solvable(rows: Sequence[Row]) -> bool | None:

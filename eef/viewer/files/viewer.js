@@ -70,6 +70,17 @@ document.getElementById("narrow")?.addEventListener("input", (event) => {
   }
 });
 
+// parts of a page that take longer than the page
+for (const part of document.querySelectorAll("[data-part]")) {
+  fetch(part.dataset.part, { cache: "no-store" })
+    .then(async (response) => {
+      const text = await response.text();
+      const loaded = new DOMParser().parseFromString(text, "text/html").querySelector(".token-part");
+      if (loaded) part.replaceWith(loaded);
+    })
+    .catch(() => {}); // the link remains
+}
+
 // a run that is being executed: load the page again when the run has changed
 async function look() {
   const body = document.body;

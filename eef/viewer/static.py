@@ -1,0 +1,84 @@
+"""Static pages: the same pages as files that open without a server."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from eef.config import unknown_name
+from eef.errors import ConfigError, StoreError
+from eef.pipeline.run_directory import RECIPE_FILE
+from eef.utils.jsonl import disk_errors
+from eef.utils.progress import OnProgress, Progress, ignore_progress
+from eef.viewer.address import Address, file_name
+from eef.viewer.assets import ASSETS, read_asset
+from eef.viewer.open_run import OpenRun
+from eef.viewer.site import Site
+from eef.viewer.tasks import FILTERS, list_tasks
+
+
+def choose_tasks(run: OpenRun, tasks: Collection[str], filter: str | None) -> frozenset[str] | None:
+    """The tasks of some ids, or those that a filter selects; None stands for all.
+
+    ConfigError for an unknown filter, StoreError for an unknown task or if none is left.
+    """
+    if not tasks and filter is None:
+        return None
+    names = [each.name for each in FILTERS if each.name]
+    if filter is not None and filter not in names:
+        raise unknown_name("filter", filter, names)
+    with run.index.connect() as reader:
+        known = {row.task for row in list_tasks(reader, filter=filter or "", size=1 << 30).tasks}
+    unknown = sorted(set(tasks) - known)
+    if unknown and filter is None:
+        raise StoreError(
+            f"`{run.run.path}` has no task {unknown[0]!r}",
+            hint=f"`eef view {run.run.path}` lists its tasks",
+        )
+    found = frozenset(tasks) & known if tasks else frozenset(known)
+    if not found:
+        raise StoreError(
+            f"no task of `{run.run.path}` is chosen by `--filter {filter}`",
+            hint="choose another filter",
+        )
+    return found
+
+
+def write_site(
+    runs: Sequence[OpenRun], directory: Path, on_progress: OnProgress = ignore_progress
+) -> Path:
+    """Write every page that can be reached from the list of runs; returns the first page.
+
+    ConfigError if the directory is a run, StoreError if it cannot be written.
+    """
+    if (directory / RECIPE_FILE).exists():
+        raise ConfigError(
+            f"`{directory}` is a run directory",
+            hint="write the pages into a directory of their own",
+        )
+    waiting: deque[Address] = deque()
+    seen: set[Address] = set()
+
+    def link(address: Address) -> str:
+        if address not in seen:
+            seen.add(address)
+            waiting.append(address)
+        return file_name(address)
+
+    site = Site(runs, link, static=True)
+    with disk_errors(directory):
+        (directory / "assets").mkdir(parents=True, exist_ok=True)
+        for name in ASSETS:
+            (directory / "assets" / name).write_text(read_asset(name), encoding="utf-8")
+    first = directory / link(Address.of("home"))
+    done = 0
+    while waiting:
+        address = waiting.popleft()
+        with disk_errors(directory):
+            text = site.draw(address)
+            path = directory / file_name(address)
+            path.write_text(text, encoding="utf-8", errors="replace")
+        done += 1
+        on_progress(Progress("pages", done, len(seen)))
+    return first
