@@ -383,6 +383,26 @@ def structured(messages: Iterable[tuple[str, str]], calls_before: int = 0) -> li
     return talk
 
 
+def as_text_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Structured messages whose calls have their arguments as JSON text, as chat APIs take them."""
+    talk = []
+    for message in messages:
+        if "tool_calls" in message:
+            calls = [
+                {
+                    **call,
+                    "function": {
+                        **call["function"],
+                        "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+                    },
+                }
+                for call in message["tool_calls"]
+            ]
+            message = {**message, "content": message["content"] or None, "tool_calls": calls}
+        talk.append(message)
+    return talk
+
+
 def _count_calls(messages: Messages) -> int:
     return sum(len(read_turn(content).calls) for role, content in messages if role == "assistant")
 

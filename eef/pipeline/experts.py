@@ -177,6 +177,7 @@ def _api_expert(context: RunContext, model: str) -> Policy:
         context.recipe.expert.api or ApiSettings(),
         author=Author("expert", model),
         cache=_response_cache(context),
+        tools=context.tools,
         command=f"eef collect {shlex.quote(str(context.run.path))}",
     )
 

@@ -34,6 +34,7 @@ class EnginePolicy:
         context: int,
     ) -> None:
         self.author = author
+        self.tools = renderer.tools
         self._client, self._model = client, model
         self._renderer, self._context = renderer, context
 

@@ -8,6 +8,7 @@ comes from the environment and is removed from every text that a server returns.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -24,7 +25,9 @@ from urllib.parse import urlsplit
 
 import openai
 
+from eef.call_forms import FORMS
 from eef.chat import cut_completion, drop_unfinished_action, with_reasoning
+from eef.chat_template import as_text_arguments, structured
 from eef.errors import ConfigError, ModelError
 from eef.policies.answers import (
     Answer,
@@ -37,6 +40,7 @@ from eef.policies.rejections import Rejection, read_rejection
 from eef.policies.response_cache import ResponseCache, request_id
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Replays, Sampling
+from eef.tools import Toolset, write_turn
 from eef.trajectory import Author
 
 _log = logging.getLogger(__name__)
@@ -77,15 +81,25 @@ class ApiPolicy:
     Raises ConfigError if the environment has no key, ModelError if the server refuses the key, the
     account, the model or every request, BudgetError if the budget is spent. Completions received
     before remain in the cache. Any other failure fails one rollout. `command` continues after the
-    budget is raised, as hints show it.
+    budget is raised, as hints show it. With `tools`, the model calls them; calls that a server
+    leaves in the text of its answer are read too.
     """
 
     replays: Replays = "alone"
 
     def __init__(
-        self, model: str, settings: ApiSettings, *, author: Author, cache: Path, command: str = ""
+        self,
+        model: str,
+        settings: ApiSettings,
+        *,
+        author: Author,
+        cache: Path,
+        command: str = "",
+        tools: Toolset | None = None,
     ) -> None:
         self.author = author
+        self.tools = tools
+        self._tools = tools.records() if tools else []
         self._model, self._settings = model, settings
         self._key = _key(settings)
         self._cache = ResponseCache(cache, settings, command=command)
@@ -127,7 +141,7 @@ class ApiPolicy:
     def _complete(
         self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
     ) -> Completion:
-        request = request_id(self._model, conversation, seed, sampling)
+        request = request_id(self._model, conversation, seed, sampling, self._tools)
         cached = self._cache.get(request)
         return cached or self._request(client, request, conversation, seed, sampling)
 
@@ -183,7 +197,7 @@ class ApiPolicy:
         options: dict[str, Any],
     ) -> _Outcome:
         """Send one request within the budget. Its outcome and usage are recorded at once."""
-        held = self._cache.reserve(most_prompt_tokens(conversation), sampling.max_tokens)
+        held = self._cache.reserve(self._most_prompt_tokens(conversation), sampling.max_tokens)
         try:
             self._limiter.acquire()
             outcome = self._attempt(client, conversation, sampling, options)
@@ -210,7 +224,7 @@ class ApiPolicy:
     ) -> _Outcome:
         create: Any = client.chat.completions.with_raw_response.create
         try:
-            content = create(model=self._model, messages=conversation, **options).content
+            content = create(model=self._model, **self._messages(conversation), **options).content
         except openai.APITimeoutError:
             return _Outcome(failure="time-out")
         except openai.APIConnectionError as error:
@@ -224,17 +238,43 @@ class ApiPolicy:
         except MalformedAnswer:
             # it may have been a whole answer, and paid for
             written = min(most_tokens(content.decode("latin-1")), sampling.max_tokens)
-            tokens = most_prompt_tokens(conversation), written
+            tokens = self._most_prompt_tokens(conversation), written
             return _Outcome(failure="malformed", tokens=tokens)
         if isinstance(answer, Rejection):
             return self._rejected(answer, None)
         self._accepted = True
         return self._answered(answer, conversation, sampling)
 
+    def _messages(self, conversation: Conversation) -> dict[str, Any]:
+        """The messages and tools of a request."""
+        if not self._tools:
+            return {"messages": conversation}
+        pairs = [(message["role"], message["content"]) for message in conversation]
+        return {"messages": as_text_arguments(structured(pairs)), "tools": self._tools}
+
+    def _most_prompt_tokens(self, conversation: Conversation) -> int:
+        """Upper estimate of the tokens of a prompt and its tools."""
+        tools = most_tokens(json.dumps(self._tools)) if self._tools else 0
+        return most_prompt_tokens(conversation) + tools
+
+    def _completion_of(self, answer: Answer) -> str:
+        """The completion in an answer, up to the end of its action."""
+        text = with_reasoning(answer.reasoning, answer.text)
+        if self.tools is None:
+            return cut_completion(drop_unfinished_action(text) if answer.is_cut else text)
+        if answer.calls:
+            return write_turn(text, answer.calls)
+        names = {each["function"]["name"] for each in self._tools}
+        for form in FORMS:
+            turn = form.read(text, self.tools)
+            if turn.calls and names.issuperset(call.name for call in turn.calls):
+                return write_turn(*turn)
+        return text
+
     def _answered(self, answer: Answer, conversation: Conversation, sampling: Sampling) -> _Outcome:
         """The outcome of an answer; tokens that the server does not report are estimated."""
-        text = with_reasoning(answer.reasoning, answer.text)
-        estimated = most_prompt_tokens(conversation), sampling.max_tokens
+        text = write_turn(with_reasoning(answer.reasoning, answer.text), answer.calls)
+        estimated = self._most_prompt_tokens(conversation), sampling.max_tokens
         written = 0 if not text.strip() else min(most_tokens(text), sampling.max_tokens)
         if answer.is_cut:
             written = sampling.max_tokens
@@ -251,7 +291,7 @@ class ApiPolicy:
         if answer.problem:
             return _Outcome(failure=answer.problem, words=note, tokens=tokens)
         completion = Completion(
-            text=cut_completion(drop_unfinished_action(text) if answer.is_cut else text),
+            text=self._completion_of(answer),
             finish="length" if answer.is_cut else "stop",
             prompt_tokens=tokens[0],
             cached_tokens=answer.cached_tokens,

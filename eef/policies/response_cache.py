@@ -11,7 +11,7 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,14 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
-def request_id(model: str, conversation: Conversation, seed: int, sampling: Sampling) -> str:
-    """Identifies a request by its model, messages, seed and sampling."""
-    text = json.dumps([model, conversation, seed, asdict(sampling)], sort_keys=True)
+def request_id(
+    model: str,
+    conversation: Conversation,
+    seed: int,
+    sampling: Sampling,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Identifies a request by its model, messages, seed, sampling and tools."""
+    parts = [model, conversation, seed, asdict(sampling), *([tools] if tools else [])]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
