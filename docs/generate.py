@@ -515,10 +515,11 @@ def _imports() -> Iterator[str]:
         "Files are JSON Lines, a JSON array, JSON objects of several lines, inspect logs (`.eval`, "
         "or JSON) or parquet (extra `tables`); gzip, bzip2 and xz are decompressed.",
         "",
-        "It writes trajectories, one per line, to `FIRST_FILE-imported.jsonl` and, if rows were "
-        "rejected, `place` and `reason` of each beside it "
-        "(`FIRST_FILE-imported.jsonl.rejected.jsonl`; with `--out NAME`, "
-        "`NAME.rejected.jsonl`). Every row is either imported or listed there.",
+        "It writes trajectories, one per line, to `FIRST_FILE-imported.jsonl` and, unless all were "
+        "verified, the outcome of every row to `FIRST_FILE-imported.jsonl.accounts.jsonl` "
+        "(with `--out NAME`, `NAME.accounts.jsonl`): its `place`, the `outcome` (`verified`, "
+        "`partly verified`, `unverified` or `rejected`), the `id` and `task` of its trajectory, "
+        "its `steps`, the first `verified_steps` of them that hold, its `reward` and the `reason`.",
         "",
         "An id is `author/key`; the key is the row's own id, or its line. If several rows have the "
         "same id, because they are trajectories of one task or come from several files, all are "

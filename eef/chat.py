@@ -160,7 +160,8 @@ def as_react(completion: str, action: str) -> str:
         )
     if not turn.calls or format_error_in(action) is not None:
         return completion
-    return format_completion(" ".join(turn.text.split()), action)
+    end = len(turn.text) - len(drop_thoughts(turn.text))
+    return turn.text[:end] + format_completion(" ".join(turn.text[end:].split()), action)
 
 
 def find_action(completion: str) -> ActionSpan | None:

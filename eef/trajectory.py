@@ -161,6 +161,11 @@ def _add_tokens(record: Json) -> Json:
     }
 
 
+def _add_verified_steps(record: Json) -> Json:
+    """4 → 5: a replay may have verified only the first steps."""
+    return {"verified_steps": None, **record}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory(Record):
     """One recorded rollout.
@@ -171,6 +176,8 @@ class Trajectory(Record):
     normally. `success` is the environment's verdict on the reward. `round` is 0 for expert data.
     `final_observation` followed the last step. `replayable` is False for imported trajectories that
     could not be verified in the environment: they can be trained on, but not branched from.
+    `verified_steps` is None if all of a replayable trajectory holds, or else the number of steps
+    that do: states up to it can be branched from.
     `source` is where a trajectory was imported from (`file:line`), or None if it was played here.
 
     Worked example. An expert path of 12 steps has id `e`. A student that branches from its state 4
@@ -179,12 +186,13 @@ class Trajectory(Record):
     """
 
     KIND: ClassVar[str] = "trajectory"
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         0: _name_every_field,
         1: _add_origin,
         2: _type_strings,
         3: _add_tokens,
+        4: _add_verified_steps,
     }
 
     id: str
@@ -202,6 +210,7 @@ class Trajectory(Record):
     error_kind: ErrorKind | None = None
     usage: Usage = field(default_factory=Usage)
     replayable: bool = True
+    verified_steps: int | None = None
     source: str | None = None
 
     @property

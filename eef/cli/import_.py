@@ -10,19 +10,23 @@ from typing import Annotated
 import typer
 from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from eef.cli.console import handle_interrupt, print_err, print_out, stderr_console
 from eef.cli.options import EnvOverrides, overrides_table
 from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError, EnvError
+from eef.importers.calls import ActionMap
 from eef.importers.formats import PLUGINS, find_format
-from eef.importers.importer import Importer, ImportReport
+from eef.importers.importer import Importer, ImportReport, RowAccount
 from eef.importers.rows import Rejection
 from eef.importers.verify import TaskIndex
 from eef.trajectory import Trajectory
 from eef.utils.jsonl import write_jsonl
 
 _SHOWN = 20  # rejected rows that are printed; the file beside the output lists all
+_SHOWN_ROWS = 8  # of the table of all rows
 
 
 def import_files(
@@ -56,6 +60,15 @@ def import_files(
             show_default=False,
         ),
     ] = None,
+    action_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="PATTERN=REPLACEMENT",
+            help=r"Rewrite actions that match a regular expression, e.g. "
+            r"`find\((.*)\)=search[\1]`; may be repeated.",
+        ),
+    ] = None,
     env: Annotated[
         str,
         typer.Option(
@@ -68,9 +81,11 @@ def import_files(
 
     Reads `eef`, `react`, `agentgym`, `sharegpt` (ETO), `messages` (OpenAI), `verifiers` and
     `inspect`. With `--env`, every trajectory is replayed and its observations are compared. States
-    of a verified trajectory can be explored from. An unverified one can only be cloned. Loss masks
-    of turns are kept. A recipe uses the file as an expert: `expert.names =
-    ["file/gpt-4-imported.jsonl"]`. Prints its path.
+    of a verified trajectory can be explored from, those of a partly verified one up to the first
+    difference. An unverified one can only be cloned. Loss masks of turns are kept, and so are tool
+    calls if the environment has tools. A recipe uses the file as an expert: `expert.names =
+    ["file/gpt-4-imported.jsonl"]`. Prints its path; the outcome of every row is in a file next to
+    it, unless all were verified.
 
     Exit status: 0 if all rows were imported, 1 if some were rejected (each is listed with its
     reason), 2 if none was imported.
@@ -88,10 +103,18 @@ def import_files(
         raise ConfigError(
             f"`{target}` is one of the files to read", hint="choose another name: `--out FILE`"
         )
-    importer = Importer(_task_index(env, overrides), wanted=format, author=author, reward=reward)
+    importer = Importer(
+        _task_index(env, overrides),
+        wanted=format,
+        action_map=ActionMap(action_map or ()),
+        author=author,
+        reward=reward,
+    )
     rejected: list[Rejection] = []
     with handle_interrupt("stopped; nothing was written"):
         _write(importer, files, target, rejected)
+    if importer.report.partly or importer.report.unverified:
+        _print_accounts(importer.accounts)
     for line in report_lines(importer.report, rejected):
         print_err(line)
     if importer.report.imported == 0:
@@ -117,10 +140,12 @@ def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[st
         f"{report.mean_reward:.3f}, failed {report.imported - report.won}"
     )
     yield f"verified    {report.replayed}: their states can be explored from"
+    if report.partly:
+        yield f"partly      {report.partly}: states up to the first difference can be explored from"
     if report.unverified:
         yield f"unverified  {report.unverified}: for behavior cloning only"
-        for difference in report.differences:
-            yield f"            {difference}"
+    for difference in report.differences:
+        yield f"            {difference}"
     if report.masked:
         yield f"masked      {report.masked} turns have loss weight 0 and keep it"
     if report.closing:
@@ -154,12 +179,24 @@ def _write(importer: Importer, files: list[Path], target: Path, rejected: list[R
 
         with suppress(_NothingToWrite):
             write_jsonl(target, (item.to_record() for item in _at_least_one(trajectories())))
-    rejected_file = target.with_name(f"{target.name}.rejected.jsonl")
-    rejected_file.unlink(missing_ok=True)
-    if rejected:
-        records = ({"place": item.place, "reason": item.reason} for item in rejected)
-        write_jsonl(rejected_file, records)
-        print_err(f"all rejected rows: {rejected_file}")
+    accounts = target.with_name(f"{target.name}.accounts.jsonl")
+    accounts.unlink(missing_ok=True)
+    if any(each.outcome != "verified" for each in importer.accounts):
+        write_jsonl(accounts, (each.to_record() for each in importer.accounts))
+        print_err(f"the outcome of every row: {accounts}")
+
+
+def _print_accounts(accounts: list[RowAccount]) -> None:
+    """Print the outcomes of the first rows as a table."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for column in ("row", "outcome", "steps", "reason"):
+        table.add_column(column)
+    for each in accounts[:_SHOWN_ROWS]:
+        steps = f"{each.verified_steps} of {each.steps}" if each.steps else ""
+        table.add_row(Text(each.place), each.outcome, steps, Text(each.reason))
+    stderr_console().print(table)
+    if len(accounts) > _SHOWN_ROWS:
+        print_err(f"… and {len(accounts) - _SHOWN_ROWS} more rows")
 
 
 class _NothingToWrite(Exception):

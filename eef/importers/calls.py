@@ -1,4 +1,4 @@
-"""Tool calls in their public forms → actions.
+"""Tool calls in their public forms → calls, and the actions of a kind of agent.
 
 A call is an object with a name and arguments, or the JSON text of one. It is found in
 
@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from eef.chat import format_completion, parse_completion
+from eef.chat import find_action, format_completion, parse_completion
+from eef.errors import ConfigError
 from eef.importers.episode import ParseError
-
-Call = tuple[str, Any]
-"""(name, arguments)."""
+from eef.tools import Call, Toolset, read_turn, write_turn
+from eef.trajectory import Step
 
 _NAMES = ("name", "function_name", "tool_name")
 _ARGUMENTS = ("arguments", "args", "parameters", "input")
@@ -34,27 +35,108 @@ _THOUGHT = re.compile(r"^\s*Thought:\s*", re.I)
 def calls_of(
     message: Mapping[str, Any], content: Any, *, is_call: bool = False
 ) -> tuple[Any, list[Call]]:
-    """The content of an agent's message without its tool calls, and these; equal calls are one.
+    """The content of an agent's message without its tool calls, and these.
 
-    With `is_call`, the content itself is the JSON text of a call. ParseError if a call has no name.
+    A call that two fields have is one. With `is_call`, the content itself is the JSON text of a
+    call. ParseError if a call has no name.
 
     >>> call = {"name": "search", "arguments": '{"query": "mug"}'}
     >>> calls_of({"tool_calls": [{"function": call}], "function_call": call}, "A mug.")
-    ('A mug.', [('search', {'query': 'mug'})])
+    ('A mug.', [Call(name='search', arguments={'query': 'mug'})])
     """
-    given = [*_listed(message.get("tool_calls")), *_listed(message.get("function_call"))]
+    given = _listed(message.get("function_call"))
     if is_call:
         content, given = None, [*given, content]
     if isinstance(content, list):
         given += [part for part in content if _type(part) == "tool_use"]
         content = [part for part in content if _type(part) != "tool_use"]
-    if isinstance(content, str) and not given:
+    calls = [_call(item) for item in _listed(message.get("tool_calls"))]
+    if isinstance(content, str) and not given and not calls:
         content, given = _calls_in_text(content)
-    calls = [_call(item) for item in given]
-    return content, [call for index, call in enumerate(calls) if call not in calls[:index]]
+        return content, [_call(item) for item in given]
+    again = [_call(item) for item in given]
+    return content, [*calls, *(call for call in again if call not in calls)]
 
 
-def as_completion(text: str, calls: list[Call]) -> str:
+class ActionMap:
+    """Rewrites of actions: each is `PATTERN=REPLACEMENT`, a regular expression and its result.
+
+    ConfigError if one has another form. The first pattern that matches a whole action counts.
+    """
+
+    def __init__(self, rules: Iterable[str] = ()) -> None:
+        self._rules: list[tuple[re.Pattern[str], str]] = []
+        for rule in rules:
+            pattern, equals, replacement = rule.partition("=")
+            try:
+                compiled = re.compile(pattern, re.S)
+                compiled.sub(replacement, "")
+            except (re.error, IndexError) as error:
+                raise ConfigError(f"`--map {rule}` is not a regular expression: {error}") from None
+            if not equals or not pattern:
+                raise ConfigError(
+                    f"`--map {rule}` is not `PATTERN=REPLACEMENT`",
+                    hint=r"for example `--map 'find\((.*)\)=search[\1]'`",
+                )
+            self._rules.append((compiled, replacement))
+
+    def __call__(self, action: str) -> str:
+        for pattern, replacement in self._rules:
+            match = pattern.fullmatch(action)
+            if match:
+                return match.expand(replacement)
+        return action
+
+
+def as_actions(
+    steps: Sequence[Step], tools: Toolset | None, action_map: Callable[[str], str] = lambda a: a
+) -> tuple[Step, ...]:
+    """The steps of an episode with the actions of an environment.
+
+    With `tools`, calls remain calls, and a turn of text alone is the action that the environment
+    makes of it. Without, calls become actions in ReAct. ParseError if a turn has several calls
+    then.
+    """
+    return tuple(_as_action(step, tools, action_map) for step in steps)
+
+
+def _as_action(step: Step, tools: Toolset | None, action_map: Callable[[str], str]) -> Step:
+    turn = read_turn(step.completion)
+    if not turn.calls:
+        span = find_action(step.completion)
+        if span is None:
+            action = tools.action_of(step.completion) if tools and tools.text_action else ""
+            return replace(step, action=action)
+        action = action_map(step.action)
+        text = step.completion[: span.start] + action + step.completion[span.end :]
+        if parse_completion(text)[1] != action:
+            raise ParseError(f"no completion holds the action {action!r} that `--map` makes")
+        return replace(step, completion=text, action=action)
+    if tools is None:
+        block, text = _split_reasoning(turn.text)
+        completion = block + as_completion(text, list(turn.calls), action_map)
+        return replace(step, completion=completion, action=parse_completion(completion)[1] or "")
+    calls = [_mapped(call, tools, action_map) for call in turn.calls]
+    completion = write_turn(turn.text, calls)
+    return replace(step, completion=completion, action=tools.action_of(completion))
+
+
+def _mapped(call: Call, tools: Toolset, action_map: Callable[[str], str]) -> Call:
+    action = call_as_action(*call)
+    mapped = action_map(action)
+    return call if mapped == action else tools.call_of(mapped) or call
+
+
+def _split_reasoning(text: str) -> tuple[str, str]:
+    """A thought block at the start of a text, with what separates it, and the rest."""
+    end = text.find("\n</think>\n\n") if text.startswith("<think>\n") else -1
+    cut = end + len("\n</think>\n\n") if end >= 0 else 0
+    return text[:cut], text[cut:]
+
+
+def as_completion(
+    text: str, calls: list[Call], action_map: Callable[[str], str] = lambda a: a
+) -> str:
     """The completion of a turn with a tool call; the text is its thought.
 
     ParseError if there are several calls, or if no completion holds this text and this action.
@@ -64,7 +146,8 @@ def as_completion(text: str, calls: list[Call]) -> str:
     ((name, arguments),) = calls
     thought = _THOUGHT.sub("", text).strip()
     on_one_line = " ".join(thought.split())  # label lines in it are not labels of the turn
-    for action in (call_as_action(name, arguments), _json_action(name, arguments)):
+    written_as = (call_as_action(name, arguments), _json_action(name, arguments))
+    for action in map(action_map, written_as):
         for written in (thought, on_one_line):
             completion = format_completion(written, action)
             if parse_completion(completion)[1] == action:
@@ -137,7 +220,7 @@ def _call(item: Any) -> Call:
     name = _first(inner, _NAMES)
     if not isinstance(name, str) or not name:
         raise ParseError("a tool call has no function name")
-    return name, _arguments(_first(inner, _ARGUMENTS))
+    return Call(name, _arguments(_first(inner, _ARGUMENTS)))
 
 
 def _calls_in_text(text: str) -> tuple[str, list[Any]]:

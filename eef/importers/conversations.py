@@ -1,22 +1,24 @@
 """Chat messages in any naming scheme → the prompt, steps and final observation of an episode.
 
-Each message is first parsed into a `Message`, whatever its keys are named. A tool call becomes the
-action (see `calls`), reasoning becomes a thought block, and loss masks are kept. The prompt is the
-leading system text, and a first user message that the agent merely acknowledges ("OK"). Each turn
-of the agent, with the observation before it, is a step. Text after the last turn is the final
+Each message is first parsed into a `Message`, whatever its keys are named. Tool calls are kept (see
+`calls`), reasoning becomes a thought block, and loss masks are kept. The prompt is the leading
+system text, and a first user message that the agent merely acknowledges ("OK"). Each turn of the
+agent, with the observation before it, is a step; messages of the agent in a row are one turn if at
+most one of them has an action, or if all have tool calls. Text after the last turn is the final
 observation.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from eef.chat import is_blank, parse_completion, read_message, with_reasoning
-from eef.importers.calls import Call, as_completion, calls_of, result_text
+from eef.importers.calls import call_as_action, calls_of, result_text
 from eef.importers.episode import ParseError, require_steps
+from eef.tools import Call, join_results, read_turn, write_turn
 from eef.trajectory import Step
 
 Role = Literal["system", "user", "agent"]
@@ -51,14 +53,28 @@ class Message:
     text: str
     weight: float | None = None
 
+    @property
+    def has_action(self) -> bool:
+        return bool(read_turn(self.text).calls) or parse_completion(self.text)[1] is not None
+
+    def followed_by(self, other: Message) -> Message | None:
+        """The turn of two messages of the agent in a row; None if both have an action in ReAct."""
+        one, two = read_turn(self.text), read_turn(other.text)
+        if self.has_action and other.has_action and not (one.calls and two.calls):
+            return None
+        text = "\n\n".join(part for part in (one.text, two.text) if part.strip())
+        weight = other.weight if other.has_action or not self.has_action else self.weight
+        return Message(self.role, write_turn(text, (*one.calls, *two.calls)), weight)
+
 
 def parse_message(message: Any, number: int) -> Message:
     """The message of a JSON value; `number` is its index in the row, for errors.
 
     Role and text are `role`/`content` or `from`/`value`; the loss weight is `train`, `weight`,
     `loss`, `loss_scale` or `loss_weight`. The text of an agent's turn starts with its reasoning, as
-    a thought block, and ends before the special token that ends the turn. ParseError if it is not
-    an object, its role is unknown, a part of it is not text, or it has several tool calls.
+    a thought block, ends before the special token that ends the turn, and has its calls as
+    `eef.tools` writes them. ParseError if it is not an object, its role is unknown, or a part of it
+    is not text.
     """
     if not isinstance(message, dict):
         raise ParseError(f"message {number} is a {type(message).__name__}; expected an object")
@@ -78,7 +94,7 @@ def parse_message(message: Any, number: int) -> Message:
         raise ParseError(f"message {number} has {error}") from None
     if role == "agent":
         text = _END_OF_TURN.sub("", text)
-        text = with_reasoning(reasoning, as_completion(text, calls) if calls else text)
+        text = write_turn(with_reasoning(reasoning, text), calls)
     return Message(role, text, _weight(message, number))
 
 
@@ -98,11 +114,17 @@ def split_episode(messages: Sequence[Message]) -> tuple[str, tuple[Step, ...], s
             observations.append(message.text)
             continue
         if not observations:
-            which = "a second turn of the agent in a row" if steps else "a turn of the agent"
-            raise ParseError(f"message {number} is {which}, without an observation before it")
-        steps.append(_step(_join(observations), message))
+            if not steps:
+                raise ParseError(
+                    f"message {number} is a turn of the agent, without an observation before it"
+                )
+            last = steps.pop()
+            message = _continued(last, message, number)
+            steps.append(_step(last.observation, message))
+            continue
+        steps.append(_step(_joined_after(steps, observations), message))
         observations = []
-    return prompt, require_steps(steps), _join(observations)
+    return prompt, require_steps(steps), _joined_after(steps, observations)
 
 
 def _weight(message: dict[str, Any], number: int) -> float | None:
@@ -138,12 +160,27 @@ def _acknowledges(message: Message) -> bool:
     )
 
 
-def _join(texts: Iterable[str]) -> str:
-    return "\n".join(_OBSERVATION.sub("", text) for text in texts)
+def _continued(step: Step, message: Message, number: int) -> Message:
+    """The turn of a step and the next message of the agent."""
+    turn = Message("agent", step.completion, step.weight).followed_by(message)
+    if turn is None:
+        raise ParseError(
+            f"message {number} is a second turn of the agent in a row, without an observation "
+            "before it"
+        )
+    return turn
+
+
+def _joined_after(steps: Sequence[Step], texts: Sequence[str]) -> str:
+    """The observation in messages; after several calls, each message is the result of one."""
+    texts = [_OBSERVATION.sub("", text) for text in texts]
+    calls = len(read_turn(steps[-1].completion).calls) if steps else 0
+    return join_results(texts) if calls == len(texts) else "\n".join(texts)
 
 
 def _step(observation: str, message: Message) -> Step:
-    action = parse_completion(message.text)[1] or ""
+    calls = read_turn(message.text).calls
+    action = call_as_action(*calls[0]) if calls else parse_completion(message.text)[1] or ""
     weight = 1.0 if message.weight is None else message.weight
     if is_blank(message.text):  # there is nothing to train, not even an end of turn
         weight = 0.0

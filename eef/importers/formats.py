@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
 from eef.errors import StoreError
+from eef.importers.calls import as_actions
 from eef.importers.conversations import parse_message, split_episode
 from eef.importers.episode import ParsedEpisode, ParseError, check_steps, parse_reward
 from eef.importers.react import read_react
 from eef.plugins import Plugins, is_reference
+from eef.tools import Toolset
 from eef.trajectory import Trajectory
 
 _log = logging.getLogger(__name__)
@@ -41,8 +44,17 @@ def find_format(name: str) -> Format:
     return PLUGINS.load(name)
 
 
-def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
+def read_row(
+    row: Record,
+    wanted: str = "auto",
+    *,
+    tools: Toolset | None = None,
+    action_map: Callable[[str], str] = lambda action: action,
+) -> ParsedEpisode:
     """The episode of a row; `wanted` is the only format to accept, or "auto".
+
+    `tools` are those of the environment; without, calls become actions in ReAct (see
+    `calls.as_actions`). `action_map` rewrites actions.
 
     ParseError if the format is unknown or not `wanted`, or if the row is malformed.
     """
@@ -56,7 +68,10 @@ def read_row(row: Record, wanted: str = "auto") -> ParsedEpisode:
     if wanted not in ("auto", name):
         raise ParseError(f"format is `{name}`; expected `{wanted}`")
     try:
-        return find_format(name).parse(row)
+        episode = find_format(name).parse(row)
+        if episode.format == "eef":  # its actions are those of the environment already
+            return episode
+        return replace(episode, steps=as_actions(episode.steps, tools, action_map))
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         raise ParseError(f"malformed `{name}` row: {type(error).__name__} {error}") from error
 

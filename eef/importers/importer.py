@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from eef.env import toolset_of
 from eef.importers.episode import ParsedEpisode, ParseError
 from eef.importers.formats import read_row
 from eef.importers.rows import Rejection, Row, read_rows
@@ -17,18 +18,41 @@ from eef.trajectory import Author, Trajectory
 
 _MOST_DIFFERENCES = 5
 
+Outcome = Literal["verified", "partly verified", "unverified", "rejected"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowAccount:
+    """The outcome of one row: its place, the id of its trajectory, and why it is not verified.
+
+    `steps` of it were imported, and the first `verified_steps` hold in the environment.
+    """
+
+    place: str
+    outcome: Outcome
+    id: str = ""
+    task: str = ""
+    steps: int = 0
+    verified_steps: int = 0
+    reward: float | None = None
+    reason: str = ""
+
+    def to_record(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 @dataclass(slots=True)
 class ImportReport:
     """Counts of an import.
 
-    `won`, `rewards` (a sum) and `replayed` count imported trajectories; those not replayed
-    are `unverified`. `differences` are the first few reasons for that, each with its place.
-    `masked` counts turns with loss weight 0. `closing` counts turns without an action after the end
-    of a replayed episode, which are dropped. `renamed` counts trajectories whose id was taken, so
-    that the place of the row was added to it. `prompts` counts episodes with a prompt of their own,
-    which is not imported: a run trains with its environment's. `held_out` are the rejected rows
-    whose tasks a run must not train on. `reasons` counts all rejected rows.
+    `won`, `rewards` (a sum), `replayed` and `partly` count imported trajectories; `partly` are
+    those verified up to some step, the others are `unverified`. `differences` are the first few
+    reasons for either, each with its place. `masked` counts turns with loss weight 0. `closing`
+    counts turns of words alone after the end of a replayed episode, which are dropped. `renamed`
+    counts trajectories whose id was taken, so that the place of the row was added to it. `prompts`
+    counts episodes with a prompt of their own, which is not imported: a run trains with its
+    environment's. `held_out` are the rejected rows whose tasks a run must not train on. `reasons`
+    counts all rejected rows.
     """
 
     formats: Counter[str] = field(default_factory=Counter)
@@ -36,6 +60,7 @@ class ImportReport:
     won: int = 0
     rewards: float = 0.0
     replayed: int = 0
+    partly: int = 0
     rejected: int = 0
     held_out: int = 0
     masked: int = 0
@@ -47,7 +72,7 @@ class ImportReport:
 
     @property
     def unverified(self) -> int:
-        return self.imported - self.replayed
+        return self.imported - self.replayed - self.partly
 
     @property
     def success_rate(self) -> float:
@@ -64,6 +89,7 @@ class ImportReport:
             "won": self.won,
             "mean_reward": self.mean_reward,
             "replayed": self.replayed,
+            "partly_verified": self.partly,
             "unverified": self.unverified,
             "masked_turns": self.masked,
             "closing_turns": self.closing,
@@ -82,7 +108,9 @@ class ImportReport:
         self.formats[episode.format] += 1
         self.won += trajectory.success
         self.rewards += trajectory.reward or 0.0
-        self.replayed += trajectory.replayable
+        outcome = _outcome(trajectory)
+        self.replayed += outcome == "verified"
+        self.partly += outcome == "partly verified"
         self.masked += sum(step.weight == 0 for step in trajectory.steps)
         self.closing += len(episode.steps) - len(trajectory.steps)
         self.prompts += bool(episode.prompt)
@@ -97,12 +125,14 @@ class ImportReport:
 
 
 class Importer:
-    """Imports trajectories from files; `report` counts those yielded so far.
+    """Imports trajectories from files; `report` counts those yielded so far, and `accounts` has one
+    entry per row.
 
     `task_index` are the tasks to verify trajectories in, None to verify none. `wanted` is the only
-    format to accept, or "auto". `author` is the expert's name, by default that of the row, or the
-    file's. `reward` is used for rows that record none. `held_out` maps ids of tasks to the reason
-    why their trajectories are rejected. `taken` are ids that no trajectory may get.
+    format to accept, or "auto". `action_map` rewrites actions. `author` is the expert's name, by
+    default that of the row, or the file's. `reward` is used for rows that record none. `held_out`
+    maps ids of tasks to the reason why their trajectories are rejected. `taken` are ids that no
+    trajectory may get.
 
     Ids depend only on the files and their order: importing the same files again gives the same ids.
     """
@@ -112,6 +142,7 @@ class Importer:
         task_index: TaskIndex | None = None,
         *,
         wanted: str = "auto",
+        action_map: Callable[[str], str] = lambda action: action,
         author: str = "",
         reward: float | None = None,
         held_out: Mapping[str, str] | None = None,
@@ -119,7 +150,10 @@ class Importer:
     ) -> None:
         self.report = ImportReport()
         self._task_index = task_index
-        self._wanted = wanted
+        self._wanted, self._action_map = wanted, action_map
+        env = task_index.env if task_index else None
+        self._tools = toolset_of(env) if env is not None and env.tools else None
+        self.accounts: list[RowAccount] = []
         self._author = author
         self._reward = reward
         self._held_out = dict(held_out or {})
@@ -132,11 +166,15 @@ class Importer:
                 item = self._import(row, path) if isinstance(row, Row) else row
                 if isinstance(item, Rejection):
                     self.report.reject(item)
+                    account = RowAccount(place=item.place, outcome="rejected", reason=item.reason)
+                    self.accounts.append(account)
                 yield item
 
     def _import(self, row: Row, path: Path) -> Trajectory | Rejection:
         try:
-            episode = read_row(row.data, self._wanted)
+            episode = read_row(
+                row.data, self._wanted, tools=self._tools, action_map=self._action_map
+            )
             author = Author("expert", self._author or episode.author or path.stem)
             wish = _id(episode, author, row.place)
             id = self._unique(wish, path, row.place)
@@ -157,6 +195,7 @@ class Importer:
             return Rejection(row.place, f"held out: {reason}")
         self.report.renamed += id != wish
         self.report.add(row.place, episode, trajectory, difference)
+        self.accounts.append(_account(row.place, trajectory, difference))
         return trajectory
 
     def _unique(self, wish: str, path: Path, place: str) -> str:
@@ -170,6 +209,27 @@ class Importer:
         id = next(choice for choice in choices if choice not in self._taken)
         self._taken.add(id)
         return id
+
+
+def _outcome(trajectory: Trajectory) -> Outcome:
+    if not trajectory.replayable:
+        return "unverified"
+    return "verified" if trajectory.verified_steps is None else "partly verified"
+
+
+def _account(place: str, trajectory: Trajectory, difference: str) -> RowAccount:
+    held = trajectory.verified_steps
+    verified = trajectory.length if held is None else held
+    return RowAccount(
+        place=place,
+        outcome=_outcome(trajectory),
+        id=trajectory.id,
+        task=trajectory.task,
+        steps=trajectory.length,
+        verified_steps=verified if trajectory.replayable else 0,
+        reward=trajectory.reward,
+        reason=difference,
+    )
 
 
 def _id(episode: ParsedEpisode, author: Author, place: str) -> str:

@@ -1,6 +1,7 @@
 """Verify: replays a parsed episode in its environment and compares what it returns.
 
-An episode that matches becomes a trajectory like our own, whose states can be explored from. Any
+An episode that matches becomes a trajectory like our own, whose states can be explored from. One
+that matches up to a step is *partly verified*: its states up to there can be explored from. Any
 other is *unverified*: kept as recorded, usable for behavior cloning, refused for exploration.
 """
 
@@ -15,6 +16,7 @@ from eef.env import Env, execute
 from eef.errors import ReplayMismatch
 from eef.importers.episode import ParsedEpisode, ParseError, goal_key
 from eef.task import Task, TaskSet
+from eef.tools import read_turn
 from eef.trajectory import Author, Step, Trajectory, Usage
 
 _SAME_REWARD = 1e-6
@@ -22,7 +24,8 @@ _LONGEST_EXCERPT = 160  # characters
 
 
 class Verified(NamedTuple):
-    """The trajectory of an episode; `difference` is why it is unverified, or empty."""
+    """The trajectory of an episode; `difference` is why it is unverified from some step on, or
+    empty."""
 
     trajectory: Trajectory
     difference: str
@@ -85,16 +88,22 @@ def verify(
         trajectory = _as_recorded(episode, task_index, unplayed, reward)
         return Verified(trajectory, "no environment to replay it in")
     env = task_index.env
-    differences: list[tuple[int, str]] = [(-1, f"{env.name} has no task with this goal")]
+    found: list[tuple[int, str, Trajectory]] = []
     for task in task_index.candidates(episode):
-        try:
-            return Verified(_replay(env, task, episode, unplayed), "")
-        except ReplayMismatch as mismatch:
-            other_goal = mismatch.step == 0 and task not in task_index.with_goal_of(episode)
-            message = f"{task.id} has another goal here" if other_goal else mismatch.message
-            differences.append((mismatch.step, message))
-    _, furthest = max(differences, key=lambda item: item[0])
-    return Verified(_as_recorded(episode, task_index, unplayed, reward), furthest)
+        played, mismatch = _replay(env, task, episode, unplayed)
+        if mismatch is None:
+            return Verified(played, "")
+        other_goal = mismatch.step == 0 and task not in task_index.with_goal_of(episode)
+        message = f"{task.id} has another goal here" if other_goal else mismatch.message
+        found.append((mismatch.step, message, played))
+    if not found:
+        difference = f"{env.name} has no task with this goal"
+        return Verified(_as_recorded(episode, task_index, unplayed, reward), difference)
+    _, difference, played = max(found, key=lambda item: item[0])
+    held = len(played.steps)
+    if not 0 < held < len(episode.steps):
+        return Verified(_as_recorded(episode, task_index, unplayed, reward), difference)
+    return Verified(_as_far_as_verified(episode, played, env, reward), difference)
 
 
 def _unplayed(episode: ParsedEpisode, id: str, author: Author, source: str) -> Trajectory:
@@ -112,31 +121,43 @@ def _unplayed(episode: ParsedEpisode, id: str, author: Author, source: str) -> T
     )
 
 
-def _replay(env: Env, task: Task, episode: ParsedEpisode, unplayed: Trajectory) -> Trajectory:
+def _replay(
+    env: Env, task: Task, episode: ParsedEpisode, unplayed: Trajectory
+) -> tuple[Trajectory, ReplayMismatch | None]:
     """The trajectory with the environment's own observations and rewards.
 
-    Turns without an action after the end of the episode ("The ticket is closed.") are dropped.
-    ReplayMismatch at the first difference from the episode.
+    Turns of words alone after the end of the episode ("The ticket is closed.") are dropped. At the
+    first difference from the episode, the trajectory of the steps whose results were recorded
+    alike, and the difference.
     """
     observation, over = env.reset(task), False
     steps: list[Step] = []
+    mismatch: ReplayMismatch | None = None
     for t, step in enumerate(episode.steps):
-        if over and any(later.action for later in episode.steps[t:]):
-            raise _mismatch(task, t, step.observation, "the end of the episode")
-        if not _same(observation, step.observation):
-            raise _mismatch(task, t, step.observation, observation)
-        if over:  # closing words; they are not part of the episode
+        if over and any(_acts(env, later) for later in episode.steps[t:]):
+            mismatch = _mismatch(task, t, step.observation, "the end of the episode")
+        elif not _same(observation, step.observation):
+            mismatch = _mismatch(task, t, step.observation, observation)
+        if mismatch or over:  # closing words are not part of the episode
             break
         result = execute(env, step.action)
         steps.append(replace(step, observation=observation, reward=float(result.reward)))
         observation, over = result.observation, result.terminated
     final = episode.final_observation
-    if final and not over and not _same(observation, final):
-        raise _mismatch(task, len(steps), final, observation)
+    if mismatch is None and final and not over and not _same(observation, final):
+        mismatch = _mismatch(task, len(steps), final, observation)
     reward = float(env.score([step.reward for step in steps]))
-    if episode.reward is not None and abs(reward - episode.reward) > _SAME_REWARD:
-        raise _mismatch(task, len(steps), f"reward {episode.reward:g}", f"reward {reward:g}")
-    return replace(
+    if (
+        mismatch is None
+        and episode.reward is not None
+        and abs(reward - episode.reward) > _SAME_REWARD
+    ):
+        recorded = f"reward {episode.reward:g}"
+        mismatch = _mismatch(task, len(steps), recorded, f"reward {reward:g}")
+        steps = []  # an outcome that the environment contradicts is not evidence
+    if mismatch is not None and steps:
+        steps.pop()  # its result is not the recorded one
+    trajectory = replace(
         unplayed,
         task=task.id,
         steps=tuple(steps),
@@ -145,6 +166,35 @@ def _replay(env: Env, task: Task, episode: ParsedEpisode, unplayed: Trajectory) 
         status="terminated" if over else "truncated",
         success=reward >= env.success_threshold,
         usage=Usage(replayed_steps=len(steps)),
+    )
+    return trajectory, mismatch
+
+
+def _acts(env: Env, step: Step) -> bool:
+    """Whether a turn has an action that is more than words."""
+    words = env.text_action and step.action.startswith(f"{env.text_action}[")
+    return bool(step.action) and not (words and not read_turn(step.completion).calls)
+
+
+def _as_far_as_verified(
+    episode: ParsedEpisode, played: Trajectory, env: Env, default_reward: float | None
+) -> Trajectory:
+    """The trajectory of an episode whose first steps were verified, and the others not.
+
+    If no reward is recorded, it is a failure.
+    """
+    rewards = (episode.reward, default_reward, 0.0)
+    reward = next(each for each in rewards if each is not None)
+    won = reward >= env.success_threshold if episode.success is None else bool(episode.success)
+    held = len(played.steps)
+    return replace(
+        played,
+        steps=(*played.steps, *episode.steps[held:]),
+        final_observation=episode.final_observation,
+        reward=reward,
+        success=won,
+        status="terminated" if episode.terminated else "truncated",
+        verified_steps=held,
     )
 
 

@@ -281,6 +281,9 @@ class RunContext:
     def _can_start(self, item: PlannedState, trajectories: TrajectorySet) -> bool:
         if item.state is None:
             return True
+        origin = trajectories[item.state.trajectory]
+        if origin.verified_steps is not None and item.state.t > origin.verified_steps:
+            return False
         steps = [each.step for each in trajectories.path(item.state.trajectory)]
         return self.env.can_branch_at(steps, item.state.t)
 

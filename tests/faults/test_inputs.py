@@ -110,7 +110,7 @@ def rows():
 def test_every_row_is_imported_or_rejected_by_name(files, rows, tmp_path):
     row = st.sampled_from(rows).flatmap(lambda row: mutated(row, values | odd_numbers))
     path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
-    rejected_file = tmp_path / "out.jsonl.rejected.jsonl"
+    accounts_file = tmp_path / "out.jsonl.accounts.jsonl"
 
     rows_or_not = st.tuples(
         (row | values).filter(lambda value: not isinstance(value, list)),  # `[` begins an array
@@ -124,7 +124,8 @@ def test_every_row_is_imported_or_rejected_by_name(files, rows, tmp_path):
         out.unlink(missing_ok=True)
         result = eef("import", path, "--out", out, *(("--env", "toy") if verify else ()))
         imported = out.read_text().splitlines() if out.exists() else []
-        rejected = rejected_file.read_text().splitlines() if rejected_file.exists() else []
+        accounts = accounts_file.read_text().splitlines() if accounts_file.exists() else []
+        rejected = [line for line in accounts if json.loads(line)["outcome"] == "rejected"]
         assert len(imported) + len(rejected) == len(items), result.stderr
         assert result.exit_code == (2 if not imported else 1 if rejected else 0)
         assert all(json.loads(line)["reason"] for line in rejected)

@@ -21,11 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.chat import build_conversation
+from eef.envs.registry import make_env
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import ConfigError, DataError, EnvError, MethodError
 from eef.exporters.targets import write_table
 from eef.importers import calls, react
-from eef.importers.calls import call_as_action
+from eef.importers.calls import ActionMap, as_actions, call_as_action
 from eef.importers.conversations import parse_message, split_episode
 from eef.importers.episode import ParseError
 from eef.importers.formats import FORMATS, detect, read_row
@@ -41,7 +42,9 @@ from eef.policy import Sampling
 from eef.rollouts.explore import play_into_store
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.rollouts.store import Store, read_trajectories
+from eef.tools import read_turn, split_results
 from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
+from eef.utils.jsonl import read_jsonl
 from tests.fakes.small_run import as_recipe, eef, small_recipe
 
 PARAMETERS = RolloutParameters(sampling=Sampling(), step_limit=10, batch_size=8)
@@ -237,7 +240,11 @@ def test_an_episode_that_replays_differently_is_unverified_and_the_difference_re
             {"role": "assistant", "content": "Action: left"},
         ]
     (item,), _, report = read(write(tmp_path / "a.jsonl", [row]), task_index)
-    assert not item.replayable
+    if change == "more":  # the last state that the log and the environment share
+        assert (item.replayable, item.verified_steps) == (True, played[0].length - 1)
+        assert (report.replayed, report.partly, report.unverified) == (0, 1, 0)
+    else:
+        assert not item.replayable
     assert played[0].task in report.differences[0]
     expected = {
         "observation": "recorded 'Hall",
@@ -265,6 +272,13 @@ def test_masked_turns_are_never_trained(played, task_index, tmp_path):
         assert set(example.weights[1:]) == {1.0}
 
 
+def episode_of(messages, tools=None):
+    """(prompt, steps, final observation) of messages."""
+    parsed = [parse_message(message, number) for number, message in enumerate(messages)]
+    prompt, steps, final = split_episode(parsed)
+    return prompt, as_actions(steps, tools), final
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["weight", "train", "loss", "loss_weight"]), st.booleans()),
@@ -278,7 +292,7 @@ def test_a_mask_is_read_under_each_of_its_names(masks):
             {"role": "user", "content": "see"},
             {"role": "assistant", "content": "Action: go", name: trained},
         ]
-    _, steps, _ = split_episode([parse_message(message, n) for n, message in enumerate(messages)])
+    _, steps, _ = episode_of(messages)
     assert [step.weight for step in steps] == [float(trained) for _, trained in masks]
 
 
@@ -289,9 +303,7 @@ def test_tool_calls_are_actions():
         {"role": "assistant", "content": "A mug.", "tool_calls": [call]},
         {"role": "tool", "content": "a page", "tool_call_id": "1"},
     ]
-    _, (step,), final = split_episode(
-        [parse_message(message, n) for n, message in enumerate(messages)]
-    )
+    _, (step,), final = episode_of(messages)
     assert (step.completion, step.action, final) == (
         "Thought: A mug.\nAction: search[red mug]",
         "search[red mug]",
@@ -343,7 +355,7 @@ def test_a_tool_call_is_read_in_each_of_its_forms(turn):
     messages = [{"role": "user", "content": "find it"}, {"role": "assistant", **turn}]
     if "from" in turn:
         messages[1] = turn
-    _, (step,), _ = split_episode([parse_message(message, n) for n, message in enumerate(messages)])
+    _, (step,), _ = episode_of(messages)
     assert (step.completion, step.action, step.weight) == (
         "Action: search[red mug]",
         "search[red mug]",
@@ -372,7 +384,7 @@ def test_a_tool_call_is_read_in_each_of_its_forms(turn):
 def test_the_text_of_a_turn_with_a_tool_call_is_its_thought(turn, completion):
     call = {"function": {"name": "refund", "arguments": '{"order": "O-1"}'}}
     messages = [{"role": "user", "content": "see"}, {**turn, "role": "agent", "tool_calls": [call]}]
-    _, (step,), _ = split_episode([parse_message(message, n) for n, message in enumerate(messages)])
+    _, (step,), _ = episode_of(messages)
     assert (step.completion, step.action) == (completion, "refund[O-1]")
 
 
@@ -387,7 +399,7 @@ def test_the_text_of_a_turn_with_a_tool_call_is_its_thought(turn, completion):
 def test_an_argument_of_several_lines_is_kept_whole(text, action):
     call = {"function": {"name": "reply", "arguments": {"text": text}}}
     messages = [{"role": "user", "content": "see"}, {"role": "agent", "tool_calls": [call]}]
-    _, (step,), _ = split_episode([parse_message(message, n) for n, message in enumerate(messages)])
+    _, (step,), _ = episode_of(messages)
     assert (step.completion, step.action) == (f"Action: {action}", action)
 
 
@@ -469,8 +481,9 @@ def test_a_tool_result_in_parts_is_an_observation():
     ],
 )
 def test_a_turn_that_cannot_be_read_is_rejected_with_the_reason(turn, reason):
+    messages = [{"role": "user", "content": "see"}, {"role": "assistant", **turn}]
     with pytest.raises(ParseError, match=reason):
-        parse_message({"role": "assistant", **turn}, 1)
+        episode_of(messages)
 
 
 @pytest.mark.parametrize("compression", ["ZIP_DEFLATED", "ZIP_ZSTANDARD"])
@@ -899,7 +912,9 @@ def test_the_exit_status_reports_whether_all_some_or_no_rows_were_imported(tmp_p
         done = eef("import", path, "--out", out)
         assert done.exit_code == status
         assert out.exists() == (status < 2)
-        assert (tmp_path / f"{out.name}.rejected.jsonl").exists() == (status > 0)
+        accounts = list(read_jsonl(tmp_path / f"{out.name}.accounts.jsonl"))
+        outcomes = {0: ["unverified"], 1: ["unverified", "rejected"], 2: ["rejected"]}
+        assert [each["outcome"] for each in accounts] == outcomes[status]
     assert f"rejected    {bad}:1: unknown format" in done.stderr
     assert eef("import", good, "--format", "sharegtp").exit_code == 2
 
@@ -1010,3 +1025,86 @@ def test_unverified_trajectories_are_refused_for_exploration(played, env, tmp_pa
                 PARAMETERS,
             )
     assert len(read_trajectories(tmp_path)) == 1
+
+
+# --- tool calls, partly verified rows, rewritten actions -----------------------------------------
+
+ADD = {"function": {"name": "add", "arguments": '{"amount": 1}'}}
+STOP = {"function": {"name": "stop", "arguments": "{}"}}
+
+
+def counter_log(*messages, wanted=3):
+    """A log of the counter in OpenAI's format; a number is the result of a call, a list calls."""
+    row = [{"role": "system", "content": "v1"}, {"role": "user", "content": f"Reach {wanted}."}]
+    for item in messages:
+        if isinstance(item, list):
+            row.append({"role": "assistant", "content": None, "tool_calls": item})
+        elif isinstance(item, int):
+            row.append({"role": "tool", "tool_call_id": "x", "content": f"It is {item}."})
+        else:
+            row.append({"role": "assistant", "content": item})
+    return {"messages": row}
+
+
+@pytest.fixture(scope="module")
+def counter():
+    env = make_env("tests.fakes.counter:SPEC", {})
+    return TaskIndex(env, {"train": env.tasks("train")})
+
+
+def test_logs_with_calls_are_verified_with_their_calls(counter, tmp_path):
+    """Text beside calls, parallel calls, messages in a row, and closing words."""
+    stopped = {"role": "tool", "content": "Stopped."}
+    log = counter_log("I add.", [ADD], 1, [ADD, ADD], 2, 3, [STOP])
+    log["messages"] += [stopped, {"role": "assistant", "content": "I am done."}]
+    (item,), _, report = read(write(tmp_path / "a.jsonl", [log]), counter)
+    assert report.replayed == 1
+    assert (item.success, report.closing) == (True, 1)
+    turns = [read_turn(step.completion) for step in item.steps]
+    assert [len(turn.calls) for turn in turns] == [1, 2, 1]
+    assert turns[0].text == "I add."
+    assert split_results(item.steps[2].observation, 2) == ["It is 2.", "It is 3."]
+    again, _, _ = read(write(tmp_path / "b.jsonl", [item.to_record()]), counter)
+    assert [step.action for step in again[0].steps] == [step.action for step in item.steps]
+
+
+def test_a_log_is_branched_from_up_to_where_it_holds(counter, tmp_path):
+    log = counter_log([ADD], 1, [ADD], 2, [ADD], 7, [STOP])
+    importer = Importer(counter)
+    (item,) = importer.trajectories([write(tmp_path / "a.jsonl", [log])])
+    assert (item.replayable, item.verified_steps, item.length) == (True, 2, 4)
+    assert not item.success
+    (account,) = importer.accounts
+    assert (account.outcome, account.verified_steps, account.steps) == ("partly verified", 2, 4)
+    assert "recorded 'It is 7.', observed 'It is 3.'" in account.reason
+    from eef.pipeline.context import RunContext
+    from eef.pipeline.run_directory import RunDirectory
+    from eef.selection import PlannedState
+    from eef.trajectory import StateRef
+    from tests.fakes.small_run import as_recipe, small_recipe
+
+    recipe = as_recipe(small_recipe(tmp_path, env={"name": "tests.fakes.counter:SPEC"}))
+    context = RunContext(RunDirectory(tmp_path, recipe))
+    trajectories = TrajectorySet([item])
+    states = [PlannedState(task=item.task, state=StateRef(item.id, t), count=1) for t in range(5)]
+    assert [context._can_start(state, trajectories) for state in states] == [
+        *(True, True, True, False, False)
+    ]
+
+
+def test_actions_are_rewritten(counter, tmp_path):
+    other = {"function": {"name": "plus", "arguments": '{"n": 1}'}}
+    log = counter_log([other], 1, [STOP], wanted=1)
+    path = write(tmp_path / "a.jsonl", [log])
+    assert read(path, counter)[2].replayed == 0
+    rules = ActionMap([r'plus\[(\d+)\]=add[{"amount": \1}]'])
+    importer = Importer(counter, action_map=rules)
+    (item,) = importer.trajectories([path])
+    assert (importer.report.replayed, item.success) == (1, True)
+    assert item.steps[0].action == 'add[{"amount": 1}]'
+    react = {"messages": messages_by("user", "assistant"), "reward": 1.0}
+    episode = read_row(react, action_map=ActionMap(["go=run"]))
+    assert (episode.steps[0].completion, episode.steps[0].action) == ("Action: run", "run")
+    for rule in ("go", "(=x", r"go=\3"):
+        with pytest.raises(ConfigError, match="--map"):
+            ActionMap([rule])
