@@ -226,9 +226,12 @@ def parts() -> dict[str, Any]:
             labels=True,
         ),
         "labels": lambda: survey(
-            [SHOP, CARELESS, replace(CARELESS, label_flips=0.1), replace(CARELESS, length=12)],
+            [SHOP, CARELESS, replace(CARELESS, label_flips=0.1), replace(CARELESS, rare=0.05)],
             range(8),
-            ("cap1", "eef", "n3", "pooled", "smoothed", "smoothed-all"),
+            (
+                *("cap1", "eef", "pooled", "smoothed", "smoothed-all"),
+                *("stop-solved", "stop-hopeless", "stop-either"),
+            ),
             labels=True,
         ),
         "noise": lambda: survey(

@@ -41,6 +41,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "pooled": {"method": "eef", "grid": "all"},
     "smoothed": {"method": "eef", "label_rule": "smoothed"},
     "smoothed-all": {"method": "eef", "label_rule": "smoothed", "grid": "all"},
+    "stop-solved": {"method": "eef", "stop_branching": "solved"},
+    "stop-hopeless": {"method": "eef", "stop_branching": "hopeless"},
+    "stop-either": {"method": "eef", "stop_branching": "either"},
     "bisection": {"method": "eef", "state_choice": "bisection"},
     "uncertainty": {"method": "eef", "state_choice": "uncertainty"},
 }

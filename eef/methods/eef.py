@@ -68,6 +68,12 @@ class EefOptions(MethodOptions):
     the student wins from, or those with the highest `uncertainty` p(1 - p) of the win rate p. The
     last two use the outcomes of earlier rounds, and are evenly spaced until there are any."""
 
+    stop_branching: Literal["never", "solved", "hopeless", "either"] = "never"
+    """When to stop branching from a trajectory: once its task is `solved` (the student has won it
+    from the start in an earlier round), once it is `hopeless` (an earlier round branched from it,
+    and no rollout from inside it won), or if `either` holds. Its rollouts go to the task's
+    start."""
+
     expert_actions: Literal["trained", "masked"] = "trained"
     """Whether actions of the trajectory branched from are `trained` if they lead to the student's
     win, or `masked`. An expert's own win is trained in either case."""
@@ -246,8 +252,23 @@ class Eef(Configured[EefOptions]):
         return [
             item
             for item in episodes
-            if item.replayable and (self.options.expert_filter == "all" or not item.success)
+            if item.replayable
+            and (self.options.expert_filter == "all" or not item.success)
+            and not self._stopped(trajectories, item, round)
         ]
+
+    def _stopped(self, trajectories: TrajectorySet, origin: Trajectory, round: int) -> bool:
+        """Whether earlier rounds have ended the branching from a trajectory."""
+        stop = self.options.stop_branching
+        if stop == "never":
+            return False
+        measured = count_wins(trajectories, origin, range(1, round))
+        solved = measured[0][0] > 0
+        inside = [counts for state, counts in measured.items() if state > 0]
+        hopeless = any(played for _, played in inside) and not any(won for won, _ in inside)
+        return (solved and stop in ("solved", "either")) or (
+            hopeless and stop in ("hopeless", "either")
+        )
 
     def _evidence(self, trajectories: TrajectorySet, task: str, round: int) -> _Evidence:
         experts = self.options.bc_experts or self.options.experts

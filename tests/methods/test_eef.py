@@ -337,6 +337,36 @@ def test_every_option_is_documented():
         assert all(field.description for field in fields)
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "stopped"),
+    [
+        (("win", "lose", "lose", "lose", "lose", "lose"), {"solved", "hopeless", "either"}),
+        (("win", "lose", "win", "lose", "lose", "lose"), {"solved", "either"}),
+        (("lose", "lose", "lose", "lose", "lose", "lose"), {"hopeless", "either"}),
+        (("lose", "lose", "win", "lose", "lose", "lose"), set()),
+        (("lose", "-", "-", "-", "-", "-"), set()),
+    ],
+)
+def test_branching_stops_if_it_is_not_needed_or_hopeless(outcomes, stopped):
+    """From the second round on, by the outcomes from the start and from five states inside."""
+    store = TrajectorySet([expert(), *played(STATES, outcomes)])
+    for stop in ("never", "solved", "hopeless", "either"):
+        method = make_method("eef", {"stop_branching": stop})
+        first, second = (method.plan(store, [TASK], round) for round in (1, 2))
+        assert len(first) == 6, "the first round always branches"
+        assert len(second) == (1 if stop in stopped else 6)
+
+
+def test_after_branching_has_stopped_the_win_that_stopped_it_is_trained():
+    store = [
+        expert(),
+        *played(STATES, ("lose", "lose", "win", "lose", "lose", "lose")),
+        rollout("own", None, "win", round=2),
+    ]
+    chosen = by_id(select("eef", store, round=3, stop_branching="solved"))
+    assert list(chosen) == ["own@0"]
+
+
 # properties for any store and any options
 
 options = st.fixed_dictionaries(
@@ -346,6 +376,7 @@ options = st.fixed_dictionaries(
         "label_rule": st.sampled_from(["any", "majority"]),
         "expert_filter": st.sampled_from(["failed", "all"]),
         "grid": st.sampled_from(["round", "all"]),
+        "stop_branching": st.sampled_from(["never", "solved", "hopeless", "either"]),
         "accumulate": st.sampled_from(["all", "round"]),
         "solution": st.sampled_from(["nearest", "newest", "all"]),
         "examples": st.sampled_from(["one", "rft"]),
