@@ -268,6 +268,18 @@ def _keys_in(data: Any, location: tuple[int | str, ...]) -> Iterator[int | str]:
         yield part
 
 
+RENAMED = {
+    "expert_states": "expert_filter",
+    "fresh_limit": "reset_step_limit",
+    "launch": "branch_from",
+    "micro_tokens": "max_tokens_per_microbatch",
+    "ok_rule": "label_rule",
+    "start": "init_from",
+    "warmup": "warmup_ratio",
+}
+"""Former last word of a setting → the one that replaced it, for recipes of earlier versions."""
+
+
 def _hint_for_unknown(kind: type[Settings], key: str) -> str:
     """The most similar key in the same table, or one in any table with nearly that last word."""
     table, _, word = key.rpartition(".")
@@ -275,6 +287,8 @@ def _hint_for_unknown(kind: type[Settings], key: str) -> str:
     siblings = {
         last: known for known, last in keys if known == (f"{table}.{last}" if table else last)
     }
+    if RENAMED.get(word) in siblings:
+        return f"it is named {siblings[RENAMED[word]]!r} now"
     if similar := most_similar(word, list(siblings)):
         return f"did you mean {siblings[similar]!r}?"
     anywhere = {last: known for known, last in reversed(keys)}  # the first group that has the word

@@ -155,7 +155,17 @@ def test_invalid_overrides_are_refused(recipe_file, override, message):
         ),
         ({"train": {"updates": 0}}, "`train.updates` is 0; expected 1 or more", ""),
         ({"train": {"schedule": "step"}}, "is 'step'; expected 'cosine', 'linear' or", ""),
-        ({"train": {"start": "last"}}, "unknown setting 'train.start'", "known settings: updates"),
+        (
+            {"train": {"start": "last"}},
+            "unknown setting 'train.start'",
+            "named 'train.init_from' now",
+        ),
+        (
+            {"train": {"micro_tokens": 9}},
+            "unknown setting 'train.micro_tokens'",
+            "it is named 'train.max_tokens_per_microbatch' now",
+        ),
+        ({"train": {"launch": 9}}, "unknown setting 'train.launch'", "known settings: updates"),
         ({"sampling": {"temperature": 0.0, "top_p": 0.5}}, "`top_p` has no effect", ""),
         ({"train": {"updates": 5, "epochs": 1.0}}, "both set; remove one", ""),
         ({"methods": ["bc"], "options": {"eef": {}}}, "`options.eef` has no effect", ""),

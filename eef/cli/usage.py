@@ -11,7 +11,23 @@ from pydantic import ValidationError
 from eef.config import describe_problems, most_similar, unknown_name
 from eef.errors import ConfigError, EefError
 
-_HINTS = {"resume": "`eef run DIR` continues a run", "continue": "`eef run DIR` continues a run"}
+_CONTINUES = "`eef run DIR` continues a run"
+_HINTS = {
+    "resume": _CONTINUES,
+    "continue": _CONTINUES,
+    "check-env": "`eef env check` checks an environment",
+    "serve-env": "`eef env serve` serves an environment",
+    "make-base": "`eef model build` builds a student",
+    "merge": "`eef model merge` merges adapters",
+    "push": "`eef model push` uploads a checkpoint",
+    "gold": "`eef env prepare` makes the gold paths",
+    "index": "`eef env prepare` builds the index",
+    "explore": "`eef stage` executes one stage",
+    "select": "`eef stage` executes one stage",
+    "train": "`eef stage` executes one stage",
+    "evaluate": "`eef stage` executes one stage",
+    "results": "`eef report` writes the results",
+}
 
 
 def unknown_command(name: str, known: Sequence[str]) -> EefError:

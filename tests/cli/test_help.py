@@ -87,6 +87,8 @@ def test_an_example_runs_as_it_is_written(name):
     ("words", "message", "hint"),
     [
         ("resume runs/x", "unknown command 'resume'", "`eef run DIR` continues a run"),
+        ("merge runs/x", "unknown command 'merge'", "`eef model merge` merges adapters"),
+        ("check-env toy", "unknown command 'check-env'", "`eef env check` checks"),
         ("shwo runs/x", "unknown command 'shwo'", "did you mean 'show'?"),
         ("model biuld", "unknown command 'biuld'", "did you mean 'build'?"),
         ("--bogus", "unknown option `--bogus`", "`eef --help`"),
