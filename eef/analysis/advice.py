@@ -7,8 +7,10 @@ to settings drawn later; `CALIBRATION` holds how it did there. `docs/when.md` ha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from eef.analysis.potential import Potential
 
@@ -22,6 +24,10 @@ MARGIN = 0.02
 """The least difference in win rate that counts as a gain or a loss."""
 
 MOST_STATES = 5
+CALIBRATED_TRIES = 6
+"""Tries per task from the start in the laboratory; with fewer, more tasks count as hard."""
+
+_DRAWS = 2000
 
 
 class Calibration(NamedTuple):
@@ -48,10 +54,12 @@ CALIBRATION: dict[Prospect, Calibration] = {
 class Advice:
     """A recommendation: the prospect of EEF, the method, its options and its budget.
 
-    `options` are those of the method; `rollouts_per_task` is the budget of a round.
+    `options` are those of the method; `rollouts_per_task` is the budget of a round. `stability` is
+    the chance that as many other tasks of the same kind would give the same prospect.
     """
 
     prospect: Prospect
+    stability: float
     method: str
     options: dict[str, int]
     rollouts_per_task: int
@@ -71,7 +79,11 @@ class Advice:
             f"`budget.rollouts_per_task = {self.rollouts_per_task}`."
         )
         yield (
-            f"How sure: of {known.settings} held-out settings of the laboratory with this "
+            f"How sure: other tasks of this kind would give the same prospect in "
+            f"{100 * self.stability:.0f} % of draws."
+        )
+        yield (
+            f"Of {known.settings} held-out settings of the laboratory with this "
             f"prospect, EEF was at least {100 * MARGIN:.0f} points above RFT with one win per task "
             f"in {100 * known.gain:.0f} %, at least as far below in {100 * known.loss:.0f} %, and "
             f"{100 * known.mean:+.1f} points on average. The laboratory is not your environment."
@@ -88,9 +100,28 @@ def prospect_of(potential: Potential) -> Prospect:
     return "loss" if missed >= LOSS else "even"
 
 
+def stability_of(potential: Potential) -> float:
+    """The share of resamples of the tasks with the same prospect; the same for equal arguments.
+
+    Taught, opened and missed tasks are disjoint, so their counts are multinomial.
+
+    Source: Efron, Ann. Stat. 7 (1979), the bootstrap.
+    """
+    counts = [potential.taught, potential.opened, potential.missed]
+    chances = [*counts, potential.tasks - sum(counts)]
+    drawn = np.random.default_rng(0).multinomial(
+        potential.tasks, np.array(chances) / potential.tasks, _DRAWS
+    )
+    prospects = (
+        prospect_of(replace(potential, taught=taught, opened=opened, missed=missed))
+        for taught, opened, missed, _ in drawn.tolist()
+    )
+    return sum(each == prospect_of(potential) for each in prospects) / _DRAWS
+
+
 def advise_on(potential: Potential) -> Advice:
     """The recommendation for tasks with this potential."""
-    prospect = prospect_of(potential)
+    prospect, stability = prospect_of(potential), stability_of(potential)
     counts = (
         f"the expert's failures open {potential.opened} of {potential.tasks} tasks, its wins teach "
         f"{potential.taught} that the student does not win, and {potential.missed} are missed for "
@@ -100,6 +131,7 @@ def advise_on(potential: Potential) -> Advice:
     if prospect == "gain":
         return Advice(
             prospect=prospect,
+            stability=stability,
             method="eef",
             options={"M": states, "rollouts_per_state": 1},
             rollouts_per_task=1 + states,
@@ -110,6 +142,7 @@ def advise_on(potential: Potential) -> Advice:
     )
     return Advice(
         prospect=prospect,
+        stability=stability,
         method="rft6",
         options={"cap": 1},
         rollouts_per_task=6,

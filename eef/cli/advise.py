@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from eef.analysis.advice import advise_on
+from eef.analysis.advice import CALIBRATED_TRIES, advise_on
 from eef.analysis.potential import Potential, measure_potential
 from eef.cli.console import print_err, print_out, stdout_console
 from eef.cli.execution import (
@@ -74,12 +74,22 @@ def advise(
         pipeline.check()
         execute_stages(pipeline, first_stages(tries, branches), quiet=quiet)
     potential = measure_run(run, tries, branches)
+    if not potential.tasks:
+        raise ConfigError(
+            f"`{run.path}` has no rollout from the start of a task to measure",
+            hint=f"`{tries}` plays none; name another method in the recipe",
+        )
     advice = advise_on(potential)
     if json_file:
         write_json(json_file, {"measured": asdict(potential), "advice": asdict(advice)})
     stdout_console().print(potential_table(potential))
     for line in advice.text():
         print_out(line)
+    if potential.tries < CALIBRATED_TRIES:
+        print_err(
+            f"The rule was calibrated with {CALIBRATED_TRIES} tries per task; this run has "
+            f"{potential.tries:.1f}, so more tasks count as hard."
+        )
     if not quiet:
         print_err(f"run:  {run.path} (`eef run {run.path}` continues it)")
 

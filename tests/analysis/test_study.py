@@ -419,8 +419,9 @@ def test_a_directory_without_a_comparison_is_refused(tmp_path):
     assert "holds no study" in done.stderr
 
 
-def test_the_variants_of_the_study_can_be_made():
-    recipe = load_recipe(ROOT / "recipes/study.toml")
+@pytest.mark.parametrize("name", ["study", "careless", "deep-shop"])
+def test_the_variants_of_a_study_can_be_made(name):
+    recipe = load_recipe(ROOT / f"recipes/{name}.toml")
     variants = {name: make_method(name, recipe.options.get(name)) for name in recipe.methods}
     configured = {
         (repr(variant.options), type(variant), str(recipe.overrides.get(name)))

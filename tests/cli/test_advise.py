@@ -42,6 +42,14 @@ def test_the_prospect_follows_the_rule(changes, prospect):
     assert prospect_of(potential(**changes)) == prospect
 
 
+def test_a_prospect_near_a_threshold_is_less_stable():
+    clear, close = (advise_on(potential(taught=0, opened=count)) for count in (30, 6))
+    assert clear.stability == 1.0
+    assert 0.3 < close.stability < 0.9
+    assert advise_on(potential(taught=0, opened=0)).stability == 1.0
+    assert "same prospect in 100 % of draws" in " ".join(clear.text())
+
+
 def test_short_failures_have_few_states_to_branch_from():
     assert advise_on(potential()).options == {"M": 5, "rollouts_per_state": 1}
     short = advise_on(potential(failure=3.4))
@@ -82,6 +90,7 @@ def test_a_run_with_a_first_round_is_measured_without_playing(tmp_path):
     assert record["measured"]["hard"] == record["measured"]["taught"] + record["measured"]["lost"]
     assert "Recommended: `" in done.stdout
     assert "held-out settings of the laboratory" in done.stdout
+    assert "calibrated with 6 tries per task; this run has 2.0" in done.stderr
 
 
 def test_a_recipe_is_measured_in_the_first_stages_of_a_run_that_continues(student, tmp_path):
