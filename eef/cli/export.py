@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,12 +12,15 @@ import typer
 from eef.cli.console import handle_interrupt, print_err, print_out
 from eef.cli.options import MethodName, RunPath, check_method_and_round
 from eef.errors import ConfigError, StoreError
+from eef.exporters.logs import LOGS, Played, export_logs
 from eef.exporters.prompts import export_prompts
 from eef.exporters.targets import export as write_files
 from eef.exporters.targets import find_target
+from eef.methods.eef import Eef
+from eef.methods.labels import OutcomeGrid
 from eef.pipeline.context import RunContext
 from eef.pipeline.run_directory import RunDirectory
-from eef.pipeline.stages import COLLECT, Stage, round_methods
+from eef.pipeline.stages import BC, COLLECT, EXPERT, Stage, round_methods
 from eef.report.formatting import count_of
 from eef.utils.compute import available_cores, process_settings
 
@@ -27,7 +32,8 @@ def export(
         typer.Option(
             metavar="TARGET",
             help="`trl`, `axolotl`, `llamafactory`, `llamafactory-v1`, `ms-swift`, `openai`, "
-            "`together`, `agentgym`, `verl`, `prompt-completion`, `parquet` or `atif`.",
+            "`together`, `agentgym`, `verl`, `prompt-completion`, `parquet` or `atif`; for viewers "
+            "of rollouts `inspect` or `trackio`.",
             show_default=False,
         ),
     ],
@@ -69,11 +75,18 @@ def export(
     failures too: each row holds the conversation up to a state and its replay, with which
     `eef env serve` opens a session in it.
 
+    `--to inspect` and `--to trackio` write what was played in a round, its evaluation too, for the
+    viewers of these tools: every rollout as a conversation, with labels and loss weights as
+    metadata.
+
     Example: `eef export runs/demo --to trl --method eef --round 3`
 
     Example: `eef export runs/demo --to trl --as prompts --method eef`
     """
     run = RunDirectory.open(directory)
+    if to in LOGS:
+        _export_rollouts(run, to, out, method, round)
+        return
     if form == "prompts":
         _export_prompts(run, to, out, method, round)
         return
@@ -98,6 +111,51 @@ def export(
         )
     for path in exported.files:
         print_out(str(path))
+
+
+def _export_rollouts(
+    run: RunDirectory, to: str, out: Path | None, method: str | None, round: int | None
+) -> None:
+    """Write what a round played, for a viewer."""
+    chosen = EXPERT if method == EXPERT else None
+    stage = COLLECT if chosen else _choose_selection(run, method, round)
+    folder = out or run.path / "export" / to / f"{stage.method}-round{stage.round}"
+    with handle_interrupt("stopped"):
+        files = export_logs(to, list(_played(run, stage)), folder)
+    for path in files:
+        print_out(str(path))
+
+
+def _played(run: RunDirectory, stage: Stage) -> Iterator[Played]:
+    """The rollouts of a round: those that were explored or collected, then its evaluation's."""
+    data, name, round = run.read(), stage.method, stage.round
+    played = partial(Played, run.recipe.name, run.recipe.env.name, name, round)
+    method = run.methods.get(name)
+    explored = data.trajectories(name)
+
+    def grids(task: str) -> Mapping[str, OutcomeGrid]:
+        return method.grids(explored, task, round) if isinstance(method, Eef) and round else {}
+
+    selection = data.selection(name, round) if name != EXPERT else None
+    if name != BC:
+        yield played(
+            "collect" if name == EXPERT else "explore",
+            trajectories=explored,
+            names=[
+                item.id
+                for item in explored
+                if (item.by_expert if name == EXPERT else item.by_student and item.round == round)
+            ],
+            grids=grids,
+            examples=selection.examples if selection else (),
+        )
+    tests = data.evaluation_rollouts(name, round)
+    yield played(
+        "evaluate",
+        trajectories=tests,
+        names=[item.id for item in tests],
+        grids=lambda task: {},
+    )
 
 
 def _export_prompts(
