@@ -24,7 +24,7 @@ def settings(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]",
+            metavar="NAME",
             help="Only this group (`train`), setting (`train.updates`, `updates`), method or "
             "environment.",
             show_default=False,

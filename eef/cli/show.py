@@ -29,7 +29,7 @@ def show(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TASK|TRAJECTORY|EXAMPLE]", help="The id to show.", show_default=False
+            metavar="TASK|TRAJECTORY|EXAMPLE", help="The id to show.", show_default=False
         ),
     ] = None,
     mask: Annotated[

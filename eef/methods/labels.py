@@ -115,20 +115,20 @@ class OutcomeGrid:
 
 def measure_grid(
     trajectories: TrajectorySet,
-    expert: Trajectory,
+    origin: Trajectory,
     states: Sequence[int],
     *,
     rounds: Collection[int],
     rule: GridRule,
 ) -> OutcomeGrid:
-    """The grid of an expert trajectory, from the student's rollouts of some rounds.
+    """The grid of a trajectory, from the student's rollouts of some rounds.
 
-    `states` are the states after s_0. Rollouts from the task's start count for s_0 of every expert
+    `states` are the states after s_0. Rollouts from the task's start count for s_0 of every
     trajectory of the task. A state is solvable if `any` of its rollouts wins, if the `majority`
     does (half suffices), or if its `smoothed` win rate is at least 0.5 (see `smoothed_rates`).
     """
     grid = (0, *states)
-    rollouts = rollouts_from(trajectories, expert, rounds)
+    rollouts = rollouts_from(trajectories, origin, rounds)
     by_state = [rollouts.get(state, []) for state in grid]
     wins = tuple(sum(rollout.success for rollout in each) for each in by_state)
     if rule == "smoothed":
@@ -141,7 +141,7 @@ def measure_grid(
             _is_solvable(won, len(each), rule) for won, each in zip(wins, by_state, strict=True)
         )
     return OutcomeGrid(
-        trajectory=expert.id,
+        trajectory=origin.id,
         states=grid,
         rollouts=tuple(tuple(rollout.id for rollout in each) for each in by_state),
         wins=wins,
@@ -176,15 +176,15 @@ def smoothed_rates(by_state: Sequence[Sequence[Trajectory]]) -> list[float]:
 
 
 def rollouts_from(
-    trajectories: TrajectorySet, expert: Trajectory, rounds: Collection[int]
+    trajectories: TrajectorySet, origin: Trajectory, rounds: Collection[int]
 ) -> dict[int, list[Trajectory]]:
     """The student's rollouts of some rounds, by the state of a trajectory they started from.
 
     The task's start (0) is always a key. Failed rollouts are excluded.
     """
     by_state: dict[int, list[Trajectory]] = {0: []}
-    for rollout in sorted(trajectories.of_task(expert.task), key=lambda item: item.id):
-        state = _start_in(rollout, expert)
+    for rollout in sorted(trajectories.of_task(origin.task), key=lambda item: item.id):
+        state = _start_in(rollout, origin)
         if (
             state is not None
             and rollout.by_student
@@ -196,21 +196,21 @@ def rollouts_from(
 
 
 def count_wins(
-    trajectories: TrajectorySet, expert: Trajectory, rounds: Collection[int]
+    trajectories: TrajectorySet, origin: Trajectory, rounds: Collection[int]
 ) -> dict[int, tuple[int, int]]:
     """(wins, rollouts) of the student in some rounds, by the state of a trajectory."""
-    by_state = rollouts_from(trajectories, expert, rounds)
+    by_state = rollouts_from(trajectories, origin, rounds)
     return {
         state: (sum(item.success for item in by_state[state]), len(by_state[state]))
         for state in sorted(by_state)
     }
 
 
-def _start_in(rollout: Trajectory, expert: Trajectory) -> int | None:
-    """The state of the expert's path that a rollout started from; None for another trajectory's."""
+def _start_in(rollout: Trajectory, origin: Trajectory) -> int | None:
+    """The state of the origin's path that a rollout started from; None for another trajectory's."""
     if rollout.start is None:
         return 0
-    return rollout.start.t if rollout.start.trajectory == expert.id else None
+    return rollout.start.t if rollout.start.trajectory == origin.id else None
 
 
 def _is_solvable(wins: int, rollouts: int, rule: LabelRule) -> bool | None:
