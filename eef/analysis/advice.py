@@ -124,8 +124,8 @@ def advise_on(potential: Potential) -> Advice:
     prospect, stability = prospect_of(potential), stability_of(potential)
     counts = (
         f"the expert's failures open {potential.opened} of {potential.tasks} tasks, its wins teach "
-        f"{potential.taught} that the student does not win, and {potential.missed} are missed for "
-        "want of tries from the start"
+        f"{potential.taught} that the student does not win, and {potential.missed} are missed "
+        "because EEF plays fewer rollouts from the start"
     )
     states = max(1, min(MOST_STATES, round(potential.failure) - 1))
     if prospect == "gain":

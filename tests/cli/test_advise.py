@@ -118,3 +118,13 @@ def test_a_run_without_the_methods_is_refused(tmp_path):
     assert done.exit_code == 2
     assert "has no method `rft6` to measure with" in done.stderr
     assert f"`eef advise RECIPE --out {run.path}`" in done.stderr
+
+
+def test_a_run_that_tried_no_task_cannot_be_measured(tmp_path):
+    run = finish(start_run(tmp_path / "run")).run
+    for method in ("rft2", "eef"):
+        path = run.store(method) / "trajectories.jsonl"
+        path.write_text("", encoding="utf-8")
+    done = eef("advise", run.path)
+    assert done.exit_code == 2
+    assert "has no rollout from the start of a task to measure" in done.stderr
