@@ -69,6 +69,7 @@ def test_completions_equal_those_of_the_local_policy(directory, renderer):
     with fake_engine(directory) as (url, engine):
         policy = make_policy(url, renderer)
         assert isinstance(policy, FreePolicy)
+        assert policy.tools is renderer.tools
         for sampling in (SHORT, Sampling(temperature=0.0, max_tokens=8)):
             completions = policy.act(talks, range(6), sampling)
             expected = [local.act([talk], [seed], sampling)[0] for seed, talk in enumerate(talks)]
