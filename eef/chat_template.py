@@ -141,7 +141,9 @@ class ChatTemplate:
 
         The date is the fixed one. None if the template refuses the messages.
         """
-        options = self._options if with_variables else {"chat_template": self._template}
+        options = self._options
+        if not with_variables:
+            options = {key: options[key] for key in options if key not in self.variables}
         try:
             return self._text(messages, generation_prompt=False, options=options)
         except ModelError:

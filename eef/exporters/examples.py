@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from eef.chat_template import as_text_arguments, structured
 from eef.policy import Conversation
 from eef.renderer import Rendered, Renderer, fits, weighted_conversation
 from eef.selection import TrainingExample
@@ -19,8 +20,9 @@ class RenderedExample:
     `folded` is the conversation as the chat template gets it: it has no system message if the
     template does not render any. `weights[i]` belongs to the i-th assistant message of either.
     `rendered` and `spans` are what `eef` itself trains on: token ids with their weights, and the
-    text of the same ids in spans of equal weight. `meta` is its provenance: example, task,
-    trajectory, source, and the author and reason of each assistant message.
+    text of the same ids in spans of equal weight. `tools` are those of an agent that calls tools,
+    as chat APIs take them. `meta` is its provenance: example, task, trajectory, source, and the
+    author and reason of each assistant message.
     """
 
     conversation: Conversation
@@ -29,17 +31,28 @@ class RenderedExample:
     rendered: Rendered
     spans: list[tuple[str, float]]
     meta: dict[str, Any]
+    tools: tuple[dict[str, Any], ...] = ()
 
     @property
     def binary(self) -> bool:
         """Whether every weight is 0 or 1."""
         return all(weight in (0.0, 1.0) for weight in self.weights)
 
-    def weighted(self, *, folded: bool = False) -> Iterator[tuple[dict[str, str], float]]:
-        """Each message with its weight, which is 0 for every message not written by the agent."""
+    def weighted(self, *, folded: bool = False) -> Iterator[tuple[dict[str, Any], float]]:
+        """Each message with its weight, which is 0 for every message not written by the agent.
+
+        Calls are in `tool_calls`, with their arguments as JSON text.
+        """
         weights = iter(self.weights)
-        for message in self.folded if folded else self.conversation:
+        for message in self.written(self.folded if folded else self.conversation):
             yield message, next(weights) if message["role"] == "assistant" else 0.0
+
+    def written(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """Messages as chat APIs take them."""
+        if not self.tools:
+            return [{**message} for message in conversation]
+        pairs = [(message["role"], message["content"]) for message in conversation]
+        return as_text_arguments(structured(pairs))
 
     def trained_parts(self) -> Iterator[tuple[Conversation, str]]:
         """For each trained message, the folded conversation up to it and the text of that."""
@@ -80,6 +93,7 @@ def render_examples(
                 weights=weights,
                 rendered=rendered,
                 spans=renderer.spans(conversation, weights),
+                tools=tuple(renderer.tools.records()) if renderer.tools else (),
                 meta={**about, **_provenance(example, trajectories, weights)},
             )
 

@@ -46,13 +46,15 @@ _ACKNOWLEDGMENT = "OK. I'll follow your instructions and try my best to solve th
 class Target:
     """A trainer to write files for.
 
-    `binary`: it supports only the weights 0 and 1. `renders`: what it renders messages by: the
-    `model`'s chat template, its `own`, or none, because it gets `tokens` or text. Those that render
-    messages train whole messages, so that they cannot train on actions only.
+    `binary`: it supports only the weights 0 and 1. `calls`: it supports tool calls. `renders`: what
+    it renders messages by: the `model`'s chat template, its `own`, or none, because it gets
+    `tokens` or text. Those that render messages train whole messages, so that they cannot train on
+    actions only.
     """
 
     write: Callable[[Sequence[RenderedExample], Path, Renderer], None]
     binary: bool = True
+    calls: bool = True
     renders: Literal["model", "own", "tokens"] = "model"
 
 
@@ -150,6 +152,11 @@ def _check(
             f'`{name}` trains whole messages, and `chat.loss_on` is "action"',
             hint=f"export to one of: {_names(lambda each: each.renders == 'tokens')}",
         )
+    if not target.calls and any(example.tools for example in examples):
+        raise MethodError(
+            f"`{name}` has no form for tool calls",
+            hint=f"export to one of: {_names(lambda each: each.calls)}",
+        )
     odd = next((example for example in examples if target.binary and not example.binary), None)
     if odd is not None:
         weight = next(weight for weight in odd.weights if weight not in (0.0, 1.0))
@@ -173,14 +180,25 @@ def canonical(example: RenderedExample) -> Json:
         {**message, "train": weight != 0, **({} if weight in (0.0, 1.0) else {"weight": weight})}
         for message, weight in example.weighted()
     ]
-    return {"messages": messages, "meta": example.meta}
+    return {"messages": messages, **_tools(example), "meta": example.meta}
+
+
+def _tools(example: RenderedExample) -> Json:
+    """The tools of a row, if its agent calls any."""
+    return {"tools": list(example.tools)} if example.tools else {}
+
+
+def _tools_text(example: RenderedExample) -> Json:
+    """The tools of a row as JSON text, for trainers whose tables have no nested columns."""
+    return {"tools": json.dumps(example.tools)} if example.tools else {}
 
 
 def _with(
     example: RenderedExample, key: str, value: Callable[[float], Any], *, folded: bool = True
 ) -> Json:
     weighted = example.weighted(folded=folded)
-    return {"messages": [{**message, key: value(weight)} for message, weight in weighted]}
+    messages = [{**message, key: value(weight)} for message, weight in weighted]
+    return {"messages": messages, **_tools(example)}
 
 
 def _axolotl(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
@@ -196,17 +214,36 @@ def _swift(examples: Sequence[RenderedExample], directory: Path, renderer: Rende
     rows = (
         {
             "messages": [
-                {
-                    **message,
-                    "loss": weight != 0,
-                    **({} if example.binary else {"loss_scale": weight}),
-                }
+                each
                 for message, weight in example.weighted(folded=True)
-            ]
+                for each in _swift_messages(message, weight, scaled=not example.binary)
+            ],
+            **_tools_text(example),
         }
         for example in examples
     )
     write_jsonl(directory / "train.jsonl", rows)
+
+
+def _swift_messages(message: Json, weight: float, *, scaled: bool) -> Iterator[Json]:
+    """A message as ms-swift takes it: each call and each result is a message of its own."""
+    loss = {"loss": weight != 0, **({"loss_scale": weight} if scaled else {})}
+    calls = message.get("tool_calls", ())
+    if message["role"] == "tool":
+        yield {"role": "tool_response", "content": message["content"], **loss}
+    elif not calls:
+        yield {**message, **loss}
+    else:
+        if message["content"]:
+            yield {"role": "assistant", "content": message["content"], **loss}
+        for call in calls:
+            content = json.dumps(_parsed_call(call), ensure_ascii=False)
+            yield {"role": "tool_call", "content": content, **loss}
+
+
+def _parsed_call(call: Json) -> Json:
+    function = call["function"]
+    return {"name": function["name"], "arguments": json.loads(function["arguments"])}
 
 
 def _llamafactory(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
@@ -221,8 +258,11 @@ def _llamafactory(examples: Sequence[RenderedExample], directory: Path, renderer
         {
             "eef": {
                 "file_name": "train.jsonl",
-                "formatting": "sharegpt",
-                "columns": {"messages": "messages"},
+                "formatting": "openai" if examples[0].tools else "sharegpt",
+                "columns": {
+                    "messages": "messages",
+                    **({"tools": "tools"} if examples[0].tools else {}),
+                },
                 "tags": {
                     "role_tag": "role",
                     "content_tag": "content",
@@ -239,7 +279,7 @@ def _llamafactory(examples: Sequence[RenderedExample], directory: Path, renderer
 def _rows_per_action(example: RenderedExample) -> Iterator[Json]:
     """One row per trained message, its last one, which alone is trained (`mask_history`)."""
     for conversation, _ in example.trained_parts():
-        yield {"messages": conversation}
+        yield {"messages": example.written(conversation), **_tools_text(example)}
 
 
 def _llamafactory_v1(
@@ -252,15 +292,25 @@ def _llamafactory_v1(
             "messages": [
                 {
                     "role": message["role"],
-                    "content": [{"type": "text", "value": message["content"]}],
+                    "content": _v1_content(message),
                     "loss_weight": weight,
                 }
                 for message, weight in example.weighted(folded=True)
-            ]
+            ],
+            **_tools_text(example),
         }
         for example in examples
     )
     write_jsonl(directory / "train.jsonl", rows)
+
+
+def _v1_content(message: Json) -> list[Json]:
+    text = [{"type": "text", "value": message["content"]}] if message["content"] else []
+    calls = [
+        {"type": "tool_call", "value": json.dumps(_parsed_call(call), ensure_ascii=False)}
+        for call in message.get("tool_calls", ())
+    ]
+    return [*text, *calls] or [{"type": "text", "value": ""}]
 
 
 def _agentgym(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
@@ -299,25 +349,44 @@ def atif(example: RenderedExample) -> Json:
     steps: list[Json] = []
     for message, weight in example.weighted():
         role, content = message["role"], message["content"]
-        if role == "user" and steps and steps[-1]["source"] == "agent":
-            steps[-1]["observation"] = {"results": [{"content": content}]}
+        if role in ("user", "tool") and steps and steps[-1]["source"] == "agent":
+            call = {"source_call_id": message["tool_call_id"]} if role == "tool" else {}
+            observation = steps[-1].setdefault("observation", {"results": []})
+            observation["results"].append({**call, "content": content})
             continue
         source = "agent" if role == "assistant" else role
         steps.append(
             {
                 "step_id": len(steps) + 1,
                 "source": source,
-                "message": content,
+                "message": content or "",
+                **_atif_calls(message),
                 "extra": {"train": weight != 0, "weight": weight},
             }
         )
     return {
         "schema_version": "ATIF-v1.6",
         "session_id": example.meta["example"],
-        "agent": {"name": "eef", "version": __version__},
+        "agent": {
+            "name": "eef",
+            "version": __version__,
+            **({"tool_definitions": list(example.tools)} if example.tools else {}),
+        },
         "steps": steps,
         "extra": example.meta,
     }
+
+
+def _atif_calls(message: Json) -> Json:
+    calls = [
+        {
+            "tool_call_id": call["id"],
+            "function_name": call["function"]["name"],
+            "arguments": json.loads(call["function"]["arguments"]),
+        }
+        for call in message.get("tool_calls", ())
+    ]
+    return {"tool_calls": calls} if calls else {}
 
 
 # --- tokens ---------------------------------------------------------------------------------------
@@ -348,6 +417,7 @@ def _parquet(examples: Sequence[RenderedExample], directory: Path, renderer: Ren
             ],
             "input_ids": example.rendered.ids,
             "weights": example.rendered.weights,
+            **_tools_text(example),
             "meta": json.dumps(example.meta),
         }
         for example in examples
@@ -363,14 +433,24 @@ def _trl(examples: Sequence[RenderedExample], directory: Path, renderer: Rendere
     path = directory / MARKED_FILE
     template = None
     if renderer.loss_on == "completion":
-        write_jsonl(
-            directory / "messages.jsonl", (_with(example, "train", bool) for example in examples)
-        )
-        template = marked_template(renderer, examples)
+        write_jsonl(directory / "messages.jsonl", (_trl_row(example) for example in examples))
+        if renderer.tools is None:
+            template = marked_template(renderer, examples)
     if template is None:
         path.unlink(missing_ok=True)
     else:
         write_text(path, template)
+
+
+def _trl_row(example: RenderedExample) -> Json:
+    """A row of messages. TRL and chat templates take the arguments of calls as objects."""
+    row = _with(example, "train", bool)
+    for message in row["messages"]:
+        if "tool_calls" in message:
+            message["content"] = message["content"] or ""
+            for call in message["tool_calls"]:
+                call["function"] = _parsed_call(call)
+    return row
 
 
 def labels(example: RenderedExample) -> list[int]:
@@ -384,7 +464,8 @@ def _verl(examples: Sequence[RenderedExample], directory: Path, renderer: Render
         directory / "train.parquet",
         [
             {
-                "messages": example.conversation,
+                "messages": example.written(example.conversation),
+                **_tools_text(example),
                 "input_ids": example.rendered.ids,
                 "loss_mask": example.rendered.weights,
             }
@@ -413,7 +494,7 @@ TARGETS: dict[str, Target] = {
     "ms-swift": Target(_swift, binary=False),
     "openai": Target(_weights, renders="own"),
     "together": Target(_weights, renders="own"),
-    "agentgym": Target(_agentgym, renders="own"),
+    "agentgym": Target(_agentgym, calls=False, renders="own"),
     "verl": Target(_verl, binary=False, renders="tokens"),
     "prompt-completion": Target(_prompt_completion, binary=False, renders="tokens"),
     "parquet": Target(_parquet, binary=False, renders="tokens"),
