@@ -51,6 +51,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "label-noise": Entry("label_noise:label_noise", "Measure how often labels are wrong."),
     },
     "Data and models": {
+        "play": Entry("play:play_by_hand", "Play an environment by hand, as an expert."),
         "import": Entry("import_:import_files", "Import expert trajectories from other formats."),
         "export": Entry("export:export", "Export training examples for other trainers."),
     },

@@ -1,0 +1,1 @@
+"""A help desk with tools: the example of `docs/your-agent.md`."""
