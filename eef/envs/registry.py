@@ -25,6 +25,7 @@ ENVIRONMENTS = {
     "webshop": "eef.envs.webshop.spec",
     "scienceworld": "eef.envs.scienceworld.spec",
     "textworld-express": "eef.envs.textworld_express",
+    "gymnasium": "eef.envs.gymnasium_text",
     "toy": "eef.envs.toy",
 }
 """Name → module whose `SPEC` is the environment's `EnvSpec`."""
