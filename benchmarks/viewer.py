@@ -183,6 +183,7 @@ def measure(directory: Path, pages: int) -> dict[str, Any]:
     """Index the run and request pages of every view, in this process."""
     from starlette.testclient import TestClient
 
+    from eef.viewer.library import Library
     from eef.viewer.open_run import OpenRun
     from eef.viewer.server import make_app
 
@@ -190,7 +191,7 @@ def measure(directory: Path, pages: int) -> dict[str, Any]:
     run = OpenRun.open("large", directory)
     run.refresh()
     indexed = time.perf_counter() - started
-    client = TestClient(make_app([run], "key"))
+    client = TestClient(make_app(Library((run,)), "key"))
     started = time.perf_counter()
     assert client.get("/key/large/").status_code == 200
     first = time.perf_counter() - started

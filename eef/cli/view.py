@@ -19,7 +19,11 @@ from eef.utils.extras import require_package
 def view(
     directories: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR…", help="Run directories.", show_default=False),
+        typer.Argument(
+            metavar="DIR…",
+            help="Run directories, or directories of `eef compare`.",
+            show_default=False,
+        ),
     ],
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port on this machine; 0 is any free port.")
@@ -64,9 +68,8 @@ def view(
     """
     require_package("jinja2", "`eef view`")
     require_package("starlette", "`eef view`")
-    from eef.viewer.open_run import OpenRun
+    from eef.viewer.library import open_library
     from eef.viewer.server import serve
-    from eef.viewer.site import name_runs
     from eef.viewer.static import choose_tasks, write_site
 
     if static is None and (task or filter):
@@ -74,17 +77,17 @@ def view(
             "`--task` and `--filter` have no effect without `--static`",
             hint="the pages of the server have filters of their own",
         )
-    runs = [OpenRun.open(slug, path) for slug, path in name_runs(directories).items()]
+    library = open_library(directories)
     with handle_interrupt("stopped"):
-        for run in runs:
+        for run in library.runs:
             with show_bars() as on_progress:
                 run.refresh(on_progress)
 
         if static is not None:
-            for run in runs:
+            for run in library.runs:
                 run.static, run.only = True, choose_tasks(run, task or (), filter)
             with show_bars() as on_progress:
-                print_out(str(write_site(runs, static, on_progress)))
+                print_out(str(write_site(library, static, on_progress)))
             return
 
         def ready(address: str) -> None:
@@ -99,4 +102,4 @@ def view(
                 webbrowser.open(address)
             print_err("Ctrl-C stops the server")
 
-        serve(runs, port=port, ready=ready)
+        serve(library, port=port, ready=ready)

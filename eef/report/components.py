@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from urllib.parse import quote
 
 from eef.analysis.results import Results
 from eef.pipeline.stages import BC, EXPERT
@@ -90,6 +91,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Content]], *, name: str) 
 
 def figure(caption: str, *drawing: Html) -> Html:
     return tag("figure", tag("figcaption", caption), *drawing)
+
+
+def in_viewer(view: str, name: str) -> Html:
+    """A link to a page of `eef view`, shown only where that serves the report."""
+    return tag("a", "open", href=f"{view}/{quote(name)}", class_="in-viewer")
 
 
 def note(text: str) -> Html:

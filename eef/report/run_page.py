@@ -102,6 +102,10 @@ def _reproduce(run: RunData, results: Results) -> Section:
             "Paths inside the recipe are relative to the directory where the command is executed. "
             "On another machine, save the recipe below as a file and name that file."
         ),
+        tag("pre", tag("code", f"eef view {shlex.quote(str(run.path.resolve()))}")),
+        note(
+            "It shows every trajectory of the run in a browser, and this report with links to them."
+        ),
         fold("Fingerprint: numbers are comparable only if it is equal", tag("dl", *fingerprint)),
         fold("Recipe with all defaults", tag("pre", tag("code", run.recipe.to_json()))),
     )

@@ -21,7 +21,7 @@ def study_markdown(study: Study, commands: Sequence[str]) -> str:
     ]
     for unit, aggregate in study.aggregates.items():
         words = study_verdict(aggregate)
-        parts += ["", f"## {_title(study, unit)}", *(["", words] if words else [])]
+        parts += ["", f"## {budget_title(study, unit)}", *(["", words] if words else [])]
         for each in make_tables(aggregate):
             parts += ["", f"**{each.title}**", "", *_markdown_table(each.head, each.rows)]
             parts += ["", each.note] if each.note else []
@@ -44,7 +44,7 @@ def study_page(study: Study, commands: Sequence[str]) -> str:
             for each in make_tables(aggregate)
         ]
         words = tag("p", study_verdict(aggregate), class_="verdict")
-        sections.append(section(_title(study, unit), words, draw_charts(aggregate), *tables))
+        sections.append(section(budget_title(study, unit), words, draw_charts(aggregate), *tables))
     fingerprint = tag(
         "dl",
         *(
@@ -62,7 +62,7 @@ def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def _title(study: Study, unit: str) -> str:
+def budget_title(study: Study, unit: str) -> str:
     """`At equal rollouts: 720 per round`; tokens are those that the student generates."""
     if unit == "none":
         return "Without a budget"

@@ -65,6 +65,12 @@ class OpenRun:
             self.version += 1
         return changed
 
+    @property
+    def report(self) -> Path | None:
+        """The report of the run, if one was written."""
+        path = self.run.path / "report.html"
+        return path if path.is_file() else None
+
     def done(self) -> frozenset[Stage]:
         return frozenset(stage for stage in self.run.stages if self.run.is_done(stage))
 

@@ -6,7 +6,7 @@ import logging
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,12 +20,14 @@ from starlette.routing import Route
 from eef.errors import ConfigError, EefError
 from eef.viewer.address import NAMED, VIEWS, Address, View, served
 from eef.viewer.assets import ASSETS, read_asset
+from eef.viewer.library import Library
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound
 from eef.viewer.site import Site
 
 LOG = logging.getLogger(__name__)
 HOST = "127.0.0.1"
+_SHOW_LINKS = ".in-viewer { display: inline; }"
 FOLLOW_S = 1.0
 """Seconds between two looks at the files of a run."""
 
@@ -42,9 +44,9 @@ HEADERS = {
 }
 
 
-def make_app(runs: list[OpenRun], key: str) -> Starlette:
+def make_app(library: Library, key: str) -> Starlette:
     """The web application. All paths start with the key; any other path is answered by 404."""
-    site = Site(runs, served(f"/{key}"))
+    site = Site(library, served(f"/{key}"))
 
     def endpoint(address_of: Callable[[Request], Address]) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
@@ -70,6 +72,14 @@ def make_app(runs: list[OpenRun], key: str) -> Starlette:
 
         return address
 
+    async def report(request: Request) -> Response:
+        """The report that lies in the run directory, with its links into these pages."""
+        run = site.runs.get(request.path_params["run"])
+        if run is None or run.report is None:
+            return _page(site.draw_error(NotFound("this run has no report yet")), 404)
+        text = await run_in_threadpool(run.report.read_text, encoding="utf-8", errors="replace")
+        return _page(text.replace("</head>", f"<style>{_SHOW_LINKS}</style></head>", 1))
+
     async def stamp(request: Request) -> Response:
         run = site.runs.get(request.path_params["run"])
         if run is None:
@@ -87,6 +97,7 @@ def make_app(runs: list[OpenRun], key: str) -> Starlette:
         Route(f"/{key}/", endpoint(view("home"))),
         Route(f"/{key}/assets/{{name}}", asset),
         Route(f"/{key}/{{run}}/stamp", stamp),
+        Route(f"/{key}/{{run}}/report", report),
         Route(f"/{key}/{{run}}/", endpoint(view("run"))),
     ]
     for name in VIEWS:
@@ -109,7 +120,7 @@ async def _unknown(request: Request, error: Exception) -> Response:
 class Follower:
     """A thread that follows the files of unfinished runs until it is stopped."""
 
-    def __init__(self, runs: list[OpenRun]) -> None:
+    def __init__(self, runs: Sequence[OpenRun]) -> None:
         self._runs, self._stop = runs, threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -130,24 +141,26 @@ class Follower:
                     LOG.exception("cannot follow %s", run.run.path)
 
 
-def serve(runs: list[OpenRun], *, port: int, ready: Callable[[str], None]) -> None:
-    """Serve the pages of some runs until the process is stopped.
+def serve(library: Library, *, port: int, ready: Callable[[str], None]) -> None:
+    """Serve the pages of some runs and comparisons until the process is stopped.
 
     `ready` is called with the address once it accepts requests. Port 0 is any free port.
     ConfigError if the port cannot be used.
     """
     key = secrets.token_urlsafe(16)
-    with _listening(port) as listener, Follower(runs):
+    with _listening(port) as listener, Follower(library.runs):
         ready(f"http://{HOST}:{listener.getsockname()[1]}/{key}/")
         config = uvicorn.Config(
-            make_app(runs, key), log_level="warning", access_log=False, timeout_graceful_shutdown=1
+            make_app(library, key),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
         )
         try:
             with suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run(sockets=[listener])
         finally:
-            for run in runs:
-                run.close()
+            library.close()
 
 
 def _listening(port: int) -> socket.socket:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
@@ -18,12 +16,14 @@ from eef.report.html import Html
 from eef.report.sections.case_study import MEANINGS, REASONS, SIGNS
 from eef.viewer.address import VIEWS, Address, Link
 from eef.viewer.index import Reader
+from eef.viewer.library import Library
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
 from eef.viewer.text import highlighted, shorten, visible
 from eef.viewer.views.example import example_address, example_page, tokens_page
 from eef.viewer.views.rollout import compare_page, trajectory_page
 from eef.viewer.views.run import behaviors_page, run_page, tasks_page
+from eef.viewer.views.study import study_page
 from eef.viewer.views.task import task_page
 
 RUN_VIEWS: Mapping[str, Callable[[OpenRun, Reader, Address], Page]] = {
@@ -40,13 +40,21 @@ OUTCOME_SIGNS = {"won": "●", "lost": "○", "failed": "✕"}
 
 
 class Site:
-    """The pages of some runs. `link` writes addresses; a `static` site has no forms and no server.
+    """The pages of some runs and comparisons.
 
-    Safe to use from several threads.
+    `link` writes addresses. A `static` site has no forms and is never renewed. Safe to use from
+    several threads.
     """
 
-    def __init__(self, runs: Sequence[OpenRun], link: Link, *, static: bool = False) -> None:
-        self.runs = {run.slug: run for run in runs}
+    def __init__(
+        self,
+        library: Library,
+        link: Link,
+        *,
+        static: bool = False,
+    ) -> None:
+        self.runs = {run.slug: run for run in library.runs}
+        self.studies = {study.slug: study for study in library.studies}
         self.static = static
         self._templates = Environment(
             loader=PackageLoader("eef.viewer"),
@@ -85,6 +93,8 @@ class Site:
         """The page of an address. NotFound if there is none."""
         if address.view == "home":
             return self._draw_home()
+        if address.view == "study" and address.run in self.studies:
+            return self._fill(study_page(self.studies[address.run], address), address, None)
         run = self.runs.get(address.run)
         if run is None:
             raise NotFound(f"no run {address.run!r}", hint="open the list of runs")
@@ -117,6 +127,7 @@ class Site:
             address=address,
             run=run,
             runs=self.runs,
+            studies=self.studies,
             style=_style_finder(run),
             stamp=self.stamp(run) if run and page.live else "",
             **page.variables,
@@ -149,21 +160,3 @@ def _style_finder(run: OpenRun | None) -> Callable[[str], Html]:
         return swatch(OTHER_STYLES[place % len(OTHER_STYLES)])
 
     return style
-
-
-def name_runs(paths: Iterable[Path]) -> dict[str, Path]:
-    """A short name for each run directory, which is part of its addresses.
-
-    >>> name_runs([Path("runs/demo"), Path("old/demo")])
-    {'demo': PosixPath('runs/demo'), 'demo-2': PosixPath('old/demo')}
-    """
-    named: dict[str, Path] = {}
-    for path in paths:
-        base = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.resolve().name).strip(".-") or "run"
-        base = f"{base}-run" if base in ("assets", "index") else base
-        name, count = base, 1
-        while name in named:
-            count += 1
-            name = f"{base}-{count}"
-        named[name] = path
-    return named

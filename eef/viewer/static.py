@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from eef.config import unknown_name
@@ -13,6 +13,7 @@ from eef.utils.jsonl import disk_errors
 from eef.utils.progress import OnProgress, Progress, ignore_progress
 from eef.viewer.address import Address, file_name
 from eef.viewer.assets import ASSETS, read_asset
+from eef.viewer.library import Library
 from eef.viewer.open_run import OpenRun
 from eef.viewer.site import Site
 from eef.viewer.tasks import FILTERS, list_tasks
@@ -46,7 +47,7 @@ def choose_tasks(run: OpenRun, tasks: Collection[str], filter: str | None) -> fr
 
 
 def write_site(
-    runs: Sequence[OpenRun], directory: Path, on_progress: OnProgress = ignore_progress
+    library: Library, directory: Path, on_progress: OnProgress = ignore_progress
 ) -> Path:
     """Write every page that can be reached from the list of runs; returns the first page.
 
@@ -66,7 +67,7 @@ def write_site(
             waiting.append(address)
         return file_name(address)
 
-    site = Site(runs, link, static=True)
+    site = Site(library, link, static=True)
     with disk_errors(directory):
         (directory / "assets").mkdir(parents=True, exist_ok=True)
         for name in ASSETS:

@@ -10,7 +10,7 @@ import pytest
 
 from eef.pipeline.run_directory import RunDirectory
 from eef.trajectory import Trajectory
-from eef.viewer import address, search, site, text
+from eef.viewer import address, library, search, text
 from eef.viewer.index import RunIndex, index_path
 from eef.viewer.search import parse_search
 from eef.viewer.tasks import FILTERS, SORTS, count_filters, list_tasks
@@ -31,7 +31,7 @@ def index(run):
     return found
 
 
-@pytest.mark.parametrize("module", [address, search, site, text])
+@pytest.mark.parametrize("module", [address, library, search, text])
 def test_doctests(module):
     assert doctest.testmod(module) == (0, doctest.testmod(module).attempted)
 

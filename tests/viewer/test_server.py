@@ -11,13 +11,17 @@ from urllib.parse import quote
 import pytest
 from starlette.testclient import TestClient
 
+from eef.analysis.results import read_results
 from eef.errors import ConfigError
+from eef.report.run_page import write_page
+from eef.viewer.library import Library, open_library
 from eef.viewer.open_run import OpenRun
 from eef.viewer.server import CONTENT_POLICY, _listening, make_app
-from eef.viewer.site import name_runs
+from tests.fakes import ROOT
 from tests.fakes.hostile import HOSTILE, hostile_run
 from tests.fakes.html import read_html
-from tests.fakes.scripted_run import finish, start_run
+from tests.fakes.scripted_run import explored_run, finish, start_run
+from tests.fakes.small_run import eef
 
 KEY = "secret"
 
@@ -31,7 +35,7 @@ def opened(finished):
 
 @pytest.fixture(scope="module")
 def client(opened):
-    return TestClient(make_app([opened], KEY), raise_server_exceptions=True)
+    return TestClient(make_app(Library((opened,)), KEY), raise_server_exceptions=True)
 
 
 def crawl(client, start, limit=400):
@@ -110,7 +114,7 @@ def test_hostile_texts_are_shown_as_text(finished, tmp_path):
     task, names = hostile_run(finished, tmp_path / "run")
     opened = OpenRun.open("run", tmp_path / "run")
     opened.refresh()
-    client = TestClient(make_app([opened], KEY))
+    client = TestClient(make_app(Library((opened,)), KEY))
     for name, text in zip(names, HOSTILE, strict=True):
         response = client.get(f"/{KEY}/run/trajectory/{quote(name)}")
         assert response.status_code == 200
@@ -140,7 +144,7 @@ def test_a_damaged_record_is_named_and_hides_nothing(finished, tmp_path):
     evaluation.write_text("{}")
     opened = OpenRun.open("run", tmp_path / "run")
     opened.refresh()
-    client = TestClient(make_app([opened], KEY))
+    client = TestClient(make_app(Library((opened,)), KEY))
     run = client.get(f"/{KEY}/run/")
     assert run.status_code == 200
     assert "could not be read" in run.text
@@ -153,7 +157,7 @@ def test_a_damaged_record_is_named_and_hides_nothing(finished, tmp_path):
 def test_a_running_run_is_followed(tmp_path):
     pipeline = start_run(tmp_path / "run")
     opened = OpenRun.open("run", tmp_path / "run")
-    client = TestClient(make_app([opened], KEY))
+    client = TestClient(make_app(Library((opened,)), KEY))
     opened.refresh()
     page = client.get(f"/{KEY}/run/").text
     first = client.get(f"/{KEY}/run/stamp").json()["stamp"]
@@ -172,10 +176,10 @@ def test_a_running_run_is_followed(tmp_path):
 def test_several_runs_have_a_list(finished, tmp_path):
     other = tmp_path / "run"
     shutil.copytree(finished, other)
-    runs = [OpenRun.open(name, each) for name, each in name_runs([finished, other]).items()]
-    for run in runs:
+    library = open_library([finished, other])
+    for run in library.runs:
         run.refresh()
-    client = TestClient(make_app(runs, KEY))
+    client = TestClient(make_app(library, KEY))
     home = read_html(client.get(f"/{KEY}/").text)
     assert {f"/{KEY}/run/", f"/{KEY}/run-2/"} <= set(home.links)
     assert client.get(f"/{KEY}/run-2/tasks").status_code == 200
@@ -189,3 +193,80 @@ def test_a_taken_port_is_one_line_with_a_hint():
         with pytest.raises(ConfigError, match=f"cannot listen on port {port}") as caught:
             _listening(port)
         assert "--port 0" in caught.value.hint
+
+
+def test_a_comparison_opens_with_the_runs_of_its_seeds(tmp_path):
+    for seed in (3, 4):
+        finish(start_run(tmp_path / "cmp" / f"seed{seed}", seed=seed, rounds=1))
+    library = open_library([tmp_path / "cmp"])
+    for run in library.runs:
+        run.refresh()
+    client = TestClient(make_app(library, KEY))
+    assert f"/{KEY}/cmp/study" in read_html(client.get(f"/{KEY}/").text).links
+    page = client.get(f"/{KEY}/cmp/study")
+    assert page.status_code == 200
+    reader = read_html(page.text)
+    task = next(iter(library.studies[0].study.trials[0].tasks))
+    for slug in ("cmp-seed3", "cmp-seed4"):
+        assert f"/{KEY}/{slug}/" in reader.links
+        assert f"/{KEY}/{slug}/task/{task}" in reader.links
+        assert client.get(f"/{KEY}/{slug}/task/{task}").status_code == 200
+    assert "Test tasks by seed" in reader.text
+
+
+def test_trial_files_open_without_their_runs():
+    library = open_library([ROOT / "results"])
+    assert library.runs == ()
+    page = TestClient(make_app(library, KEY)).get(f"/{KEY}/results/study")
+    assert page.status_code == 200
+    assert "EEF" in read_html(page.text).text
+
+
+@pytest.mark.parametrize("content", [None, "empty", "file"])
+def test_what_is_no_run_is_one_line_with_a_hint(tmp_path, content):
+    path = tmp_path / "x"
+    if content == "empty":
+        path.mkdir()
+    if content == "file":
+        path.write_text("")
+    result = eef("view", path, "--no-browser")
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 2
+    assert "hint: " in result.stderr
+
+
+def test_a_half_written_recipe_is_one_line(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.json"
+    recipe.write_text(recipe.read_text()[:100])
+    result = eef("view", tmp_path / "run", "--no-browser")
+    assert result.exit_code == 2
+    assert "recipe.json` is not JSON" in result.stderr
+
+
+def test_options_of_files_need_static(finished):
+    result = eef("view", finished, "--filter", "never")
+    assert result.exit_code == 2
+    assert "no effect without `--static`" in result.stderr
+    result = eef("view", finished, "--static", finished)
+    assert "is a run directory" in result.stderr
+    result = eef("view", finished, "--static", finished.parent / "x", "--filter", "nevr")
+    assert "unknown filter 'nevr'" in result.stderr
+    result = eef("view", finished, "--static", finished.parent / "x", "--task", "none")
+    assert "has no task 'none'" in result.stderr
+
+
+def test_the_report_links_into_the_pages(tmp_path):
+    outcomes = {"a": ["lose", "win", "lose", "win", "win", "lose"]}
+    run = explored_run(tmp_path / "run", outcomes)
+    write_page(run.read(), read_results(run.read()), run.path / "report.html")
+    opened = OpenRun.open("run", run.path)
+    opened.refresh()
+    client = TestClient(make_app(Library((opened,)), KEY))
+    assert f"/{KEY}/run/report" in read_html(client.get(f"/{KEY}/run/").text).links
+    page = client.get(f"/{KEY}/run/report")
+    assert page.status_code == 200
+    assert ".in-viewer { display: inline; }" in page.text
+    links = [link for link in read_html(page.text).links if not link.startswith("#")]
+    assert "task/toy/a" in links
+    assert {client.get(f"/{KEY}/run/{link}").status_code for link in links} == {200}

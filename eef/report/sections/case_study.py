@@ -8,7 +8,7 @@ from eef.analysis.case_study import CaseStudy
 from eef.chat import parse_completion
 from eef.envs.registry import report_spec
 from eef.methods.labels import OutcomeGrid, Segment
-from eef.report.components import Section, section
+from eef.report.components import Section, in_viewer, section
 from eef.report.formatting import count_of, display_name
 from eef.report.html import Html, tag
 from eef.selection import TrainingExample
@@ -40,7 +40,7 @@ def draw_case_study(case: CaseStudy) -> Section:
     """The trajectory with its outcome grid, then every example made from it."""
     return section(
         "Case study: an explored failure of the expert",
-        tag("p", _introduce(case), class_="lead"),
+        tag("p", _introduce(case), " ", in_viewer("task", case.expert.task), class_="lead"),
         tag("ol", *_path(case), class_="path"),
         tag("details", tag("summary", "Labels"), _key(), class_="fold"),
         tag("h3", "Training examples made from it"),
@@ -123,6 +123,8 @@ def _rollout(rollout: Trajectory) -> Html:
         "li",
         tag("strong", end),
         f" in {count_of(len(rollout.steps), 'step')}: ",
+        in_viewer("trajectory", rollout.id),
+        " ",
         tag("code", actions),
     )
 
