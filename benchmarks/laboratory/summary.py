@@ -25,8 +25,8 @@ Row = Mapping[str, Any]
 
 
 def potential_of(row: Row) -> Potential:
-    """What a user would have measured in a setting."""
-    measured = row["measured"].items()
+    """What a user would have measured in a setting, with one run."""
+    measured = row["measured_once"].items()
     return Potential(**{name: value for name, value in measured if not name.startswith("known")})
 
 

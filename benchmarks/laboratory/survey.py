@@ -2,7 +2,8 @@
 
 `python -m benchmarks.laboratory.survey NAME` runs one part and writes
 `results/laboratory/NAME.json`: one row per setting with its values, the potential measured before
-any method trained (means over seeds), and the win rates of the methods by seed.
+any method trained (means over seeds, and with the first seed alone, as a user measures it), and the
+win rates of the methods by seed.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ def survey(
                 "measured": {
                     name: round(fmean(each[name] for each in measured), 4) for name in measured[0]
                 },
+                "measured_once": {name: round(value, 4) for name, value in measured[0].items()},
                 "cloned": round(fmean(students), 4),
                 "win_rates": {name: [o.win_rate for o in each] for name, each in found.items()},
                 "unsolved": {

@@ -44,9 +44,9 @@ class Calibration(NamedTuple):
 
 
 CALIBRATION: dict[Prospect, Calibration] = {
-    "gain": Calibration(20, 0.70, 0.0, 0.064),
-    "even": Calibration(108, 0.083, 0.037, 0.001),
-    "loss": Calibration(32, 0.031, 0.313, -0.013),
+    "gain": Calibration(27, 0.556, 0.074, 0.046),
+    "even": Calibration(100, 0.09, 0.02, 0.002),
+    "loss": Calibration(33, 0.0, 0.303, -0.014),
 }
 
 
