@@ -6,6 +6,7 @@ package (`base` …).
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -213,6 +214,13 @@ def describe_compute() -> str:
     if device.type == "cuda":
         return f"GPU {torch.cuda.get_device_name(device)}"
     return f"CPU, threads: {torch.get_num_threads()}"
+
+
+def release_memory() -> None:
+    """Return the memory of models that are gone to the GPUs, for other processes to use."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def gpu_count() -> int:

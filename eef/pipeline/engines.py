@@ -106,6 +106,7 @@ class Engines:
 
     def _serve(self, base: str) -> CompletionsClient:
         """A client of servers that have a base model."""
+        from eef.models.loading import release_memory
         from eef.policies.completions import CompletionsClient
 
         context, settings = self._context, self._settings
@@ -123,6 +124,7 @@ class Engines:
             servers = VllmServers(
                 settings, serving, gpus=_visible_gpus(), logs=context.run.path / _LOGS
             )
+            release_memory()  # what a training in this process has left
             servers.start()
             self._servers = servers
             self._client = CompletionsClient(

@@ -178,7 +178,8 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
         stop_ids=renderer.stop_ids,
     )
     _write_card(context, stage, None)
-    if not has_adapters(model):  # they are merged to act, which the next training cannot undo
+    # adapters are merged to act, which the next training cannot undo; servers need the memory
+    if recipe.rollouts.engine == "local" and not has_adapters(model):
         context.keep_loaded(str(run.checkpoint(stage)), model, tokenizer)
     _remove_what_rounds_passed_on(context, stage)
 

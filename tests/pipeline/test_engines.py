@@ -11,8 +11,18 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("aiohttp")
 
+from eef.pipeline.context import RunContext  # noqa: E402
+from eef.pipeline.run_directory import RunDirectory  # noqa: E402
+from eef.policies.vllm_servers import VllmServers  # noqa: E402
 from tests.fakes.fake_engine import fake_engine  # noqa: E402
-from tests.fakes.small_run import eef, rollouts, small_recipe, write_recipe  # noqa: E402
+from tests.fakes.fake_vllm import write_program  # noqa: E402
+from tests.fakes.small_run import (  # noqa: E402
+    as_recipe,
+    eef,
+    rollouts,
+    small_recipe,
+    write_recipe,
+)
 
 pytestmark = pytest.mark.torch
 ADAPTERS = {"lora": {"rank": 4}}
@@ -156,6 +166,23 @@ def test_no_server_is_one_line_before_anything_is_played(student, tmp_path):
     assert done.exit_code == 2
     assert "no connection to the server at http://127.0.0.1" in done.stderr
     assert not (tmp_path / "run" / "expert").exists()
+
+
+def test_memory_is_released_before_a_server_starts(student, tmp_path, monkeypatch):
+    rollouts = {"engine": "vllm", "server": {"python": str(write_program(tmp_path / "python"))}}
+    recipe = as_recipe(settings(student, rollouts=rollouts))
+    context = RunContext(RunDirectory(tmp_path / "run", recipe))
+    calls = []
+    monkeypatch.setattr("eef.models.loading.release_memory", lambda: calls.append("released"))
+    start = VllmServers.start
+    monkeypatch.setattr(VllmServers, "start", lambda self: (calls.append("started"), start(self)))
+    client = context.engines._serve(str(student))
+    assert context.engines._serve(str(student)) is client, "it is up"
+    assert calls == ["released", "started"]
+    context.engines.release()
+    assert context.engines._serve(str(student)) is not client
+    context.close()
+    assert calls == ["released", "started"] * 2
 
 
 def test_a_python_without_vllm_is_one_line(student, tmp_path):
