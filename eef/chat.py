@@ -227,6 +227,17 @@ def parse_completion(completion: str) -> tuple[str, str | None]:
     return thought, completion[span.start : span.end]
 
 
+def thought_of(completion: str) -> str:
+    """What a completion holds beside its action, in ReAct or with tool calls.
+
+    >>> from eef.tools import Call
+    >>> thought_of(write_turn("A mug.", [Call("search", {"query": "mug"})]))
+    'A mug.'
+    """
+    turn = read_turn(completion)
+    return turn.text.strip() if turn.calls else parse_completion(completion)[0]
+
+
 def cut_completion(completion: str) -> str:
     """A completion up to the end of its action; models may continue and invent observations.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from eef.chat import parse_completion
+from eef.chat import thought_of
 from eef.cli.console import print_err, stdout_console
 from eef.errors import ConfigError
 from eef.methods.eef import Eef
@@ -204,7 +204,7 @@ def _examples_of(data: RunData, item: Item) -> Iterator[TrainingExample]:
 
 
 def _step(t: int, step: PathStep, note: str, *, full: bool) -> Text:
-    thought, _ = parse_completion(step.step.completion)
+    thought = thought_of(step.step.completion)
     colors = (color for word, color in _COLORS.items() if word in note and "weight 0" not in note)
     text = Text(f"\n{t:>3}  {step.author}  ", style="bold")
     text.append(f"({note})\n", style=f"not bold {next(colors, '')}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from eef.analysis.case_study import CaseStudy
-from eef.chat import parse_completion
+from eef.chat import thought_of
 from eef.envs.registry import report_spec
 from eef.methods.labels import OutcomeGrid, Segment
 from eef.report.components import Section, in_viewer, section
@@ -172,7 +172,7 @@ def _plain_mark(t: int, grid: OutcomeGrid) -> list[Html]:
 
 def _turn(step: Step, new: str) -> list[Html]:
     """The observation, the thought and the action of a step."""
-    thought, _ = parse_completion(step.completion)
+    thought = thought_of(step.completion)
     return [
         _fold(step.observation, new),
         tag("p", thought, class_="thought") if thought else Html(""),

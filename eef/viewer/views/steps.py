@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from eef.chat import parse_completion
+from eef.chat import thought_of
 from eef.methods.base import Method
 from eef.methods.eef import Eef
 from eef.methods.labels import OutcomeGrid
@@ -47,7 +47,7 @@ def shown_steps(
                 t=t,
                 observation=step.observation,
                 new=new_part(step.observation, before, split),
-                thought=parse_completion(step.completion)[0],
+                thought=thought_of(step.completion),
                 action=step.action,
                 completion=step.completion,
                 reward=step.reward,
