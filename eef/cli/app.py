@@ -41,6 +41,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "run": Entry("run:run", "Execute a recipe, or continue a run."),
         "collect": Entry("collect:collect", "Collect expert trajectories on the training tasks."),
         "stage": Entry("stage:stage", "Execute one stage of a run."),
+        "evaluate": Entry("evaluate:evaluate", "Evaluate a model in an environment."),
         "compare": Entry("compare:compare", "Compare methods over several seeds."),
     },
     "Inspect": {

@@ -30,12 +30,16 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """`wanted` are the changes of orders that are right; `patience` counts messages left."""
+    """`wanted` are the changes of orders that are right; `patience` counts messages left.
+
+    `refused` is True once the agent has said that the wish cannot be granted.
+    """
 
     email: str
     greeting: str
     wanted: tuple[tuple[str, str], ...]
     patience: int
+    refused: bool = False
 
     def hear(self, text: str) -> tuple[Customer, str]:
         """The customer after a message, and the answer."""
@@ -46,7 +50,7 @@ class Customer:
         if "mail" in words or "address" in words:
             return after, f"My address is {self.email}."
         if any(word in words for word in ("sorry", "cannot", "not possible")):
-            return after, "That is a pity."
+            return replace(after, refused=True), "That is a pity."
         if any(word in words for word in ("refunded", "cancelled", "done")):
             return after, "Thank you!"
         return after, "I do not understand."

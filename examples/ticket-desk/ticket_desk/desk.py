@@ -1,7 +1,8 @@
 """The desk: an agent with tools serves a customer, by the policies of a shop.
 
 The reward comes from the final database: 1 if exactly the right orders were refunded or cancelled,
-and otherwise 0. A refund that the policies forbid loses the ticket for good.
+and, if there is none, the customer was told so; otherwise 0. A refund that the policies forbid
+loses the ticket for good.
 """
 
 from __future__ import annotations
@@ -148,7 +149,8 @@ class TicketDesk(ToolEnv):
     def _reward(self) -> float:
         assert self._customer is not None, "call `reset` first"
         changed = {each.id: each.state for each in self._orders if each.state in _CHANGED}
-        return float(changed == dict(self._customer.wanted))
+        is_right = changed == dict(self._customer.wanted)
+        return float(is_right and (bool(changed) or self._customer.refused))
 
     def _task(self, index: int, split: str) -> Task:
         customer, _ = make_case(index, self._seed)

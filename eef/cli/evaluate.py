@@ -1,0 +1,148 @@
+"""`eef evaluate`: evaluate a model in an environment, without a run."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from eef.analysis.stats import wilson_interval
+from eef.cli.console import handle_interrupt, print_err, print_out
+from eef.cli.options import EnvOverrides, overrides_table
+from eef.config import parse_settings
+from eef.errors import ConfigError
+from eef.pipeline.context import RunContext
+from eef.pipeline.experts import make_expert_policy
+from eef.pipeline.recipe import Recipe
+from eef.pipeline.run_directory import RunDirectory
+from eef.policy import Sampling
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, derive_seed, play
+from eef.trajectory import Trajectory, TrajectorySet
+from eef.utils.jsonl import write_jsonl
+
+_PROVIDERS = ("scripted/", "hf/", "openai/")
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A directory, `hf/<hub id>`, `openai/<model>` or `scripted/<preset>`.",
+            show_default=False,
+        ),
+    ],
+    env: Annotated[
+        str, typer.Option("--env", metavar="NAME", help="The environment.", show_default=False)
+    ],
+    overrides: EnvOverrides = None,
+    split: Annotated[str, typer.Option(help="The split to evaluate on.")] = "test",
+    tasks: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Only the first N tasks.", show_default=False),
+    ] = None,
+    format: Annotated[
+        Literal["react", "tools"], typer.Option(help="How the agent acts: `chat.format`.")
+    ] = "react",
+    temperature: Annotated[float, typer.Option(min=0, help="Temperature; 0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens per completion.")] = 256,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Address of the server of `openai/…`.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where files go.  [default: evaluations/ENV]", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Evaluate a model in an environment.
+
+    Needs no run. Plays every task of a split once and prints the win rate with its 95 % interval.
+    The rollouts are written to `rollouts.jsonl`, a file of trajectories like any other; the
+    responses of a server are kept next to it and are not requested again. Prints the path of the
+    file.
+
+    Example: `eef evaluate scripted/strong --env toy --tasks 5`
+    """
+    name = model if model.startswith(_PROVIDERS) else f"hf/{model}"
+    recipe = _recipe(name, env, overrides_table(overrides), split, tasks, format, base_url)
+    directory = out or Path("evaluations") / recipe.env.name.replace(":", "_")
+    context = RunContext(RunDirectory(directory, recipe))
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
+    with closing(context.env), handle_interrupt("stopped; nothing was written"):
+        _ = context.tools  # raises if the environment has none
+        policy = make_expert_policy(context, name)
+        found = [
+            RolloutSpec(f"{policy.author}/{task.id}", task, None, derive_seed(task.id), 0)
+            for task in context.test_tasks
+        ]
+        parameters = RolloutParameters(
+            sampling=sampling,
+            step_limit=context.step_limit,
+            batch_size=recipe.rollouts.batch_size,
+            thoughts=recipe.chat.thoughts,
+        )
+        items = list(
+            play(
+                found,
+                env=context.env,
+                policy=policy,
+                trajectories=TrajectorySet(),
+                parameters=parameters,
+            )
+        )
+    file = directory / "rollouts.jsonl"
+    directory.mkdir(parents=True, exist_ok=True)
+    write_jsonl(file, (item.to_record() for item in items))
+    _print_score(name, items)
+    print_out(str(file))
+
+
+def _recipe(
+    name: str,
+    env: str,
+    options: dict[str, Any],
+    split: str,
+    tasks: int | None,
+    format: str,
+    base_url: str | None,
+) -> Recipe:
+    """The recipe of an evaluation, of which only the evaluation is executed."""
+    if base_url and not name.startswith("openai/"):
+        raise ConfigError("`--base-url` has no effect without `openai/…`", hint="remove it")
+    expert: dict[str, Any] = {
+        "names": [name],
+        **({"api": {"base_url": base_url}} if base_url else {}),
+    }
+    settings = {
+        "name": "evaluation",
+        "env": {"name": env, **options},
+        "expert": expert,
+        "chat": {"format": format},
+        "evaluate": {"split": split},
+        **({"tasks": {"test": tasks}} if tasks else {}),
+    }
+    return parse_settings(Recipe, settings, source="eef evaluate")
+
+
+def _print_score(name: str, items: list[Trajectory]) -> None:
+    played = [item for item in items if item.reward is not None]
+    wins = sum(item.success for item in played)
+    for item in items:
+        if item.error_kind in ("environment", "policy"):
+            print_err(f"failed: {item.task}: {item.error}")
+    if not played:
+        print_err(f"{name}: no rollout ended without an error")
+        return
+    low, high = wilson_interval(wins, len(played))[:2]
+    reward = sum(item.reward or 0.0 for item in played) / len(played)
+    print_err(
+        f"{name}: won {wins} of {len(played)} tasks ({100 * wins / len(played):.1f} %, 95 % "
+        f"interval {100 * low:.1f} to {100 * high:.1f}), mean reward {reward:.3f}"
+    )

@@ -1,0 +1,38 @@
+"""`eef evaluate`: a score, an interval, and rollouts like any other."""
+
+from __future__ import annotations
+
+import pytest
+
+from eef.trajectory import Trajectory
+from eef.utils.jsonl import read_jsonl
+from tests.fakes.small_run import eef
+
+
+def test_a_model_is_evaluated_without_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = eef("evaluate", "scripted/flawless", "--env", "toy", "--tasks", "5")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "evaluations/toy/rollouts.jsonl\n"
+    assert "scripted/flawless: won 5 of 5 tasks (100.0 %, 95 % interval 56.6 to 100.0)" in (
+        done.stderr
+    )
+    items = [Trajectory.from_record(row) for row in read_jsonl(tmp_path / done.stdout.strip())]
+    assert [item.success for item in items] == [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("scripted/best", "--env", "toy"), "unknown scripted expert 'best'"),
+        (("scripted/weak", "--env", "toi"), "unknown environment 'toi'"),
+        (("scripted/weak", "--env", "toy", "--base-url", "http://x/v1"), "has no effect"),
+        (("scripted/weak", "--env", "toy", "--tasks", "500"), "asks for 500 tasks"),
+        (("scripted/weak", "--env", "toy", "--format", "tools"), "declares no tools"),
+    ],
+)
+def test_mistakes(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = eef("evaluate", *arguments)
+    assert (done.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert message in done.stderr
