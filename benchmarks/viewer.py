@@ -116,8 +116,8 @@ def make_run(directory: Path, count: int, seed: int = 0) -> None:
         if round:
             _finish(folder / "explored.json", rollouts=EPISODES * len(tasks))
         outcomes = [
-            {"task": task, "reward": 0.5, "success": False, "finished": True, "steps": STEPS}
-            for task in tests
+            {"task": task, "reward": 0.5, "success": not at % 2, "finished": True, "steps": STEPS}
+            for at, task in enumerate(tests)
         ]
         result = {"version": 1, "policy": method, "method": method, "round": round, "split": "test"}
         _write(folder / "evaluation.json", {**result, "outcomes": outcomes, "cost": {}})

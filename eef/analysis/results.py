@@ -27,7 +27,6 @@ from eef.pipeline.evaluation import EvalResult, newly_solved
 from eef.pipeline.ledger import Cost
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, round_methods
-from eef.trajectory import TrajectorySet
 
 RECORD_VERSION = 2
 """Version 2 renamed `skills` to `behaviors`, and `kinds` to `task_groups`."""
@@ -310,12 +309,9 @@ def score(result: EvalResult) -> Score:
 def _read_method(run: RunData, method: str, baselines: list[EvalResult]) -> MethodResult:
     numbers = [0] if method in (EXPERT, BC) else list(range(1, run.rounds_of(method) + 1))
     started = [number for number in numbers if _stages_done(run, method, number)]
-    trajectories = run.trajectories(method) if started else TrajectorySet()
     return MethodResult(
         name=method,
-        rounds=tuple(
-            _read_round(run, method, number, baselines, trajectories) for number in started
-        ),
+        rounds=tuple(_read_round(run, method, number, baselines) for number in started),
     )
 
 
@@ -324,7 +320,6 @@ def _read_round(
     method: str,
     round: int,
     baselines: list[EvalResult],
-    trajectories: TrajectorySet,
 ) -> RoundResult:
     done = _stages_done(run, method, round)
     result = run.evaluation(method, round)
@@ -336,9 +331,9 @@ def _read_round(
         evaluation=result,
         score=score(result) if result else None,
         newly_solved=_newly_solved(method, result, baselines),
-        explored=_explored(run.summary(Stage(method, round, "explore")), trajectories, round),
+        explored=_explored(run, method, round),
         selection=selection.counts if selection else None,
-        train_tasks_won=_tasks_won(trajectories, round) if played else None,
+        train_tasks_won=run.train_tasks_won(method, round) if played else None,
         behaviors=count_behaviors(episodes, run.recipe.env.name) if result else {},
         task_groups=score_task_groups(episodes, run.recipe.env.name),
         costs={
@@ -367,25 +362,13 @@ def _newly_solved(
     return len(newly_solved(result, baselines))
 
 
-def _explored(
-    counts: Mapping[str, int] | None, trajectories: TrajectorySet, round: int
-) -> Mapping[str, int] | None:
+def _explored(run: RunData, method: str, round: int) -> Mapping[str, int] | None:
     """The counts of an exploration, and of its rollouts from states of expert trajectories."""
+    counts = run.summary(Stage(method, round, "explore"))
     if counts is None:
         return None
-    inside = [
-        item for item in trajectories if item.by_student and item.round == round and item.start
-    ]
-    return {
-        **counts,
-        "from_inside": len(inside),
-        "wins_from_inside": sum(item.success for item in inside),
-    }
-
-
-def _tasks_won(trajectories: TrajectorySet, round: int) -> int:
-    """Number of training tasks won by the expert or the student up to a round."""
-    return len({item.task for item in trajectories if item.success and item.round <= round})
+    inside, wins = run.branches(method, round)
+    return {**counts, "from_inside": inside, "wins_from_inside": wins}
 
 
 def _unsolved(results: list[EvalResult]) -> int:

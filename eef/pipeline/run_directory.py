@@ -319,6 +319,20 @@ class RunData:
     def is_done(self, stage: Stage) -> bool:
         return stage in self.done
 
+    def branches(self, method: str, round: int) -> tuple[int, int]:
+        """(rollouts, wins) of the student in a round, from states inside other trajectories."""
+        inside = [
+            item
+            for item in self.trajectories(method)
+            if item.by_student and item.round == round and item.start
+        ]
+        return len(inside), sum(item.success for item in inside)
+
+    def train_tasks_won(self, method: str, round: int) -> int:
+        """Number of training tasks won by the expert or the student up to a round."""
+        won = (item for item in self.trajectories(method) if item.success and item.round <= round)
+        return len({item.task for item in won})
+
     def trajectories(self, method: str) -> TrajectorySet:
         """The expert data, followed by a method's rollouts."""
         name = EXPERT if method == BC else method

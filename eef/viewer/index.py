@@ -14,11 +14,11 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any, Literal, TypeVar, get_args
+from typing import IO, Any, Literal, TypeVar, get_args
 
 from eef.envs.registry import env_spec
 from eef.errors import DataError, EefError, StoreError
@@ -35,7 +35,7 @@ from eef.utils.progress import OnProgress, Progress, ignore_progress
 from eef.utils.records import Json
 from eef.utils.text import replace_surrogates
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 4
 Phase = Literal["collect", "explore", "evaluate"]
 Kind = Literal["rollouts", "examples", "pairs"]
 
@@ -53,7 +53,7 @@ CREATE TABLE trajectories (
     origin TEXT, t INTEGER, error_kind TEXT, replayable INTEGER, own_round INTEGER,
     file TEXT, offset INTEGER, size INTEGER);
 CREATE INDEX by_task ON trajectories (task);
-CREATE INDEX by_stage ON trajectories (method, round, phase);
+CREATE INDEX by_stage ON trajectories (method, round, phase, success);
 CREATE TABLE examples (
     id INTEGER PRIMARY KEY, kind TEXT, name TEXT, task TEXT, trajectory TEXT, method TEXT,
     round INTEGER, state INTEGER, file TEXT, offset INTEGER, size INTEGER);
@@ -66,7 +66,8 @@ CREATE TABLE tasks (
     overflows INTEGER, unverified INTEGER, never INTEGER, newly INTEGER, only_by TEXT);
 CREATE INDEX by_position ON tasks (position);
 CREATE TABLE problems (file TEXT, line INTEGER, message TEXT);
-CREATE VIRTUAL TABLE texts USING fts5(instruction, observation, thought, action, content='');
+CREATE VIRTUAL TABLE texts USING fts5(
+    instruction, observation, thought, action, content='', detail=column);
 """
 
 
@@ -300,6 +301,7 @@ class _Writer:
     def __init__(self, index: RunIndex) -> None:
         self.index, self.run = index, index.run
         self.connection = index._open()
+        self.connection.execute("PRAGMA cache_size = -65536")  # 64 MB
         self.dirty: set[str] = set()
 
     def __enter__(self) -> _Writer:
@@ -542,6 +544,7 @@ def _parse_rollout(
     if steps and not start:
         instruction = find_instruction(steps[0]["observation"])[:2000]
     observations = dict.fromkeys(step["observation"] for step in steps)
+    observations[record["final_observation"]] = None
     thoughts = dict.fromkeys(
         step["completion"].replace(step["action"] or "\n", " ") for step in steps
     )
@@ -749,6 +752,36 @@ class Reader:
             raise DataError(
                 f"cannot read a record of `{path}`: {error}", hint="reload the page"
             ) from error
+
+    def hold(self, numbers: Sequence[int], phrases: Sequence[str]) -> list[bool]:
+        """Whether the record of each rollout holds all phrases, in any case of letters."""
+        forms = [
+            {
+                json.dumps(each, ensure_ascii=ascii_only)[1:-1].lower()
+                for ascii_only in (True, False)
+            }
+            for each in phrases
+        ]
+        wanted = [[form.encode(errors="replace") for form in each] for each in forms]
+        places = {
+            number: (file, offset, size)
+            for number, file, offset, size in self.query(
+                "SELECT id, file, offset, size FROM trajectories WHERE id IN "
+                "(SELECT value FROM json_each(?))",
+                (json.dumps(list(numbers)),),
+            )
+        }
+        found = []
+        with ExitStack() as stack:
+            opened: dict[str, IO[bytes]] = {}
+            for number in numbers:
+                file, offset, size = places[number]
+                if file not in opened:
+                    opened[file] = stack.enter_context((self._run / file).open("rb"))
+                opened[file].seek(offset)
+                text = opened[file].read(size).lower()
+                found.append(all(any(form in text for form in each) for each in wanted))
+        return found
 
     def trajectory(self, row: Row) -> Trajectory:
         """A rollout with its texts. DataError or StoreError if its record is damaged."""

@@ -8,29 +8,41 @@ from pathlib import Path
 from eef.analysis.results import Results, read_results
 from eef.errors import EefError
 from eef.pipeline.run_directory import RunData, RunDirectory
-from eef.pipeline.stages import BC, EXPERT, Stage
-from eef.trajectory import TrajectorySet
+from eef.pipeline.stages import Stage
+from eef.report.status import stage_status
 from eef.utils.progress import OnProgress, ignore_progress
-from eef.viewer.index import RunIndex, light_set
+from eef.viewer.index import RunIndex
 from eef.viewer.tokens import TokenWorker
 
 
 class _IndexedData(RunData):
-    """A snapshot whose training rollouts come from the index, without their texts."""
+    """A snapshot that counts training rollouts in the index and reads none of them."""
 
     def __init__(self, run: RunDirectory, index: RunIndex) -> None:
         super().__init__(run)
         self._index = index
 
-    def trajectories(self, method: str) -> TrajectorySet:
-        name = EXPERT if method == BC else method
+    def branches(self, method: str, round: int) -> tuple[int, int]:
+        return self._count(
+            "SELECT count(*), sum(success) FROM trajectories WHERE method = ? AND round = ? "
+            "AND phase = 'explore' AND origin IS NOT NULL",
+            method,
+            round,
+        )
+
+    def train_tasks_won(self, method: str, round: int) -> int:
+        won, _ = self._count(
+            "SELECT count(DISTINCT task), 0 FROM trajectories WHERE success "
+            "AND (phase = 'collect' OR (phase = 'explore' AND method = ? AND round <= ?))",
+            method,
+            round,
+        )
+        return won
+
+    def _count(self, sql: str, *parameters: object) -> tuple[int, int]:
         with self._index.connect() as reader:
-            rows = reader.rows(
-                "phase != 'evaluate' AND method IN (?, ?) ORDER BY phase != 'collect', id",
-                EXPERT,
-                name,
-            )
-        return light_set(rows)
+            [(first, second)] = reader.query(sql, parameters)
+        return int(first or 0), int(second or 0)
 
 
 class OpenRun:
@@ -47,6 +59,7 @@ class OpenRun:
         """The tasks that are shown; None for all."""
         self._lock = threading.Lock()
         self._done: frozenset[Stage] = frozenset()
+        self._statuses: dict[Stage, str] = {}
         self._results: Results | EefError | None = None
         self.tokens = TokenWorker(run.path)
 
@@ -61,6 +74,7 @@ class OpenRun:
         done = self.done()
         if done != self._done:
             self._done, self._results, changed = done, None, True
+            self._statuses = {}
         if changed:
             self.version += 1
         return changed
@@ -90,6 +104,12 @@ class OpenRun:
             if isinstance(self._results, EefError):
                 raise self._results
             return self._results
+
+    def status(self, stage: Stage) -> str:
+        """The outcome of a finished stage in words. Raises what a damaged file raises."""
+        if stage not in self._statuses:
+            self._statuses[stage] = stage_status(self.run, stage)
+        return self._statuses[stage]
 
     def close(self) -> None:
         """End the process that renders tokens, if it was started."""

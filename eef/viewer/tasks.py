@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from eef.viewer.index import Reader, Row, TaskRow
-from eef.viewer.search import parse_search
+from eef.viewer.search import Search, parse_search
 
 PAGE = 50
 """Tasks per page."""
+MOST_CHECKED = 10_000
+"""Rollouts that are read to look for a phrase."""
 STATIC_PAGE = 2000
 """Tasks per page of a file: its table is narrowed by a script."""
 
@@ -93,11 +95,11 @@ def list_tasks(
     size: int = PAGE,
 ) -> TaskPage:
     """A page of the tasks that match a filter and a search."""
-    query, terms = parse_search(search)
-    matches = _matches(reader, query) if query else {}
+    parsed = parse_search(search)
+    matches = _matches(reader, parsed) if parsed.query else {}
     condition: list[str] = [f"({find_filter(filter).condition})"]
-    unreadable = bool(search.strip()) and not query
-    if query or unreadable:
+    unreadable = bool(search.strip()) and not parsed.query
+    if parsed.query or unreadable:
         reader.query("DROP TABLE IF EXISTS temp.found")
         reader.query("CREATE TEMP TABLE found (task TEXT PRIMARY KEY)")
         reader.fill("INSERT INTO temp.found VALUES (?)", ((task,) for task in matches))
@@ -114,17 +116,37 @@ def list_tasks(
         if (found := matches.get(task.task))
         for count, first in [found]
     }
-    return TaskPage(tasks, total, page, pages, shown, terms, unreadable)
+    return TaskPage(tasks, total, page, pages, shown, parsed.terms, unreadable)
 
 
-def _matches(reader: Reader, query: str) -> dict[str, tuple[int, int]]:
-    """(number of rollouts, number of the first one) of each task that a query finds."""
+def _matches(reader: Reader, search: Search) -> dict[str, tuple[int, int]]:
+    """(number of rollouts, number of the first one) of each task that a search finds."""
+    if search.phrases:
+        return _with_phrases(reader, search)
     found = reader.query(
         "SELECT task, count(*), min(id) FROM trajectories "
         "WHERE id IN (SELECT rowid FROM texts WHERE texts MATCH ?) GROUP BY task",
-        (query,),
+        (search.query,),
     )
     return {task: (count, first) for task, count, first in found}
+
+
+def _with_phrases(reader: Reader, search: Search) -> dict[str, tuple[int, int]]:
+    """The same for a search with phrases: the records of up to `MOST_CHECKED` rollouts with all
+    words are read."""
+    found = reader.query(
+        "SELECT id, task FROM trajectories "
+        "WHERE id IN (SELECT rowid FROM texts WHERE texts MATCH ?) ORDER BY id LIMIT ?",
+        (search.query, MOST_CHECKED),
+    )
+    matches: dict[str, tuple[int, int]] = {}
+    for (number, task), holds in zip(
+        found, reader.hold([number for number, _ in found], search.phrases), strict=True
+    ):
+        if holds:
+            count, first = matches.get(task, (0, number))
+            matches[task] = (count + 1, first)
+    return matches
 
 
 @dataclass(frozen=True, slots=True)

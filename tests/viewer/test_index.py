@@ -5,13 +5,16 @@ from __future__ import annotations
 import doctest
 import json
 import shutil
+from itertools import pairwise
 
 import pytest
 
+from eef.analysis.results import read_results
 from eef.pipeline.run_directory import RunDirectory
 from eef.trajectory import Trajectory
 from eef.viewer import address, library, search, text
 from eef.viewer.index import RunIndex, index_path
+from eef.viewer.open_run import OpenRun
 from eef.viewer.search import parse_search
 from eef.viewer.tasks import FILTERS, SORTS, count_filters, list_tasks
 from tests.fakes.scripted_run import explored_run
@@ -240,3 +243,32 @@ def test_any_text_can_be_searched_for(index, words):
     with index.connect() as reader:
         list_tasks(reader, search=words)
     parse_search(words)
+
+
+def test_a_phrase_is_found_only_where_its_words_are_neighbors(run, index):
+    item = next(item for item in run.trajectories("eef") if item.by_student)
+    words = item.steps[0].observation.split()
+    phrase = next(
+        f"{a} {b}" for a, b in pairwise(words) if a.isalnum() and b.isalnum() and len(a + b) > 6
+    )
+    expected = {
+        each.task
+        for each in stored(run).values()
+        if any(
+            phrase.lower() in text.lower()
+            for step in each.steps
+            for text in (step.observation, step.completion, each.final_observation)
+        )
+    }
+    with index.connect() as reader:
+        found = list_tasks(reader, search=f'"{phrase}"', size=1000)
+        assert {task.task for task in found.tasks} == expected
+        reverse = " ".join(reversed(phrase.split()))
+        assert list_tasks(reader, search=f'"{reverse}"').total == 0
+        assert found.total
+
+
+def test_results_are_those_of_the_run(run):
+    opened = OpenRun("run", run)
+    opened.refresh()
+    assert opened.results().to_record() == read_results(run.read()).to_record()

@@ -46,7 +46,7 @@ def trajectory_page(run: OpenRun, reader: Reader, address: Address) -> Page:
             "examples": reader.examples("trajectory = ?", row.name),
             "instruction": _instruction(reader, row.task),
             "rivals": _rivals(rows, row),
-            "terms": parse_search(q)[1],
+            "terms": parse_search(q).terms,
             "damaged": damaged,
         },
     )

@@ -11,7 +11,6 @@ from eef.report.behavior_charts import draw_behavior_rounds
 from eef.report.formatting import describe_env
 from eef.report.html import Html
 from eef.report.sections.evaluation import draw_curves, draw_scores
-from eef.report.status import stage_status
 from eef.report.summary import headline, setting, verdict
 from eef.viewer.address import Address
 from eef.viewer.index import Reader, stage_counts
@@ -160,7 +159,7 @@ def _stage(
     """The state of a stage: `done`, `active` (its predecessors are done) or `waiting`."""
     if stage in done:
         try:
-            return {"kind": stage.kind, "state": "done", "text": stage_status(run.run, stage)}
+            return {"kind": stage.kind, "state": "done", "text": run.status(stage)}
         except EefError as error:
             return {"kind": stage.kind, "state": "damaged", "text": error.message}
     played, won = counts.get(stage, (0, 0))
