@@ -28,9 +28,9 @@ def view(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port on this machine; 0 is any free port.")
     ] = 0,
-    browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the pages in a browser.")
-    ] = True,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Only print the address; open no browser.")
+    ] = False,
     static: Annotated[
         Path | None,
         typer.Option(
@@ -98,7 +98,7 @@ def view(
                     f"hint: in a terminal on your own machine: `ssh -N -L "
                     f"{number}:127.0.0.1:{number} HOST`, then open the address there"
                 )
-            elif browser:
+            elif not no_browser:
                 webbrowser.open(address)
             print_err("Ctrl-C stops the server")
 
