@@ -10,6 +10,7 @@ from eef.envs.simulators.gold_paths import GoldPaths
 from eef.envs.textworld_express import FOLDS, GAMES, TextWorldExpress, TextWorldSettings
 from eef.errors import ConfigError, EnvError
 from eef.pipeline.context import RunContext
+from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe
 from eef.report.run_page import draw_page
 from eef.trajectory import Author
@@ -132,7 +133,8 @@ def test_a_whole_run(env, tmp_path):
         },
         source="test",
     )
-    pipeline = ScriptedPipeline.create(tmp_path / "run", recipe)
+    Pipeline.create(tmp_path / "run", recipe)
+    pipeline = ScriptedPipeline.open(tmp_path / "run")
     pipeline.context = GoldContext(pipeline.run)
     pipeline.context.__dict__["env"] = env  # where `cached_property` keeps it
     run = finish(pipeline).run.read()

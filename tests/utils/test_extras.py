@@ -33,9 +33,14 @@ def declared() -> dict[str, set[str]]:
 
 
 def imported() -> set[str]:
-    """Third-party packages that modules of `eef` import anywhere, inside functions too."""
+    """Third-party packages that modules of `eef` import anywhere, inside functions too.
+
+    Except the script that an export copies for the user's own environment.
+    """
     found = set()
     for path in (ROOT / "eef").rglob("*.py"):
+        if path.name == "trl_grpo.py":
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
