@@ -5,7 +5,7 @@ each assistant message a completion (`Thought: …\\nAction: …`). A method's p
 to the environment's prompt in the system message.
 
 Collecting, rollouts, imports, replays and the loss mask find the action of a completion in ReAct by
-`find_action`. There is no other parser of ReAct. Turns with tool calls are those of `eef.tools`.
+`find_action`. No other module parses ReAct; `eef.tools` reads turns with tool calls.
 """
 
 from __future__ import annotations

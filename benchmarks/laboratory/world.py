@@ -1,4 +1,4 @@
-"""World: tasks that are chains of decisions, each of which needs one skill.
+"""World: each task is a chain of decisions, and each decision needs one skill.
 
 A task has `length` decisions, in order. Most need a *common* skill, which the student mostly has.
 In a share of the tasks, some need a *rare* one: the student hardly ever shows it by itself, and the

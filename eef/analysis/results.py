@@ -406,7 +406,7 @@ def _compare(methods: tuple[MethodResult, ...]) -> tuple[Comparison, ...]:
 def _paired(first: EvalResult, second: EvalResult, field: str) -> tuple[list[Any], list[Any]]:
     """A field of the outcomes of two evaluations, paired by the tasks of the first.
 
-    DataError if the second lacks a task of the first.
+    DataError if a task of the first result is missing from the second.
     """
     values = {outcome.task: getattr(outcome, field) for outcome in second.outcomes}
     missing = [outcome.task for outcome in first.outcomes if outcome.task not in values]

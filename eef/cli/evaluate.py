@@ -20,7 +20,7 @@ from eef.pipeline.run_directory import RunDirectory
 from eef.policy import Sampling
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, derive_seed, play
 from eef.trajectory import Trajectory, TrajectorySet
-from eef.utils.jsonl import write_jsonl
+from eef.utils.jsonl import append_jsonl, write_jsonl
 
 _PROVIDERS = ("scripted/", "hf/", "openai/")
 
@@ -75,7 +75,10 @@ def evaluate(
     directory = out or Path("evaluations") / recipe.env.name.replace(":", "_")
     context = RunContext(RunDirectory(directory, recipe))
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
-    with closing(context.env), handle_interrupt("stopped; nothing was written"):
+    file = directory / "rollouts.jsonl"
+    items: list[Trajectory] = []
+    stopped = f"stopped; the rollouts so far are in {file}"
+    with closing(context.env), handle_interrupt(stopped):
         _ = context.tools  # raises if the environment has none
         policy = make_expert_policy(context, name)
         found = [
@@ -88,18 +91,17 @@ def evaluate(
             batch_size=recipe.rollouts.batch_size,
             thoughts=recipe.chat.thoughts,
         )
-        items = list(
-            play(
-                found,
-                env=context.env,
-                policy=policy,
-                trajectories=TrajectorySet(),
-                parameters=parameters,
-            )
-        )
-    file = directory / "rollouts.jsonl"
-    directory.mkdir(parents=True, exist_ok=True)
-    write_jsonl(file, (item.to_record() for item in items))
+        directory.mkdir(parents=True, exist_ok=True)
+        write_jsonl(file, ())
+        for item in play(
+            found,
+            env=context.env,
+            policy=policy,
+            trajectories=TrajectorySet(),
+            parameters=parameters,
+        ):
+            append_jsonl(file, item.to_record())
+            items.append(item)
     _print_score(name, items)
     print_out(str(file))
 
@@ -113,7 +115,7 @@ def _recipe(
     format: str,
     base_url: str | None,
 ) -> Recipe:
-    """The recipe of an evaluation, of which only the evaluation is executed."""
+    """The recipe that describes an evaluation. No other stage of it is executed."""
     if base_url and not name.startswith("openai/"):
         raise ConfigError("`--base-url` has no effect without `openai/…`", hint="remove it")
     expert: dict[str, Any] = {

@@ -173,6 +173,11 @@ def _export_prompts(
         raise ConfigError(
             f"several methods explore: {', '.join(methods)}", hint=f"add `--method {methods[-1]}`"
         )
+    if run.recipe.chat.format == "tools":
+        raise ConfigError(
+            '`--as prompts` writes ReAct conversations, and `chat.format` is "tools"',
+            hint="export its examples instead: they keep calls as calls",
+        )
     stage = Stage(methods[0], round or 1, "explore")
     folder = out or run.path / "export" / f"{to}-prompts" / f"{stage.method}-round{stage.round}"
     with handle_interrupt("stopped"):

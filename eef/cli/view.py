@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import webbrowser
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -78,7 +79,7 @@ def view(
             hint="the pages of the server have filters of their own",
         )
     library = open_library(directories)
-    with handle_interrupt("stopped"):
+    with closing(library), handle_interrupt("stopped"):
         for run in library.runs:
             with show_bars() as on_progress:
                 run.refresh(on_progress)

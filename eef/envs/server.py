@@ -28,7 +28,6 @@ import asyncio
 import json
 import logging
 import random
-import socket
 import threading
 import time
 from collections import OrderedDict
@@ -51,10 +50,10 @@ from eef.env import Env, StepResult, replay
 from eef.errors import ConfigError, EnvError, ReplayMismatch
 from eef.task import Task
 from eef.trajectory import Author, PathStep, Step
+from eef.utils.sockets import listen
 
 LOG = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 20
-BACKLOG = 1024
 SWEEPS = 4  # checks for idle sessions per `idle_s`
 _RECORDER = Author("expert", "record")  # who played a path that a client sends
 
@@ -415,28 +414,10 @@ def serve(
             hint="implement `task_count`, `task(index)` and `available()`",
         )
     app = make_app(Sessions(env, limit=limit, idle_s=idle_s))
-    with _listening(host, port) as listener:
+    with listen(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         ready(f"http://{name}:{listener.getsockname()[1]}")
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=5
         )
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    # asyncio disables Nagle's algorithm only if the socket names its protocol; otherwise each
-    # answer takes 40 ms.
-    listener = socket.socket(
-        socket.AF_INET6 if ":" in host else socket.AF_INET, proto=socket.IPPROTO_TCP
-    )
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-        return listener
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {error}", hint="use `--port 0` for a free port"
-        ) from None

@@ -25,7 +25,6 @@ from eef.methods.advantages import (
 from eef.methods.base import Method, MethodOptions
 from eef.methods.eef import Eef, EefOptions
 from eef.methods.labels import count_wins
-from eef.methods.queries import expert_episodes
 from eef.methods.state_choice import StateChoice, choose_states
 from eef.selection import PlannedState, Selection
 from eef.trajectory import StateRef, TrajectorySet
@@ -36,8 +35,8 @@ class EefGrpoOptions(GroupOptions, EefOptions):
     it."""
 
     group_states: int = Field(default=1, ge=0)
-    """States inside each failed expert trajectory that groups start from, next to the task's
-    start."""
+    """States inside each trajectory that `eef` would branch from (by default the experts'
+    failures) that groups start from, next to the task's start."""
 
     group_state_choice: StateChoice = "random"
     """How these states are chosen; see `state_choice`."""
@@ -73,9 +72,7 @@ class EefGrpo(Eef):
         plan = []
         for task in chosen:
             plan.append(PlannedState(task, None, size))
-            for origin in expert_episodes(trajectories, task, self.options.experts):
-                if origin.success or not origin.replayable:
-                    continue
+            for origin in self._origins(trajectories, task, round):
                 measured = count_wins(trajectories, origin, range(1, round))
                 states = choose_states(
                     self.options.group_state_choice,

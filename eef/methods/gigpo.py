@@ -17,24 +17,22 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eef.methods.advantages import (
-    GroupOptions,
     Scale,
     acts_of,
     anchor_advantages,
     discounted_returns,
     groups_of_round,
-    outcome_advantages,
     select_acts,
     step_rewards,
-    tasks_of_round,
 )
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Method, MethodOptions
+from eef.methods.grpo import Grpo, GrpoOptions
 from eef.methods.queries import actions_of
-from eef.selection import PlannedState, Selection
+from eef.selection import Selection
 from eef.trajectory import Trajectory, TrajectorySet
 
 
-class GigpoOptions(GroupOptions):
+class GigpoOptions(GrpoOptions):
     """Options of `gigpo`."""
 
     scale: Scale = "one"
@@ -52,20 +50,16 @@ class GigpoOptions(GroupOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Gigpo(Configured[GigpoOptions]):
+class Gigpo(Grpo):
     """Group-in-group policy optimization.
 
     `plan`: that of `grpo`. `select`: the acts of this round; a step's advantage is its rollout's
     plus `step_weight` times (return − mean return of the steps with the same anchor).
     """
 
-    Options: ClassVar[type[MethodOptions]] = GigpoOptions
+    options: GigpoOptions
 
-    def plan(
-        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
-    ) -> list[PlannedState]:
-        chosen = tasks_of_round(tasks, round, self.options.tasks_per_round)
-        return [PlannedState(task, None, self.options.group_size) for task in chosen]
+    Options: ClassVar[type[MethodOptions]] = GigpoOptions
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         groups = groups_of_round(trajectories, tasks, round)
@@ -73,7 +67,7 @@ class Gigpo(Configured[GigpoOptions]):
         steps = self._step_advantages(trajectories, rollouts)
         acts = []
         for name, group in groups.items():
-            outcomes = outcome_advantages(group, self.options)
+            outcomes = self.advantages(group)
             for item in group:
                 advantages = [
                     outcomes[item.id] + self.options.step_weight * steps[item.id, t]

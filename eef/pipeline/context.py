@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from datetime import date as Date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -130,18 +131,18 @@ class RunContext:
         """The states that a round explores from, as prompts for other trainers."""
         trajectories = self.run.trajectories(stage.method)
         rollouts = self.parameters(stage)
-        env = self.env.clone()
-        return state_prompts(
-            self.plan(stage, trajectories),
-            trajectories,
-            {task.id: task for task in self.train_tasks},
-            env.reset,
-            prompt=env.prompt,
-            prompt_suffix=rollouts.prompt_suffix,
-            step_limit=rollouts.step_limit,
-            reset_step_limit=rollouts.reset_step_limit,
-            thoughts=rollouts.thoughts,
-        )
+        with closing(self.env.clone()) as env:
+            return state_prompts(
+                self.plan(stage, trajectories),
+                trajectories,
+                {task.id: task for task in self.train_tasks},
+                env.reset,
+                prompt=self.prompt,
+                prompt_suffix=rollouts.prompt_suffix,
+                step_limit=rollouts.step_limit,
+                reset_step_limit=rollouts.reset_step_limit,
+                thoughts=rollouts.thoughts,
+            )
 
     def explorer(self, stage: Stage) -> Policy:
         """The student that explores in a stage's round: the previous round's."""

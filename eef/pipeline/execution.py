@@ -226,6 +226,8 @@ def _acts_training(context: RunContext, stage: Stage) -> ActsTraining:
 
 def _remove_what_rounds_passed_on(context: RunContext, stage: Stage) -> None:
     """Remove training checkpoints, earlier optimizer states, and checkpoints that are not kept."""
+    from eef.models.checkpoint import MANIFEST_FILE, is_complete
+
     run, earlier = context.run, range(1, stage.round)
     shutil.rmtree(run.training_checkpoints(stage), ignore_errors=True)
     if run.optimizer(stage).is_dir():
@@ -236,9 +238,11 @@ def _remove_what_rounds_passed_on(context: RunContext, stage: Stage) -> None:
     for round in earlier:
         trained = replace(stage, round=round)
         checkpoint = run.checkpoint(trained)
-        if trained.sibling("evaluate") not in run.stages and checkpoint.is_dir():
+        kept = trained.sibling("evaluate") in run.stages
+        if not kept and is_complete(checkpoint):
             write_json(checkpoint / REMOVED_FILE, {"setting": "train.keep_checkpoints"})
-            for path in checkpoint.iterdir():
+            # the manifest last: without it, an interrupted removal would not be continued
+            for path in sorted(checkpoint.iterdir(), key=lambda path: path.name == MANIFEST_FILE):
                 if path.name != REMOVED_FILE:
                     path.unlink()
 

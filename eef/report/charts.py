@@ -118,15 +118,7 @@ def line_chart(
         ),
         _labels(curves, levels, y),
     ]
-    return tag(
-        "svg",
-        tag("title", title),
-        *drawn,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label=title,
-        class_="chart",
-    )
+    return _svg(title, drawn, HEIGHT)
 
 
 def count_chart(curves: Sequence[Curve], *, title: str) -> Html:
@@ -142,15 +134,7 @@ def count_chart(curves: Sequence[Curve], *, title: str) -> Html:
         *(_curve(curve, x, y, _count) for curve in curves),
         _labels(curves, (), y),
     ]
-    return tag(
-        "svg",
-        tag("title", title),
-        *drawn,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label=title,
-        class_="chart",
-    )
+    return _svg(title, drawn, HEIGHT)
 
 
 def bar_chart(bars: Sequence[tuple[str, str, float]], *, title: str) -> Html:
@@ -172,11 +156,16 @@ def bar_chart(bars: Sequence[tuple[str, str, float]], *, title: str) -> Html:
             ),
             tag("text", f"{value:.2f}", x=x(value) + 6, y=top + 16, class_="tick"),
         ]
+    return _svg(title, drawn, row * max(1, len(bars)))
+
+
+def _svg(title: str, drawn: Sequence[Html], height: int) -> Html:
+    """A chart of the page's width, with its title for screen readers."""
     return tag(
         "svg",
         tag("title", title),
         *drawn,
-        viewBox=f"0 0 {WIDTH} {row * max(1, len(bars))}",
+        viewBox=f"0 0 {WIDTH} {height}",
         role="img",
         aria_label=title,
         class_="chart",

@@ -97,8 +97,8 @@ class PolicyGradientSettings(Settings):
     """Peak learning rate. `train.schedule` and `train.warmup_ratio` run over all rounds."""
 
     epochs: int = Field(default=1, ge=1)
-    """Passes over the rollouts of a round. After the first update of a round, the student is no
-    longer the one that acted, and the ratio is clipped."""
+    """Passes over the rollouts of a round. The first update of a round is that of the student that
+    acted; later ones have ratios other than 1, which are clipped."""
 
     batch_size: int = Field(default=64, ge=1)
     """Maximum number of rollouts per update; those of a round are divided into equal batches."""

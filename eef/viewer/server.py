@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from eef.errors import ConfigError, EefError
+from eef.errors import EefError
+from eef.utils.sockets import listen
 from eef.viewer.address import NAMED, VIEWS, Address, View, served
 from eef.viewer.assets import ASSETS, read_asset
 from eef.viewer.library import Library
@@ -137,7 +137,7 @@ class Follower:
             for run in self._runs:
                 try:
                     run.refresh()
-                except Exception:  # a page shows what is wrong; following goes on
+                except Exception:  # a page shows what is wrong; following continues
                     LOG.exception("cannot follow %s", run.run.path)
 
 
@@ -148,7 +148,7 @@ def serve(library: Library, *, port: int, ready: Callable[[str], None]) -> None:
     ConfigError if the port cannot be used.
     """
     key = secrets.token_urlsafe(16)
-    with _listening(port) as listener, Follower(library.runs):
+    with listen(HOST, port) as listener, Follower(library.runs):
         ready(f"http://{HOST}:{listener.getsockname()[1]}/{key}/")
         config = uvicorn.Config(
             make_app(library, key),
@@ -156,23 +156,5 @@ def serve(library: Library, *, port: int, ready: Callable[[str], None]) -> None:
             access_log=False,
             timeout_graceful_shutdown=1,
         )
-        try:
-            with suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run(sockets=[listener])
-        finally:
-            library.close()
-
-
-def _listening(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, proto=socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
-        listener.listen()
-        return listener
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen on port {port}: {error}",
-            hint="use `--port 0` for a free port, or end the program that uses it",
-        ) from None
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])

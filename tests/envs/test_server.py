@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from eef.env import StepResult
 from eef.envs.registry import make_env
-from eef.envs.server import LARGEST_BODY, Refusal, _listening, serve
+from eef.envs.server import LARGEST_BODY, Refusal, serve
 from eef.envs.toy import ToyEnv
 from eef.errors import ConfigError, EnvError
+from eef.utils.sockets import listen
 from tests.fakes.env_server import listening, sessions_of
 
 SHOP = {"synthetic": {"products": 100}, "tagger": "words"}
@@ -327,8 +328,8 @@ def test_another_environment_can_be_served():
 def test_an_environment_that_cannot_be_served():
     with pytest.raises(ConfigError, match="'toy' cannot be served"):
         serve(ToyEnv(), host="127.0.0.1", port=0, limit=1, idle_s=1, ready=print)
-    with _listening("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
-        _listening("127.0.0.1", taken.getsockname()[1])
+    with listen("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
+        listen("127.0.0.1", taken.getsockname()[1])
 
 
 async def trace_of(client, trace, index):

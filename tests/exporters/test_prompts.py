@@ -99,6 +99,20 @@ def test_a_mistake_is_one_line(collected, arguments, problem):
     assert "hint: " in done.stderr
 
 
+def test_conversations_with_tool_calls_are_refused(student, tmp_path):
+    recipe = small_recipe(
+        student,
+        env={"name": "webshop", **SHOP},
+        tasks={"train": 2, "test": 2},
+        chat={"format": "tools"},
+    )
+    pipeline = Pipeline.create(tmp_path / "run", as_recipe(recipe))
+    pipeline.execute(COLLECT)
+    done = eef("export", tmp_path / "run", "--to", "trl", "--as", "prompts", "--method", "eef")
+    assert done.exit_code == 2
+    assert "writes ReAct conversations" in done.stderr
+
+
 @pytest.mark.long
 def test_trl_trains_from_the_states(collected, student, tmp_path):
     rows_of(collected, tmp_path, "--method", "eef")

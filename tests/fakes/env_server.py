@@ -11,7 +11,8 @@ import httpx2
 import uvicorn
 
 from eef.env import Env
-from eef.envs.server import Sessions, _listening, make_app
+from eef.envs.server import Sessions, make_app
+from eef.utils.sockets import listen
 
 
 def sessions_of(env: Env, **settings: Any) -> Sessions:
@@ -21,7 +22,7 @@ def sessions_of(env: Env, **settings: Any) -> Sessions:
 @contextmanager
 def listening(sessions: Sessions) -> Iterator[httpx2.Client]:
     """Serve sessions in a thread; yields a client."""
-    with _listening("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(uvicorn.Config(make_app(sessions), log_level="critical"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -129,6 +129,15 @@ def wait_until(happened: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def lives(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"
+
+
 # the files of a run
 
 

@@ -20,6 +20,7 @@ from tests.fakes.small_run import (
     as_recipe,
     eef,
     lines_in,
+    lives,
     losses,
     numbers,
     rollouts,
@@ -51,14 +52,6 @@ def workers_of(process):
     return [
         child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
     ]
-
-
-def lives(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def exploring(directory):

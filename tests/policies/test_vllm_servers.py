@@ -22,6 +22,7 @@ from eef.policies.vllm_servers import Serving, VllmServers, vllm_version
 from eef.utils.guard import Guarded
 from tests.fakes import ROOT
 from tests.fakes.fake_vllm import write_program
+from tests.fakes.small_run import lives
 
 SERVING = Serving(model="/some/model", dtype="bfloat16", context=512, rank=9)
 
@@ -34,14 +35,6 @@ def program(tmp_path_factory):
 def make_servers(program, logs, *, gpus=(), serving=SERVING, **changes):
     settings = ServerSettings(python=str(program), **changes)
     return VllmServers(settings, serving, gpus=list(gpus), logs=logs)
-
-
-def lives(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def engines(logs):

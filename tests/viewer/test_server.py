@@ -14,9 +14,10 @@ from starlette.testclient import TestClient
 from eef.analysis.results import read_results
 from eef.errors import ConfigError
 from eef.report.run_page import write_page
+from eef.utils.sockets import listen
 from eef.viewer.library import Library, open_library
 from eef.viewer.open_run import OpenRun
-from eef.viewer.server import CONTENT_POLICY, _listening, make_app
+from eef.viewer.server import CONTENT_POLICY, make_app
 from tests.fakes import ROOT
 from tests.fakes.hostile import HOSTILE, hostile_run
 from tests.fakes.html import read_html
@@ -190,8 +191,8 @@ def test_a_taken_port_is_one_line_with_a_hint():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"cannot listen on port {port}") as caught:
-            _listening(port)
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1 port {port}") as caught:
+            listen("127.0.0.1", port)
         assert "--port 0" in caught.value.hint
 
 

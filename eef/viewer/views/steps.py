@@ -75,7 +75,7 @@ def grids_of(
 
 
 def labels_of(grid: OutcomeGrid | None, expert: Trajectory) -> dict[int, str]:
-    """The label of each step of an expert trajectory that lies in a measured segment."""
+    """The label of each step of an expert trajectory inside a measured segment."""
     if grid is None:
         return {}
     found = ((t, grid.segment_at(t)) for t in range(expert.length))
