@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -37,7 +38,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _write_atomically(path: Path, parts: Iterable[str]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
+    # a name of its own: two processes may start one run at the same moment
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     with disk_errors(path):
         try:
             with temporary.open("w", encoding="utf-8") as file:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import tempfile
+import threading
 from io import FileIO
 from pathlib import Path
 
@@ -199,3 +200,24 @@ def test_jsonl_round_trip(records):
         assert read_jsonl(written) == read_jsonl(appended) == records
         assert len(written.read_bytes().splitlines()) == len(records)
         assert [json.loads(line) for line in written.read_text().splitlines()] == records
+
+
+def test_writers_of_one_file_do_not_take_each_others_text(tmp_path):
+    """Each write leaves one of the texts; none fails because another has moved its file."""
+    path, errors = tmp_path / "value.json", []
+
+    def write(number):
+        try:
+            for _ in range(30):
+                write_json(path, [number] * 1000)
+        except StoreError as error:
+            errors.append(error)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert errors == []
+    assert len(set(read_json(path))) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["value.json"]
