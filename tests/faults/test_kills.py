@@ -14,7 +14,7 @@ import pytest
 
 from eef.pipeline.run_directory import RunDirectory
 from tests.fakes.faults import differences, sizes, state_of
-from tests.fakes.small_run import TIMEOUT, eef, start
+from tests.fakes.small_run import TIMEOUT, eef, lines_in, start
 
 MOST_CHANGES = 25  # of a directory before a kill; a run makes about 180
 LONGEST_DELAY = 0.05  # seconds
@@ -30,7 +30,11 @@ def uninterrupted(recipe, tmp_path_factory):
 
 @sizes(2, 100, "kills")
 def test_a_killed_run_equals_an_uninterrupted_one(kills, uninterrupted, recipe, tmp_path):
-    """Kills the program, one of its workers, or all at once, after a random number of changes."""
+    """Kills the program, one of its workers, or all at once, after a random number of changes.
+
+    The first kill of each run comes with the first rollout of the expert: collecting is too short
+    to be met at random.
+    """
     chance = random.Random(kills)
     during, victims = Counter(), Counter()
     runs = 0
@@ -41,7 +45,8 @@ def test_a_killed_run_equals_an_uninterrupted_one(kills, uninterrupted, recipe, 
         while not ended:
             process = start("run", recipe, "--out", directory, "--jobs", "2", "--quiet")
             victim = ""
-            if victims.total() < kills and changed(process, directory, chance):
+            reached = changed if (directory / "expert").exists() else collecting
+            if victims.total() < kills and reached(process, directory, chance):
                 stages = in_progress(directory)
                 victim = kill(process, chance)
                 victims[victim] += 1
@@ -69,6 +74,15 @@ def changed(process: subprocess.Popen[str], directory: Path, chance: random.Rand
         if (now := state_of(directory)) != before:
             left, before = left - 1, now
     time.sleep(chance.uniform(0, LONGEST_DELAY))
+    return process.poll() is None
+
+
+def collecting(process: subprocess.Popen[str], directory: Path, _: random.Random) -> bool:
+    """Wait until the expert has played; False if the program ended."""
+    while not lines_in(directory / "expert/trajectories.jsonl"):
+        if process.poll() is not None:
+            return False
+        time.sleep(0.001)
     return process.poll() is None
 
 
