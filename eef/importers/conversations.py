@@ -98,13 +98,17 @@ def parse_message(message: Any, number: int) -> Message:
     return Message(role, text, _weight(message, number))
 
 
-def split_episode(messages: Sequence[Message]) -> tuple[str, tuple[Step, ...], str]:
+def split_episode(
+    messages: Sequence[Message], turns: int | None = None
+) -> tuple[str, tuple[Step, ...], str]:
     """The prompt, steps and final observation of a conversation.
 
-    Consecutive user messages are joined. ParseError if a turn of the agent does not follow an
-    observation, or if a system message occurs after the start.
+    Consecutive user messages are joined. `turns` is the number of the agent's turns that the row
+    counts: if there are more, and the agent acknowledged what stands before the last `turns`, that
+    is a worked example, which belongs to the prompt. ParseError if a turn of the agent does not
+    follow an observation, or if a system message occurs after the start.
     """
-    prompt, rest = _split_prompt(messages)
+    prompt, rest = _split_example(messages, turns) or _split_prompt(messages)
     steps: list[Step] = []
     observations: list[str] = []
     for number, message in enumerate(rest, start=len(messages) - len(rest)):
@@ -154,9 +158,25 @@ def _split_prompt(messages: Sequence[Message]) -> tuple[str, list[Message]]:
     return "\n\n".join(prompt), rest
 
 
+def _split_example(
+    messages: Sequence[Message], turns: int | None
+) -> tuple[str, list[Message]] | None:
+    """The prompt with its worked example and the messages after it; None if there is no example."""
+    of_agent = [number for number, message in enumerate(messages) if message.role == "agent"]
+    if turns is None or not 0 < turns < len(of_agent):
+        return None
+    end = of_agent[-turns - 1]  # the last turn that the row does not count
+    if not _acknowledges(messages[end]):
+        return None
+    before = [message.text for message in messages[:end] if not _acknowledges(message)]
+    return "\n\n".join(before), list(messages[end + 1 :])
+
+
 def _acknowledges(message: Message) -> bool:
     return (
-        bool(_ACKNOWLEDGMENT.fullmatch(message.text)) and parse_completion(message.text)[1] is None
+        message.role == "agent"
+        and bool(_ACKNOWLEDGMENT.fullmatch(message.text))
+        and parse_completion(message.text)[1] is None
     )
 
 

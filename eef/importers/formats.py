@@ -105,8 +105,19 @@ def _read_own(row: Record) -> ParsedEpisode:
 
 
 def _read_sharegpt(row: Record) -> ParsedEpisode:
-    """ETO's data set, and the files that its evaluation writes: their reward is under `meta`."""
-    return _conversation("sharegpt", _with_meta(row), row["conversations"], key=row.get("id", ""))
+    """ETO's data set, and the files that its evaluation writes.
+
+    Those have the reward and the number of turns under `meta`, and begin with a worked example.
+    """
+    meta = row.get("meta")
+    turns = meta.get("steps") if isinstance(meta, dict) else None
+    return _conversation(
+        "sharegpt",
+        _with_meta(row),
+        row["conversations"],
+        key=row.get("id", ""),
+        turns=turns if isinstance(turns, int) else None,
+    )
 
 
 def _with_meta(row: Record) -> Record:
@@ -205,10 +216,16 @@ def _score(value: Any) -> float | None:
 
 
 def _conversation(
-    name: str, row: Record, messages: list[Any], *, key: object = "", task: str | int | None = None
+    name: str,
+    row: Record,
+    messages: list[Any],
+    *,
+    key: object = "",
+    task: str | int | None = None,
+    turns: int | None = None,
 ) -> ParsedEpisode:
     prompt, steps, final = split_episode(
-        [parse_message(message, number) for number, message in enumerate(messages)]
+        [parse_message(message, number) for number, message in enumerate(messages)], turns
     )
     reward = row.get("reward", row.get("score"))
     return ParsedEpisode(

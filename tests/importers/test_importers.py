@@ -725,6 +725,23 @@ def test_the_output_files_of_eto_are_read(tmp_path):
     assert (imported.reward, imported.success, rejected) == (0.5, False, [])
 
 
+@pytest.mark.parametrize(
+    ("steps", "actions"), [(1, ["go"]), (2, ["left", "go"]), (9, ["left", "go"])]
+)
+def test_a_worked_example_before_the_turns_that_a_row_counts_is_prompt(tmp_path, steps, actions):
+    """Only turns that the row does not count, and that the agent acknowledged, are an example."""
+    texts = ["rules", "OK", "example", "Action: left", "end", "OK", "see", "Action: go"]
+    turns = [
+        {"from": "gpt" if number % 2 else "human", "value": text}
+        for number, text in enumerate(texts)
+    ]
+    row = {"meta": {"steps": steps, "reward": 0.5, "success": False}, "conversations": turns}
+    (tmp_path / "7.json").write_text(json.dumps(row, indent=4))
+    (imported,), rejected, _ = read(tmp_path / "7.json")
+    assert [step.action for step in imported.steps if step.action] == actions
+    assert (imported.steps[0].observation, rejected) == ("see" if steps == 1 else "example", [])
+
+
 def test_parquet_is_read_and_needs_its_extra(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     write_table(path, [ROW, {"conversations": [{"from": "human", "value": "see"}]}, ROW])
