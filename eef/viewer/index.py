@@ -27,7 +27,7 @@ from eef.methods.eef import Eef
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import BC, EXPERT, Stage
 from eef.rollouts.store import STORE_FILE
-from eef.selection import PreferencePair, TrainingExample
+from eef.selection import Acts, PreferencePair, TrainingExample
 from eef.trajectory import Author, Role, StateRef, Status, Step, Trajectory, TrajectorySet
 from eef.utils.cache import cache_directory
 from eef.utils.jsonl import disk_errors
@@ -35,9 +35,10 @@ from eef.utils.progress import OnProgress, Progress, ignore_progress
 from eef.utils.records import Json
 from eef.utils.text import replace_surrogates
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 Phase = Literal["collect", "explore", "evaluate"]
-Kind = Literal["rollouts", "examples", "pairs"]
+Trained = Literal["examples", "pairs", "acts"]
+Kind = Literal["rollouts", Trained]
 
 _BATCH = 1000  # records between two reports of progress
 _HEAD = 1024  # bytes at the start of a file by which it is recognized
@@ -56,7 +57,7 @@ CREATE INDEX by_task ON trajectories (task);
 CREATE INDEX by_stage ON trajectories (method, round, phase, success);
 CREATE TABLE examples (
     id INTEGER PRIMARY KEY, kind TEXT, name TEXT, task TEXT, trajectory TEXT, method TEXT,
-    round INTEGER, state INTEGER, file TEXT, offset INTEGER, size INTEGER);
+    round INTEGER, state INTEGER, group_id TEXT, file TEXT, offset INTEGER, size INTEGER);
 CREATE INDEX example_by_task ON examples (task);
 CREATE INDEX example_by_name ON examples (name);
 CREATE INDEX example_by_trajectory ON examples (trajectory);
@@ -127,19 +128,24 @@ _ROW = (
 
 @dataclass(frozen=True, slots=True)
 class ExampleRow:
-    """A training example or preference pair, without its weights."""
+    """A training example, a preference pair or the acts of a rollout, without its weights.
+
+    `state` is the step that a solution starts from, or the first act with an advantage. `group`
+    names the rollouts that acts are compared with, "" for examples and pairs.
+    """
 
     id: int
-    kind: Literal["examples", "pairs"]
+    kind: Trained
     name: str
     task: str
     trajectory: str
     method: str
     round: int
     state: int
+    group: str
 
 
-_EXAMPLE = "id, kind, name, task, trajectory, method, round, state"
+_EXAMPLE = "id, kind, name, task, trajectory, method, round, state, group_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +240,7 @@ class RunIndex:
                 files: tuple[tuple[Kind, Path], ...] = (
                     ("examples", run.examples_file(stage)),
                     ("pairs", run.pairs_file(stage)),
+                    ("acts", run.acts_file(stage)),
                 )
                 found += [
                     Source(path, kind, stage.method, stage.round, "explore") for kind, path in files
@@ -258,7 +265,7 @@ class RunIndex:
 
     @property
     def _key(self) -> str:
-        return f"{SCHEMA_VERSION} {Trajectory.VERSION} {TrainingExample.VERSION}"
+        return f"{SCHEMA_VERSION} {Trajectory.VERSION} {TrainingExample.VERSION} {Acts.VERSION}"
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -448,7 +455,7 @@ class _Writer:
 
 
 _INSERT_ROLLOUT = f"INSERT OR IGNORE INTO trajectories VALUES ({', '.join('?' * 20)})"
-_INSERT_EXAMPLE = f"INSERT INTO examples VALUES (NULL, {', '.join('?' * 10)})"
+_INSERT_EXAMPLE = f"INSERT INTO examples VALUES (NULL, {', '.join('?' * 11)})"
 _INSERT_TEXT = (
     "INSERT INTO texts (rowid, instruction, observation, thought, action) VALUES (?, ?, ?, ?, ?)"
 )
@@ -554,14 +561,25 @@ def _parse_rollout(
 
 
 def _parse_example(source: Source, name: str, data: bytes, position: int) -> tuple[Any, ...]:
+    record = side = _RECORDS[source.kind].migrate(_object(data))
     if source.kind == "pairs":
-        record = PreferencePair.migrate(_object(data))
         side = record["chosen"]
+    if source.kind == "acts":
+        advantages = record["advantages"]
+        state = next((t for t, value in enumerate(advantages) if value), len(advantages))
     else:
-        record = side = TrainingExample.migrate(_object(data))
+        state = int(side["state"])
     texts = (record["id"], record["task"], side["trajectory"])
-    place = (source.method, source.round, int(side["state"]), name, position, len(data))
+    group = replace_surrogates(record.get("group", ""))
+    place = (source.method, source.round, state, group, name, position, len(data))
     return (source.kind, *map(replace_surrogates, texts), *place)
+
+
+_RECORDS: Mapping[str, type[TrainingExample | PreferencePair | Acts]] = {
+    "examples": TrainingExample,
+    "pairs": PreferencePair,
+    "acts": Acts,
+}
 
 
 Item = TypeVar("Item")
@@ -722,7 +740,7 @@ class Reader:
         return next(iter(self.rows("name = ?", name)), None)
 
     def examples(self, condition: str, *parameters: Any) -> list[ExampleRow]:
-        """The examples and pairs that an SQL condition selects."""
+        """The examples, pairs and acts that an SQL condition selects."""
         found = self.query(f"SELECT {_EXAMPLE} FROM examples WHERE {condition}", parameters)
         return [ExampleRow(*values) for values in found]
 
@@ -799,11 +817,9 @@ class Reader:
                 damaged[row.name] = problem
         return trajectories, damaged
 
-    def example(self, row: ExampleRow) -> TrainingExample | PreferencePair:
-        """An example or pair with its weights. StoreError if its record is damaged."""
-        record = self.record("examples", row.id)
-        kind = PreferencePair if row.kind == "pairs" else TrainingExample
-        return kind.from_record(record)
+    def example(self, row: ExampleRow) -> TrainingExample | PreferencePair | Acts:
+        """An example, pair or acts with its weights. StoreError if its record is damaged."""
+        return _RECORDS[row.kind].from_record(self.record("examples", row.id))
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

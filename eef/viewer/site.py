@@ -20,7 +20,13 @@ from eef.viewer.library import Library
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
 from eef.viewer.text import highlighted, shorten, visible
-from eef.viewer.views.example import example_address, example_page, tokens_page
+from eef.viewer.views.example import (
+    ACT_REASONS,
+    advantage_text,
+    example_address,
+    example_page,
+    tokens_page,
+)
 from eef.viewer.views.rollout import compare_page, trajectory_page
 from eef.viewer.views.run import behaviors_page, run_page, tasks_page
 from eef.viewer.views.study import study_page
@@ -67,6 +73,7 @@ class Site:
             "visible": visible,
             "highlighted": highlighted,
             "shorten": shorten,
+            "advantage": advantage_text,
             "display_name": display_name,
             "count_of": count_of,
             "number": number,
@@ -84,7 +91,7 @@ class Site:
             "signs": OUTCOME_SIGNS,
             "label_signs": SIGNS,
             "meanings": MEANINGS,
-            "reasons": REASONS,
+            "reasons": {**REASONS, **ACT_REASONS},
             "eef_version": __version__,
             "views": VIEWS,
         }

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from eef.errors import EefError
-from eef.selection import TrainingExample
+from eef.selection import Acts, TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.extras import require_package
 from eef.utils.records import Json
@@ -46,13 +46,16 @@ class TokenWorker:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
-    def render(self, example: TrainingExample, path: Iterable[Trajectory]) -> Mask:
+    def render(self, example: TrainingExample | Acts, path: Iterable[Trajectory]) -> Mask:
         """The mask of an example on its tokens; `path` are the trajectories its path consists of.
+
+        The weights of acts are advantages.
 
         EefError if the packages, the model or the environment are not on this machine, or if the
         example cannot be rendered.
         """
         request = {
+            "kind": example.KIND,
             "example": example.to_record(),
             "trajectories": [item.to_record() for item in path],
         }
@@ -112,7 +115,8 @@ def main(run: Path, requests: IO[str], answers: IO[str]) -> None:
         try:
             renderer = renderer or context.base_renderer()
             trajectories = TrajectorySet(map(Trajectory.from_record, request["trajectories"]))
-            example = TrainingExample.from_record(request["example"])
+            kind = Acts if request["kind"] == Acts.KIND else TrainingExample
+            example = kind.from_record(request["example"])
             rendered = render_example(example, trajectories, context.prompt, renderer)
             pairs = zip(rendered.ids, rendered.weights, strict=True)
             spans = [

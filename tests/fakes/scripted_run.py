@@ -24,7 +24,7 @@ from eef.utils.progress import OnProgress, ignore_progress
 from tests.fakes.grids import expert, played
 
 UGLY = "<script>alert('&')</script>"
-SKILL = {"bc": 0.6, "rft2": 0.75, "eef": 0.85}
+SKILL = {"bc": 0.6, "rft2": 0.75, "eef": 0.85, "eef+grpo": 0.7}
 
 
 class UglyToy(ToyEnv):

@@ -31,7 +31,8 @@ KEY = "secret"
 def opened(finished):
     run = OpenRun.open("run", finished)
     run.refresh()
-    return run
+    yield run
+    run.close()
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +222,35 @@ def test_trial_files_open_without_their_runs():
     page = TestClient(make_app(library, KEY)).get(f"/{KEY}/results/study")
     assert page.status_code == 200
     assert "EEF" in read_html(page.text).text
+
+
+def test_the_acts_of_a_policy_gradient_are_shown_with_their_advantages(with_acts):
+    opened = OpenRun.open("run", with_acts)
+    opened.refresh()
+    client = TestClient(make_app(Library((opened,)), KEY), raise_server_exceptions=True)
+    acts = opened.run.selection("eef+grpo", 1).acts
+    counted = client.get(f"/{KEY}/run/").text.partition('class="trained-table"')[2]
+    assert f">{len(acts)}</a></td></tr>" in counted
+    branched = [each for each in acts if each.advantages[0] == 0]
+    assert branched
+    for each in (acts[0], branched[0]):
+        values = [
+            "0" if not value else f"{value:+.2f}".replace("-", "−") for value in each.advantages
+        ]
+        example = client.get(f"/{KEY}/run/example/{quote(each.id)}?method=eef%2Bgrpo&round=1")
+        assert example.status_code == 200
+        found = re.findall(r'title="advantage">([^<]*)<', example.text)
+        signs = {"+": "▲ ", "−": "▼ ", "0": ""}
+        assert found == [signs[value[0]] + value for value in values]
+        text = read_html(example.text).text
+        assert each.group in text
+        members = [other for other in acts if other.group == each.group]
+        assert all(other.trajectory in text for other in members)
+        trajectory = client.get(f"/{KEY}/run/trajectory/{quote(each.trajectory)}").text
+        own = [value for value in values if value != "0"]
+        assert re.findall(r"advantage </span>([^<]*)<", trajectory) == own
+    task = read_html(client.get(f"/{KEY}/run/task/{acts[0].task}").text).text
+    assert "Group of " in task
 
 
 @pytest.mark.parametrize("content", [None, "empty", "file"])

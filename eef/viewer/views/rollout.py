@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eef.pipeline.stages import EXPERT
@@ -12,6 +12,7 @@ from eef.viewer.index import Reader, Row, light_set
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
 from eef.viewer.search import parse_search
+from eef.viewer.views.example import advantages_by_step
 from eef.viewer.views.steps import ShownStep, grids_of, labels_of, shown_steps
 
 
@@ -30,6 +31,7 @@ def trajectory_page(run: OpenRun, reader: Reader, address: Address) -> Page:
         return Address.of("trajectory", run.slug, name, q=q) if inside else None
 
     present = row.name in shown
+    advantages = advantages_by_step(reader, row.name)
     return Page(
         template="trajectory.html",
         title=row.name,
@@ -39,7 +41,8 @@ def trajectory_page(run: OpenRun, reader: Reader, address: Address) -> Page:
         variables={
             "row": row,
             "trajectory": shown[row.name] if present else None,
-            "steps": _steps(run, shown, rows, row) if present else [],
+            "steps": _steps(run, shown, rows, row, advantages) if present else [],
+            "advantages": advantages,
             "place": place + 1,
             "siblings": len(siblings),
             "branches": [each for each in rows if each.origin == row.name],
@@ -122,7 +125,13 @@ def part_at(a: Sequence[PathStep], b: Sequence[PathStep]) -> int:
     return shared
 
 
-def _steps(run: OpenRun, shown: TrajectorySet, rows: Sequence[Row], row: Row) -> list[ShownStep]:
+def _steps(
+    run: OpenRun,
+    shown: TrajectorySet,
+    rows: Sequence[Row],
+    row: Row,
+    advantages: Mapping[int, float],
+) -> list[ShownStep]:
     """The steps of a path; the expert's part has the labels that the row's method measured."""
     path = shown.path(row.name)
     expert = next((shown[item.trajectory] for item in path if item.author.role == "expert"), None)
@@ -137,7 +146,7 @@ def _steps(run: OpenRun, shown: TrajectorySet, rows: Sequence[Row], row: Row) ->
         grids = grids_of(method, light_set(kept), row.task, row.round)
         labels = labels_of(grids.get(expert.id), expert)
         labels = {t: label for t, label in labels.items() if t < row.t}
-    return shown_steps(path, row.name, run.index.spec.split_observation, labels)
+    return shown_steps(path, row.name, run.index.spec.split_observation, labels, advantages)
 
 
 def _find(reader: Reader, name: str) -> Row:

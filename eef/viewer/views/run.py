@@ -45,6 +45,7 @@ def run_page(run: OpenRun, reader: Reader, address: Address) -> Page:
             "scores": draw_scores(results).content if results else "",
             "curves": _content(draw_curves(results)) if results else "",
             "stages": _stages(run, reader),
+            "trained": _trained(reader),
             "filters": [each for each in FILTERS if each.name],
             "counts": count_filters(reader),
             "problems": reader.problems(),
@@ -118,6 +119,18 @@ def _env(run: OpenRun) -> str:
         return run.run.recipe.env.name
 
 
+def _trained(reader: Reader) -> dict[str, dict[int, dict[str, tuple[int, str]]]]:
+    """What each round trains on, by method, round and kind: how many records, the first one's
+    id."""
+    found: dict[str, dict[int, dict[str, tuple[int, str]]]] = {}
+    for method, round, kind, count, name, _ in reader.query(
+        "SELECT method, round, kind, count(*), name, min(id) FROM examples "
+        "GROUP BY method, round, kind ORDER BY min(id)"  # `name` is that of the least id
+    ):
+        found.setdefault(method, {}).setdefault(round, {})[kind] = (count, name)
+    return found
+
+
 def _content(section: Any) -> Html | str:
     return section.content if section else ""
 
@@ -129,7 +142,7 @@ def _stages(run: OpenRun, reader: Reader) -> list[dict[str, Any]]:
     planned = set(run.run.stages)
     rows = []
     for method in methods:
-        rounds = [0] if method in (EXPERT, BC) else range(1, run.run.recipe.rounds + 1)
+        rounds = sorted({stage.round for stage in planned if stage.method == method})
         kinds = ("collect", *LOOP)
         rows.append(
             {

@@ -19,7 +19,8 @@ class ShownStep:
     """A step of a path. `new` is the part of the observation that the one before did not have.
 
     `own` is whether the trajectory that is shown played it. `label` is that of the expert's
-    segment it belongs to, "" if there is none.
+    segment it belongs to, "" if there is none. `advantage` is that of an act that was trained on
+    by policy gradient.
     """
 
     t: int
@@ -33,10 +34,15 @@ class ShownStep:
     role: str
     own: bool
     label: str = ""
+    advantage: float | None = None
 
 
 def shown_steps(
-    path: Sequence[PathStep], owner: str, split: Split, labels: Mapping[int, str] | None = None
+    path: Sequence[PathStep],
+    owner: str,
+    split: Split,
+    labels: Mapping[int, str] | None = None,
+    advantages: Mapping[int, float] | None = None,
 ) -> list[ShownStep]:
     """The steps of a path; `owner` is the id of the trajectory that is shown."""
     steps, before = [], ""
@@ -55,6 +61,7 @@ def shown_steps(
                 role=item.author.role,
                 own=item.trajectory == owner,
                 label=(labels or {}).get(t, ""),
+                advantage=(advantages or {}).get(t) if item.trajectory == owner else None,
             )
         )
         before = step.observation

@@ -12,13 +12,14 @@ from eef.methods.eef import Eef
 from eef.methods.labels import OutcomeGrid
 from eef.methods.queries import expert_step_count
 from eef.pipeline.stages import EXPERT
-from eef.selection import PreferencePair, TrainingExample
+from eef.selection import Acts, PreferencePair, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 from eef.viewer.address import Address
 from eef.viewer.index import ExampleRow, Reader, Row, light_set
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
 from eef.viewer.tasks import neighbors, outcome_table
+from eef.viewer.views.example import Member, group_members
 from eef.viewer.views.steps import ShownStep, grids_of, labels_of, shown_steps
 
 MOST_ROLLOUTS = 60
@@ -66,6 +67,14 @@ class Spine:
     @property
     def recovery(self) -> list[int]:
         return [t for t, state in self.states.items() if state.recovery]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rollouts of a state whose acts were compared; `row` is that of the first acts."""
+
+    row: ExampleRow
+    members: list[Member]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,7 @@ def task_page(run: OpenRun, reader: Reader, address: Address) -> Page:
             "solutions": _solutions(run, reader, algorithm, task, method, round, by_name)
             if method
             else [],
+            "acts_groups": _acts_groups(reader, rows, task, method, round),
             "damaged": damaged,
             "failed": [row for row in rows if row.outcome == "failed"],
             "pairs": _pairs(tests),
@@ -251,9 +261,11 @@ def _solutions(
     found = []
     rows = [row for row in by_name.values() if row.phase == "collect" or row.method == method]
     full: TrajectorySet | None = None
-    for row in reader.examples("task = ? AND method = ? AND round = ?", task, method, round):
+    condition = "task = ? AND method = ? AND round = ? AND kind != 'acts'"
+    for row in reader.examples(condition, task, method, round):
         try:
             example = reader.example(row)
+            assert not isinstance(example, Acts), "its kind is another"
         except EefError:
             found.append(Solution(row, None, by_name.get(row.trajectory), [], "", []))
             continue
@@ -273,6 +285,18 @@ def _solutions(
             why, others = _reason(algorithm, full, by_name, example, round)
         found.append(Solution(row, example, by_name.get(row.trajectory), steps, why, others))
     return sorted(found, key=lambda item: (item.row.kind, item.row.state))
+
+
+def _acts_groups(
+    reader: Reader, rows: Sequence[Row], task: str, method: str, round: int
+) -> list[Group]:
+    """The groups of a task that a round trained on by policy gradient, in the order of states."""
+    condition = "task = ? AND method = ? AND round = ? AND kind = 'acts' ORDER BY id"
+    found: dict[str, ExampleRow] = {}
+    for row in reader.examples(condition, task, method, round):
+        found.setdefault(row.group, row)
+    groups = [Group(row, group_members(reader, rows, row)) for row in found.values()]
+    return sorted(groups, key=lambda group: [member.row.t for member in group.members[:1]])
 
 
 def _reason(
