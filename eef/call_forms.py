@@ -60,9 +60,16 @@ def find_form(written: str) -> CallForm | None:
 
 _HERMES = re.compile(r"<tool_call>\s*(\{.*?)\s*(?:</tool_call>|\Z)", re.S)
 _FUNCTION = re.compile(
-    r"<tool_call>\s*<function=([^>\s]+)>(.*?)</function>\s*(?:</tool_call>|\Z)", re.S
+    r"(?:<tool_call>\s*)?<function=([^>\s]+)>(.*?)</function>(?:\s*</tool_call>)?", re.S
 )
 _PARAMETER = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.S)
+_GLM = re.compile(r"<tool_call>([^\s<{]+)\s*((?:<arg_key>.*?)?)(?:</tool_call>|\Z)", re.S)
+_GLM_ARGUMENT = re.compile(r"<arg_key>\s*(.*?)\s*</arg_key>\s*<arg_value>(.*?)</arg_value>", re.S)
+_DEEPSEEK = re.compile(
+    r"(?:<｜tool▁calls▁begin｜>)?<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?([^\n<]+?)"
+    r"(?:\n```json\n(.*?)\n```|<｜tool▁sep｜>(.*?))<｜tool▁call▁end｜>\s*(?:<｜tool▁calls▁end｜>)?",
+    re.S,
+)
 _MISTRAL = re.compile(r"\[TOOL_CALLS\]\s*")
 _MISTRAL_NAME = re.compile(r"([A-Za-z][\w-]*)\s*(?:\[CALL_ID\][^\[{]*)?(?:\[ARGS\])?\s*(?=\{)")
 _LLAMA = re.compile(r"(?:<\|python_tag\|>)?\s*(?=\{\s*\"(?:name|type)\")")
@@ -76,15 +83,37 @@ def _hermes(text: str, tools: Mapping[str, Tool]) -> list[Written]:
 
 
 def _function(text: str, tools: Mapping[str, Tool]) -> list[Written]:
-    """Qwen3-Coder, Qwen3.5: arguments in tags; the schema says which of them are strings."""
+    """Qwen3-Coder, Qwen3.5: arguments in tags."""
+    return [
+        _tagged(found, _PARAMETER.findall(found[2]), tools) for found in _FUNCTION.finditer(text)
+    ]
+
+
+def _glm(text: str, tools: Mapping[str, Tool]) -> list[Written]:
+    """GLM 4.5 and later: the name, then keys and values in tags."""
+    return [_tagged(found, _GLM_ARGUMENT.findall(found[2]), tools) for found in _GLM.finditer(text)]
+
+
+def _tagged(
+    found: re.Match[str], arguments: list[tuple[str, str]], tools: Mapping[str, Tool]
+) -> Written:
+    """A call whose arguments are texts; the schema says which of them are strings."""
+    name = found[1]
+    types = tools[name].parameters.get("properties", {}) if name in tools else {}
+    values = {
+        key: value if types.get(key, {}).get("type") == "string" else _value(value)
+        for key, value in arguments
+    }
+    return Written(found.start(), found.end(), Call(name, values))
+
+
+def _deepseek(text: str, tools: Mapping[str, Tool]) -> list[Written]:
+    """DeepSeek V3, R1 (fenced JSON) and V3.1 (JSON alone)."""
     calls = []
-    for found in _FUNCTION.finditer(text):
-        types = tools[found[1]].parameters.get("properties", {}) if found[1] in tools else {}
-        arguments = {
-            name: value if types.get(name, {}).get("type") == "string" else _value(value)
-            for name, value in _PARAMETER.findall(found[2])
-        }
-        calls.append(Written(found.start(), found.end(), Call(found[1], arguments)))
+    for found in _DEEPSEEK.finditer(text):
+        arguments = _parsed(found[2] or found[3] or "")
+        call = None if arguments is None else Call(found[1], arguments)
+        calls.append(Written(found.start(), found.end(), call))
     return calls
 
 
@@ -125,9 +154,11 @@ FORMS = (
     CallForm("function", _function),
     CallForm("mistral", _mistral),
     CallForm("llama", _llama),
+    CallForm("glm", _glm),
+    CallForm("deepseek", _deepseek),
 )
 """`hermes`: Qwen 2.5 and 3, Hermes, SmolLM3. `function`: Qwen3-Coder, Qwen3.5. `llama`: Llama
-3.1 and later."""
+3.1 and later. `glm`: GLM 4.5 and later. `deepseek`: DeepSeek V3 and R1."""
 
 
 def _call(value: Any) -> Call | None:

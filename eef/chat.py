@@ -44,6 +44,7 @@ _LABEL = r"(?:[ \t]*\d{1,3})?(?P<closed>[*_`]{0,3})[ \t]*[:：]"
 _ACTION = re.compile(f"{_PREFIX}action{_LABEL}", re.I | re.M)
 _OBSERVATION = re.compile(f"{_PREFIX}observation{_LABEL}", re.I | re.M)
 _THOUGHT = re.compile(f"{_PREFIX}(?P<word>thought){_LABEL}[*_`]{{0,3}}[ \\t]*", re.I | re.M)
+_TAGGED_ACTION = re.compile(r"<action>((?:(?!<action>).)*?)</action>", re.I | re.S)
 _INLINE_ACTION = re.compile(r"\baction:", re.I)
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]*_`]*\s*$")
 _FENCE = re.compile(r"^[ \t]*```[\w-]*[ \t]*$", re.M)
@@ -175,7 +176,8 @@ def find_action(completion: str) -> ActionSpan | None:
        with `Thought:` this is the first `action:` in the same case (`Thought: so. Action: left`,
        `thought: so. action: left`), or else the first after the end of a sentence. In any other
        text it is the first `Action:` after the end of a sentence.
-    4. A line that begins with `Observation:` after an action is invented: it is ignored, and so is
+    4. If there is no label, the action is the text in the last `<action>…</action>`.
+    5. A line that begins with `Observation:` after an action is invented: it is ignored, and so is
        everything after it.
 
     The action is the rest of the line, or the next line if that is blank. One whose first bracket
@@ -191,6 +193,8 @@ def find_action(completion: str) -> ActionSpan | None:
     'search[mug]'
     >>> action("thought: none fits. action: click[next >]")
     'click[next >]'
+    >>> action("<think>Up?</think><action>left</action>")
+    'left'
     >>> action("Action: reply[Dear customer,\\nyour mug [red] is here.]\\nBye")
     'reply[Dear customer,\\nyour mug [red] is here.]'
     >>> action("Thought: the best action: refund it."), action("<think>\\nAction: left")
@@ -199,7 +203,11 @@ def find_action(completion: str) -> ActionSpan | None:
     text = _mask_thoughts(completion)
     invented = [match.start() for match in _OBSERVATION.finditer(text)]
     for end in (*invented, len(text)):
-        span = _action_of_lines(text[:end]) or _action_inside_line(text[:end])
+        span = (
+            _action_of_lines(text[:end])
+            or _action_inside_line(text[:end])
+            or _action_in_tags(text[:end])
+        )
         if span is not None:
             return span
     return None
@@ -333,9 +341,11 @@ def _part(part: Any) -> tuple[bool, str]:
     if part is None or isinstance(part, str):
         return False, part or ""
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if kind is None and isinstance(part.get("text"), str):  # Gemini, Bedrock
+        return bool(part.get("thought")), part["text"]
     if kind == "reference":  # a citation beside the text
         return False, ""
-    if kind in ("text", "input_text", "output_text", "refusal"):
+    if kind in ("text", "input_text", "output_text", "summary_text", "reasoning_text", "refusal"):
         text = part.get(kind) if kind == "refusal" else part.get("text", part.get("value"))
         text = text.get("value") if isinstance(text, Mapping) else text
         if isinstance(text, str):
@@ -409,6 +419,16 @@ def _action_inside_line(text: str) -> ActionSpan | None:
             others += [label] if thought or label[0] == "Action:" else []
     spans = (_action_at(text, each.start(), each.end(), "") for each in (*same_case, *others))
     return next((span for span in spans if span), None)
+
+
+def _action_in_tags(text: str) -> ActionSpan | None:
+    """The action in the last `<action>…</action>` that is not blank."""
+    found = [match for match in _TAGGED_ACTION.finditer(text) if match[1].strip()]
+    if not found:
+        return None
+    last, action = found[-1], found[-1][1]
+    start = last.start(1) + len(action) - len(action.lstrip())
+    return ActionSpan(last.start(), start, start + len(action.strip()), last.end())
 
 
 def _case(word: str) -> str:

@@ -25,7 +25,7 @@ words = st.text("abc []", min_size=1).map(str.strip).filter(bool)
 
 
 def test_doctests():
-    assert doctest.testmod(chat) == (0, 25)
+    assert doctest.testmod(chat) == (0, 26)
 
 
 # thoughts and actions that hold what the parser looks for; an action is one line, or a call
@@ -251,7 +251,7 @@ def test_a_message_is_read_in_every_form(message, read):
     assert read_message(message) == read
 
 
-@pytest.mark.parametrize("content", [7, [{"type": "image_url"}], [7], {"text": "a"}])
+@pytest.mark.parametrize("content", [7, [{"type": "image_url"}], [7], {"image": "a"}])
 def test_a_message_of_another_form_is_refused(content):
     with pytest.raises(ValueError, match="not text"):
         read_message({"content": content})

@@ -4,10 +4,14 @@ A call is an object with a name and arguments, or the JSON text of one. It is fo
 
 - `tool_calls`: a list of calls, one call, or the JSON text of either; with the call in `function`;
 - `function_call`: the older field of the OpenAI API, and the turns of that role in ShareGPT rows;
-- content parts of type `tool_use`; results are parts of type `tool_result`;
+- content parts of type `tool_use`, or with the call in `functionCall` (Gemini) or `toolUse`
+  (Bedrock); their results are parts of type `tool_result`, `functionResponse` or `toolResult`;
+- items of OpenAI's Responses API, of type `function_call` or `custom_tool_call`;
 - a text that is a JSON object `{"thought", "function_name", "arguments"}` or `{"name",
   "parameters"}`;
-- a text with `<tool_call>…</tool_call>`.
+- a text with calls as models write them (`eef.call_forms`), such as `<tool_call>…</tool_call>`;
+- a text in ReAct whose action is a name and whose `Action Input:` its argument, or whose action is
+  a JSON object `{"action", "action_input"}` (LangChain).
 """
 
 from __future__ import annotations
@@ -18,16 +22,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eef.chat import find_action, format_completion, parse_completion
+from eef.call_forms import FORMS
+from eef.chat import cut_completion, drop_thoughts, find_action, format_completion, parse_completion
 from eef.errors import ConfigError
 from eef.importers.episode import ParseError
 from eef.tools import Call, Toolset, read_turn, write_turn
 from eef.trajectory import Step
 
-_NAMES = ("name", "function_name", "tool_name")
-_ARGUMENTS = ("arguments", "args", "parameters", "input")
+_NAMES = ("name", "function_name", "tool_name", "action")
+_ARGUMENTS = ("arguments", "args", "parameters", "input", "action_input")
 _ARGUMENTS_IN_TEXT = {"arguments", "parameters"}
-_TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.S)
+_HOLDERS = ("function", "custom", "functionCall", "toolUse")  # keys with a call in them
+_ACTION_INPUT = re.compile(
+    r"^[ \t]*[*_]{0,2}Action Input[*_]{0,2}:[*_]{0,2}\s*(.*)", re.I | re.M | re.S
+)
 _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.S)
 _THOUGHT = re.compile(r"^\s*Thought:\s*", re.I)
 
@@ -48,8 +56,8 @@ def calls_of(
     if is_call:
         content, given = None, [*given, content]
     if isinstance(content, list):
-        given += [part for part in content if _type(part) == "tool_use"]
-        content = [part for part in content if _type(part) != "tool_use"]
+        given += [part for part in content if _is_call(part)]
+        content = [part for part in content if not _is_call(part)]
     calls = [_call(item) for item in _listed(message.get("tool_calls"))]
     if isinstance(content, str) and not given and not calls:
         content, given = _calls_in_text(content)
@@ -128,9 +136,9 @@ def _mapped(call: Call, tools: Toolset, action_map: Callable[[str], str]) -> Cal
 
 
 def _split_reasoning(text: str) -> tuple[str, str]:
-    """A thought block at the start of a text, with what separates it, and the rest."""
-    end = text.find("\n</think>\n\n") if text.startswith("<think>\n") else -1
-    cut = end + len("\n</think>\n\n") if end >= 0 else 0
+    """The thought blocks at the start of a text, with what separates them, and the rest."""
+    rest = drop_thoughts(text)
+    cut = len(text) - len(rest) if text.endswith(rest) else 0
     return text[:cut], text[cut:]
 
 
@@ -211,7 +219,7 @@ def _has_value(item: Any) -> bool:
 def _call(item: Any) -> Call:
     call = _parsed(item) if isinstance(item, str) else item
     outer = call if isinstance(call, dict) else {}
-    function = outer.get("function")
+    function = _first(outer, _HOLDERS)
     if isinstance(function, str) and isinstance(_parsed(function), dict):
         function = _parsed(function)
     if isinstance(function, str):  # inspect: {"function": name, "arguments": {…}}
@@ -224,28 +232,77 @@ def _call(item: Any) -> Call:
 
 
 def _calls_in_text(text: str) -> tuple[str, list[Any]]:
-    """The text of a turn without the calls written in it, and these."""
-    tagged = [_parsed(found[1]) for found in _TAGGED.finditer(text)]
-    if tagged and all(isinstance(call, dict) for call in tagged):
-        return _TAGGED.sub("", text).strip(), tagged
-    fenced = _FENCED.fullmatch(text)
-    row = _parsed(fenced[1] if fenced else text)
+    """The text of a turn without the calls written in it, and these. Thought blocks hold none."""
+    block, rest = _split_reasoning(text)
+    if call := _call_in_react(rest):
+        return block + call[0], call[1]
+    for form in FORMS:
+        written = form.find(rest, {})
+        if written and all(each.call for each in written):
+            for each in reversed(written):
+                rest = rest[: each.start] + rest[each.end :]
+            return block + rest.strip(), [each.call._asdict() for each in written if each.call]
+    fenced = _FENCED.fullmatch(rest)
+    row = _parsed(fenced[1] if fenced else rest)
     if isinstance(row, dict) and _first(row, _NAMES) and _ARGUMENTS_IN_TEXT & row.keys():
-        return str(row.get("thought") or ""), [row]
+        return block + str(row.get("thought") or ""), [row]
     return text, []
 
 
+def _call_in_react(text: str) -> tuple[str, list[Any]] | None:
+    """The text and calls of a turn whose action has its argument on a line of its own, or is a JSON
+    object; None for any other turn.
+
+    >>> _call_in_react("Thought: a mug.\\nAction: search\\nAction Input: red mug")
+    ('a mug.', [{'name': 'search', 'arguments': 'red mug'}])
+    """
+    thought, action = parse_completion(text)
+    if action is None:
+        return None
+    row = _parsed(action)
+    if isinstance(row, dict):  # an object with other keys is an action of its environment
+        return (thought, [row]) if {"action", "action_input"} <= row.keys() else (text, [])
+    argument = _ACTION_INPUT.search(text, text.rfind(action))
+    if argument is None or not re.fullmatch(r"[\w. -]+", action):
+        return None
+    value = cut_completion(f"Action: {argument[1]}").removeprefix("Action: ")
+    return thought, [{"name": action, "arguments": value}]
+
+
 def result_text(part: Any) -> Any:
-    """A `tool_result` part as a text part; any other part unchanged."""
-    if _type(part) != "tool_result":
+    """A part with the result of a call as a text part; any other part unchanged."""
+    holder = _holder(part, ("functionResponse", "toolResult"))
+    if holder is None and _type(part) != "tool_result":
         return part
-    content = part.get("content")
-    parts = content if isinstance(content, list) else [content or ""]
-    texts = [each.get("text") if isinstance(each, dict) else each for each in parts]
-    strings = [text for text in texts if isinstance(text, str)]
+    inner = part[holder] if holder else part
+    content = inner.get("content", inner.get("response"))
+    texts = [_result(each) for each in (content if isinstance(content, list) else [content])]
+    strings = [text for text in texts if text is not None]
     if len(strings) < len(texts):
-        raise ValueError("a part that is not text: 'tool_result'")
+        raise ValueError(f"a part that is not text: {holder or 'tool_result'!r}")
     return {"type": "text", "text": "".join(strings)}
+
+
+def _result(value: Any) -> str | None:
+    """The text of one part of a result; a JSON object becomes its text. None if it has neither."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, dict) and isinstance(value.get("text"), str):
+        return str(value["text"])
+    data = value.get("json") if isinstance(value, dict) and "json" in value else value
+    is_object = isinstance(data, dict) and "type" not in data
+    return json.dumps(data, ensure_ascii=False) if is_object else None
+
+
+def _is_call(part: Any) -> bool:
+    return _type(part) == "tool_use" or _holder(part, ("functionCall", "toolUse")) is not None
+
+
+def _holder(part: Any, keys: tuple[str, ...]) -> str | None:
+    """The first of `keys` under which a part has an object."""
+    if not isinstance(part, dict):
+        return None
+    return next((key for key in keys if isinstance(part.get(key), dict)), None)
 
 
 def _type(part: Any) -> Any:

@@ -38,6 +38,15 @@ _ROLES: dict[str, Role] = {
     "agent": "agent",
     "function_call": "agent",
 }
+_ITEM_ROLES: dict[str, Role] = {
+    "reasoning": "agent",
+    "function_call": "agent",
+    "custom_tool_call": "agent",
+    "function_call_output": "user",
+    "custom_tool_call_output": "user",
+}
+"""Items of OpenAI's Responses API, which have a type and no role."""
+_CONTENT = ("content", "value", "message", "parts", "output")
 _OBSERVATION = re.compile(r"^\s*Observation:\s*", re.I)
 _END_OF_TURN = re.compile(
     r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|(?:im_end|eot_id|end|endoftext)\|>))+\s*$"
@@ -79,14 +88,20 @@ def parse_message(message: Any, number: int) -> Message:
     if not isinstance(message, dict):
         raise ParseError(f"message {number} is a {type(message).__name__}; expected an object")
     name = message.get("role", message.get("from", message.get("source")))
-    if not isinstance(name, str) or name.lower() not in _ROLES:
+    item = str(message.get("type")) if name is None else ""
+    if item not in _ITEM_ROLES and str(name).lower() not in _ROLES:
         raise ParseError(f"unknown role {name!r} in message {number}")
-    role = _ROLES[name.lower()]
-    content = message.get("content", message.get("value", message.get("message")))
+    role = _ITEM_ROLES.get(item) or _ROLES[str(name).lower()]
+    content = next((message[key] for key in _CONTENT if key in message), None)
     try:
         calls: list[Call] = []
-        if role == "agent":
-            content, calls = calls_of(message, content, is_call=name.lower() == "function_call")
+        if item == "reasoning":
+            content = [{"type": item, "reasoning": message.get("summary")}]
+        elif item in ("function_call", "custom_tool_call"):
+            content, calls = calls_of({}, message, is_call=True)
+        elif role == "agent":
+            is_call = str(name).lower() == "function_call"
+            content, calls = calls_of(message, content, is_call=is_call)
         elif isinstance(content, list):
             content = [result_text(part) for part in content]
         reasoning, text = read_message({**message, "content": content})

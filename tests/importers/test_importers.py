@@ -349,6 +349,34 @@ NULLS = {"query": "red mug", "label": None, "filter": None}
         {"content": '{"name": "search", "parameters": {"query": "red mug"}}'},
         {"content": f"<tool_call>\n{json.dumps(SEARCH)}\n</tool_call>"},
         {"from": "function_call", "value": json.dumps(SEARCH)},
+        {"tool_calls": [{"type": "custom", "custom": {"name": "search", "input": "red mug"}}]},
+        {"role": "model", "parts": [{"functionCall": {"name": "search", "args": NULLS}}]},
+        {"content": [{"toolUse": {"toolUseId": "1", "name": "search", "input": NULLS}}]},
+        {"role": None, "type": "function_call", **SEARCH, "call_id": "1"},
+        {"role": None, "type": "custom_tool_call", "name": "search", "input": "red mug"},
+        {"content": '<|python_tag|>{"name": "search", "parameters": {"query": "red mug"}}'},
+        {"content": f"[TOOL_CALLS][{json.dumps(SEARCH)}]"},
+        {"content": '[TOOL_CALLS]search[ARGS]{"query": "red mug"}'},
+        {
+            "content": "<tool_call>\n<function=search>\n<parameter=query>\nred mug\n</parameter>\n"
+            "</function>\n</tool_call>"
+        },
+        {"content": "<function=search><parameter=query>red mug</parameter></function>"},
+        {
+            "content": "<tool_call>search\n<arg_key>query</arg_key>\n"
+            "<arg_value>red mug</arg_value>\n</tool_call>"
+        },
+        {
+            "content": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>search\n"
+            '```json\n{"query": "red mug"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+        },
+        {
+            "content": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>search<｜tool▁sep｜>"
+            '{"query": "red mug"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+        },
+        {"content": "Action: search\nAction Input: red mug"},
+        {"content": '**Action**: search\n**Action Input**: {"query": "red mug"}\nObservation: no'},
+        {"content": 'Action:\n```\n{"action": "search", "action_input": "red mug"}\n```'},
     ],
 )
 def test_a_tool_call_is_read_in_each_of_its_forms(turn):
@@ -361,6 +389,64 @@ def test_a_tool_call_is_read_in_each_of_its_forms(turn):
         "search[red mug]",
         1.0,
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "action"),
+    [
+        ('<think>Or <tool_call>{"name": "buy", "arguments": {}}</tool_call></think>\nBuy it?', ""),
+        ('<think>Or Action: no</think>\nAction: search\nAction Input: "a"', "search[a]"),
+        ('Action: {"name": "move", "arguments": {"x": 1}}', None),
+        ('Action: {"x": 1, "action": "move"}', None),
+        ("Action: go north\nAction Input: now", "go north[now]"),
+        ("Thought: Action Input: is needed.\nAction: search[mug]", "search[mug]"),
+        ("<｜tool▁call▁begin｜>search<｜tool▁sep｜>{broken<｜tool▁call▁end｜>", ""),
+        ("<think>So.</think><action>search[mug]</action>", "search[mug]"),
+    ],
+)
+def test_what_resembles_a_call_in_a_text(content, action):
+    """None: the action is the JSON text itself, since an environment may take such actions."""
+    _, (_, step), _ = episode_of(
+        [
+            {"role": "user", "content": "see"},
+            {"role": "assistant", "content": "Action: look"},
+            {"role": "user", "content": "see"},
+            {"role": "assistant", "content": content},
+        ]
+    )
+    assert step.action == (content.removeprefix("Action: ") if action is None else action)
+    assert step.completion.startswith(content[: content.find("</think>") + 1])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"n": 2}}}]},
+        {"role": "user", "content": [{"toolResult": {"content": [{"json": {"n": 2}}]}}]},
+        {"role": "user", "content": [{"toolResult": {"content": [{"text": '{"n": 2}'}]}}]},
+        {"type": "function_call_output", "call_id": "1", "output": '{"n": 2}'},
+        {"role": "user", "content": [{"type": "tool_result", "content": '{"n": 2}'}]},
+        {"role": "user", "parts": [{"text": '{"n": 2}'}]},
+    ],
+)
+def test_the_result_of_a_call_is_an_observation_in_each_of_its_forms(result):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": SEARCH}]}
+    _, (step,), final = episode_of([{"role": "user", "content": "see"}, call, result])
+    assert (step.action, final) == ("search[red mug]", '{"n": 2}')
+
+
+def test_items_of_the_responses_api_are_one_turn():
+    items = [
+        {"role": "user", "content": "see"},
+        {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "A mug."}]},
+        {"type": "function_call", **SEARCH, "call_id": "1"},
+        {"type": "function_call_output", "call_id": "1", "output": "a page"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "."}]},
+    ]
+    _, steps, final = episode_of(items)
+    assert [step.action for step in steps] == ["search[red mug]", ""]
+    assert "A mug." in steps[0].completion
+    assert (steps[1].observation, steps[1].completion, final) == ("a page", ".", "")
 
 
 @pytest.mark.parametrize(
@@ -477,7 +563,7 @@ def test_a_tool_result_in_parts_is_an_observation():
         ({"tool_calls": [{"id": "1"}]}, "a tool call has no function name"),
         ({"tool_calls": ["{oops"]}, "a tool call has no function name"),
         ({"content": [{"type": "image_url"}]}, "message 1 has a part that is not text"),
-        ({"content": {"text": "a"}}, "message 1 has a part that is not text"),
+        ({"content": {"image": "a"}}, "message 1 has a part that is not text"),
     ],
 )
 def test_a_turn_that_cannot_be_read_is_rejected_with_the_reason(turn, reason):
