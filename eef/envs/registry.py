@@ -25,6 +25,7 @@ ENVIRONMENTS = {
     "webshop": "eef.envs.webshop.spec",
     "scienceworld": "eef.envs.scienceworld.spec",
     "textworld-express": "eef.envs.textworld_express",
+    "workflow": "eef.envs.workflow.env",
     "gymnasium": "eef.envs.gymnasium_text",
     "toy": "eef.envs.toy",
 }

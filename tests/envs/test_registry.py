@@ -46,7 +46,7 @@ def test_every_environment_has_a_spec_and_an_expert(name):
             "atari",
             {},
             "unknown environment 'atari'",
-            "known environments: webshop, scienceworld, textworld-express, gymnasium, toy",
+            f"known environments: {', '.join(ENVIRONMENTS)}",
         ),
         (
             "webshop",

@@ -1,0 +1,211 @@
+"""The sandbox holds hostile workflows, and whatever ends one leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eef.envs.workflow import sandbox
+from eef.envs.workflow.sandbox import JAIL, LONGEST_CODE, Limits, WorkflowRun, run_workflow
+from eef.errors import ConfigError
+from tests.fakes import ROOT
+from tests.fakes.small_run import wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workflows need Linux")
+
+
+def echo(index, prompt):
+    return f"{index}:{prompt}"
+
+
+def run(body, problems=("p",), ask=echo, *, before="", **limits):
+    code = f"{before}\ndef solve(problem, ask):\n" + "\n".join(
+        f"    {line}" for line in body.splitlines()
+    )
+    return run_workflow(code, problems, ask, Limits(**limits))
+
+
+def sandboxes():
+    """The processes of all sandboxes of this code, by id."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if str(JAIL) in words:
+            found[int(path.parent.name)] = path.parent
+    return found
+
+
+def test_a_workflow_answers_through_the_model():
+    found = run("return ask(problem) + ask('again')", ("a", "b"))
+    assert found == WorkflowRun(answers=("0:a0:again", "1:b1:again"), errors=(None, None), calls=4)
+
+
+def test_what_it_prints_and_reads_is_not_the_pipe():
+    found = run("print('{}')\nsys.stderr.write('x')\nreturn sys.stdin.read()", before="import sys")
+    assert found.answers == ("",)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("import os\nreturn os.fork()", "PermissionError"),
+        ("import subprocess\nreturn subprocess.run(['/bin/sh'])", "PermissionError"),
+        ("import threading\nthreading.Thread(target=print).start()", "RuntimeError"),
+        ("return len(bytearray(10 << 30))", "MemoryError"),
+        ("return open('/etc/passwd').read()", "FileNotFoundError"),
+        ("import os\nreturn os.listdir(os.path.expanduser('~root') + '/.ssh')", "FileNotFound"),
+        ("return open('/proc/self/environ').read()", "FileNotFoundError"),
+        ("import abc\nreturn open(abc.__file__, 'a')", "Error"),
+        ("import socket\nreturn socket.socket()", "PermissionError"),
+        ("import socket\nreturn socket.socket(socket.AF_UNIX)", "PermissionError"),
+        ("import socket\nreturn socket.create_connection(('127.0.0.1', 80))", "PermissionError"),
+        ("import socket\nreturn socket.socketpair()", "PermissionError"),
+        ("with open('x', 'wb') as f:\n    while True: f.write(bytes(1 << 20))", "OSError"),
+        ("return [open(str(i), 'w') for i in range(999)]", "OSError: [Errno 24]"),
+        ("import os\nos.kill(2, 9)", "ProcessLookupError"),
+        ("import os\nos.kill(-1, 9)", "ProcessLookupError"),
+        ("import ctypes\nif ctypes.CDLL(None).unshare(0x10000000): raise OSError", "OSError"),
+        ("import eef", "ModuleNotFoundError"),
+        ("import numpy", "ModuleNotFoundError"),
+        ("def f(): return f()\nreturn f()", "RecursionError"),
+        ("raise SystemExit(3)", "SystemExit: 3 (line 3)"),
+        ("return ask(3)", "TypeError: `ask` takes a string, not int (line 2)"),
+        ("return 1 / 0", "ZeroDivisionError: division by zero (line 3)"),
+    ],
+)
+def test_what_it_may_not_do_raises_an_exception_in_it(body, error):
+    found = run(body)
+    assert found.failure is None
+    assert found.answers == (None,)
+    assert error.split(" (line")[0] in found.errors[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "failure"),
+    [
+        ("while True: pass", "it exceeded its time limit of 1 s"),
+        ("import time\ntime.sleep(100)", "it exceeded its time limit of 1 s"),
+        ("import os\nos._exit(0)", "its process ended early"),
+        ("import os\n[os.close(n) for n in range(9)]", "its process ended early"),
+        ("import ctypes\nctypes.string_at(0)", "its process ended early"),
+        ("import os\nos.write(4, bytes(1 << 20))", "it wrote a line of more than 65,536 bytes"),
+        ("import os\nos.write(4, b'{}\\n')", "it wrote something else than an answer"),
+        ("import os\nos.write(4, b'nonsense\\n')", "it wrote something else than JSON"),
+        ("import os\nos.write(4, b'[' * 60000 + b'\\n')", "it wrote something else than JSON"),
+        (
+            "import os\nwhile True: os.write(4, b'{\"ask\": \"x\"}\\n')",
+            "it called the model 100 times for one problem",
+        ),
+    ],
+)
+def test_what_ends_it(body, failure, monkeypatch):
+    monkeypatch.setattr(sandbox, "_WALL", 3.0 if "while True: pass" in body else 1.0)
+    found = run(body, seconds=1)
+    assert found.answers == ()
+    assert failure in found.failure
+    assert sandboxes() == {}
+
+
+def test_a_gigabyte_of_output_goes_nowhere():
+    found = run("for _ in range(1024): os.write(1, bytes(1 << 20))", before="import os")
+    assert found.answers == ("None",)
+
+
+def test_it_sees_an_empty_directory_and_nothing_of_its_host(monkeypatch):
+    monkeypatch.setenv("EEF_TEST_KEY", "secret")
+    before = "import os, sys, getpass"
+    found = run("return os.getcwd(), os.listdir('.'), dict(os.environ)", before=before)
+    directory, files, environment = eval(found.answers[0])
+    assert (directory, files) == ("/scratch", [])
+    assert set(environment) <= {"PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "LC_CTYPE"}
+    assert run("return os.getpid()", before=before).answers == ("1",)
+    found = run("return sorted(os.listdir('/'))", before=before)
+    assert {"etc", "proc", "tmp", "work", "home", "sys", "dev"}.isdisjoint(eval(found.answers[0]))
+
+
+def test_calls_of_the_model_are_counted_and_bounded():
+    asked = []
+
+    def ask(index, prompt):
+        asked.append((index, prompt))
+        return "x"
+
+    body = "for _ in range(5):\n    try: ask(problem)\n    except RuntimeError as e: return e"
+    found = run(body, ("a", "b"), ask, calls=3)
+    assert found.answers == ("more than 3 calls for one problem",) * 2
+    assert asked == [(0, "a")] * 3 + [(1, "b")] * 3
+    assert found.calls == 6
+
+
+def test_chance_and_hashes_are_the_same_again():
+    before = "import random"
+    body = "return random.random(), hash('a'), list({'a', 'b', 'c', 'd'})"
+    one = run(body, ("a", "b"), before=before)
+    assert one == run(body, ("a", "b"), before=before)
+    assert len(set(one.answers)) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [
+        ("x =", "SyntaxError: invalid syntax (line 1)"),
+        ("x = 3", "it does not define a function `solve(problem, ask)`"),
+        ("solve = 3", "it does not define a function `solve(problem, ask)`"),
+        ("import nothing", "ModuleNotFoundError: No module named 'nothing' (line 1)"),
+        ("# " + "x" * LONGEST_CODE, "it has more than 20,000 characters"),
+        ("\ud800", "UnicodeEncodeError"),
+        ("\0", "null bytes"),
+        ("(" * 1000, "(line 1)"),
+    ],
+)
+def test_a_workflow_that_cannot_be_loaded(code, failure):
+    assert failure in run_workflow(code, ["p"], echo, Limits()).failure
+
+
+def test_a_machine_that_cannot_confine_refuses(monkeypatch, tmp_path):
+    refusing = tmp_path / "jail.py"
+    refusing.write_text('print(\'{"refused": "unshare: Operation not permitted"}\')')
+    monkeypatch.setattr(sandbox, "JAIL", refusing)
+    with pytest.raises(ConfigError, match="cannot confine workflows: unshare: ") as caught:
+        sandbox.check_sandbox()
+    assert "user namespaces" in caught.value.hint
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ConfigError, match="cannot be confined on darwin"):
+        sandbox.check_sandbox()
+
+
+def test_it_ends_with_a_killed_parent():
+    script = (
+        "from eef.envs.workflow.sandbox import Limits, run_workflow\n"
+        "code = 'import time\\ndef solve(problem, ask):\\n    ask(problem); time.sleep(60)'\n"
+        "run_workflow(code, ['p'], lambda *_: print('asked', flush=True) or 'x', Limits())\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    assert parent.stdout.readline() == b"asked\n"
+    assert sandboxes()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    wait_until(lambda: not sandboxes())
+
+
+def test_an_interrupt_ends_it():
+    def interrupt(index, prompt):
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run("import time\nask(problem)\ntime.sleep(60)", ask=interrupt)
+    assert time.monotonic() - started < 10
+    assert sandboxes() == {}
