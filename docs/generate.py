@@ -336,6 +336,7 @@ FILES = (
             "wins": "int",
             "errors": "int",
             "mismatches": "states that replay could not restore",
+            "tolerated_steps": "replayed observations that differ only in ignored parts",
             "overflows": "int",
             "worker_restarts": "how often a worker process died or hung and was restarted",
             "unverified": "int",

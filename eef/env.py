@@ -1,8 +1,10 @@
 """The environment protocol, a base class with its defaults, verified replay, and `check_env`.
 
 An environment plays one episode at a time. It has no tokens and no step limit of its own (limits
-belong to the rollout). It is deterministic: the same task and actions give the same observations
-and rewards.
+belong to the rollout). An episode is a function of the task, its seed and the actions: the same
+three give the same observations and rewards. What cannot be repeated exactly is declared: `ignored`
+are the parts of observations that a replay does not compare, and an environment that cannot be
+replayed at all is not `replayable`.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from copy import copy
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol, Self, runtime_checkable
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from eef.chat import build_conversation, parse_completion
 from eef.errors import ConfigError, EnvError, ReplayMismatch
@@ -46,6 +48,11 @@ class Env(Protocol):
     step_limit         default limit of a rollout, prefix included
     supports_snapshot  whether `snapshot` and `restore` work (otherwise both raise EnvError); a
                        snapshot can be restored many times and into any clone
+    seeded             whether `Task.seed` determines parts of an episode, such as a simulated user
+    replayable         whether recorded actions lead to the recorded observations again; states
+                       inside the episodes of an environment that is not can never be branched from
+    ignored            regular expressions; their matches in an observation, such as a time, are not
+                       compared when actions are replayed
     concurrent         whether clones may be played from several threads at once (because the
                        simulation runs elsewhere)
     prompt             the rules in words, for the system message; "" for none
@@ -60,6 +67,9 @@ class Env(Protocol):
     success_threshold: float
     step_limit: int
     supports_snapshot: bool
+    seeded: bool
+    replayable: bool
+    ignored: tuple[str, ...]
     concurrent: bool
     prompt: str
     tools: tuple[Tool, ...]
@@ -117,6 +127,9 @@ class BaseEnv:
     step_limit: int
     success_threshold: float = 1.0
     supports_snapshot: bool = False
+    seeded: bool = False
+    replayable: bool = True
+    ignored: tuple[str, ...] = ()
     concurrent: bool = False
     prompt: str = ""
     tools: tuple[Tool, ...] = ()
@@ -250,15 +263,79 @@ def _execute(env: Env, action: str) -> StepResult:
     )
 
 
-def replay(env: Env, task: Task, path: Iterable[PathStep]) -> StepResult:
+Match = Literal["equal", "tolerated", "different"]
+
+
+def compare_observations(
+    ignored: Sequence[str], recorded: str, observed: str, *, white_space: bool = True
+) -> Match:
+    """How an observation compares with the recorded one.
+
+    It is "tolerated" if the two differ only in what the expressions `ignored` match. Without
+    `white_space`, differences in white space do not count at all: many logs do not keep it.
+
+    >>> compare_observations([json_field("time")], '{"time": 1, "mug": 2}', '{"time": 9, "mug": 2}')
+    'tolerated'
+    """
+
+    def key(text: str) -> object:
+        return text if white_space else text.split()
+
+    if recorded == observed or key(recorded) == key(observed):
+        return "equal"
+    if ignored and key(_without(ignored, recorded)) == key(_without(ignored, observed)):
+        return "tolerated"
+    return "different"
+
+
+def json_field(name: str) -> str:
+    """The expression for `Env.ignored` that matches a field of JSON objects whose value is simple.
+
+    >>> re.sub(json_field("id"), "…", '{"id": "a-7", "price": 5}')
+    '{…, "price": 5}'
+    """
+    return rf'"{re.escape(name)}":\s*(?:"(?:[^"\\]|\\.)*"|[^\s,}}\]]+)'
+
+
+def _without(ignored: Sequence[str], text: str) -> str:
+    for pattern in ignored:
+        text = _compiled(pattern).sub("…", text)
+    return text
+
+
+@lru_cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise EnvError(
+            f"`ignored` of the environment: {pattern!r} is not a regular expression ({error})"
+        ) from None
+
+
+def seeded_task(env: Env, task: Task, seed: int) -> Task:
+    """The task with the seed of its episode; the task itself if the environment is not `seeded`."""
+    return replace(task, seed=seed) if env.seeded else task
+
+
+class Replay(NamedTuple):
+    """The result of a replay's last action (for an empty path, the first observation), and how many
+    observations differ from the record in what the environment ignores."""
+
+    result: StepResult
+    tolerated_steps: int
+
+
+def replay(env: Env, task: Task, path: Iterable[PathStep]) -> Replay:
     """Bring `env` into the state after `path` by replaying its actions.
 
-    Every observation is compared with the recorded one. Returns the result of the last action (for
-    an empty path, the first observation), which the path itself cannot verify. Raises
-    ReplayMismatch with the index of the first step whose observation differs from the record, or
-    that the episode did not reach.
+    `task` has the seed of the recorded episode. Every observation is compared with the recorded
+    one, except for what the environment ignores; the path itself cannot verify the last result.
+    Raises ReplayMismatch with the index of the first step whose observation differs from the
+    record, or that the episode did not reach.
     """
     now = StepResult(env.reset(task), 0.0, False)
+    tolerated = 0
     for index, item in enumerate(path):
         if now.terminated:
             raise ReplayMismatch(
@@ -267,15 +344,17 @@ def replay(env: Env, task: Task, path: Iterable[PathStep]) -> StepResult:
                 expected=item.step.observation,
                 observed=now.observation,
             )
-        if now.observation != item.step.observation:
+        match = compare_observations(env.ignored, item.step.observation, now.observation)
+        if match == "different":
             raise ReplayMismatch(
                 f"replay of {task.id}: the observation of step {index} differs from the record",
                 step=index,
                 expected=item.step.observation,
                 observed=now.observation,
             )
+        tolerated += match == "tolerated"
         now = execute(env, item.step.action)
-    return now
+    return Replay(now, tolerated)
 
 
 NO_ACTIONS = ("", "no such action", "search[a]", "click[b]")
@@ -283,6 +362,7 @@ NO_ACTIONS = ("", "no such action", "search[a]", "click[b]")
 
 _STEPS = 20  # of a tried episode
 _TASKS = 3
+_SEEDS = 4  # per task, if the environment is seeded
 _FORM = re.compile(r"`([^`\n]+)`|\b(\w+\[[^\[\]\n]+\])")
 """Actions in a prompt: `take <color>` in backticks, search[keywords]."""
 _SLOT = re.compile(r"<[^<>]+>|(?<=\[)[^\[\]]*(?=\])|\b(?:X|OBJ)\b")
@@ -296,7 +376,8 @@ class EnvCheck:
     `passed` are the checks in words. `episodes` counts all episodes played, repetitions included,
     `steps` their steps, `actions` the different actions among them. `wins` counts different
     episodes that were won. `answers` counts different observations: a small number means that
-    hardly any action had an effect, and that the check therefore says little.
+    hardly any action had an effect, and that the check therefore says little. `tolerated` counts
+    observations of repeated episodes that differ only in what the environment ignores.
     """
 
     passed: tuple[str, ...]
@@ -305,12 +386,14 @@ class EnvCheck:
     actions: int
     wins: int
     answers: int
+    tolerated: int = 0
 
     def __str__(self) -> str:
+        ignored = f"; {self.tolerated} observations differ in ignored parts" * bool(self.tolerated)
         return (
             f"{len(self.passed)} checks passed: {self.episodes} episodes with {self.steps} steps, "
             f"{self.actions} different actions and {self.answers} different observations; "
-            f"{self.wins} won"
+            f"{self.wins} won{ignored}"
         )
 
 
@@ -329,7 +412,9 @@ def check_env(
     answer every action), then `expert` plays, then come `episodes` random episodes. Their actions
     are drawn, by `seed`, from those already executed, from those that the prompt shows, and from
     the words of the observation. Each episode is played again in the same environment and in a
-    clone, and must be equal. After every step the score must be in [0, 1], because a step limit may
+    clone, and must be equal, except for what the environment ignores. If it is `seeded`, this holds
+    for further seeds, and some of them must give other episodes. If it is not `replayable`, nothing
+    is played again. After every step the score must be in [0, 1], because a step limit may
     end the episode there.
 
     Raises EnvError at the first check that fails, including when `step` raises an exception.
@@ -352,7 +437,8 @@ class _EnvChecker:
         self.fixed = tuple(actions)
         self.known = dict.fromkeys(actions)  # every action executed so far, in order
         self.passed: list[str] = []
-        self.played = self.steps = self.wins = 0
+        self.played = self.steps = self.wins = self.tolerated = 0
+        self.seeds_differ = False
         self.answers: set[str] = set()
 
     def check(self) -> EnvCheck:
@@ -361,8 +447,16 @@ class _EnvChecker:
         self.require(len(tasks) > 0, f"split {self.split!r} has tasks")
         ids = {task.id for task in everything}
         self.require(len(ids) == len(everything), "task ids are unique")
+        for pattern in env.ignored:
+            _compiled(pattern)
         for task in tasks:
             self._check_task(task)
+        if env.seeded and env.replayable:
+            self.require(
+                self.seeds_differ,
+                "some seeds give other episodes (`seeded`)",
+                f"the episodes of {_SEEDS} seeds per task are equal",
+            )
         with closing(env.clone()) as clone:
             same = env.fingerprint() == clone.fingerprint()
         self.require(same, "a clone has the same fingerprint")
@@ -373,6 +467,7 @@ class _EnvChecker:
             actions=len(self.known),
             wins=self.wins,
             answers=len(self.answers),
+            tolerated=self.tolerated,
         )
 
     def require(self, condition: bool, what: str, found: str = "") -> None:
@@ -396,8 +491,12 @@ class _EnvChecker:
             choices.append(_by_chance(self.env.prompt, self.known, chance))
         for choose in choices:
             actions, results = self._explore(task, choose)
-            self._check_repetition(task, actions, results)
             self._check_scores(task, actions, results)
+            if not self.env.replayable:
+                continue
+            self._check_repetition(task, actions, results)
+            if self.env.seeded:
+                self._check_seeds(task, actions, results)
             if self.env.supports_snapshot:
                 self._check_snapshots(task, actions)
 
@@ -429,17 +528,44 @@ class _EnvChecker:
     ) -> None:
         again = self._repeat(self.env, task, actions)
         self.require(
-            again == results,
+            self._same(results, again),
             f"{task.id}: the same actions give the same episode (deterministic)",
             _first_difference(actions, results, again),
         )
         with closing(self.env.clone()) as clone:
             cloned = self._repeat(clone, task, actions)
         self.require(
-            cloned == results,
+            self._same(results, cloned),
             f"{task.id}: a clone plays the same episode (deterministic)",
             _first_difference(actions, results, cloned),
         )
+
+    def _check_seeds(
+        self, task: Task, actions: Sequence[str], results: Sequence[StepResult]
+    ) -> None:
+        for seed in range(1, _SEEDS):
+            seeded = replace(task, seed=seed)
+            once = self._repeat(self.env, seeded, actions)
+            again = self._repeat(self.env, seeded, actions)
+            self.require(
+                self._same(once, again),
+                f"{task.id}: the same seed and actions give the same episode",
+                _first_difference(actions, once, again),
+            )
+            self.seeds_differ |= not self._same(once, results)
+
+    def _same(self, one: Sequence[StepResult], other: Sequence[StepResult]) -> bool:
+        """Whether two plays are equal, except for what the environment ignores."""
+        if len(one) != len(other):
+            return False
+        for first, second in zip(one, other, strict=True):
+            match = compare_observations(self.env.ignored, first.observation, second.observation)
+            if match == "different" or replace(first, observation="") != replace(
+                second, observation=""
+            ):
+                return False
+            self.tolerated += match == "tolerated"
+        return True
 
     def _check_scores(
         self, task: Task, actions: Sequence[str], results: Sequence[StepResult]
@@ -470,7 +596,7 @@ class _EnvChecker:
             for player, whose in ((self.env, "restore"), (clone, "a clone's restore")):
                 for t, (snapshot, expected) in enumerate(zip(snapshots, after, strict=True)):
                     player.restore(snapshot)
-                    if self._step(player, task, t, actions[t]) != expected:
+                    if not self._same([expected], [self._step(player, task, t, actions[t])]):
                         what = f"{whose} before step {t} continues the same episode"
                         self.require(False, f"{task.id}: {what}", f"the action is `{actions[t]}`")
                 self.require(True, f"{task.id}: {whose} continues the same episode")

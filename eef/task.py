@@ -16,6 +16,8 @@ class Task:
     instruction  the goal in words
     step_limit   limit of this task alone; a lower limit of the environment or recipe takes
                  precedence
+    seed         seed of what chance decides in its episode, for environments that are `seeded`;
+                 0 in the tasks of a split
     """
 
     id: str
@@ -24,6 +26,7 @@ class Task:
     split: str
     instruction: str
     step_limit: int | None = None
+    seed: int = 0
 
 
 def env_of(task: str) -> str:

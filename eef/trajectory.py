@@ -104,12 +104,14 @@ class Usage:
     """The cost of one rollout; `seconds` is its share of wall-clock time.
 
     Tokens are counted by the policy. `drifted_turns` are those whose text does not give the token
-    ids they were sampled as (see `Step.tokens`).
+    ids they were sampled as (see `Step.tokens`). `tolerated_steps` are the replayed steps whose
+    observation differs from the record only in what the environment ignores (`Env.ignored`).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
 
     replayed_steps: int = 0
+    tolerated_steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
@@ -166,6 +168,12 @@ def _add_verified_steps(record: Json) -> Json:
     return {"verified_steps": None, **record}
 
 
+def _add_episode_seed(record: Json) -> Json:
+    """5 → 6: an episode may have a seed, and a replay may tolerate differences."""
+    usage = {"tolerated_steps": 0, **record.get("usage", {})}
+    return {"episode_seed": None, **record, "usage": usage}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory(Record):
     """One recorded rollout.
@@ -178,6 +186,7 @@ class Trajectory(Record):
     could not be verified in the environment: they can be trained on, but not branched from.
     `verified_steps` is None if all of a replayable trajectory holds, or else the number of steps
     that do: states up to it can be branched from.
+    `episode_seed` is the seed of what chance decides in the environment, None if that is nothing.
     `source` is where a trajectory was imported from (`file:line`), or None if it was played here.
 
     Worked example. An expert path of 12 steps has id `e`. A student that branches from its state 4
@@ -186,13 +195,14 @@ class Trajectory(Record):
     """
 
     KIND: ClassVar[str] = "trajectory"
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 6
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         0: _name_every_field,
         1: _add_origin,
         2: _type_strings,
         3: _add_tokens,
         4: _add_verified_steps,
+        5: _add_episode_seed,
     }
 
     id: str
@@ -206,6 +216,7 @@ class Trajectory(Record):
     start: StateRef | None = None
     round: int = 0
     seed: int = 0
+    episode_seed: int | None = None
     error: str | None = None
     error_kind: ErrorKind | None = None
     usage: Usage = field(default_factory=Usage)

@@ -132,8 +132,8 @@ def test_replaying_a_path_restores_its_state(actions, index):
 def test_replay_returns_the_last_result():
     env = ToyEnv()
     task = env.tasks("train")[0]
-    assert replay(env, task, []) == StepResult(env.reset(task), 0.0, False)
-    assert replay(env, task, record(env, 0, ["right", ""])).observation == FORMAT_ERROR
+    assert replay(env, task, []).result == StepResult(env.reset(task), 0.0, False)
+    assert replay(env, task, record(env, 0, ["right", ""])).result.observation == FORMAT_ERROR
 
 
 @given(st.integers(0, 3))

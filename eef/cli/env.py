@@ -69,6 +69,8 @@ def check(
     for line in found.passed:
         print_out(line)
     print_err(str(found))
+    if not env.replayable:
+        print_err(f"{env.name} cannot be replayed: methods that branch from states are refused")
     if not found.wins:
         print_err(
             "warning: no episode was won; name the actions of a solution with `--action`, so that "

@@ -142,6 +142,11 @@ def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[st
     yield f"verified    {report.replayed}: their states can be explored from"
     if report.partly:
         yield f"partly      {report.partly}: states up to the first difference can be explored from"
+    if report.tolerated:
+        yield (
+            f"tolerated   {report.tolerated} observations differ only in what the environment "
+            "ignores"
+        )
     if report.unverified:
         yield f"unverified  {report.unverified}: for behavior cloning only"
     for difference in report.differences:
@@ -181,7 +186,7 @@ def _write(importer: Importer, files: list[Path], target: Path, rejected: list[R
             write_jsonl(target, (item.to_record() for item in _at_least_one(trajectories())))
     accounts = target.with_name(f"{target.name}.accounts.jsonl")
     accounts.unlink(missing_ok=True)
-    if any(each.outcome != "verified" for each in importer.accounts):
+    if any(each.outcome != "verified" or each.tolerated_steps for each in importer.accounts):
         write_jsonl(accounts, (each.to_record() for each in importer.accounts))
         print_err(f"the outcome of every row: {accounts}")
 

@@ -3,9 +3,11 @@
 Each session is an episode in a clone of the environment; read-only data is shared.
 
     POST /create                         → number of a new session, with an episode of a random task
-    POST /reset   {env_idx, session_id}  → [observation, null]; `session_id` is a task index, or
-                                           null for a random task
-    POST /restore {env_idx, session_id, actions, observations}
+    POST /reset   {env_idx, session_id, seed?}
+                                         → [observation, null]; `session_id` is a task index, or
+                                           null for a random task; `seed` (0) is the episode's, if
+                                           the environment is seeded
+    POST /restore {env_idx, session_id, actions, observations, seed?}
                                          → [observation, null]; the state of a task after `actions`,
                                            each replayed and each observation compared: those before
                                            the actions, and the one in the state
@@ -46,7 +48,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from eef.env import Env, StepResult, replay
+from eef.env import Env, StepResult, compare_observations, replay, seeded_task
 from eef.errors import ConfigError, EnvError, ReplayMismatch
 from eef.task import Task
 from eef.trajectory import Author, PathStep, Step
@@ -91,8 +93,9 @@ class Session:
     instruction: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def reset(self, task: Task) -> str:
-        self.observation, self.instruction = self.env.reset(task), task.instruction
+    def reset(self, task: Task, seed: int = 0) -> str:
+        self.observation = self.env.reset(seeded_task(self.env, task, seed))
+        self.instruction = task.instruction
         return self.observation
 
 
@@ -132,14 +135,19 @@ class Sessions:
         self.reset(number, None)
         return number
 
-    def reset(self, number: int, index: int | None) -> str:
+    def reset(self, number: int, index: int | None, seed: int = 0) -> str:
         """Start the task of an index, or a random one. Raises Refusal and EnvError."""
         task = self._task(index)
         with self.at(number) as session:
-            return session.reset(task)
+            return session.reset(task, seed)
 
     def restore(
-        self, number: int, index: int, actions: Sequence[str], observations: Sequence[str]
+        self,
+        number: int,
+        index: int,
+        actions: Sequence[str],
+        observations: Sequence[str],
+        seed: int = 0,
     ) -> str:
         """Bring a session into a recorded state. Raises Refusal, EnvError and ReplayMismatch."""
         if len(observations) != len(actions) + 1:
@@ -155,11 +163,12 @@ class Sessions:
         ]
         with self.at(number) as session:
             session.instruction = task.instruction
-            result = replay(session.env, task, path)
+            result, _ = replay(session.env, seeded_task(session.env, task, seed), path)
             session.observation = result.observation
             if result.terminated:
                 raise Refusal(422, f"the episode of {task.id} is over in this state")
-            if result.observation != observations[-1]:
+            match = compare_observations(session.env.ignored, observations[-1], result.observation)
+            if match == "different":
                 raise ReplayMismatch(
                     f"replay of {task.id}: the observation in the state differs from the record",
                     step=len(actions),
@@ -238,12 +247,14 @@ class Which(BaseModel):
 
 class Reset(Which):
     session_id: int | None = None
+    seed: int = 0
 
 
 class Restore(Which):
     session_id: int
     actions: list[str]
     observations: list[str]
+    seed: int = 0
 
 
 class Act(Which):
@@ -281,13 +292,18 @@ VERBS: dict[str, tuple[str, type[BaseModel], Answer]] = {
     "/reset": (
         "POST",
         Reset,
-        lambda sessions, query: [sessions.reset(query.env_idx, query.session_id), None],
+        lambda sessions, query: [
+            sessions.reset(query.env_idx, query.session_id, query.seed),
+            None,
+        ],
     ),
     "/restore": (
         "POST",
         Restore,
         lambda sessions, query: [
-            sessions.restore(query.env_idx, query.session_id, query.actions, query.observations),
+            sessions.restore(
+                query.env_idx, query.session_id, query.actions, query.observations, query.seed
+            ),
             None,
         ],
     ),

@@ -20,7 +20,7 @@ from eef.exporters.targets import write_table
 from eef.policy import Conversation
 from eef.selection import PlannedState
 from eef.task import Task
-from eef.trajectory import TrajectorySet
+from eef.trajectory import Step, TrajectorySet
 from eef.utils.jsonl import disk_errors, write_jsonl, write_text
 from eef.utils.records import Json
 
@@ -29,8 +29,8 @@ _TRL_README = """\
 
 `prompts.jsonl` holds a row per state: `prompt` (the conversation up to it), `task` and
 `task_index`, `state` (`trajectory@step`, or null for the task's start), `actions` and
-`observations` that lead there, and `steps_left`. `train.py` trains with TRL's GRPOTrainer from
-these states:
+`observations` that lead there, the episode's `seed`, and `steps_left`. `train.py` trains with TRL's
+GRPOTrainer from these states:
 
 ```
 eef env serve {env} {settings}
@@ -48,9 +48,9 @@ _VERL_README = """\
 
 `prompts.parquet` has the columns of verl's RLHFDataset: `data_source`, `prompt`, `ability`,
 `reward_model` and `extra_info`. `extra_info.interaction_kwargs` holds what an interaction needs to
-open a session at a server (`eef env serve {env} {settings}`): `task_index`, `actions` and
-`observations` for `POST /restore`, and `steps_left`. The reward is the sum of the rewards that
-`POST /step` returns; `eef` writes no interaction class for verl.
+open a session at a server (`eef env serve {env} {settings}`): `task_index`, `actions`,
+`observations` and `seed` for `POST /restore`, and `steps_left`. The reward is the sum of the
+rewards that `POST /step` returns; `eef` writes no interaction class for verl.
 """
 
 
@@ -58,7 +58,8 @@ open a session at a server (`eef env serve {env} {settings}`): `task_index`, `ac
 class StatePrompt:
     """A state to act from: its conversation, and the actions and observations that lead there.
 
-    `observations` has one entry more than `actions`: the last is the state's own.
+    `observations` has one entry more than `actions`: the last is the state's own. `seed` is that of
+    the episode, for environments that are seeded.
     """
 
     prompt: Conversation
@@ -68,6 +69,7 @@ class StatePrompt:
     actions: tuple[str, ...]
     observations: tuple[str, ...]
     steps_left: int
+    seed: int = 0
 
     def to_row(self) -> Json:
         return {
@@ -78,6 +80,7 @@ class StatePrompt:
             "actions": list(self.actions),
             "observations": list(self.observations),
             "steps_left": self.steps_left,
+            "seed": self.seed,
         }
 
 
@@ -85,7 +88,7 @@ def state_prompts(
     states: Sequence[PlannedState],
     trajectories: TrajectorySet,
     tasks: Mapping[str, Task],
-    first_observations: Callable[[Task], str],
+    starts: Callable[[Task], tuple[str, int]],
     *,
     prompt: str,
     prompt_suffix: str = "",
@@ -95,15 +98,18 @@ def state_prompts(
 ) -> list[StatePrompt]:
     """The states of a plan as prompts, each once.
 
-    `first_observations(task)` is what the environment shows at a task's start. `step_limit` bounds
-    a path, its recorded steps included unless `reset_step_limit`.
+    `starts(task)` is what the environment shows at a task's start, and the seed of the episodes
+    that start there. `step_limit` bounds a path, its recorded steps included unless
+    `reset_step_limit`.
     """
     rows = []
     for item in dict.fromkeys(PlannedState(each.task, each.state, 1) for each in states):
         task = tasks[item.task]
         if item.state is None:
-            steps, now = [], first_observations(task)
+            steps: list[Step] = []
+            now, seed = starts(task)
         else:
+            seed = trajectories[item.state.trajectory].episode_seed or 0
             steps = [each.step for each in trajectories.path_to(item.state)]
             now = trajectories.observation_at(item.state)
         conversation = build_conversation(
@@ -118,6 +124,7 @@ def state_prompts(
                 actions=tuple(step.action for step in steps),
                 observations=(*(step.observation for step in steps), now),
                 steps_left=step_limit if reset_step_limit else step_limit - len(steps),
+                seed=seed,
             )
         )
     return rows

@@ -37,6 +37,7 @@ class Episode:
             session_id=row["task_index"],
             actions=row["actions"],
             observations=row["observations"],
+            seed=row["seed"],
         )
 
     def act(self, completion: str) -> str:

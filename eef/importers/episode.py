@@ -25,8 +25,9 @@ class ParsedEpisode:
 
     `key` is the row's own id, unique in its file. `task` is the environment's number of its task,
     or an id of `eef`. `prompt` is the text of rules before the episode. `author` is who played it.
-    If it was imported before, `source` is from where, and `unverified_task` the task id that it was
-    given if it stayed unverified.
+    `episode_seed` is the seed of what chance decides in the environment. If it was imported before,
+    `source` is from where, and `unverified_task` the task id that it was given if it stayed
+    unverified.
     """
 
     format: str
@@ -40,6 +41,7 @@ class ParsedEpisode:
     success: bool | None = None
     terminated: bool = True
     author: str = ""
+    episode_seed: int | None = None
     source: str = ""
     unverified_task: str = ""
 

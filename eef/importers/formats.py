@@ -99,6 +99,7 @@ def _read_own(row: Record) -> ParsedEpisode:
         success=trajectory.success,
         terminated=trajectory.status == "terminated",
         author=trajectory.author.name,
+        episode_seed=trajectory.episode_seed,
         source=trajectory.source or "",
         unverified_task="" if trajectory.replayable else trajectory.task,
     )
@@ -240,7 +241,14 @@ def _conversation(
         success=row.get("success"),
         terminated=not row.get("truncated", False),
         author=str(row.get("author") or ""),
+        episode_seed=_seed(row.get("episode_seed")),
     )
+
+
+def _seed(value: object) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ParseError(f"`episode_seed` is {value!r}; expected a whole number")
 
 
 FORMATS: dict[str, Format] = {

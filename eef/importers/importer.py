@@ -25,7 +25,8 @@ Outcome = Literal["verified", "partly verified", "unverified", "rejected"]
 class RowAccount:
     """The outcome of one row: its place, the id of its trajectory, and why it is not verified.
 
-    `steps` of it were imported, and the first `verified_steps` hold in the environment.
+    `steps` of it were imported, and the first `verified_steps` hold in the environment;
+    `tolerated_steps` observations differ only in what the environment ignores.
     """
 
     place: str
@@ -34,6 +35,7 @@ class RowAccount:
     task: str = ""
     steps: int = 0
     verified_steps: int = 0
+    tolerated_steps: int = 0
     reward: float | None = None
     reason: str = ""
 
@@ -46,7 +48,8 @@ class ImportReport:
     """Counts of an import.
 
     `won`, `rewards` (a sum), `replayed` and `partly` count imported trajectories; `partly` are
-    those verified up to some step, the others are `unverified`. `differences` are the first few
+    those verified up to some step, the others are `unverified`. `tolerated` counts observations
+    that differ from the row only in what the environment ignores. `differences` are the first few
     reasons for either, each with its place. `masked` counts turns with loss weight 0. `closing`
     counts turns of words alone after the end of a replayed episode, which are dropped. `renamed`
     counts trajectories whose id was taken, so that the place of the row was added to it. `prompts`
@@ -61,6 +64,7 @@ class ImportReport:
     rewards: float = 0.0
     replayed: int = 0
     partly: int = 0
+    tolerated: int = 0
     rejected: int = 0
     held_out: int = 0
     masked: int = 0
@@ -90,6 +94,7 @@ class ImportReport:
             "mean_reward": self.mean_reward,
             "replayed": self.replayed,
             "partly_verified": self.partly,
+            "tolerated_steps": self.tolerated,
             "unverified": self.unverified,
             "masked_turns": self.masked,
             "closing_turns": self.closing,
@@ -111,6 +116,7 @@ class ImportReport:
         outcome = _outcome(trajectory)
         self.replayed += outcome == "verified"
         self.partly += outcome == "partly verified"
+        self.tolerated += trajectory.usage.tolerated_steps
         self.masked += sum(step.weight == 0 for step in trajectory.steps)
         self.closing += len(episode.steps) - len(trajectory.steps)
         self.prompts += bool(episode.prompt)
@@ -227,6 +233,7 @@ def _account(place: str, trajectory: Trajectory, difference: str) -> RowAccount:
         task=trajectory.task,
         steps=trajectory.length,
         verified_steps=verified if trajectory.replayable else 0,
+        tolerated_steps=trajectory.usage.tolerated_steps,
         reward=trajectory.reward,
         reason=difference,
     )

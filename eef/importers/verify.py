@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from eef.env import Env, execute
+from eef.env import Env, Match, compare_observations, execute, seeded_task
 from eef.errors import ReplayMismatch
 from eef.importers.episode import ParsedEpisode, ParseError, goal_key
 from eef.task import Task, TaskSet
@@ -88,6 +88,9 @@ def verify(
         trajectory = _as_recorded(episode, task_index, unplayed, reward)
         return Verified(trajectory, "no environment to replay it in")
     env = task_index.env
+    if not env.replayable:
+        trajectory = _as_recorded(episode, task_index, unplayed, reward)
+        return Verified(trajectory, f"{env.name} cannot be replayed")
     found: list[tuple[int, str, Trajectory]] = []
     for task in task_index.candidates(episode):
         played, mismatch = _replay(env, task, episode, unplayed)
@@ -126,26 +129,38 @@ def _replay(
 ) -> tuple[Trajectory, ReplayMismatch | None]:
     """The trajectory with the environment's own observations and rewards.
 
+    Observations that differ only in what the environment ignores stay as they were recorded: the
+    agent acted on those.
     Turns of words alone after the end of the episode ("The ticket is closed.") are dropped. At the
     first difference from the episode, the trajectory of the steps whose results were recorded
     alike, and the difference.
     """
-    observation, over = env.reset(task), False
+    seed = (episode.episode_seed or 0) if env.seeded else None
+    observation, over = env.reset(seeded_task(env, task, seed or 0)), False
     steps: list[Step] = []
+    tolerated = 0
     mismatch: ReplayMismatch | None = None
     for t, step in enumerate(episode.steps):
         if over and any(_acts(env, later) for later in episode.steps[t:]):
             mismatch = _mismatch(task, t, step.observation, "the end of the episode")
-        elif not _same(observation, step.observation):
-            mismatch = _mismatch(task, t, step.observation, observation)
+        else:
+            match = _compare(env, step.observation, observation)
+            if match == "different":
+                mismatch = _mismatch(task, t, step.observation, observation)
+            elif match == "tolerated":
+                observation, tolerated = step.observation, tolerated + 1
         if mismatch or over:  # closing words are not part of the episode
             break
         result = execute(env, step.action)
         steps.append(replace(step, observation=observation, reward=float(result.reward)))
         observation, over = result.observation, result.terminated
     final = episode.final_observation
-    if mismatch is None and final and not over and not _same(observation, final):
-        mismatch = _mismatch(task, len(steps), final, observation)
+    if mismatch is None and final and not over:
+        match = _compare(env, final, observation)
+        if match == "different":
+            mismatch = _mismatch(task, len(steps), final, observation)
+        elif match == "tolerated":
+            observation, tolerated = final, tolerated + 1
     reward = float(env.score([step.reward for step in steps]))
     if (
         mismatch is None
@@ -165,7 +180,8 @@ def _replay(
         reward=reward,
         status="terminated" if over else "truncated",
         success=reward >= env.success_threshold,
-        usage=Usage(replayed_steps=len(steps)),
+        episode_seed=seed,
+        usage=Usage(replayed_steps=len(steps), tolerated_steps=tolerated),
     )
     return trajectory, mismatch
 
@@ -231,9 +247,9 @@ def _task_id(episode: ParsedEpisode, task_index: TaskIndex | None) -> str:
     return f"text/{digest}"
 
 
-def _same(one: str, other: str) -> bool:
-    """Whether two texts are equal up to whitespace, which many logs do not keep."""
-    return one == other or one.split() == other.split()
+def _compare(env: Env, recorded: str, observed: str) -> Match:
+    """How two observations compare, up to white space, which many logs do not keep."""
+    return compare_observations(env.ignored, recorded, observed, white_space=False)
 
 
 def _mismatch(task: Task, t: int, recorded: str, observed: str) -> ReplayMismatch:

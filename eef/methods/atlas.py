@@ -46,6 +46,7 @@ class Atlas(Configured[AtlasOptions]):
     """
 
     Options: ClassVar[type[MethodOptions]] = AtlasOptions
+    branches: ClassVar[bool] = True
 
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int

@@ -29,10 +29,12 @@ class Method(Protocol):
     `plan` and `select` are pure: they read no file, no model and no environment. They use the
     student's rollouts of rounds up to `round` only, and their results depend on the set of
     trajectories, not on its order. `prompt_suffix` is appended to the environment's prompt whenever
-    the student acts; it is mostly empty.
+    the student acts; it is mostly empty. `branches` states whether `plan` returns states inside
+    recorded trajectories, which needs an environment that can be replayed.
     """
 
     Options: ClassVar[type[MethodOptions]]
+    branches: ClassVar[bool]
 
     @property
     def name(self) -> str: ...
@@ -67,6 +69,7 @@ class Configured(Generic[OptionsT]):
     options: OptionsT
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    branches: ClassVar[bool] = False
 
     @classmethod
     def create(cls, name: str, options: Mapping[str, object]) -> Self:

@@ -165,6 +165,7 @@ class Eef(Configured[EefOptions]):
     """
 
     Options: ClassVar[type[MethodOptions]] = EefOptions
+    branches: ClassVar[bool] = True
 
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int

@@ -51,6 +51,7 @@ class Ipr(Configured[IprOptions]):
     """
 
     Options: ClassVar[type[MethodOptions]] = IprOptions
+    branches: ClassVar[bool] = True
 
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int

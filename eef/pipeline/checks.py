@@ -91,6 +91,7 @@ def check_run(context: RunContext) -> None:
             require_package("torch", f"the expert `{name}`")
             _check_model(context, name)
             _check_template(context, name)
+    check_replayable(context)
     _check_disjoint_splits(context)
     if run.recipe.rollouts.engine != "local" and not all(map(run.is_done, run.stages)):
         context.engines.check()
@@ -146,6 +147,19 @@ def _check_fingerprint(path: Path, then: Mapping[str, Any], now: Mapping[str, An
         raise StoreError(
             f"`{path}` was started in another environment (it differs in: {', '.join(differing)})",
             hint="restore its data, or start a run in another directory",
+        )
+
+
+def check_replayable(context: RunContext) -> None:
+    """ConfigError if a method branches from states that the environment cannot restore."""
+    if context.env.replayable:
+        return
+    branching = [name for name, each in context.run.methods.items() if each.branches]
+    if branching:
+        raise ConfigError(
+            f"environment {context.env.name!r} cannot be replayed, and method {branching[0]!r} "
+            "starts rollouts inside recorded episodes",
+            hint="use methods that start at tasks alone, such as `bc` and `rft6`",
         )
 
 

@@ -8,7 +8,7 @@ from datetime import date as Date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from eef.env import Env, toolset_of
+from eef.env import Env, seeded_task, toolset_of
 from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError
 from eef.exporters.examples import RenderedExample, render_examples
@@ -20,9 +20,9 @@ from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import EXPERT, Stage, trained_before
 from eef.policy import Policy, Sampling
 from eef.renderer import Renderer
-from eef.rollouts.runner import RolloutParameters
+from eef.rollouts.runner import RolloutParameters, start_seed
 from eef.selection import PlannedState
-from eef.task import TaskSet
+from eef.task import Task, TaskSet
 from eef.tools import Toolset
 from eef.trajectory import Author, TrajectorySet
 
@@ -118,6 +118,7 @@ class RunContext:
             reset_step_limit=rollouts.reset_step_limit,
             prompt_suffix=suffix,
             thoughts=self.recipe.chat.thoughts,
+            episode_seed=self.recipe.seed,
         )
 
     def plan(self, stage: Stage, trajectories: TrajectorySet) -> list[PlannedState]:
@@ -132,11 +133,16 @@ class RunContext:
         trajectories = self.run.trajectories(stage.method)
         rollouts = self.parameters(stage)
         with closing(self.env.clone()) as env:
+
+            def start(task: Task) -> tuple[str, int]:
+                seed = start_seed(trajectories, task.id, rollouts.episode_seed)
+                return env.reset(seeded_task(env, task, seed)), seed if env.seeded else 0
+
             return state_prompts(
                 self.plan(stage, trajectories),
                 trajectories,
                 {task.id: task for task in self.train_tasks},
-                env.reset,
+                start,
                 prompt=self.prompt,
                 prompt_suffix=rollouts.prompt_suffix,
                 step_limit=rollouts.step_limit,

@@ -339,6 +339,7 @@ def _finish_rollouts(
         "wins": sum(item.success for item in rollouts),
         "errors": sum(item.status == "error" for item in rollouts),
         "mismatches": kinds["replay"],
+        "tolerated_steps": sum(item.usage.tolerated_steps for item in rollouts),
         "overflows": kinds["context_overflow"],
         "worker_restarts": context.worker_restarts[stage],
     }

@@ -23,10 +23,11 @@ class Cost:
     """What something cost.
 
     `env_steps` counts the rollouts' own steps; recorded steps that were played again to restore a
-    state are counted in `replayed_steps` instead. `cached_tokens` is the part of `prompt_tokens`
-    that was not recomputed. `drifted_turns` are those whose text does not give the token ids they
-    were sampled as. `trained_tokens` carry loss; `processed_tokens` are all tokens that
-    passed through the model during training. `updates` are optimizer steps.
+    state are counted in `replayed_steps` instead, those that differ from the record only in what
+    the environment ignores also in `tolerated_steps`. `cached_tokens` is the part of
+    `prompt_tokens` that was not recomputed. `drifted_turns` are those whose text does not give the
+    token ids they were sampled as. `trained_tokens` carry loss; `processed_tokens` are all tokens
+    that passed through the model during training. `updates` are optimizer steps.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
@@ -34,6 +35,7 @@ class Cost:
     rollouts: int = 0
     env_steps: int = 0
     replayed_steps: int = 0
+    tolerated_steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from eef.chat import Thoughts, build_conversation, parse_completion
 from eef.env import Env, StepResult, execute
-from eef.errors import EnvError
+from eef.errors import BudgetError, ConfigError, EnvError, ModelError
 from eef.policy import Completion, Conversation
+from eef.rollouts.restore import Restored
 from eef.tools import Toolset
 from eef.trajectory import ErrorKind, Status, Step, Usage
 
@@ -52,18 +53,25 @@ class Episode:
             tools=self.tools,
         )
 
-    def begin(self, env: Env, observation: str, replayed_steps: int) -> None:
+    def begin(self, env: Env, restored: Restored) -> None:
         """Start acting: `env` has reached the start state.
 
         If the prefix has used up the step limit, the episode is truncated at once.
         """
-        self.env, self.observation = env, observation
-        self.usage = replace(self.usage, replayed_steps=replayed_steps)
+        self.env, self.observation = env, restored.observation
+        self.usage = replace(
+            self.usage,
+            replayed_steps=restored.replayed_steps,
+            tolerated_steps=restored.tolerated_steps,
+        )
         if self.steps_left <= 0:
             self.end("truncated")
 
     def take(self, completion: Completion) -> None:
-        """Execute the policy's turn. An exception of the environment ends the episode."""
+        """Execute the policy's turn. An exception of the environment ends the episode.
+
+        ConfigError, ModelError and BudgetError propagate: all other episodes would meet them too.
+        """
         self._count(completion)
         if completion.finish == "overflow":
             self.end("truncated", "context overflow", "context_overflow")
@@ -74,6 +82,8 @@ class Episode:
         else:
             try:
                 self._step(completion)
+            except (ConfigError, ModelError, BudgetError):
+                raise
             except Exception as error:
                 self.fail(error)
 

@@ -94,9 +94,10 @@ def play_into_store(
     `before` are earlier specs of the same stage; progress counts them too. `on_progress` is called
     after a trajectory has been stored, so that an exception in it loses nothing.
 
-    EnvError if a spec starts inside a trajectory that was never verified in the environment.
+    EnvError if a spec starts inside a trajectory that was never verified in the environment, or if
+    the environment cannot be replayed.
     """
-    _refuse_unverified(specs, store.trajectories)
+    _refuse_unverified(specs, store.trajectories, env)
     counter = _Counter([*before, *specs], store, subject, on_progress)
     free = isinstance(policy, FreePolicy)
     kind: type[RolloutRunner] = FreeRunner if free else RolloutRunner
@@ -145,10 +146,15 @@ def _play_missing(
             counter.add(trajectory)
 
 
-def _refuse_unverified(specs: Sequence[RolloutSpec], trajectories: TrajectorySet) -> None:
+def _refuse_unverified(specs: Sequence[RolloutSpec], trajectories: TrajectorySet, env: Env) -> None:
     """EnvError for a start state that may not be reachable in this environment."""
     for spec in specs:
         origin = trajectories[spec.state.trajectory] if spec.state is not None else None
+        if origin is not None and not env.replayable:
+            raise EnvError(
+                f"cannot branch from {spec.state}: environment {env.name!r} cannot be replayed",
+                hint="start at tasks alone, as behavior cloning and RFT do",
+            )
         if origin is not None and not origin.replayable:
             raise EnvError(
                 f"cannot branch from {spec.state}: that trajectory ({origin.source}) was not "

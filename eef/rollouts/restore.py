@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from eef.env import Env, replay
+from eef.env import Env, compare_observations, replay
 from eef.errors import ReplayMismatch
 from eef.task import Task
 from eef.trajectory import PathStep, StateRef, TrajectorySet
@@ -12,42 +12,53 @@ from eef.trajectory import PathStep, StateRef, TrajectorySet
 CAPACITY = 256  # snapshots kept; plans list the rollouts of a state one after the other
 
 
+class Restored(NamedTuple):
+    """A state that an environment was brought into: the observation there, the number of replayed
+    steps, and how many observations differ from the record in what the environment ignores."""
+
+    observation: str
+    replayed_steps: int = 0
+    tolerated_steps: int = 0
+
+
 class StateRestorer:
     """The states of recorded trajectories, as start states of rollouts.
 
     The first visit of a state replays the recorded actions and compares every observation,
-    including the one in the state itself. If the environment supports snapshots, later visits, in
-    any clone, restore the snapshot taken then.
+    including the one in the state itself, except for what the environment ignores. If the
+    environment supports snapshots, later visits, in any clone, restore the snapshot taken then.
     """
 
     def __init__(self, trajectories: TrajectorySet) -> None:
         self._trajectories = trajectories
-        self._snapshots: dict[StateRef, Any] = {}
+        self._snapshots: dict[StateRef, tuple[Any, str]] = {}  # with the observation there
 
     def prefix(self, state: StateRef | None) -> tuple[PathStep, ...]:
         """The steps that lead to a state; empty for a task's start (None)."""
         return self._trajectories.path_to(state) if state is not None else ()
 
-    def restore(self, env: Env, task: Task, state: StateRef | None) -> tuple[str, int]:
-        """Bring `env` into a state. Returns the observation there and the number of replayed steps.
+    def restore(self, env: Env, task: Task, state: StateRef | None) -> Restored:
+        """Bring `env` into a state. `task` has the seed of the state's episode.
 
         ReplayMismatch if an observation differs from the record, or if the episode is over in that
         state.
         """
         if state is None:
-            return env.reset(task), 0
+            return Restored(env.reset(task))
         if state in self._snapshots:
-            env.restore(self._snapshots[state])
-            return self._trajectories.observation_at(state), 0
-        observation = self._replay(env, task, state)
+            snapshot, observation = self._snapshots[state]
+            env.restore(snapshot)
+            return Restored(observation)
+        restored = self._replay(env, task, state)
         if env.supports_snapshot:
-            self._keep(state, env.snapshot())
-        return observation, state.t
+            self._keep(state, (env.snapshot(), restored.observation))
+        return restored
 
-    def _replay(self, env: Env, task: Task, state: StateRef) -> str:
+    def _replay(self, env: Env, task: Task, state: StateRef) -> Restored:
         expected = self._trajectories.observation_at(state)
-        now = replay(env, task, self.prefix(state))
-        if now.terminated or now.observation != expected:
+        now, tolerated = replay(env, task, self.prefix(state))
+        match = compare_observations(env.ignored, expected, now.observation)
+        if now.terminated or match == "different":
             problem = (
                 "the episode is over"
                 if now.terminated
@@ -59,9 +70,9 @@ class StateRestorer:
                 expected=expected,
                 observed=now.observation,
             )
-        return expected
+        return Restored(now.observation, state.t, tolerated + (match == "tolerated"))
 
-    def _keep(self, state: StateRef, snapshot: Any) -> None:
+    def _keep(self, state: StateRef, snapshot: tuple[Any, str]) -> None:
         self._snapshots[state] = snapshot
         if len(self._snapshots) > CAPACITY:
             del self._snapshots[next(iter(self._snapshots))]

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from eef.chat import Thoughts
-from eef.env import Env
-from eef.errors import ConfigError, EefError, ReplayMismatch
+from eef.env import Env, seeded_task
+from eef.errors import BudgetError, ConfigError, EefError, ModelError, ReplayMismatch
 from eef.policy import Completion, Conversation, Policy, PrivilegedPolicy, Sampling, tools_of
 from eef.rollouts.episode import Episode, describe_error
 from eef.rollouts.restore import StateRestorer
@@ -50,7 +50,8 @@ class RolloutParameters:
     rollout's own steps. A task's own limit applies if it is lower. `batch_size` episodes are
     played side by side, or `in_flight` of them through a server. `prompt_suffix` is appended to the
     environment's prompt. With `thoughts="dropped"` the policy does not see the thought blocks of
-    earlier turns.
+    earlier turns. `episode_seed` and the task determine the seed of an episode that starts there,
+    in environments that are seeded.
     """
 
     sampling: Sampling
@@ -60,6 +61,7 @@ class RolloutParameters:
     reset_step_limit: bool = False
     prompt_suffix: str = ""
     thoughts: Thoughts = "kept"
+    episode_seed: int = 0
 
 
 def derive_seed(*parts: object) -> int:
@@ -95,9 +97,13 @@ class RolloutRunner:
 
     If the environment is `concurrent`, the episodes of a batch are started and stepped in threads.
 
+    If the environment is seeded, a rollout from a state has the episode seed of that state's
+    trajectory. One from a task's start has that of the task's first expert trajectory, or else one
+    derived from `episode_seed` and the task: all rollouts from there start in one state.
+
     An exception of the environment or the policy ends its episode with an error. Only an EefError
-    of the policy, a ConfigError of the environment (which cannot be used as configured) and
-    KeyboardInterrupt propagate to the caller.
+    of the policy, a ConfigError, ModelError or BudgetError of the environment (which cannot be used
+    as configured) and KeyboardInterrupt propagate to the caller.
     """
 
     def __init__(
@@ -179,8 +185,9 @@ class RolloutRunner:
     def _restore(self, slot: int, spec: RolloutSpec, episode: Episode) -> None:
         try:
             clone = self._clone(slot)
-            episode.begin(clone, *self._restorer.restore(clone, spec.task, spec.state))
-        except ConfigError:
+            task = seeded_task(clone, spec.task, self._episode_seed(spec) or 0)
+            episode.begin(clone, self._restorer.restore(clone, task, spec.state))
+        except (ConfigError, ModelError, BudgetError):
             raise
         except ReplayMismatch as mismatch:
             episode.end("error", mismatch.message, "replay")
@@ -247,10 +254,32 @@ class RolloutRunner:
             start=spec.state,
             round=spec.round,
             seed=spec.seed,
+            episode_seed=self._episode_seed(spec),
             error=episode.error,
             error_kind=episode.error_kind,
             usage=episode.usage,
+            replayable=self._env.replayable,
         )
+
+    def _episode_seed(self, spec: RolloutSpec) -> int | None:
+        """The seed of the environment in a rollout; None if it is not seeded."""
+        if not self._env.seeded:
+            return None
+        if spec.state is not None:
+            return self._trajectories[spec.state.trajectory].episode_seed or 0
+        return start_seed(self._trajectories, spec.task.id, self._parameters.episode_seed)
+
+
+def start_seed(trajectories: TrajectorySet, task: str, seed: int) -> int:
+    """The seed of all episodes that start a task in a seeded environment.
+
+    It is that of the task's first expert trajectory, so that rollouts from there start in the state
+    in which the expert started, or else derived from `seed` and the task.
+    """
+    for item in trajectories.of_task(task):
+        if item.by_expert and item.episode_seed is not None:
+            return item.episode_seed
+    return derive_seed("episode", seed, task)
 
 
 def _share(episodes: Sequence[Episode], seconds: float) -> None:

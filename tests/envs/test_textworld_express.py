@@ -57,7 +57,7 @@ def test_gold_paths_win_and_replay_in_a_fresh_process(env, tmp_path):
     recorded += [(task, *wander(env, task, 10, seed=0)) for task in tasks]
     env.pool.close()
     for task, path, last in recorded:
-        assert replay(env, task, path) == last
+        assert replay(env, task, path).result == last
 
 
 @pytest.mark.parametrize("game", GAMES)

@@ -163,7 +163,7 @@ def test_branches_of_branches_are_legal_episodes():
     assert max(each.id.count("/") for each in stored) == 1
     for trajectory in stored:
         task = next(task for task in env.tasks("train") if task.id == trajectory.task)
-        end = replay(env, task, stored.path(trajectory.id))
+        end = replay(env, task, stored.path(trajectory.id)).result
         assert end.observation == trajectory.final_observation
         assert end.terminated == (trajectory.status == "terminated")
         assert trajectory.length <= 10

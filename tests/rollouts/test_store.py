@@ -153,6 +153,7 @@ def test_a_version_0_record_is_migrated(tmp_path):
     old_again, new = read_trajectories(tmp_path)
     assert old_again.steps == (Step(observation="o", completion="Action: a", action="a"),)
     assert (old_again.start, old_again.round, old_again.usage) == (None, 0, Usage())
+    assert old_again.episode_seed is None
     assert new.to_record()["version"] == Trajectory.VERSION
 
 

@@ -25,6 +25,7 @@ STEP_REASONS: Parts = (
 FAILURES: Parts = (
     ("Failed rollouts", "errors"),
     ("of these, from a state that could not be restored", "mismatches"),
+    ("Replayed observations that differ only in what the environment ignores", "tolerated_steps"),
     ("Worker restarts", "worker_restarts"),
 )
 TRAINING = ("updates", "trained_tokens", "processed_tokens")

@@ -309,7 +309,7 @@ def test_an_episode_survives_its_jvm(env):
     task = env.tasks("train")[0]
     path, last = record(env, task, list(GoldPaths(env)[task].actions))
     middle, deaths = len(path) // 2, env.worker_restarts
-    now = replay(env, task, path[:middle])
+    now = replay(env, task, path[:middle]).result
     os.kill(children(env.pool.workers[0].pid)[0], signal.SIGKILL)
     for item in path[middle:]:
         assert now.observation == item.step.observation
@@ -335,7 +335,7 @@ def test_gold_paths_win_are_cached_and_replay(env, tmp_path):
     for task in tasks:
         assert again[task] == paths[task]
         path, last = record(env, task, list(paths[task].actions))
-        assert replay(env, task, path) == last
+        assert replay(env, task, path).result == last
 
 
 def collect(env, preset, tasks):
@@ -385,7 +385,7 @@ def test_gold_paths_and_random_rollouts_replay_in_fresh_processes(tmp_path):
     recorded += [(task, *wander(env, task, 30, seed=1)) for task in tasks]
     env.close()
     for task, path, last in recorded:
-        assert replay(env, task, path) == last, task.id
+        assert replay(env, task, path).result == last, task.id
     env.close()
     assert len(recorded) == 120
     assert len(failing) < 6, failing
