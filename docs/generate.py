@@ -385,9 +385,14 @@ FILES = (
         },
     ),
     _file(
-        "*/round*/optimizer/state.safetensors",
-        "Weights and optimizer moments that the next round continues with; kept for the latest "
-        "round that was trained on acts.",
+        "*/round*/optimizer/*.safetensors",
+        "Weights and optimizer moments that the next round continues with, one file per rank; kept "
+        "for the latest round that was trained on acts.",
+    ),
+    _file(
+        "*/round*/ranks/*",
+        "Output, progress and errors of the ranks of a training (`train.ranks`); removed at its "
+        "end.",
     ),
     _file(
         "*/round*/checkpoint/removed.json",

@@ -56,6 +56,8 @@ TORCH = (
     "eef.policies.kv_cache",
     "eef.policies.probe",
     "eef.training.batching",
+    "eef.training.ranks",
+    "eef.training.state",
     "eef.training.trainer",
     "eef.training.sft",
     "eef.training.dpo",

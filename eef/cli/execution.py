@@ -21,6 +21,7 @@ from eef.utils.compute import process_settings
 from eef.utils.jsonl import disk_errors, write_json
 
 CONTINUES = "stopped; the same command continues"
+_FREE = ("expert.api.", "train.ranks=", "train.launcher=")
 _RUNS = Path("runs")
 
 
@@ -53,12 +54,13 @@ def default_directory(recipe: Recipe) -> Path:
 def refuse_options(directory: Path, overrides: Sequence[str], out: Path | None) -> None:
     """ConfigError if options that only a new run takes are given for an existing one.
 
-    Overrides of `expert.api` are allowed, since they affect no result.
+    Overrides of `expert.api` and of ranks are allowed, since they affect no result.
     """
-    if out is not None or not all(each.startswith("expert.api.") for each in overrides):
+    if out is not None or not all(each.startswith(_FREE) for each in overrides):
         raise ConfigError(
             f"`{directory}` is a run directory, whose recipe is fixed",
-            hint="remove `--out` and `--set`; only settings of `expert.api` may change",
+            hint="remove `--out` and `--set`; only settings of `expert.api` and `train.ranks` may "
+            "change",
         )
 
 
@@ -73,7 +75,7 @@ def open_pipeline(
 ) -> Pipeline:
     """Open an existing run after its environment is prepared.
 
-    Overrides change its settings of `expert.api`.
+    Overrides change its settings of `expert.api` and of ranks.
     """
     if overrides:
         return create_pipeline(directory, recipe_of(directory, overrides), quiet=quiet)

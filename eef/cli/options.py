@@ -59,10 +59,24 @@ Jobs = Annotated[
         show_default=False,
     ),
 ]
+Ranks = Annotated[
+    int | None,
+    typer.Option(
+        "--ranks",
+        min=1,
+        help="Processes that train a student together, from now on.  [default: `train.ranks`]",
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table.")]
 MethodName = Annotated[
     str | None, typer.Option("--method", help="Only this method.", show_default=False)
 ]
+
+
+def with_ranks(overrides: list[str] | None, ranks: int | None) -> list[str] | None:
+    """Overrides with those of `--ranks`."""
+    return overrides if ranks is None else [*(overrides or ()), f"train.ranks={ranks}"]
 
 
 def overrides_table(overrides: list[str] | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from eef.cli.execution import (
     refuse_options,
     write_report,
 )
-from eef.cli.options import Jobs, Out, Quiet, RecipeOrRun, RecipeOverrides
+from eef.cli.options import Jobs, Out, Quiet, Ranks, RecipeOrRun, RecipeOverrides, with_ranks
 from eef.errors import MethodError
 from eef.pipeline.pipeline import Pipeline
 from eef.report.run_table import results_table
@@ -35,6 +35,7 @@ def run(
     overrides: RecipeOverrides = None,
     out: Out = None,
     jobs: Jobs = None,
+    ranks: Ranks = None,
     quiet: Quiet = False,
 ) -> None:
     """Execute a recipe, or continue a run.
@@ -47,6 +48,7 @@ def run(
     Example: `eef run recipes/demo.toml --out runs/demo --set seed=1`
     """
     started = monotonic()
+    overrides = with_ranks(overrides, ranks)
     if source.is_dir():
         refuse_options(source, overrides or (), out)
         pipeline = open_pipeline(source, quiet=quiet, overrides=overrides)

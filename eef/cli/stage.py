@@ -8,7 +8,7 @@ import typer
 
 from eef.cli.console import print_out
 from eef.cli.execution import execute_stages, open_pipeline
-from eef.cli.options import MethodName, Quiet, RunPath
+from eef.cli.options import MethodName, Quiet, Ranks, RunPath, with_ranks
 from eef.config import unknown_name
 from eef.errors import ConfigError
 from eef.pipeline.run_directory import RunDirectory
@@ -29,6 +29,7 @@ def stage(
             show_default=False,
         ),
     ] = None,
+    ranks: Ranks = None,
     quiet: Quiet = False,
 ) -> None:
     """Execute one stage of a run.
@@ -41,7 +42,8 @@ def stage(
     Example: `eef stage explore runs/demo --method eef --round 1`
     """
     stages = choose_stages(RunDirectory.open(directory), kind, method, round)
-    execute_stages(open_pipeline(directory, quiet=quiet), stages, quiet=quiet)
+    pipeline = open_pipeline(directory, quiet=quiet, overrides=with_ranks(None, ranks))
+    execute_stages(pipeline, stages, quiet=quiet)
     print_out(str(directory))
 
 

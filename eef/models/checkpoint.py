@@ -49,13 +49,15 @@ def save_checkpoint(
     base: str,
     about: Mapping[str, Any] | None = None,
     stop_ids: Collection[int] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write model, tokenizer, chat template and generation settings, replacing `directory`.
 
     `stop_ids` are the ids that end a turn, by default those of the plain chat template. `base`
     names the model it was trained from. `about` (recipe, method, round …, JSON values) goes into
     the manifest, with the SHA-256 of each weights file. Of a model with adapters only the adapters
-    are written. StoreError if the disk is full.
+    are written. `weights` are those to write, by default the model's. StoreError if the disk is
+    full.
     """
     with writing_weights(directory):
         shutil.rmtree(directory, ignore_errors=True)
@@ -64,11 +66,14 @@ def save_checkpoint(
         make_writable(model)
         model.generation_config.eos_token_id = sorted(stop_ids or Renderer(tokenizer).stop_ids)
         with no_progress_bars(), no_peft_warnings():
-            model.save_pretrained(directory)
+            model.save_pretrained(directory, state_dict=dict(weights) if weights else None)
+        if weights:  # a sharded model is in another number format
+            model.config.dtype = next(iter(weights.values())).dtype
+            model.config.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
-        weights = {path.name: _sha256(path) for path in sorted(directory.glob(_WEIGHTS))}
-    write_json(directory / MANIFEST_FILE, {**(about or {}), "base": base, "sha256": weights})
+        digests = {path.name: _sha256(path) for path in sorted(directory.glob(_WEIGHTS))}
+    write_json(directory / MANIFEST_FILE, {**(about or {}), "base": base, "sha256": digests})
 
 
 def merge_checkpoint(directory: Path, out: Path, *, dtype: DType = "float32") -> None:

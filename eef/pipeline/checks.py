@@ -29,6 +29,12 @@ LIBRARIES = ("torch", "transformers")
 VERSIONS = ("eef", "python", *LIBRARIES, "processor")
 ENGINE = ("engine", "dtype", "engine_version")
 """What computes completions, as a fingerprint names it."""
+_FREE: Any = {
+    "jobs": True,
+    "methods": True,
+    "expert": {"api": True},
+    "train": {"ranks": True, "launcher": True},
+}
 
 
 def versions() -> dict[str, str]:
@@ -97,6 +103,7 @@ def check_run(context: RunContext) -> None:
         context.engines.check()
     if not all(run.is_done(stage) for stage in run.stages if stage.kind == "train"):
         require_package("torch", "training a student")
+        _check_ranks(context)
         _check_model(context, run.recipe.model.name, run.recipe.model.lora)
         _check_template(context, run.recipe.model.name)
         _check_student_tasks(context)
@@ -105,15 +112,16 @@ def check_run(context: RunContext) -> None:
 def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
     """The recipe of an existing run, extended by the methods of another recipe.
 
-    Settings that affect no result are those of the other recipe: `jobs`, and `expert.api` (budget,
-    prices, address, key, retries, pace), since every response is kept under its model, messages and
-    sampling. All others must be equal; StoreError otherwise.
+    Settings that affect no result are those of the other recipe: `jobs`, `train.ranks`,
+    `train.launcher`, and `expert.api` (budget, prices, address, key, retries, pace), since every
+    response is kept under its model, messages and sampling. All others must be equal; StoreError
+    otherwise.
     """
     started = parse_settings(Recipe, read_json(path), source=str(path))
     shared = {*started.methods, BC}  # every run includes behavior cloning, named or not
     old, new = (
         {
-            **each.model_dump(exclude={"jobs": True, "methods": True, "expert": {"api": True}}),
+            **each.model_dump(exclude=_FREE),
             **_of_methods(each, shared & {*recipe.methods, BC}),
         }
         for each in (started, recipe)
@@ -122,8 +130,8 @@ def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
         keys = sorted(key for key in new if new[key] != old[key])
         raise StoreError(
             f"`{path.parent}` was started with another recipe (they differ in: {', '.join(keys)})",
-            hint="choose another directory with `--out`; in this one, only `methods`, `jobs` and "
-            "the settings of `expert.api` may change",
+            hint="choose another directory with `--out`; in this one, only `methods`, `jobs`, "
+            "`train.ranks` and the settings of `expert.api` may change",
         )
     settings = recipe.model_dump()
     settings["methods"] = tuple(dict.fromkeys((*started.methods, *recipe.methods)))
@@ -179,6 +187,15 @@ def _check_model(context: RunContext, name: str, lora: LoraSettings | None = Non
     from eef.models.loading import check_model
 
     check_model(name, device=context.recipe.model.device, lora=lora)
+
+
+def _check_ranks(context: RunContext) -> None:
+    """ConfigError if there are more ranks than GPUs."""
+    from eef.training.ranks import check_rank_devices
+
+    for recipe in context.run.recipes.values():
+        if recipe.train.ranks > 1 and not recipe.train.launcher:
+            check_rank_devices(recipe.train.ranks, recipe.model.device)
 
 
 def _check_template(context: RunContext, model_name: str) -> None:

@@ -192,7 +192,7 @@ class RunContext:
         return configured_context(name)
 
     def trainable_model(
-        self, start: str, seed: int
+        self, start: str, seed: int, device: str
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """A model to train, with adapters if the recipe has any.
 
@@ -207,9 +207,14 @@ class RunContext:
             return kept[1], kept[2]
         del kept  # before another one is loaded
         settings = self.recipe.model
-        return load_model(
-            start, dtype=settings.dtype, device=settings.device, lora=settings.lora, seed=seed
-        )
+        return load_model(start, dtype=settings.dtype, device=device, lora=settings.lora, seed=seed)
+
+    def release_model(self) -> None:
+        """Release the model that was kept loaded, and its memory on the GPU."""
+        from eef.models.loading import release_memory
+
+        self._trained = None
+        release_memory()
 
     def keep_loaded(
         self, checkpoint: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast

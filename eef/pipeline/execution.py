@@ -22,6 +22,7 @@ from eef.pipeline.experts import (
 )
 from eef.pipeline.ledger import Cost, usage_of
 from eef.pipeline.model_card import model_card
+from eef.pipeline.ranks import train_in_ranks
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, trained_before
 from eef.policy import Policy
 from eef.renderer import render_all, render_pairs
@@ -35,6 +36,7 @@ from eef.utils.jsonl import write_json, write_jsonl, write_text
 from eef.utils.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
+    from eef.training.ranks import Ranks
     from eef.training.round import ActsTraining
 
 Executor = Callable[[RunContext, Stage, OnProgress], None]
@@ -117,17 +119,30 @@ def select(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
 
 def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     """What was selected changes the student's weights; an empty selection leaves them."""
+    from eef.training.ranks import ALONE
+
+    context.engines.release()
+    if context.recipe_of(stage).train.ranks == 1:
+        train_here(context, stage, on_progress, ALONE)
+        return
+    context.release_model()
+    train_in_ranks(context, stage, on_progress)
+
+
+def train_here(context: RunContext, stage: Stage, on_progress: OnProgress, ranks: Ranks) -> None:
+    """Train in this process, alone or as one of several ranks; rank 0 writes the results."""
     from eef.models.checkpoint import save_checkpoint
     from eef.models.loading import has_adapters
     from eef.models.memory import memory_errors
+    from eef.training.ranks import gather_weights, place_on_ranks
     from eef.training.round import RoundItems, train_round
 
-    context.engines.release()
     run, recipe = context.run, context.recipe_of(stage)
     selection = run.selection(stage.method, stage.round)
     assert selection is not None, "selection precedes training"
     start = _start_of_training(context, stage, selection)
-    model, tokenizer = context.trainable_model(start, recipe.train.seed)
+    device = "cpu" if ranks.count > 1 else recipe.model.device
+    model, tokenizer = context.trainable_model(start, recipe.train.seed, device)
     renderer = context.renderer(model, tokenizer)
     source = run.trajectories(stage.method), context.prompt, renderer
     examples, overflows = render_all(selection.examples, *source)
@@ -144,15 +159,20 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
         f"training of `{stage}`",
         "lower `train.max_tokens_per_microbatch`, or set `train.gradient_checkpointing` to true",
     ):
+        model = place_on_ranks(model, ranks, recipe.train.dtype)
         result = train_round(
             model,
             RoundItems(examples=examples, pairs=pairs, acts=acts),
             recipe.train,
             recipe.dpo,
-            acts=_acts_training(context, stage) if acts else None,
+            acts=_acts_training(context, stage, ranks) if acts else None,
             directory=checkpoints,
+            ranks=ranks,
             on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, each.note)),
         )
+        weights = gather_weights(model, ranks, recipe.model.dtype)
+    if not ranks.first:
+        return
     record = {
         "updates": result.updates,
         "examples": len(examples),
@@ -176,10 +196,11 @@ def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
         base=start,
         about={"recipe": recipe.name, "method": stage.method, "round": stage.round},
         stop_ids=renderer.stop_ids,
+        weights=weights,
     )
     _write_card(context, stage, None)
     # adapters are merged to act, which the next training cannot undo; servers need the memory
-    if recipe.rollouts.engine == "local" and not has_adapters(model):
+    if recipe.rollouts.engine == "local" and not has_adapters(model) and ranks.count == 1:
         context.keep_loaded(str(run.checkpoint(stage)), model, tokenizer)
     _remove_what_rounds_passed_on(context, stage)
 
@@ -197,7 +218,7 @@ def _start_of_training(context: RunContext, stage: Stage, selection: Selection) 
     return recipe.model.name
 
 
-def _acts_training(context: RunContext, stage: Stage) -> ActsTraining:
+def _acts_training(context: RunContext, stage: Stage, ranks: Ranks) -> ActsTraining:
     """How acts are trained on in a round: settings, reference, and what earlier rounds left."""
     from eef.models.loading import load_model
     from eef.training.policy_gradient import CarriedState, Place
@@ -209,7 +230,7 @@ def _acts_training(context: RunContext, stage: Stage) -> ActsTraining:
         reference, _ = load_model(
             str(run.checkpoint(Stage(BC, 0, "train"))),
             dtype=recipe.model.dtype,
-            device=recipe.model.device,
+            device=ranks.device if ranks.count > 1 else recipe.model.device,
         )
     left = [run.optimizer(replace(stage, round=round)) for round in range(stage.round - 1, 0, -1)]
     return ActsTraining(

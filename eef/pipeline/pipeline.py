@@ -69,12 +69,7 @@ class Pipeline:
         """
         if self.run.is_done(stage):
             return
-        for needed in dependencies(stage):
-            if not self.run.is_done(needed):
-                raise StoreError(
-                    f"`{stage}` needs `{needed}` first",
-                    hint=f"`eef run {self.run.path}` executes both",
-                )
+        check_dependencies(self.run, stage)
         folder = self.run.folder(stage)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -107,3 +102,12 @@ class Pipeline:
         """`train.threads` for everything that a stage computes; by default what torch has."""
         threads = self.run.recipe.train.threads
         return process_settings(threads) if threads else nullcontext()
+
+
+def check_dependencies(run: RunDirectory, stage: Stage) -> None:
+    """StoreError if a stage that a stage depends on is not done."""
+    for needed in dependencies(stage):
+        if not run.is_done(needed):
+            raise StoreError(
+                f"`{stage}` needs `{needed}` first", hint=f"`eef run {run.path}` executes both"
+            )

@@ -19,6 +19,7 @@ from torch.nn.functional import logsigmoid
 from eef.errors import MethodError
 from eef.renderer import Rendered, RenderedPair
 from eef.training.batching import micro_batches
+from eef.training.ranks import ALONE, Ranks
 from eef.training.settings import TrainSettings
 from eef.training.trainer import Parameters, Trainer, TrainResult, training_mode
 from eef.utils.progress import OnProgress, ignore_progress
@@ -34,12 +35,13 @@ def train_pairs(
     beta: float,
     *,
     directory: Path | None = None,
+    ranks: Ranks = ALONE,
     on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
     """Train a model in place on pairs; `settings.batch_size` counts pairs.
 
-    The reference's pass over all pairs counts as processed tokens. `directory` and errors are as in
-    `eef.training.sft.train_examples`.
+    The reference's pass over all pairs counts as processed tokens. `directory`, `ranks` and errors
+    are as in `eef.training.sft.train_examples`.
     """
     usable = [
         pair for pair in pairs if any(pair.chosen.weights[1:]) and any(pair.rejected.weights[1:])
@@ -49,7 +51,8 @@ def train_pairs(
             "there is nothing to train on: no pair has trained tokens in both responses"
         )
     with training_mode(model, settings) as parameters:
-        return DpoTrainer(model, parameters, usable, settings, directory, beta).run(on_progress)
+        trainer = DpoTrainer(model, parameters, usable, settings, directory, beta, ranks)
+        return trainer.run(on_progress)
 
 
 class DpoTrainer(Trainer[RenderedPair]):
@@ -63,8 +66,9 @@ class DpoTrainer(Trainer[RenderedPair]):
         settings: TrainSettings,
         directory: Path | None,
         beta: float,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(model, parameters, pairs, settings, directory)
+        super().__init__(model, parameters, pairs, settings, directory, ranks)
         self.beta = beta
         self.reference = self._reference_margins()
         tokens = sum(len(response.ids) for pair in pairs for response in self.sequences(pair))
@@ -100,8 +104,11 @@ class DpoTrainer(Trainer[RenderedPair]):
     def _reference_margins(self) -> dict[RenderedPair, float]:
         """The margins of the model as it is now, without dropout."""
         self.model.eval()
-        margins: dict[RenderedPair, float] = {}
-        for part in self.micro_batches(self.items):
-            margins |= zip(part, self.margins(part).tolist(), strict=True)
+        margins: dict[RenderedPair, torch.Tensor] = {}
+        pairs = list(dict.fromkeys(self.items))
+        for part, counts in self.own_parts(pairs):
+            found = self.margins(part)
+            margins |= zip(part, found.split(1), strict=True) if counts else ()
         self.model.train()
-        return margins
+        merged = self.ranks.merge(margins, dict.fromkeys(pairs, 1))
+        return {pair: float(margin) for pair, margin in merged.items()}

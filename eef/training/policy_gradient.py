@@ -17,7 +17,7 @@ ratio); Shao et al., *DeepSeekMath*, arXiv 2402.03300 (group advantages, KL esti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ import torch
 from eef.errors import ConfigError, MethodError
 from eef.renderer import Rendered
 from eef.training.batching import micro_batches, shuffled_batches
+from eef.training.ranks import ALONE, Ranks
 from eef.training.settings import PolicyGradientSettings, TrainSettings
 from eef.training.trainer import (
     Parameters,
@@ -74,6 +75,7 @@ def train_acts(
     place: Place | None = None,
     carried: CarriedState | None = None,
     directory: Path | None = None,
+    ranks: Ranks = ALONE,
     on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
     """Train a model in place on acts, whose weights are advantages.
@@ -82,7 +84,7 @@ def train_acts(
     not 0, and `examples` are imitated in every update if `gradient.imitation` is not 0. The passes
     for old and reference probabilities count as processed tokens. `place` spreads the learning
     rate's schedule over rounds; `carried` continues with the moments of the previous round.
-    `directory` and other errors are as in `eef.training.sft.train_examples`.
+    `directory`, `ranks` and other errors are as in `eef.training.sft.train_examples`.
 
     ConfigError for temperature 0, at which tokens have no probability.
     """
@@ -113,6 +115,7 @@ def train_acts(
             examples=[item for item in examples if any(item.weights[1:])],
             reference=reference,
             place=place or Place(round=1, rounds=1),
+            ranks=ranks,
         )
         if carried and carried.before:
             trainer.restore(carried.before)
@@ -138,13 +141,14 @@ class PolicyGradientTrainer(Trainer[Rendered]):
         examples: Sequence[Rendered] = (),
         reference: PreTrainedModel | None = None,
         place: Place,
+        ranks: Ranks = ALONE,
     ) -> None:
-        super().__init__(model, parameters, acts, settings, directory)
+        super().__init__(model, parameters, acts, settings, directory, ranks)
         self.gradient, self.temperature, self.place = gradient, temperature, place
         self.examples = list(examples) if gradient.imitation else []
         self.scales = {item: token_scales(item, gradient.mean_over) for item in acts}
         self.old = self._log_probabilities(model)
-        self.frozen: dict[Rendered, torch.Tensor] = {}
+        self.frozen: Mapping[Rendered, torch.Tensor] = {}
         passes = 1
         if gradient.kl:
             assert reference is not None, "a KL term needs a reference"
@@ -173,12 +177,12 @@ class PolicyGradientTrainer(Trainer[Rendered]):
             return losses
         examples = self._examples_of(update, len(batch))
         total = sum(sum(item.weights[1:]) for item in examples)
-        for part in self.micro_batches(examples):
+
+        def loss(part: Sequence[Rendered]) -> torch.Tensor:
             negated, weights, _ = self.token_losses(part)
-            loss = self.gradient.imitation * (negated * weights).sum() / total
-            loss.backward()
-            losses.append(loss.detach())
-        return losses
+            return self.gradient.imitation * (negated * weights).sum() / total
+
+        return losses + self.accumulate(examples, loss)
 
     def weight(self, item: Rendered) -> float:
         """The number of tokens, of turns, or 1."""
@@ -205,22 +209,26 @@ class PolicyGradientTrainer(Trainer[Rendered]):
         order = shuffled_batches(len(self.examples), count, self.settings.seed)
         return [self.examples[index] for index in next(islice(order, update, None))]
 
-    def _of(self, values: dict[Rendered, torch.Tensor], part: Sequence[Rendered]) -> torch.Tensor:
+    def _of(
+        self, values: Mapping[Rendered, torch.Tensor], part: Sequence[Rendered]
+    ) -> torch.Tensor:
         return torch.cat([values[item] for item in part]).to(self.device)
 
     @torch.no_grad()
-    def _log_probabilities(self, model: PreTrainedModel) -> dict[Rendered, torch.Tensor]:
+    def _log_probabilities(self, model: PreTrainedModel) -> Mapping[Rendered, torch.Tensor]:
         """log p of each item's tokens under a model as it is now, without dropout."""
         training, own = model.training, self.model
         model.eval()
         self.model = model
         found: dict[Rendered, torch.Tensor] = {}
-        for part in self.micro_batches(list(dict.fromkeys(self.items))):
+        items = list(dict.fromkeys(self.items))
+        for part, counts in self.own_parts(items):
             negated, _, rows = self.token_losses(part, self.temperature)
-            found |= {item: -negated[rows == row] for row, item in enumerate(part)}
+            if counts:
+                found |= {item: -negated[rows == row] for row, item in enumerate(part)}
         self.model = own
         model.train(training)
-        return found
+        return self.ranks.merge(found, {item: len(self.scales[item]) for item in items})
 
 
 def token_scales(item: Rendered, mean_over: str) -> torch.Tensor:

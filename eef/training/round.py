@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from eef.renderer import Rendered, RenderedPair
 from eef.training.dpo import train_pairs
 from eef.training.policy_gradient import CarriedState, Place, train_acts
+from eef.training.ranks import ALONE, Ranks
 from eef.training.settings import DpoSettings, PolicyGradientSettings, TrainSettings
 from eef.training.sft import train_examples
 from eef.training.trainer import TrainResult
@@ -49,6 +50,7 @@ def train_round(
     *,
     acts: ActsTraining | None = None,
     directory: Path | None = None,
+    ranks: Ranks = ALONE,
     on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
     """Train a model in place on a round's examples, then on its pairs, then on its acts.
@@ -64,7 +66,12 @@ def train_round(
     if first is not None:
         after = second.updates if second and second.updates else 0
         result = train_examples(
-            model, examples, first, directory=directory, on_progress=_shifted(on_progress, 0, after)
+            model,
+            examples,
+            first,
+            directory=directory,
+            ranks=ranks,
+            on_progress=_shifted(on_progress, 0, after),
         )
     if second is not None:
         later = train_pairs(
@@ -73,6 +80,7 @@ def train_round(
             second,
             dpo.beta,
             directory=directory / PAIRS if directory else None,
+            ranks=ranks,
             on_progress=_shifted(on_progress, result.updates, 0),
         )
         result = _sum(result, later)
@@ -89,6 +97,7 @@ def train_round(
             place=acts.place,
             carried=acts.carried,
             directory=directory / ACTS if directory else None,
+            ranks=ranks,
             on_progress=_shifted(on_progress, result.updates, 0),
         )
         result = _sum(result, later)

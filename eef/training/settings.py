@@ -54,6 +54,15 @@ class TrainSettings(Settings):
     """CPU threads per process; by default all cores, divided among the methods that run in parallel
     (`jobs`)."""
 
+    ranks: int = Field(default=1, ge=1)
+    """Processes that train a student together, each on a GPU of its own; on CPUs without one. All
+    weights are sharded over them (FSDP); of adapters, the gradients are summed. Affects results in
+    the last bits only, and may change during a run."""
+
+    launcher: tuple[str, ...] = Field(default=(), strict=False)
+    """Command that starts the ranks, before the module that they run, such as `["srun", "torchrun",
+    …]`; by default torchrun on this machine. Without effect if `ranks` is 1."""
+
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them: less memory, more time."""
 

@@ -11,6 +11,7 @@ import torch
 from eef.errors import MethodError
 from eef.renderer import Rendered
 from eef.training.batching import micro_batches
+from eef.training.ranks import ALONE, Ranks
 from eef.training.settings import TrainSettings
 from eef.training.trainer import Trainer, TrainResult, training_mode
 from eef.utils.progress import OnProgress, ignore_progress
@@ -25,20 +26,24 @@ def train_examples(
     settings: TrainSettings,
     *,
     directory: Path | None = None,
+    ranks: Ranks = ALONE,
     on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
     """Train a model in place and leave it in evaluation mode.
 
     With `directory` and `save_every`, training checkpoints are kept there and the latest one is
-    resumed. Examples without a trained token are skipped. Raises MethodError if no example remains,
-    ConfigError for a dtype that cannot be trained, ModelError if the loss is not finite, StoreError
-    if the training checkpoint belongs to other examples or settings.
+    resumed. Examples without a trained token are skipped. Several `ranks` call this with the same
+    arguments and a model placed by `eef.training.ranks.place_on_ranks`.
+
+    Raises MethodError if no example remains, ConfigError for a dtype that cannot be trained,
+    ModelError if the loss is not finite, StoreError if the training checkpoint belongs to other
+    examples or settings, DataError if the ranks have different examples.
     """
     examples = [example for example in rendered if any(example.weights[1:])]
     if not examples:
         raise MethodError("there is nothing to train on: no example has a trained token")
     with training_mode(model, settings) as parameters:
-        return SftTrainer(model, parameters, examples, settings, directory).run(on_progress)
+        return SftTrainer(model, parameters, examples, settings, directory, ranks).run(on_progress)
 
 
 class SftTrainer(Trainer[Rendered]):

@@ -3,7 +3,8 @@
 The loss of an update is the weighted mean over its whole batch, however the batch is cut into
 micro-batches. Training checkpoints are safetensors and JSON. A training that was killed and resumed
 ends with the same bits as an uninterrupted one; that exactness, and one loss rule for examples and
-pairs, are why this is not a `transformers.Trainer`.
+pairs, are why this is not a `transformers.Trainer`. Several ranks (`eef.training.ranks`) go through
+the same loop, each with its share of every batch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,22 +22,21 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from eef.errors import ConfigError, ModelError, StoreError
-from eef.models.loading import DTYPES, logits_only_at, writing_weights
+from eef.models.loading import DTYPES, logits_only_at
 from eef.renderer import Rendered
 from eef.training.batching import Item, padded_tensors, shuffled_batches
+from eef.training.ranks import ALONE, Ranks, deal, is_sharded
 from eef.training.settings import TrainSettings
-from eef.utils.jsonl import disk_errors, read_json, write_json
+from eef.training.state import State, read_state, write_state
+from eef.utils.jsonl import read_json, write_json
 from eef.utils.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_STATE_FILE = "state.safetensors"
 _MANIFEST_FILE = "manifest.json"  # written last: a checkpoint without it is ignored
 
 Parameters = dict[str, torch.nn.Parameter]
@@ -67,8 +67,11 @@ def training_mode(model: PreTrainedModel, settings: TrainSettings) -> Iterator[P
         raise ConfigError(
             "`train.dtype` is float16, which loses small gradients", hint="use bfloat16 or float32"
         )
-    with _cpu(settings.threads), _trainable(model, settings) as parameters, torch.random.fork_rng():
-        yield parameters
+    with _cpu(settings.threads), _trainable(model, settings) as parameters:
+        device = next(iter(parameters.values())).device
+        # of this device alone: by default it would open every GPU
+        with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
+            yield parameters
 
 
 def count_updates(examples: int, settings: TrainSettings) -> int:
@@ -110,9 +113,11 @@ class Trainer(Generic[Item]):
         items: list[Item],
         settings: TrainSettings,
         directory: Path | None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model, self.parameters, self.items, self.settings = model, parameters, items, settings
-        self.directory = directory
+        self.directory, self.ranks = directory, ranks
+        self.sharded = ranks.count > 1 and is_sharded(model)
         self.device = next(iter(parameters.values())).device
         self.optimizer = torch.optim.AdamW(
             parameters.values(),
@@ -152,6 +157,7 @@ class Trainer(Generic[Item]):
 
     def run(self, on_progress: OnProgress) -> TrainResult:
         """Train, starting from the latest training checkpoint if there is one."""
+        self.ranks.agree(bytes.fromhex(self._fingerprint()), "examples")
         self._resume()
         order = shuffled_batches(len(self.items), self.settings.batch_size, self.settings.seed)
         for update, batch in zip(range(self.updates), order, strict=False):
@@ -168,15 +174,18 @@ class Trainer(Generic[Item]):
 
     def _update(self, update: int, batch: list[Item], rate: float) -> float:
         """One optimizer update; returns its loss."""
-        # per update, so that a resumed training draws the same dropout
-        torch.manual_seed(1_000_003 * self.settings.seed + update)
-        losses = self.backward(update, batch)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
-        loss = float(torch.stack(losses).sum())
-        if not math.isfinite(loss) or not math.isfinite(float(norm)):
+        # per update, so that a resumed training draws the same dropout; on each rank another
+        torch.manual_seed(1_000_003 * self.settings.seed + update + (self.ranks.rank << 40))
+        shares = [*self.backward(update, batch), torch.zeros((), device=self.device)]
+        parameters = list(self.parameters.values())
+        if not self.sharded:  # otherwise summed layer by layer
+            self.ranks.sum_gradients(parameters)
+        total: Any = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        norm = float(total.full_tensor() if self.sharded else total)
+        loss = float(self.ranks.sum(torch.stack(shares).sum()))
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise ModelError(
-                f"training diverged at update {update + 1}: loss {loss}, "
-                f"gradient norm {float(norm)}",
+                f"training diverged at update {update + 1}: loss {loss}, gradient norm {norm}",
                 hint=f"lower `train.learning_rate` (it was {rate:.2g}), or use float32",
             )
         for group in self.optimizer.param_groups:
@@ -186,14 +195,36 @@ class Trainer(Generic[Item]):
         return loss
 
     def backward(self, update: int, batch: Sequence[Item]) -> list[torch.Tensor]:
-        """Accumulate the gradients of an update; returns each micro-batch's share of its loss."""
+        """Accumulate the gradients of an update; returns this rank's shares of its loss."""
         total = sum(self.weight(item) for item in batch)
-        losses = []
-        for part in self.micro_batches(batch):
-            loss = self.loss(part) / total
-            loss.backward()
-            losses.append(loss.detach())
-        return losses
+        return self.accumulate(batch, lambda part: self.loss(part) / total)
+
+    def accumulate(
+        self, items: Sequence[Item], loss: Callable[[list[Item]], torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Accumulate the gradients of a sum over items; returns the terms of this rank's share."""
+        terms = []
+        for part, counts in self.own_parts(items):
+            term = loss(part) * counts
+            # gradients of a sharded model are averaged over ranks
+            (term * self.ranks.count if self.sharded else term).backward()
+            terms.append(term.detach())
+        return terms
+
+    def own_parts(self, items: Sequence[Item]) -> list[tuple[list[Item], bool]]:
+        """This rank's share of some items, in micro-batches, and whether each counts.
+
+        The ranks of a sharded model gather its weights together, so each makes as many passes as
+        any other. One that has no micro-batch left repeats the shortest item, which does not count.
+        """
+        shares = [self.micro_batches(share) for share in deal(items, self.ranks.count, self.length)]
+        own = [(part, True) for part in shares[self.ranks.rank]]
+        missing = max(map(len, shares)) - len(own) if self.sharded else 0
+        return own + [([min(items, key=self.length)], False)] * missing
+
+    def length(self, item: Item) -> int:
+        """The tokens of an item that go through the model."""
+        return sum(len(each.ids) for each in self.sequences(item))
 
     def token_losses(
         self, part: Sequence[Rendered], temperature: float = 1.0
@@ -235,11 +266,7 @@ class Trainer(Generic[Item]):
 
     def save(self, directory: Path) -> None:
         """Write weights and optimizer moments for the next round, replacing `directory`."""
-        shutil.rmtree(directory, ignore_errors=True)
-        with disk_errors(directory):
-            directory.mkdir(parents=True)
-        with writing_weights(directory / _STATE_FILE):
-            save_file(_state(self.parameters, self.optimizer), directory / _STATE_FILE)
+        write_state(directory, self._state(), self.ranks)
 
     def restore(self, directory: Path) -> None:
         """Continue with the moments that `save` wrote, and with its weights in float32.
@@ -247,56 +274,90 @@ class Trainer(Generic[Item]):
         A weight is restored if the present one is the same rounded, so nothing that was trained
         since is undone. StoreError if the file is missing or damaged.
         """
+        state = self._blank_state()
         try:
-            state = load_file(directory / _STATE_FILE, device=str(self.device))
-            kept = {
-                key: value
-                for key, value in state.items()
-                if not key.startswith("weight/")
-                or _is_rounded(self.parameters[key.removeprefix("weight/")], value)
-            }
-            _restore(self.parameters, self.optimizer, kept)
-        except (OSError, SafetensorError, KeyError) as error:
-            raise StoreError(
-                f"cannot read the optimizer state `{directory}`: {error}",
-                hint="remove this round's directory and those after it to train them again",
-            ) from error
+            read_state(directory, state, self.ranks)
+        except StoreError as error:
+            error.hint = "remove this round's directory and those after it to train them again"
+            raise
+        same = self.ranks.all(
+            [
+                _is_rounded(_own(value.detach()), _own(state[f"weight/{name}"]))
+                for name, value in self.parameters.items()
+            ]
+        )
+        for name, unchanged in zip(self.parameters, same, strict=True):
+            if not unchanged:
+                del state[f"weight/{name}"]
+        self._load(state)
 
     def _save(self) -> None:
         every, done = self.settings.save_every, self.result.updates
         if self.directory is None or every is None or done % every != 0:
             return
         checkpoint = self.directory / f"update-{done:08d}"
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        with disk_errors(checkpoint):
-            checkpoint.mkdir(parents=True)
-        with writing_weights(checkpoint / _STATE_FILE):
-            save_file(_state(self.parameters, self.optimizer), checkpoint / _STATE_FILE)
-        manifest = {"fingerprint": self._fingerprint(), **asdict(self.result)}
-        write_json(checkpoint / _MANIFEST_FILE, manifest)
-        for older in self.directory.glob("update-*"):
-            if older != checkpoint:
-                shutil.rmtree(older)
+        write_state(checkpoint, self._state(), self.ranks)
+        if self.ranks.first:
+            manifest = {"fingerprint": self._fingerprint(), **asdict(self.result)}
+            write_json(checkpoint / _MANIFEST_FILE, manifest)
+            for older in self.directory.glob("update-*"):
+                if older != checkpoint:
+                    shutil.rmtree(older)
 
     def _resume(self) -> None:
         """Load the latest complete training checkpoint, if there is one."""
         pattern = f"update-*/{_MANIFEST_FILE}"
         manifests = sorted(self.directory.glob(pattern)) if self.directory else []
-        if not manifests:
+        latest = manifests[-1].parent if manifests else None
+        self.ranks.agree(latest.name.encode() if latest else b"", "training checkpoints")
+        if latest is None:
             return
-        manifest, checkpoint = read_json(manifests[-1]), manifests[-1].parent
+        manifest = read_json(latest / _MANIFEST_FILE)
         if manifest.pop("fingerprint") != self._fingerprint():
             raise StoreError(
-                f"`{checkpoint}` belongs to a training with other examples or settings",
+                f"`{latest}` belongs to a training with other examples or settings",
                 hint="remove that directory to train from the start",
             )
-        state = load_file(checkpoint / _STATE_FILE, device=str(self.device))
-        _restore(self.parameters, self.optimizer, state)
+        state = self._blank_state()
+        try:
+            read_state(latest, state, self.ranks)
+        except StoreError as error:
+            error.hint = "remove that directory to train from the start"
+            raise
+        self._load(state)
         self.result = TrainResult(**manifest)
+
+    def _state(self) -> State:
+        """Weights and optimizer state by flat names: `weight/<parameter>`, `exp_avg/<parameter>` …
+
+        Parts of them if the model is sharded.
+        """
+        state = {f"weight/{name}": value.detach() for name, value in self.parameters.items()}
+        for name, value in self.parameters.items():
+            moments = self.optimizer.state[value]
+            state |= {f"{kind}/{name}": tensor for kind, tensor in moments.items()}
+        return {name: value.contiguous() for name, value in state.items()}
+
+    def _blank_state(self) -> State:
+        """Tensors of the shapes and types of `_state`, to be read into."""
+        state = {}
+        for name, value in self.parameters.items():
+            for kind in ("weight", "exp_avg", "exp_avg_sq"):
+                state[f"{kind}/{name}"] = torch.zeros_like(value.detach())
+            state[f"step/{name}"] = torch.zeros((), device=value.device)
+        return state
+
+    def _load(self, state: State) -> None:
+        for key, tensor in state.items():
+            kind, name = key.split("/", 1)
+            if kind == "weight":
+                self.parameters[name].data.copy_(tensor)
+            else:
+                self.optimizer.state[self.parameters[name]][kind] = tensor
 
     def _fingerprint(self) -> str:
         """Digest of whatever determines the result: items and settings, except those of speed."""
-        settings = self.settings.model_dump(exclude={"threads", "save_every"})
+        settings = self.settings.model_dump(exclude={"threads", "save_every", "ranks", "launcher"})
         settings |= self.hyperparameters()
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for each in (sequence for item in self.items for sequence in self.sequences(item)):
@@ -334,29 +395,16 @@ def _set_checkpointing(model: PreTrainedModel, action: str, *options: Any) -> No
 
 
 def _cast(parameters: Parameters, dtypes: dict[str, torch.dtype]) -> None:
+    """Change number formats in place. Those of a sharded model are float32 and stay so."""
     for name, value in parameters.items():
-        value.data = value.data.to(dtypes[name])
+        if value.dtype != dtypes[name]:
+            value.data = value.data.to(dtypes[name])
 
 
-def _state(parameters: Parameters, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Weights and optimizer state as flat names: `weight/<parameter>`, `exp_avg/<parameter>`, …"""
-    state = {f"weight/{name}": value.detach().contiguous() for name, value in parameters.items()}
-    for name, value in parameters.items():
-        state |= {
-            f"{kind}/{name}": tensor.contiguous() for kind, tensor in optimizer.state[value].items()
-        }
-    return state
-
-
-def _restore(
-    parameters: Parameters, optimizer: torch.optim.Optimizer, state: dict[str, torch.Tensor]
-) -> None:
-    for key, tensor in state.items():
-        kind, name = key.split("/", 1)
-        if kind == "weight":
-            parameters[name].data.copy_(tensor)
-        else:
-            optimizer.state[parameters[name]][kind] = tensor
+def _own(value: Any) -> torch.Tensor:
+    """This rank's part of a tensor: all of it, unless it is sharded."""
+    own: torch.Tensor = value.to_local() if hasattr(value, "to_local") else value
+    return own
 
 
 def _is_rounded(value: torch.Tensor, exact: torch.Tensor) -> bool:

@@ -288,10 +288,12 @@ def test_moments_carry_over_to_the_next_round(tmp_path):
 
 
 def test_a_damaged_optimizer_state_is_refused(tmp_path):
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / "state.safetensors").write_bytes(b"torn")
+    carried = CarriedState(before=None, after=tmp_path / "1")
+    train_acts(tiny_model(), group(), settings(), gradient(), temperature=1.0, carried=carried)
+    for path in (tmp_path / "1").glob("*.safetensors"):
+        path.write_bytes(b"torn")
     carried = CarriedState(before=tmp_path / "1", after=tmp_path / "2")
-    with pytest.raises(StoreError, match="optimizer state"):
+    with pytest.raises(StoreError, match="cannot read the training state"):
         train_acts(tiny_model(), group(), settings(), gradient(), temperature=1.0, carried=carried)
 
 

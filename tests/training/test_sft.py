@@ -163,9 +163,9 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
 
 def test_training_checkpoints_hold_no_pickle(tmp_path):
     train_examples(tiny_model(), examples(), settings(save_every=3), directory=tmp_path)
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
-        "manifest.json",
-        "state.safetensors",
+    assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [
+        ".json",
+        ".safetensors",
     ]
 
 
