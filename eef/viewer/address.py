@@ -72,10 +72,29 @@ def served(root: str) -> Link:
             return f"{root}/"
         view = "" if address.view == "run" else address.view
         name = "/" + quote(address.name, safe="/") if address.view in NAMED else ""
-        query = "?" + urlencode(address.query) if address.query else ""
-        return f"{root}/{quote(address.run)}/{view}{name}{query}"
+        return f"{root}/{quote(address.run)}/{view}{name}{_query(address)}"
 
     return link
+
+
+def file_of(address: Address, task_of: Callable[[str], str]) -> tuple[Address, str]:
+    """The page that an address is in as a file, and the query that its script reads.
+
+    The tables of all tasks are one page, and so are the comparisons of a task; `task_of` is the
+    task of a trajectory.
+
+    >>> file_of(Address.of("tasks", "demo", filter="never"), str)
+    (Address(view='tasks', run='demo', name='', query=()), '?filter=never')
+    """
+    if address.view == "tasks":
+        return Address.of("tasks", address.run), _query(address)
+    if address.view == "compare" and address.query:
+        return Address.of("compare", address.run, task_of(address.get("a"))), _query(address)
+    return address, ""
+
+
+def _query(address: Address) -> str:
+    return "?" + urlencode(address.query) if address.query else ""
 
 
 def file_name(address: Address) -> str:

@@ -9,6 +9,7 @@ ASSETS = {
     "viewer.css": ("eef.viewer", "files/viewer.css", "text/css"),
     "icon.svg": ("eef.viewer", "files/icon.svg", "image/svg+xml"),
     "viewer.js": ("eef.viewer", "files/viewer.js", "text/javascript"),
+    "files.js": ("eef.viewer", "files/files.js", "text/javascript"),
 }
 """Name → package, path inside it, media type."""
 

@@ -63,8 +63,9 @@ CREATE INDEX example_by_name ON examples (name);
 CREATE INDEX example_by_trajectory ON examples (trajectory);
 CREATE TABLE tasks (
     task TEXT PRIMARY KEY, position INTEGER, split TEXT, instruction TEXT, rollouts INTEGER,
-    wins INTEGER, rate REAL, expert INTEGER, expert_reward REAL, recovery INTEGER, errors INTEGER,
-    overflows INTEGER, unverified INTEGER, never INTEGER, newly INTEGER, only_by TEXT);
+    students INTEGER, wins INTEGER, rate REAL, expert INTEGER, expert_reward REAL,
+    recovery INTEGER, errors INTEGER, overflows INTEGER, unverified INTEGER, never INTEGER,
+    newly INTEGER, only_by TEXT);
 CREATE INDEX by_position ON tasks (position);
 CREATE TABLE problems (file TEXT, line INTEGER, message TEXT);
 CREATE VIRTUAL TABLE texts USING fts5(
@@ -152,6 +153,7 @@ _EXAMPLE = "id, kind, name, task, trajectory, method, round, state, group_id"
 class TaskRow:
     """A task with the numbers that the table of tasks is filtered and sorted by.
 
+    `students` counts the students' rollouts that did not fail, of which `wins` won.
     `expert` is whether an expert won it (None: no expert played it). `rate` is the win rate of the
     students' rollouts, None without any. `recovery` counts the states that need recovery in the
     last explored round. `only_by` is the only method that won it, "" if there is none or several.
@@ -162,6 +164,7 @@ class TaskRow:
     split: Literal["train", "test"]
     instruction: str
     rollouts: int
+    students: int
     wins: int
     rate: float | None
     expert: bool | None
@@ -642,6 +645,7 @@ def summarize_task(
     return {
         "split": "test" if test else "train",
         "rollouts": len(rows),
+        "students": len(students),
         "wins": wins,
         "rate": wins / len(students) if students else None,
         "expert": expert,
@@ -721,6 +725,10 @@ class Reader:
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         return self._connection.execute(sql, parameters).fetchall()
+
+    def cursor(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+        """The rows of a query one by one, for those that are too many for a list."""
+        return self._connection.execute(sql, parameters)
 
     def fill(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Execute a statement for each row; only temporary tables are ever written."""

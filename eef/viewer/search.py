@@ -41,7 +41,7 @@ def parse_search(text: str) -> Search:
         value = phrase or word
         if field and field.lower() not in FIELDS:
             field, value = "", f"{field}:{value}"
-        words = [f'"{each}"' for each in re.findall(r"\w+", value)]
+        words = [f'"{each}"' for each in re.findall(r"[^\W_]+", value)]
         if not words:
             continue
         parts.append((f"{{{field.lower()}}} : " if field else "", words))

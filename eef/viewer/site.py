@@ -15,11 +15,11 @@ from eef.report.formatting import count_of, display_name, number, percent, rewar
 from eef.report.html import Html
 from eef.report.sections.case_study import MEANINGS, REASONS, SIGNS
 from eef.viewer.address import VIEWS, Address, Link
-from eef.viewer.index import Reader
+from eef.viewer.index import Reader, TaskRow
 from eef.viewer.library import Library
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
-from eef.viewer.text import highlighted, shorten, visible
+from eef.viewer.text import embedded, highlighted, shorten, visible
 from eef.viewer.views.example import (
     ACT_REASONS,
     advantage_text,
@@ -74,6 +74,7 @@ class Site:
             "highlighted": highlighted,
             "shorten": shorten,
             "advantage": advantage_text,
+            "embedded": embedded,
             "display_name": display_name,
             "count_of": count_of,
             "number": number,
@@ -111,6 +112,11 @@ class Site:
         with run.index.connect(run.only) as reader, reader.snapshot():
             page = view(run, reader, address)
             return self._fill(page, address, run)
+
+    def draw_row(self, run: OpenRun, task: TaskRow) -> str:
+        """The row of a task in the table of tasks."""
+        template = self._templates.get_template("row.html")
+        return template.render(task=task, run=run, style=_style_finder(run)).strip()
 
     def draw_error(self, error: EefError) -> str:
         """A page with an error and its hint."""

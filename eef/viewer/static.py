@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 from eef.config import unknown_name
@@ -11,11 +12,12 @@ from eef.errors import ConfigError, StoreError
 from eef.pipeline.run_directory import RECIPE_FILE
 from eef.utils.jsonl import disk_errors
 from eef.utils.progress import OnProgress, Progress, ignore_progress
-from eef.viewer.address import Address, file_name
+from eef.viewer.address import Address, file_name, file_of
 from eef.viewer.assets import ASSETS, read_asset
 from eef.viewer.library import Library
 from eef.viewer.open_run import OpenRun
 from eef.viewer.site import Site
+from eef.viewer.static_index import index_files
 from eef.viewer.tasks import FILTERS, list_tasks
 
 
@@ -58,21 +60,28 @@ def write_site(
             f"`{directory}` is a run directory",
             hint="write the pages into a directory of their own",
         )
+    tasks = {run.slug: _tasks_of(run) for run in library.runs}
     waiting: deque[Address] = deque()
     seen: set[Address] = set()
 
     def link(address: Address) -> str:
-        if address not in seen:
-            seen.add(address)
-            waiting.append(address)
-        return file_name(address)
+        page, query = file_of(address, tasks.get(address.run, {}).__getitem__)
+        if page not in seen:
+            seen.add(page)
+            waiting.append(page)
+        return file_name(page) + query
 
     site = Site(library, link, static=True)
+    assets = directory / "assets"
     with disk_errors(directory):
-        (directory / "assets").mkdir(parents=True, exist_ok=True)
+        assets.mkdir(parents=True, exist_ok=True)
         for name in ASSETS:
-            (directory / "assets" / name).write_text(read_asset(name), encoding="utf-8")
+            (assets / name).write_text(read_asset(name), encoding="utf-8")
     first = directory / link(Address.of("home"))
+    for run in library.runs:
+        with run.index.connect(run.only) as reader, disk_errors(directory):
+            for name, text in index_files(run.slug, reader, partial(site.draw_row, run), link):
+                (assets / name).write_text(text, encoding="utf-8")
     done = 0
     while waiting:
         address = waiting.popleft()
@@ -83,3 +92,9 @@ def write_site(
         done += 1
         on_progress(Progress("pages", done, len(seen)))
     return first
+
+
+def _tasks_of(run: OpenRun) -> dict[str, str]:
+    """The task of each trajectory that is shown."""
+    with run.index.connect(run.only) as reader:
+        return dict(reader.query("SELECT name, task FROM trajectories"))

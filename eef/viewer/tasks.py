@@ -13,8 +13,6 @@ PAGE = 50
 """Tasks per page."""
 MOST_CHECKED = 10_000
 """Rollouts that are read to look for a phrase."""
-STATIC_PAGE = 2000
-"""Tasks per page of a file: its table is narrowed by a script."""
 
 
 @dataclass(frozen=True, slots=True)

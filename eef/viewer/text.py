@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from markupsafe import Markup, escape
 
+from eef.report.html import Html
 from eef.utils.text import replace_surrogates
 
 SHOWN = 400
@@ -51,6 +54,15 @@ def highlighted(text: str, terms: Sequence[str]) -> Markup:
         parts.append(Markup("<mark>{}</mark>").format(visible(match.group())))
         end = match.end()
     return Markup("").join([*parts, visible(text[end:])])
+
+
+def embedded(data: Any) -> Html:
+    r"""A value as JSON inside a `script` element, which nothing in it can end.
+
+    >>> embedded(["</script>"])
+    '["\\u003c/script>"]'
+    """
+    return Html(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def shorten(text: str, length: int = SHOWN) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
+from eef.viewer import static_index
 from eef.viewer.open_run import OpenRun
 from tests.fakes import ROOT
 from tests.fakes.hostile import HOSTILE, hostile_run
@@ -247,26 +248,136 @@ def test_a_page_prints_without_its_controls(browser, server, views):
         assert page.locator("h1").is_visible()
 
 
-def test_files_open_without_a_server(browser, finished, tmp_path):
-    out = tmp_path / "pages"
-    first = Path(eef("view", finished, "--static", out, "--filter", "newly").stdout.strip())
+@pytest.fixture(scope="module")
+def files(finished, tmp_path_factory):
+    """The pages of a run as files, with small files of rows and words."""
+    out = tmp_path_factory.mktemp("files") / "pages"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static_index, "ROWS", 7)
+        patch.setattr(static_index, "WORDS_SIZE", 1000)
+        first = Path(eef("view", finished, "--static", out).stdout.strip())
     assert first == out / "index.html"
+    return out
+
+
+def test_files_open_without_a_server(browser, files):
     with page_of(browser) as page:
-        page.goto(first.as_uri())
+        page.goto((files / "index.html").as_uri())
         page.click("main li a")
-        page.wait_for_url("**/run*.html")
+        page.wait_for_url("**/run.html")
         assert page.evaluate("getComputedStyle(document.body).margin") == "0px"
-        page.goto(page.locator("header.top a", has_text="Tasks").evaluate("each => each.href"))
-        rows = page.locator("tr[data-row]:visible").count()
-        assert rows
-        name = page.locator("tr[data-row] th a").first.inner_text()
-        page.fill("#narrow", name)
-        assert 0 < page.locator("tr[data-row]:visible").count() <= rows
-        page.locator("tr[data-row]:visible th a").first.click()
+        page.locator("header.top a", has_text="Tasks").click()
+        page.locator("tr[data-row] th a").first.click()
         assert page.locator("h1").count() == 1
-        links = [
-            link
-            for path in out.glob("*.html")
-            for link in re.findall(r'(?:href|src)="([^"#]+)', path.read_text(encoding="utf-8"))
-        ]
-        assert {link for link in links if not (out / link).is_file()} == set()
+        page.keyboard.press("n")
+        page.wait_for_url("**/run.task.*")
+        links = {
+            link.partition("?")[0]
+            for path in files.glob("*.html")
+            for link in re.findall(
+                r'(?:href|src|action)="([^"#]+)', path.read_text(encoding="utf-8")
+            )
+        }
+        assert {link for link in links if not (files / link).is_file()} == set()
+
+
+def shown_tasks(page):
+    """The table of tasks as it is read: ids and matches of a search."""
+    rows = page.locator("tr[data-row] th > a").all_inner_texts()
+    matches = page.locator(".match a").all_inner_texts()
+    return rows, matches
+
+
+QUERIES = (
+    "filter=newly",
+    "filter=expert-failed&sort=rate",
+    "filter=one&sort=-rate",
+    "sort=task&filter=test",
+    "q=key",
+    "q=action:open",
+    "q=action:open%20key&sort=reward",
+    "q=thought:OPEN&filter=train",
+    "q=che",
+    "q=instruction:key%20nothing",
+    "q=%5B%5D",
+    "q=&filter=none",
+)
+
+
+def test_files_are_filtered_sorted_and_searched_as_by_the_server(browser, server, files):
+    with page_of(browser) as page, page_of(browser) as other:
+        for query in QUERIES:
+            page.goto(f"{server}tasks?{query}")
+            other.goto(f"{(files / 'run.tasks.html').as_uri()}?{query}")
+            expected, matches = shown_tasks(page)
+            other.wait_for_function(
+                "count => document.querySelectorAll('tr[data-row]').length === count",
+                arg=len(expected),
+                timeout=5000,
+            )
+            if matches:
+                other.locator(".match").first.wait_for()
+            assert shown_tasks(other) == (expected, matches), query
+            assert other.locator(".filters [aria-current]").count() == 1 or "none" in query
+
+
+def test_the_table_in_files_has_pages(browser, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(static_index, "PAGE", 8)
+    eef("view", finished, "--static", tmp_path / "pages", "--filter", "train")
+    with page_of(browser) as page:
+        page.goto((tmp_path / "pages" / "run.tasks.html").as_uri() + "?sort=task")
+        page.locator("text=page 1 of 3").wait_for()
+        first = shown_tasks(page)
+        page.keyboard.press("n")
+        page.locator("text=page 2 of 3").wait_for()
+        assert not set(shown_tasks(page)[0]) & set(first[0])
+        page.keyboard.press("p")
+        page.locator("text=page 1 of 3").wait_for()
+        assert shown_tasks(page) == first
+
+
+def test_a_search_in_files_leads_to_the_words(browser, files):
+    with page_of(browser) as page:
+        page.goto((files / "run.html").as_uri())
+        page.fill("#q", "action:open")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/run.tasks.html?q=action*")
+        page.locator(".match a").first.click()
+        page.wait_for_url("**/run.trajectory.*q=action*")
+        assert page.locator("#steps mark").count()
+        page.goto((files / "run.tasks.html").as_uri())
+        page.keyboard.press("f")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**?filter=never")
+        page.select_option("#sort", "rate")
+        page.wait_for_url("**sort=rate*")
+        assert page.input_value("#filter") == "never"
+
+
+def test_files_compare_any_two_rollouts_as_the_server_does(browser, server, finished, files):
+    run = OpenRun.open("run", finished)
+    run.refresh()
+    with run.index.connect() as reader:
+        task = reader.rows("method = 'eef' AND t > 0")[0].task
+        names = [row.name for row in reader.rows_of_task(task)]
+        test = reader.tasks("split = 'test'")[0].task
+        tests = [row.name for row in reader.rows_of_task(test)]
+    pairs = [(names[0], names[-1]), (names[1], names[2]), (names[2], names[2])]
+    pairs.append((tests[0], tests[-1]))
+    with page_of(browser) as page, page_of(browser) as other:
+        for a, b in pairs:
+            query = f"?a={quote(a, safe='')}&b={quote(b, safe='')}"
+            page.goto(f"{server}compare{query}")
+            [file] = files.glob(f"run.compare.{task if a in names else test}.*".replace("/", "-"))
+            other.goto(file.as_uri() + query)
+            other.locator(".pairs .end").nth(1).wait_for()
+            for part in ("#side-by-side h2", ".pairs"):
+                texts = [each.locator(part).inner_text() for each in (page, other)]
+                assert texts[0] == texts[1], (a, b)
+            assert other.title() == page.title()
+            assert other.input_value("select[name=b]") == b
+        other.select_option("select[name=a]", tests[1])
+        other.click(".sides button")
+        other.wait_for_url("**a=*")
+        assert other.input_value("select[name=a]") == tests[1]

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import doctest
 import json
+import re
 import shutil
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 
 from eef.analysis.results import read_results
 from eef.pipeline.run_directory import RunDirectory
 from eef.trajectory import Trajectory
-from eef.viewer import address, library, search, text
+from eef.viewer import address, library, search, static_index, text
 from eef.viewer.index import RunIndex, index_path
 from eef.viewer.open_run import OpenRun
 from eef.viewer.search import parse_search
+from eef.viewer.static_index import index_files
 from eef.viewer.tasks import FILTERS, SORTS, count_filters, list_tasks
+from eef.viewer.views import example
 from tests.fakes.scripted_run import explored_run
 
 
@@ -34,7 +37,7 @@ def index(run):
     return found
 
 
-@pytest.mark.parametrize("module", [address, library, search, text])
+@pytest.mark.parametrize("module", [address, library, search, static_index, text, example])
 def test_doctests(module):
     assert doctest.testmod(module) == (0, doctest.testmod(module).attempted)
 
@@ -272,3 +275,39 @@ def test_results_are_those_of_the_run(run):
     opened = OpenRun("run", run)
     opened.refresh()
     assert opened.results().to_record() == read_results(run.read()).to_record()
+
+
+def read_file(text):
+    name, data = re.fullmatch(r'eefFiles\(("[^"]*"),(.*)\);\n', text, re.S).groups()
+    return json.loads(name), json.loads(data)
+
+
+def test_the_index_of_files_holds_every_word_in_files_of_bounded_size(index, monkeypatch):
+    monkeypatch.setattr(static_index, "WORDS_SIZE", 500)
+    with index.connect() as reader:
+        files = dict(index_files("run", reader, lambda task: task.task, lambda page: page.name))
+        data = dict(read_file(text) for text in files.values())
+        main = data["index"]
+        shards = [data[f"words.{at}"] for at in range(len(main["words"]))]
+        assert len(shards) > 3
+        assert max(map(len, map(json.dumps, shards))) < 2500  # one word may be longer than 500
+        assert [shard[0] for shard in shards] == main["words"] == sorted(main["words"])
+        names = [name for rows in (data["rows.0"],) for _, each in rows for name in each]
+        assert len(names) == sum(main["counts"]) == len(reader.rows("1"))
+        for shard in shards:
+            for word, coded in zip(shard[::2], shard[1::2], strict=True):
+                numbers = list(accumulate(int(each, 36) for each in coded.split()))
+                for kind, bit in main["fields"].items():
+                    found = {names[number // 16] for number in numbers if number & bit}
+                    query = f'{{{kind}}} : "{word}"'
+                    sql = "id IN (SELECT rowid FROM texts WHERE texts MATCH ?)"
+                    assert found == {row.name for row in reader.rows(sql, query)}
+        tasks = [task.task for task in reader.tasks("1 ORDER BY position")]
+        for at, each in enumerate(FILTERS):
+            chosen = [
+                task for task, mask in zip(tasks, main["masks"], strict=True) if mask >> at & 1
+            ]
+            assert chosen == [row.task for row in list_tasks(reader, filter=each.name).tasks]
+        for sort, order in main["sorts"].items():
+            shown = list_tasks(reader, sort=sort).tasks
+            assert [tasks[at] for at in order] == [row.task for row in shown]

@@ -106,7 +106,8 @@ def test_what_does_not_exist_is_a_page_with_a_hint(client, address):
 
 
 @pytest.mark.parametrize(
-    "query", ["page=99", "page=x", "sort=none", "filter=none", "q=%22", "page=-1"]
+    "query",
+    ["page=99", "page=x", "sort=none", "filter=none", "q=%22", "page=-1", "q=red_shoe%C2%B2"],
 )
 def test_any_query_of_the_table_is_a_page(client, query):
     assert client.get(f"/{KEY}/run/tasks?{query}").status_code == 200

@@ -62,14 +62,6 @@ document.addEventListener("keydown", (event) => {
 document.getElementById("open-keys").addEventListener("click", KEYS["?"]);
 document.getElementById("sort")?.addEventListener("change", (event) => event.target.form.submit());
 
-// in files without a server: narrow the table by what is typed
-document.getElementById("narrow")?.addEventListener("input", (event) => {
-  const words = event.target.value.toLowerCase().split(/\s+/);
-  for (const row of document.querySelectorAll("[data-text]")) {
-    row.hidden = !words.every((word) => row.dataset.text.includes(word));
-  }
-});
-
 // parts of a page that take longer than the page
 for (const part of document.querySelectorAll("[data-part]")) {
   fetch(part.dataset.part, { cache: "no-store" })

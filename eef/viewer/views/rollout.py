@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eef.pipeline.stages import EXPERT
 from eef.trajectory import PathStep, Trajectory, TrajectorySet
@@ -67,7 +68,10 @@ class Pair:
 
 def compare_page(run: OpenRun, reader: Reader, address: Address) -> Page:
     """Two trajectories of a task, aligned up to where they part."""
-    a, b = (_find(reader, address.get(side)) for side in ("a", "b"))
+    if run.static:
+        a, b = _first_pair(reader.rows_of_task(address.name))
+    else:
+        a, b = (_find(reader, address.get(side)) for side in ("a", "b"))
     if a.task != b.task:
         raise NotFound(
             f"{a.name!r} is of task {a.task}, {b.name!r} of {b.task}",
@@ -102,8 +106,71 @@ def compare_page(run: OpenRun, reader: Reader, address: Address) -> Page:
             "groups": groups,
             "damaged": damaged,
             "instruction": _instruction(reader, a.task),
+            "rollouts": _rollouts(run, reader, rows) if run.static else None,
         },
     )
+
+
+def _first_pair(rows: Sequence[Row]) -> tuple[Row, Row]:
+    """The pair that a page for all pairs opens with: the first rollout and the last one."""
+    return rows[0], rows[-1]
+
+
+MOST_COMPARED = 4_000_000
+"""Characters of texts in a page with all pairs of a task; further rollouts cannot be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """The rollouts of a task with each text once, from which a script puts any two side by side.
+
+    `steps` maps the id of each rollout to its number, and the observation, thought and action of
+    each of its steps by number. A step is followed by the number of its whole observation, which
+    decides where two paths part.
+    """
+
+    rows: list[Row]
+    ends: list[Trajectory | None]
+    observations: list[ShownStep]
+    thoughts: list[str]
+    actions: list[str]
+    steps: dict[str, list[Any]]
+
+
+def _rollouts(run: OpenRun, reader: Reader, rows: Sequence[Row]) -> Rollouts:
+    shown, _ = reader.trajectories(rows)
+    split = run.index.spec.split_observation
+    observations: dict[tuple[str, str], tuple[int, ShownStep]] = {}
+    full: dict[str, int] = {}
+    thoughts: dict[str, int] = {}
+    actions: dict[str, int] = {}
+    found = Rollouts([], [], [], [], [], {})
+    size = 0
+    for row in rows:
+        if row.name not in shown or size > MOST_COMPARED:
+            continue
+        steps = []
+        for step in shown_steps(shown.path(row.name), row.name, split):
+            number, _ = observations.setdefault(
+                (step.observation, step.new), (len(observations), step)
+            )
+            if number == len(observations) - 1:
+                size += 2 * len(step.observation) + len(step.thought)
+            steps.append(
+                [
+                    number,
+                    thoughts.setdefault(step.thought, len(thoughts)),
+                    actions.setdefault(step.action, len(actions)),
+                    full.setdefault(step.observation, len(full)),
+                ]
+            )
+        found.steps[row.name] = [len(found.rows), steps]
+        found.rows.append(row)
+        found.ends.append(shown[row.name])
+    found.observations.extend(step for _, step in observations.values())
+    found.thoughts.extend(thoughts)
+    found.actions.extend(actions)
+    return found
 
 
 def _at(steps: Sequence[ShownStep], t: int) -> ShownStep | None:

@@ -18,9 +18,7 @@ from eef.viewer.open_run import OpenRun
 from eef.viewer.page import Page
 from eef.viewer.tasks import (
     FILTERS,
-    PAGE,
     SORTS,
-    STATIC_PAGE,
     count_filters,
     find_filter,
     list_tasks,
@@ -62,7 +60,6 @@ def tasks_page(run: OpenRun, reader: Reader, address: Address) -> Page:
         sort=get("sort"),
         search=get("q"),
         page=int(get("page")) if get("page").isdecimal() else 1,
-        size=STATIC_PAGE if run.static else PAGE,
     )
     chosen = find_filter(get("filter"))
 
