@@ -61,7 +61,7 @@ def view(
     Prints the address; Ctrl-C stops the server.
 
     With `--static`, writes the same pages as files, of the whole run, of some tasks or of a filter,
-    and prints the path of the first. They have no search in texts.
+    and prints the path of the first. Filters, sorting, search and comparing work there too.
 
     Example: `eef view runs/demo`
 
