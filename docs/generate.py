@@ -37,6 +37,8 @@ from eef.importers.importer import ImportReport
 from eef.pipeline.evaluation import EvalResult, Outcome
 from eef.pipeline.ledger import Cost
 from eef.pipeline.recipe import Recipe
+from eef.pipeline.status import RECORD_VERSION as STATUS_VERSION
+from eef.pipeline.status import StatusRecord
 from eef.policies.response_cache import ApiUsage
 from eef.policy import Completion
 from eef.selection import Acts, PreferencePair, TrainingExample
@@ -450,7 +452,20 @@ FILES = (
         "servers/*.log", 'The output of inference servers that `rollouts.engine = "vllm"` started.'
     ),
     _file("report.html", "The report: one self-contained page."),
+    _file(
+        "*/status.json",
+        "What a method's last stage is doing, or how it ended: what `eef status` reads. Written "
+        "every few seconds while a stage is executed.",
+        _of(StatusRecord),
+        StatusRecord,
+        version=STATUS_VERSION,
+    ),
     _file("*.lock", "Locked while a process writes there; the content has no meaning."),
+    _file(
+        "*.lease",
+        "Beside a lock while it is held: its holder, for other machines; touched every ten seconds "
+        "([reliability.md](reliability.md)).",
+    ),
 )
 
 

@@ -46,6 +46,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
     },
     "Inspect": {
         "advise": Entry("advise:advise", "Measure what EEF can gain, and advise."),
+        "status": Entry("status:status", "Print what a run is doing."),
         "show": Entry("show:show", "Show a run, task, trajectory or example."),
         "view": Entry("view:view", "Browse every trajectory of a run."),
         "report": Entry("report:report", "Write the report of a run or study."),

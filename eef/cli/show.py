@@ -17,6 +17,7 @@ from eef.cli.trajectory_view import Item, measured_labels, show_item, show_mask
 from eef.errors import ConfigError, StoreError
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage
+from eef.pipeline.status import StageStatus, read_statuses
 from eef.report.formatting import NONE, reward
 from eef.report.run_table import results_table
 from eef.report.status import stage_progress, stage_status
@@ -83,7 +84,7 @@ def _show_overview(run: RunDirectory) -> None:
     console.print(header, markup=False)
     experts = ", ".join(recipe.expert.names)
     console.print(f"experts {experts}; student {recipe.model.name}\n", markup=False)
-    console.print(_stages_table(data))
+    console.print(_stages_table(data, read_statuses(run)))
     console.print()
     console.print(results_table(results))
     print_findings(diagnose(data))
@@ -92,17 +93,15 @@ def _show_overview(run: RunDirectory) -> None:
         print_err(f"\nhint: `eef show {run.path} {first.task}` lists the trajectories of a task")
 
 
-def _stages_table(data: RunData) -> Table:
-    """One row for each stage that is finished or in progress, and the number of the others."""
+def _stages_table(data: RunData, statuses: list[StageStatus]) -> Table:
+    """One row for each stage that is finished or was started, and the number of the others."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in ("stage", "outcome", "time"):
         table.add_column(column)
     for stage in data.stages:
         if data.is_done(stage):
             table.add_row(str(stage), Text(stage_status(data, stage)), _time(data, stage))
-    started = {
-        stage: progress for stage in data.stages if (progress := stage_progress(data, stage))
-    }
+    started = {each.stage: text for each in statuses if (text := stage_progress(each))}
     for stage, progress in started.items():
         table.add_row(str(stage), Text(progress), "")
     missing = len(data.stages) - len(data.done) - len(started)

@@ -14,6 +14,7 @@ from eef.pipeline.execution import EXECUTORS
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import FINGERPRINT_FILE, RECIPE_FILE, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage, dependencies
+from eef.pipeline.status import LOCK_FILE, StatusWriter, wait_for_records
 from eef.utils.compute import process_settings
 from eef.utils.jsonl import disk_errors, read_json, write_json
 from eef.utils.locks import acquire_lock
@@ -73,11 +74,16 @@ class Pipeline:
         folder = self.run.folder(stage)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with acquire_lock(self.run.store(stage.method) / "stage.lock"), self._threads():
-            if not self.run.is_done(stage):
-                on_progress(Progress(stage, 0, 0))
-                EXECUTORS[stage.kind](self.context, stage, on_progress)
-                on_progress(Progress(stage, 0, 0, finished=True))
+        with acquire_lock(self.run.store(stage.method) / LOCK_FILE) as lock, self._threads():
+            if self.run.is_done(stage):
+                return
+            with StatusWriter(self.run, stage, lock) as status:
+                report = status.watch(on_progress)
+                report(Progress(stage, 0, 0))
+                for needed in dependencies(stage):
+                    wait_for_records(self.run, needed)
+                EXECUTORS[stage.kind](self.context, stage, report)
+                report(Progress(stage, 0, 0, finished=True))
 
     def execute_all(
         self,

@@ -1,4 +1,4 @@
-"""Stage status: the outcome of a finished stage in one line, read from the run directory."""
+"""Stage status: the outcome of a finished stage, or the progress of another, in one line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from eef.analysis.diagnosis import explain_losses
 from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import Stage
+from eef.pipeline.status import StageStatus
 from eef.report.formatting import count_of, percent, reward
-from eef.trajectory import Trajectory
 
 
 def stage_status(run: RunDirectory | RunData, stage: Stage) -> str:
@@ -30,46 +30,14 @@ def stage_status(run: RunDirectory | RunData, stage: Stage) -> str:
     return text
 
 
-def stage_progress(data: RunData, stage: Stage) -> str:
-    """What a stage that has started and is not done has so far; empty for every other stage."""
-    if data.is_done(stage):
+def stage_progress(status: StageStatus) -> str:
+    """How far a stage that was started is; empty for every other stage."""
+    words = {"running": "in progress", "interrupted": "interrupted", "failed": "failed"}
+    if status.state not in words:
         return ""
-    if stage.kind == "train":
-        started = (data.folder(stage) / "training").is_dir()
-        return "in progress" if started else ""
-    if stage.kind == "select":
-        return ""
-    if stage.kind == "evaluate":
-        rollouts = data.evaluation_rollouts(stage.method, stage.round)
-    else:
-        rollouts = data.trajectories(stage.method)
-    played = [
-        item
-        for item in rollouts
-        if item.status != "error" and (stage.kind != "explore" or _is_of(item, stage))
-    ]
-    if not played:
-        return ""
-    planned = _planned_rollouts(data, stage)
-    if planned is None:
-        return f"in progress, {count_of(len(played), 'rollout')}"
-    return f"in progress, {len(played):,} of {count_of(planned, 'rollout')}"
-
-
-def _is_of(item: Trajectory, stage: Stage) -> bool:
-    return item.by_student and item.round == stage.round
-
-
-def _planned_rollouts(data: RunData, stage: Stage) -> int | None:
-    """The rollouts of a stage; None if only the plan itself states how many there are."""
-    recipe, fingerprint = data.recipe, data.fingerprint
-    if stage.kind == "evaluate":
-        return int(fingerprint["test_tasks"])
-    tasks = int(fingerprint["train_tasks"])
-    if stage.kind == "explore":
-        return recipe.of_method(stage.method).budget.of_round(tasks).rollouts
-    files = len(recipe.expert.names) - len(recipe.expert.players)
-    return None if files else len(recipe.expert.players) * min(recipe.expert.tasks or tasks, tasks)
+    text = ", ".join(filter(None, (words[status.state], status.progress)))
+    error = status.record.error if status.record else None
+    return f"{text}: {error}" if error else text
 
 
 def _no_win(run: RunDirectory | RunData, stage: Stage, record: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from eef.utils.jsonl import (
     repair_tail,
     write_jsonl,
 )
-from eef.utils.locks import acquire_lock
+from eef.utils.locks import Lock, acquire_lock
 
 STORE_FILE = "trajectories.jsonl"
 
@@ -32,7 +32,7 @@ STORE_FILE = "trajectories.jsonl"
 class Store:
     """The trajectories of a directory, open for appending by one writer at a time."""
 
-    def __init__(self, path: Path, lock: FileIO, base: Iterable[Trajectory]) -> None:
+    def __init__(self, path: Path, lock: Lock, base: Iterable[Trajectory]) -> None:
         self.path = path
         self.trajectories = _load(path, base)
         self._lock = lock
@@ -64,8 +64,10 @@ class Store:
     def append(self, trajectory: Trajectory) -> None:
         """Write a trajectory to disk, then add it to the set.
 
-        StoreError if it cannot be written, its id is taken, or its origin is unknown.
+        StoreError if it cannot be written, its id is taken, its origin is unknown, or another
+        process has taken over the store.
         """
+        self._lock.confirm()
         self.trajectories.check(trajectory)
         append_line(self._file, self.path, trajectory.to_record())
         self.trajectories.add(trajectory)

@@ -22,9 +22,13 @@ WHEN_FULL = "free some space and run the same command again: nothing stored is l
 """Hint if the disk is full."""
 
 
-def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write a JSON file atomically; on one line if `indent` is None. StoreError if it fails."""
-    _write_atomically(path, [json.dumps(value, indent=indent, allow_nan=False) + "\n"])
+def write_json(path: Path, value: Any, *, indent: int | None = 2, durable: bool = True) -> None:
+    """Write a JSON file atomically; on one line if `indent` is None. StoreError if it fails.
+
+    Unless it is `durable`, this does not wait for the disk.
+    """
+    text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
+    _write_atomically(path, [text], durable=durable)
 
 
 def write_jsonl(path: Path, records: Iterable[Json]) -> None:
@@ -37,7 +41,7 @@ def write_text(path: Path, text: str) -> None:
     _write_atomically(path, [text])
 
 
-def _write_atomically(path: Path, parts: Iterable[str]) -> None:
+def _write_atomically(path: Path, parts: Iterable[str], *, durable: bool = True) -> None:
     # a name of its own: two processes may start one run at the same moment
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     with disk_errors(path):
@@ -46,7 +50,8 @@ def _write_atomically(path: Path, parts: Iterable[str]) -> None:
                 for part in parts:
                     file.write(part)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

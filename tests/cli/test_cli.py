@@ -466,17 +466,29 @@ def test_show_gives_an_overview(finished):
     assert "toy/43" in done.stderr
 
 
-def test_show_gives_the_stage_in_progress(finished, tmp_path):
+def test_show_and_status_give_the_stages_that_were_started(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     shutil.rmtree(run / "eef/round1")
-    store = run / "eef/trajectories.jsonl"
-    store.write_text("".join(store.read_text().splitlines(keepends=True)[:5]))
     (run / "rft4/round1/evaluation.json").unlink()
+    status = json.loads((run / "rft4/status.json").read_text())
+    (run / "rft4/status.json").write_text(
+        json.dumps({**status, "ended": "failed", "error": "no", "hint": "try"})
+    )
+    status |= {"kind": "explore", "ended": None, "done": 5, "total": 32, "note": "1 won"}
+    (run / "eef/status.json").write_text(json.dumps(status))
     lines = [" ".join(line.split()) for line in eef("show", run).stdout.splitlines()]
-    assert "eef explore (round 1) in progress, 5 of 32 rollouts" in lines
-    assert "rft4 evaluate (round 1) in progress, 6 of 6 rollouts" in lines
+    assert "eef explore (round 1) interrupted, 5 of 32, 1 won" in lines
+    assert "rft4 evaluate (round 1) failed, 6 of 6, 1 won: no" in lines or any(
+        line.startswith("rft4 evaluate (round 1) failed, 6 of 6, ") for line in lines
+    )
     assert "3 more not done yet" in lines
+    shown = eef("status", run).stdout
+    assert shown.startswith(f"{run}: interrupted, 8 of 13 stages done\n")
+    assert "error in `rft4 evaluate (round 1)`: no\nhint: try\n" in shown
+    record = json.loads(eef("status", run, "--json").stdout)
+    assert record["error"] == {"message": "no", "hint": "try"}
+    assert [each["state"] for each in record["active"]] == ["failed", "interrupted"]
 
 
 def test_show_gives_a_task_a_trajectory_and_an_example(finished):

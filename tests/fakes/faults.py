@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from eef.pipeline.ledger import LEDGER_FILE
+from eef.pipeline.status import STATUS_FILE
 from eef.utils.jsonl import read_jsonl
 
 TIMES = {"seconds", "minutes"}
-PASSING = {".lock", ".torn", ".tmp", ".html"}
+PASSING = {".lock", ".lease", ".torn", ".tmp", ".html"}
 """Suffixes of files that depend on the process, on interruptions, or on times."""
 
 
@@ -36,6 +37,8 @@ def _contents(directory: Path) -> Iterator[tuple[str, Any]]:
     for path in sorted(directory.rglob("*")):
         if not path.is_file() or path.suffix in PASSING or "training" in path.parts:
             continue  # checkpoints of a finished training may be left by a kill
+        if path.name == STATUS_FILE:
+            continue  # of the process that wrote it
         name = str(path.relative_to(directory))
         if path.name == LEDGER_FILE:  # a later entry of a stage replaces an earlier one
             entries = [timeless(record) for record in read_jsonl(path)]
@@ -64,10 +67,12 @@ def differences(directory: Path, other: Path) -> list[str]:
 
 
 def state_of(directory: Path) -> tuple[int, int]:
-    """The number of files and of their bytes."""
+    """The number of files and of their bytes, but for the status, whose times differ in length."""
     files, size = 0, 0
     for folder, _, names in os.walk(directory):
         for name in names:
+            if name.startswith(STATUS_FILE):
+                continue
             files += 1
             try:
                 size += os.stat(f"{folder}/{name}").st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -36,6 +37,10 @@ def test_the_second_process_is_refused_with_the_name_of_the_first(alone, recipe,
     assert error == f"error: `{directory / 'rft4'}` is being written by {holder}"
     assert hint == "hint: wait until it ends, or use another directory"
     assert eef("show", directory).exit_code == 0  # readers take no lock
+    status = json.loads(eef("status", directory, "--json").stdout)
+    [stage] = status["active"]
+    assert (status["state"], stage["method"], stage["kind"]) == ("running", "rft4", "explore")
+    assert (stage["process"], stage["total"]) == (first.pid, 32)
     assert (directory / "rft4/trajectories.jsonl").read_bytes() == before
     first.send_signal(signal.SIGCONT)
     _, errors = first.communicate(timeout=10 * TIMEOUT)

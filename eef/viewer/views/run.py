@@ -6,11 +6,13 @@ from typing import Any
 
 from eef.analysis.results import Results
 from eef.errors import EefError
-from eef.pipeline.stages import BC, EXPERT, LOOP, Stage, dependencies, round_methods
+from eef.pipeline.stages import BC, EXPERT, LOOP, Stage, round_methods
+from eef.pipeline.status import StageStatus, read_statuses
 from eef.report.behavior_charts import draw_behavior_rounds
 from eef.report.formatting import describe_env
 from eef.report.html import Html
 from eef.report.sections.evaluation import draw_curves, draw_scores
+from eef.report.status import stage_progress
 from eef.report.summary import headline, setting, verdict
 from eef.viewer.address import Address
 from eef.viewer.index import Reader, stage_counts
@@ -134,12 +136,12 @@ def _content(section: Any) -> Html | str:
 
 def _stages(run: OpenRun, reader: Reader) -> list[dict[str, Any]]:
     """One row per method; each of its rounds has the state of its stages."""
-    done, counts = run.done(), stage_counts(reader)
+    statuses = {each.stage: each for each in read_statuses(run.run)}
+    counts = stage_counts(reader)
     methods = [EXPERT, BC, *round_methods(run.run.recipe)]
-    planned = set(run.run.stages)
     rows = []
     for method in methods:
-        rounds = sorted({stage.round for stage in planned if stage.method == method})
+        rounds = sorted({stage.round for stage in statuses if stage.method == method})
         kinds = ("collect", *LOOP)
         rows.append(
             {
@@ -148,9 +150,9 @@ def _stages(run: OpenRun, reader: Reader) -> list[dict[str, Any]]:
                     {
                         "round": round,
                         "stages": [
-                            _stage(run, stage, done, counts)
+                            _stage(run, statuses[stage], counts)
                             for kind in kinds
-                            if (stage := Stage(method, round, kind)) in planned
+                            if (stage := Stage(method, round, kind)) in statuses
                         ],
                     }
                     for round in rounds
@@ -161,18 +163,19 @@ def _stages(run: OpenRun, reader: Reader) -> list[dict[str, Any]]:
 
 
 def _stage(
-    run: OpenRun,
-    stage: Stage,
-    done: frozenset[Stage],
-    counts: dict[Stage, tuple[int, int]],
+    run: OpenRun, status: StageStatus, counts: dict[Stage, tuple[int, int]]
 ) -> dict[str, str]:
-    """The state of a stage: `done`, `active` (its predecessors are done) or `waiting`."""
-    if stage in done:
+    """The state of a stage: `done`, `active` (started, or its predecessors are done), `damaged` or
+    `waiting`."""
+    stage = status.stage
+    if status.state == "done":
         try:
             return {"kind": stage.kind, "state": "done", "text": run.status(stage)}
         except EefError as error:
             return {"kind": stage.kind, "state": "damaged", "text": error.message}
     played, won = counts.get(stage, (0, 0))
-    ready = all(each in done for each in dependencies(stage))
-    text = f"{played:,} rollouts so far, {won:,} won" if played else ""
-    return {"kind": stage.kind, "state": "active" if ready else "waiting", "text": text}
+    texts = [stage_progress(status)]
+    if played and not status.progress:
+        texts.append(f"{played:,} rollouts so far, {won:,} won")
+    state = "waiting" if status.state == "waiting" else "active"
+    return {"kind": stage.kind, "state": state, "text": "; ".join(filter(None, texts))}
