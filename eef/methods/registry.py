@@ -25,6 +25,7 @@ METHODS = {
     "eto": "eef.methods.eto",
     "ipr": "eef.methods.ipr",
     "atlas": "eef.methods.atlas",
+    "w4s": "eef.methods.w4s",
     "grpo": "eef.methods.grpo",
     "rloo": "eef.methods.rloo",
     "gigpo": "eef.methods.gigpo",

@@ -100,7 +100,7 @@ def test_what_it_may_not_do_raises_an_exception_in_it(body, error):
         ("import os\nos.write(4, b'nonsense\\n')", "it wrote something else than JSON"),
         ("import os\nos.write(4, b'[' * 60000 + b'\\n')", "it wrote something else than JSON"),
         (
-            "import os\nwhile True: os.write(4, b'{\"ask\": \"x\"}\\n')",
+            'import os\nwhile True: os.write(4, b\'{"ask": "x"}\\n\')',
             "it called the model 100 times for one problem",
         ),
     ],

@@ -199,7 +199,7 @@ def test_rollouts_replay_and_branch_like_their_origin(env):
     )
     assert whole.status == "terminated"
     path = [PathStep(step, "e", whole.author) for step in whole.steps]
-    assert replay(env, task, path).observation == whole.final_observation
+    assert replay(env, task, path).result.observation == whole.final_observation
     specs = [RolloutSpec(name, task, StateRef("e", 1), 6, 1) for name in ("a", "b")]
     found = {"env": env, "policy": expert, "parameters": parameters}
     one, other = play(specs, trajectories=TrajectorySet([whole]), **found)

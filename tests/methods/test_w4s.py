@@ -1,0 +1,121 @@
+"""Weak-for-Strong: weights by hand, what is never trained, and a round in its environment."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+
+from eef.chat import format_completion
+from eef.envs.registry import make_env
+from eef.envs.workflow.experts import WORKFLOWS
+from eef.errors import ConfigError, MethodError
+from eef.methods.registry import make_method
+from eef.policy import Sampling, ScriptedPolicy
+from eef.rollouts.explore import rollout_specs
+from eef.rollouts.runner import RolloutParameters, play
+from eef.selection import PlannedState
+from eef.trajectory import Author, StateRef, TrajectorySet
+from tests.fakes.grids import TASK, expert, rollout, worlds
+
+
+def rewarded(item, *rewards):
+    """The rollout with these rewards of its steps."""
+    steps = zip(item.steps, rewards, strict=True)
+    return replace(item, steps=tuple(replace(step, reward=reward) for step, reward in steps))
+
+
+def select(store, tasks=(TASK,), round=1, **options):
+    return make_method("w4s", options).select(TrajectorySet(store), list(tasks), round)
+
+
+def test_a_turn_has_the_weight_of_its_reward():
+    store = [
+        expert("e", actions="abcd"),
+        rewarded(rollout("s", None, "lose", actions="uvxyz"), 1.0, 0.5, 0.0, -0.1, 0.9),
+        rewarded(rollout("b", StateRef("s", 2), "lose", actions="z"), 0.4),
+    ]
+    branch, start = select(store).examples
+    assert start.weights == pytest.approx((12.1825, 3.4903, 1.0, 0.7788, 9.4877), rel=1e-4)
+    gains = ("improved", "better-than-last", "no-gain", "no-gain", "improved")
+    assert start.reasons == gains
+    assert branch.weights == pytest.approx((0.0, 0.0, math.exp(1.0)))
+    assert branch.reasons == ("context", "context", "better-than-last")
+    warmer = select(store, temperature=1.0).examples[1]
+    assert warmer.weights[0] == pytest.approx(math.e)
+
+
+def test_a_turn_without_an_action_is_context():
+    item = rollout("s", None, "lose", actions="uv")
+    steps = (replace(item.steps[0], action=""), replace(item.steps[1], action="format_error[x]"))
+    mixed = replace(item, steps=(steps[0], item.steps[1]))
+    [example] = select([mixed]).examples
+    assert (example.weights, example.reasons) == ((0.0, 1.0), ("no-action", "no-gain"))
+    with pytest.raises(MethodError, match="nothing to train on"):
+        select([replace(item, steps=steps)])
+
+
+@given(worlds())
+def test_every_rollout_of_the_student_is_trained_and_nothing_of_the_expert(world):
+    kept = {
+        item.id
+        for item in world.trajectories
+        if item.by_student and item.round <= world.round and item.status != "error" and item.steps
+    }
+    try:
+        selection = make_method("w4s").select(world.trajectories, world.tasks, world.round)
+    except MethodError:
+        assert not kept
+        return
+    assert {example.trajectory for example in selection.examples} == kept
+    for example in selection.examples:
+        first = world.trajectories[example.trajectory].first
+        assert example.weights == (0.0,) * first + (1.0,) * (len(example.weights) - first)
+    wins = {item.task for item in world.trajectories if item.success and not item.start}
+    assert selection.counts["tasks.unsolved"] == len(set(world.tasks) - wins)
+
+
+def test_its_plan():
+    method = make_method("w4s", {"m": 3})
+    assert method.plan(TrajectorySet(), ["a", "b"], 1) == [
+        PlannedState("a", None, 3),
+        PlannedState("b", None, 3),
+    ]
+    with pytest.raises(ConfigError, match="temperature"):
+        make_method("w4s", {"temperature": 0})
+
+
+def test_a_round_in_its_environment():
+    """A meta-agent with four kinds of workflows: the weights rank them as their scores do."""
+    env = make_env(
+        "workflow", {"families": "sums", "problems": 8, "held_out": 4, "tasks_per_split": 2}
+    )
+    names = ["unread", "direct", "steps", "vote"]
+
+    def write(conversation, seed):
+        turn = sum(message["role"] == "assistant" for message in conversation)
+        return format_completion("So.", f"run[\n{WORKFLOWS[names[(seed + turn) % 4]]}]")
+
+    agent = ScriptedPolicy(Author("student", "w4s@round0"), write)
+    method, tasks = make_method("w4s", {"m": 4}), {task.id: task for task in env.tasks("train")}
+    states = method.plan(TrajectorySet(), list(tasks), 1)
+    specs = rollout_specs(states, tasks, owner="w4s", round=1, seed=0)
+    played = TrajectorySet(
+        play(
+            specs,
+            env=env,
+            policy=agent,
+            trajectories=TrajectorySet(),
+            parameters=RolloutParameters(sampling=Sampling(), step_limit=5),
+        )
+    )
+    selection = method.select(played, list(tasks), 1)
+    assert len(selection.examples) == 8
+    weights = {}
+    for example in selection.examples:
+        for step, weight in zip(played[example.trajectory].steps, example.weights, strict=True):
+            name = next(name for name in names if step.action == f"run[\n{WORKFLOWS[name]}]")
+            weights.setdefault(name, []).append(weight)
+    means = {name: sum(each) / len(each) for name, each in weights.items()}
+    assert set(weights["unread"]) == {math.exp(-0.1 / 0.4)}
+    assert means["vote"] == max(means.values()) > 3 * means["unread"]
