@@ -80,6 +80,7 @@ _OVERFLOW = _any(
     r"(prompt|input|request|conversation)\b.{0,60}(exceeds?|beyond) (the |its |this |model'?s? )*"
     r"(model'?s? )?(max(imum)? (number of )?tokens|token limit)",
     r"(prompt|request|input) contains \d+ tokens.{0,20}too (large|long)",
+    r"max_(completion_)?tokens must be .{0,30}\bgot -\d",  # what the context leaves is below zero
 )
 _CONVERSATION = _any(
     r"content[ _-]?(management |safety )?(policy|filter)\w*",
@@ -115,7 +116,8 @@ _QUOTA = _any(
     r"billing[_ ](hard_limit|not_active|limit|disabled)|billing_\w+",
     r"exceeded_current_quota",
     r"arrearage|overdue",
-    r"(more|enough|no|add|purchase|out of|run out of|never purchased)( \w+)? credits?\b",
+    r"(more|enough|no|any|add|purchase|out of|run out of|never purchased)( \w+)? credits?\b",
+    r"key limit exceeded",
     r"payment[_ ]required",
     r"spend(ing)? limit",
     r"free ?tier ?only",
