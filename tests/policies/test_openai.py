@@ -47,7 +47,7 @@ def key(monkeypatch):
 
 
 def settings(base, **changes):
-    return ApiSettings(base_url=f"{base}/v1", **{"backoff": 0.001, "timeout": 0.5, **changes})
+    return ApiSettings(base_url=f"{base}/v1", **{"backoff": 0.001, "timeout": 20.0, **changes})
 
 
 def expert_server(path, headers, body):
@@ -98,10 +98,10 @@ def test_no_failure_of_a_server_loses_a_rollout(tmp_path):
         plain, spent = collected(tmp_path / "plain", base)
         assert spent.failures == {}
         assert all(item.success for item in plain.values())
-        proxy = Proxy(base, share=0.45, seed=3, pause=0.8)
+        proxy = Proxy(base, share=0.45, seed=3, pause=3.0)
         with serving(proxy) as (faulty, seen):
             (tmp_path / "faulty").mkdir()
-            got, spent = collected(tmp_path / "faulty", faulty, retries=30)
+            got, spent = collected(tmp_path / "faulty", faulty, retries=30, timeout=2.0)
     assert completions_of(got) == completions_of(plain)
     assert set(proxy.injected) == set(FAULTS)
     assert spent.failures.total() == proxy.injected.total()
