@@ -14,10 +14,12 @@ import os
 import random
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,8 @@ class ApiPolicy:
     Raises ConfigError if the environment has no key, ModelError if the server refuses the key, the
     account, the model or every request, BudgetError if the budget is spent. Completions received
     before remain in the cache. Any other failure fails one rollout. `command` continues after the
-    budget is raised, as hints show it. With `tools`, the model calls them; calls that a server
+    budget is raised, and the settings are at `name` and `limit_name` in a recipe, as hints show
+    them. With `tools`, the model calls them; calls that a server
     leaves in the text of its answer are read too.
     """
 
@@ -96,13 +99,17 @@ class ApiPolicy:
         cache: Path,
         command: str = "",
         tools: Toolset | None = None,
+        name: str = "expert.api",
+        limit_name: str = "expert.sampling.max_tokens",
     ) -> None:
         self.author = author
         self.tools = tools
         self._tools = tools.records() if tools else []
         self._model, self._settings = model, settings
-        self._key = _key(settings)
-        self._cache = ResponseCache(cache, settings, command=command)
+        self._name, self._limit_name = name, limit_name
+        self._key = _key(settings, name)
+        self._urls = tuple(dict.fromkeys((settings.base_url, *settings.more_urls)))
+        self._cache = ResponseCache(cache, settings, command=command, name=name)
         self._capabilities = _ServerCapabilities(self._cache.usage.dropped.get(model, ()))
         self._limiter = _RateLimiter(settings.requests_per_minute)
         self._accepted = self._cache.has_completions  # the server has answered at least once
@@ -114,10 +121,11 @@ class ApiPolicy:
         self._limiter.resume()
         self._unexplained = None
         pool = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="request")
-        with self._connect() as client:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(self._connect(url)) for url in self._urls]
             try:
                 futures = [
-                    pool.submit(self._complete, client, conversation, seed, sampling)
+                    pool.submit(self._complete, clients, conversation, seed, sampling)
                     for conversation, seed in zip(conversations, seeds, strict=True)
                 ]
                 completions = [future.result() for future in futures]
@@ -131,23 +139,26 @@ class ApiPolicy:
             raise self._unexplained
         return completions
 
-    def _connect(self) -> openai.OpenAI:
+    def _connect(self, url: str) -> openai.OpenAI:
         """A client with connection pooling; retries are handled by `ApiPolicy`."""
-        settings = self._settings
         return openai.OpenAI(
-            base_url=settings.base_url, api_key=self._key, timeout=settings.timeout, max_retries=0
+            base_url=url, api_key=self._key, timeout=self._settings.timeout, max_retries=0
         )
 
     def _complete(
-        self, client: openai.OpenAI, conversation: Conversation, seed: int, sampling: Sampling
+        self,
+        clients: Sequence[openai.OpenAI],
+        conversation: Conversation,
+        seed: int,
+        sampling: Sampling,
     ) -> Completion:
         request = request_id(self._model, conversation, seed, sampling, self._tools)
         cached = self._cache.get(request)
-        return cached or self._request(client, request, conversation, seed, sampling)
+        return cached or self._request(clients, request, conversation, seed, sampling)
 
     def _request(
         self,
-        client: openai.OpenAI,
+        clients: Sequence[openai.OpenAI],
         request: str,
         conversation: Conversation,
         seed: int,
@@ -155,10 +166,13 @@ class ApiPolicy:
     ) -> Completion:
         """Send a request until it succeeds, fails for good, or has no retries left."""
         failures: Counter[str] = Counter()
+        failed = 0
+        first = _place(conversation, len(clients))
         trials = iter(_TRIALS)
         without: tuple[str, ...] = ()
         while True:
             options = self._capabilities.options(sampling, seed, without)
+            client = clients[(first + failed) % len(clients)]
             outcome = self._send(client, request, conversation, sampling, options)
             if outcome.completion is not None:
                 if without:  # the server takes the request without these, and not with them
@@ -183,7 +197,7 @@ class ApiPolicy:
                     self._unexplained = ModelError(
                         f"no connection to the server at {self._settings.base_url}: "
                         f"{outcome.words}",
-                        hint="check that the server is running, and `expert.api.base_url`",
+                        hint=f"check that the server is running, and `{self._name}.base_url`",
                     )
                 return Completion(text=text, finish="error")
             self._limiter.wait(outcome.wait, failed, self._settings.backoff)
@@ -201,7 +215,7 @@ class ApiPolicy:
         try:
             self._limiter.acquire()
             outcome = self._attempt(client, conversation, sampling, options)
-            self._cache.record(
+            kept = self._cache.record(
                 request,
                 outcome.completion,
                 prompt_tokens=outcome.tokens[0],
@@ -210,7 +224,7 @@ class ApiPolicy:
             )
             if outcome.rejection is not None:
                 self._raise_if_permanent(outcome.rejection)
-            return outcome
+            return outcome if kept is None else replace(outcome, completion=kept)
         finally:
             # last, so that the usage is briefly counted twice rather than not at all
             self._cache.release(held)
@@ -320,7 +334,7 @@ class ApiPolicy:
         """ModelError for a rejection that every other request would meet as well."""
         server, key = f"the server at {self._settings.base_url}", self._settings.key
         stated = f"({rejection.status}): {self._scrub(rejection.words)}"
-        address = "`expert.api.base_url`, which ends in `/v1`"
+        address = f"`{self._name}.base_url`, which ends in `/v1`"
         refuses = f"{server} refuses a request for {self._model!r} {stated}"
         message, hint = {
             "key": (
@@ -333,7 +347,7 @@ class ApiPolicy:
                 "are kept",
             ),
             "model": (refuses, f"check the model's name and {address}"),
-            "limit": (refuses, "lower `expert.sampling.max_tokens` to what the model allows"),
+            "limit": (refuses, f"lower `{self._limit_name}` to what the model allows"),
             "address": (
                 f"{server} has no chat completions at this address {stated}"
                 if rejection.status == 200
@@ -363,7 +377,8 @@ class ApiPolicy:
             elif option == "max_completion_tokens" and budget:
                 raise ModelError(
                     f"{text}without a limit on completions, the budget cannot be kept",
-                    hint="unset `expert.api.max_tokens` and `max_cost`; `max_requests` has effect",
+                    hint=f"unset `{self._name}.max_tokens` and `max_cost`; `max_requests` has "
+                    "effect",
                 )
             else:
                 text += "it is left out from now on, and the server's default applies"
@@ -379,7 +394,7 @@ class ApiPolicy:
         self._unexplained = ModelError(
             f"the server at {self._settings.base_url} refuses a request for {self._model!r} "
             f"{words}",
-            hint="check the model's name and `expert.api.base_url`, which ends in `/v1`",
+            hint=f"check the model's name and `{self._name}.base_url`, which ends in `/v1`",
         )
         return Completion(text=f"the server refuses the request {words}", finish="error")
 
@@ -486,12 +501,19 @@ def _retry_after(headers: Any) -> float | None:
             return None
 
 
-def _key(settings: ApiSettings) -> str:
+def _place(conversation: Conversation, servers: int) -> int:
+    """The server of an episode: its first messages decide, and seeds do not."""
+    start = "\n".join(message["content"] for message in conversation[:2])
+    return zlib.crc32(start.encode("utf-8", "surrogatepass")) % servers
+
+
+def _key(settings: ApiSettings, name: str) -> str:
     key = os.environ.get(settings.key, "").strip()
-    if not key and urlsplit(settings.base_url).hostname not in _LOOPBACK:
-        raise ConfigError(
-            f"no key for the server at {settings.base_url}: the environment variable "
-            f"`{settings.key}` is not set",
-            hint=f"`export {settings.key}=…`, or name another variable in `expert.api.key`",
-        )
+    for url in (settings.base_url, *settings.more_urls):
+        if not key and urlsplit(url).hostname not in _LOOPBACK:
+            raise ConfigError(
+                f"no key for the server at {url}: the environment variable `{settings.key}` is not "
+                "set",
+                hint=f"`export {settings.key}=…`, or name another variable in `{name}.key`",
+            )
     return key or "none"

@@ -1,25 +1,29 @@
 """ResponseCache: every response of a server, on disk as soon as it arrives, and their total usage.
 
+Several processes may share a file: the first response to a request is the one that all of them use.
 An interrupted rollout requests nothing twice: its earlier turns are read from here. Nothing that
 was paid for is lost, and a resumed collection ends with the trajectories of an uninterrupted one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from eef.errors import BudgetError, DataError
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Sampling
-from eef.utils.jsonl import append_jsonl, numbered_records, repair_tail
+from eef.utils.jsonl import append_jsonl, disk_errors, repair_tail
 
 CACHE_FILE = "responses.jsonl"
 
@@ -65,26 +69,35 @@ class Reservation:
 class ResponseCache:
     """The responses in a file by request, and the budget. All methods are thread-safe.
 
-    `command` is the command that continues after the budget is raised, as hints show it.
+    `command` is the command that continues after the budget is raised, and `name` is where the
+    settings are in a recipe, as hints show them.
     """
 
-    def __init__(self, path: Path, settings: ApiSettings, *, command: str = "") -> None:
+    def __init__(
+        self, path: Path, settings: ApiSettings, *, command: str = "", name: str = "expert.api"
+    ) -> None:
         self.path = path
-        self._command = command
+        self._command, self._name = command, name
         self._prompt_scale, self._completion_scale = 1.0, 1.0
         self.usage = ApiUsage()
         self._settings = settings
         self._completions: dict[str, Completion] = {}
         self._reserved_requests, self._reserved_tokens, self._reserved_cost = 0, 0, 0.0
         self._lock = threading.Lock()
+        self._read, self._lines = 0, 0  # bytes and lines of the file that have been entered
         if path.exists():
-            repair_tail(path)
-            for number, record in numbered_records(path, torn_ok=True):
-                self._enter(record, number)
+            with _locked(path):
+                repair_tail(path)
+                self._read_on()
 
     def get(self, request: str) -> Completion | None:
         """The completion of an earlier request, or None."""
-        return self._completions.get(request)
+        found = self._completions.get(request)
+        if found is None and self.path.exists() and self.path.stat().st_size > self._read:
+            with self._lock, _locked(self.path):
+                self._read_on()
+            found = self._completions.get(request)
+        return found
 
     @property
     def has_completions(self) -> bool:
@@ -98,8 +111,11 @@ class ResponseCache:
         prompt_tokens: int = 0,
         completion_tokens: int = 0,
         failure: str = "",
-    ) -> None:
-        """Write the completion of one request and its usage; None and its cause if it failed."""
+    ) -> Completion | None:
+        """Write the completion of one request and its usage; None and its cause if it failed.
+
+        Returns the completion to use: an earlier one, if another process made the same request.
+        """
         record = {
             "question": request,
             "completion": None if completion is None else asdict(completion),
@@ -109,6 +125,7 @@ class ResponseCache:
         self._append(
             {**record, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
         )
+        return completion and self._completions[request]
 
     def drop(self, model: str, options: Iterable[str]) -> None:
         """Write the request options that are no longer sent to a model."""
@@ -116,9 +133,24 @@ class ResponseCache:
         self._append({**record, "dropped": {model: list(options)}})
 
     def _append(self, record: dict[str, Any]) -> None:
-        with self._lock:
+        with self._lock, _locked(self.path):
+            self._read_on()
+            if self.path.stat().st_size > self._read:  # a process was killed while it wrote
+                repair_tail(self.path)
             append_jsonl(self.path, record)
-            self._enter(record, 0)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Enter the lines of the file that this process has not entered yet."""
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._read += len(line)
+                self._lines += 1
+                if line.strip():
+                    self._enter(_parsed(line, self.path, self._lines), self._lines)
 
     def reserve(self, prompt_tokens: int, completion_tokens: int) -> Reservation:
         """Reserve a request's highest cost. BudgetError if that may exceed the budget.
@@ -156,7 +188,7 @@ class ResponseCache:
         limit = getattr(self._settings, f"max_{unit}")
         if limit is None or spent + more <= limit:
             return
-        setting = f"expert.api.max_{unit}"
+        setting = f"{self._name}.max_{unit}"
         raised = f"{max(2 * limit, spent + 2 * more):g}" if unit == "cost" else f"{2 * limit}"
         hint = f"raise `{setting}` and run the same command again; responses are kept"
         if self._command:
@@ -199,7 +231,25 @@ class ResponseCache:
         self.usage.completion_tokens += generated
         self.usage.cost += cost
         if completion is not None:
-            self._completions[request] = completion
+            self._completions.setdefault(request, completion)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Context in which no other process reads or writes the file; it is created if it is new."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileIO(path, "a")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _parsed(line: bytes, path: Path, number: int) -> Mapping[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"`{path}`, line {number}: not a JSON object ({error})") from error
 
 
 def _number(value: float) -> str:

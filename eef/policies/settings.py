@@ -16,6 +16,10 @@ class ApiSettings(Settings):
     base_url: str = "https://api.openai.com/v1"
     """Address of the server, including `/v1`."""
 
+    more_urls: tuple[str, ...] = Field(default=(), strict=False)
+    """Addresses of further servers of the same model and key. Each conversation stays with one
+    server, for its prefix cache, until that fails."""
+
     key: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key. The key itself is never written to a
     file. Servers on this machine need none."""
@@ -59,6 +63,8 @@ class ApiSettings(Settings):
                 "`key` is not the name of an environment variable; never put the key itself here"
             )
         check_address("base_url", self.base_url)
+        for url in self.more_urls:
+            check_address("more_urls", url)
         if self.max_cost is not None and not (self.prompt_price or self.completion_price):
             raise ValueError(
                 "`max_cost` has no effect without `prompt_price` or `completion_price`"
@@ -75,6 +81,29 @@ def check_address(name: str, url: str) -> None:
         raise ValueError(
             f"`{name}` holds a user, a password or a query; keys come from the environment"
         )
+
+
+class UserSettings(Settings):
+    """A user of an environment whom a model behind a server plays."""
+
+    model: str
+    """Name of the model, as its server lists it."""
+
+    api: ApiSettings = ApiSettings()
+    """The server, and the budget for it."""
+
+    cache: str = "user-responses.jsonl"
+    """File that keeps every answer by conversation and seed. Keep it with the run: recorded states
+    are restored from it. Several processes may share it."""
+
+    temperature: float = Field(default=0.7, ge=0)
+    """Temperature of the user's model."""
+
+    max_tokens: int = Field(default=256, ge=1)
+    """Maximum tokens per message, reasoning included."""
+
+    max_messages: int = Field(default=12, ge=1)
+    """Messages of the user in an episode; after the last one, the user leaves."""
 
 
 class ServerSettings(Settings):

@@ -22,7 +22,7 @@ def test_its_own_tests_pass():
         text=True,
         check=False,
     )
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_its_student_calls_tools(monkeypatch):

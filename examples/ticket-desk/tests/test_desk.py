@@ -1,9 +1,10 @@
 """The desk keeps the protocol, its policies decide the reward, and its logs are verified."""
 
 import json
+from dataclasses import replace
 
 from ticket_desk import logs
-from ticket_desk.customers import make_case
+from ticket_desk.customers import make_case, make_customer
 from ticket_desk.desk import SPEC, TicketDesk
 from ticket_desk.expert import make_expert
 
@@ -24,12 +25,21 @@ def test_it_keeps_the_protocol():
 
 
 def test_the_customer_depends_on_ticket_and_seed_alone():
-    assert make_case(7, 1) == make_case(7, 1)
-    assert len({make_case(7, seed)[0].greeting for seed in range(20)}) > 3
-    customer, _ = make_case(7, 1)
+    case = make_case(7)
+    assert make_customer(case, 1) == make_customer(case, 1)
+    assert len({make_customer(case, seed).says for seed in range(20)}) > 3
+    customer = make_customer(case, 1)
     for _ in range(10):  # a customer leaves in the end
-        customer, answer = customer.hear("hm")
-    assert (customer.patience < 0, answer) == (True, "I have waited long enough.")
+        customer = customer.hear("hm")
+    assert (customer.left, customer.says) == (True, "I have waited long enough.")
+
+
+def test_a_recorded_state_comes_back_with_its_own_customer():
+    env = TicketDesk()
+    task = env.tasks("train")[0]
+    greetings = {env.reset(replace(task, seed=seed)) for seed in range(20)}
+    assert len(greetings) > 2
+    assert env.reset(task) == env.reset(task)
 
 
 def test_logs_of_a_production_agent_are_verified(tmp_path):
@@ -42,6 +52,7 @@ def test_logs_of_a_production_agent_are_verified(tmp_path):
     importer = Importer(TaskIndex(env, {"train": env.tasks("train")}))
     items = list(importer.trajectories([path]))
     assert importer.report.replayed == 30
+    assert len({item.episode_seed for item in items}) == 30
     wins = sum(item.success for item in items)
     assert 10 <= wins <= 25
     assert SPEC.make.name == env.name == "ticket-desk"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -17,10 +17,14 @@ from eef.config import Settings, unknown_name
 from eef.env import StepResult, ToolEnv
 from eef.envs.spec import Behavior, EnvSpec
 from eef.errors import EnvError
+from eef.policies.settings import UserSettings
 from eef.task import Task, TaskSet
 from eef.tools import tool
-from ticket_desk.customers import Customer, Order, make_case
+from ticket_desk.customers import Case, Customer, Order, is_refusal, make_case, make_customer
 from ticket_desk.expert import make_expert
+
+if TYPE_CHECKING:
+    from eef.policies.simulated_user import SimulatedUser
 
 RULES = """\
 You work at the help desk of a shop. A customer writes to you; what you write without a tool goes \
@@ -43,20 +47,21 @@ class DeskSettings(Settings):
     tasks_per_split: int = Field(default=60, ge=1, le=1000)
     """Number of tickets in each of the splits `train` and `test`."""
 
-    customer_seed: int = 0
-    """Seed of the customers: what they write, and how long they wait."""
+    user: UserSettings | None = None
+    """A model that plays the customers; scripted customers by default."""
 
     step_limit: int = Field(default=10, ge=1)
     """Default step limit of a rollout."""
 
 
 class TicketDesk(ToolEnv):
-    """An episode is a function of the ticket, the setting `customer_seed` and the actions."""
+    """An episode is a function of the ticket, its seed (the customer's) and the actions."""
 
     name = "ticket-desk"
     rules = RULES
     text_action = "say"
     supports_snapshot = True
+    seeded = True
     tools = (
         tool("look_up", "List the orders of a customer.", email="string"),
         tool("refund", "Refund an order.", order="string", amount="integer"),
@@ -68,9 +73,12 @@ class TicketDesk(ToolEnv):
         settings = settings or DeskSettings()
         self.step_limit = settings.step_limit
         self._tasks_per_split = settings.tasks_per_split
-        self._seed = settings.customer_seed
-        self._orders: tuple[Order, ...] = ()
+        self._user = _make_user(settings.user)
+        self.concurrent = settings.user is not None  # customers of a server are waited for
+        self._case: Case | None = None
         self._customer: Customer | None = None
+        self._orders: tuple[Order, ...] = ()
+        self._refused = False
 
     def tasks(self, split: str) -> TaskSet:
         if split not in SPLITS:
@@ -81,8 +89,10 @@ class TicketDesk(ToolEnv):
         )
 
     def reset(self, task: Task) -> str:
-        self._customer, self._orders = make_case(task.index, self._seed)
-        return self._customer.greeting
+        self._case = make_case(task.index)
+        self._customer = make_customer(self._case, task.seed, self._user)
+        self._orders, self._refused = self._case.orders, False
+        return self._customer.says
 
     def call(self, name: str, arguments: dict[str, Any]) -> StepResult:
         if name == "say":
@@ -96,31 +106,32 @@ class TicketDesk(ToolEnv):
         return StepResult("The ticket is closed.", self._reward(), True)
 
     def snapshot(self) -> Any:
-        return self._customer, self._orders
+        return self._case, self._customer, self._orders, self._refused
 
     def restore(self, snapshot: Any) -> None:
-        self._customer, self._orders = snapshot
+        self._case, self._customer, self._orders, self._refused = snapshot
 
     def fingerprint(self) -> dict[str, Any]:
         return {
             "env": self.name,
             "tasks_per_split": self._tasks_per_split,
-            "customer_seed": self._seed,
+            "user": self._user and self._user.fingerprint(),
             "step_limit": self.step_limit,
             "prompt": self.prompt,
         }
 
     def _say(self, text: str) -> StepResult:
-        """The customer's answer; a customer whose patience ends leaves, and the ticket closes."""
+        """The customer's answer; the ticket closes when the customer leaves."""
         assert self._customer is not None, "call `reset` first"
-        self._customer, answer = self._customer.hear(text)
-        if self._customer.patience < 0:
-            return StepResult(f"{answer} The customer left.", self._reward(), True)
-        return StepResult(answer, 0.0, False)
+        self._customer = self._customer.hear(text)
+        self._refused = self._refused or is_refusal(text)
+        if self._customer.left:
+            return StepResult(f"{self._customer.says} The customer left.", self._reward(), True)
+        return StepResult(self._customer.says, 0.0, False)
 
     def _look_up(self, email: str) -> str:
-        assert self._customer is not None, "call `reset` first"
-        if email.strip().lower() != self._customer.email:
+        assert self._case is not None, "call `reset` first"
+        if email.strip().lower() != self._case.email:
             return "No customer has this address."
         return "\n".join(order.describe() for order in self._orders)
 
@@ -147,23 +158,29 @@ class TicketDesk(ToolEnv):
         self._orders = tuple(order if each.id == order.id else each for each in self._orders)
 
     def _reward(self) -> float:
-        assert self._customer is not None, "call `reset` first"
+        assert self._case is not None, "call `reset` first"
         changed = {each.id: each.state for each in self._orders if each.state in _CHANGED}
-        is_right = changed == dict(self._customer.wanted)
-        return float(is_right and (bool(changed) or self._customer.refused))
+        return float(changed == dict(self._case.right) and (bool(changed) or self._refused))
 
     def _task(self, index: int, split: str) -> Task:
-        customer, _ = make_case(index, self._seed)
         return Task(
             id=f"ticket-desk/{index}",
             env=self.name,
             index=index,
             split=split,
-            instruction=customer.greeting,
+            instruction=make_case(index).describe(),
         )
 
 
 _CHANGED = ("refunded", "cancelled")
+
+
+def _make_user(settings: UserSettings | None) -> SimulatedUser | None:
+    if settings is None:
+        return None
+    from eef.policies.simulated_user import SimulatedUser  # needs the extra `api`
+
+    return SimulatedUser(settings)
 
 
 def _answer(text: str) -> StepResult:

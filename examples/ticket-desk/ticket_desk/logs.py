@@ -1,4 +1,4 @@
-"""Logs as an agent in production leaves them: OpenAI messages, tool calls, closing words.
+"""Logs of an agent: OpenAI messages, tool calls, closing words, the ticket and its seed.
 
 `python -m ticket_desk.logs logs.jsonl` lets the hasty expert serve 30 tickets.
 """
@@ -38,7 +38,13 @@ def main(path: str, count: int = 30) -> None:
                 structured((each["role"], each["content"]) for each in talk)
             )
             messages.append({"role": "assistant", "content": "The ticket is closed."})
-            row = {"id": item.id, "messages": messages, "tools": tools.records()}
+            row = {
+                "id": item.id,
+                "task": item.task,
+                "episode_seed": item.episode_seed,
+                "messages": messages,
+                "tools": tools.records(),
+            }
             file.write(json.dumps(row) + "\n")
 
 
