@@ -81,17 +81,18 @@ def _methods(aggregate: Aggregate) -> StudyTable:
         )
         for item in aggregate.methods
     ]
-    uneven = any(None in item.win_rates for item in aggregate.methods)
-    note = (
-        "Each mean is over the seeds that are finished. The tables of differences use the seeds "
-        "that both methods have finished."
-    )
-    return StudyTable(
-        "Methods and variants after the last round, greedy on the test tasks",
-        head,
-        rows,
-        note if uneven else "",
-    )
+    notes = []
+    if any(None in item.win_rates for item in aggregate.methods):
+        notes.append(
+            "Each mean is over the seeds that are finished. The tables of differences use the "
+            "seeds that both methods have finished."
+        )
+    rounds = {item.name: max(item.rounds) for item in aggregate.methods if max(item.rounds)}
+    if len(set(rounds.values())) > 1:
+        given = ", ".join(f"{display_name(name)} {count}" for name, count in rounds.items())
+        notes.append(f"Rounds: {given}.")
+    title = "Methods and variants after the last round, greedy on the test tasks"
+    return StudyTable(title, head, rows, " ".join(notes))
 
 
 def _pass_at_k(item: MethodAggregate) -> str:
@@ -241,6 +242,9 @@ def _training_data(aggregate: Aggregate) -> StudyTable:
         "states that need recovery",
         "recovered",
     )
+    has_acts = any("acts" in item.selected for item in aggregate.methods if item.selected)
+    if has_acts:
+        head = (*head, "rollouts with an advantage", "groups with wins and losses")
     rows = []
     for item in aggregate.methods:
         if counts := item.selected:
@@ -250,6 +254,7 @@ def _training_data(aggregate: Aggregate) -> StudyTable:
                 counts.get("pairs"),
                 *(item.trained_steps or (None,) * 4),
                 *(counts.get(name) for name in ("states.recovery", "states.recovered")),
+                *(counts.get(name) for name in (("acts", "groups.mixed") if has_acts else ())),
             )
             rows.append((display_name(item.name), *map(_mean_count, cells)))
     note = (

@@ -305,6 +305,31 @@ def test_fewer_examples_mean_more_passes():
     assert passes == {"rft6": 1.0, "eef": 3.0}
 
 
+def test_methods_of_many_rounds_are_compared_after_their_last():
+    """Four rounds of 9 rollouts beside one of 36, with the acts that the last one trains."""
+    acts = {"acts": 5, "examples": 0, "groups.mixed": 2}
+    grpo = replace(
+        trial("grpo", 0, [1, 1, 0, 0], 2),
+        rounds=4,
+        scores={4: Scores((1.0, 1.0, 0.0, 0.0), (True, True, False, False))},
+        costs={round: {"explore": Cost(rollouts=9)} for round in (1, 2, 3, 4)},
+        selected={4: acts},
+    )
+    eef = replace(
+        trial("eef", 0, [1, 0, 0, 0], 3),
+        costs={1: {"explore": Cost(rollouts=36)}},
+        label_noise=None,
+    )
+    study = make_study([trial("bc", 0, [0, 0, 0, 0], 1), grpo, eef])
+    aggregate = study.aggregates["rollouts"]
+    assert aggregate.pair("eef", "grpo").over_tasks.mean == -0.25
+    document = study_markdown(study, ["command"])
+    assert "Rounds: GRPO 4, EEF 1." in document
+    assert re.search(r"\| GRPO( \|[^|]*){10} \| 5.0 \| 2.0 \|", document)
+    assert re.search(r"\| EEF \| 1.0( \|[^|]*){9} \| – \| – \|", document)
+    assert re.search(r"\| GRPO \| 36 \|", document), "rollouts of all rounds"
+
+
 def test_difficulty_and_newly_solved_do_not_depend_on_the_number_of_seeds():
     """Two evaluations per seed win tasks a to d 2, 1, 0 and 0 times; the student wins b to d."""
 
