@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from eef.errors import StoreError
 from eef.trajectory import StateRef
@@ -108,6 +108,20 @@ class PreferencePair(Record):
             raise StoreError(f"pair {self.id!r} compares paths of a task other than its own")
 
 
+Ratio = Literal["clipped", "constant", "none"]
+"""What the ratio of a token's probabilities, now and when it was sampled, is in the loss of acts.
+
+clipped   a factor beyond whose bounds there is no gradient (PPO)
+constant  a clipped factor without a gradient of its own, which saturates at its bounds (RetroAct)
+none      nothing: log p alone is weighted (reward-weighted regression)
+"""
+
+
+def _add_ratio(record: Json) -> Json:
+    """1 → 2: acts state their ratio."""
+    return {"ratio": "clipped", **record}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acts(Record):
     """The acts of one rollout, for policy gradients: an advantage for each step of its path.
@@ -115,7 +129,8 @@ class Acts(Record):
     `advantages[t]` is the real-valued advantage of step `t`; it may be negative. A step with 0 is
     visible as context and gives no gradient: the prefix that the student did not play, and steps
     that were as good as expected. `group` names the rollouts that were compared: those from the
-    same state in the same round. `prompt_suffix` is as in `TrainingExample`.
+    same state in the same round. `ratio` is the same in all acts of a selection. `prompt_suffix` is
+    as in `TrainingExample`.
 
     Worked example. Two rollouts from state 2 of an expert's path, one won after two steps and one
     lost after three, have the advantages (0, 0, 0.5, 0.5) and (0, 0, −0.5, −0.5, −0.5): reward
@@ -123,12 +138,15 @@ class Acts(Record):
     """
 
     KIND: ClassVar[str] = "acts"
+    VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: _add_ratio}
 
     id: str
     task: str
     trajectory: str
     group: str
     advantages: tuple[float, ...]
+    ratio: Ratio = "clipped"
     prompt_suffix: str = ""
 
 

@@ -4,28 +4,32 @@ Source: Nie et al., *Weak-for-Strong: Training Weak Meta-Agent to Harness Strong
 2504.04785, and its code. There, a meta-agent writes workflows; the environment `workflow` is ours.
 The method itself reads nothing but step rewards, and works with any environment that rewards steps.
 
-Departures. Each turn has the weight of its own reward; in the published code, all turns of a
-conversation have that of the last one, and earlier turns appear in several conversations. The loss
-of a batch is the mean over tokens; there, over conversations, each the mean of its tokens. The
-published code keeps the workflow with the best test accuracy; see `docs/workflow.md`.
+The loss is reward-weighted regression, as there: of a turn with reward r, exp(r / temperature)
+times the mean of its tokens' −log p, if `policy_gradient.mean_over` is "turns". Departures: each
+turn has the weight of its own reward, and of a branch only its own turns are trained (there, all
+turns of a conversation have the weight of its last one, and earlier turns are in several
+conversations); a round trains on its own rollouts, from the weights that played them (there is one
+training, on all data). The published code keeps the workflow with the best test accuracy; see
+`docs/workflow.md`.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pydantic import Field
 
+from eef.methods.advantages import acts_of, groups_of_round
 from eef.methods.base import Configured, Method, MethodOptions
-from eef.methods.examples import apply_step_weight, make_selection
-from eef.selection import PlannedState, Selection, TrainingExample
+from eef.selection import PlannedState, Selection
 from eef.tools import is_format_error
-from eef.trajectory import Trajectory, TrajectorySet
+from eef.trajectory import Step, TrajectorySet
 
-_REASONS = ((0.75, "improved"), (0.25, "better-than-last"), (-math.inf, "no-gain"))
+_GAINS = ((0.75, "improved"), (0.25, "better-than-last"), (-math.inf, "no-gain"))
 """Lower bounds of a step's reward; see `eef.envs.workflow.env.improvement`."""
 
 
@@ -43,9 +47,8 @@ class W4sOptions(MethodOptions):
 class W4s(Configured[W4sOptions]):
     """Reward-weighted regression on turns.
 
-    `plan`: m rollouts from every task's start. `select`: every rollout of the student in all
-    rounds; its own steps have the weight exp(reward / temperature), whatever became of the episode.
-    A step without an action is context.
+    `plan`: m rollouts from every task's start. `select`: the acts of all rollouts of the round, won
+    or lost; a step's advantage is exp(reward / temperature), or 0 if it holds no action.
     """
 
     Options: ClassVar[type[MethodOptions]] = W4sOptions
@@ -56,37 +59,27 @@ class W4s(Configured[W4sOptions]):
         return [PlannedState(task, None, self.options.m) for task in tasks]
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
-        examples = [
-            self._example(item)
-            for task in tasks
-            for item in sorted(trajectories.of_task(task), key=lambda item: (item.round, item.id))
-            if item.by_student and item.round <= round and item.status != "error" and item.steps
+        groups = groups_of_round(trajectories, tasks, round)
+        played = [(name, item) for name, group in groups.items() for item in group]
+        acts = [
+            replace(acts_of(item, name, [self._weight(step) for step in item.steps]), ratio="none")
+            for name, item in played
         ]
-        selection = make_selection(
-            self.name, [each for each in examples if any(each.weights)], tasks
-        )
         solved = {item.task for item in trajectories if item.success and item.start is None}
-        counts = {**selection.counts, "tasks.unsolved": len(set(tasks) - solved)}
-        return replace(selection, counts=counts)
+        steps = [step for _, item in played for step in item.steps if self._weight(step)]
+        counts = Counter(f"steps.{_gain(step.reward)}" for step in steps)
+        used = tuple(each for each in acts if any(each.advantages))
+        totals = {"acts": len(used), "examples": 0, "tasks.unsolved": len({*tasks} - solved)}
+        return Selection((), dict(sorted({**counts, **totals}.items())), acts=used)
 
-    def _example(self, item: Trajectory) -> TrainingExample:
-        steps = [(0.0, "context")] * item.first
-        for step in item.steps:
-            if is_format_error(step.action):
-                steps.append((0.0, "no-action"))
-                continue
-            weight = math.exp(step.reward / self.options.temperature)
-            reason = next(name for bound, name in _REASONS if step.reward >= bound)
-            steps.append(apply_step_weight(weight, reason, step))
-        return TrainingExample(
-            id=f"{item.id}@{item.first}",
-            task=item.task,
-            trajectory=item.id,
-            state=item.first,
-            weights=tuple(weight for weight, _ in steps),
-            reasons=tuple(reason for _, reason in steps),
-            evidence=(item.id,),
-        )
+    def _weight(self, step: Step) -> float:
+        if is_format_error(step.action):
+            return 0.0
+        return math.exp(step.reward / self.options.temperature)
+
+
+def _gain(reward: float) -> str:
+    return next(name for bound, name in _GAINS if reward >= bound)
 
 
 METHOD: type[Method] = W4s

@@ -165,7 +165,7 @@ def train_here(context: RunContext, stage: Stage, on_progress: OnProgress, ranks
             RoundItems(examples=examples, pairs=pairs, acts=acts),
             recipe.train,
             recipe.dpo,
-            acts=_acts_training(context, stage, ranks) if acts else None,
+            acts=_acts_training(context, stage, selection, ranks) if acts else None,
             directory=checkpoints,
             ranks=ranks,
             on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, each.note)),
@@ -218,7 +218,9 @@ def _start_of_training(context: RunContext, stage: Stage, selection: Selection) 
     return recipe.model.name
 
 
-def _acts_training(context: RunContext, stage: Stage, ranks: Ranks) -> ActsTraining:
+def _acts_training(
+    context: RunContext, stage: Stage, selection: Selection, ranks: Ranks
+) -> ActsTraining:
     """How acts are trained on in a round: settings, reference, and what earlier rounds left."""
     from eef.models.loading import load_model
     from eef.training.policy_gradient import CarriedState, Place
@@ -236,6 +238,7 @@ def _acts_training(context: RunContext, stage: Stage, ranks: Ranks) -> ActsTrain
     return ActsTraining(
         settings=recipe.policy_gradient,
         temperature=recipe.sampling.temperature,
+        ratio=selection.acts[0].ratio,
         reference=reference,
         place=Place(round=stage.round, rounds=recipe.rounds),
         carried=CarriedState(

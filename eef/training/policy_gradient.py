@@ -10,6 +10,10 @@ student that acted, before the first update; p_ref is that of a frozen reference
 update is the mean over tokens, over turns or over episodes. Without KL and at ρ = 1, its gradient
 is that of REINFORCE, −A ∇ log p.
 
+A method may choose another first part (`eef.selection.Ratio`): −sg[clip(ρ, 1 − ε, 1 + ε_high)] A
+log p, whose ratio is a constant in the gradient ("constant"), or −A log p at temperature 1
+("none").
+
 Sources: Schulman et al., *Proximal Policy Optimization Algorithms*, arXiv 1707.06347 (clipped
 ratio); Shao et al., *DeepSeekMath*, arXiv 2402.03300 (group advantages, KL estimate k3); Ye et al.,
 *Mastering Complex Control in MOBA Games*, arXiv 1912.09729 (the bound c).
@@ -27,6 +31,7 @@ import torch
 
 from eef.errors import ConfigError, MethodError
 from eef.renderer import Rendered
+from eef.selection import Ratio
 from eef.training.batching import micro_batches, shuffled_batches
 from eef.training.ranks import ALONE, Ranks
 from eef.training.settings import PolicyGradientSettings, TrainSettings
@@ -70,6 +75,7 @@ def train_acts(
     gradient: PolicyGradientSettings,
     *,
     temperature: float,
+    ratio: Ratio = "clipped",
     examples: Sequence[Rendered] = (),
     reference: PreTrainedModel | None = None,
     place: Place | None = None,
@@ -80,15 +86,16 @@ def train_acts(
 ) -> TrainResult:
     """Train a model in place on acts, whose weights are advantages.
 
-    The model must be the one that acted at `temperature`. `reference` is needed if `gradient.kl` is
-    not 0, and `examples` are imitated in every update if `gradient.imitation` is not 0. The passes
-    for old and reference probabilities count as processed tokens. `place` spreads the learning
-    rate's schedule over rounds; `carried` continues with the moments of the previous round.
-    `directory`, `ranks` and other errors are as in `eef.training.sft.train_examples`.
+    Unless `ratio` is "none", the model must be the one that acted at `temperature`. `reference` is
+    needed if `gradient.kl` is not 0, and `examples` are imitated in every update if
+    `gradient.imitation` is not 0. The passes for old and reference probabilities count as processed
+    tokens. `place` spreads the learning rate's schedule over rounds; `carried` continues with the
+    moments of the previous round. `directory`, `ranks` and other errors are as in
+    `eef.training.sft.train_examples`.
 
     ConfigError for temperature 0, at which tokens have no probability.
     """
-    if temperature == 0:
+    if temperature == 0 and ratio != "none":
         raise ConfigError(
             "`sampling.temperature` is 0; policy-gradient training needs sampled rollouts",
             hint="set it to 1; for one method alone, in `overrides.<method>.sampling`",
@@ -112,6 +119,7 @@ def train_acts(
             directory,
             gradient=gradient,
             temperature=temperature,
+            ratio=ratio,
             examples=[item for item in examples if any(item.weights[1:])],
             reference=reference,
             place=place or Place(round=1, rounds=1),
@@ -138,38 +146,54 @@ class PolicyGradientTrainer(Trainer[Rendered]):
         *,
         gradient: PolicyGradientSettings,
         temperature: float,
+        ratio: Ratio = "clipped",
         examples: Sequence[Rendered] = (),
         reference: PreTrainedModel | None = None,
         place: Place,
         ranks: Ranks = ALONE,
     ) -> None:
         super().__init__(model, parameters, acts, settings, directory, ranks)
-        self.gradient, self.temperature, self.place = gradient, temperature, place
+        self.gradient, self.ratio, self.place = gradient, ratio, place
+        self.temperature = 1.0 if ratio == "none" else temperature
         self.examples = list(examples) if gradient.imitation else []
         self.scales = {item: token_scales(item, gradient.mean_over) for item in acts}
-        self.old = self._log_probabilities(model)
+        self.old: Mapping[Rendered, torch.Tensor] = {}
         self.frozen: Mapping[Rendered, torch.Tensor] = {}
-        passes = 1
+        if ratio != "none":
+            self.old = self._log_probabilities(model)
         if gradient.kl:
             assert reference is not None, "a KL term needs a reference"
-            self.frozen, passes = self._log_probabilities(reference), 2
+            self.frozen = self._log_probabilities(reference)
+        passes = bool(self.old) + bool(self.frozen)
         tokens = passes * sum(len(item.ids) for item in acts)
         self.result = replace(self.result, processed_tokens=tokens)
 
     def loss(self, part: Sequence[Rendered]) -> torch.Tensor:
         negated, advantages, _ = self.token_losses(part, self.temperature)
         log_p, gradient = -negated, self.gradient
-        ratio = (log_p - self._of(self.old, part)).exp()
-        high = 1 + (gradient.clip if gradient.clip_high is None else gradient.clip_high)
-        clipped = ratio.clamp(1 - gradient.clip, high)
-        losses = -torch.minimum(ratio * advantages, clipped * advantages)
-        if gradient.clip_negative is not None:
-            bounded = torch.minimum(losses, -gradient.clip_negative * advantages)
-            losses = torch.where(advantages < 0, bounded, losses)
+        losses = self._surrogate(log_p, advantages, part)
         if gradient.kl:
             distance = self._of(self.frozen, part) - log_p
             losses = losses + gradient.kl * (distance.exp() - distance - 1)
         return (losses * self._of(self.scales, part)).sum()
+
+    def _surrogate(
+        self, log_p: torch.Tensor, advantages: torch.Tensor, part: Sequence[Rendered]
+    ) -> torch.Tensor:
+        """The first part of the loss of each token, [tokens]."""
+        if self.ratio == "none":
+            return -advantages * log_p
+        gradient = self.gradient
+        ratio = (log_p - self._of(self.old, part)).exp()
+        high = 1 + (gradient.clip if gradient.clip_high is None else gradient.clip_high)
+        clipped = ratio.clamp(1 - gradient.clip, high)
+        if self.ratio == "constant":
+            return -clipped.detach() * advantages * log_p
+        losses = -torch.minimum(ratio * advantages, clipped * advantages)
+        if gradient.clip_negative is None:
+            return losses
+        bounded = torch.minimum(losses, -gradient.clip_negative * advantages)
+        return torch.where(advantages < 0, bounded, losses)
 
     def backward(self, update: int, batch: Sequence[Rendered]) -> list[torch.Tensor]:
         losses = super().backward(update, batch)
@@ -197,7 +221,7 @@ class PolicyGradientTrainer(Trainer[Rendered]):
         return (item,)
 
     def hyperparameters(self) -> dict[str, Any]:
-        gradient = self.gradient.model_dump()
+        gradient = {**self.gradient.model_dump(), "ratio": self.ratio}
         return {**gradient, "temperature": self.temperature, "round": self.place.round}
 
     def learning_rate(self, update: int) -> float:

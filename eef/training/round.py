@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eef.renderer import Rendered, RenderedPair
+from eef.selection import Ratio
 from eef.training.dpo import train_pairs
 from eef.training.policy_gradient import CarriedState, Place, train_acts
 from eef.training.ranks import ALONE, Ranks
@@ -37,6 +38,7 @@ class ActsTraining:
 
     settings: PolicyGradientSettings
     temperature: float
+    ratio: Ratio = "clipped"
     reference: PreTrainedModel | None = None
     place: Place | None = None
     carried: CarriedState | None = None
@@ -92,6 +94,7 @@ def train_round(
             settings,
             acts.settings,
             temperature=acts.temperature,
+            ratio=acts.ratio,
             examples=items.examples if jointly else (),
             reference=acts.reference,
             place=acts.place,

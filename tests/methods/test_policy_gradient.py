@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from eef.errors import ConfigError
 from eef.methods.advantages import tasks_of_round
 from eef.methods.registry import make_method
+from eef.selection import Acts
 from eef.trajectory import StateRef, Step, TrajectorySet
 from tests.fakes.grids import TASK, expert, rollout
 
@@ -235,3 +236,10 @@ def test_eef_rounds_come_first_and_train_once():
     third = method.select(TrajectorySet([EXPERT, *played, *late]), [TASK], 3)
     assert third.examples == ()
     assert {each.group for each in third.acts} == {"e@4"}
+
+
+def test_acts_of_an_earlier_version_have_a_clipped_ratio():
+    acts = select(group("win", "lose")).acts[0]
+    record = acts.to_record()
+    assert record.pop("ratio") == "clipped"
+    assert Acts.from_record({**record, "version": 1}) == acts

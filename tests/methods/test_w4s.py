@@ -9,7 +9,7 @@ from hypothesis import given
 from eef.chat import format_completion
 from eef.envs.registry import make_env
 from eef.envs.workflow.experts import WORKFLOWS
-from eef.errors import ConfigError, MethodError
+from eef.errors import ConfigError
 from eef.methods.registry import make_method
 from eef.policy import Sampling, ScriptedPolicy
 from eef.rollouts.explore import rollout_specs
@@ -34,45 +34,41 @@ def test_a_turn_has_the_weight_of_its_reward():
         expert("e", actions="abcd"),
         rewarded(rollout("s", None, "lose", actions="uvxyz"), 1.0, 0.5, 0.0, -0.1, 0.9),
         rewarded(rollout("b", StateRef("s", 2), "lose", actions="z"), 0.4),
+        rewarded(rollout("old", None, "win", actions="z", round=0), 1.0),
     ]
-    branch, start = select(store).examples
-    assert start.weights == pytest.approx((12.1825, 3.4903, 1.0, 0.7788, 9.4877), rel=1e-4)
-    gains = ("improved", "better-than-last", "no-gain", "no-gain", "improved")
-    assert start.reasons == gains
-    assert branch.weights == pytest.approx((0.0, 0.0, math.exp(1.0)))
-    assert branch.reasons == ("context", "context", "better-than-last")
-    warmer = select(store, temperature=1.0).examples[1]
-    assert warmer.weights[0] == pytest.approx(math.e)
+    selection = select(store)
+    acts = {each.id: each for each in selection.acts}
+    assert set(acts) == {"s", "b"}
+    assert {each.ratio for each in selection.acts} == {"none"}
+    weights = (12.1825, 3.4903, 1.0, 0.7788, 9.4877)
+    assert acts["s"].advantages == pytest.approx(weights, rel=1e-4)
+    assert acts["b"].advantages == pytest.approx((0.0, 0.0, math.exp(1.0)))
+    steps = {name: n for name, n in selection.counts.items() if name.startswith("steps.")}
+    assert steps == {"steps.better-than-last": 2, "steps.improved": 2, "steps.no-gain": 2}
+    [_, start] = sorted(select(store, temperature=1.0).acts, key=lambda each: each.id)
+    assert start.advantages[0] == pytest.approx(math.e)
 
 
 def test_a_turn_without_an_action_is_context():
     item = rollout("s", None, "lose", actions="uv")
     steps = (replace(item.steps[0], action=""), replace(item.steps[1], action="format_error[x]"))
-    mixed = replace(item, steps=(steps[0], item.steps[1]))
-    [example] = select([mixed]).examples
-    assert (example.weights, example.reasons) == ((0.0, 1.0), ("no-action", "no-gain"))
-    with pytest.raises(MethodError, match="nothing to train on"):
-        select([replace(item, steps=steps)])
+    [acts] = select([replace(item, steps=(steps[0], item.steps[1]))]).acts
+    assert acts.advantages == (0.0, 1.0)
+    assert select([replace(item, steps=steps)]).acts == ()
 
 
 @given(worlds())
-def test_every_rollout_of_the_student_is_trained_and_nothing_of_the_expert(world):
+def test_every_rollout_of_the_round_is_trained_and_nothing_of_the_expert(world):
     kept = {
         item.id
         for item in world.trajectories
-        if item.by_student and item.round <= world.round and item.status != "error" and item.steps
+        if item.by_student and item.round == world.round and item.status != "error" and item.steps
     }
-    try:
-        selection = make_method("w4s").select(world.trajectories, world.tasks, world.round)
-    except MethodError:
-        assert not kept
-        return
-    assert {example.trajectory for example in selection.examples} == kept
-    for example in selection.examples:
-        first = world.trajectories[example.trajectory].first
-        assert example.weights == (0.0,) * first + (1.0,) * (len(example.weights) - first)
-    wins = {item.task for item in world.trajectories if item.success and not item.start}
-    assert selection.counts["tasks.unsolved"] == len(set(world.tasks) - wins)
+    selection = make_method("w4s").select(world.trajectories, world.tasks, world.round)
+    assert {each.trajectory for each in selection.acts} == kept
+    for each in selection.acts:
+        first = world.trajectories[each.trajectory].first
+        assert each.advantages == (0.0,) * first + (1.0,) * (len(each.advantages) - first)
 
 
 def test_its_plan():
@@ -110,10 +106,10 @@ def test_a_round_in_its_environment():
         )
     )
     selection = method.select(played, list(tasks), 1)
-    assert len(selection.examples) == 8
+    assert len(selection.acts) == 8
     weights = {}
-    for example in selection.examples:
-        for step, weight in zip(played[example.trajectory].steps, example.weights, strict=True):
+    for each in selection.acts:
+        for step, weight in zip(played[each.trajectory].steps, each.advantages, strict=True):
             name = next(name for name in names if step.action == f"run[\n{WORKFLOWS[name]}]")
             weights.setdefault(name, []).append(weight)
     means = {name: sum(each) / len(each) for name, each in weights.items()}

@@ -46,7 +46,7 @@ def group():
     return [act(1, (0.5, 2), (0.5, 4)), act(2, (-0.5, 3)), act(3, (0.25, 1), (-1.0, 5))]
 
 
-def trainer_of(model, acts, temperature=1.0, **changes):
+def trainer_of(model, acts, temperature=1.0, ratio="clipped", **changes):
     parameters = dict(model.named_parameters())
     return PolicyGradientTrainer(
         model,
@@ -56,6 +56,7 @@ def trainer_of(model, acts, temperature=1.0, **changes):
         None,
         gradient=gradient(**changes),
         temperature=temperature,
+        ratio=ratio,
         place=Place(round=1, rounds=1),
     )
 
@@ -137,6 +138,46 @@ def test_the_upper_bound_and_that_of_negative_advantages_can_be_set():
     trainer = trainer_of(model, [lost], clip_negative=None)
     trainer.old[lost] = trainer.old[lost] - torch.tensor(9.0).log()
     assert float(trainer.loss([lost]).detach()) == pytest.approx(9.0, rel=1e-4)
+
+
+@pytest.mark.parametrize(("ratio", "advantage"), [*product(REGIONS, (0.7, -0.7))])
+def test_a_constant_ratio_saturates_at_its_bounds(ratio, advantage):
+    """One token: the gradient is clip(ratio) · A · ∇ log p, beyond the bounds too."""
+    model, item = tiny_model(), act(5, (advantage, 1))
+    trainer = trainer_of(model, [item], ratio="constant", clip=0.3)
+    trainer.old[item] = trainer.old[item] - torch.tensor(ratio).log()
+    slopes = gradients(model, log_p(model, item).sum())
+    factor = -advantage * min(max(ratio, 0.7), 1.3)
+    ours = gradients(model, trainer.loss([item]))
+    assert_equal(ours, [factor * slope for slope in slopes])
+    # by finite differences of log p along its own gradient, with the ratio held
+    size = float(sum((slope**2).sum() for slope in slopes)) ** 0.5
+    width = 2e-3 / size
+    ends = []
+    with torch.no_grad():
+        for sign in (1, -2):
+            for value, slope in zip(model.parameters(), slopes, strict=True):
+                value += sign * width * slope / size
+            ends.append(float(log_p(model, item).sum()))
+    predicted = float(sum((a * b).sum() for a, b in zip(ours, slopes, strict=True))) / size
+    assert factor * (ends[0] - ends[1]) / (2 * width) == pytest.approx(predicted, rel=0.05)
+
+
+def test_without_a_ratio_it_is_weighted_regression():
+    """−A log p at temperature 1, whatever the model was when it acted."""
+    model, acts = tiny_model(), [act(1, (12.2, 2), (0.8, 4)), act(2, (1.0, 3))]
+    trainer = trainer_of(model, acts, temperature=0.0, ratio="none", mean_over="turns")
+    assert trainer.old == {}
+    assert trainer.result.processed_tokens == 0
+    expected = -(
+        12.2 * log_p(model, acts[0])[:2].mean()
+        + 0.8 * log_p(model, acts[0])[2:].mean()
+        + log_p(model, acts[1]).mean()
+    )
+    assert_equal(gradients(model, trainer.loss(acts)), gradients(model, expected))
+    assert sum(map(trainer.weight, acts)) == pytest.approx(3.0)
+    result = train_acts(model, acts, settings(), gradient(), temperature=0.0, ratio="none")
+    assert result.updates == 1
 
 
 def test_probabilities_are_those_at_the_sampling_temperature():
