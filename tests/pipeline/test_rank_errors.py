@@ -1,0 +1,61 @@
+"""The error of ranks that ended without a result, from what they and torchrun wrote."""
+
+import json
+
+import pytest
+
+from eef.errors import DataError, WorkerError
+from eef.pipeline.ranks import _failure
+
+ROOT_CAUSE = """
+E1126 11:37:02.314000 77 torch/distributed/elastic/multiprocessing/api.py:984] failed (exitcode: -9)
+Traceback (most recent call last):
+  File "torch/distributed/run.py", line 1000, in <module>
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+eef.pipeline.ranks FAILED
+Failures:
+[1]:
+  time      : 2026-11-26_11:37:02
+  rank      : 0 (local_rank: 0)
+  exitcode  : {first} (pid: 80)
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-26_11:37:02
+  rank      : 3 (local_rank: 1)
+  exitcode  : {second} (pid: 81)
+"""
+
+
+@pytest.mark.parametrize(("first", "second"), [(-15, -9), (1, -9), (-15, -11)])
+def test_a_rank_that_was_killed(tmp_path, first, second):
+    log = ROOT_CAUSE.format(first=first, second=second)
+    (tmp_path / "ranks.log").write_text(log)
+    error = _failure(tmp_path, 4)
+    assert isinstance(error, WorkerError)
+    name = {-9: "SIGKILL", -11: "SIGSEGV"}[second]
+    assert error.message == f"rank 3 of 4 was ended by {name}"
+
+
+def test_an_error_that_a_rank_reports_comes_first(tmp_path):
+    (tmp_path / "ranks.log").write_text(ROOT_CAUSE.format(first=1, second=-9))
+    record = {"kind": "DataError", "message": "different examples", "hint": "again"}
+    (tmp_path / "error-1.json").write_text(json.dumps(record))
+    error = _failure(tmp_path, 4)
+    assert isinstance(error, DataError)
+    assert (error.message, error.hint) == ("different examples", "again")
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("[rank0]: RuntimeError: NCCL error: no route\nsome noise\n", ": RuntimeError: NCCL error"),
+        ("[Errno 2] No such file or directory: 'srun'\n", ": [Errno 2] No such file"),
+        ("", ""),
+    ],
+)
+def test_any_other_end_names_the_reason_in_the_log(tmp_path, log, reason):
+    (tmp_path / "ranks.log").write_text(log)
+    error = _failure(tmp_path, 4)
+    assert error.message.startswith(f"the 4 ranks ended without a result{reason}")
+    assert "ranks.log" in error.hint
