@@ -97,6 +97,11 @@ def _query(address: Address) -> str:
     return "?" + urlencode(address.query) if address.query else ""
 
 
+def report_name(run: str) -> str:
+    """The name of a run's report as a file beside its pages."""
+    return f"{run}.report.html"
+
+
 def file_name(address: Address) -> str:
     """The name of a page as a file. Different addresses have different names.
 

@@ -35,7 +35,7 @@ from eef.utils.progress import OnProgress, Progress, ignore_progress
 from eef.utils.records import Json
 from eef.utils.text import replace_surrogates
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 Phase = Literal["collect", "explore", "evaluate"]
 Trained = Literal["examples", "pairs", "acts"]
 Kind = Literal["rollouts", Trained]
@@ -70,6 +70,7 @@ CREATE INDEX by_position ON tasks (position);
 CREATE TABLE problems (file TEXT, line INTEGER, message TEXT);
 CREATE VIRTUAL TABLE texts USING fts5(
     instruction, observation, thought, action, content='', detail=column);
+INSERT INTO texts(texts, rank) VALUES('hashsize', 2097152);
 """
 
 
@@ -331,6 +332,7 @@ class _Writer:
                 _clear(self.connection)
                 self.connection.execute("INSERT INTO meta VALUES ('key', ?)", (key,))
             grown = self._grown()
+            self._merge_words(self._holds_something())
             total = sum(end - start for _, (start, end), _ in grown)
             done = 0
             for source, (start, end), _ in grown:
@@ -338,11 +340,22 @@ class _Writer:
                     on_progress(Progress("indexing", done + read, total))
                 done += end - start
             self._summarize(on_progress)
+            self._merge_words(True)
             self.connection.execute("COMMIT")
         except BaseException:
             self.connection.execute("ROLLBACK")
             raise
         return True
+
+    def _holds_something(self) -> bool:
+        [(found,)] = self.connection.execute("SELECT EXISTS (SELECT 1 FROM trajectories)")
+        return bool(found)
+
+    def _merge_words(self, merge: bool) -> None:
+        """Whether the full-text index merges its parts as it grows. Writing each part once is 40 %
+        faster, and what is indexed first is most of a run."""
+        for name, value in (("automerge", 4 if merge else 0), ("crisismerge", 1000)):
+            self.connection.execute("INSERT INTO texts(texts, rank) VALUES(?, ?)", (name, value))
 
     def _grown(self) -> list[tuple[Source, tuple[int, int], bool]]:
         """The sources with new bytes: (start, end), and whether a file is another than before."""

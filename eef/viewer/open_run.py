@@ -45,6 +45,11 @@ class _IndexedData(RunData):
         return int(first or 0), int(second or 0)
 
 
+def show_links(report: str) -> str:
+    """A report whose links into these pages are shown."""
+    return report.replace("</head>", "<style>.in-viewer { display: inline; }</style></head>", 1)
+
+
 class OpenRun:
     """A run under a short name (`slug`), which is part of the addresses of its pages."""
 

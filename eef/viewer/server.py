@@ -21,13 +21,12 @@ from eef.utils.sockets import listen
 from eef.viewer.address import NAMED, VIEWS, Address, View, served
 from eef.viewer.assets import ASSETS, read_asset
 from eef.viewer.library import Library
-from eef.viewer.open_run import OpenRun
+from eef.viewer.open_run import OpenRun, show_links
 from eef.viewer.page import NotFound
 from eef.viewer.site import Site
 
 LOG = logging.getLogger(__name__)
 HOST = "127.0.0.1"
-_SHOW_LINKS = ".in-viewer { display: inline; }"
 FOLLOW_S = 1.0
 """Seconds between two looks at the files of a run."""
 
@@ -78,7 +77,7 @@ def make_app(library: Library, key: str) -> Starlette:
         if run is None or run.report is None:
             return _page(site.draw_error(NotFound("this run has no report yet")), 404)
         text = await run_in_threadpool(run.report.read_text, encoding="utf-8", errors="replace")
-        return _page(text.replace("</head>", f"<style>{_SHOW_LINKS}</style></head>", 1))
+        return _page(show_links(text))
 
     async def stamp(request: Request) -> Response:
         run = site.runs.get(request.path_params["run"])

@@ -14,7 +14,7 @@ from eef.report.components import OTHER_STYLES, STYLES
 from eef.report.formatting import count_of, display_name, number, percent, reward
 from eef.report.html import Html
 from eef.report.sections.case_study import MEANINGS, REASONS, SIGNS
-from eef.viewer.address import VIEWS, Address, Link
+from eef.viewer.address import VIEWS, Address, Link, report_name
 from eef.viewer.index import Reader, TaskRow
 from eef.viewer.library import Library
 from eef.viewer.open_run import OpenRun
@@ -86,6 +86,7 @@ class Site:
             "write": link,
             "make_address": Address.of,
             "example_address": example_address,
+            "report_name": report_name,
             "asset": asset_linker(link, static=static),
             "static": static,
             "embed": lambda address: Html(self.draw(address)),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 from eef.config import unknown_name
 from eef.errors import ConfigError, StoreError
 from eef.pipeline.run_directory import RECIPE_FILE
 from eef.utils.jsonl import disk_errors
 from eef.utils.progress import OnProgress, Progress, ignore_progress
-from eef.viewer.address import Address, file_name, file_of
+from eef.viewer.address import Address, Link, file_name, file_of, report_name
 from eef.viewer.assets import ASSETS, read_asset
 from eef.viewer.library import Library
-from eef.viewer.open_run import OpenRun
+from eef.viewer.open_run import OpenRun, show_links
 from eef.viewer.site import Site
 from eef.viewer.static_index import index_files
 from eef.viewer.tasks import FILTERS, list_tasks
@@ -80,6 +82,7 @@ def write_site(
     first = directory / link(Address.of("home"))
     for run in library.runs:
         with run.index.connect(run.only) as reader, disk_errors(directory):
+            _write_report(run, directory / report_name(run.slug), link, tasks[run.slug])
             for name, text in index_files(run.slug, reader, partial(site.draw_row, run), link):
                 (assets / name).write_text(text, encoding="utf-8")
     done = 0
@@ -92,6 +95,26 @@ def write_site(
         done += 1
         on_progress(Progress("pages", done, len(seen)))
     return first
+
+
+_IN_VIEWER = re.compile(r'<a href="(task|trajectory)/([^"]*)" class="in-viewer">open</a>')
+
+
+def _write_report(run: OpenRun, path: Path, link: Link, tasks: Mapping[str, str]) -> None:
+    """The run's report with links to the pages of what is written; `tasks` by trajectory."""
+    if run.report is None:
+        return
+    known = {"task": set(tasks.values()), "trajectory": set(tasks)}
+
+    def rewrite(match: re.Match[str]) -> str:
+        view, name = match[1], unquote(match[2])
+        if name not in known[view]:
+            return ""
+        target = link(Address.of("task" if view == "task" else "trajectory", run.slug, name))
+        return f'<a href="{target}" class="in-viewer">open</a>'
+
+    text = show_links(run.report.read_text(encoding="utf-8", errors="replace"))
+    path.write_text(_IN_VIEWER.sub(rewrite, text), encoding="utf-8", errors="replace")
 
 
 def _tasks_of(run: OpenRun) -> dict[str, str]:

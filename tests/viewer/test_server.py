@@ -18,6 +18,7 @@ from eef.utils.sockets import listen
 from eef.viewer.library import Library, open_library
 from eef.viewer.open_run import OpenRun
 from eef.viewer.server import CONTENT_POLICY, make_app
+from eef.viewer.views.run import rollouts_to_play
 from tests.fakes import ROOT
 from tests.fakes.hostile import HOSTILE, hostile_run
 from tests.fakes.html import read_html
@@ -166,6 +167,15 @@ def test_a_running_run_is_followed(tmp_path):
     first = client.get(f"/{KEY}/run/stamp").json()["stamp"]
     assert f'data-stamp="{first}"' in page
     assert first
+    plays = {each.kind: rollouts_to_play(opened, each) for each in pipeline.run.stages}
+    assert (plays["collect"], plays["evaluate"], plays["explore"]) == (20, 25, None)
+    pipeline.execute(pipeline.run.stages[0])
+    store = pipeline.run.store("expert") / "trajectories.jsonl"
+    text = store.read_text()
+    (pipeline.run.path / "expert" / "round0" / "explored.json").unlink()
+    store.write_text("".join(text.splitlines(keepends=True)[:7]))
+    assert opened.refresh()
+    assert "7 of 20 rollouts so far" in client.get(f"/{KEY}/run/").text
     pipeline.execute(pipeline.run.stages[0])
     assert opened.refresh()
     assert client.get(f"/{KEY}/run/stamp").json()["stamp"] != first
@@ -286,6 +296,21 @@ def test_options_of_files_need_static(finished):
     assert "unknown filter 'nevr'" in result.stderr
     result = eef("view", finished, "--static", finished.parent / "x", "--task", "none")
     assert "has no task 'none'" in result.stderr
+
+
+def test_the_report_links_into_the_files(tmp_path):
+    outcomes = {"a": ["lose", "win", "lose", "win", "win", "lose"]}
+    run = explored_run(tmp_path / "run", outcomes)
+    write_page(run.read(), read_results(run.read()), run.path / "report.html")
+    eef("view", run.path, "--static", tmp_path / "all")
+    report = read_html((tmp_path / "all" / "run.report.html").read_text())
+    links = [link for link in report.links if not link.startswith("#")]
+    assert any(link.startswith("run.task.toy-a.") for link in links)
+    assert all((tmp_path / "all" / link).is_file() for link in links)
+    assert "run.report.html" in read_html((tmp_path / "all" / "run.html").read_text()).links
+    eef("view", run.path, "--static", tmp_path / "one", "--task", "toy/won")
+    report = read_html((tmp_path / "one" / "run.report.html").read_text())
+    assert not [link for link in report.links if not link.startswith("#")]
 
 
 def test_the_report_links_into_the_pages(tmp_path):

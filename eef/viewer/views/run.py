@@ -162,6 +162,21 @@ def _stages(run: OpenRun, reader: Reader) -> list[dict[str, Any]]:
     return rows
 
 
+def rollouts_to_play(run: OpenRun, stage: Stage) -> int | None:
+    """The number of rollouts that a stage ends with; None if it depends on what is planned."""
+    recipe, fingerprint = run.run.recipe, run.run.fingerprint
+    if stage.kind == "evaluate":
+        return int(fingerprint["test_tasks"])
+    if stage.kind == "collect":
+        return int(fingerprint["train_tasks"]) * len(recipe.expert.names)
+    if stage.kind == "explore":
+        budget = recipe.of_method(stage.method).budget
+        if budget.rollouts_per_task:
+            return budget.rollouts_per_task * int(fingerprint["train_tasks"])
+        return budget.rollouts
+    return None
+
+
 def _stage(
     run: OpenRun, status: StageStatus, counts: dict[Stage, tuple[int, int]]
 ) -> dict[str, str]:
@@ -176,6 +191,8 @@ def _stage(
     played, won = counts.get(stage, (0, 0))
     texts = [stage_progress(status)]
     if played and not status.progress:
-        texts.append(f"{played:,} rollouts so far, {won:,} won")
+        total = rollouts_to_play(run, stage)
+        of = f" of {total:,}" if total else ""
+        texts.append(f"{played:,}{of} rollouts so far, {won:,} won")
     state = "waiting" if status.state == "waiting" else "active"
     return {"kind": stage.kind, "state": state, "text": "; ".join(filter(None, texts))}
