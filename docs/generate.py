@@ -34,6 +34,7 @@ from eef.exporters.targets import TARGETS
 from eef.importers import calls
 from eef.importers.formats import FORMATS
 from eef.importers.importer import ImportReport
+from eef.note import Advice, Note, RoleUsage
 from eef.pipeline.evaluation import EvalResult, Outcome
 from eef.pipeline.ledger import Cost
 from eef.pipeline.recipe import Recipe
@@ -41,7 +42,7 @@ from eef.pipeline.status import RECORD_VERSION as STATUS_VERSION
 from eef.pipeline.status import StatusRecord
 from eef.policies.response_cache import ApiUsage
 from eef.policy import Completion
-from eef.selection import Acts, PreferencePair, TrainingExample
+from eef.selection import Acts, PreferencePair, TextExample, TextPair, TrainingExample
 from eef.trajectory import StateRef, Step, Trajectory, Usage
 
 ROOT = Path(__file__).parent.parent
@@ -305,7 +306,21 @@ FILES = (
         Step,
         StateRef,
         Usage,
+        Advice,
         version=Trajectory.VERSION,
+    ),
+    _file(
+        "*/notes.jsonl",
+        "What roles wrote when a method requested it, one note per line; also in each round's "
+        "`evaluation/`. Missing if no role was asked.",
+        _of(Note, version=_VERSION),
+        Note,
+        RoleUsage,
+        version=Note.VERSION,
+    ),
+    _file(
+        "*/responses-*.jsonl",
+        "The requests to the server of a role, as in `expert/responses.jsonl`.",
     ),
     _file(
         "expert/responses.jsonl",
@@ -371,6 +386,20 @@ FILES = (
         version=Acts.VERSION,
     ),
     _file(
+        "*/round*/texts.jsonl",
+        "The texts that roles are trained to write, one per line; missing if there are none.",
+        _of(TextExample, version=_VERSION),
+        TextExample,
+        version=TextExample.VERSION,
+    ),
+    _file(
+        "*/round*/text_pairs.jsonl",
+        "The pairs of texts that roles are trained on, one per line; missing if there are none.",
+        _of(TextPair, version=_VERSION),
+        TextPair,
+        version=TextPair.VERSION,
+    ),
+    _file(
         "*/round*/selection.json",
         "Counts of the selection, by name (`examples`, `steps.<reason>`, `segments.<label>` …).",
     ),
@@ -385,6 +414,22 @@ FILES = (
             "too_long": "ids of examples, pairs and acts that were skipped",
             "losses": "loss by update",
         },
+    ),
+    _file(
+        "*/round*/training-*.json",
+        "The course of a role's training, and its cost.",
+        {
+            "updates": "int",
+            "texts": "texts trained on",
+            "pairs": "pairs of texts trained on",
+            "too_long": "ids of texts that do not fit",
+            "losses": "loss of each update",
+            "cost": "Cost",
+        },
+    ),
+    _file(
+        "*/round*/checkpoint-*/*",
+        "The model of a role that a round has trained.",
     ),
     _file(
         "*/round*/optimizer/*.safetensors",

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from eef.note import Advice, Shown
 from eef.policy import Conversation, SampledText
 from eef.tools import (
     Toolset,
@@ -73,6 +74,7 @@ def build_conversation(
     prompt_suffix: str = "",
     thoughts: Thoughts = "kept",
     tools: Toolset | None = None,
+    advice: Shown = "none",
 ) -> Conversation:
     """The messages of `steps`; with the current `observation`, the prompt for the next completion.
 
@@ -82,7 +84,8 @@ def build_conversation(
 
     With `thoughts="dropped"`, the messages have no thought blocks; the steps keep theirs. A lone
     surrogate becomes U+FFFD, because no tokenizer or server accepts it. A completion with recorded
-    token ids is a `SampledText`.
+    token ids is a `SampledText`. `advice` is the advice that is shown after the observations,
+    "last" that of the last step.
 
     >>> build_conversation("You shop.", [], "Page 1", prompt_suffix="Succeed.")[0]
     {'role': 'system', 'content': 'You shop.\\n\\nSucceed.'}
@@ -90,8 +93,10 @@ def build_conversation(
     system = "\n\n".join(part for part in (prompt, prompt_suffix) if part)
     messages: Conversation = [{"role": "system", "content": system}] if system else []
     calls = 0
-    for step in steps:
+    for number, step in enumerate(steps, start=1):
         messages += _observed(step.observation, calls)
+        if advice == "all" or (advice == "last" and number == len(steps)):
+            messages = with_advice(messages, step.advice)
         completion = step.completion if thoughts == "kept" else drop_thoughts(step.completion)
         completion = (
             as_calls(completion, step.action, tools) if tools else as_react(completion, step.action)
@@ -106,6 +111,24 @@ def build_conversation(
         if not isinstance(message["content"], SampledText):
             message["content"] = replace_surrogates(message["content"])
     return messages
+
+
+def with_advice(conversation: Conversation, advice: Sequence[Advice]) -> Conversation:
+    """A conversation that ends in an observation, with advice after it.
+
+    >>> observed = [{"role": "user", "content": "Page 1"}]
+    >>> with_advice(observed, [Advice(role="reasoner", text="Search first.")])[0]["content"]
+    'Page 1\\n\\nAdvice: Search first.'
+    """
+    if not advice:
+        return conversation
+    blocks = [conversation[-1]["content"]]
+    for number, each in enumerate(advice, start=1):
+        if each.candidate:
+            blocks.append(f"Proposal {number}:\n{each.candidate}\nCritique {number}: {each.text}")
+        else:
+            blocks.append(f"Advice: {each.text}")
+    return [*conversation[:-1], {**conversation[-1], "content": "\n\n".join(blocks)}]
 
 
 def _observed(observation: str, calls: int) -> Conversation:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from eef.note import Advice, RoleUsage
 from eef.task import Task
 from eef.tools import Toolset
 from eef.trajectory import Author, SampledTokens
@@ -41,6 +42,20 @@ GREEDY = Sampling(temperature=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Consulted:
+    """What preceded a completion: advice of roles, what they cost, and candidates of the policy.
+
+    `candidates` counts completions that the policy proposed first; the tokens of a completion
+    include theirs. `lookahead_steps` were executed and undone.
+    """
+
+    advice: tuple[Advice, ...] = ()
+    roles: tuple[RoleUsage, ...] = ()
+    candidates: int = 0
+    lookahead_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One turn of the agent.
 
@@ -55,6 +70,7 @@ class Completion:
 
     `prompt_tokens` counts the whole prompt, `cached_tokens` the part of it that was not recomputed.
     `tokens` are the sampled ids, if they are known and are not those that the text gives.
+    `consulted` is None if the policy acted alone.
     """
 
     text: str
@@ -63,6 +79,7 @@ class Completion:
     cached_tokens: int = 0
     generated_tokens: int = 0
     tokens: SampledTokens | None = None
+    consulted: Consulted | None = None
 
 
 Replays = Literal["batch", "alone"]
@@ -120,6 +137,24 @@ class PrivilegedPolicy(Policy, Protocol):
     def act_on(
         self,
         tasks: Sequence[Task],
+        conversations: Sequence[Conversation],
+        seeds: Sequence[int],
+        sampling: Sampling,
+    ) -> list[Completion]: ...
+
+
+Look = Callable[[str], str | None]
+"""Completion → the observation that it leads to; None if it holds no action. The episode remains
+in its state."""
+
+
+@runtime_checkable
+class LookingPolicy(Policy, Protocol):
+    """A policy that may try completions in the environment before it decides."""
+
+    def act_looking(
+        self,
+        looks: Sequence[Look],
         conversations: Sequence[Conversation],
         seeds: Sequence[int],
         sampling: Sampling,

@@ -25,8 +25,10 @@ from eef.chat import Thoughts, build_conversation, drop_thoughts, find_action, i
 from eef.chat_template import RESERVED_VARIABLES, ChatTemplate, Messages
 from eef.config import Settings
 from eef.errors import ModelError
+from eef.note import Shown
 from eef.policy import Conversation, SampledText
-from eef.selection import Acts, PreferencePair, TrainingExample
+from eef.roles import role_conversation
+from eef.selection import Acts, PreferencePair, TextExample, TextPair, TrainingExample
 from eef.tools import Toolset, read_turn, write_turn
 from eef.trajectory import SampledTokens, TrajectorySet
 
@@ -437,8 +439,17 @@ def weighted_conversation(
         raise ModelError(
             f"example {example.id!r} has {len(given)} weights for a path of {len(steps)} steps"
         )
+    advice: Shown = "none" if isinstance(example, Acts) else example.advice
+    if advice == "last":  # of the last trained step
+        last = max((index for index, weight in enumerate(given) if weight != 0), default=-1)
+        steps, given = steps[: last + 1], given[: last + 1]
     conversation = build_conversation(
-        prompt, steps, prompt_suffix=example.prompt_suffix, thoughts=thoughts, tools=tools
+        prompt,
+        steps,
+        prompt_suffix=example.prompt_suffix,
+        thoughts=thoughts,
+        tools=tools,
+        advice=advice,
     )
     completions = [each["content"] for each in conversation if each["role"] == "assistant"]
     weights = tuple(
@@ -450,6 +461,12 @@ def weighted_conversation(
     system = sum(each["role"] == "system" for each in conversation)
     end = turns[length - 1] + 1 if length else system
     return conversation[:end], weights[:length]
+
+
+def render_text(text: TextExample, prompt: str, renderer: Renderer) -> Rendered:
+    """A role's text with its weight, after the conversation that the role answered."""
+    answer = {"role": "assistant", "content": text.text}
+    return renderer.render([*role_conversation(prompt, text.question), answer], [text.weight])
 
 
 def render_all(
@@ -487,6 +504,31 @@ def render_pairs(
             fitting.append(RenderedPair(*responses))
         else:
             overflows.append(pair.id)
+    return fitting, overflows
+
+
+def render_texts(
+    texts: Iterable[TextExample], prompt: str, renderer: Renderer
+) -> tuple[list[Rendered], list[str]]:
+    """The renderings of all texts that fit, and the ids of those that do not."""
+    rendered = [(text.id, render_text(text, prompt, renderer)) for text in texts]
+    return (
+        [each for _, each in rendered if fits(each, renderer)],
+        [name for name, each in rendered if not fits(each, renderer)],
+    )
+
+
+def render_text_pairs(
+    pairs: Iterable[TextPair], prompt: str, renderer: Renderer
+) -> tuple[list[RenderedPair], list[str]]:
+    """The renderings of all pairs of texts that both fit, and the ids of the other pairs."""
+    fitting, overflows = [], []
+    for pair in pairs:
+        texts, long = render_texts((pair.chosen, pair.rejected), prompt, renderer)
+        if long:
+            overflows.append(pair.id)
+        else:
+            fitting.append(RenderedPair(*texts))
     return fitting, overflows
 
 

@@ -1,23 +1,51 @@
-"""PlannedState, TrainingExample, PreferencePair, Acts, Selection: the outputs of a method."""
+"""PlannedState, PlannedNote, TrainingExample, PreferencePair, Acts, TextExample, TextPair,
+Selection: the outputs of a method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from eef.errors import StoreError
+from eef.note import Shown
 from eef.trajectory import StateRef
 from eef.utils.records import Json, Migration, Record
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedState:
-    """`count` rollouts of a task that a method requests from `state`; None is the task's start."""
+    """`count` rollouts of a task that a method requests from `state`; None is the task's start.
+
+    `prompt_suffix` is appended to the environment's prompt, in place of the method's own.
+    """
 
     task: str
     state: StateRef | None
     count: int
+    prompt_suffix: str = ""
+
+
+def accept_any(text: str) -> object:
+    """A check that accepts every text."""
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNote:
+    """`count` texts that a method requests from a role, about a task, a state or a trajectory.
+
+    The role is sent the environment's prompt, the task's instruction and `question`. `check` raises
+    ValueError, with the reason, for a text that the method cannot use. Empty texts, and those that
+    reach the role's maximum length, are never usable.
+    """
+
+    role: str
+    task: str
+    about: str
+    question: str
+    count: int = 1
+    check: Callable[[str], object] = field(default=accept_any, compare=False)
 
 
 def _add_suffix(record: Json) -> Json:
@@ -31,6 +59,11 @@ def _rename_suffix(record: Json) -> Json:
     return {**fields, "prompt_suffix": record.get("told", "")}
 
 
+def _add_advice(record: Json) -> Json:
+    """3 → 4: an example may show advice."""
+    return {"advice": "none", **record}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingExample(Record):
     """The whole path of one trajectory, with a loss weight and a reason for each of its steps.
@@ -40,7 +73,8 @@ class TrainingExample(Record):
     important state to one the student wins from), `neutral`, `harmful`, … `state` is the step index
     of the important state the solution starts from. `evidence` holds the ids of the rollouts that
     prove the labels. `prompt_suffix` is appended to the environment's prompt (see `eef.chat`), for
-    methods that state the outcome of an episode in its prompt.
+    methods that state the outcome of an episode in its prompt. `advice` is the advice that the
+    example shows; "last" is that of the last trained step.
 
     Worked example (recovery state 4 of the example in `eef.methods.labels`): the student's win from
     state 6 took two steps; the example is that branch's path of 8 steps with weights
@@ -48,8 +82,12 @@ class TrainingExample(Record):
     """
 
     KIND: ClassVar[str] = "example"
-    VERSION: ClassVar[int] = 3
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: _add_suffix, 2: _rename_suffix}
+    VERSION: ClassVar[int] = 4
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
+        1: _add_suffix,
+        2: _rename_suffix,
+        3: _add_advice,
+    }
 
     id: str
     task: str
@@ -59,6 +97,7 @@ class TrainingExample(Record):
     reasons: tuple[str, ...]
     evidence: tuple[str, ...] = ()
     prompt_suffix: str = ""
+    advice: Shown = "none"
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.reasons):
@@ -92,10 +131,11 @@ class PreferencePair(Record):
     """
 
     KIND: ClassVar[str] = "pair"
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         1: _migrate_responses(_add_suffix),
         2: _migrate_responses(_rename_suffix),
+        3: _migrate_responses(_add_advice),
     }
 
     id: str
@@ -150,15 +190,57 @@ class Acts(Record):
     prompt_suffix: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextExample(Record):
+    """A text that a role is trained to write in answer to a question.
+
+    `question` is the whole message, as in `Note`. The loss of a text is `weight` times the mean
+    over its tokens. `evidence` holds the ids of the rollouts and notes that it rests on.
+    """
+
+    KIND: ClassVar[str] = "text"
+
+    id: str
+    role: str
+    task: str
+    question: str
+    text: str
+    weight: float = 1.0
+    evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise StoreError(f"text {self.id!r}: its weight is {self.weight}; expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPair(Record):
+    """Two texts of a role in answer to one question, `chosen` the better one."""
+
+    KIND: ClassVar[str] = "text pair"
+
+    id: str
+    chosen: TextExample
+    rejected: TextExample
+
+    def __post_init__(self) -> None:
+        asked = {(each.role, each.question) for each in (self.chosen, self.rejected)}
+        if len(asked) > 1:
+            raise StoreError(f"text pair {self.id!r} compares answers to different questions")
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What a method trains on in a round, with counts for the report.
 
     Examples are imitated first; preference pairs and acts, if a method has any, are trained on
-    afterwards. A selection that is empty leaves the student as it is.
+    afterwards. A selection that is empty leaves the student as it is. `texts` and `text_pairs`
+    train the method's roles, each in a model of its own.
     """
 
     examples: tuple[TrainingExample, ...]
     counts: dict[str, int]
     pairs: tuple[PreferencePair, ...] = ()
     acts: tuple[Acts, ...] = ()
+    texts: tuple[TextExample, ...] = ()
+    text_pairs: tuple[TextPair, ...] = ()

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 
 from eef.errors import StoreError
+from eef.note import Advice, NoteSet, RoleUsage
 from eef.utils.records import STRICT_FIELDS, Json, Migration, Record
 
 Status = Literal["terminated", "truncated", "error"]
@@ -49,6 +50,8 @@ class Step:
 
     `tokens` are the sampled ids of a *drifted* turn: one whose text, tokenized, gives other ids.
     They are None if the text gives them, or if the policy does not state them (experts, imports).
+
+    `advice` is what roles wrote about this turn before it was taken (see `eef.note`).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
@@ -59,6 +62,7 @@ class Step:
     reward: float = 0.0
     weight: float = 1.0
     tokens: SampledTokens | None = None
+    advice: tuple[Advice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +81,14 @@ class StateRef:
         return f"{self.trajectory}@{self.t}"
 
 
-Role = Literal["expert", "student"]
+Role = Literal["expert", "student", "agent"]
 
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who played a trajectory: an expert, or the student of a method and round.
+    """Who played a trajectory: an expert, the student of a method and round, or an agent.
 
-    Written `role:name`.
+    An agent is a frozen model that plays in the student's place. Written `role:name`.
 
     >>> str(Author("student", "eef@round2"))
     'student:eef@round2'
@@ -103,9 +107,12 @@ class Author:
 class Usage:
     """The cost of one rollout; `seconds` is its share of wall-clock time.
 
-    Tokens are counted by the policy. `drifted_turns` are those whose text does not give the token
-    ids they were sampled as (see `Step.tokens`). `tolerated_steps` are the replayed steps whose
-    observation differs from the record only in what the environment ignores (`Env.ignored`).
+    Tokens are counted by the policy; candidates that it proposed are included. `drifted_turns` are
+    those whose text does not give the token ids they were sampled as (see `Step.tokens`).
+    `tolerated_steps` are the replayed steps whose observation differs from the record only in what
+    the environment ignores (`Env.ignored`). `completions` counts what the policy wrote, more than
+    one per turn if it proposed candidates, and `lookahead_steps` steps that were executed and
+    undone. `roles` is what the others wrote.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
@@ -116,6 +123,9 @@ class Usage:
     cached_tokens: int = 0
     generated_tokens: int = 0
     drifted_turns: int = 0
+    completions: int = 0
+    lookahead_steps: int = 0
+    roles: tuple[RoleUsage, ...] = ()
     seconds: float = 0.0
 
 
@@ -174,6 +184,18 @@ def _add_episode_seed(record: Json) -> Json:
     return {"episode_seed": None, **record, "usage": usage}
 
 
+def _add_roles(record: Json) -> Json:
+    """6 → 7: a rollout may have a prompt suffix, its steps advice, its usage roles."""
+    steps = [{"advice": [], **step} for step in record.get("steps", ())]
+    counts = {"completions": 0, "lookahead_steps": 0, "roles": []}
+    return {
+        "prompt_suffix": "",
+        **record,
+        **({"steps": steps} if "steps" in record else {}),
+        "usage": {**counts, **record.get("usage", {})},
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory(Record):
     """One recorded rollout.
@@ -188,6 +210,7 @@ class Trajectory(Record):
     that do: states up to it can be branched from.
     `episode_seed` is the seed of what chance decides in the environment, None if that is nothing.
     `source` is where a trajectory was imported from (`file:line`), or None if it was played here.
+    `prompt_suffix` was appended to the environment's prompt while it was played (see `eef.chat`).
 
     Worked example. An expert path of 12 steps has id `e`. A student that branches from its state 4
     and wins in three steps leaves `Trajectory(start=StateRef("e", 4), steps=(3 steps), …)`. Its
@@ -195,7 +218,7 @@ class Trajectory(Record):
     """
 
     KIND: ClassVar[str] = "trajectory"
-    VERSION: ClassVar[int] = 6
+    VERSION: ClassVar[int] = 7
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         0: _name_every_field,
         1: _add_origin,
@@ -203,6 +226,7 @@ class Trajectory(Record):
         3: _add_tokens,
         4: _add_verified_steps,
         5: _add_episode_seed,
+        6: _add_roles,
     }
 
     id: str
@@ -223,6 +247,7 @@ class Trajectory(Record):
     replayable: bool = True
     verified_steps: int | None = None
     source: str | None = None
+    prompt_suffix: str = ""
 
     @property
     def first(self) -> int:
@@ -253,9 +278,12 @@ class PathStep:
 
 
 class TrajectorySet:
-    """Trajectories by id, in insertion order, with the paths between them."""
+    """Trajectories by id, in insertion order, with the paths between them, and notes."""
 
-    def __init__(self, trajectories: Iterable[Trajectory] = ()) -> None:
+    def __init__(
+        self, trajectories: Iterable[Trajectory] = (), notes: NoteSet | None = None
+    ) -> None:
+        self.notes = NoteSet() if notes is None else notes
         self._by_id: dict[str, Trajectory] = {}
         self._by_task: dict[str, list[str]] = {}
         for trajectory in trajectories:

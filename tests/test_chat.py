@@ -25,7 +25,7 @@ words = st.text("abc []", min_size=1).map(str.strip).filter(bool)
 
 
 def test_doctests():
-    assert doctest.testmod(chat) == (0, 26)
+    assert doctest.testmod(chat) == (0, 28)
 
 
 # thoughts and actions that hold what the parser looks for; an action is one line, or a call

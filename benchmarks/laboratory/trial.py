@@ -18,10 +18,10 @@ from eef.methods.base import Method
 from eef.methods.eef import Eef
 from eef.methods.registry import make_method
 from eef.rollouts.budget import chunks
-from eef.rollouts.runner import derive_seed
 from eef.rollouts.settings import BudgetSettings
 from eef.selection import PlannedState, Selection
 from eef.trajectory import Author, StateRef, Trajectory, TrajectorySet
+from eef.utils.seeds import derive_seed
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "rft6": {},

@@ -29,7 +29,8 @@ from eef.analysis.stats import (
 )
 from eef.analysis.trial import Scores, Trial
 from eef.methods.labels import LabelRule
-from eef.pipeline.ledger import Cost
+from eef.note import RoleUsage
+from eef.pipeline.ledger import COUNTS, Cost
 from eef.pipeline.stages import BC, EXPERT
 
 RECORD_VERSION = 5
@@ -497,13 +498,19 @@ def _mean_passes(trials: Sequence[Trial]) -> float | None:
 
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:
-    total = asdict(sum(costs, Cost()))
-    return Cost(
-        **{
-            name: value / len(costs) if name == "seconds" else round(value / len(costs))
-            for name, value in total.items()
-        }
+    total, number = sum(costs, Cost()), len(costs)
+    counts = {name: getattr(total, name) / number for name in COUNTS}
+    means = {name: value if name == "seconds" else round(value) for name, value in counts.items()}
+    roles = tuple(
+        RoleUsage(
+            **{
+                name: value if name == "role" else round(value / number)
+                for name, value in asdict(usage).items()
+            }
+        )
+        for usage in total.roles
     )
+    return Cost(**means, roles=roles)
 
 
 def _mean_counts(counts: Sequence[Mapping[str, int]]) -> dict[str, float]:

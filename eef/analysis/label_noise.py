@@ -21,13 +21,13 @@ from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import Stage
 from eef.rollouts.explore import play_into_store, rollout_specs
-from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.trajectory import StateRef, TrajectorySet
 from eef.utils.jsonl import read_json, write_json
 from eef.utils.progress import OnProgress, ignore_progress
 from eef.utils.records import Record
+from eef.utils.seeds import derive_seed
 
 NOISE_FILE = "noise.json"
 

@@ -24,14 +24,14 @@ from eef.analysis.stats import (
 from eef.analysis.task_groups import TaskGroups, score_task_groups
 from eef.errors import DataError
 from eef.pipeline.evaluation import EvalResult, newly_solved
-from eef.pipeline.ledger import Cost
+from eef.pipeline.ledger import COUNTS, Cost
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, round_methods
 
 RECORD_VERSION = 2
 """Version 2 renamed `skills` to `behaviors`, and `kinds` to `task_groups`."""
 
-COUNTS = tuple(field.name for field in fields(Cost) if field.name != "rollouts")
+SHOWN_COUNTS = tuple(name for name in COUNTS if name != "rollouts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ class MethodResult:
         The other counts are sums over all stages of the method, evaluation included.
         """
         last = self.last
-        counts = {name: getattr(self.cost, name) if last else None for name in COUNTS}
+        counts = {name: getattr(self.cost, name) if last else None for name in SHOWN_COUNTS}
         return {
             "round": last.round if last else None,
             **_score_record(self.score),

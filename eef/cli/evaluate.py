@@ -18,9 +18,10 @@ from eef.pipeline.experts import make_expert_policy
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunDirectory
 from eef.policy import Sampling
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, derive_seed, play
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import append_jsonl, write_jsonl
+from eef.utils.seeds import derive_seed
 
 _PROVIDERS = ("scripted/", "hf/", "openai/")
 

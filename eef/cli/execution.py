@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from eef.utils.compute import process_settings
 from eef.utils.jsonl import disk_errors, write_json
 
 CONTINUES = "stopped; the same command continues"
-_FREE = ("expert.api.", "train.ranks=", "train.launcher=")
+_FREE = re.compile(r"(expert|roles\.[\w-]+)\.api\.|train\.(ranks|launcher)=")
 _RUNS = Path("runs")
 
 
@@ -54,13 +55,14 @@ def default_directory(recipe: Recipe) -> Path:
 def refuse_options(directory: Path, overrides: Sequence[str], out: Path | None) -> None:
     """ConfigError if options that only a new run takes are given for an existing one.
 
-    Overrides of `expert.api` and of ranks are allowed, since they affect no result.
+    Overrides of the `api` of experts and roles and of ranks are allowed, since they affect no
+    result.
     """
-    if out is not None or not all(each.startswith(_FREE) for each in overrides):
+    if out is not None or not all(_FREE.match(each) for each in overrides):
         raise ConfigError(
             f"`{directory}` is a run directory, whose recipe is fixed",
-            hint="remove `--out` and `--set`; only settings of `expert.api` and `train.ranks` may "
-            "change",
+            hint="remove `--out` and `--set`; only settings of `expert.api`, `roles.<name>.api` "
+            "and `train.ranks` may change",
         )
 
 

@@ -18,6 +18,7 @@ from eef.methods import registry as methods
 from eef.methods.registry import METHODS, method_class
 from eef.pipeline.recipe import Recipe
 from eef.plugins import Plugins
+from eef.policies.settings import RoleSettings
 
 
 def settings(
@@ -75,6 +76,7 @@ def sections(
 ) -> Iterator[tuple[str, list[SettingRow]]]:
     """The settings of a recipe, of methods and of environments, as (title, rows)."""
     yield "recipe", settings_table(Recipe)
+    yield "role", settings_table(RoleSettings, "roles.<name>.")
     for name in method_names:
         yield f"method {name}", settings_table(method_class(name).Options, f"options.{name}.")
     for name in env_names:

@@ -85,6 +85,20 @@ def make_expert(env: Env, preset: str) -> Policy:
     return make(env, preset)
 
 
+def make_role(env: Env, role: str, preset: str) -> Policy:
+    """Create the scripted model `scripted/<preset>` of a role in an environment.
+
+    Raises ConfigError if the environment has none, EnvError for an unknown role or preset.
+    """
+    make = env_spec(env.name).make_role
+    if make is None:
+        raise ConfigError(
+            f"environment {env.name!r} has no scripted roles",
+            hint=f'set `roles.{role}.model` to "base", "hf/…" or "openai/…"',
+        )
+    return make(env, role, preset)
+
+
 def _settings(name: str, options: Mapping[str, Any]) -> Settings:
     return parse_settings(env_spec(name).settings, options, source=f"environment {name!r}")
 

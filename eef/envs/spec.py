@@ -57,6 +57,7 @@ class EnvSpec:
     settings           its settings class
     make               creates the environment from its settings
     make_expert        creates the scripted expert `scripted/<preset>`; None if there is none
+    make_role          creates the scripted model `scripted/<preset>` of a role, or None
     prepare            does the slow work that is needed once before `make`; None if there is none
     behaviors          behaviors that reports count
     behaviors_note     sentence that explains how they are counted
@@ -70,6 +71,7 @@ class EnvSpec:
     settings: type[Settings]
     make: Callable[[Any], Env]
     make_expert: Callable[[Any, str], Policy] | None = None
+    make_role: Callable[[Any, str, str], Policy] | None = None
     prepare: Callable[[Any, OnProgress], None] | None = None
     behaviors: tuple[Behavior, ...] = ()
     behaviors_note: str = ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eef.chat import Thoughts, build_conversation
@@ -103,7 +103,7 @@ def state_prompts(
     `reset_step_limit`.
     """
     rows = []
-    for item in dict.fromkeys(PlannedState(each.task, each.state, 1) for each in states):
+    for item in dict.fromkeys(replace(each, count=1) for each in states):
         task = tasks[item.task]
         if item.state is None:
             steps: list[Step] = []
@@ -113,7 +113,11 @@ def state_prompts(
             steps = [each.step for each in trajectories.path_to(item.state)]
             now = trajectories.observation_at(item.state)
         conversation = build_conversation(
-            prompt, steps, now, prompt_suffix=prompt_suffix, thoughts=thoughts
+            prompt,
+            steps,
+            now,
+            prompt_suffix=item.prompt_suffix or prompt_suffix,
+            thoughts=thoughts,
         )
         rows.append(
             StatePrompt(

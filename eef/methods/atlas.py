@@ -1,121 +1,161 @@
-"""ATLaS-like: train on the steps of the experts' wins along which the win rate rises most.
+"""ATLaS: train on the critical steps of the experts' wins alone; the rest is context.
 
 Source: Chen et al., *ATLaS: Agent Tuning via Learning Critical Steps*, arXiv 2503.02197. There, a
-language model names the critical steps; here, the student's rollouts do.
+language model names the critical steps (`selector = "judge"`). With `"value"` the student's
+rollouts do, at more states than the paper's control of that kind; `"random"` and `"rest"` are the
+controls that answer whether the judge is worth its bill. Departure: `"rest"` is the whole
+complement of the judge's steps, where the paper takes as many steps as the judge.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import apply_step_weight, make_selection, plan_task
-from eef.methods.labels import count_wins, evenly_spaced_states
+from eef.methods.labels import count_wins, evenly_spaced_states, step_advantages
 from eef.methods.queries import check_experts, expert_wins
-from eef.selection import PlannedState, Selection, TrainingExample
+from eef.roles import number_steps, read_step_numbers
+from eef.selection import PlannedNote, Selection, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
+
+JUDGE = "judge"
+REQUEST = (
+    "The agent completed the task in these {steps} steps. First summarize its sub-goals. Then name "
+    "the steps that the outcome depends on most: where it makes a plan, reads a key observation, "
+    "takes a key action or corrects an error. Name at most {most}. End with one line of the form "
+    "`Critical steps: 2, 5`."
+)
 
 
 class AtlasOptions(MethodOptions):
     """Options of `atlas`; `bc_experts` names the experts whose wins are measured and trained on."""
 
+    selector: Literal["value", "judge", "random", "rest"] = "value"
+    """What selects the critical steps: the rise of the student's win rate along a step (`value`),
+    the role `judge`, or chance (`random`). `rest` trains the steps that the judge did not name."""
+
     M: int = Field(default=5, ge=1)
-    """Evenly spaced states inside an expert's win to branch from."""
+    """`value`: evenly spaced states inside an expert's win to branch from."""
 
     rollouts_per_state: int = Field(default=1, ge=1)
-    """Rollouts per round from each state, including the task's start."""
+    """`value`: rollouts per round from each state, including the task's start."""
 
     share: float = Field(default=0.3, gt=0, le=1)
-    """Maximum share of an expert's steps that is trained (rounded up)."""
+    """Maximum share of an expert's steps that is trained (rounded up with `value`, and down
+    otherwise)."""
+
+    seed: int = 0
+    """`random`: seed of the selection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Atlas(Configured[AtlasOptions]):
     """Training on critical steps.
 
-    `plan`: rollouts from the start and M states of each expert win; tasks that no expert won are
-    not explored. `select`: each expert win, with weight 1 on its critical steps: at most `share` of
-    all, those with the highest positive advantage (`step_advantages`), earlier ones first. The
-    other steps are context.
+    `plan`: with `value`, rollouts from the start and M states of each expert win; with `judge` and
+    `rest`, a note of the judge about each. Tasks that no expert won are not explored. `select`:
+    each expert win, with weight 1 on its critical steps, at most `share` of all. `value` takes
+    those with the highest positive advantage (`step_advantages`), earlier ones first; steps that
+    the judge names beyond the share are dropped and counted. Wins without a usable note are
+    skipped.
     """
 
     Options: ClassVar[type[MethodOptions]] = AtlasOptions
     branches: ClassVar[bool] = True
 
-    def plan(
-        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
-    ) -> list[PlannedState]:
-        plan = []
+    @property
+    def roles(self) -> Mapping[str, RoleUse]:
+        return {JUDGE: RoleUse()} if self.options.selector in ("judge", "rest") else {}
+
+    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[Planned]:
+        plan: list[Planned] = []
         for task in tasks:
             wins = expert_wins(trajectories, task, self.options.bc_experts)
-            states = [
-                StateRef(win.id, t)
-                for win in wins
-                if win.replayable
-                for t in evenly_spaced_states(win.length, self.options.M)
-            ]
-            if wins:
+            if self.options.selector == "value" and wins:
+                states = [
+                    StateRef(win.id, t)
+                    for win in wins
+                    if win.replayable
+                    for t in evenly_spaced_states(win.length, self.options.M)
+                ]
                 plan += plan_task(task, states, self.options.rollouts_per_state)
+            elif self.roles:
+                asked = trajectories.notes
+                new = [win for win in wins if not asked.about(JUDGE, win.id, range(round))]
+                plan += [self._question(win) for win in new]
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         check_experts(trajectories, self.options.bc_experts)
-        examples = [
-            self._example(trajectories, win, round)
-            for task in tasks
-            for win in expert_wins(trajectories, task, self.options.bc_experts)
-        ]
-        return make_selection(
-            self.name, [example for example in examples if any(example.weights)], tasks
-        )
+        counts: Counter[str] = Counter()
+        examples = []
+        for task in tasks:
+            for win in expert_wins(trajectories, task, self.options.bc_experts):
+                critical = self._critical(trajectories, win, round, counts)
+                example = _example(win, critical)
+                if any(example.weights):
+                    examples.append(example)
+        return make_selection(self.name, examples, tasks, counts)
 
-    def _example(self, trajectories: TrajectorySet, win: Trajectory, round: int) -> TrainingExample:
-        measured = count_wins(trajectories, win, range(1, round + 1))
-        advantages = step_advantages(measured, win.length)
-        rising = [t for t in range(win.length) if advantages[t] > 0]
-        rising.sort(key=lambda t: (-advantages[t], t))
-        critical = set(rising[: math.ceil(self.options.share * win.length)])
-        steps = [
-            apply_step_weight(1.0, "critical", step) if t in critical else (0.0, "context")
-            for t, step in enumerate(win.steps)
-        ]
-        return TrainingExample(
-            id=f"{win.id}@0",
-            task=win.task,
-            trajectory=win.id,
-            state=0,
-            weights=tuple(weight for weight, _ in steps),
-            reasons=tuple(reason for _, reason in steps),
-            evidence=(win.id,),
-        )
+    def _question(self, win: Trajectory) -> PlannedNote:
+        request = REQUEST.format(steps=win.length, most=self._most(win))
+        question = f"{number_steps(win.steps)}\n\n{request}"
+
+        def check(text: str) -> object:
+            return read_step_numbers(text, win.length)
+
+        return PlannedNote(JUDGE, win.task, win.id, question, check=check)
+
+    def _most(self, win: Trajectory) -> int:
+        # the product of a decimal share may fall short of the whole number it stands for
+        return math.floor(self.options.share * win.length + 1e-9)
+
+    def _critical(
+        self, trajectories: TrajectorySet, win: Trajectory, round: int, counts: Counter[str]
+    ) -> set[int]:
+        """The indices of the steps to train."""
+        if self.options.selector == "value":
+            advantages = step_advantages(
+                count_wins(trajectories, win, range(1, round + 1)), win.length
+            )
+            rising = [t for t in range(win.length) if advantages[t] > 0]
+            rising.sort(key=lambda t: (-advantages[t], t))
+            return set(rising[: math.ceil(self.options.share * win.length)])
+        if self.options.selector == "random":
+            chance = random.Random(f"{self.options.seed} {win.id}")
+            return set(chance.sample(range(win.length), self._most(win)))
+        notes = trajectories.notes.usable(JUDGE, win.id, range(round + 1))
+        if not notes:
+            counts["judge.skipped"] += 1
+            return set()
+        named = read_step_numbers(notes[0].text, win.length)
+        kept = set(named[: self._most(win)])
+        counts["judge.beyond_share"] += len(named) - len(kept)
+        return kept if self.options.selector == "judge" else set(range(win.length)) - kept
 
 
-def step_advantages(measured: dict[int, tuple[int, int]], length: int) -> list[float]:
-    """The rise of the win rate along each step of a win of `length` steps.
-
-    `measured` maps states to (wins, rollouts). The rise between two measured states is divided
-    evenly among the steps between them. The end counts as won. Steps before the first measured
-    state have advantage 0.
-
-    Worked example: win rates 0 in the start and 0.5 in state 2, and 4 steps.
-
-    >>> step_advantages({0: (0, 2), 2: (1, 2)}, 4)
-    [0.25, 0.25, 0.25, 0.25]
-    """
-    rates = {
-        t: wins / rollouts for t, (wins, rollouts) in measured.items() if rollouts and t < length
-    } | {length: 1.0}
-    advantages = [0.0] * length
-    for start, end in pairwise(sorted(rates)):
-        for t in range(start, end):
-            advantages[t] = (rates[end] - rates[start]) / (end - start)
-    return advantages
+def _example(win: Trajectory, critical: set[int]) -> TrainingExample:
+    steps = [
+        apply_step_weight(1.0, "critical", step) if t in critical else (0.0, "context")
+        for t, step in enumerate(win.steps)
+    ]
+    return TrainingExample(
+        id=f"{win.id}@0",
+        task=win.task,
+        trajectory=win.id,
+        state=0,
+        weights=tuple(weight for weight, _ in steps),
+        reasons=tuple(reason for _, reason in steps),
+        evidence=(win.id,),
+    )
 
 
 METHOD: type[Method] = Atlas

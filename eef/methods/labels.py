@@ -225,3 +225,25 @@ def _label(before: bool | None, after: bool | None) -> Label:
     if before == after:
         return "neutral"
     return "beneficial" if after else "harmful"
+
+
+def step_advantages(measured: dict[int, tuple[int, int]], length: int) -> list[float]:
+    """The rise of the win rate along each step of a win of `length` steps.
+
+    `measured` maps states to (wins, rollouts). The rise between two measured states is divided
+    evenly among the steps between them. The end counts as won. Steps before the first measured
+    state have advantage 0.
+
+    Worked example: win rates 0 in the start and 0.5 in state 2, and 4 steps.
+
+    >>> step_advantages({0: (0, 2), 2: (1, 2)}, 4)
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    rates = {
+        t: wins / rollouts for t, (wins, rollouts) in measured.items() if rollouts and t < length
+    } | {length: 1.0}
+    advantages = [0.0] * length
+    for start, end in pairwise(sorted(rates)):
+        for t in range(start, end):
+            advantages[t] = (rates[end] - rates[start]) / (end - start)
+    return advantages

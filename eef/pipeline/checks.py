@@ -17,6 +17,7 @@ from eef.errors import ConfigError, StoreError
 from eef.models.location import locate
 from eef.pipeline.experts import check_expert
 from eef.pipeline.recipe import Recipe
+from eef.pipeline.roles import check_roles
 from eef.pipeline.stages import BC, EXPERT
 from eef.utils.extras import require_package
 from eef.utils.jsonl import read_json
@@ -98,6 +99,7 @@ def check_run(context: RunContext) -> None:
             _check_model(context, name)
             _check_template(context, name)
     check_replayable(context)
+    check_roles(context)
     _check_disjoint_splits(context)
     if run.recipe.rollouts.engine != "local" and not all(map(run.is_done, run.stages)):
         context.engines.check()
@@ -113,16 +115,19 @@ def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
     """The recipe of an existing run, extended by the methods of another recipe.
 
     Settings that affect no result are those of the other recipe: `jobs`, `train.ranks`,
-    `train.launcher`, and `expert.api` (budget, prices, address, key, retries, pace), since every
-    response is kept under its model, messages and sampling. All others must be equal; StoreError
+    `train.launcher`, and the `api` of experts and roles (budget, prices, address, key, retries,
+    pace), since every response is kept under its model, messages and sampling. Roles may be added.
+    All others must be equal; StoreError
     otherwise.
     """
     started = parse_settings(Recipe, read_json(path), source=str(path))
     shared = {*started.methods, BC}  # every run includes behavior cloning, named or not
+    roles = started.roles.keys() & recipe.roles.keys()
     old, new = (
         {
             **each.model_dump(exclude=_FREE),
             **_of_methods(each, shared & {*recipe.methods, BC}),
+            "roles": {name: each.roles[name].model_dump(exclude={"api"}) for name in roles},
         }
         for each in (started, recipe)
     )
@@ -131,10 +136,13 @@ def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
         raise StoreError(
             f"`{path.parent}` was started with another recipe (they differ in: {', '.join(keys)})",
             hint="choose another directory with `--out`; in this one, only `methods`, `jobs`, "
-            "`train.ranks` and the settings of `expert.api` may change",
+            "`train.ranks` and the settings of `expert.api` and `roles.<name>.api` may change",
         )
     settings = recipe.model_dump()
     settings["methods"] = tuple(dict.fromkeys((*started.methods, *recipe.methods)))
+    settings["roles"] = {
+        name: each.model_dump() for name, each in {**started.roles, **recipe.roles}.items()
+    }
     settings["options"] = {**started.options, **recipe.options}
     settings["overrides"] = {**started.overrides, **recipe.overrides}
     return parse_settings(Recipe, settings, source=str(path))

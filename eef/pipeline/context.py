@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import date as Date
 from functools import cached_property
@@ -13,6 +14,8 @@ from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError
 from eef.exporters.examples import RenderedExample, render_examples
 from eef.exporters.prompts import StatePrompt, state_prompts
+from eef.methods.base import Planned
+from eef.note import Shown
 from eef.pipeline.checks import versions
 from eef.pipeline.engines import Engines
 from eef.pipeline.recipe import Recipe
@@ -20,6 +23,7 @@ from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import EXPERT, Stage, trained_before
 from eef.policy import Policy, Sampling
 from eef.renderer import Renderer
+from eef.roles import Acting
 from eef.rollouts.runner import RolloutParameters, start_seed
 from eef.selection import PlannedState
 from eef.task import Task, TaskSet
@@ -108,7 +112,9 @@ class RunContext:
 
     def parameters(self, stage: Stage) -> RolloutParameters:
         """How the rollouts of a stage are played."""
-        suffix = "" if stage.method == EXPERT else self.run.methods[stage.method].prompt_suffix
+        shown: Shown = "none"
+        if stage.method != EXPERT:
+            shown = self.acting(stage).shown
         rollouts = self.recipe_of(stage).rollouts
         return RolloutParameters(
             sampling=self.sampling(stage),
@@ -116,17 +122,35 @@ class RunContext:
             batch_size=rollouts.batch_size,
             in_flight=rollouts.in_flight,
             reset_step_limit=rollouts.reset_step_limit,
-            prompt_suffix=suffix,
             thoughts=self.recipe.chat.thoughts,
             episode_seed=self.recipe.seed,
+            advice=shown,
         )
 
+    def acting(self, stage: Stage) -> Acting:
+        """How a method's student takes a turn in a stage."""
+        method = self.run.methods[stage.method]
+        return method.acting(stage.round, at_test=stage.kind == "evaluate")
+
+    def prompt_suffix(self, stage: Stage) -> str:
+        """What is appended to the environment's prompt in a stage's rollouts by default."""
+        return "" if stage.method == EXPERT else self.run.methods[stage.method].prompt_suffix
+
     def plan(self, stage: Stage, trajectories: TrajectorySet) -> list[PlannedState]:
-        """The states that a method plans to play in a round, without those that cannot be branched
-        from; the budget then cuts or repeats the plan."""
+        """The states that a method plans to play in a round, by the notes that there are.
+
+        The budget then cuts or repeats the plan.
+        """
         tasks = [task.id for task in self.train_tasks]
         planned = self.run.methods[stage.method].plan(trajectories, tasks, stage.round)
-        return [item for item in planned if self._can_start(item, trajectories)]
+        return self.playable(planned, trajectories)
+
+    def playable(
+        self, planned: Sequence[Planned], trajectories: TrajectorySet
+    ) -> list[PlannedState]:
+        """The states of a plan, without those that cannot be branched from."""
+        states = [item for item in planned if isinstance(item, PlannedState)]
+        return [item for item in states if self._can_start(item, trajectories)]
 
     def state_prompts(self, stage: Stage) -> list[StatePrompt]:
         """The states that a round explores from, as prompts for other trainers."""
@@ -144,7 +168,7 @@ class RunContext:
                 {task.id: task for task in self.train_tasks},
                 start,
                 prompt=self.prompt,
-                prompt_suffix=rollouts.prompt_suffix,
+                prompt_suffix=self.prompt_suffix(stage),
                 step_limit=rollouts.step_limit,
                 reset_step_limit=rollouts.reset_step_limit,
                 thoughts=rollouts.thoughts,
@@ -168,7 +192,11 @@ class RunContext:
         """
         if not local and self.recipe.rollouts.engine != "local":
             return self.engines.policy(model_name, author)
-        from eef.models.loading import has_adapters, load_model, merge_adapters
+        return self.local_policy(model_name, author, tools=self.tools)
+
+    def local_policy(self, model_name: str, author: Author, *, tools: Toolset | None) -> Policy:
+        """A transformers model in this process as a policy that calls `tools`, or none."""
+        from eef.models.loading import context_length, has_adapters, load_model, merge_adapters
         from eef.policies.local import LocalPolicy
 
         settings = self.recipe.model
@@ -180,7 +208,7 @@ class RunContext:
         return LocalPolicy(
             merge_adapters(model) if has_adapters(model) else model,
             tokenizer,
-            self.renderer(model, tokenizer),
+            self._renderer(tokenizer, context_length(model), tools),
             author=author,
             cache_gib=self.recipe.rollouts.cache_gib,
         )
@@ -226,14 +254,20 @@ class RunContext:
         """The renderer of a loaded model."""
         from eef.models.loading import context_length
 
-        return self._renderer(tokenizer, context_length(model))
+        return self._renderer(tokenizer, context_length(model), self.tools)
+
+    def role_renderer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Renderer:
+        """The renderer of a role's loaded model, which calls no tools."""
+        from eef.models.loading import context_length
+
+        return self._renderer(tokenizer, context_length(model), None)
 
     def base_renderer(self, name: str | None = None) -> Renderer:
         """The renderer of the recipe's base model or of another one; loads its tokenizer alone."""
         from eef.models.loading import configured_context, load_tokenizer
 
         name = name or self.recipe.model.name
-        return self._renderer(load_tokenizer(name), configured_context(name))
+        return self._renderer(load_tokenizer(name), configured_context(name), self.tools)
 
     def rendered_examples(self, method: str, round: int) -> tuple[list[RenderedExample], Renderer]:
         """What a round trains on, as messages and as tokens, and its renderer.
@@ -277,7 +311,9 @@ class RunContext:
         except (DataError, KeyError):  # a new run
             return {**named, "engine_version": self.engines.version()}
 
-    def _renderer(self, tokenizer: PreTrainedTokenizerFast, context: int | None) -> Renderer:
+    def _renderer(
+        self, tokenizer: PreTrainedTokenizerFast, context: int | None, tools: Toolset | None
+    ) -> Renderer:
         chat = self.recipe.chat
         limits = [limit for limit in (chat.max_length, context) if limit]
         return Renderer(
@@ -287,7 +323,7 @@ class RunContext:
             max_length=min(limits, default=None),
             template_variables=chat.template_variables,
             date=self.date,
-            tools=self.tools,
+            tools=tools,
         )
 
     def _can_start(self, item: PlannedState, trajectories: TrajectorySet) -> bool:

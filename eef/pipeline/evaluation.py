@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import ConfigDict
 
 from eef.errors import ConfigError
+from eef.note import Note
 from eef.pipeline.ledger import Cost, usage_of
 from eef.trajectory import Trajectory
-from eef.utils.records import STRICT_FIELDS, Record
+from eef.utils.records import STRICT_FIELDS, Migration, Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +37,16 @@ class EvalResult(Record):
     """The outcomes of a policy on a split, in the order of the tasks.
 
     `method` and `round` identify the checkpoint (round 0 is behavior cloning; experts have method
-    "expert").
+    "expert"). `outcomes` are those of the first attempt at each task. `wins_by_attempt` has the
+    number of tasks won within 1, 2, … attempts, for methods that use a known failure to try again;
+    it is empty if each task was tried once.
     """
 
     KIND: ClassVar[str] = "evaluation"
+    VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
+        1: lambda record: {"wins_by_attempt": [], **record}
+    }
 
     policy: str
     method: str
@@ -47,6 +54,7 @@ class EvalResult(Record):
     split: str
     outcomes: tuple[Outcome, ...]
     cost: Cost
+    wins_by_attempt: tuple[int, ...] = ()
 
     @property
     def wins(self) -> frozenset[str]:
@@ -63,9 +71,19 @@ class EvalResult(Record):
 
 
 def summarize(
-    trajectories: Iterable[Trajectory], *, policy: str, method: str, round: int, split: str
+    trajectories: Iterable[Trajectory],
+    *,
+    policy: str,
+    method: str,
+    round: int,
+    split: str,
+    retries: Sequence[Trajectory] = (),
+    notes: Iterable[Note] = (),
 ) -> EvalResult:
-    """The result of finished evaluation rollouts, one per task. ConfigError if there are none."""
+    """The result of finished evaluation rollouts, one per task. ConfigError if there are none.
+
+    `retries` are further attempts at the same tasks, in order; `notes` count as costs.
+    """
     played = list(trajectories)
     if not played:
         raise ConfigError(
@@ -78,7 +96,19 @@ def summarize(
         round=round,
         split=split,
         outcomes=tuple(_outcome(trajectory) for trajectory in played),
-        cost=usage_of(played),
+        cost=usage_of([*played, *retries], notes),
+        wins_by_attempt=_wins_by_attempt(played, retries) if retries else (),
+    )
+
+
+def _wins_by_attempt(first: Sequence[Trajectory], retries: Sequence[Trajectory]) -> tuple[int, ...]:
+    """The tasks won within 1, 2, … attempts."""
+    attempts = {item.task: [item.success] for item in first}
+    for item in retries:
+        attempts[item.task].append(item.success)
+    most = max(map(len, attempts.values()))
+    return tuple(
+        sum(any(each[:count]) for each in attempts.values()) for count in range(1, most + 1)
     )
 
 

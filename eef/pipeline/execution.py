@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from eef.errors import MethodError, StoreError
+from eef.methods.base import Planned
 from eef.models.settings import REMOVED_FILE
+from eef.note import Note
 from eef.pipeline.context import RunContext
 from eef.pipeline.evaluation import EvalResult, summarize
 from eef.pipeline.experts import (
@@ -20,20 +23,25 @@ from eef.pipeline.experts import (
     make_expert_policy,
     make_importer,
 )
-from eef.pipeline.ledger import Cost, usage_of
+from eef.pipeline.ledger import Cost, parse_cost, usage_of
 from eef.pipeline.model_card import model_card
 from eef.pipeline.ranks import train_in_ranks
+from eef.pipeline.roles import base_model, player_of, role_model, roles_of, trained_roles
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, trained_before
+from eef.policies.acting import Role
 from eef.policy import Policy
-from eef.renderer import render_all, render_pairs
-from eef.rollouts.budget import chunks
+from eef.renderer import render_all, render_pairs, render_text_pairs, render_texts
+from eef.rollouts.ask import ask_into_store, note_specs
+from eef.rollouts.budget import chunks, once, without
 from eef.rollouts.explore import attempt_ids, last_attempt, play_into_store, rollout_specs
-from eef.rollouts.runner import RolloutSpec, derive_seed
+from eef.rollouts.runner import RolloutSpec
 from eef.rollouts.store import Store, read_trajectories
-from eef.selection import PlannedState, Selection
+from eef.selection import PlannedNote, PlannedState, Selection
+from eef.task import Task
 from eef.trajectory import Trajectory, TrajectorySet
-from eef.utils.jsonl import write_json, write_jsonl, write_text
+from eef.utils.jsonl import read_object, write_json, write_jsonl, write_text
 from eef.utils.progress import OnProgress, Progress
+from eef.utils.seeds import derive_seed
 
 if TYPE_CHECKING:
     from eef.training.ranks import Ranks
@@ -70,12 +78,15 @@ def collect(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
 
 
 def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
-    """The previous round's student plays what the method plans, within the budget."""
+    """The previous round's student plays what the method plans, within the budget.
+
+    Roles are asked for the notes of a plan first. A plan of an earlier turn is played once, that of
+    the last turn as often as the budget allows.
+    """
     run, recipe = context.run, context.recipe_of(stage)
-    tasks = {task.id: task for task in context.train_tasks}
+    method, tasks = run.methods[stage.method], {task.id: task for task in context.train_tasks}
     with Store.open(run.store(stage.method), base=read_trajectories(run.store(EXPERT))) as store:
-        plan = context.plan(stage, store.trajectories)
-        student = context.explorer(stage) if plan else None
+        models = _Models(context, stage, partial(context.explorer, stage))
         states: list[PlannedState] = []
         played: list[RolloutSpec] = []
 
@@ -86,17 +97,121 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
 
         budget = recipe.budget.of_round(len(context.train_tasks))
         earlier = _branch_counts(store.trajectories, stage.round)
-        for chunk in chunks(plan, budget, recipe.rollouts.batch_size, tokens_of, earlier):
-            assert student is not None, "an empty plan has no chunks"
-            states += chunk
-            specs = rollout_specs(
-                states, tasks, owner=stage.method, round=stage.round, seed=recipe.seed
+        parts: Iterable[list[PlannedState]]
+        for turn in range(method.turns):
+            seen = _seen(store.trajectories, stage.round, played)
+            plan = _plan(
+                partial(method.plan, seen, list(tasks), stage.round),
+                context,
+                stage,
+                store,
+                tasks,
+                models,
+                on_progress,
             )
-            fresh = specs[len(played) :]
-            _play(context, stage, fresh, store, student, on_progress, before=played)
-            played += fresh
-        rollouts = (item for item in store.trajectories if item.by_student)
-        _finish_rollouts(context, stage, [item for item in rollouts if item.round == stage.round])
+            before, fresh = len(played), without(plan, states)
+            left = budget.after(before, tokens_of(before))
+            limited = budget.rollouts is not None or budget.tokens is not None
+            if left is None or not (fresh or (plan and limited)):
+                break
+            if turn + 1 < method.turns:
+                parts = once(fresh, left)
+            else:
+                parts = chunks(
+                    fresh or plan,
+                    left,
+                    recipe.rollouts.batch_size,
+                    partial(_since, tokens_of, before),
+                    earlier,
+                )
+            for chunk in parts:
+                states += chunk
+                specs = rollout_specs(
+                    states,
+                    tasks,
+                    owner=stage.method,
+                    round=stage.round,
+                    seed=recipe.seed,
+                    prompt_suffix=context.prompt_suffix(stage),
+                )
+                new = specs[len(played) :]
+                _play(context, stage, new, store, models.player, on_progress, before=played)
+                played += new
+        if method.roles:
+            seen = _seen(store.trajectories, stage.round, played)
+            plan_again = partial(method.plan, seen, list(tasks), stage.round)
+            _plan(plan_again, context, stage, store, tasks, models, on_progress)
+        rollouts = (item for item in store.trajectories if not item.by_expert)
+        notes = [note for note in store.trajectories.notes if note.round == stage.round]
+        _finish_rollouts(
+            context, stage, [item for item in rollouts if item.round == stage.round], notes=notes
+        )
+
+
+def _since(total: Callable[[int], int], before: int, count: int) -> int:
+    """What the `count` rollouts after the first `before` have cost."""
+    return total(before + count) - total(before)
+
+
+class _Models:
+    """The roles and the player of a stage, each loaded when it is first needed."""
+
+    def __init__(self, context: RunContext, stage: Stage, student: Callable[[], Policy]) -> None:
+        self._context, self._stage, self._student = context, stage, student
+
+    @cached_property
+    def roles(self) -> dict[str, Role]:
+        return roles_of(self._context, self._stage)
+
+    @cached_property
+    def player(self) -> Policy:
+        if self._stage.method == EXPERT:
+            return make_expert_policy(self._context, self._context.recipe.expert.players[0])
+        return player_of(self._context, self._stage, self._student, self.roles)
+
+
+def _seen(trajectories: TrajectorySet, round: int, played: Sequence[RolloutSpec]) -> TrajectorySet:
+    """What a plan sees: earlier rounds and the rollouts that this one has played so far.
+
+    An interrupted round has stored more, which must not change the plan.
+    """
+    ids = {name for spec in played for name in attempt_ids(spec.id)}
+    known = (item for item in trajectories if item.round < round or item.id in ids)
+    return TrajectorySet(known, trajectories.notes)
+
+
+def _plan(
+    plan: Callable[[], Sequence[Planned]],
+    context: RunContext,
+    stage: Stage,
+    store: Store,
+    tasks: Mapping[str, Task],
+    models: _Models,
+    on_progress: OnProgress,
+) -> list[PlannedState]:
+    """The states of a plan, once all of its notes are in the store."""
+    recipe, asked = context.recipe_of(stage), set[str]()
+    owner = f"{stage.method}/evaluation" if stage.kind == "evaluate" else stage.method
+    while True:
+        planned = plan()
+        specs = note_specs(
+            [item for item in planned if isinstance(item, PlannedNote)],
+            tasks,
+            owner=owner,
+            round=stage.round,
+            seed=recipe.seed,
+        )
+        if asked.issuperset(spec.id for spec in specs):
+            return context.playable(planned, store.trajectories)
+        asked |= {spec.id for spec in specs}
+        ask_into_store(
+            specs,
+            store,
+            models.roles,
+            recipe.rollouts.batch_size,
+            subject=stage,
+            on_progress=on_progress,
+        )
 
 
 def select(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
@@ -114,14 +229,20 @@ def select(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
         write_jsonl(run.pairs_file(stage), (each.to_record() for each in selection.pairs))
     if selection.acts:
         write_jsonl(run.acts_file(stage), (each.to_record() for each in selection.acts))
+    if selection.texts:
+        write_jsonl(run.texts_file(stage), (each.to_record() for each in selection.texts))
+    if selection.text_pairs:
+        write_jsonl(run.text_pairs_file(stage), (each.to_record() for each in selection.text_pairs))
     write_json(run.last_file(stage), selection.counts)
 
 
 def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
-    """What was selected changes the student's weights; an empty selection leaves them."""
+    """What was selected changes the weights of roles and of the student; an empty selection leaves
+    them."""
     from eef.training.ranks import ALONE
 
     context.engines.release()
+    _train_roles(context, stage, on_progress)
     if context.recipe_of(stage).train.ranks == 1:
         train_here(context, stage, on_progress, ALONE)
         return
@@ -188,7 +309,7 @@ def train_here(context: RunContext, stage: Stage, on_progress: OnProgress, ranks
         processed_tokens=result.processed_tokens,
         seconds=result.seconds,
     )
-    run.ledger(stage.method).record(stage, cost)
+    run.ledger(stage.method).record(stage, cost + _role_costs(context, stage))
     save_checkpoint(
         model,
         tokenizer,
@@ -203,6 +324,80 @@ def train_here(context: RunContext, stage: Stage, on_progress: OnProgress, ranks
     if recipe.rollouts.engine == "local" and not has_adapters(model) and ranks.count == 1:
         context.keep_loaded(str(run.checkpoint(stage)), model, tokenizer)
     _remove_what_rounds_passed_on(context, stage)
+
+
+def _train_roles(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
+    """Train the roles that a method trains, each in this process, unless that is done."""
+    selection = context.run.selection(stage.method, stage.round)
+    assert selection is not None, "selection precedes training"
+    for role in trained_roles(context, stage.method):
+        if not context.run.role_training_file(stage, role).is_file():
+            _train_role(context, stage, role, selection, on_progress)
+
+
+def _role_costs(context: RunContext, stage: Stage) -> Cost:
+    """The cost of the roles that a round has trained."""
+    files = (
+        context.run.role_training_file(stage, role) for role in trained_roles(context, stage.method)
+    )
+    costs = (parse_cost(read_object(file)["cost"]) for file in files if file.is_file())
+    return sum(costs, Cost())
+
+
+def _train_role(
+    context: RunContext, stage: Stage, role: str, selection: Selection, on_progress: OnProgress
+) -> None:
+    """Train a role on its texts, then on its pairs of texts.
+
+    Like the student, a role starts from its base model or from its previous checkpoint.
+    """
+    from eef.models.checkpoint import save_checkpoint
+    from eef.training.round import RoundItems, train_round
+
+    run, recipe = context.run, context.recipe_of(stage)
+    texts = [each for each in selection.texts if each.role == role]
+    pairs = [each for each in selection.text_pairs if each.chosen.role == role]
+    if not texts and not pairs:
+        return
+    use = run.methods[stage.method].roles[role]
+    continues = use.trained == "last" or recipe.train.init_from == "last" or not texts
+    start = role_model(context, stage, role) if continues else base_model(context, role)
+    model, tokenizer = context.trainable_model(start, recipe.train.seed, recipe.model.device)
+    renderer = context.role_renderer(model, tokenizer)
+    source = context.prompt, renderer
+    rendered, overflows = render_texts(texts, *source)
+    rendered_pairs, long_pairs = render_text_pairs(pairs, *source)
+    result = train_round(
+        model,
+        RoundItems(texts=rendered, pairs=rendered_pairs),
+        recipe.train,
+        recipe.dpo,
+        directory=run.training_checkpoints(stage) / role,
+        on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, role)),
+    )
+    save_checkpoint(
+        model,
+        tokenizer,
+        run.role_checkpoint(stage, role),
+        base=start,
+        about={"recipe": recipe.name, "method": stage.method, "round": stage.round, "role": role},
+        stop_ids=renderer.stop_ids,
+    )
+    cost = Cost(
+        updates=result.updates,
+        trained_tokens=result.trained_tokens,
+        processed_tokens=result.processed_tokens,
+        seconds=result.seconds,
+    )
+    record = {
+        "updates": result.updates,
+        "texts": len(rendered),
+        "pairs": len(rendered_pairs),
+        "too_long": overflows + long_pairs,
+        "losses": result.losses,
+        "cost": asdict(cost),
+    }
+    write_json(run.role_training_file(stage, role), record)
 
 
 def _start_of_training(context: RunContext, stage: Stage, selection: Selection) -> str:
@@ -274,34 +469,81 @@ def _remove_what_rounds_passed_on(context: RunContext, stage: Stage) -> None:
 def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     """Play the test tasks; these rollouts are kept apart from those that are trained on."""
     run = context.run
-    if stage.method == EXPERT:
-        policy = make_expert_policy(context, run.recipe.expert.players[0])
-    else:
-        policy = context.student(stage.sibling("train"))
-    specs = [
-        RolloutSpec(
-            f"{stage.method}/round{stage.round}/evaluation/{task.id}",
-            task,
-            None,
-            derive_seed(run.recipe.seed, "evaluation", task.id),
-            stage.round,
-        )
-        for task in context.test_tasks
-    ]
+    tasks = {task.id: task for task in context.test_tasks}
+    planned: list[PlannedState] = []
+    specs: list[RolloutSpec] = []
     with Store.open(run.evaluation_store(stage)) as store:
-        _play(context, stage, specs, store, policy, on_progress)
+        models = _Models(context, stage, partial(context.student, stage.sibling("train")))
+        for _ in range(1 if stage.method == EXPERT else run.methods[stage.method].attempts):
+            seen = _seen(store.trajectories, 0, specs)
+            plan = _evaluation_plan(context, stage, store, seen, tasks, models, on_progress)
+            planned += without(plan, planned)
+            every = _evaluation_specs(context, stage, planned, tasks)
+            _play(context, stage, every[len(specs) :], store, models.player, on_progress)
+            specs = every
         ends = [last_attempt(store.trajectories, spec.id) for spec in specs]
+        notes = list(store.trajectories.notes)
+    first = {end.task: end for end in reversed(ends)}
     result = summarize(
-        ends,
-        policy=str(policy.author),
+        [first[task] for task in tasks if task in first],
+        policy=str(models.player.author),
         method=stage.method,
         round=stage.round,
         split=run.recipe.evaluate.split,
+        retries=[end for end in ends if end is not first[end.task]],
+        notes=notes,
     )
     run.ledger(stage.method).record(stage, result.cost)
     if stage.method != EXPERT:
         _write_card(context, stage.sibling("train"), result)
     write_json(run.last_file(stage), result.to_record())
+
+
+def _evaluation_plan(
+    context: RunContext,
+    stage: Stage,
+    store: Store,
+    seen: TrajectorySet,
+    tasks: Mapping[str, Task],
+    models: _Models,
+    on_progress: OnProgress,
+) -> list[PlannedState]:
+    """The rollouts of an evaluation: one per task, unless the method plans others."""
+    if stage.method == EXPERT:
+        return [PlannedState(task, None, 1) for task in tasks]
+    method = context.run.methods[stage.method]
+    return _plan(
+        partial(method.plan_evaluation, seen, list(tasks)),
+        context,
+        stage,
+        store,
+        tasks,
+        models,
+        on_progress,
+    )
+
+
+def _evaluation_specs(
+    context: RunContext, stage: Stage, planned: Sequence[PlannedState], tasks: Mapping[str, Task]
+) -> list[RolloutSpec]:
+    """The rollouts of an evaluation; those after a task's first have a number."""
+    numbers: Counter[str] = Counter()
+    specs = []
+    for item in planned:
+        number = numbers[item.task]
+        numbers[item.task] += 1
+        name = f"{stage.method}/round{stage.round}/evaluation/{item.task}"
+        seeds = [number] if number else []
+        spec = RolloutSpec(
+            f"{name}#{number}" if number else name,
+            tasks[item.task],
+            None,
+            derive_seed(context.recipe.seed, "evaluation", item.task, *seeds),
+            stage.round,
+            item.prompt_suffix or context.prompt_suffix(stage),
+        )
+        specs.append(spec)
+    return specs
 
 
 EXECUTORS: dict[StageKind, Executor] = {
@@ -354,9 +596,10 @@ def _finish_rollouts(
     stage: Stage,
     played: Iterable[Trajectory],
     sources: dict[str, Any] | None = None,
+    notes: Sequence[Note] = (),
 ) -> None:
     rollouts = list(played)
-    context.run.ledger(stage.method).record(stage, usage_of(rollouts))
+    context.run.ledger(stage.method).record(stage, usage_of(rollouts, notes))
     kinds = Counter(item.error_kind for item in rollouts)
     record: dict[str, Any] = {
         "rollouts": len(rollouts),
@@ -367,6 +610,9 @@ def _finish_rollouts(
         "overflows": kinds["context_overflow"],
         "worker_restarts": context.worker_restarts[stage],
     }
+    if notes:
+        record["notes"] = len(notes)
+        record["notes_skipped"] = sum(bool(note.problem) for note in notes)
     if sources:
         record["unverified"] = sum(not item.replayable for item in rollouts)
         record["sources"] = sources

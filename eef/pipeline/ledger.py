@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from eef.errors import DataError
+from eef.note import Note, RoleUsage, add_usage
 from eef.pipeline.stages import Stage
-from eef.trajectory import Trajectory
+from eef.trajectory import Trajectory, Usage
 from eef.utils.jsonl import append_jsonl, disk_errors, numbered_records, repair_tail
 from eef.utils.records import STRICT_FIELDS
 
@@ -27,7 +28,9 @@ class Cost:
     the environment ignores also in `tolerated_steps`. `cached_tokens` is the part of
     `prompt_tokens` that was not recomputed. `drifted_turns` are those whose text does not give the
     token ids they were sampled as. `trained_tokens` carry loss; `processed_tokens` are all tokens
-    that passed through the model during training. `updates` are optimizer steps.
+    that passed through the model during training. `updates` are optimizer steps. `completions` are
+    what the agent wrote, `lookahead_steps` steps that were executed and undone. `roles` is what
+    other models wrote; the tokens above do not include theirs.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
@@ -40,22 +43,40 @@ class Cost:
     cached_tokens: int = 0
     generated_tokens: int = 0
     drifted_turns: int = 0
+    completions: int = 0
+    lookahead_steps: int = 0
     updates: int = 0
     trained_tokens: int = 0
     processed_tokens: int = 0
+    roles: tuple[RoleUsage, ...] = ()
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        names = [each.name for each in fields(self)]
-        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        sums = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
+        return Cost(**sums, roles=add_usage(self.roles, other.roles))
+
+    @property
+    def role_tokens(self) -> int:
+        """Tokens that all roles have generated."""
+        return sum(usage.generated_tokens for usage in self.roles)
 
 
-def usage_of(trajectories: Iterable[Trajectory]) -> Cost:
-    """The total cost of rollouts, failed ones included."""
-    total = Cost()
+COUNTS = tuple(each.name for each in fields(Cost) if each.name != "roles")
+"""Names of the counts of a cost, `seconds` among them."""
+
+
+def usage_of(trajectories: Iterable[Trajectory], notes: Iterable[Note] = ()) -> Cost:
+    """The total cost of rollouts, failed ones included, and of notes."""
+    total = Cost(roles=add_usage(note.usage for note in notes))
     for trajectory in trajectories:
-        total += Cost(rollouts=1, env_steps=len(trajectory.steps), **asdict(trajectory.usage))
+        usage = {each.name: getattr(trajectory.usage, each.name) for each in fields(Usage)}
+        total += Cost(rollouts=1, env_steps=len(trajectory.steps), **usage)
     return total
+
+
+def parse_cost(record: Mapping[str, Any]) -> Cost:
+    """The cost in a JSON object."""
+    return _COST.validate_python(record)
 
 
 _STAGE, _COST = TypeAdapter(Stage), TypeAdapter(Cost)

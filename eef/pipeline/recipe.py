@@ -14,7 +14,12 @@ from pydantic import ConfigDict, Field, model_validator
 from eef.config import Settings, apply_override, parse_settings, unknown_name
 from eef.errors import ConfigError
 from eef.models.settings import ModelSettings
-from eef.policies.settings import ApiSettings, ExpertSamplingSettings, SamplingSettings
+from eef.policies.settings import (
+    ApiSettings,
+    ExpertSamplingSettings,
+    RoleSettings,
+    SamplingSettings,
+)
 from eef.renderer import ChatSettings
 from eef.rollouts.settings import BudgetSettings, RolloutSettings
 from eef.training.settings import DpoSettings, PolicyGradientSettings, TrainSettings
@@ -133,6 +138,11 @@ class Recipe(Settings):
     """Settings of one method that differ from the recipe's, in tables such as `[overrides.grpo]`:
     `rounds`, and the groups `sampling`, `rollouts`, `budget`, `train`, `dpo`, `policy_gradient` and
     `evaluate`."""
+
+    roles: dict[str, RoleSettings] = Field(default={})
+    """Models beside the student that methods ask, in tables such as `[roles.judge]`; see
+    `eef settings role`. The role `agent` plays in the student's place for methods that train no
+    student."""
 
     jobs: int = Field(default=1, ge=1)
     """Methods executed in parallel, one process each. If there are GPUs, each has its own, unless

@@ -2,9 +2,12 @@
 
     DIR/recipe.json, fingerprint.json     what is run, and in which environment
     DIR/<method>/trajectories.jsonl       the rollouts of all rounds (`expert`: the expert data)
+    DIR/<method>/notes.jsonl              what roles wrote when the method requested it
     DIR/<method>/ledger.jsonl             the cost of each stage
-    DIR/<method>/round<r>/                explored.json, examples.jsonl (pairs.jsonl, acts.jsonl),
-                                          selection.json, training.json, checkpoint/ (optimizer/),
+    DIR/<method>/round<r>/                explored.json, examples.jsonl (pairs.jsonl, acts.jsonl,
+                                          texts.jsonl, text_pairs.jsonl), selection.json,
+                                          training.json, checkpoint/ (optimizer/),
+                                          training-<role>.json, checkpoint-<role>/,
                                           evaluation/, evaluation.json
 
 Each stage writes one file last; a stage whose file exists is done and is never executed again.
@@ -15,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -30,9 +33,19 @@ from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, stages_of
 from eef.rollouts.store import read_trajectories
-from eef.selection import Acts, PreferencePair, Selection, TrainingExample
+from eef.selection import (
+    Acts,
+    PreferencePair,
+    Selection,
+    TextExample,
+    TextPair,
+    TrainingExample,
+)
 from eef.trajectory import TrajectorySet
 from eef.utils.jsonl import read_jsonl, read_object
+from eef.utils.records import Record
+
+R = TypeVar("R", bound=Record)
 
 RECIPE_FILE, FINGERPRINT_FILE = "recipe.json", "fingerprint.json"
 _LAST_FILE: dict[StageKind, str] = {
@@ -117,6 +130,13 @@ def no_such_directory(path: Path) -> StoreError:
     )
 
 
+def _read_records(path: Path, kind: type[R]) -> tuple[R, ...]:
+    """The records of a file; none if a selection did not write it."""
+    if not path.is_file():
+        return ()
+    return tuple(kind.from_record(record) for record in read_jsonl(path))
+
+
 class RunDirectory:
     """The files of a run. Readers read the disk; `read` gives a snapshot read only once."""
 
@@ -182,6 +202,20 @@ class RunDirectory:
 
     def acts_file(self, stage: Stage) -> Path:
         return self.folder(stage) / "acts.jsonl"
+
+    def texts_file(self, stage: Stage) -> Path:
+        return self.folder(stage) / "texts.jsonl"
+
+    def text_pairs_file(self, stage: Stage) -> Path:
+        return self.folder(stage) / "text_pairs.jsonl"
+
+    def role_training_file(self, stage: Stage, role: str) -> Path:
+        """The summary of a role's training, which it writes last."""
+        return self.folder(stage) / f"training-{role}.json"
+
+    def role_checkpoint(self, stage: Stage, role: str) -> Path:
+        """The model of a role that a round has trained."""
+        return self.folder(stage) / f"checkpoint-{role}"
 
     def training_file(self, stage: Stage) -> Path:
         return self.folder(stage) / "training.json"
@@ -260,19 +294,15 @@ class RunDirectory:
         stage = Stage(method, round, "select")
         if not self.is_done(stage):
             return None
-        examples, pairs = self.examples_file(stage), self.pairs_file(stage)
-        acts = self.acts_file(stage)
         counts = self.summary(stage)
         assert counts is not None, "it is done"
         return Selection(
-            tuple(TrainingExample.from_record(record) for record in read_jsonl(examples)),
+            _read_records(self.examples_file(stage), TrainingExample),
             counts,
-            tuple(PreferencePair.from_record(record) for record in read_jsonl(pairs))
-            if pairs.is_file()
-            else (),
-            tuple(Acts.from_record(record) for record in read_jsonl(acts))
-            if acts.is_file()
-            else (),
+            _read_records(self.pairs_file(stage), PreferencePair),
+            _read_records(self.acts_file(stage), Acts),
+            _read_records(self.texts_file(stage), TextExample),
+            _read_records(self.text_pairs_file(stage), TextPair),
         )
 
     def summary(self, stage: Stage) -> dict[str, Any] | None:

@@ -84,8 +84,8 @@ class ApiPolicy:
     account, the model or every request, BudgetError if the budget is spent. Completions received
     before remain in the cache. Any other failure fails one rollout. `command` continues after the
     budget is raised, and the settings are at `name` and `limit_name` in a recipe, as hints show
-    them. With `tools`, the model calls them; calls that a server
-    leaves in the text of its answer are read too.
+    them. With `tools`, the model calls them; calls that a server leaves in the text of its answer
+    are read too. Without `cut`, a completion is the whole answer, as roles write it.
     """
 
     replays: Replays = "alone"
@@ -101,8 +101,10 @@ class ApiPolicy:
         tools: Toolset | None = None,
         name: str = "expert.api",
         limit_name: str = "expert.sampling.max_tokens",
+        cut: bool = True,
     ) -> None:
         self.author = author
+        self._cut = cut
         self.tools = tools
         self._tools = tools.records() if tools else []
         self._model, self._settings = model, settings
@@ -274,6 +276,8 @@ class ApiPolicy:
     def _completion_of(self, answer: Answer) -> str:
         """The completion in an answer, up to the end of its action."""
         text = with_reasoning(answer.reasoning, answer.text)
+        if not self._cut:
+            return text
         if self.tools is None:
             return cut_completion(drop_unfinished_action(text) if answer.is_cut else text)
         if answer.calls:

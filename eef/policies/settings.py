@@ -106,6 +106,39 @@ class UserSettings(Settings):
     """Messages of the user in an episode; after the last one, the user leaves."""
 
 
+class RoleSettings(Settings):
+    """A model beside the student that methods ask: a judge, planner, critic, …"""
+
+    model: str
+    """`base` (the student's base model), `hf/<path or hub id>`, `openai/<model>` (at the server of
+    `api`) or `scripted/<preset>`. A role that a method trains is a model of the first two kinds."""
+
+    api: ApiSettings | None = None
+    """The server of an `openai/<model>` role. Each method has the whole budget."""
+
+    temperature: float = Field(default=0.7, ge=0)
+    """Temperature of the role; during evaluation that of `evaluate`."""
+
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling of the role."""
+
+    max_tokens: int = Field(default=512, ge=1)
+    """Maximum tokens of a text, reasoning included. A text that reaches it is requested a second
+    time and then skipped."""
+
+    @model_validator(mode="after")
+    def _settings_have_effect(self) -> RoleSettings:
+        if self.model != "base" and not self.model.startswith(("hf/", "openai/", "scripted/")):
+            raise ValueError(
+                f"`model` is {self.model!r}; expected `base`, `hf/…`, `openai/…` or `scripted/…`"
+            )
+        if self.api is not None and not self.model.startswith("openai/"):
+            raise ValueError("`api` has no effect: `model` is not `openai/<model>`")
+        if self.temperature == 0 and self.top_p != 1:
+            raise ValueError("`top_p` has no effect at temperature 0; remove it")
+        return self
+
+
 class ServerSettings(Settings):
     """Inference servers that the student plays through, with `rollouts.engine` `vllm` or `remote`.
 

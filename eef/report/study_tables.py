@@ -229,7 +229,7 @@ def _control_cells(aggregate: Aggregate, item: MethodAggregate) -> tuple[str, ..
 
 
 def _training_data(aggregate: Aggregate) -> StudyTable:
-    head = (
+    head: tuple[str, ...] = (
         "method",
         "training tasks without a solution",
         "examples",

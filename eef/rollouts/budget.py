@@ -9,7 +9,9 @@ later rounds, the states that were branched from least often come first.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
 
@@ -49,6 +51,35 @@ def chunks(
         yield list(plan)
 
 
+def without(plan: Sequence[PlannedState], states: Sequence[PlannedState]) -> list[PlannedState]:
+    """The rollouts of a plan that are not among `states`, which count one rollout each or more.
+
+    >>> plan = [PlannedState("a", None, 2), PlannedState("b", None, 1)]
+    >>> without(plan, [PlannedState("a", None, 1), PlannedState("b", None, 1)])
+    [PlannedState(task='a', state=None, count=1, prompt_suffix='')]
+    """
+    if not states:
+        return list(plan)
+    played: Counter[PlannedState] = Counter()
+    for item in states:
+        played[replace(item, count=1)] += item.count
+    left = []
+    for item in plan:
+        single = replace(item, count=1)
+        known = min(item.count, played[single])
+        played[single] -= known
+        if known < item.count:
+            left.append(replace(item, count=item.count - known))
+    return left
+
+
+def once(plan: Sequence[PlannedState], budget: BudgetSettings) -> Iterator[list[PlannedState]]:
+    """A plan that is not repeated, cut to a budget of rollouts; for all turns but the last."""
+    count = sum(item.count for item in plan)
+    if count:
+        yield list(islice(round_robin(plan), min(count, budget.rollouts or count)))
+
+
 def round_robin(
     plan: Sequence[PlannedState], branched: Mapping[StateRef, int] = MappingProxyType({})
 ) -> Iterator[PlannedState]:
@@ -65,7 +96,7 @@ def round_robin(
     """
     by_task: dict[str, list[PlannedState]] = {}
     for item in plan:
-        single = PlannedState(item.task, item.state, 1)
+        single = replace(item, count=1)
         by_task.setdefault(item.task, []).extend([single] * item.count)
     orders = [_in_order(rollouts, task, branched) for task, rollouts in by_task.items() if rollouts]
     turn = 0

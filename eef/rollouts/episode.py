@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from eef.chat import Thoughts, build_conversation, parse_completion
 from eef.env import Env, StepResult, execute
 from eef.errors import BudgetError, ConfigError, EnvError, ModelError
+from eef.note import Shown, add_usage
 from eef.policy import Completion, Conversation
 from eef.rollouts.restore import Restored
 from eef.tools import Toolset
@@ -41,7 +42,11 @@ class Episode:
         return len(self.prefix) + len(self.steps)
 
     def conversation(
-        self, prompt: str, prompt_suffix: str = "", thoughts: Thoughts = "kept"
+        self,
+        prompt: str,
+        prompt_suffix: str = "",
+        thoughts: Thoughts = "kept",
+        advice: Shown = "none",
     ) -> Conversation:
         """The prompt for the next completion: the whole path so far and the current observation."""
         return build_conversation(
@@ -51,6 +56,7 @@ class Episode:
             prompt_suffix=prompt_suffix,
             thoughts=thoughts,
             tools=self.tools,
+            advice=advice,
         )
 
     def begin(self, env: Env, restored: Restored) -> None:
@@ -87,6 +93,21 @@ class Episode:
             except Exception as error:
                 self.fail(error)
 
+    def look(self, completion: str) -> str | None:
+        """The observation that a completion leads to; None if it holds no action.
+
+        The environment returns to its state, so it must support snapshots.
+        """
+        assert self.env is not None, "an episode looks at nothing before it begins"
+        action = self._action_of(completion)
+        if not action:
+            return None
+        before = self.env.snapshot()
+        try:
+            return str(execute(self.env, action).observation)
+        finally:
+            self.env.restore(before)
+
     def end(self, status: Status, error: str | None = None, kind: ErrorKind | None = None) -> None:
         self.status, self.error, self.error_kind = status, error, kind
 
@@ -120,14 +141,25 @@ class Episode:
             cached_tokens=self.usage.cached_tokens + completion.cached_tokens,
             generated_tokens=self.usage.generated_tokens + completion.generated_tokens,
             drifted_turns=self.usage.drifted_turns + (completion.tokens is not None),
+            completions=self.usage.completions + 1,
         )
+        if (consulted := completion.consulted) is not None:
+            self.usage = replace(
+                self.usage,
+                completions=self.usage.completions + consulted.candidates,
+                lookahead_steps=self.usage.lookahead_steps + consulted.lookahead_steps,
+                roles=add_usage(self.usage.roles, consulted.roles),
+            )
+
+    def _action_of(self, completion: str) -> str:
+        """The action of a completion, empty if it holds none."""
+        if self.tools is not None:
+            return self.tools.action_of(completion)
+        return parse_completion(completion)[1] or ""
 
     def _step(self, completion: Completion) -> None:
         assert self.env is not None, "an episode takes no step before it begins"
-        if self.tools is not None:
-            action = self.tools.action_of(completion.text)
-        else:
-            action = parse_completion(completion.text)[1] or ""
+        action = self._action_of(completion.text)
         result = _checked(execute(self.env, action))
         step = Step(
             observation=self.observation,
@@ -135,6 +167,7 @@ class Episode:
             action=action,
             reward=result.reward,
             tokens=completion.tokens,
+            advice=completion.consulted.advice if completion.consulted else (),
         )
         self.steps.append(step)
         self.observation = result.observation

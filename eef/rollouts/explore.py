@@ -10,18 +10,13 @@ from eef.env import Env
 from eef.errors import EnvError
 from eef.policy import FreePolicy, Policy, Replays
 from eef.rollouts.free_runner import FreeRunner
-from eef.rollouts.runner import (
-    RolloutParameters,
-    RolloutRunner,
-    RolloutSpec,
-    batches,
-    derive_seed,
-)
+from eef.rollouts.runner import RolloutParameters, RolloutRunner, RolloutSpec, batches
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.task import Task
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.progress import OnProgress, Progress, ignore_progress
+from eef.utils.seeds import derive_seed
 
 
 def rollout_specs(
@@ -31,8 +26,11 @@ def rollout_specs(
     owner: str,
     round: int,
     seed: int,
+    prompt_suffix: str = "",
 ) -> list[RolloutSpec]:
     """The rollouts of a plan. Ids start with `owner`, so that they are unique in a run.
+
+    A state without a prompt suffix of its own has `prompt_suffix`.
 
     Seeds depend on `seed`, the round and the state alone, and not on the owner: two methods that
     play the same state in the same round draw the same random numbers.
@@ -56,7 +54,12 @@ def rollout_specs(
             name = f"round{round}/{state}#{numbers[state]}"
             numbers[state] += 1
             spec = RolloutSpec(
-                f"{owner}/{name}", tasks[item.task], item.state, derive_seed(seed, name), round
+                f"{owner}/{name}",
+                tasks[item.task],
+                item.state,
+                derive_seed(seed, name),
+                round,
+                item.prompt_suffix or prompt_suffix,
             )
             specs.append(spec)
     return specs

@@ -17,8 +17,9 @@ from eef.env import Env
 from eef.errors import EefError
 from eef.policy import Completion, FreePolicy
 from eef.rollouts.episode import Episode, describe_error
-from eef.rollouts.runner import RolloutParameters, RolloutRunner, RolloutSpec, derive_seed
+from eef.rollouts.runner import RolloutParameters, RolloutRunner, RolloutSpec
 from eef.trajectory import Trajectory, TrajectorySet
+from eef.utils.seeds import derive_seed
 
 
 class FreeRunner(RolloutRunner):
@@ -106,7 +107,7 @@ class FreeRunner(RolloutRunner):
         seed = derive_seed(spec.seed, episode.turn)
         try:
             return await self._asked.complete(
-                self._conversation(episode), seed, self._parameters.sampling, session
+                self._conversation(spec, episode), seed, self._parameters.sampling, session
             )
         except EefError:
             raise

@@ -7,24 +7,34 @@ continue.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from eef.chat import Thoughts
 from eef.env import Env, seeded_task
 from eef.errors import BudgetError, ConfigError, EefError, ModelError, ReplayMismatch
-from eef.policy import Completion, Conversation, Policy, PrivilegedPolicy, Sampling, tools_of
+from eef.note import Shown
+from eef.policy import (
+    Completion,
+    Conversation,
+    LookingPolicy,
+    Policy,
+    PrivilegedPolicy,
+    Sampling,
+    tools_of,
+)
 from eef.rollouts.episode import Episode, describe_error
 from eef.rollouts.restore import StateRestorer
 from eef.task import Task
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
+from eef.utils.seeds import derive_seed
 
+Spec = TypeVar("Spec")
 _THREADS = 64  # they wait for other processes and compute nothing
 
 
@@ -32,7 +42,7 @@ _THREADS = 64  # they wait for other processes and compute nothing
 class RolloutSpec:
     """One rollout to play from `state`, or from the task's start (None).
 
-    `id` becomes the id of its trajectory.
+    `id` becomes the id of its trajectory. `prompt_suffix` is appended to the environment's prompt.
     """
 
     id: str
@@ -40,6 +50,7 @@ class RolloutSpec:
     state: StateRef | None
     seed: int
     round: int
+    prompt_suffix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +59,9 @@ class RolloutParameters:
 
     `step_limit` bounds the whole path, prefix included; with `reset_step_limit` it bounds the
     rollout's own steps. A task's own limit applies if it is lower. `batch_size` episodes are
-    played side by side, or `in_flight` of them through a server. `prompt_suffix` is appended to the
-    environment's prompt. With `thoughts="dropped"` the policy does not see the thought blocks of
-    earlier turns. `episode_seed` and the task determine the seed of an episode that starts there,
+    played side by side, or `in_flight` of them through a server. With `thoughts="dropped"` the
+    policy does not see the thought blocks of earlier turns. `advice` is the advice of earlier turns
+    that it sees. `episode_seed` and the task determine the seed of an episode that starts there,
     in environments that are seeded.
     """
 
@@ -59,18 +70,12 @@ class RolloutParameters:
     batch_size: int = 32
     in_flight: int = 64
     reset_step_limit: bool = False
-    prompt_suffix: str = ""
     thoughts: Thoughts = "kept"
     episode_seed: int = 0
+    advice: Shown = "none"
 
 
-def derive_seed(*parts: object) -> int:
-    """A seed of 31 bits made from the texts of `parts`, the same on every machine."""
-    digest = hashlib.blake2b(repr([str(part) for part in parts]).encode(), digest_size=4).digest()
-    return int.from_bytes(digest) >> 1
-
-
-def batches(specs: Sequence[RolloutSpec], size: int) -> Iterator[Sequence[RolloutSpec]]:
+def batches(specs: Sequence[Spec], size: int) -> Iterator[Sequence[Spec]]:
     """Consecutive batches of `size`; the last one may be smaller."""
     return (specs[first : first + size] for first in range(0, len(specs), size))
 
@@ -214,7 +219,7 @@ class RolloutRunner:
         """The next completion of each episode."""
         if not alive:
             return []
-        conversations = [self._conversation(episode) for _, episode in alive]
+        conversations = [self._conversation(*each) for each in alive]
         seeds = [derive_seed(spec.seed, episode.turn) for spec, episode in alive]
         try:
             if isinstance(self._policy, PrivilegedPolicy):
@@ -223,6 +228,11 @@ class RolloutRunner:
                     conversations,
                     seeds,
                     self._parameters.sampling,
+                )
+            if isinstance(self._policy, LookingPolicy):
+                looks = [episode.look for _, episode in alive]
+                return self._policy.act_looking(
+                    looks, conversations, seeds, self._parameters.sampling
                 )
             return self._policy.act(conversations, seeds, self._parameters.sampling)
         except EefError:
@@ -234,10 +244,12 @@ class RolloutRunner:
         # one by one, so that only the failing ones are lost
         return [self._act([one])[0] for one in alive]
 
-    def _conversation(self, episode: Episode) -> Conversation:
+    def _conversation(self, spec: RolloutSpec, episode: Episode) -> Conversation:
         """The prompt for an episode's next completion."""
         parameters = self._parameters
-        return episode.conversation(self._prompt, parameters.prompt_suffix, parameters.thoughts)
+        return episode.conversation(
+            self._prompt, spec.prompt_suffix, parameters.thoughts, parameters.advice
+        )
 
     def _record(self, spec: RolloutSpec, episode: Episode) -> Trajectory:
         reward = episode.score()
@@ -259,6 +271,7 @@ class RolloutRunner:
             error_kind=episode.error_kind,
             usage=episode.usage,
             replayable=self._env.replayable,
+            prompt_suffix=spec.prompt_suffix,
         )
 
     def _episode_seed(self, spec: RolloutSpec) -> int | None:

@@ -101,6 +101,16 @@ class BudgetSettings(Settings):
             raise ValueError(f"`{given[0]}` and `{given[1]}` both limit a round; set only one")
         return self
 
+    def after(self, rollouts: int, tokens: int) -> BudgetSettings | None:
+        """What is left of a round's budget after some rollouts; None if it is spent."""
+        if self.rollouts is not None:
+            left = self.rollouts - rollouts
+            return BudgetSettings(rollouts=left) if left > 0 else None
+        if self.tokens is not None:
+            left = self.tokens - tokens
+            return BudgetSettings(tokens=left) if left > 0 else None
+        return self
+
     def of_round(self, tasks: int) -> BudgetSettings:
         """The budget of a round with `tasks` training tasks: in `rollouts` or `tokens`, or none."""
         if self.rollouts_per_task is None:

@@ -1,4 +1,4 @@
-"""Store: every trajectory of a run, one JSON line each, append-only.
+"""Store: every trajectory and every note of a run, one JSON line each, append-only.
 
 A rollout is appended as soon as it ends; methods, labels and reports read the `TrajectorySet` in
 memory. Once `append` has returned, the trajectory is on disk; if it raised, the file is unchanged.
@@ -8,12 +8,13 @@ Nothing is ever deleted: if every rollout of a stage failed, they are moved to a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
 from eef.errors import DataError, StoreError
+from eef.note import Note
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import (
     append_jsonl,
@@ -25,8 +26,9 @@ from eef.utils.jsonl import (
     write_jsonl,
 )
 from eef.utils.locks import Lock, acquire_lock
+from eef.utils.records import Json
 
-STORE_FILE = "trajectories.jsonl"
+STORE_FILE, NOTES_FILE = "trajectories.jsonl", "notes.jsonl"
 
 
 class Store:
@@ -37,6 +39,7 @@ class Store:
         self.trajectories = _load(path, base)
         self._lock = lock
         self._file = FileIO(path, "a")
+        self.notes_path = path.with_name(NOTES_FILE)
 
     @classmethod
     def open(cls, directory: Path, *, base: Iterable[Trajectory] = ()) -> Store:
@@ -55,7 +58,9 @@ class Store:
             lock = acquire_lock(path.with_suffix(".lock"))
             try:
                 path.touch()
-                repair_tail(path)
+                for file in (path, directory / NOTES_FILE):
+                    if file.exists():
+                        repair_tail(file)
                 return cls(path, lock, base)
             except BaseException:
                 lock.close()
@@ -72,6 +77,13 @@ class Store:
         append_line(self._file, self.path, trajectory.to_record())
         self.trajectories.add(trajectory)
 
+    def append_note(self, note: Note) -> None:
+        """Write a note to disk, then add it to the set. StoreError if its id is taken."""
+        if note.id in self.trajectories.notes:
+            raise StoreError(f"note id {note.id!r} occurs twice")
+        append_jsonl(self.notes_path, note.to_record())
+        self.trajectories.notes.add(note)
+
     def quarantine(self, ids: Collection[str]) -> Path:
         """Move failed trajectories to `trajectories.jsonl.failed`, so that their specs are played
         again. No other trajectory may branch from them. Returns that file.
@@ -86,7 +98,8 @@ class Store:
         self._file.close()
         write_jsonl(self.path, (record for record in records if record["id"] not in ids))
         self._file = FileIO(self.path, "a")
-        self.trajectories = TrajectorySet(item for item in self.trajectories if item.id not in ids)
+        kept = (item for item in self.trajectories if item.id not in ids)
+        self.trajectories = TrajectorySet(kept, self.trajectories.notes)
         return failed
 
     def close(self) -> None:
@@ -116,9 +129,17 @@ def read_trajectories(directory: Path, *, base: Iterable[Trajectory] = ()) -> Tr
 
 def _load(path: Path, base: Iterable[Trajectory]) -> TrajectorySet:
     trajectories = TrajectorySet(base)
+    _read(path, lambda record: trajectories.add(Trajectory.from_record(record)))
+    notes = path.with_name(NOTES_FILE)
+    if notes.exists():
+        _read(notes, lambda record: trajectories.notes.add(Note.from_record(record)))
+    return trajectories
+
+
+def _read(path: Path, add: Callable[[Json], None]) -> None:
+    """Add every record of a file. DataError, with file and line, for a malformed one."""
     for number, record in numbered_records(path, torn_ok=True):
         try:
-            trajectories.add(Trajectory.from_record(record))
+            add(record)
         except StoreError as error:
             raise DataError(f"`{path}`, line {number}: {error.message}", hint=error.hint) from error
-    return trajectories

@@ -21,11 +21,12 @@ from eef.envs.webshop import SyntheticSettings, WebShop, WebShopSettings, lexico
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.policy import GREEDY
 from eef.renderer import Rendered, Renderer
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, derive_seed, play
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.students.curriculum import StudentSettings, copying
 from eef.students.tokenizer import Vocabulary, build_tokenizer
 from eef.trajectory import Step, Trajectory, TrajectorySet
 from eef.utils.progress import OnProgress, Progress
+from eef.utils.seeds import derive_seed
 
 MARKS = ("yes", "not", "no.", "fits.", "seen.", "missing.")
 """The scripted expert's verdicts on what it reads."""

@@ -25,9 +25,13 @@ PAIRS, ACTS = "pairs", "acts"  # subdirectories of the training checkpoints of l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundItems:
-    """What a round trains on, as token ids. The weights of acts are advantages."""
+    """What a round trains a model on, as token ids. The weights of acts are advantages.
+
+    A role has `texts` where a student has `examples`.
+    """
 
     examples: Sequence[Rendered] = ()
+    texts: Sequence[Rendered] = ()
     pairs: Sequence[RenderedPair] = ()
     acts: Sequence[Rendered] = ()
 
@@ -62,7 +66,8 @@ def train_round(
     instead. Nothing to train on gives no update. Errors are those of `train_examples`.
     """
     jointly = acts is not None and acts.settings.imitation > 0
-    examples = () if jointly else items.examples
+    assert not (items.examples and items.texts), "a model is a student or a role"
+    examples = () if jointly else items.examples or items.texts
     first, second = _settings_of(bool(examples), bool(items.pairs), settings, dpo)
     result = TrainResult(updates=0)
     if first is not None:
@@ -71,6 +76,7 @@ def train_round(
             model,
             examples,
             first,
+            texts=bool(items.texts),
             directory=directory,
             ranks=ranks,
             on_progress=_shifted(on_progress, 0, after),

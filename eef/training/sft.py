@@ -1,10 +1,11 @@
-"""Supervised fine-tuning with per-token loss weights: L = −Σ w·log p / Σ w over each batch."""
+"""Supervised fine-tuning with per-token loss weights: L = −Σ w·log p / Σ w over each batch; for
+the texts of roles, the mean over texts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,11 +26,15 @@ def train_examples(
     rendered: Sequence[Rendered],
     settings: TrainSettings,
     *,
+    texts: bool = False,
     directory: Path | None = None,
     ranks: Ranks = ALONE,
     on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
     """Train a model in place and leave it in evaluation mode.
+
+    With `texts`, a batch's loss is the mean over its examples, each the weighted mean over its own
+    tokens; see `TextTrainer`.
 
     With `directory` and `save_every`, training checkpoints are kept there and the latest one is
     resumed. Examples without a trained token are skipped. Several `ranks` call this with the same
@@ -42,8 +47,9 @@ def train_examples(
     examples = [example for example in rendered if any(example.weights[1:])]
     if not examples:
         raise MethodError("there is nothing to train on: no example has a trained token")
+    kind = TextTrainer if texts else SftTrainer
     with training_mode(model, settings) as parameters:
-        return SftTrainer(model, parameters, examples, settings, directory, ranks).run(on_progress)
+        return kind(model, parameters, examples, settings, directory, ranks).run(on_progress)
 
 
 class SftTrainer(Trainer[Rendered]):
@@ -63,3 +69,22 @@ class SftTrainer(Trainer[Rendered]):
 
     def sequences(self, item: Rendered) -> tuple[Rendered, ...]:
         return (item,)
+
+
+class TextTrainer(SftTrainer):
+    """Imitates texts of one weight each: L = (1/n) Σ_i w_i · mean_j(−log p_ij), over n texts.
+
+    Worked example. Two texts of 1 and 3 tokens with weights 1 and 0.5: each token of the second has
+    the factor 0.5/3/2.
+    """
+
+    def loss(self, part: Sequence[Rendered]) -> torch.Tensor:
+        losses, weights, rows = self.token_losses(part)
+        lengths = torch.bincount(rows, minlength=len(part)).to(losses.dtype)
+        return (losses * weights / lengths[rows]).sum()
+
+    def weight(self, item: Rendered) -> float:
+        return 1.0
+
+    def hyperparameters(self) -> dict[str, Any]:
+        return {"mean_over": "texts"}

@@ -10,8 +10,9 @@ from eef.env import Env
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import EnvError
 from eef.policy import GREEDY, Policy
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, derive_seed, play
+from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.trajectory import Author, Trajectory, TrajectorySet
+from eef.utils.seeds import derive_seed
 
 STUDENT = toy_player(Author("student", "student@round1"), 0.6)
 

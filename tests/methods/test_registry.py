@@ -25,7 +25,7 @@ def test_every_method_is_documented(name):
     assert import_module(METHODS[name]).__doc__
 
 
-@pytest.mark.parametrize("module", ["labels", "state_choice", "atlas", "advantages"])
+@pytest.mark.parametrize("module", ["labels", "state_choice", "advantages"])
 def test_doctests(module):
     result = doctest.testmod(import_module(f"eef.methods.{module}"))
     assert result.attempted

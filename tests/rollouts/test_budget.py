@@ -47,7 +47,7 @@ def played(plan, budget, costs, batch_size=4):
 
 
 def test_doctests():
-    assert doctest.testmod(budget_module) == (0, 2)
+    assert doctest.testmod(budget_module) == (0, 4)
 
 
 @given(plans, st.integers(1, 40))

@@ -14,11 +14,11 @@ from eef.envs.toy import ToyEnv
 from eef.errors import EnvError, ModelError
 from eef.policy import GREEDY, ScriptedPolicy
 from eef.rollouts.explore import last_attempt, play_into_store, rollout_specs
-from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store, read_trajectories
 from eef.selection import PlannedState
 from eef.trajectory import Author, StateRef
 from eef.utils.progress import ignore_progress
+from eef.utils.seeds import derive_seed
 from tests.fakes.toy_rollouts import STUDENT, WithoutSnapshot, expert_trajectories, parameters
 
 EXPERTS = expert_trajectories(4)

@@ -14,8 +14,9 @@ from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import ConfigError, ModelError
 from eef.policy import GREEDY, Completion, Sampling, ScriptedPolicy
 from eef.rollouts import restore
-from eef.rollouts.runner import RolloutSpec, derive_seed
-from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet
+from eef.rollouts.runner import RolloutSpec
+from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet, Usage
+from eef.utils.seeds import derive_seed
 from tests.fakes.toy_rollouts import (
     STUDENT,
     WithoutSnapshot,
@@ -81,6 +82,7 @@ def alone(env, spec, policy, step_limit):
         status="terminated" if terminated else "truncated",
         reward=reward,
         success=reward >= 1.0,
+        usage=Usage(completions=len(steps)),
     )
 
 

@@ -20,11 +20,11 @@ from eef.envs.textworld_express import TextWorldExpress, TextWorldSettings
 from eef.errors import ConfigError, EnvDied, EnvError
 from eef.policy import ScriptedPolicy
 from eef.rollouts.explore import play_into_store, rollout_specs
-from eef.rollouts.runner import derive_seed
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.trajectory import Author, StateRef
 from eef.utils.progress import ignore_progress
+from eef.utils.seeds import derive_seed
 from tests.fakes.counting import CountingEnv
 from tests.fakes.toy_rollouts import parameters
 from tests.fakes.worlds import children, footprint, halt, memory, needs_java

@@ -1,0 +1,193 @@
+"""Ways of acting with roles: who sees what, what is recorded, and what would be trained."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from eef.envs.toy import PROMPT, ToyEnv
+from eef.note import RoleUsage, add_usage
+from eef.policies.acting import Advised, Criticized, Lookahead
+from eef.policy import Completion
+from eef.renderer import Renderer, weighted_conversation
+from eef.roles import ADVISE, CRITICIZE, VALUE, Acting, read_score, recorded_question
+from eef.rollouts.runner import play
+from eef.selection import TrainingExample
+from eef.trajectory import TrajectorySet
+from tests.fakes.roles import FakeModel, acts, fake_role
+from tests.fakes.tiny import tiny_tokenizer
+from tests.fakes.toy_rollouts import parameters, specs_from_start
+
+MOVES = ("left", "right", "take red", "take blue")
+
+
+def anything(conversation, seed):
+    return f"Action: {random.Random(seed).choice(MOVES)}"
+
+
+def played(policy, *, tasks=3, shown="none", **options):
+    specs = specs_from_start(ToyEnv(), tasks)
+    settings = parameters(step_limit=4, advice=shown, **options)
+    return list(
+        play(
+            specs,
+            env=ToyEnv(),
+            policy=policy,
+            trajectories=TrajectorySet(),
+            parameters=settings,
+        )
+    )
+
+
+def acted_on(actor):
+    """The conversations that an actor has decided on; it proposes on those without critiques."""
+    return [each for each in actor.seen if "Critique" in each[-1]["content"]]
+
+
+def example_of(item, t, shown):
+    return TrainingExample(
+        id="x",
+        task=item.task,
+        trajectory=item.id,
+        state=t,
+        weights=tuple(float(step == t) for step in range(item.length)),
+        reasons=("x",) * item.length,
+        advice=shown,
+    )
+
+
+def test_advice_precedes_each_turn_and_stays_and_only_the_actor_sees_it_in_its_observation():
+    role = fake_role(lambda question, seed: f"Aim {question.count('Observation')}.", "reasoner")
+    actor = acts(anything)
+    for item in played(Advised(actor, Acting("advised", "reasoner"), role), shown="all"):
+        assert [step.advice[0].text for step in item.steps] == [
+            "Aim 1.",
+            "Aim 2.",
+            "Aim 3.",
+            "Aim 4.",
+        ]
+    for conversation in actor.seen:
+        observed = [each["content"] for each in conversation if each["role"] == "user"]
+        assert all(f"\n\nAdvice: Aim {number}." in text for number, text in enumerate(observed, 1))
+        assert conversation[-1]["content"].endswith(f"Advice: Aim {len(observed)}.")
+    assert all(question.endswith(ADVISE) for question in role.policy.questions)
+
+
+def test_an_agent_sees_every_critique_of_this_turn_and_none_of_earlier_ones():
+    role = fake_role(lambda question, seed: f"Critique of turn {question.count('Observation')}.")
+    actor = acts(anything)
+    items = played(Criticized(actor, Acting("criticized", "critic", candidates=3), role))
+    for conversation in acted_on(actor):
+        turn = sum(each["role"] == "assistant" for each in conversation) + 1
+        assert conversation[-1]["content"].count(f"Critique of turn {turn}.") == 3
+        assert not any("Critique" in each["content"] for each in conversation[:-1])
+    for item in items:
+        assert {len(step.advice) for step in item.steps} == {3}
+        assert item.usage.completions == 4 * len(item.steps)
+        (usage,) = item.usage.roles
+        assert (usage.role, usage.completions) == ("critic", 3 * len(item.steps))
+
+
+@pytest.mark.parametrize("kind", ["advised", "criticized"])
+def test_what_the_policy_acted_on_is_what_is_trained_at_every_turn(kind):
+    role = fake_role(lambda question, seed: f"Text {seed % 97}.")
+    acting = Acting(kind, "critic", candidates=2)
+    actor = acts(anything)
+    policy = Advised if kind == "advised" else Criticized
+    items = played(policy(actor, acting, role), shown=acting.shown)
+    store, renderer = TrajectorySet(items), Renderer(tiny_tokenizer())
+    decided = [renderer.prompt(each) for each in actor.seen]
+    for item in items:
+        for t in range(item.length):
+            example = example_of(item, t, acting.trained)
+            conversation, weights = weighted_conversation(example, store, PROMPT)
+            rendered = renderer.render(conversation, weights)
+            first = next(index for index, weight in enumerate(rendered.weights) if weight)
+            assert list(rendered.ids[:first]) in decided
+
+
+@pytest.mark.parametrize("kind", ["advised", "criticized", "lookahead"])
+def test_the_question_of_a_role_follows_from_the_record(kind):
+    answer = "Fine. Score: 5"
+    role = fake_role(lambda question, seed: answer)
+    acting = Acting(kind, "critic", candidates=2)
+    policy = {"advised": Advised, "criticized": Criticized, "lookahead": Lookahead}[kind]
+    request = {"advised": ADVISE, "criticized": CRITICIZE, "lookahead": VALUE}[kind]
+    items = played(policy(acts(anything), acting, role), shown=acting.shown)
+    recorded = [
+        recorded_question(
+            item.steps, t, request, shown=acting.shown, candidate=each.candidate, seen=each.seen
+        )
+        for item in items
+        for t, step in enumerate(item.steps)
+        for each in step.advice
+    ]
+    assert sorted(recorded) == sorted(role.policy.questions)
+    assert recorded
+
+
+def test_a_lookahead_takes_what_the_role_scores_highest_and_leaves_the_environment_as_it_was():
+    def room(text):
+        return int(re.findall(r"Room (\d)", text)[-1])
+
+    role = fake_role(lambda question, seed: f"Room. Score: {room(question)}", "value")
+    looking = Lookahead(acts(anything), Acting("lookahead", "value", candidates=6), role)
+    for item in played(looking):
+        replayed = ToyEnv()
+        replayed.reset(next(s.task for s in specs_from_start(ToyEnv(), 3) if s.id == item.id))
+        for step in item.steps:
+            best = max(step.advice, key=lambda each: each.score)
+            assert best.candidate == step.completion
+            assert best.score == room(best.seen) / 10
+            assert replayed.step(step.action).observation == best.seen
+        assert item.usage.lookahead_steps == 6 * len(item.steps)
+        assert room(item.final_observation) > 2
+
+
+def test_unusable_advice_is_requested_once_more_and_then_left_out():
+    answers = {"empty": "", "long": Completion(text="so much", finish="length"), "good": "Right."}
+
+    def answer(question, seed):
+        return answers[random.Random(seed).choice([*answers])]
+
+    role = fake_role(answer, "reasoner")
+    items = played(
+        Advised(acts(anything), Acting("advised", "reasoner"), role), shown="all", tasks=9
+    )
+    for item in items:
+        (usage,) = item.usage.roles
+        without = sum(not step.advice for step in item.steps)
+        assert usage.skipped == without
+        assert usage.completions == len(item.steps) + usage.repeated
+        assert all(each.text == "Right." for step in item.steps for each in step.advice)
+    assert sum(item.usage.roles[0].skipped for item in items) > 0
+
+
+def test_an_actor_without_candidates_and_a_value_without_scores_still_act():
+    role = fake_role(lambda question, seed: "No number.")
+    (item, *_) = played(
+        Lookahead(acts(anything), Acting("lookahead", "critic", candidates=2), role)
+    )
+    assert {step.advice for step in item.steps} == {()}
+    silent = acts(lambda conversation, seed: "")
+    (item, *_) = played(Criticized(silent, Acting("criticized", "critic", candidates=2), role))
+    assert {step.action for step in item.steps} == {""}
+
+
+def test_scores_are_read_or_refused():
+    assert read_score("Good. **Score: 8.5**") == 0.85
+    for text, reason in (("good", "holds no"), ("Score: 11", "its score is 11")):
+        with pytest.raises(ValueError, match=reason):
+            read_score(text)
+
+
+def test_usage_is_added_by_role():
+    one = RoleUsage(role="a", completions=1, generated_tokens=5)
+    two = RoleUsage(role="b", completions=2, skipped=1)
+    assert add_usage([two, one], [one]) == (
+        RoleUsage(role="a", completions=2, generated_tokens=10),
+        two,
+    )
+    assert FakeModel(lambda question, seed: "").author.role == "agent"
