@@ -31,6 +31,7 @@ from eef.envs.simulators.jvm import (
     java_version,
 )
 from eef.envs.webshop.nouns import PUBLISHED, installed_models
+from eef.envs.workflow.sandbox import check_sandbox
 from eef.errors import ConfigError, EefError
 from eef.importers import formats
 from eef.methods import registry as methods
@@ -62,8 +63,9 @@ def doctor() -> None:
     """Check what is installed on this machine.
 
     Prints Python, packages, the device that torch computes on, the base students of the package,
-    Java with its simulators, and the plugins of other packages; then one command for each thing
-    that is missing. Exit status 2 if something is missing that every run needs.
+    Java with its simulators, the sandbox of workflows, and the plugins of other packages; then one
+    command for each thing that is missing. Exit status 2 if something is missing that every run
+    needs.
 
     Example: `eef doctor`
     """
@@ -98,7 +100,7 @@ def diagnose() -> list[Finding]:
     simulators = [
         _simulator(each.PACKAGE, each.VERSION, each.JAR, extra) for each, extra in SIMULATORS
     ]
-    return [*findings, _noun_tagger(), _java(), *simulators, *_plugins()]
+    return [*findings, _noun_tagger(), _java(), *simulators, _sandbox(), *_plugins()]
 
 
 def _plugins() -> Iterator[Finding]:
@@ -116,6 +118,16 @@ def _python() -> Finding:
     oldest = ".".join(map(str, OLDEST_PYTHON))
     ok = sys.version_info[:2] >= OLDEST_PYTHON
     return Finding("python", ok, platform.python_version(), f"install Python {oldest} or newer")
+
+
+def _sandbox() -> Finding:
+    """Whether workflows can be confined (the environment `workflow`)."""
+    label = "sandbox of `workflow`"
+    try:
+        check_sandbox()
+    except ConfigError as error:
+        return Finding(label, False, error.message, error.hint, needed=False)
+    return Finding(label, True, "a workflow ran, confined")
 
 
 def _packages() -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from eef.cli import doctor
 from eef.envs.workflow import sandbox
 from eef.envs.workflow.sandbox import JAIL, LONGEST_CODE, Limits, WorkflowRun, run_workflow
 from eef.errors import ConfigError
@@ -209,3 +210,11 @@ def test_an_interrupt_ends_it():
         run("import time\nask(problem)\ntime.sleep(60)", ask=interrupt)
     assert time.monotonic() - started < 10
     assert sandboxes() == {}
+
+
+def test_doctor_reports_whether_it_works(monkeypatch):
+    assert doctor._sandbox().ok
+    monkeypatch.setattr(sys, "platform", "darwin")
+    finding = doctor._sandbox()
+    assert (finding.ok, finding.needed) == (False, False)
+    assert "namespaces" in finding.remedy
