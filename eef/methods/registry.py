@@ -26,6 +26,8 @@ METHODS = {
     "ipr": "eef.methods.ipr",
     "atlas": "eef.methods.atlas",
     "w4s": "eef.methods.w4s",
+    "retroact": "eef.methods.retroact",
+    "stl": "eef.methods.stl",
     "grpo": "eef.methods.grpo",
     "rloo": "eef.methods.rloo",
     "gigpo": "eef.methods.gigpo",

@@ -9,8 +9,9 @@ times the mean of its tokens' −log p, if `policy_gradient.mean_over` is "turns
 turn has the weight of its own reward, and of a branch only its own turns are trained (there, all
 turns of a conversation have the weight of its last one, and earlier turns are in several
 conversations); a round trains on its own rollouts, from the weights that played them (there is one
-training, on all data). The published code keeps the workflow with the best test accuracy; see
-`docs/workflow.md`.
+training, on all data); rollouts are played to their end before the best turn of a group moves the
+state on, and of turns with the same reward the first counts as the best. The published code keeps
+the workflow with the best test accuracy; see `docs/workflow.md`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from eef.methods.advantages import acts_of, groups_of_round
 from eef.methods.base import Configured, Method, MethodOptions
 from eef.selection import PlannedState, Selection
 from eef.tools import is_format_error
-from eef.trajectory import Step, TrajectorySet
+from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
 
 _GAINS = ((0.75, "improved"), (0.25, "better-than-last"), (-math.inf, "no-gain"))
 """Lower bounds of a step's reward; see `eef.envs.workflow.env.improvement`."""
@@ -37,7 +38,11 @@ class W4sOptions(MethodOptions):
     """Options of `w4s`; `bc_experts` has no effect, since only the student's turns are trained."""
 
     m: int = Field(default=5, ge=1)
-    """Rollouts per round from each task's start."""
+    """Rollouts per round from each state: a task's start, and those that follow."""
+
+    depth: int = Field(default=2, ge=1)
+    """States per task and round: its start, then the state after the best turn of the rollouts from
+    the state before."""
 
     temperature: float = Field(default=0.4, gt=0)
     """Temperature of the weights: a turn with reward r has the weight exp(r / temperature)."""
@@ -47,16 +52,32 @@ class W4sOptions(MethodOptions):
 class W4s(Configured[W4sOptions]):
     """Reward-weighted regression on turns.
 
-    `plan`: m rollouts from every task's start. `select`: the acts of all rollouts of the round, won
+    `plan`: m rollouts from every task's start, then from the state after their best turn, and so on
+    (`depth`). `select`: the acts of all rollouts of the round, won
     or lost; a step's advantage is exp(reward / temperature), or 0 if it holds no action.
     """
 
     Options: ClassVar[type[MethodOptions]] = W4sOptions
 
+    @property
+    def turns(self) -> int:
+        return self.options.depth
+
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
     ) -> list[PlannedState]:
-        return [PlannedState(task, None, self.options.m) for task in tasks]
+        groups = groups_of_round(trajectories, tasks, round)
+        plan = []
+        for task in tasks:
+            plan.append(PlannedState(task, None, self.options.m))
+            state = f"{task}@0"
+            for _ in range(1, self.options.depth):
+                best = best_state(groups.get(state, ()))
+                if best is None:
+                    break
+                plan.append(PlannedState(task, best, self.options.m))
+                state = str(best)
+        return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         groups = groups_of_round(trajectories, tasks, round)
@@ -76,6 +97,23 @@ class W4s(Configured[W4sOptions]):
         if is_format_error(step.action):
             return 0.0
         return math.exp(step.reward / self.options.temperature)
+
+
+def best_state(group: Sequence[Trajectory]) -> StateRef | None:
+    """The state after the step with the highest reward, among steps that did not end the episode.
+
+    None if there is none. Of equal steps, the one of the first rollout counts.
+
+    Worked example. Of two rollouts with the step rewards (0, 1) and (0.5, 0), each ended by its
+    second step, the second has the best step, its first; the state is `second@1`.
+    """
+    steps = [
+        (step.reward, StateRef(item.id, item.first + number))
+        for item in group
+        for number, step in enumerate(item.steps, start=1)
+        if item.status != "terminated" or number < len(item.steps)
+    ]
+    return max(steps, key=lambda each: each[0])[1] if steps else None
 
 
 def _gain(reward: float) -> str:

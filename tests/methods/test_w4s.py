@@ -11,6 +11,7 @@ from eef.envs.registry import make_env
 from eef.envs.workflow.experts import WORKFLOWS
 from eef.errors import ConfigError
 from eef.methods.registry import make_method
+from eef.methods.w4s import best_state
 from eef.policy import Sampling, ScriptedPolicy
 from eef.rollouts.explore import rollout_specs
 from eef.rollouts.runner import RolloutParameters, play
@@ -69,6 +70,28 @@ def test_every_rollout_of_the_round_is_trained_and_nothing_of_the_expert(world):
     for each in selection.acts:
         first = world.trajectories[each.trajectory].first
         assert each.advantages == (0.0,) * first + (1.0,) * (len(each.advantages) - first)
+
+
+def test_the_state_moves_on_from_the_best_of_m():
+    def ended(name, *rewards, start=None):
+        actions = "uvwxyz"[: len(rewards)]
+        return rewarded(rollout(name, start, "lose", actions=actions), *rewards)
+
+    method = make_method("w4s", {"m": 2, "depth": 3})
+    assert method.turns == 3
+    first = [PlannedState(TASK, None, 2)]
+    assert method.plan(TrajectorySet(), [TASK], 1) == first
+    played = [ended("a", 0.0, 1.0), ended("b", -0.1, 0.5, 1.0), ended("c", 0.5, 0.0)]
+    second = [*first, PlannedState(TASK, StateRef("b", 2), 2)]
+    assert method.plan(TrajectorySet(played), [TASK], 1) == second
+    played += [ended("d", 0.4, 1.0, start=StateRef("b", 2)), ended("e", 1.0, 0.0, 0.0)]
+    played[-1] = replace(played[-1], start=StateRef("b", 2))
+    third = [*second, PlannedState(TASK, StateRef("e", 3), 2)]
+    assert method.plan(TrajectorySet(played), [TASK], 1) == third
+    assert method.plan(TrajectorySet(played), [TASK], 2) == first  # every round begins again
+    assert best_state([ended("one", 1.0)]) is None
+    cut = replace(ended("cut", 0.5), status="truncated")
+    assert best_state([cut]) == StateRef("cut", 1)
 
 
 def test_its_plan():

@@ -1,0 +1,214 @@
+"""RetroAct: try a task again with reflections on earlier failures; train agent and reflector.
+
+Source: *RetroAct* (NAACL 2025), arXiv 2503.01490, and its code: Reflexion in which the agent and
+the reflector are trained by off-policy policy gradient with an imitation term. The agent's loss is
+−clip(π / π_b, 1 ± ε) · R · log π, whose ratio is a constant in the gradient, and R the final reward
+(`policy_gradient.clip`, 0.3 there; `policy_gradient.imitation`, 1 there).
+
+Departures. Observations carry no loss; there they do. The reflector is trained by imitation of the
+reflections that raised the reward, weighted by how much (`alpha`): there, by the same
+policy gradient, which also lowers the probability of those that did harm. Few-shot data of a larger
+model are left out; the wins of the experts take their place. An evaluation tries each task once
+unless `test_attempts` is raised: success is then known at test time, and results state the tasks
+won within 1, 2, … attempts beside those of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from eef.chat import build_conversation
+from eef.methods.advantages import acts_of
+from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
+from eef.methods.examples import path_example
+from eef.methods.queries import check_experts, distinct_by_actions, expert_wins, student_episodes
+from eef.note import Note
+from eef.roles import transcript
+from eef.selection import Acts, PlannedNote, PlannedState, Selection, TextExample
+from eef.trajectory import Trajectory, TrajectorySet
+
+REFLECTOR = "reflector"
+REFLECT = (
+    "This attempt has failed. In two or three sentences, state what went wrong and what the agent "
+    "should do differently when it tries the same task again."
+)
+_MEMORY = "Reflections on earlier attempts at this task:"
+
+
+class RetroactOptions(MethodOptions):
+    """Options of `retroact`."""
+
+    attempts: int = Field(default=3, ge=1)
+    """Maximum number of attempts at each task per round; the first win ends them."""
+
+    test_attempts: int = Field(default=1, ge=1)
+    """Maximum number of attempts at each test task. With more than one, success is known at test
+    time; scores remain those of the first."""
+
+    memory: int = Field(default=3, ge=1)
+    """Number of reflections in the prompt, the latest ones."""
+
+    alpha: float | None = Field(default=1.0, gt=0)
+    """A reflection between attempts with rewards R and R' has the weight (R' - R) (R + alpha) /
+    alpha (the published code), or R' - R with null (the paper). Those without a gain are not
+    trained."""
+
+    trained: bool = True
+    """Train the reflector; set it to false for a frozen one, such as `openai/<model>`."""
+
+    imitation: bool = True
+    """Train on the won attempts and the experts' wins as well: beside the acts if
+    `policy_gradient.imitation` is not 0, and before them otherwise."""
+
+
+class Attempt(NamedTuple):
+    """A rollout, and the reflection that was written about it; None if there is none."""
+
+    played: Trajectory
+    reflection: Note | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retroact(Configured[RetroactOptions]):
+    """Attempts with reflections.
+
+    `plan`: a rollout from every task's start; after a failure a reflection, then a rollout with the
+    latest reflections in its prompt. `select`: the acts of this round's rollouts with a reward
+    above 0; reflections after which the next attempt had a higher reward; won paths.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = RetroactOptions
+
+    @property
+    def roles(self) -> Mapping[str, RoleUse]:
+        trained: Literal["last"] | None = "last" if self.options.trained else None
+        return {REFLECTOR: RoleUse(trained=trained, at_test=self.options.test_attempts > 1)}
+
+    @property
+    def turns(self) -> int:
+        return self.options.attempts
+
+    @property
+    def attempts(self) -> int:
+        return self.options.test_attempts
+
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> Sequence[Planned]:
+        played = {task: _rollouts(trajectories, task, round) for task in tasks}
+        return self._plan(trajectories, played, self.options.attempts)
+
+    def plan_evaluation(
+        self, trajectories: TrajectorySet, tasks: Sequence[str]
+    ) -> Sequence[Planned]:
+        played = {task: _rollouts(trajectories, task, None) for task in tasks}
+        return self._plan(trajectories, played, self.options.test_attempts)
+
+    def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
+        check_experts(trajectories, self.options.bc_experts)
+        played = {task: _rollouts(trajectories, task, round) for task in tasks}
+        acts = [_acts(item) for items in played.values() for item in items if item.reward]
+        texts = [text for items in played.values() for text in self._texts(trajectories, items)]
+        wins = [win for task in tasks for win in self._wins(trajectories, task, round)]
+        solved = {item.task for item in trajectories if item.success and item.start is None}
+        counts = {
+            "acts": len(acts),
+            "examples": len(wins),
+            "tasks.unsolved": len({*tasks} - solved),
+            "texts": len(texts),
+        }
+        examples = tuple(path_example(win, win.prompt_suffix) for win in wins)
+        return Selection(examples, counts, acts=tuple(acts), texts=tuple(texts))
+
+    def _plan(
+        self, trajectories: TrajectorySet, played: Mapping[str, list[Trajectory]], most: int
+    ) -> list[Planned]:
+        planned: list[Planned] = []
+        for task, items in played.items():
+            attempts = self._attempts(trajectories, items)
+            suffixes = [self._suffix(attempts[:number]) for number in range(len(attempts) + 1)]
+            planned += [PlannedState(task, None, 1, each) for each in suffixes[: len(attempts)]]
+            last = attempts[-1] if attempts else None
+            if last is None or (last.reflection and not last.reflection.problem):
+                planned += [PlannedState(task, None, 1, suffixes[-1])] * (len(attempts) < most)
+            elif not last.played.success and last.reflection is None and len(attempts) < most:
+                log = build_conversation("", last.played.steps, last.played.final_observation)
+                question = "\n\n".join(
+                    part for part in (last.played.prompt_suffix, transcript(log), REFLECT) if part
+                )
+                planned.append(PlannedNote(REFLECTOR, task, last.played.id, question))
+        return planned
+
+    def _attempts(self, trajectories: TrajectorySet, items: Sequence[Trajectory]) -> list[Attempt]:
+        """The attempts at a task, each with the reflections on those before in its prompt."""
+        attempts: list[Attempt] = []
+        while True:
+            suffix = self._suffix(attempts)
+            found = [item for item in items if item.prompt_suffix == suffix]
+            if not found:
+                return attempts
+            notes = trajectories.notes.about(REFLECTOR, found[0].id, range(found[0].round + 1))
+            attempts.append(Attempt(found[0], notes[0] if notes else None))
+            if found[0].success or not notes or notes[0].problem:
+                return attempts
+
+    def _suffix(self, attempts: Sequence[Attempt]) -> str:
+        """The prompt suffix after some attempts, which differs from that after any other number."""
+        texts = [
+            f"{number}. {attempt.reflection.text}"
+            for number, attempt in enumerate(attempts, start=1)
+            if attempt.reflection
+        ]
+        return "\n".join([_MEMORY, *texts[-self.options.memory :]]) if texts else ""
+
+    def _texts(self, trajectories: TrajectorySet, items: Sequence[Trajectory]) -> list[TextExample]:
+        attempts = self._attempts(trajectories, items) if self.options.trained else []
+        return [
+            TextExample(
+                id=one.reflection.id,
+                role=REFLECTOR,
+                task=one.played.task,
+                question=one.reflection.question,
+                text=one.reflection.text,
+                weight=weight,
+                evidence=(one.played.id, other.played.id),
+            )
+            for one, other in pairwise(attempts)
+            if one.reflection and (weight := self._gain(one.played, other.played)) > 0
+        ]
+
+    def _gain(self, one: Trajectory, other: Trajectory) -> float:
+        before, after = one.reward or 0.0, other.reward or 0.0
+        alpha = self.options.alpha
+        return (after - before) * (1.0 if alpha is None else (before + alpha) / alpha)
+
+    def _wins(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
+        if not self.options.imitation:
+            return []
+        own = student_episodes(trajectories, task, range(round + 1))
+        wins = [item for item in own if item.success]
+        wins += expert_wins(trajectories, task, self.options.bc_experts)
+        return distinct_by_actions(trajectories, wins)
+
+
+def _rollouts(trajectories: TrajectorySet, task: str, round: int | None) -> list[Trajectory]:
+    """The student's rollouts of a task in a round (None: in any), in the order of their numbers."""
+    found = [
+        item
+        for item in trajectories.of_task(task)
+        if not item.by_expert and item.status != "error" and round in (None, item.round)
+    ]
+    return sorted(found, key=lambda item: (len(item.id), item.id))
+
+
+def _acts(item: Trajectory) -> Acts:
+    acts = acts_of(item, f"{item.task}@0", [item.reward or 0.0] * len(item.steps))
+    return replace(acts, ratio="constant", prompt_suffix=item.prompt_suffix)
+
+
+METHOD: type[Method] = Retroact

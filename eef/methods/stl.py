@@ -1,0 +1,140 @@
+"""STL (self-taught lookahead): a value model learns from its own one-step lookahead, no rewards.
+
+Source: *Self-Taught Lookahead* (NeurIPS 2025), arXiv 2503.02878, and its code. A frozen agent
+proposes actions, each is tried, and a value model writes about what it leads to and scores it. The
+value of a state is then taught to be `discount` times the best score of its successors, and its
+text names the best action and what that leads to. No reward is read.
+
+Departures. One value model serves all depths; there, each depth has an adapter of its own. A state
+has one score, there the mean of five samples. States are those on the path that the agent takes,
+there those of a tree search; a score is discounted unless the best candidate ended the episode
+here. Loss falls on the text of the value alone, there on the prompt as well. The agent is the
+student of behavior cloning, there a larger model (the role `agent` can be one). The published
+results are the best of three tries by true reward, which needs to know success at test time;
+`tries` plays them, the first one counts, and results state the others beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import Field
+
+from eef.methods.base import AGENT, Configured, Method, MethodOptions, Planned, RoleUse
+from eef.note import Advice
+from eef.roles import VALUE, Acting, recorded_question
+from eef.selection import PlannedState, Selection, TextExample
+from eef.trajectory import Trajectory, TrajectorySet
+
+VALUE_ROLE = "value"
+
+
+class StlOptions(MethodOptions):
+    """Options of `stl`; `bc_experts` has no effect."""
+
+    k: int = Field(default=1, ge=1)
+    """Rollouts from each task's start per round."""
+
+    candidates: int = Field(default=5, ge=1)
+    """Actions that the agent proposes per turn."""
+
+    discount: float = Field(default=0.75, gt=0, le=1)
+    """Factor from the best score of a state's successors to the state's own."""
+
+    trained: bool = True
+    """Train the value model; set it to false for a frozen one, such as `openai/<model>`."""
+
+    tries: int = Field(default=1, ge=1)
+    """Rollouts of each test task; the first one counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stl(Configured[StlOptions]):
+    """Self-taught lookahead.
+
+    `plan`: k rollouts with lookahead from every task's start. `select`: no example for the agent;
+    for the value role, each state of this round's rollouts after the first whose successors were
+    scored.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = StlOptions
+
+    @property
+    def roles(self) -> Mapping[str, RoleUse]:
+        value = RoleUse(trained="base" if self.options.trained else None, at_test=True)
+        return {VALUE_ROLE: value, AGENT: RoleUse(at_test=True, optional=True)}
+
+    def acting(self, round: int, *, at_test: bool) -> Acting:
+        return Acting("lookahead", VALUE_ROLE, candidates=self.options.candidates)
+
+    def plan(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> Sequence[Planned]:
+        return [PlannedState(task, None, self.options.k) for task in tasks]
+
+    def plan_evaluation(
+        self, trajectories: TrajectorySet, tasks: Sequence[str]
+    ) -> Sequence[Planned]:
+        return [PlannedState(task, None, 1) for task in tasks for _ in range(self.options.tries)]
+
+    def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
+        texts = [
+            text
+            for task in tasks
+            for item in sorted(trajectories.of_task(task), key=lambda item: item.id)
+            if self.options.trained and not item.by_expert
+            if item.round == round and item.status != "error"
+            for text in self._texts(item)
+        ]
+        taught = {text.task for text in texts}
+        counts = {"examples": 0, "tasks.unsolved": len({*tasks} - taught), "texts": len(texts)}
+        return Selection((), counts, texts=tuple(texts))
+
+    def _texts(self, item: Trajectory) -> list[TextExample]:
+        found = []
+        for t in range(1, len(item.steps)):
+            scored = [each for each in item.steps[t].advice if each.score is not None]
+            if not scored:
+                continue
+            best = max(scored, key=lambda each: each.score or 0.0)
+            ended = item.status == "terminated" and t == len(item.steps) - 1
+            before, now = item.steps[t - 1], item.steps[t]
+            question = recorded_question(
+                item.steps, t - 1, VALUE, candidate=before.completion, seen=now.observation
+            )
+            text = target(best, 1.0 if ended else self.options.discount)
+            found.append(
+                TextExample(
+                    id=f"{item.id}@{t}",
+                    role=VALUE_ROLE,
+                    task=item.task,
+                    question=question,
+                    text=text,
+                    evidence=(item.id,),
+                )
+            )
+        return found
+
+
+def target(best: Advice, discount: float) -> str:
+    """What the value model is taught to write about a state, given its best successor.
+
+    >>> text = "It fits. Score: 8"
+    >>> best = Advice(role="value", text=text, candidate="Action: buy", seen="Page 2", score=0.8)
+    >>> print(target(best, 0.75))
+    The best next turn is:
+    Action: buy
+    It leads to:
+    Page 2
+    It fits.
+    Score: 6
+    """
+    reason = best.text.rpartition("Score")[0].strip("*# \n")
+    score = round(10 * discount * (best.score or 0.0), 2)
+    turn = f"The best next turn is:\n{best.candidate}\nIt leads to:\n{best.seen}"
+    return "\n".join(part for part in (turn, reason, f"Score: {score:g}") if part)
+
+
+METHOD: type[Method] = Stl
