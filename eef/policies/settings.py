@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from eef.config import Settings
+from eef.config import Settings, check_address
 
 
 class ApiSettings(Settings):
@@ -70,17 +69,6 @@ class ApiSettings(Settings):
                 "`max_cost` has no effect without `prompt_price` or `completion_price`"
             )
         return self
-
-
-def check_address(name: str, url: str) -> None:
-    """ValueError if a setting is not an address of a server, or if it holds a secret."""
-    address = urlsplit(url)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise ValueError(f"`{name}` is not an address like `http://127.0.0.1:8000/v1`: {url!r}")
-    if address.username or address.password or address.query:
-        raise ValueError(
-            f"`{name}` holds a user, a password or a query; keys come from the environment"
-        )
 
 
 class UserSettings(Settings):

@@ -21,6 +21,8 @@ EXTRAS = {
     "jinja2": "view",
     "markupsafe": "view",
     "gymnasium": "gym",
+    "openenv": "openenv",
+    "alfworld": "alfworld",
     "pyarrow": "tables",
     "spacy": "spacy",
     "scienceworld": "scienceworld",
