@@ -98,11 +98,11 @@ class RunContext:
     def step_limit(self) -> int:
         return self.recipe.rollouts.step_limit or self.env.step_limit
 
-    def sampling(self, stage: Stage) -> Sampling:
-        """How completions are sampled in a stage."""
+    def sampling(self, stage: Stage, expert: str = "") -> Sampling:
+        """How completions are sampled in a stage, by the expert of a name if it is theirs."""
         recipe, evaluating = self.recipe_of(stage), stage.kind == "evaluate"
         if stage.method == EXPERT:
-            settings = recipe.expert_sampling
+            settings = recipe.sampling_of(expert)
             if evaluating:
                 temperature = recipe.evaluate.temperature
                 settings = settings.model_copy(update={"temperature": temperature})
@@ -110,14 +110,14 @@ class RunContext:
             settings = recipe.evaluation_sampling if evaluating else recipe.sampling
         return Sampling(**settings.model_dump())
 
-    def parameters(self, stage: Stage) -> RolloutParameters:
-        """How the rollouts of a stage are played."""
+    def parameters(self, stage: Stage, expert: str = "") -> RolloutParameters:
+        """How the rollouts of a stage are played, by the expert of a name if they are theirs."""
         shown: Shown = "none"
         if stage.method != EXPERT:
             shown = self.acting(stage).shown
         rollouts = self.recipe_of(stage).rollouts
         return RolloutParameters(
-            sampling=self.sampling(stage),
+            sampling=self.sampling(stage, expert),
             step_limit=rollouts.step_limit or self.env.step_limit,
             batch_size=rollouts.batch_size,
             in_flight=rollouts.in_flight,
@@ -134,7 +134,10 @@ class RunContext:
 
     def prompt_suffix(self, stage: Stage) -> str:
         """What is appended to the environment's prompt in a stage's rollouts by default."""
-        return "" if stage.method == EXPERT else self.run.methods[stage.method].prompt_suffix
+        if stage.method == EXPERT:
+            players = self.recipe.expert.players
+            return self.recipe.expert.prompt_of(players[0]) if players else ""
+        return self.run.methods[stage.method].prompt_suffix
 
     def plan(self, stage: Stage, trajectories: TrajectorySet) -> list[PlannedState]:
         """The states that a method plans to play in a round, by the notes that there are.

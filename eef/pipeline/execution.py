@@ -68,10 +68,11 @@ def collect(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
                     None,
                     derive_seed(run.recipe.seed, expert.author, task.id),
                     0,
+                    run.recipe.expert.prompt_of(name),
                 )
                 for task in context.expert_tasks
             ]
-            _play(context, stage, specs, store, expert, on_progress)
+            _play(context, stage, specs, store, expert, on_progress, expert=name)
         usage = api_usage(context)
         sources |= {"api": usage} if usage else {}
         _finish_rollouts(context, stage, store.trajectories, sources)
@@ -479,7 +480,9 @@ def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None
             plan = _evaluation_plan(context, stage, store, seen, tasks, models, on_progress)
             planned += without(plan, planned)
             every = _evaluation_specs(context, stage, planned, tasks)
-            _play(context, stage, every[len(specs) :], store, models.player, on_progress)
+            fresh = every[len(specs) :]
+            expert = run.recipe.expert.players[0] if stage.method == EXPERT else ""
+            _play(context, stage, fresh, store, models.player, on_progress, expert=expert)
             specs = every
         ends = [last_attempt(store.trajectories, spec.id) for spec in specs]
         notes = list(store.trajectories.notes)
@@ -564,6 +567,7 @@ def _play(
     on_progress: OnProgress,
     *,
     before: Sequence[RolloutSpec] = (),
+    expert: str = "",
 ) -> None:
     """Play specs into the store; `before` are those of the same stage that were played already."""
     restarts = context.env.worker_restarts
@@ -572,7 +576,7 @@ def _play(
         store,
         context.env,
         policy,
-        context.parameters(stage),
+        context.parameters(stage, expert),
         subject=stage,
         before=before,
         on_progress=on_progress,

@@ -174,7 +174,7 @@ def _api_expert(context: RunContext, model: str) -> Policy:
         raise missing_package("openai", f"the expert `openai/{model}`") from error
     return ApiPolicy(
         model,
-        context.recipe.expert.api or ApiSettings(),
+        context.recipe.expert.api_of(f"openai/{model}"),
         author=Author("expert", model),
         cache=_response_cache(context),
         tools=context.tools,

@@ -52,6 +52,26 @@ class EnvSettings(Settings):
         return dict(self.model_extra or {})
 
 
+class OneExpertSettings(Settings):
+    """Settings of one expert. What is unset is that of `expert`."""
+
+    prompt: str = ""
+    """Text that is appended to the environment's prompt when this expert plays. The student is
+    trained without it."""
+
+    base_url: str | None = None
+    """Address of the server of this `openai/<model>` expert."""
+
+    more_urls: tuple[str, ...] = Field(default=(), strict=False)
+    """Addresses of further servers of this expert."""
+
+    key: str | None = None
+    """Name of the environment variable that holds the key of this expert's servers."""
+
+    sampling: ExpertSamplingSettings = ExpertSamplingSettings()
+    """Sampling of this expert."""
+
+
 class ExpertSettings(Settings):
     """The experts, who play the training tasks before the student does."""
 
@@ -67,6 +87,36 @@ class ExpertSettings(Settings):
     """The server of `openai/<model>` experts."""
 
     sampling: ExpertSamplingSettings = ExpertSamplingSettings()
+
+    own: dict[str, OneExpertSettings] = Field(default={})
+    """Settings of single experts, in tables such as `[expert.own."openai/gpt-5"]`: `prompt`,
+    `base_url`, `more_urls`, `key` and `sampling`. The budget of `expert.api` is that of all."""
+
+    @model_validator(mode="after")
+    def _own_settings_have_effect(self) -> ExpertSettings:
+        for name, own in self.own.items():
+            if name not in self.players:
+                raise ValueError(f"`own` has settings of {name!r}, which `names` has no player of")
+            if not name.startswith("openai/") and (own.base_url or own.more_urls or own.key):
+                raise ValueError(f"`own` has a server for {name!r}, which asks none")
+            if name.startswith("scripted/"):
+                raise ValueError(f"`own` has settings of {name!r}, which takes none")
+            self.api_of(name)  # raises for an address that is not one
+        return self
+
+    def api_of(self, name: str) -> ApiSettings:
+        """The server of an expert: that of all, with what its own settings change."""
+        shared = (self.api or ApiSettings()).model_dump()
+        own = self.own.get(name, OneExpertSettings())
+        if own.base_url is not None or own.more_urls:
+            shared["more_urls"] = own.more_urls
+        changes = {"base_url": own.base_url, "key": own.key}
+        changed = {key: value for key, value in changes.items() if value is not None}
+        return ApiSettings(**{**shared, **changed})
+
+    def prompt_of(self, name: str) -> str:
+        """What is appended to the environment's prompt for an expert."""
+        return self.own[name].prompt if name in self.own else ""
 
     @model_validator(mode="after")
     def _api_has_effect(self) -> ExpertSettings:
@@ -219,7 +269,13 @@ class Recipe(Settings):
     @property
     def expert_sampling(self) -> SamplingSettings:
         """`sampling` with what `expert.sampling` sets."""
+        return self.sampling_of("")
+
+    def sampling_of(self, expert: str) -> SamplingSettings:
+        """`sampling` with what `expert.sampling` and the expert's own settings set."""
         own = self.expert.sampling.model_dump(exclude_none=True)
+        if expert in self.expert.own:
+            own |= self.expert.own[expert].sampling.model_dump(exclude_none=True)
         if own.get("temperature") == 0:
             own["top_p"] = 1.0  # a nucleus has no effect on greedy decoding
         return self.sampling.model_copy(update=own)

@@ -474,6 +474,65 @@ def test_an_expert_is_sampled_in_its_own_way(recipe, tmp_path):
     assert "`expert`: `sampling` has no effect" in refused.stderr
 
 
+def test_experts_have_prompts_servers_and_sampling_of_their_own(student, tmp_path):
+    with serving(expert_server) as (one, seen_one), serving(expert_server) as (two, seen_two):
+        settings = small_recipe(student, methods=["bc"], tasks={"train": 3, "test": 2}) | {
+            "options": {},
+            "expert": {
+                "names": ["openai/m", "openai/n"],
+                "api": {"base_url": f"{one}/v1"},
+                "own": {
+                    "openai/n": {
+                        "prompt": "Be brief.",
+                        "base_url": f"{two}/v1",
+                        "sampling": {"temperature": 0.1},
+                    }
+                },
+            },
+        }
+        pipeline = Pipeline.create(tmp_path / "run", as_recipe(settings))
+        pipeline.execute(COLLECT)
+    assert {json.loads(body)["model"] for _, _, body in seen_one} == {"m"}
+    asked = [json.loads(body) for _, _, body in seen_two]
+    assert {(each["model"], each["temperature"]) for each in asked} == {("n", 0.1)}
+    assert all(each["messages"][0]["content"].endswith("\n\nBe brief.") for each in asked)
+    assert not any(b"Be brief." in body for _, _, body in seen_one)
+
+
+def test_requests_are_spread_over_servers_and_move_on_when_one_fails(tmp_path):
+    with serving(expert_server) as (one, seen_one), serving(expert_server) as (two, seen_two):
+        collected(tmp_path, one, count=12, batch_size=12, more_urls=[f"{two}/v1"])
+        starts = [
+            {json.dumps(json.loads(body)["messages"][:2]) for _, _, body in seen}
+            for seen in (seen_one, seen_two)
+        ]
+        assert all(starts), "both servers were asked"
+        assert not starts[0] & starts[1], "each conversation stays with one server"
+    down = lambda *_: (503, {}, b"{}")  # noqa: E731
+    with serving(expert_server) as (one, _), serving(down) as (two, seen_two):
+        (tmp_path / "again").mkdir()
+        again, spent = collected(
+            tmp_path / "again", one, count=12, batch_size=12, more_urls=[f"{two}/v1"]
+        )
+    assert all(item.success for item in again.values())
+    assert spent.failures["503"] == len(seen_two) > 0
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"openai/x": {"prompt": "p"}}, "settings of 'openai/x'"),
+        ({"scripted/weak": {"prompt": "p"}}, "'scripted/weak', which takes none"),
+        ({"hf/m": {"base_url": "http://127.0.0.1:1/v1"}}, "'hf/m', which asks none"),
+        ({"openai/m": {"base_url": "here"}}, "`base_url` is not an address"),
+    ],
+)
+def test_own_settings_without_effect_are_refused(own, message):
+    names = ["openai/m", "hf/m", "scripted/weak"]
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        as_recipe(small_recipe("s", expert={"names": names, "own": own}))
+
+
 def test_the_rate_limit_is_respected(tmp_path):
     times = []
 
