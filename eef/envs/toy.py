@@ -17,6 +17,7 @@ from pydantic import Field
 from eef.chat import format_completion
 from eef.config import Settings, unknown_name
 from eef.env import BaseEnv, StepResult
+from eef.envs.scripted_roles import ScriptedRole
 from eef.envs.spec import Behavior, EnvSpec
 from eef.errors import EnvError
 from eef.policy import Conversation, ScriptedPolicy
@@ -164,6 +165,11 @@ def make_toy_expert(env: ToyEnv, preset: str) -> ScriptedPolicy:
     return toy_player(Author("expert", preset), PRESETS[preset])
 
 
+def make_toy_role(env: ToyEnv, role: str, preset: str) -> ScriptedRole:
+    """Create the scripted model of a role, from what the flawless expert would do."""
+    return ScriptedRole(env, make_toy_expert(env, "flawless"), role, preset)
+
+
 def _task(index: int, split: str) -> Task:
     goal = f"Open the chest with the {_corridor(index).wanted} key."
     return Task(id=f"toy/{index}", env="toy", index=index, split=split, instruction=goal)
@@ -197,5 +203,6 @@ SPEC = EnvSpec(
     settings=ToySettings,
     make=ToyEnv,
     make_expert=make_toy_expert,
+    make_role=make_toy_role,
     behaviors=(Behavior("Step back", "left"), Behavior("Another key", r"take \w+", free=1)),
 )

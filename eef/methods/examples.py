@@ -10,7 +10,14 @@ from eef.chat import is_blank
 from eef.errors import MethodError
 from eef.methods.base import Configured
 from eef.methods.queries import check_experts
-from eef.selection import PlannedState, PreferencePair, Selection, TrainingExample
+from eef.selection import (
+    PlannedState,
+    PreferencePair,
+    Selection,
+    TextExample,
+    TextPair,
+    TrainingExample,
+)
 from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
 
 
@@ -19,8 +26,8 @@ def plan_task(task: str, states: Sequence[StateRef], count: int) -> list[Planned
     return [PlannedState(task, state, count) for state in (None, *states)]
 
 
-def path_example(item: Trajectory, prompt_suffix: str = "") -> TrainingExample:
-    """The example that trains every action of an episode."""
+def path_example(item: Trajectory, prompt_suffix: str | None = None) -> TrainingExample:
+    """The example that trains every action of an episode; see `suffix_example`."""
     return suffix_example(item, 0, prompt_suffix=prompt_suffix)
 
 
@@ -30,12 +37,13 @@ def suffix_example(
     *,
     end: int | None = None,
     reason: str | None = None,
-    prompt_suffix: str = "",
+    prompt_suffix: str | None = None,
 ) -> TrainingExample:
     """The example that trains the steps of a path from `state` to before `end` (default: all).
 
     Only the trajectory's own steps are trained, with weight 1 times their imported weight. The
-    default reason is the author's role and the outcome: `student-win`, `expert-failure`, …
+    default reason is the author's role and the outcome: `student-win`, `expert-failure`, … The
+    default prompt suffix is that which the trajectory was played with.
 
     Worked example. For an expert's win of 4 steps, `suffix_example(win, 2)` has the weights
     (0, 0, 1, 1) and the reasons (context, context, expert-win, expert-win).
@@ -53,7 +61,7 @@ def suffix_example(
         task=item.task,
         trajectory=item.id,
         state=state,
-        prompt_suffix=prompt_suffix,
+        prompt_suffix=item.prompt_suffix if prompt_suffix is None else prompt_suffix,
         weights=tuple(weight for weight, _ in steps),
         reasons=tuple(reason for _, reason in steps),
         evidence=(item.id,),
@@ -127,3 +135,27 @@ def make_selection(
         total.update(f"steps.{reason}" for reason in trained)
         total.update(f"examples.{reason}" for reason in set(trained))
     return Selection(tuple(examples), dict(sorted(total.items())), tuple(pairs))
+
+
+def select_texts(
+    method: str,
+    texts: Sequence[TextExample],
+    pairs: Sequence[TextPair] = (),
+    counts: Mapping[str, int] | None = None,
+    *,
+    required: bool = False,
+) -> Selection:
+    """A selection that trains roles and leaves the student as it is, with counts for the report.
+
+    `texts.<role>` and `text_pairs.<role>` count what each role is trained on. MethodError if there
+    is nothing although it is `required`.
+    """
+    if required and not texts and not pairs:
+        raise MethodError(
+            f"method {method!r} has no text to train its roles on",
+            hint="check the notes that were skipped (`notes.jsonl`) and the wins that there are",
+        )
+    total = Counter({"examples": 0, **(counts or {})})
+    total.update(f"texts.{text.role}" for text in texts)
+    total.update(f"text_pairs.{pair.chosen.role}" for pair in pairs)
+    return Selection((), dict(sorted(total.items())), texts=tuple(texts), text_pairs=tuple(pairs))

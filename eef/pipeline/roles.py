@@ -13,7 +13,7 @@ from eef.envs.registry import make_expert, make_role
 from eef.errors import ConfigError
 from eef.methods.base import AGENT
 from eef.models.settings import REMOVED_FILE
-from eef.pipeline.stages import EXPERT, Stage
+from eef.pipeline.stages import Stage
 from eef.policies.acting import Role, with_roles
 from eef.policies.settings import ApiSettings, RoleSettings
 from eef.policy import Policy, Sampling
@@ -75,15 +75,19 @@ def _check_acting(context: RunContext, name: str, acting: Acting) -> None:
 
 
 def roles_of(context: RunContext, stage: Stage) -> dict[str, Role]:
-    """The roles that a stage asks, by name; their models are loaded here."""
-    if stage.method == EXPERT:
-        return {}
-    evaluating = stage.kind == "evaluate"
-    return {
-        name: _make_role(context, stage, name, context.recipe.roles[name])
-        for name, use in context.run.methods[stage.method].roles.items()
-        if name != AGENT and name in context.recipe.roles and (use.at_test or not evaluating)
-    }
+    """The roles of a stage by name; the model of each is loaded when it is first looked up."""
+    return _LazyRoles(context, stage)
+
+
+class _LazyRoles(dict[str, Role]):
+    def __init__(self, context: RunContext, stage: Stage) -> None:
+        super().__init__()
+        self._context, self._stage = context, stage
+
+    def __missing__(self, name: str) -> Role:
+        settings = self._context.recipe.roles[name]
+        role = self[name] = _make_role(self._context, self._stage, name, settings)
+        return role
 
 
 def player_of(
@@ -97,7 +101,7 @@ def player_of(
     else:
         actor = student()
     acting = context.acting(stage)
-    return with_roles(actor, acting, roles.get(acting.role))
+    return with_roles(actor, acting, roles[acting.role] if acting.role else None)
 
 
 def trained_roles(context: RunContext, method: str) -> list[str]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
 from eef.envs.toy import PROMPT, ToyEnv
+from eef.methods.examples import path_example
 from eef.note import RoleUsage, add_usage
 from eef.policies.acting import Advised, Criticized, Lookahead
 from eef.policy import Completion
-from eef.renderer import Renderer, weighted_conversation
+from eef.renderer import Renderer, render_example, weighted_conversation
 from eef.roles import ADVISE, CRITICIZE, VALUE, Acting, read_score, recorded_question
 from eef.rollouts.runner import play
 from eef.selection import TrainingExample
-from eef.trajectory import TrajectorySet
+from eef.trajectory import Trajectory, TrajectorySet
 from tests.fakes.roles import FakeModel, acts, fake_role
 from tests.fakes.tiny import tiny_tokenizer
 from tests.fakes.toy_rollouts import parameters, specs_from_start
@@ -174,6 +176,25 @@ def test_an_actor_without_candidates_and_a_value_without_scores_still_act():
     silent = acts(lambda conversation, seed: "")
     (item, *_) = played(Criticized(silent, Acting("criticized", "critic", candidates=2), role))
     assert {step.action for step in item.steps} == {""}
+
+
+def test_a_prompt_suffix_is_recorded_and_trained():
+    actor = acts(anything)
+    specs = [
+        replace(spec, prompt_suffix=f"Plan {number}.")
+        for number, spec in enumerate(specs_from_start(ToyEnv(), 3))
+    ]
+    options = {"env": ToyEnv(), "policy": actor, "trajectories": TrajectorySet()}
+    items = list(play(specs, **options, parameters=parameters(step_limit=4)))
+    renderer = Renderer(tiny_tokenizer())
+    seen = [renderer.prompt(each) for each in actor.seen]
+    assert sorted(item.prompt_suffix for item in items) == ["Plan 0.", "Plan 1.", "Plan 2."]
+    for item in items:
+        example = path_example(item)
+        ids = list(render_example(example, TrajectorySet(items), PROMPT, renderer).ids)
+        assert sum(ids[: len(each)] == each for each in seen) == item.length
+        assert example.prompt_suffix == item.prompt_suffix
+        assert Trajectory.from_record(item.to_record()) == item
 
 
 def test_scores_are_read_or_refused():

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 from eef.chat import format_completion, parse_completion
 from eef.config import unknown_name
+from eef.envs.scripted_roles import ScriptedRole
 from eef.envs.webshop.env import WebShop
 from eef.envs.webshop.goals import Goal
 from eef.envs.webshop.reward import count_options, score_purchase
@@ -187,6 +188,11 @@ def make_shop_expert(env: WebShop, preset: str) -> ShopExpert:
         raise unknown_name("scripted expert", preset, known, error=EnvError)
     lapses = careless_lapses(int(careless[1]) / 100) if careless else PRESETS[preset]
     return ShopExpert(env, Author("expert", preset), lapses)
+
+
+def make_shop_role(env: WebShop, role: str, preset: str) -> ScriptedRole:
+    """The scripted model of a role in a shop, from what the flawless expert would do."""
+    return ScriptedRole(env, make_shop_expert(env, "flawless"), role, preset)
 
 
 def careless_lapses(forget_later: float) -> Lapses:

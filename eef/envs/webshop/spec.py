@@ -9,7 +9,7 @@ from typing import Any
 from eef.envs.spec import EnvSpec
 from eef.envs.webshop.behaviors import BEHAVIORS, NOTE
 from eef.envs.webshop.env import WebShop
-from eef.envs.webshop.expert import make_shop_expert
+from eef.envs.webshop.expert import make_shop_expert, make_shop_role
 from eef.envs.webshop.settings import WebShopSettings
 from eef.envs.webshop.shop import prepare
 
@@ -53,6 +53,7 @@ SPEC = EnvSpec(
     settings=WebShopSettings,
     make=WebShop,
     make_expert=make_shop_expert,
+    make_role=make_shop_role,
     prepare=prepare,
     behaviors=BEHAVIORS,
     behaviors_note=NOTE,

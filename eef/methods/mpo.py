@@ -1,0 +1,172 @@
+"""MPO: a planner writes a plan for a task, an agent that is never trained carries it out.
+
+Source: Xiong et al., *MPO: Boosting LLM Agents with Meta Plan Optimization*, arXiv 2503.02682. The
+planner imitates plans that the role `writer` makes of the experts' wins (round 1), and is then
+trained on pairs of its own plans, compared by how well the agent does with each (later rounds).
+
+Departures: the plan is at the end of the system message, not behind the task in the first user
+message; no person checks the writer's plans; every round after the first compares plans again,
+where the paper does so once. The agent is the student of behavior cloning, or `roles.agent`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import ClassVar
+
+from pydantic import Field
+
+from eef.methods.base import AGENT, Configured, Method, MethodOptions, Planned, RoleUse
+from eef.methods.examples import select_texts
+from eef.methods.queries import expert_wins
+from eef.note import Note
+from eef.roles import number_steps, task_question
+from eef.selection import PlannedNote, PlannedState, Selection, TextExample, TextPair
+from eef.trajectory import TrajectorySet
+
+PLANNER, WRITER = "planner", "writer"
+FORM = (
+    "Write one line for each step, of the form `Step 1: …`, and nothing else. Do not name what "
+    "holds for this task alone, such as where things are."
+)
+PLAN = f"Write a short, abstract plan that guides an agent through this task. {FORM}"
+WRITE = (
+    "In this episode the agent completed the task:\n\n{steps}\n\nWrite the short, abstract plan "
+    f"behind it. {FORM}"
+)
+SUFFIX = "This plan may be helpful:\n{plan}"
+
+_FIRST_STEP = re.compile(r"^\W*step 1\W", re.I | re.M)
+
+
+class MpoOptions(MethodOptions):
+    """Options of `mpo`; `bc_experts` names the experts whose wins the writer makes plans of."""
+
+    plans: int = Field(default=5, ge=2)
+    """Plans of each task that are compared, from round 2 on."""
+
+    rollouts_per_plan: int = Field(default=5, ge=1)
+    """Rollouts with each plan; the value of a plan is their mean reward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mpo(Configured[MpoOptions]):
+    """Meta plan optimization.
+
+    `plan`: in round 1, a note of the writer about each task's first expert win; later, `plans`
+    notes of the planner about each task, and rollouts with each. `select`: the writer's plans as
+    texts of the planner; later, for each task, its best plan and its worst as a pair, unless they
+    are equal. The student is not trained.
+    """
+
+    Options: ClassVar[type[MethodOptions]] = MpoOptions
+
+    @property
+    def roles(self) -> Mapping[str, RoleUse]:
+        return {
+            WRITER: RoleUse(),
+            PLANNER: RoleUse(trained="base", at_test=True),
+            AGENT: RoleUse(at_test=True, optional=True),
+        }
+
+    def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[Planned]:
+        if round > 1:
+            count, per_plan = self.options.plans, self.options.rollouts_per_plan
+            rounds = range(round, round + 1)
+            return [
+                item
+                for task in tasks
+                for item in _with_plans(trajectories, task, count, per_plan, rounds)
+            ]
+        plan: list[Planned] = []
+        for task in tasks:
+            for win in expert_wins(trajectories, task, self.options.bc_experts)[:1]:
+                question = WRITE.format(steps=number_steps(win.steps))
+                plan.append(PlannedNote(WRITER, task, win.id, question, check=check_plan))
+        return plan
+
+    def plan_evaluation(self, trajectories: TrajectorySet, tasks: Sequence[str]) -> list[Planned]:
+        plan: list[Planned] = []
+        for task in tasks:
+            request, *states = _with_plans(trajectories, task, 1, 1)
+            plan += [request, *(states or [PlannedState(task, None, 1)])]
+        return plan
+
+    def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
+        if round > 1:
+            return self._select_pairs(trajectories, tasks, round)
+        texts = []
+        for task in tasks:
+            for win in expert_wins(trajectories, task, self.options.bc_experts)[:1]:
+                notes = trajectories.notes.usable(WRITER, win.id, range(1, 2))
+                texts += [_text(note, win.id) for note in notes]
+        return select_texts(self.name, texts, required=True)
+
+    def _select_pairs(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> Selection:
+        pairs, counts = [], Counter[str]()
+        for task in tasks:
+            rewards: dict[str, list[float]] = {}
+            for item in sorted(trajectories.of_task(task), key=lambda item: item.id):
+                if item.round == round and not item.by_expert and item.reward is not None:
+                    rewards.setdefault(item.prompt_suffix, []).append(item.reward)
+            notes = trajectories.notes.usable(PLANNER, task, range(round, round + 1))
+            played = [note for note in notes if _suffix(note) in rewards]
+            if not played:
+                counts["plans.unplayed"] += 1
+                continue
+            values = {note.id: fmean(rewards[_suffix(note)]) for note in played}
+            best = max(played, key=lambda note: values[note.id])
+            worst = min(played, key=lambda note: values[note.id])
+            if values[best.id] == values[worst.id]:
+                counts["plans.equal"] += 1
+                continue
+            name = f"{best.id} > {worst.id}"
+            pairs.append(TextPair(id=name, chosen=_own(best), rejected=_own(worst)))
+        return select_texts(self.name, [], pairs, counts)
+
+
+def check_plan(text: str) -> None:
+    """ValueError if a text is not a plan."""
+    if not _FIRST_STEP.search(text):
+        raise ValueError("it holds no line `Step 1: …`")
+
+
+def _with_plans(
+    trajectories: TrajectorySet, task: str, plans: int, rollouts: int, rounds: range | None = None
+) -> list[Planned]:
+    """A request for plans of a task, then the rollouts with those that there are."""
+    notes = trajectories.notes.usable(PLANNER, task, rounds)
+    states = [PlannedState(task, None, rollouts, _suffix(note)) for note in notes]
+    return [PlannedNote(PLANNER, task, task, PLAN, plans, check_plan), *states]
+
+
+def _suffix(note: Note) -> str:
+    return SUFFIX.format(plan=note.text)
+
+
+def _text(note: Note, win: str) -> TextExample:
+    """The writer's plan as an answer of the planner."""
+    return TextExample(
+        id=note.id,
+        role=PLANNER,
+        task=note.task,
+        question=task_question(note.instruction, PLAN),
+        text=note.text,
+        evidence=(win, note.id),
+    )
+
+
+def _own(note: Note) -> TextExample:
+    """A plan of the planner."""
+    return TextExample(
+        id=note.id, role=PLANNER, task=note.task, question=note.question, text=note.text
+    )
+
+
+METHOD: type[Method] = Mpo

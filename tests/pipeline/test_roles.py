@@ -1,0 +1,271 @@
+"""Methods with roles in whole runs: what is asked, trained, counted, refused and resumed."""
+
+from __future__ import annotations
+
+import pytest
+
+from eef.envs.toy import ToyEnv, make_toy_role, toy_player
+from eef.errors import ConfigError, EefError
+from eef.pipeline import roles as roles_module
+from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.roles import check_roles
+from eef.pipeline.stages import Stage
+from eef.policy import GREEDY, Completion, ScriptedPolicy
+from eef.trajectory import Author
+from eef.utils.progress import ignore_progress
+from tests.fakes.roles import FakeModel
+from tests.fakes.small_run import as_recipe, save_student, small_recipe
+
+SCRIPTED = {"model": "scripted/flawless"}
+BASE = {"model": "base", "max_tokens": 12}
+STUDENT = Author("student", "s")
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    return save_student(tmp_path_factory.mktemp("student"))
+
+
+def recipe(student, method, roles, **changes):
+    defaults = {
+        "methods": ["bc", method],
+        "options": {},
+        "budget": {"rollouts_per_task": None},
+        "tasks": {"train": 4, "test": 3},
+        "rollouts": {"step_limit": 12},
+        "train": {"updates": 2, "save_every": None},
+        "expert": {"names": ["scripted/strong"]},
+    }
+    settings = small_recipe(student, **{**defaults, **changes})
+    settings["options"] = changes.get("options", {})
+    return as_recipe({**settings, "roles": roles})
+
+
+def execute(pipeline, on_progress=ignore_progress):
+    for stage in pipeline.run.stages:
+        pipeline.execute(stage, on_progress)
+    return pipeline.run
+
+
+def run_of(directory, settings):
+    return execute(Pipeline.create(directory / "run", settings))
+
+
+def cost(run, method, round, kind):
+    return run.costs(method)[Stage(method, round, kind)]
+
+
+def obedient(conversation, seed):
+    """An agent that plays well if the number of its plan is even, and badly otherwise."""
+    number = int(conversation[0]["content"].rpartition(" ")[2])
+    return (
+        toy_player(STUDENT, 0.0 if number % 2 else 1.0).act([conversation], [seed], GREEDY)[0].text
+    )
+
+
+@pytest.fixture
+def planners(monkeypatch):
+    """Planners that write a plan of their own for each seed, and an agent that obeys them."""
+    make = roles_module._make_policy
+
+    def policy(context, stage, name, settings):
+        if name == "agent":
+            return ScriptedPolicy(Author("agent", "obedient"), obedient)
+        if name != "planner":
+            return make(context, stage, name, settings)
+        return FakeModel(lambda question, seed: f"Step 1: plan {seed % 50}")
+
+    monkeypatch.setattr(roles_module, "_make_policy", policy)
+
+
+def test_atlas_trains_on_what_a_judge_has_named(student, tmp_path):
+    run = run_of(
+        tmp_path,
+        recipe(student, "atlas", {"judge": SCRIPTED}, options={"atlas": {"selector": "judge"}}),
+    )
+    notes = list(run.trajectories("atlas").notes)
+    assert {note.role for note in notes} == {"judge"}
+    assert not any(note.problem for note in notes)
+    explored = run.summary(Stage("atlas", 1, "explore"))
+    assert (explored["rollouts"], explored["notes"]) == (0, len(notes))
+    (usage,) = cost(run, "atlas", 1, "explore").roles
+    assert (usage.role, usage.completions) == ("judge", len(notes))
+    assert run.selection("atlas", 1).counts["steps.critical"] > 0
+
+
+def test_mpo_trains_a_planner_and_leaves_the_student_as_it_is(student, tmp_path, planners):
+    options = {"mpo": {"plans": 3, "rollouts_per_plan": 2}}
+    roles = {"writer": SCRIPTED, "planner": BASE, "agent": {"model": "scripted/weak"}}
+    run = run_of(tmp_path, recipe(student, "mpo", roles, rounds=2, options=options))
+    trajectories = run.trajectories("mpo")
+    assert {note.role for note in trajectories.notes} == {"writer", "planner"}
+    played = [item for item in trajectories if item.round == 2]
+    assert {str(item.author) for item in played} == {"agent:obedient"}
+    assert len(played) == 4 * 3 * 2
+    plans = {note.text for note in trajectories.notes if note.role == "planner"}
+    assert {item.prompt_suffix.rpartition("\n")[2] for item in played} == plans
+    assert run.selection("mpo", 1).texts
+    assert run.selection("mpo", 2).text_pairs
+    for round in (1, 2):
+        assert (run.role_checkpoint(Stage("mpo", round, "train"), "planner")).is_dir()
+        assert cost(run, "mpo", round, "train").updates == 2
+        assert run.summary(Stage("mpo", round, "train"))["updates"] == 0  # of the student
+        weights = [
+            (run.checkpoint(Stage(method, number, "train")) / "model.safetensors").read_bytes()
+            for method, number in (("bc", 0), ("mpo", round))
+        ]
+        assert weights[0] == weights[1]
+        evaluated = run.evaluation_rollouts("mpo", round)
+        assert all("plan" in item.prompt_suffix for item in evaluated)
+        assert len(evaluated.notes) == len(evaluated) == 3
+        roles_cost = {each.role for each in cost(run, "mpo", round, "evaluate").roles}
+        assert roles_cost == {"planner"}
+
+
+def test_an_interrupted_round_with_notes_ends_like_an_uninterrupted_one(
+    student, tmp_path, planners
+):
+    options = {"mpo": {"plans": 2, "rollouts_per_plan": 1}}
+    roles = {"writer": SCRIPTED, "planner": BASE, "agent": {"model": "scripted/weak"}}
+    settings = recipe(student, "mpo", roles, rounds=2, options=options)
+    whole = run_of(tmp_path / "whole", settings)
+
+    class Interrupted(Exception):
+        pass
+
+    calls = []
+
+    def interrupt(progress):
+        if str(progress.subject) == "mpo explore (round 2)":
+            calls.append(progress)
+            if len(calls) in (1, 4):
+                raise Interrupted
+
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            execute(Pipeline.create(tmp_path / "cut" / "run", settings), interrupt)
+    cut = run_of(tmp_path / "cut", settings)
+    for name in ("notes.jsonl", "round2/text_pairs.jsonl"):
+        files = [run.path / "mpo" / name for run in (whole, cut)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    first, second = (
+        {item.id: item.steps for item in run.trajectories("mpo")} for run in (whole, cut)
+    )
+    assert first == second
+
+
+def test_epo_asks_a_judge_about_what_was_played_and_trains_the_reasoner(
+    student, tmp_path, monkeypatch
+):
+    make = roles_module._make_policy
+
+    def policy(context, stage, name, settings):
+        if name != "reasoner":
+            return make(context, stage, name, settings)
+        return make_toy_role(ToyEnv(), "reasoner", "weak")
+
+    monkeypatch.setattr(roles_module, "_make_policy", policy)
+    roles = {"reasoner": BASE, "judge": SCRIPTED, "agent": {"model": "scripted/strong"}}
+    run = run_of(tmp_path, recipe(student, "epo", roles))
+    rollouts = [item for item in run.trajectories("epo") if item.round == 1]
+    assert all(step.advice for item in rollouts for step in item.steps)
+    assert {note.about for note in run.trajectories("epo").notes} == {item.id for item in rollouts}
+    assert run.selection("epo", 1).counts["texts.reasoner"] > 0
+    assert run.role_checkpoint(Stage("epo", 1, "train"), "reasoner").is_dir()
+    usage = {each.role: each for each in cost(run, "epo", 1, "explore").roles}
+    steps = sum(len(item.steps) for item in rollouts)
+    assert (usage["reasoner"].completions, usage["judge"].completions) == (steps, len(rollouts))
+    assert {each.role for each in cost(run, "epo", 1, "evaluate").roles} == {"reasoner"}
+
+
+def test_cgi_teaches_a_critic_and_then_the_student(student, tmp_path, monkeypatch):
+    make = roles_module._make_policy
+
+    def policy(context, stage, name, settings):
+        if name == "critic":
+            return FakeModel(lambda question, seed: "Grade: good.")
+        return make(context, stage, name, settings)
+
+    def student_of(context, trained):
+        return toy_player(Author("student", f"{trained.method}@round{trained.round}"), 0.9)
+
+    monkeypatch.setattr(roles_module, "_make_policy", policy)
+    monkeypatch.setattr("eef.pipeline.context.RunContext.student", student_of)
+    roles = {"teacher": SCRIPTED, "critic": BASE}
+    options = {"cgi": {"candidates": 2, "k": 2}}
+    settings = recipe(student, "cgi", roles, rounds=2, options=options)
+    run = run_of(tmp_path, settings)
+    roles_seen = {
+        item.round: {advice.role for step in item.steps for advice in step.advice}
+        for item in run.trajectories("cgi")
+        if item.by_student
+    }
+    assert roles_seen == {1: {"teacher"}, 2: {"critic"}}
+    assert run.selection("cgi", 1).counts["texts.critic"] > 0
+    assert run.role_checkpoint(Stage("cgi", 1, "train"), "critic").is_dir()
+    assert run.summary(Stage("cgi", 1, "train"))["updates"] == 0
+    assert run.selection("cgi", 2).counts["examples.refined"] > 0
+    assert run.summary(Stage("cgi", 2, "train"))["updates"] == 2
+    explored = cost(run, "cgi", 2, "explore")
+    assert explored.completions == 3 * explored.env_steps
+
+
+def test_unusable_advice_of_a_base_model_is_skipped_and_counted(student, tmp_path):
+    roles = {"reasoner": {"model": "base", "max_tokens": 2}, "judge": SCRIPTED}
+    run = run_of(tmp_path, recipe(student, "epo", roles))
+    usage = {each.role: each for each in cost(run, "epo", 1, "explore").roles}["reasoner"]
+    assert usage.skipped > 0
+    assert usage.completions >= 2 * usage.skipped
+
+
+@pytest.mark.parametrize(
+    ("method", "roles", "message"),
+    [
+        ("mpo", {"writer": SCRIPTED}, "method 'mpo' needs a model for the role 'planner'"),
+        ("mpo", {"writer": SCRIPTED, "planner": SCRIPTED}, "but method 'mpo' trains it"),
+        ("rft2", {"judge": SCRIPTED}, "`roles.judge` has no effect"),
+        ("epo", {"judge": {"model": "scripted/x"}, "reasoner": BASE}, "unknown preset 'x'"),
+        (
+            "mpo",
+            {
+                "writer": {"model": "openai/gpt", "api": {"base_url": "http://x.org/v1"}},
+                "planner": BASE,
+            },
+            "no key for the server",
+        ),
+    ],
+)
+def test_a_run_with_unusable_roles_is_refused_at_once(
+    student, tmp_path, monkeypatch, method, roles, message
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    pipeline = Pipeline.create(tmp_path / "run", recipe(student, method, roles))
+    with pytest.raises(EefError, match=message):
+        pipeline.check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "`roles.judge.model` is missing"),
+        ({"model": "gpt-4"}, "expected `base`, `hf/…`"),
+        ({"model": "base", "api": {}}, "`api` has no effect"),
+        ({"model": "base", "temperature": 0.0, "top_p": 0.5}, "`top_p` has no effect"),
+    ],
+)
+def test_the_settings_of_a_role_are_checked(student, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe(student, "atlas", {"judge": settings})
+
+
+def test_agents_that_call_tools_do_not_act_with_roles(tmp_path):
+    env = {"name": "webshop", "data": "synthetic", "synthetic": {"products": 60}}
+    settings = recipe(
+        "x", "epo", {"reasoner": BASE, "judge": SCRIPTED}, env=env, chat={"format": "tools"}
+    )
+    with pytest.raises(ConfigError, match="agents of method 'epo' act with roles"):
+        check_roles(Pipeline.create(tmp_path / "run", settings).context)
+
+
+def test_a_completion_states_what_was_consulted():
+    assert Completion(text="").consulted is None
