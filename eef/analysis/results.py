@@ -7,7 +7,7 @@ been measured is None, never 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import combinations
 from typing import Any
 
@@ -28,8 +28,9 @@ from eef.pipeline.ledger import COUNTS, Cost
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, round_methods
 
-RECORD_VERSION = 2
-"""Version 2 renamed `skills` to `behaviors`, and `kinds` to `task_groups`."""
+RECORD_VERSION = 3
+"""Version 2 renamed `skills` to `behaviors`, and `kinds` to `task_groups`. Version 3 states which
+models were asked."""
 
 SHOWN_COUNTS = tuple(name for name in COUNTS if name != "rollouts")
 
@@ -96,10 +97,32 @@ class RoundResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodResult:
-    """A method and its rounds that have started. Its row in a table is its last evaluated round."""
+    """A method and its rounds that have started. Its row in a table is its last evaluated round.
+
+    What a comparison of scores must state: `at_test` and `in_training` are the models beside the
+    student that were asked, role → model, during evaluation and before. `success_known` is whether
+    an evaluation tried a task again because it had failed; the score is that of first attempts.
+    """
 
     name: str
     rounds: tuple[RoundResult, ...]
+    at_test: Mapping[str, str] = field(default_factory=dict)
+    in_training: Mapping[str, str] = field(default_factory=dict)
+    success_known: bool = False
+
+    @property
+    def completions_per_turn(self) -> float | None:
+        """Completions of all models per turn of the last evaluation; None if not counted."""
+        cost = self.last.costs.get("evaluate") if self.last else None
+        if cost is None or not cost.completions or not cost.env_steps:
+            return None
+        written = cost.completions + sum(usage.completions for usage in cost.roles)
+        return written / cost.env_steps
+
+    @property
+    def role_tokens(self) -> int | None:
+        """Tokens that roles have generated in all stages up to `last`."""
+        return None if self.last is None else self.cost.role_tokens
 
     @property
     def last(self) -> RoundResult | None:
@@ -158,7 +181,7 @@ class MethodResult:
         """The method's row, with its rounds.
 
         `rollouts` and `tokens` (generated) count exploration alone, which is what budgets limit.
-        The other counts are sums over all stages of the method, evaluation included.
+        The other counts, and `roles`, are sums over all stages of the method, evaluation included.
         """
         last = self.last
         counts = {name: getattr(self.cost, name) if last else None for name in SHOWN_COUNTS}
@@ -169,6 +192,14 @@ class MethodResult:
             "train_tasks_won": last.train_tasks_won if last else None,
             "rollouts": self.rollouts,
             "tokens": self.tokens,
+            "roles": [asdict(usage) for usage in self.cost.roles],
+            "at_test": dict(self.at_test),
+            "in_training": dict(self.in_training),
+            "success_known": self.success_known,
+            "completions_per_turn": self.completions_per_turn,
+            "wins_by_attempt": list(last.evaluation.wins_by_attempt)
+            if last and last.evaluation
+            else [],
             **counts,
             "rounds": [item.to_record() for item in self.rounds],
         }
@@ -309,9 +340,17 @@ def score(result: EvalResult) -> Score:
 def _read_method(run: RunData, method: str, baselines: list[EvalResult]) -> MethodResult:
     numbers = [0] if method in (EXPERT, BC) else list(range(1, run.rounds_of(method) + 1))
     started = [number for number in numbers if _stages_done(run, method, number)]
+    asked = {
+        role: (run.recipe.roles[role].model, use)
+        for role, use in (run.methods[method].roles if method in run.methods else {}).items()
+        if role in run.recipe.roles
+    }
     return MethodResult(
         name=method,
         rounds=tuple(_read_round(run, method, number, baselines) for number in started),
+        at_test={role: model for role, (model, use) in asked.items() if use.at_test},
+        in_training={role: model for role, (model, use) in asked.items() if not use.at_test},
+        success_known=method in run.methods and run.methods[method].attempts > 1,
     )
 
 
@@ -425,7 +464,7 @@ def _paired(first: EvalResult, second: EvalResult, field: str) -> tuple[list[Any
 def _score_record(score: Score | None) -> dict[str, Any]:
     """The fields of a score, or None for each."""
     if score is None:
-        return dict.fromkeys((field.name for field in fields(Score)), None)
+        return dict.fromkeys((each.name for each in fields(Score)), None)
     record = asdict(score)
     return {
         **record,

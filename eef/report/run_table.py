@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.table import Table
 from rich.text import Text
 
 from eef.analysis.results import MethodResult, Results
 from eef.report.formatting import (
+    NONE,
     describe_env,
     display_name,
     interval_text,
@@ -26,14 +29,51 @@ COLUMNS = (
     "tokens",
     "minutes",
 )
+ROLE_COLUMNS = (
+    "models at test",
+    "in training",
+    "completions/turn",
+    "their tokens",
+    "success known",
+)
+"""Further columns of a run in which a method asks models beside the student."""
+
+
+def columns(results: Results) -> tuple[str, ...]:
+    """The columns of a run."""
+    return (*COLUMNS, *ROLE_COLUMNS) if _has_roles(results) else COLUMNS
 
 
 def rows(results: Results) -> list[tuple[str, ...]]:
     """A row of texts per method, in the order of the run; `–` for what has not been measured.
 
-    `rollouts` and `tokens` count exploration, `minutes` all stages of the method.
+    `rollouts` and `tokens` count exploration, `minutes` all stages of the method. `their tokens`
+    are those that roles have generated.
     """
-    return [_row(method) for method in results.methods]
+    with_roles = _has_roles(results)
+    return [
+        (*_row(method), *(_role_cells(method) if with_roles else ())) for method in results.methods
+    ]
+
+
+def _has_roles(results: Results) -> bool:
+    return any(item.at_test or item.in_training or item.success_known for item in results.methods)
+
+
+def _role_cells(method: MethodResult) -> tuple[str, ...]:
+    """The cells of `ROLE_COLUMNS`."""
+
+    def named(models: Mapping[str, str]) -> str:
+        return ", ".join(f"{role}: {model}" for role, model in models.items()) or "none"
+
+    per_turn = method.completions_per_turn
+    return (
+        named(method.at_test),
+        named(method.in_training),
+        NONE if per_turn is None else f"{per_turn:.1f}",
+        number(method.role_tokens),
+        "yes" if method.success_known else "no",
+    )
 
 
 def results_table(results: Results) -> Table:
@@ -48,7 +88,7 @@ def results_table(results: Results) -> Table:
         box=None,
         pad_edge=False,
     )
-    for column in COLUMNS:
+    for column in columns(results):
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     best = max((method.score.win_rate for method in results.methods if method.score), default=None)
     for method, row in zip(results.methods, rows(results), strict=True):

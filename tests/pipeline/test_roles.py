@@ -258,10 +258,10 @@ def test_the_settings_of_a_role_are_checked(student, settings, message):
         recipe(student, "atlas", {"judge": settings})
 
 
-def test_agents_that_call_tools_do_not_act_with_roles(tmp_path):
-    env = {"name": "webshop", "data": "synthetic", "synthetic": {"products": 60}}
+def test_agents_that_call_tools_do_not_act_with_roles(student, tmp_path):
+    env = {"name": "webshop", "data": "synthetic", "synthetic": {"products": 100}}
     settings = recipe(
-        "x", "epo", {"reasoner": BASE, "judge": SCRIPTED}, env=env, chat={"format": "tools"}
+        student, "epo", {"reasoner": BASE, "judge": SCRIPTED}, env=env, chat={"format": "tools"}
     )
     with pytest.raises(ConfigError, match="agents of method 'epo' act with roles"):
         check_roles(Pipeline.create(tmp_path / "run", settings).context)
