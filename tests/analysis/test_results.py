@@ -131,7 +131,7 @@ def test_counts_of_training_are_those_of_the_stores(run, results):
 
 def test_the_record_is_plain_json_with_documented_keys(results):
     record = json.loads(json.dumps(results.to_record(), allow_nan=False))
-    assert (record["version"], record["name"], record["seed"]) == (2, "toys <b>", 3)
+    assert (record["version"], record["name"], record["seed"]) == (3, "toys <b>", 3)
     row = record["methods"]["eef"]
     promised = {
         "win_rate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from eef.analysis.results import read_results
 from eef.envs.toy import ToyEnv, make_toy_role, toy_player
 from eef.errors import ConfigError, EefError
 from eef.pipeline import roles as roles_module
@@ -11,6 +12,7 @@ from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.roles import check_roles
 from eef.pipeline.stages import Stage
 from eef.policy import GREEDY, Completion, ScriptedPolicy
+from eef.report.run_table import ROLE_COLUMNS, columns, rows
 from eef.trajectory import Author
 from eef.utils.progress import ignore_progress
 from tests.fakes.roles import FakeModel
@@ -120,6 +122,19 @@ def test_mpo_trains_a_planner_and_leaves_the_student_as_it_is(student, tmp_path,
         assert len(evaluated.notes) == len(evaluated) == 3
         roles_cost = {each.role for each in cost(run, "mpo", round, "evaluate").roles}
         assert roles_cost == {"planner"}
+
+    results = read_results(run.read())
+    mpo = results["mpo"]
+    assert mpo.at_test == {"planner": "base", "agent": "scripted/weak"}
+    assert (mpo.in_training, mpo.success_known) == ({"writer": "scripted/flawless"}, False)
+    assert mpo.completions_per_turn > 1  # a turn, and its share of the plan
+    assert columns(results)[-5:] == ROLE_COLUMNS
+    cells = rows(results)[-1]
+    assert cells[-5] == "planner: base, agent: scripted/weak"
+    assert cells[-1] == "no"
+    record = results.to_record()["methods"]["mpo"]
+    assert record["at_test"] == mpo.at_test
+    assert {usage["role"] for usage in record["roles"]} == {"planner", "writer"}
 
 
 def test_an_interrupted_round_with_notes_ends_like_an_uninterrupted_one(
