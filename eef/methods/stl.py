@@ -10,8 +10,8 @@ has one score, there the mean of five samples. States are those on the path that
 there those of a tree search; a score is discounted unless the best candidate ended the episode
 here. Loss falls on the text of the value alone, there on the prompt as well. The agent is the
 student of behavior cloning, there a larger model (the role `agent` can be one). The published
-results are the best of three tries by true reward, which needs to know success at test time;
-`tries` plays them, the first one counts, and results state the others beside it.
+results are the best of three tries by true reward, which needs to know success at test time; here
+the first try is the score, and with `tries` results state the tasks won within 1, 2, … beside it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class StlOptions(MethodOptions):
     """Train the value model; set it to false for a frozen one, such as `openai/<model>`."""
 
     tries: int = Field(default=1, ge=1)
-    """Rollouts of each test task; the first one counts."""
+    """Maximum number of tries at each test task, which a win ends. With more than one, success is
+    known at test time; scores remain those of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,10 @@ class Stl(Configured[StlOptions]):
         value = RoleUse(trained="base" if self.options.trained else None, at_test=True)
         return {VALUE_ROLE: value, AGENT: RoleUse(at_test=True, optional=True)}
 
+    @property
+    def attempts(self) -> int:
+        return self.options.tries
+
     def acting(self, round: int, *, at_test: bool) -> Acting:
         return Acting("lookahead", VALUE_ROLE, candidates=self.options.candidates)
 
@@ -77,7 +82,13 @@ class Stl(Configured[StlOptions]):
     def plan_evaluation(
         self, trajectories: TrajectorySet, tasks: Sequence[str]
     ) -> Sequence[Planned]:
-        return [PlannedState(task, None, 1) for task in tasks for _ in range(self.options.tries)]
+        planned = []
+        for task in tasks:
+            played = trajectories.of_task(task)
+            again = not any(item.success for item in played)
+            count = min(len(played) + again, self.options.tries)
+            planned += [PlannedState(task, None, 1)] * count
+        return planned
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         texts = [

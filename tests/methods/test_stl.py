@@ -166,10 +166,14 @@ def test_turns_without_scores_experts_and_other_rounds_teach_nothing():
 def test_what_it_plans_and_who_it_asks():
     method = make_method("stl", {"k": 2, "tries": 3})
     assert [state.count for state in method.plan(TrajectorySet(), [TASK], 1)] == [2]
-    assert [state.count for state in method.plan_evaluation(TrajectorySet(), [TASK])] == [1, 1, 1]
+    lost, won = rollout("0", None, "lose"), rollout("1", None, "win")
+    for played, planned in [([], 1), ([lost], 2), ([lost, won], 2), ([won], 1)]:
+        assert len(method.plan_evaluation(TrajectorySet(played), [TASK])) == planned
+    three = [replace(lost, id=str(number)) for number in range(3)]
+    assert len(method.plan_evaluation(TrajectorySet(three), [TASK])) == 3
     assert method.roles[VALUE_ROLE].trained == "base"
     assert method.roles[AGENT].optional
-    assert method.attempts == 1
+    assert method.attempts == 3
     frozen = make_method("stl", {"trained": False})
     assert frozen.roles[VALUE_ROLE].trained is None
     item = searched((0.1,), (0.4,))

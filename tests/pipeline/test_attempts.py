@@ -79,8 +79,8 @@ def test_a_round_of_lookahead_is_paid_for(run):
     assert len(own) == 4
     assert all(step.advice for item in own for step in item.steps)
     result = run.evaluation("stl", 1)
-    assert result.cost.rollouts == 6
-    assert result.cost.lookahead_steps >= 3 * result.cost.env_steps - 6
-    assert result.cost.completions >= 3 * result.cost.env_steps - 6
-    assert [usage.role for usage in result.cost.roles] == ["value"]
-    assert len(result.wins_by_attempt) == 2
+    assert result.cost.rollouts == 3 + sum(not each.success for each in result.outcomes)
+    assert result.cost.lookahead_steps == result.cost.completions == 3 * result.cost.env_steps
+    [usage] = result.cost.roles
+    assert usage.role == "value"
+    assert result.cost.env_steps <= usage.completions <= result.cost.lookahead_steps

@@ -1,6 +1,7 @@
 """The sandbox holds hostile workflows, and whatever ends one leaves nothing behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,15 +31,23 @@ def run(body, problems=("p",), ask=echo, *, before="", **limits):
     return run_workflow(code, problems, ask, Limits(**limits))
 
 
-def sandboxes():
-    """The processes of all sandboxes of this code, by id."""
+@pytest.fixture(autouse=True)
+def jail(monkeypatch, tmp_path):
+    """A copy of the jail, so that its processes are known from those of other runs."""
+    path = Path(shutil.copy(JAIL, tmp_path))
+    monkeypatch.setattr(sandbox, "JAIL", path)
+    return path
+
+
+def sandboxes(jail):
+    """The processes of a jail, by id."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode().split("\0")
         except OSError:
             continue
-        if str(JAIL) in words:
+        if str(jail) in words:
             found[int(path.parent.name)] = path.parent
     return found
 
@@ -106,12 +115,12 @@ def test_what_it_may_not_do_raises_an_exception_in_it(body, error):
         ),
     ],
 )
-def test_what_ends_it(body, failure, monkeypatch):
+def test_what_ends_it(body, failure, monkeypatch, jail):
     monkeypatch.setattr(sandbox, "_WALL", 3.0 if "while True: pass" in body else 1.0)
     found = run(body, seconds=1)
     assert found.answers == ()
     assert failure in found.failure
-    assert sandboxes() == {}
+    assert sandboxes(jail) == {}
 
 
 def test_a_gigabyte_of_output_goes_nowhere():
@@ -182,11 +191,14 @@ def test_a_machine_that_cannot_confine_refuses(monkeypatch, tmp_path):
         sandbox.check_sandbox()
 
 
-def test_it_ends_with_a_killed_parent():
+def test_it_ends_with_a_killed_parent(jail):
     script = (
-        "from eef.envs.workflow.sandbox import Limits, run_workflow\n"
+        "from pathlib import Path\n"
+        "from eef.envs.workflow import sandbox\n"
+        f"sandbox.JAIL = Path({str(jail)!r})\n"
         "code = 'import time\\ndef solve(problem, ask):\\n    ask(problem); time.sleep(60)'\n"
-        "run_workflow(code, ['p'], lambda *_: print('asked', flush=True) or 'x', Limits())\n"
+        "def ask(*_):\n    print('asked', flush=True)\n    return 'x'\n"
+        "sandbox.run_workflow(code, ['p'], ask, sandbox.Limits())\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -194,14 +206,14 @@ def test_it_ends_with_a_killed_parent():
         stdout=subprocess.PIPE,
     )
     assert parent.stdout.readline() == b"asked\n"
-    assert sandboxes()
+    assert sandboxes(jail)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    wait_until(lambda: not sandboxes())
+    wait_until(lambda: not sandboxes(jail))
 
 
-def test_an_interrupt_ends_it():
+def test_an_interrupt_ends_it(jail):
     def interrupt(index, prompt):
         raise KeyboardInterrupt
 
@@ -209,7 +221,7 @@ def test_an_interrupt_ends_it():
     with pytest.raises(KeyboardInterrupt):
         run("import time\nask(problem)\ntime.sleep(60)", ask=interrupt)
     assert time.monotonic() - started < 10
-    assert sandboxes() == {}
+    assert sandboxes(jail) == {}
 
 
 def test_doctor_reports_whether_it_works(monkeypatch):

@@ -94,7 +94,7 @@ def test_the_executor_answers_any_prompt_the_same_way_again(prompt, seed):
 
 
 def test_it_keeps_the_protocol():
-    env = make_env("workflow", SMALL | {"tasks_per_split": 1})
+    env = make_env("workflow", SMALL | {"tasks_per_split": 1, "repairs": 1})
     found = check_env(
         env,
         actions=["run[]", "run[x =]", "run[def solve(problem, ask): return 1 / 0]", "stop[]"],
