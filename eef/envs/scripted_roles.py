@@ -39,8 +39,9 @@ class ScriptedRole:
 
     judge                names the steps at which the expert would have done the same, those with
                          the longest thoughts first
-    writer, planner      write the actions of the episode, or of the expert in that task, as a plan
-    reasoner, reflector  write what the expert would do next
+    writer, planner,     write the actions of the episode, or of the expert in that task, as a plan
+    reflector
+    reasoner             writes what the expert would do next
     critic, teacher      compare a proposal with what the expert would do
     value                scores a proposal in the same way
 
@@ -56,7 +57,7 @@ class ScriptedRole:
             "writer": self._plan,
             "planner": self._plan,
             "reasoner": self._advise,
-            "reflector": self._advise,
+            "reflector": self._plan,
             "critic": self._criticize,
             "teacher": self._criticize,
             "value": self._value,

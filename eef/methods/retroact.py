@@ -23,7 +23,7 @@ from typing import ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from eef.chat import build_conversation
-from eef.methods.advantages import acts_of
+from eef.methods.advantages import acts_of, select_acts
 from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import path_example
 from eef.methods.queries import check_experts, distinct_by_actions, expert_wins, student_episodes
@@ -115,15 +115,14 @@ class Retroact(Configured[RetroactOptions]):
         acts = [_acts(item) for items in played.values() for item in items if item.reward]
         texts = [text for items in played.values() for text in self._texts(trajectories, items)]
         wins = [win for task in tasks for win in self._wins(trajectories, task, round)]
-        solved = {item.task for item in trajectories if item.success and item.start is None}
-        counts = {
-            "acts": len(acts),
-            "examples": len(wins),
-            "tasks.unsolved": len({*tasks} - solved),
-            "texts": len(texts),
-        }
-        examples = tuple(path_example(win, win.prompt_suffix) for win in wins)
-        return Selection(examples, counts, acts=tuple(acts), texts=tuple(texts))
+        groups = {f"{task}@0": items for task, items in played.items() if items}
+        selection = select_acts(acts, groups, trajectories, tasks, round)
+        return replace(
+            selection,
+            examples=tuple(path_example(win, win.prompt_suffix) for win in wins),
+            texts=tuple(texts),
+            counts={**selection.counts, "examples": len(wins), "texts": len(texts)},
+        )
 
     def _plan(
         self, trajectories: TrajectorySet, played: Mapping[str, list[Trajectory]], most: int

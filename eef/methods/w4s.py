@@ -24,7 +24,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.methods.advantages import acts_of, groups_of_round
+from eef.methods.advantages import acts_of, groups_of_round, select_acts
 from eef.methods.base import Configured, Method, MethodOptions
 from eef.selection import PlannedState, Selection
 from eef.tools import is_format_error
@@ -86,12 +86,10 @@ class W4s(Configured[W4sOptions]):
             replace(acts_of(item, name, [self._weight(step) for step in item.steps]), ratio="none")
             for name, item in played
         ]
-        solved = {item.task for item in trajectories if item.success and item.start is None}
+        selection = select_acts(acts, groups, trajectories, tasks, round)
         steps = [step for _, item in played for step in item.steps if self._weight(step)]
-        counts = Counter(f"steps.{_gain(step.reward)}" for step in steps)
-        used = tuple(each for each in acts if any(each.advantages))
-        totals = {"acts": len(used), "examples": 0, "tasks.unsolved": len({*tasks} - solved)}
-        return Selection((), dict(sorted({**counts, **totals}.items())), acts=used)
+        gains = Counter(f"steps.{_gain(step.reward)}" for step in steps)
+        return replace(selection, counts={**selection.counts, **gains})
 
     def _weight(self, step: Step) -> float:
         if is_format_error(step.action):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from eef.chat import build_conversation, format_completion
-from eef.envs.toy import ToyEnv, toy_player
+from eef.envs.toy import ToyEnv, make_toy_role, toy_player
 from eef.methods.registry import make_method
 from eef.methods.retroact import REFLECT, REFLECTOR
 from eef.note import Note, NoteSet, RoleUsage
 from eef.policy import Completion, ScriptedPolicy
+from eef.report import status
 from eef.rollouts.ask import ask_into_store, note_specs
 from eef.rollouts.budget import without
 from eef.rollouts.explore import play_into_store, rollout_specs
@@ -166,6 +168,11 @@ def test_acts_have_the_final_reward_and_the_prompt_that_was_acted_on():
     ]
     assert [each.prompt_suffix for each in acts] == [item.prompt_suffix for item in items[1:]]
     assert {each.ratio for each in acts} == {"constant"}
+    counts = select(items, notes, imitation=False).counts
+    assert (
+        status._selected(counts)
+        == "2 rollouts with an advantage; 1 of 1 group with wins and losses"
+    )
 
 
 def test_won_paths_are_imitated_with_their_prompts_unless_that_is_off():
@@ -208,3 +215,13 @@ def test_the_question_shows_the_whole_log():
     log = build_conversation("", items[0].steps, items[0].final_observation)
     assert all(message["content"] in asked.question for message in log)
     assert (asked.role, asked.about, asked.task) == (REFLECTOR, "r#0", TASK)
+
+
+def test_a_scripted_reflector_writes_what_the_expert_would_have_done(tmp_path):
+    model = make_toy_role(ToyEnv(), "reflector", "flawless")
+    reflector = replace(fake_role(lambda question, seed: "", REFLECTOR), policy=model)
+    found, _ = explore(tmp_path, make_method("retroact", {"attempts": 2}), agent(), reflector)
+    notes = list(found.notes)
+    assert len(notes) == len(TASKS)
+    assert all(re.fullmatch(r"(Step \d: [a-z ]+\n?)+", note.text) for note in notes)
+    assert all(note.text.endswith("open") for note in notes)

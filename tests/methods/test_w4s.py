@@ -13,6 +13,7 @@ from eef.errors import ConfigError
 from eef.methods.registry import make_method
 from eef.methods.w4s import best_state
 from eef.policy import Sampling, ScriptedPolicy
+from eef.report import status
 from eef.rollouts.explore import rollout_specs
 from eef.rollouts.runner import RolloutParameters, play
 from eef.selection import PlannedState
@@ -44,6 +45,10 @@ def test_a_turn_has_the_weight_of_its_reward():
     weights = (12.1825, 3.4903, 1.0, 0.7788, 9.4877)
     assert acts["s"].advantages == pytest.approx(weights, rel=1e-4)
     assert acts["b"].advantages == pytest.approx((0.0, 0.0, math.exp(1.0)))
+    assert (
+        status._selected(selection.counts)
+        == "2 rollouts with an advantage; 0 of 2 groups with wins and losses"
+    )
     steps = {name: n for name, n in selection.counts.items() if name.startswith("steps.")}
     assert steps == {"steps.better-than-last": 2, "steps.improved": 2, "steps.no-gain": 2}
     [_, start] = sorted(select(store, temperature=1.0).acts, key=lambda each: each.id)
