@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from eef.chat import thought_of
+from eef.chat import parse_completion, thought_of
 from eef.cli.console import print_err, stdout_console
 from eef.errors import ConfigError
 from eef.methods.eef import Eef
+from eef.note import Advice
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage
 from eef.report.formatting import reward
@@ -85,6 +86,8 @@ def _heading(item: Item) -> Text:
         f"start     {start}",
         f"ended     {trajectory.status}, {verdict}, reward {reward(trajectory.reward)}",
     ]
+    if trajectory.prompt_suffix:
+        lines.append(f"prompt    … {' / '.join(trajectory.prompt_suffix.splitlines())}")
     if trajectory.error:
         lines.append(f"error     {trajectory.error}")
     if trajectory.source:
@@ -210,6 +213,7 @@ def _step(t: int, step: PathStep, note: str, *, full: bool) -> Text:
     text.append(f"({note})\n", style=f"not bold {next(colors, '')}")
     for label, content, style in (
         ("sees", _shorten(step.step.observation, full), "dim"),
+        *((each.role, _advice(each, full), "magenta") for each in step.step.advice),
         ("thinks", thought, "italic"),
         ("does", step.step.action or "no action found", "cyan"),
     ):
@@ -218,6 +222,14 @@ def _step(t: int, step: PathStep, note: str, *, full: bool) -> Text:
             text.append(f"{content}\n", style=f"not bold {style}")
     text.rstrip()
     return text
+
+
+def _advice(advice: Advice, full: bool) -> str:
+    """A piece of advice in one line: the action it is about, its score, its text."""
+    action = parse_completion(advice.candidate)[1] if advice.candidate else ""
+    score = f" [{advice.score:g}]" if advice.score is not None else ""
+    about = f"{action}{score} – " if action else ""
+    return about + _shorten(" ".join(advice.text.split()), full)
 
 
 def _shorten(observation: str, full: bool) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from eef.analysis.results import read_results
 from eef.envs.toy import ToyEnv, make_toy_role, toy_player
-from eef.errors import ConfigError, EefError
+from eef.errors import BudgetError, ConfigError, EefError
 from eef.pipeline import roles as roles_module
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.roles import check_roles
@@ -16,7 +16,8 @@ from eef.report.run_table import ROLE_COLUMNS, columns, rows
 from eef.trajectory import Author
 from eef.utils.progress import ignore_progress
 from tests.fakes.roles import FakeModel
-from tests.fakes.small_run import as_recipe, save_student, small_recipe
+from tests.fakes.served import chat_answer, serving
+from tests.fakes.small_run import as_recipe, eef, save_student, small_recipe
 
 SCRIPTED = {"model": "scripted/flawless"}
 BASE = {"model": "base", "max_tokens": 12}
@@ -123,6 +124,10 @@ def test_mpo_trains_a_planner_and_leaves_the_student_as_it_is(student, tmp_path,
         roles_cost = {each.role for each in cost(run, "mpo", round, "evaluate").roles}
         assert roles_cost == {"planner"}
 
+    assert (
+        "prompt    … This plan may be helpful: / Step 1: plan"
+        in eef("show", run.path, played[0].id).stdout
+    )
     results = read_results(run.read())
     mpo = results["mpo"]
     assert mpo.at_test == {"planner": "base", "agent": "scripted/weak"}
@@ -191,6 +196,8 @@ def test_epo_asks_a_judge_about_what_was_played_and_trains_the_reasoner(
     steps = sum(len(item.steps) for item in rollouts)
     assert (usage["reasoner"].completions, usage["judge"].completions) == (steps, len(rollouts))
     assert {each.role for each in cost(run, "epo", 1, "evaluate").roles} == {"reasoner"}
+    shown = " ".join(eef("show", run.path, rollouts[0].id).stdout.split())
+    assert f"reasoner {rollouts[0].steps[0].advice[0].text}" in shown
 
 
 def test_cgi_teaches_a_critic_and_then_the_student(student, tmp_path, monkeypatch):
@@ -223,6 +230,38 @@ def test_cgi_teaches_a_critic_and_then_the_student(student, tmp_path, monkeypatc
     assert run.summary(Stage("cgi", 2, "train"))["updates"] == 2
     explored = cost(run, "cgi", 2, "explore")
     assert explored.completions == 3 * explored.env_steps
+
+
+def test_a_spent_budget_of_a_role_ends_the_run_and_the_same_command_continues(
+    student, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+
+    def judge(path, headers, body):
+        return chat_answer("The first.\nCritical steps: 1", prompt=50, written=9)
+
+    with serving(judge) as (base, seen):
+        settings = recipe(
+            student,
+            "atlas",
+            {"judge": {"model": "openai/m", "api": {"base_url": f"{base}/v1", "max_requests": 2}}},
+            options={"atlas": {"selector": "judge", "share": 0.5}},
+            expert={"names": ["scripted/flawless"]},
+        )
+        path = tmp_path / "run"
+        with pytest.raises(BudgetError) as caught:
+            execute(Pipeline.create(path, settings))
+        assert "roles.judge.api.max_requests=4" in caught.value.hint
+        assert len(seen) == 2
+        raised = settings.model_dump()
+        raised["roles"]["judge"]["api"]["max_requests"] = None
+        run = execute(Pipeline.create(path, as_recipe(raised)))
+        notes = list(run.trajectories("atlas").notes)
+        assert len(seen) == len(notes) == 4  # nothing was asked twice
+        assert {note.usage.prompt_tokens for note in notes} == {50}
+    assert run.selection("atlas", 1).counts["steps.critical"] == 4
+    texts = [file.read_text() for file in path.rglob("*.json*")]
+    assert not any("sk-secret" in text for text in texts)
 
 
 def test_unusable_advice_of_a_base_model_is_skipped_and_counted(student, tmp_path):
