@@ -218,7 +218,7 @@ def _step(t: int, step: PathStep, note: str, *, full: bool) -> Text:
         ("does", step.step.action or "no action found", "cyan"),
     ):
         if content:
-            text.append(f"     {label:<7}", style="not bold")
+            text.append(f"     {label + ' ':<7}", style="not bold")
             text.append(f"{content}\n", style=f"not bold {style}")
     text.rstrip()
     return text
