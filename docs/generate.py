@@ -437,6 +437,11 @@ FILES = (
         "for the latest round that was trained on acts.",
     ),
     _file(
+        "tracking/*",
+        "Files of experiment trackers (`track`), their output, and in `state.json` what each was "
+        "given: the id of its tracked run, and the points logged by kind.",
+    ),
+    _file(
         "*/round*/ranks/*",
         "Output, progress and errors of the ranks of a training (`train.ranks`); removed at its "
         "end.",

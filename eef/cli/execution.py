@@ -17,12 +17,13 @@ from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import SUFFIXES, Recipe, load_recipe
 from eef.pipeline.run_directory import RECIPE_FILE, RunData, RunDirectory
 from eef.pipeline.stages import Stage
+from eef.pipeline.tracking import check_trackers, tracked
 from eef.report.run_page import write_page
 from eef.utils.compute import process_settings
 from eef.utils.jsonl import disk_errors, write_json
 
 CONTINUES = "stopped; the same command continues"
-_FREE = re.compile(r"(expert|roles\.[\w-]+)\.api\.|train\.(ranks|launcher)=")
+_FREE = re.compile(r"(expert|roles\.[\w-]+)\.api\.|track=|train\.(ranks|launcher)=")
 _RUNS = Path("runs")
 
 
@@ -61,8 +62,8 @@ def refuse_options(directory: Path, overrides: Sequence[str], out: Path | None) 
     if out is not None or not all(_FREE.match(each) for each in overrides):
         raise ConfigError(
             f"`{directory}` is a run directory, whose recipe is fixed",
-            hint="remove `--out` and `--set`; only settings of `expert.api`, `roles.<name>.api` "
-            "and `train.ranks` may change",
+            hint="remove `--out` and `--set`; only `track`, `train.ranks` and settings of "
+            "`expert.api` and `roles.<name>.api` may change",
         )
 
 
@@ -116,8 +117,10 @@ def execute_stages(pipeline: Pipeline, stages: Sequence[Stage], *, quiet: bool) 
         process_settings(threads_of(pipeline.run.recipe, 1)),
         make_display(pipeline.run, quiet=quiet) as display,
     ):
-        for stage in missing:
-            pipeline.execute(stage, display.on_progress)
+        check_trackers(pipeline.run.recipe.track)
+        with tracked(pipeline.run, display.on_progress) as report:
+            for stage in missing:
+                pipeline.execute(stage, report)
 
 
 def write_report(run: RunData, directory: Path | None = None) -> Results:

@@ -19,6 +19,7 @@ from eef.pipeline.experts import check_expert
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.roles import check_roles
 from eef.pipeline.stages import BC, EXPERT
+from eef.pipeline.tracking import check_trackers
 from eef.utils.extras import require_package
 from eef.utils.jsonl import read_json
 
@@ -32,6 +33,7 @@ ENGINE = ("engine", "dtype", "engine_version")
 """What computes completions, as a fingerprint names it."""
 _FREE: Any = {
     "jobs": True,
+    "track": True,
     "methods": True,
     "expert": {"api": True},
     "train": {"ranks": True, "launcher": True},
@@ -101,6 +103,7 @@ def check_run(context: RunContext) -> None:
     check_replayable(context)
     check_roles(context)
     _check_disjoint_splits(context)
+    check_trackers(run.recipe.track)
     if run.recipe.rollouts.engine != "local" and not all(map(run.is_done, run.stages)):
         context.engines.check()
     if not all(run.is_done(stage) for stage in run.stages if stage.kind == "train"):
@@ -114,7 +117,7 @@ def check_run(context: RunContext) -> None:
 def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
     """The recipe of an existing run, extended by the methods of another recipe.
 
-    Settings that affect no result are those of the other recipe: `jobs`, `train.ranks`,
+    Settings that affect no result are those of the other recipe: `jobs`, `track`, `train.ranks`,
     `train.launcher`, and the `api` of experts and roles (budget, prices, address, key, retries,
     pace), since every response is kept under its model, messages and sampling. Roles may be added.
     All others must be equal; StoreError
@@ -136,7 +139,8 @@ def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
         raise StoreError(
             f"`{path.parent}` was started with another recipe (they differ in: {', '.join(keys)})",
             hint="choose another directory with `--out`; in this one, only `methods`, `jobs`, "
-            "`train.ranks` and the settings of `expert.api` and `roles.<name>.api` may change",
+            "`track`, `train.ranks` and the settings of `expert.api` and `roles.<name>.api` may "
+            "change",
         )
     settings = recipe.model_dump()
     settings["methods"] = tuple(dict.fromkeys((*started.methods, *recipe.methods)))

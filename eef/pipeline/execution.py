@@ -290,7 +290,7 @@ def train_here(context: RunContext, stage: Stage, on_progress: OnProgress, ranks
             acts=_acts_training(context, stage, selection, ranks) if acts else None,
             directory=checkpoints,
             ranks=ranks,
-            on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, each.note)),
+            on_progress=lambda each: on_progress(replace(each, subject=stage)),
         )
         weights = gather_weights(model, ranks, recipe.model.dtype)
     if not ranks.first:

@@ -15,6 +15,7 @@ from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import FINGERPRINT_FILE, RECIPE_FILE, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage, dependencies
 from eef.pipeline.status import LOCK_FILE, StatusWriter, wait_for_records
+from eef.pipeline.tracking import tracked
 from eef.utils.compute import process_settings
 from eef.utils.jsonl import disk_errors, read_json, write_json
 from eef.utils.locks import acquire_lock
@@ -100,7 +101,8 @@ class Pipeline:
 
         try:
             self.check()
-            execute_methods(self, jobs or self.run.recipe.jobs, on_progress, only=only)
+            with tracked(self.run, on_progress) as report:
+                execute_methods(self, jobs or self.run.recipe.jobs, report, only=only)
         finally:
             self.context.close()
 

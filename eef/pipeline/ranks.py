@@ -11,6 +11,7 @@ of the ranks from files in `DIR/METHOD/roundN/ranks/`.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -20,12 +21,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eef import errors
 from eef.config import unknown_name
-from eef.errors import DataError, EefError, WorkerError
+from eef.errors import EefError, WorkerError
 from eef.pipeline.stages import Stage
 from eef.utils.compute import available_cores
 from eef.utils.guard import Guarded
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from eef.pipeline.context import RunContext
     from eef.pipeline.recipe import Recipe
 
-_PROGRESS, _LOG = "progress.json", "ranks.log"
+_PROGRESS, _LOG = "progress.jsonl", "ranks.log"
 _SECONDS = 0.2  # between two looks at the progress
 _SIGNALS = {-number: number.name for number in signal.Signals}
 
@@ -63,14 +65,13 @@ def train_in_ranks(context: RunContext, stage: Stage, on_progress: OnProgress) -
     }
     log = directory / _LOG
     guarded = Guarded([*command, "--locked"], log, environment)
-    last: Progress | None = None
+    seen = 0
     try:
         while guarded.runs:
             time.sleep(_SECONDS)
-            now = _read_progress(directory, stage)
-            if now is not None and now != last:
-                on_progress(now)
-                last = now
+            reports, seen = _read_progress(directory / _PROGRESS, seen)
+            for report in reports:
+                on_progress(replace(report, subject=stage))
     finally:
         guarded.end()
     if not run.is_done(stage):
@@ -86,11 +87,21 @@ def _launcher(recipe: Recipe) -> list[str]:
     return [*torchrun, "--nproc-per-node", str(recipe.train.ranks)]
 
 
-def _read_progress(directory: Path, stage: Stage) -> Progress | None:
-    with suppress(DataError, KeyError):
-        record = read_json(directory / _PROGRESS)
-        return Progress(stage, record["done"], record["total"], record["note"])
-    return None
+def _read_progress(path: Path, start: int) -> tuple[list[Progress], int]:
+    """The complete lines of the progress from a byte on, and where they end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            text = file.read()
+    except OSError:  # nothing is written yet
+        return [], start
+    text = text[: text.rfind(b"\n") + 1]
+    records = [json.loads(line) for line in text.splitlines()]
+    reports = [
+        Progress("", each["done"], each["total"], each["note"], losses=tuple(each["losses"]))
+        for each in records
+    ]
+    return reports, start + len(text)
 
 
 def _failure(directory: Path, ranks: int) -> EefError:
@@ -171,9 +182,8 @@ def main() -> None:
     parser.add_argument("--locked", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     _end_with_launcher()
-    stage = Stage(chosen.method, chosen.round, "train")
     directory = chosen.directory / chosen.method / f"round{chosen.round}" / "ranks"
-    report = _reporter(directory, stage) if chosen.locked else _print_progress
+    report = _reporter(directory / _PROGRESS) if chosen.locked else _print_progress
     with _errors(directory if chosen.locked else None):
         train_rank(
             chosen.directory,
@@ -202,10 +212,13 @@ def _errors(directory: Path | None) -> Iterator[None]:
         sys.stderr.flush()
 
 
-def _reporter(directory: Path, stage: Stage) -> OnProgress:
+def _reporter(path: Path) -> OnProgress:
+    """A callback that appends to the file which the starting process reads."""
+
     def report(progress: Progress) -> None:
-        record = {"done": progress.done, "total": progress.total, "note": progress.note}
-        write_json(directory / _PROGRESS, record)
+        record = {name: getattr(progress, name) for name in ("done", "total", "note", "losses")}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
     return report
 

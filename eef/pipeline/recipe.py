@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, model_validator
@@ -34,6 +34,17 @@ _OVERRIDABLE = (
     "policy_gradient",
     "evaluate",
 )
+Tracker = Literal[
+    "tensorboard",
+    "mlflow",
+    "trackio",
+    "wandb",
+    "swanlab",
+    "comet_ml",
+    "clearml",
+    "aim",
+    "dvclive",
+]
 _EXCLUSIVE = ({"updates", "epochs"}, {"rollouts_per_task", "rollouts", "tokens"})
 """Settings of which a group has at most one; to set one is to unset the others."""
 
@@ -197,6 +208,11 @@ class Recipe(Settings):
     jobs: int = Field(default=1, ge=1)
     """Methods executed in parallel, one process each. If there are GPUs, each has its own, unless
     `model.device` names one."""
+
+    track: tuple[Tracker, ...] = Field(default=(), strict=False)
+    """Experiment trackers that receive losses, win rates, costs, counts and a sample of rollouts:
+    `tensorboard`, `mlflow`, `trackio`, `wandb` and others of `accelerate`. Their own variables
+    apply, such as `WANDB_MODE=offline`; see `docs/tracking.md`."""
 
     env: EnvSettings
     expert: ExpertSettings = ExpertSettings()

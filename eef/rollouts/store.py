@@ -8,6 +8,7 @@ Nothing is ever deleted: if every rollout of a stage failed, they are moved to a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable
 from io import FileIO
 from pathlib import Path
@@ -29,6 +30,7 @@ from eef.utils.locks import Lock, acquire_lock
 from eef.utils.records import Json
 
 STORE_FILE, NOTES_FILE = "trajectories.jsonl", "notes.jsonl"
+_TAIL = 1_000_000
 
 
 class Store:
@@ -125,6 +127,18 @@ def read_trajectories(directory: Path, *, base: Iterable[Trajectory] = ()) -> Tr
     """
     path = directory / STORE_FILE
     return _load(path, base) if path.exists() else TrajectorySet(base)
+
+
+def tail_of_store(directory: Path) -> list[Trajectory]:
+    """The latest trajectories of a store, about `_TAIL` bytes of them, without their origins."""
+    path = directory / STORE_FILE
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        lines = file.read().split(b"\n")
+    complete = lines[:-1] if path.stat().st_size <= _TAIL else lines[1:-1]
+    return [Trajectory.from_record(json.loads(line)) for line in complete if line.strip()]
 
 
 def _load(path: Path, base: Iterable[Trajectory]) -> TrajectorySet:

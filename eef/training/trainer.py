@@ -159,6 +159,7 @@ class Trainer(Generic[Item]):
         """Train, starting from the latest training checkpoint if there is one."""
         self.ranks.agree(bytes.fromhex(self._fingerprint()), "examples")
         self._resume()
+        reported = 0
         order = shuffled_batches(len(self.items), self.settings.batch_size, self.settings.seed)
         for update, batch in zip(range(self.updates), order, strict=False):
             if update < self.result.updates:
@@ -168,8 +169,10 @@ class Trainer(Generic[Item]):
             rate = self.learning_rate(update)
             self._count(chosen, self._update(update, chosen, rate), started)
             self._save()
-            done, loss = self.result.updates, self.result.losses[-1]
-            on_progress(Progress("training", done, self.updates, f"loss {loss:.3f}"))
+            done, losses = self.result.updates, tuple(self.result.losses[reported:])
+            note = f"loss {losses[-1]:.3f}"
+            on_progress(Progress("training", done, self.updates, note, losses=losses))
+            reported = done
         return self.result
 
     def _update(self, update: int, batch: list[Item], rate: float) -> float:

@@ -24,6 +24,8 @@ EXTRAS = {
     "openenv": "openenv",
     "alfworld": "alfworld",
     "pyarrow": "tables",
+    "accelerate": "track",
+    "tensorboard": "track",
     "spacy": "spacy",
     "scienceworld": "scienceworld",
     "textworld_express": "textworld",

@@ -12,7 +12,8 @@ class Progress:
 
     `subject` is the operation: a stage of a run, or a phrase such as "gold paths"; its `str` is
     shown. `total` is 0 if it is unknown or nothing is counted. `note` is a short status message. A
-    stage reports `finished` once all of its files are written.
+    stage reports `finished` once all of its files are written. A training reports the `losses` of
+    its latest updates, up to `done`; one that was resumed starts with those of all before.
     """
 
     subject: object
@@ -20,6 +21,7 @@ class Progress:
     total: int
     note: str = ""
     finished: bool = False
+    losses: tuple[float, ...] = ()
 
 
 OnProgress = Callable[[Progress], None]
