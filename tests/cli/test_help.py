@@ -40,9 +40,9 @@ def doc(name):
     return "\n".join(line.strip() for line in text.splitlines())
 
 
-def test_there_are_eighteen_commands():
+def test_there_are_nineteen_commands():
     group = typer.main.get_command(make_app())
-    assert len(group.commands) == 18
+    assert len(group.commands) == 19
     shown = eef("--help").stdout
     assert all(f" {name} " in shown for name in group.commands)
     assert eef("--version").stdout.startswith("eef ")
