@@ -10,7 +10,7 @@ from typing import Any
 from eef.analysis.aggregate import Aggregate, aggregate_trials
 from eef.analysis.trial import Trial, read_trial, trials_of
 from eef.errors import StoreError
-from eef.pipeline.checks import VERSIONS, differences
+from eef.pipeline.checks import INFERENCE, VERSIONS, differences
 from eef.pipeline.run_directory import RunDirectory, no_such_directory
 
 RECORD_VERSION = 4
@@ -110,12 +110,12 @@ def _read_trials(directory: Path) -> list[Trial]:
 
 
 def _versions(trials: Iterable[Trial]) -> dict[str, str]:
-    """All versions of each package that the trials ran with, such as `2.12.0, 2.13.0`."""
+    """All versions of packages and engines that the trials ran with, such as `2.12.0, 2.13.0`."""
     versions = {
         name: sorted(
             {str(trial.fingerprint[name]) for trial in trials if name in trial.fingerprint}
         )
-        for name in VERSIONS
+        for name in (*VERSIONS, *INFERENCE)
     }
     return {name: ", ".join(each) for name, each in versions.items() if each}
 

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from eef import __version__
 from eef.config import parse_settings
@@ -20,6 +20,7 @@ from eef.pipeline.recipe import Recipe
 from eef.pipeline.roles import check_roles
 from eef.pipeline.stages import BC, EXPERT
 from eef.pipeline.tracking import check_trackers
+from eef.rollouts.settings import Engine
 from eef.utils.extras import require_package
 from eef.utils.jsonl import read_json
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers")
 VERSIONS = ("eef", "python", *LIBRARIES, "processor")
-ENGINE = ("engine", "dtype", "engine_version")
+INFERENCE = ("inference", "inference_version", "dtype")
 """What computes completions, as a fingerprint names it."""
 _FREE: Any = {
     "jobs": True,
@@ -61,11 +62,18 @@ def processor_name() -> str:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Keys on which two fingerprints differ.
 
-    Versions, the processor, the engine and the date are ignored: they do not affect the
-    environment's behavior.
+    Versions, the processor, the engine of inference and the date are ignored: they do not affect
+    the environment's behavior.
     """
-    keys = {*one, *other} - {*VERSIONS, *ENGINE, "date"}
+    keys = {*one, *other} - {*VERSIONS, *INFERENCE, *_misnamed(one, other), "date"}
     return sorted(key for key in keys if one.get(key) != other.get(key))
+
+
+def _misnamed(*fingerprints: Mapping[str, Any]) -> set[str]:
+    """Keys under which a fingerprint of an older development version names its inference engine,
+    where the version of the environment's own `engine` belongs."""
+    engines = {each.get("engine") for each in fingerprints}
+    return {"engine", "engine_version"} if engines & set(get_args(Engine)) else set()
 
 
 def check_names(context: RunContext) -> None:

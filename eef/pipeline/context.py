@@ -303,16 +303,14 @@ class RunContext:
 
     def _engine(self) -> dict[str, str]:
         """The engine that computes completions, its version, and the number format."""
-        named: dict[str, str] = {
-            "engine": self.recipe.rollouts.engine,
-            "dtype": self.recipe.model.dtype,
-        }
-        if named["engine"] == "local":
+        engine = self.recipe.rollouts.engine
+        named: dict[str, str] = {"inference": engine, "dtype": self.recipe.model.dtype}
+        if engine == "local":
             return named
         try:
-            return {**named, "engine_version": self.run.fingerprint["engine_version"]}
+            return {**named, "inference_version": self.run.fingerprint["inference_version"]}
         except (DataError, KeyError):  # a new run
-            return {**named, "engine_version": self.engines.version()}
+            return {**named, "inference_version": self.engines.version()}
 
     def _renderer(
         self, tokenizer: PreTrainedTokenizerFast, context: int | None, tools: Toolset | None

@@ -21,8 +21,10 @@ RejectionKind = Literal[
 """What was rejected:
 
 - "transient": nothing; the same request may succeed later;
-- "overflow": the conversation, which leaves no room in the model's context;
-- "conversation": the conversation, by a content filter, by moderation or because it is too large;
+- "overflow": the conversation, which leaves no room in the model's context, or which has more
+  tokens than the account may send in one request or in one minute;
+- "conversation": the conversation, by a content filter, by moderation or because its bytes are too
+  many;
 - "option": the request options in `Rejection.options`;
 - "limit": the value of `max_tokens`;
 - "key", "quota", "model", "address": every request;
@@ -54,6 +56,7 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 
 _RATE = _any(r"per (minute|min|day|hour|second)\b", r"\bTPM\b", r"\bRPM\b", r"\bTPD\b")
+_REQUESTED = _any(r"\blimit:?\s*(\d[\d,_.]*\d|\d)\b.{0,60}?\brequested:?\s*(\d[\d,_.]*\d|\d)\b")
 _EXCEEDS = (
     r"(exceed\w*|too (long|large|big|many)|(long|larg|great|bigg)er than|\bover\b|overflow\w*|"
     r"surpass\w*|more than|does(n't| not) fit|no room|>)"
@@ -80,6 +83,7 @@ _OVERFLOW = _any(
     r"(prompt|input|request|conversation)\b.{0,60}(exceeds?|beyond) (the |its |this |model'?s? )*"
     r"(model'?s? )?(max(imum)? (number of )?tokens|token limit)",
     r"(prompt|request|input) contains \d+ tokens.{0,20}too (large|long)",
+    r"tokens_limit_reached",
     r"max_(completion_)?tokens must be .{0,30}\bgot -\d",  # what the context leaves is below zero
 )
 _CONVERSATION = _any(
@@ -102,7 +106,6 @@ _CONVERSATION = _any(
     r"(request|payload|content|message|entity)_too_(large|long|big)",
     r"(string|array)_above_max_length",
     r"string too long",
-    r"tokens_limit_reached",
     r"reduce your message size",
     r"敏感|不安全|违规",
 )
@@ -166,7 +169,7 @@ class Rejection:
     @property
     def kind(self) -> RejectionKind:
         text = " ".join((self.words, *self.codes))
-        if self.status == 429:
+        if self.status == 429 or (self.status == 413 and _RATE.search(text)):
             return self._too_many(text)
         if self.status >= 500:
             return self._failed(text)
@@ -190,10 +193,12 @@ class Rejection:
     def _too_many(self, text: str) -> RejectionKind:
         if _QUOTA.search(text):
             return "quota"
-        # a request larger than a minute's allowance can never be sent
-        return (
-            "conversation" if re.search("request too large", text, re.IGNORECASE) else "transient"
-        )
+        # a minute's limit is waited for; a request larger than the limit can never be sent
+        amounts = _REQUESTED.search(text)
+        if amounts:
+            limit, requested = (int(re.sub("[,_.]", "", amount)) for amount in amounts.groups())
+            return "overflow" if requested > limit else "transient"
+        return "overflow" if re.search("request too large", text, re.IGNORECASE) else "transient"
 
     def _failed(self, text: str) -> RejectionKind:
         """What an error of the server refers to; some servers fail on what they should refuse."""

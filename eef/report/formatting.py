@@ -46,6 +46,26 @@ def describe_env(fingerprint: Mapping[str, Any]) -> str:
     return f"{name} ({details})" if details else name
 
 
+def describe_inference(fingerprint: Mapping[str, Any]) -> str:
+    """What computed the completions of a run, "" if an older run does not state it.
+
+    Processes of `eef` itself compute with transformers.
+
+    >>> describe_inference({"inference": "vllm", "inference_version": "0.32", "dtype": "bfloat16"})
+    'vllm 0.32, bfloat16'
+    >>> describe_inference({"inference": "local", "transformers": "5.23.0", "dtype": "float32"})
+    'local (transformers 5.23.0), float32'
+    """
+    engine = fingerprint.get("inference")
+    if engine is None:
+        return ""
+    if engine == "local":
+        engine = f"local (transformers {fingerprint.get('transformers', 'unknown')})"
+    else:
+        engine = f"{engine} {fingerprint.get('inference_version', '')}".strip()
+    return f"{engine}, {fingerprint.get('dtype', 'unknown')}"
+
+
 def percent(part: float | None, digits: int = 1) -> str:
     """A share in percent, without the sign: 0.464 is `46.4`."""
     return NONE if part is None else f"{100 * part:.{digits}f}"

@@ -11,7 +11,7 @@ from eef.analysis.diagnosis import diagnose
 from eef.analysis.results import Results
 from eef.pipeline.run_directory import RECIPE_FILE, RunData
 from eef.report.components import Section, document, fold, note, section
-from eef.report.formatting import describe_env, display_name
+from eef.report.formatting import describe_env, describe_inference, display_name
 from eef.report.html import Html, join, tag
 from eef.report.sections.case_study import draw_case_study
 from eef.report.sections.evaluation import (
@@ -55,11 +55,15 @@ def draw_page(run: RunData, results: Results) -> str:
 def _header(results: Results) -> Html:
     """The result in words, and the facts of the run."""
     about = results.fingerprint
-    facts = (
-        f"{describe_env(about)} · student {about['student']} · "
-        f"{about['train_tasks']} training tasks · "
-        f"{about['test_tasks']} {about['test_split']} tasks · seed {results.seed}"
+    parts = (
+        describe_env(about),
+        f"student {about['student']}",
+        f"{about['train_tasks']} training tasks",
+        f"{about['test_tasks']} {about['test_split']} tasks",
+        f"seed {results.seed}",
+        describe_inference(about),
     )
+    facts = " · ".join(filter(None, parts))
     words = {
         "verdict": verdict(results),
         "setting": setting(results),

@@ -84,8 +84,8 @@ def test_a_run_through_a_server_with_faults_plays_what_a_local_one_plays(student
     assert [name.rpartition("-")[0] for name in loads] == ["bc@round0", "eef@round1"]
     assert unloads == loads[:1]
     fingerprint = json.loads((tmp_path / "run" / "fingerprint.json").read_text())
-    assert fingerprint["engine"] == "remote"
-    assert (fingerprint["engine_version"], fingerprint["dtype"]) == ("fake-1", "float32")
+    assert fingerprint["inference"] == "remote"
+    assert (fingerprint["inference_version"], fingerprint["dtype"]) == ("fake-1", "float32")
     assert "fake-1" in (tmp_path / "run" / "report.html").read_text()
 
 

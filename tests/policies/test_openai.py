@@ -608,6 +608,28 @@ def test_a_refusal_of_one_conversation_ends_one_rollout(refusal, red_first, tmp_
     assert len(policy._cache._completions) == 2
 
 
+def test_a_limit_per_minute_is_waited_for_and_what_never_fits_is_cut(tmp_path):
+    words = "Request too large for model `m` on tokens per minute (TPM): Limit 6000, "
+    waits = []
+
+    def server(path, headers, body):
+        if "red" in json.loads(body)["messages"][1]["content"]:
+            return failing(413, f"{words}Requested 6510", code="rate_limit_exceeded")
+        waits.append(time.monotonic())
+        if len(waits) > 1:
+            return chat_answer("Action: left")
+        status, _, content = failing(413, f"{words}Used 5900, Requested 400")
+        return status, {"Retry-After": "0.2"}, content
+
+    with serving(server) as (base, seen):
+        policy = policy_at(base, tmp_path, concurrency=1, retries=5)
+        red, talk = policy.act([RED, TALK], [1, 2], SAMPLING)
+    assert (red.finish, red.text) == ("overflow", "")
+    assert (talk.finish, talk.text) == ("stop", "Action: left")
+    assert waits[1] - waits[0] >= 0.19
+    assert len(seen) == 3
+
+
 @pytest.mark.parametrize(
     ("answer", "message", "hint"),
     [

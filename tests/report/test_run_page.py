@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 import shlex
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
@@ -20,7 +21,7 @@ from eef.report import charts, formatting, html
 from eef.report.html import Html, join, tag
 from eef.report.run_page import draw_page, write_page
 from eef.report.sections import case_study
-from eef.report.sections.training import STEP_REASONS
+from eef.report.sections.training import STEP_REASONS, draw_costs
 from eef.report.summary import headline, verdict
 from tests.fakes.html import Reader, read_html
 from tests.fakes.scripted_run import UGLY, explored_run, finish, start_run
@@ -153,3 +154,25 @@ def test_a_reason_has_one_color_in_the_bars_and_in_the_loss_masks(tmp_path):
         if reason != "unknown":
             assert f".fill-{reason}, .mask .{reason} {{ --reason: " in style
     assert shown <= {reason for reason, _ in STEP_REASONS}
+
+
+def test_drifted_turns_and_the_engine_are_stated(run, results, page):
+    assert "No turn drifted" in page
+    assert "local (transformers" in read_html(page).text
+    costs = {name: {**record} for name, record in results.to_record()["methods"].items()}
+    assert {record["drifted_turns"] for record in costs.values()} == {0}
+    method = results["eef"]
+    changed = tuple(
+        replace(
+            item,
+            costs={
+                **item.costs,
+                "explore": replace(item.costs["explore"], drifted_turns=4),
+            },
+        )
+        for item in method.rounds
+    )
+    drifted = replace(method, rounds=changed)
+    methods = tuple(drifted if each is method else each for each in results.methods)
+    text = draw_costs(replace(results, methods=methods)).content
+    assert f"are kept: EEF {4 * len(changed)}." in text

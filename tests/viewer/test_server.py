@@ -327,3 +327,19 @@ def test_the_report_links_into_the_pages(tmp_path):
     links = [link for link in read_html(page.text).links if not link.startswith("#")]
     assert "task/toy/a" in links
     assert {client.get(f"/{KEY}/run/{link}").status_code for link in links} == {200}
+
+
+def test_drifted_turns_are_marked(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    file = tmp_path / "run" / "eef" / "trajectories.jsonl"
+    record, *others = map(json.loads, file.read_text().splitlines())
+    record["steps"][0]["tokens"] = {"ids": [5, 6], "vocabulary": "x"}
+    record["usage"]["drifted_turns"] = 1
+    file.write_text("".join(json.dumps(each) + "\n" for each in (record, *others)))
+    opened = OpenRun.open("run", tmp_path / "run")
+    opened.refresh()
+    client = TestClient(make_app(Library((opened,)), KEY))
+    page = client.get(f"/{KEY}/run/trajectory/{quote(record['id'])}").text
+    assert page.count(">drifted turn</span>") == 1
+    assert "<dt>Drifted turns</dt><dd>1</dd>" in page
+    assert "local (transformers" in client.get(f"/{KEY}/run/").text

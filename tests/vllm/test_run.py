@@ -119,7 +119,7 @@ def test_a_run_whose_server_and_program_are_killed_is_resumed(tmp_path):
     assert not any(each.status == "error" for each in played)
     assert any(each.success for each in played)
     fingerprint = json.loads((directory / "fingerprint.json").read_text())
-    assert (fingerprint["engine"], fingerprint["engine_version"]) == ("vllm", "0.32.0")
+    assert (fingerprint["inference"], fingerprint["inference_version"]) == ("vllm", "0.32.0")
     log = (directory / "servers" / "0.log").read_text()
     assert "eef@round1-" in log
     assert "VLLM_API_KEY" not in log

@@ -191,6 +191,7 @@ def draw_costs(results: Results) -> Section | None:
     methods = [method for method in results.methods if method.last]
     if not methods:
         return None
+    drifted = {method.name: _exploration_cost(method).drifted_turns for method in methods}
     head = (
         "Method",
         "Rollouts",
@@ -213,13 +214,28 @@ def draw_costs(results: Results) -> Section | None:
             "The columns from rollouts to generated tokens count exploration up to the round of "
             "the result (for the expert, collection). Replayed steps restore a state to branch "
             "from. Cached prompt tokens were not recomputed. Trained tokens carry loss; processed "
-            "tokens are all that passed through the model in training."
+            f"tokens are all that passed through the model in training. {_drift(drifted)}"
         ),
     )
 
 
+def _exploration_cost(method: MethodResult) -> Cost:
+    return method.cost_of("explore", "collect") or Cost()
+
+
+def _drift(turns: Mapping[str, int]) -> str:
+    """How many turns drifted, by method."""
+    parts = [f"{display_name(name)} {count:,}" for name, count in turns.items() if count]
+    if not parts:
+        return "No turn drifted: each turn’s text, tokenized, gives the ids it was sampled as."
+    return (
+        "Drifted turns, whose text, tokenized, gives other token ids than those sampled, which are "
+        f"kept: {', '.join(parts)}."
+    )
+
+
 def _cost_row(method: MethodResult, results: Results) -> list[Content]:
-    explore = method.cost_of("explore", "collect") or Cost()
+    explore = _exploration_cost(method)
     train, evaluate = method.cost_of("train"), method.cost_of("evaluate")
     return [
         method_cell(method.name, results),

@@ -9,7 +9,7 @@ from eef.errors import EefError
 from eef.pipeline.stages import BC, EXPERT, LOOP, Stage, round_methods
 from eef.pipeline.status import StageStatus, read_statuses
 from eef.report.behavior_charts import draw_behavior_rounds
-from eef.report.formatting import describe_env
+from eef.report.formatting import describe_env, describe_inference
 from eef.report.html import Html
 from eef.report.sections.evaluation import draw_curves, draw_scores
 from eef.report.status import stage_progress
@@ -42,6 +42,7 @@ def run_page(run: OpenRun, reader: Reader, address: Address) -> Page:
             "verdict": verdict(results) if results else "",
             "setting": setting(results) if results else "",
             "env": _env(run),
+            "inference": describe_inference(results.fingerprint) if results else "",
             "scores": draw_scores(results).content if results else "",
             "curves": _content(draw_curves(results)) if results else "",
             "stages": _stages(run, reader),

@@ -20,7 +20,7 @@ class ShownStep:
 
     `own` is whether the trajectory that is shown played it. `label` is that of the expert's
     segment it belongs to, "" if there is none. `advantage` is that of an act that was trained on
-    by policy gradient.
+    by policy gradient. `drifted` is whether the text gives other token ids than those sampled.
     """
 
     t: int
@@ -35,6 +35,7 @@ class ShownStep:
     own: bool
     label: str = ""
     advantage: float | None = None
+    drifted: bool = False
 
 
 def shown_steps(
@@ -61,6 +62,7 @@ def shown_steps(
                 role=item.author.role,
                 own=item.trajectory == owner,
                 label=(labels or {}).get(t, ""),
+                drifted=step.tokens is not None,
                 advantage=(advantages or {}).get(t) if item.trajectory == owner else None,
             )
         )
