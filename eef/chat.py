@@ -165,8 +165,9 @@ def as_calls(completion: str, action: str, tools: Toolset) -> str:
     end = blocks[-1][1] if blocks else 0
     text = before[:end] + _THOUGHT.sub("", _FENCE.sub("", before[end:]), count=1).rstrip()
     text_calls = [call for call in calls if call and call.name == tools.text_action]
-    if text_calls:  # words to the user follow the thought, if there is one
-        return "\n\n".join(part for part in (text, text_calls[0].arguments["text"]) if part)
+    if text_calls:  # the thought is not for the user, unless it is in a block of its own
+        words = text_calls[0].arguments["text"]
+        return "\n\n".join(part for part in (before[:end].strip(), words) if part)
     return write_turn(text, [call for call in calls if call])
 
 

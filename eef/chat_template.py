@@ -64,6 +64,7 @@ RESERVED_VARIABLES = frozenset(
 
 _CACHED_TEXTS = 16_384
 _TAGS_OR_SPACE = re.compile(r"\s|</?think(?:ing)?>|\[/?THINK\]|◁/?think▷")
+_HARMONY = "<|channel|>"
 _ONLY_THOUGHT_TAGS = re.compile(f"(?:{_TAGS_OR_SPACE.pattern})*")
 
 
@@ -112,9 +113,16 @@ class ChatTemplate:
         self._options = {**self.variables, "chat_template": self._template}
         self._native: Callable[[str, int], str] = lru_cache(_CACHED_TEXTS)(self._write_native)
         self._parts: Callable[[Messages], tuple[str, ...]] = lru_cache(_CACHED_TEXTS)(self._split)
-        self.parts((("user", "a"), ("assistant", "b"), ("user", "c")))
+        try:
+            self.parts((("user", "a"), ("assistant", "b"), ("user", "c")))
+        except ModelError:
+            if _HARMONY in template:
+                raise self._is_harmony() from None
+            raise
         self.folds_system = not self._keeps_system()
         if tools is not None:
+            if _HARMONY in template:
+                raise self._is_harmony()
             self._support_tools(tools)
 
     def messages(self, conversation: Conversation) -> Messages:
@@ -235,6 +243,14 @@ class ChatTemplate:
         if not _ONLY_THOUGHT_TAGS.fullmatch(before[common:]):
             raise self.error("changes the text of an assistant message")
         return after
+
+    def _is_harmony(self) -> ModelError:
+        return ModelError(
+            f"the chat template of {self._tokenizer.name_or_path!r} has the harmony form of "
+            "gpt-oss, whose turns have several channels; such a model cannot be the student",
+            hint="take another student; behind a server, the model can be an expert "
+            "(`openai/<model>`)",
+        )
 
     def _support_tools(self, tools: Toolset) -> None:
         """Find how the template shows tools, and the form of its calls."""

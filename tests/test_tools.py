@@ -149,7 +149,9 @@ def test_records_of_either_kind_are_shown_in_both():
     assert as_calls("Thought: so.\nAction: fly[up]", "fly[up]", SHOP).endswith("fly[up]")
     assert as_react("Your money.", "say[Your money.]") == "Action: say[Your money.]"
     said = "Thought: he is kind.\nAction: say[Thanks.]"
-    assert as_calls(said, "say[Thanks.]", TALK) == "he is kind.\n\nThanks."
+    assert as_calls(said, "say[Thanks.]", TALK) == "Thanks."
+    block = f"<think>\nkind\n</think>\n\n{said}"
+    assert as_calls(block, "say[Thanks.]", TALK) == "<think>\nkind\n</think>\n\nThanks."
     steps = [
         Step(observation="page", completion=react, action="search[mug]"),
         Step(observation="result", completion="Hm.", action="format_error[none]"),
@@ -287,6 +289,34 @@ def test_a_template_without_tools_is_refused(family):
     with pytest.raises(ModelError, match="has no support for tools") as caught:
         tools_renderer(family)
     assert "react" in caught.value.hint
+
+
+HARMONY = (  # after the documented format of gpt-oss
+    "{% for m in messages %}{{ '<|start|>' }}{% if m['role'] == 'tool' %}"
+    "{{ 'functions.f to=assistant<|channel|>commentary<|message|>' + m['content'] + '<|end|>' }}"
+    "{% elif m['tool_calls'] %}{% for c in m['tool_calls'] %}"
+    "{{ 'assistant to=functions.' + c.function.name + '<|channel|>commentary json<|message|>' }}"
+    "{{ c.function.arguments | tojson + '<|call|>' }}{% endfor %}"
+    "{% elif m['role'] == 'assistant' %}"
+    "{{ 'assistant<|channel|>final<|message|>' + m['content'] + '<|end|>' }}"
+    "{% else %}{{ m['role'] + '<|message|>' + m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+
+
+@pytest.mark.torch
+def test_the_form_of_gpt_oss_is_refused_in_one_line():
+    pytest.importorskip("tokenizers")
+    from eef.errors import ModelError
+    from eef.renderer import Renderer
+    from tests.fakes.families import byte_tokenizer
+
+    for tools in (SHOP, None):
+        with pytest.raises(ModelError, match="harmony form of gpt-oss") as caught:
+            Renderer(byte_tokenizer(HARMONY, "<|start|>", "<|end|>"), tools=tools)
+    assert "openai/" in caught.value.hint
+    assert "\n" not in caught.value.message
 
 
 @pytest.mark.torch
