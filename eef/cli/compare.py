@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from time import monotonic
 from typing import Annotated
 
 import typer
@@ -10,7 +12,7 @@ from rich.table import Table
 
 from eef.analysis.aggregate import Aggregate, aggregate_trials
 from eef.analysis.trial import Trial, trials_of
-from eef.cli.console import handle_interrupt, print_err, stdout_console
+from eef.cli.console import duration, handle_interrupt, print_err, stdout_console
 from eef.cli.execution import (
     CONTINUES,
     create_pipeline,
@@ -19,14 +21,19 @@ from eef.cli.execution import (
     read_recipe,
     write_report,
 )
-from eef.cli.options import Jobs, Quiet, RecipeOverrides, RecipePath
+from eef.cli.options import Jobs, Quiet, RayAddress, RecipeOverrides, RecipePath
 from eef.config import parse_settings, unknown_name
-from eef.errors import ConfigError
+from eef.errors import ConfigError, EefError
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe
+from eef.pipeline.run_directory import RECIPE_FILE, RunDirectory
 from eef.pipeline.stages import BC
+from eef.pipeline.status import wait_for_records
+from eef.pipeline.trials import TrialResources, TrialTask, execute_trials
 from eef.report.formatting import display_name, percent, points, reward
-from eef.utils.jsonl import write_json
+from eef.utils.cluster import join
+from eef.utils.jsonl import disk_errors, write_json
+from eef.utils.locks import await_lock
 
 
 def compare(
@@ -69,14 +76,28 @@ def compare(
     ] = None,
     overrides: RecipeOverrides = None,
     jobs: Jobs = None,
+    address: RayAddress = None,
+    trial_cpus: Annotated[
+        float, typer.Option(min=0.01, help="With `--ray`: CPUs that each trial reserves.")
+    ] = 1.0,
+    trial_gpus: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="With `--ray`: GPUs that each trial reserves.  [default: 1 if there are any]",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare methods over several seeds.
 
     A trial is one method with one seed. Each seed is a run, in which all methods share the expert
     data, the behavior cloning and the budget. Finished trials are never repeated, so a study can be
-    spread over several commands with `--trial eef@3`. Prints win rates and paired tests of the
-    trials so far; `eef report DIR` writes the full report.
+    spread over several commands with `--trial eef@3`, at the same time and on several machines that
+    share a disk: the first trial of a seed makes what its trials share, the others wait for it.
+    With `--ray`, every trial is a task of a Ray cluster, which is started again if its node dies.
+    Prints win rates and paired tests of the trials so far; `eef report DIR` writes the full report.
 
     Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --budget rollouts=720 --out
     runs/demo-seeds`
@@ -87,24 +108,92 @@ def compare(
     directory = out or default.with_name(f"{default.name}-seeds")
     numbers = range(settings.seed, settings.seed + seeds)
     chosen = _choose_trials(trial, names, numbers)
-    trials: list[Trial] = []
+    recipes = {directory / f"seed{seed}": with_seed(settings, seed, names) for seed in numbers}
+    missing = {
+        path: tuple(name for name in names if (name, each.seed) in chosen)
+        for path, each in recipes.items()
+    }
+    failed: list[tuple[TrialTask, EefError]] = []
     with handle_interrupt(CONTINUES):
-        for seed in numbers:
-            missing = tuple(name for name in names if (name, seed) in chosen)
-            path = directory / f"seed{seed}"
-            if not missing and not (path / "recipe.json").exists():
-                continue
-            pipeline = create_pipeline(path, with_seed(settings, seed, names), quiet=quiet)
-            if missing:
-                _execute_trials(pipeline, missing, jobs, quiet=quiet)
-            run = pipeline.run.read()
-            trials += trials_of(run)
-            if missing:
-                write_report(run)
-    aggregate = aggregate_trials(trials)
-    write_json(directory / "seeds.json", aggregate.to_record())
+        if address is not None:
+            tasks = [
+                TrialTask(path, each, name)
+                for path, each in recipes.items()
+                for name in missing[path]
+            ]
+            resources = TrialResources(cpus=trial_cpus, gpus=trial_gpus)
+            failed = _execute_on_ray(address, tasks, resources, jobs, quiet=quiet)
+        for path, each in recipes.items():
+            if (missing[path] and address is None) or (path / RECIPE_FILE).exists():
+                pipeline = create_pipeline(path, each, quiet=quiet, shared=True)
+                if address is None and missing[path]:
+                    _execute_trials(pipeline, missing[path], jobs, quiet=quiet)
+                    _report(path)
+    _conclude(directory, recipes)
+    if failed:
+        raise _summary_of(failed)
+
+
+def _report(path: Path) -> None:
+    """Write the report of a seed, with the trials of other processes that have ended."""
+    with await_lock(path / "recipe.lock"):
+        write_report(RunDirectory.open(path).read())
+
+
+def _conclude(directory: Path, recipes: Iterable[Path]) -> None:
+    """Write and print the numbers of all trials so far, those of other processes among them."""
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with await_lock(directory / "seeds.lock"):
+        trials: list[Trial] = []
+        for path in recipes:
+            if (path / RECIPE_FILE).exists():
+                trials += trials_of(RunDirectory.open(path).read())
+        aggregate = aggregate_trials(trials)
+        write_json(directory / "seeds.json", aggregate.to_record())
     for table in aggregate_tables(aggregate):
         stdout_console().print(table)
+
+
+def _execute_on_ray(
+    address: str,
+    tasks: list[TrialTask],
+    resources: TrialResources,
+    jobs: int | None,
+    *,
+    quiet: bool,
+) -> list[tuple[TrialTask, EefError]]:
+    if jobs is not None:
+        raise ConfigError(
+            "`--jobs` has no effect with `--ray`: every trial is a task of its own",
+            hint="remove one of them",
+        )
+    started = monotonic()
+
+    def on_end(task: TrialTask, error: EefError | None) -> None:
+        if error is not None:
+            print_err(f"{task} failed: {error.message}")
+        elif not quiet:
+            print_err(f"{task} done ({duration(monotonic() - started)})")
+
+    failed = execute_trials(join(address), tasks, resources, on_note=print_err, on_end=on_end)
+    broken = {task.directory for task, _ in failed}
+    for path in dict.fromkeys(task.directory for task in tasks):
+        if path not in broken or (path / RECIPE_FILE).exists():
+            run = RunDirectory.open(path)
+            for stage in run.stages:
+                if run.is_done(stage):
+                    wait_for_records(run, stage)
+            _report(path)
+    return failed
+
+
+def _summary_of(failed: list[tuple[TrialTask, EefError]]) -> EefError:
+    """The error of trials that failed: the first one's, with the number of the others."""
+    (task, error), *others = failed
+    more = f" ({len(others)} more failed, see above)" if others else ""
+    hint = error.hint or f"the same command repeats {task} alone"
+    return type(error)(f"{task}: {error.message}{more}", hint=hint)
 
 
 def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
@@ -170,7 +259,7 @@ def _execute_trials(
     run = pipeline.run
     if not quiet:
         print_err(f"seed {run.recipe.seed}, {', '.join(methods)}: {run.path}")
-    execute_all(pipeline, jobs, quiet=quiet, only=methods)
+    execute_all(pipeline, jobs, quiet=quiet, only=methods, shared=True)
 
 
 def _methods_table(aggregate: Aggregate) -> Table:

@@ -67,10 +67,15 @@ def refuse_options(directory: Path, overrides: Sequence[str], out: Path | None) 
         )
 
 
-def create_pipeline(directory: Path, recipe: Recipe, *, quiet: bool) -> Pipeline:
-    """Create a run, or open one with an equal recipe, after its environment is prepared."""
+def create_pipeline(
+    directory: Path, recipe: Recipe, *, quiet: bool, shared: bool = False
+) -> Pipeline:
+    """Create a run, or open one with an equal recipe, after its environment is prepared.
+
+    If it is `shared`, other processes may do the same at the same time.
+    """
     _prepare(recipe, quiet=quiet)
-    return Pipeline.create(directory, recipe)
+    return Pipeline.create(directory, recipe, shared=shared)
 
 
 def open_pipeline(
@@ -97,14 +102,22 @@ def recipe_of(directory: Path, overrides: Sequence[str] | None) -> Recipe:
 
 
 def execute_all(
-    pipeline: Pipeline, jobs: int | None, *, quiet: bool, only: Sequence[str] | None = None
+    pipeline: Pipeline,
+    jobs: int | None,
+    *,
+    quiet: bool,
+    only: Sequence[str] | None = None,
+    shared: bool = False,
 ) -> None:
-    """Execute all stages that are not done; with `only`, those of these methods."""
+    """Execute all stages that are not done; with `only`, those of these methods.
+
+    If the run is `shared`, see `Pipeline.execute_all`.
+    """
     with (
         process_settings(threads_of(pipeline.run.recipe, 1)),
         make_display(pipeline.run, quiet=quiet) as display,
     ):
-        pipeline.execute_all(display.on_progress, jobs=jobs, only=only)
+        pipeline.execute_all(display.on_progress, jobs=jobs, only=only, shared=shared)
 
 
 def execute_stages(pipeline: Pipeline, stages: Sequence[Stage], *, quiet: bool) -> None:

@@ -68,6 +68,16 @@ Ranks = Annotated[
         show_default=False,
     ),
 ]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="A Ray cluster: `auto` (the one this machine belongs to), `local` (this machine) or "
+        "HOST:PORT.  [default: none]",
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table.")]
 MethodName = Annotated[
     str | None, typer.Option("--method", help="Only this method.", show_default=False)

@@ -23,11 +23,22 @@ from eef.cli.execution import (
     refuse_options,
     write_report,
 )
-from eef.cli.options import Jobs, Out, Quiet, Ranks, RecipeOrRun, RecipeOverrides, with_ranks
-from eef.errors import MethodError
+from eef.cli.options import (
+    Jobs,
+    Out,
+    Quiet,
+    Ranks,
+    RayAddress,
+    RecipeOrRun,
+    RecipeOverrides,
+    with_ranks,
+)
+from eef.errors import ConfigError, MethodError
 from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.recipe import Recipe
 from eef.report.run_table import results_table
 from eef.report.summary import headline, verdict
+from eef.utils.cluster import join
 
 
 def run(
@@ -36,6 +47,7 @@ def run(
     out: Out = None,
     jobs: Jobs = None,
     ranks: Ranks = None,
+    address: RayAddress = None,
     quiet: Quiet = False,
 ) -> None:
     """Execute a recipe, or continue a run.
@@ -43,6 +55,8 @@ def run(
     A run collects expert trajectories, clones the expert's behavior, takes every method through its
     rounds and writes `results.json` and `report.html`. It can be stopped at any time: the same
     command, or `eef run DIR`, continues it, and the numbers are those of an uninterrupted run.
+    With `--ray`, what the recipe places in a Ray cluster (`env.placement`, `rollouts.placement`,
+    `rollouts.server.placement`) runs in that one.
     Prints the path of `results.json`.
 
     Example: `eef run recipes/demo.toml --out runs/demo --set seed=1`
@@ -56,6 +70,8 @@ def run(
         recipe = read_recipe(source, overrides)
         pipeline = create_pipeline(out or default_directory(recipe), recipe, quiet=quiet)
     directory = pipeline.run.path
+    if address is not None:
+        _join(address, pipeline.run.recipe)
     with handle_interrupt(f"stopped; `eef run {directory}` continues"):
         try:
             execute_all(pipeline, jobs, quiet=quiet)
@@ -66,6 +82,19 @@ def run(
     if not quiet:
         _print_conclusion(pipeline, results, monotonic() - started)
     print_out(str(directory / "results.json"))
+
+
+def _join(address: str, recipe: Recipe) -> None:
+    """Join a Ray cluster. ConfigError if the recipe places nothing in it."""
+    server = recipe.rollouts.server
+    places = (recipe.env.options.get("placement"), recipe.rollouts.placement, server.placement)
+    if "ray" not in places:
+        raise ConfigError(
+            "`--ray` has no effect: the recipe places nothing in a Ray cluster",
+            hint='for example `--set env.placement="ray"`; `eef compare --ray` needs no such '
+            "setting",
+        )
+    join(address)
 
 
 def _print_conclusion(pipeline: Pipeline, results: Results, seconds: float) -> None:

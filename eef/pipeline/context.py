@@ -24,6 +24,7 @@ from eef.pipeline.stages import EXPERT, Stage, trained_before
 from eef.policy import Policy, Sampling
 from eef.renderer import Renderer
 from eef.roles import Acting
+from eef.rollouts.ray_runner import RolloutHosts
 from eef.rollouts.runner import RolloutParameters, start_seed
 from eef.selection import PlannedState
 from eef.task import Task, TaskSet
@@ -138,6 +139,14 @@ class RunContext:
             players = self.recipe.expert.players
             return self.recipe.expert.prompt_of(players[0]) if players else ""
         return self.run.methods[stage.method].prompt_suffix
+
+    def hosts(self, stage: Stage, policy: Policy) -> RolloutHosts | None:
+        """What plays a stage's rollouts in a Ray cluster; None if this process does.
+
+        It plays those of experts, and of students that ask others before they act.
+        """
+        rollouts = self.recipe_of(stage).rollouts
+        return None if rollouts.placement == "local" else self.engines.hosts(policy, rollouts)
 
     def plan(self, stage: Stage, trajectories: TrajectorySet) -> list[PlannedState]:
         """The states that a method plans to play in a round, by the notes that there are.

@@ -6,15 +6,23 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from eef.config import parse_settings
+from eef.env import Env
 from eef.errors import ConfigError, ModelError
+from eef.pipeline.recipe import Recipe
+from eef.policies.ray_servers import RayServers
 from eef.policies.settings import ServerSettings
 from eef.policies.vllm_servers import NAME, Serving, VllmServers, vllm_version
-from eef.policy import Policy
+from eef.policy import FreePolicy, Policy
+from eef.rollouts.ray_runner import RolloutHosts
+from eef.rollouts.settings import RolloutSettings
 from eef.trajectory import Author
+from eef.utils.cluster import enter_directory
 from eef.utils.extras import require_package
 
 if TYPE_CHECKING:
@@ -23,6 +31,53 @@ if TYPE_CHECKING:
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LOGS = "servers"
+
+
+@dataclass(frozen=True, slots=True)
+class HostFactory:
+    """Creates the environment and the policy of a rollout host (`eef.rollouts.ray_runner`).
+
+    `served` is the student's name at the servers, `source` its checkpoint, `context` the longest
+    conversation. Servers that the user runs get the key of the host's own environment, so `key` is
+    None for them. The environment's workers are beside the host.
+    """
+
+    directory: str
+    here: str
+    urls: tuple[str, ...]
+    key: str | None
+    served: str
+    source: str
+    author: Author
+    context: int
+
+    def __call__(self) -> tuple[Env, FreePolicy]:
+        from eef.pipeline.context import RunContext
+        from eef.pipeline.run_directory import RunDirectory
+        from eef.policies.completions import CompletionsClient
+        from eef.policies.engine import EnginePolicy
+
+        enter_directory(self.here)
+        recipe = RunDirectory.open(self.directory).recipe
+        changes = {"env": {**recipe.env.model_dump(), **self._beside(recipe)}}
+        recipe = parse_settings(Recipe, {**recipe.model_dump(), **changes}, source=self.directory)
+        context = RunContext(RunDirectory(Path(self.directory), recipe))
+        settings = recipe.rollouts.server
+        key = self.key or os.environ.get(settings.key, "").strip() or None
+        policy = EnginePolicy(
+            CompletionsClient(self.urls, settings, key=key),
+            self.served,
+            context.base_renderer(self.source),
+            author=self.author,
+            context=self.context,
+        )
+        return context.env, policy
+
+    def _beside(self, recipe: Recipe) -> dict[str, Any]:
+        """Settings of workers that are started beside the host."""
+        if recipe.env.options.get("placement") != "ray":
+            return {}
+        return {"placement": "local", "worker_cpus": 1.0}
 
 
 class Engines:
@@ -35,7 +90,9 @@ class Engines:
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
-        self._servers: VllmServers | None = None
+        self._servers: VllmServers | RayServers | None = None
+        self._factory: HostFactory | None = None
+        self._policy: Policy | None = None
         self._client: CompletionsClient | None = None
         self._adapters: str | None = None
 
@@ -91,7 +148,40 @@ class Engines:
         )
         room = self._run(client, probe_servers(client, self._settings, renderer, probe))
         limits = [room, *(length for length in [context.model_context(model_name)] if length)]
-        return EnginePolicy(client, served, renderer, author=author, context=min(limits))
+        self._factory = HostFactory(
+            directory=str(context.run.path.resolve()),
+            here=os.getcwd(),
+            urls=client.urls,
+            key=self._servers.key if self._servers is not None else None,
+            served=served,
+            source=model_name,
+            author=author,
+            context=min(limits),
+        )
+        self._policy = EnginePolicy(client, served, renderer, author=author, context=min(limits))
+        return self._policy
+
+    def hosts(self, policy: Policy, settings: RolloutSettings) -> RolloutHosts | None:
+        """What plays the rollouts of the last policy in a Ray cluster; None for another one."""
+        if policy is not self._policy or self._factory is None:
+            return None
+        return RolloutHosts(
+            self._factory, count=settings.hosts, cpus=settings.host_cpus, recover=self._recover
+        )
+
+    def _recover(self) -> None:
+        """Start servers again that have ended. ModelError if one cannot be reached."""
+        client = self._connect() if self._servers is None else self._client
+        assert client is not None
+
+        async def look() -> None:
+            for url in client.urls:
+                if self._servers is not None:
+                    await self._revive(url)
+                else:
+                    await client.models(url)
+
+        self._run(client, look())
 
     def release(self) -> None:
         """Stop servers, unless they are to run while the student is trained."""
@@ -121,9 +211,12 @@ class Engines:
         )
         if self._servers is None or self._servers.serving != serving:
             self.close()
-            servers = VllmServers(
-                settings, serving, gpus=_visible_gpus(), logs=context.run.path / _LOGS
-            )
+            logs = (context.run.path / _LOGS).resolve()
+            servers: VllmServers | RayServers
+            if settings.placement == "ray":
+                servers = RayServers(settings, serving, logs=logs)
+            else:
+                servers = VllmServers(settings, serving, gpus=_visible_gpus(), logs=logs)
             release_memory()  # what a training in this process has left
             servers.start()
             self._servers = servers

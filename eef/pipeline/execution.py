@@ -579,6 +579,7 @@ def _play(
         context.parameters(stage, expert),
         subject=stage,
         before=before,
+        hosts=context.hosts(stage, policy),
         on_progress=on_progress,
     )
     context.worker_restarts[stage] += context.env.worker_restarts - restarts

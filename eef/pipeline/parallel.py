@@ -50,12 +50,17 @@ class MethodWorker:
 
 
 def execute_methods(
-    pipeline: Pipeline, jobs: int, on_progress: OnProgress, *, only: Sequence[str] | None = None
+    pipeline: Pipeline,
+    jobs: int,
+    on_progress: OnProgress,
+    *,
+    only: Sequence[str] | None = None,
+    shared: bool = False,
 ) -> None:
     """Execute all stages that are not done: shared ones here, then `jobs` methods at a time.
 
     `only` restricts the methods that go through rounds. With one job or one method, everything is
-    executed in this process.
+    executed in this process. If the run is `shared`, see `Pipeline.execute_all`.
 
     If there are GPUs, each job has one of its own, and there are no more jobs than GPUs; see
     `gpus_of`.
@@ -71,7 +76,11 @@ def execute_methods(
     jobs = min(jobs, len(gpus) or jobs)
     apart = methods if jobs > 1 else []
     for stage in run.stages:
-        if stage.method in (EXPERT, BC) or (stage.method in methods and stage.method not in apart):
+        if shared and stage.method in (EXPERT, BC):
+            pipeline.execute_or_wait(stage, on_progress)
+        elif stage.method in (EXPERT, BC) or (
+            stage.method in methods and stage.method not in apart
+        ):
             pipeline.execute(stage, on_progress)
     unfinished = {stage.method for stage in run.stages if not run.is_done(stage)}
     _side_by_side(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from eef.errors import StoreError
+from eef.errors import LockedError, StoreError
 from eef.pipeline.checks import check_names, check_run, merge_recipes
 from eef.pipeline.context import RunContext
 from eef.pipeline.execution import EXECUTORS
@@ -18,8 +20,12 @@ from eef.pipeline.status import LOCK_FILE, StatusWriter, wait_for_records
 from eef.pipeline.tracking import tracked
 from eef.utils.compute import process_settings
 from eef.utils.jsonl import disk_errors, read_json, write_json
-from eef.utils.locks import acquire_lock
+from eef.utils.locks import acquire_lock, await_lock
 from eef.utils.progress import OnProgress, Progress, ignore_progress
+
+_log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_TRIES = 1.0
 
 
 class Pipeline:
@@ -30,18 +36,37 @@ class Pipeline:
         self.context = RunContext(run)
 
     @classmethod
-    def create(cls, path: Path | str, recipe: Recipe) -> Pipeline:
+    def create(cls, path: Path | str, recipe: Recipe, *, shared: bool = False) -> Pipeline:
         """Start a run, or continue one with an equal recipe (StoreError if it is another).
 
         Methods may be added to a run, since each is independent; those it was started with remain.
         Settings that affect no result may change, such as the budget of an API.
         As long as nothing has been played, the recipe may still change. A recipe with a wrong name
         raises an EefError before the directory is created; see `eef.pipeline.checks.check_names`.
+
+        If the run is `shared`, several processes may create it at the same time, each with methods
+        of its own.
         """
         path = Path(path)
         pipeline = cls(RunDirectory(path, recipe))
+        if not shared:
+            return cls._create(pipeline, joined=False)
+        check_names(pipeline.context)
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with await_lock(path / "recipe.lock"):
+            return cls._create(pipeline, joined=True)
+
+    @classmethod
+    def _create(cls, pipeline: Pipeline, *, joined: bool) -> Pipeline:
+        """Write the recipe, extended by the methods of one that has been played.
+
+        If `joined`, also of an equal one that has not been played yet.
+        """
+        path, recipe = pipeline.run.path, pipeline.run.recipe
         recipe_file = path / RECIPE_FILE
-        if recipe_file.exists() and (path / EXPERT).exists():
+        played = (path / EXPERT).exists()
+        if recipe_file.exists() and (played or (joined and _is_equal(recipe_file, recipe))):
             merged = merge_recipes(recipe_file, recipe)
             settings = json.loads(merged.to_json())
             if settings != read_json(recipe_file):
@@ -86,23 +111,41 @@ class Pipeline:
                 EXECUTORS[stage.kind](self.context, stage, report)
                 report(Progress(stage, 0, 0, finished=True))
 
+    def execute_or_wait(self, stage: Stage, on_progress: OnProgress = ignore_progress) -> None:
+        """Execute a stage; if another process does, wait until it is done.
+
+        If that process ends before, the stage is executed here.
+        """
+        noted = False
+        while not self.run.is_done(stage):
+            try:
+                self.execute(stage, on_progress)
+            except LockedError as held:
+                if not noted:
+                    _log.warning("note: %s; waiting for `%s`", held.message, stage)
+                noted = True
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+
     def execute_all(
         self,
         on_progress: OnProgress = ignore_progress,
         *,
         jobs: int | None = None,
         only: Sequence[str] | None = None,
+        shared: bool = False,
     ) -> None:
         """Check the run, then execute all stages that are not done, `jobs` methods at a time.
 
-        The recipe's `jobs` by default.
+        The recipe's `jobs` by default. If the run is `shared` with other processes, expert data and
+        behavior cloning, which all methods need, are waited for while another one makes them.
         """
         from eef.pipeline.parallel import execute_methods
 
         try:
             self.check()
+            jobs = jobs or self.run.recipe.jobs
             with tracked(self.run, on_progress) as report:
-                execute_methods(self, jobs or self.run.recipe.jobs, report, only=only)
+                execute_methods(self, jobs, report, only=only, shared=shared)
         finally:
             self.context.close()
 
@@ -110,6 +153,15 @@ class Pipeline:
         """`train.threads` for everything that a stage computes; by default what torch has."""
         threads = self.run.recipe.train.threads
         return process_settings(threads) if threads else nullcontext()
+
+
+def _is_equal(recipe_file: Path, recipe: Recipe) -> bool:
+    """Whether a run has an equal recipe, but for its methods."""
+    try:
+        merge_recipes(recipe_file, recipe)
+    except StoreError:
+        return False
+    return True
 
 
 def check_dependencies(run: RunDirectory, stage: Stage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -163,6 +164,16 @@ class ServerSettings(Settings):
     start_timeout: float = Field(default=1800.0, gt=0)
     """`vllm`: seconds that a server may take to start."""
 
+    placement: Literal["local", "ray"] = "local"
+    """`vllm`: where servers run. `local`: on this machine. `ray`: on the nodes of a Ray cluster,
+    one actor per server with a GPU of its own. They listen on their node's address, with the same
+    random key, so the cluster's network must be private; every node sees the run directory, and
+    vLLM, under the same paths."""
+
+    count: int | None = Field(default=None, ge=1)
+    """`vllm` with `placement` `ray`: number of servers; by default one per free GPU of the
+    cluster."""
+
     during_training: bool = False
     """`vllm`: keep the servers while the student is trained. By default they are stopped to free
     their GPUs. New adapters are loaded into servers that are up; new full weights need a restart in
@@ -185,6 +196,12 @@ class ServerSettings(Settings):
 
     tolerance: float = Field(default=0.05, gt=0)
     """Largest mean difference of these log-probabilities per token."""
+
+    @model_validator(mode="after")
+    def _count_has_effect(self) -> ServerSettings:
+        if self.count is not None and self.placement == "local":
+            raise ValueError("`count` has no effect with `placement` 'local'")
+        return self
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> ServerSettings:

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 NAME = "eef-student"
 """Name under which the servers list the base model."""
 
+LOOPBACK = "127.0.0.1"
+
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started with
 _VERSION = """
 from importlib.metadata import PackageNotFoundError, version
@@ -99,15 +101,26 @@ class _Group:
 class VllmServers:
     """Servers of one model, on loopback, with a random key, in process groups of their own.
 
+    Another `host` is an address of this machine to listen on, and another `key` that of servers
+    elsewhere.
+
     They end with this object, and however this process ends. One that ends by itself is started
     again once. Their output goes to `logs`.
     """
 
     def __init__(
-        self, settings: ServerSettings, serving: Serving, *, gpus: Sequence[str], logs: Path
+        self,
+        settings: ServerSettings,
+        serving: Serving,
+        *,
+        gpus: Sequence[str],
+        logs: Path,
+        host: str = LOOPBACK,
+        key: str | None = None,
     ) -> None:
         self.serving = serving
-        self.key = secrets.token_urlsafe(24)
+        self.key = key or secrets.token_urlsafe(24)
+        self._host = host
         self._settings, self._gpus, self._logs = settings, list(gpus), logs
         self._group = _Group()
         self._finalizer = weakref.finalize(self, self._group.end)
@@ -126,10 +139,10 @@ class VllmServers:
             self._logs.mkdir(parents=True, exist_ok=True)
         try:
             for number, gpu in enumerate(self._gpus or [None]):
-                port = _port(self._settings.port, number)
+                port = _port(self._host, self._settings.port, number)
                 log = self._logs / f"{number}.log"
                 guarded = self._launch(port, gpu, log)
-                url = f"http://127.0.0.1:{port}/v1"
+                url = f"http://{self._host}:{port}/v1"
                 self._group.servers.append(_Server(url, port, gpu, log, guarded))
             for server in self._group.servers:
                 self._wait(server)
@@ -169,7 +182,7 @@ class VllmServers:
         command = [
             _python(self._settings), "-m", "vllm.entrypoints.openai.api_server",
             "--model", serving.model, "--served-model-name", NAME,
-            "--host", "127.0.0.1", "--port", str(port), "--dtype", serving.dtype,
+            "--host", self._host, "--port", str(port), "--dtype", serving.dtype,
             "--generation-config", "vllm", "--logprobs-mode", "processed_logprobs",
             "--enable-prompt-tokens-details",
         ]  # fmt: skip
@@ -211,7 +224,7 @@ class VllmServers:
         headers = {"Authorization": f"Bearer {self.key}"}
         request = urllib.request.Request(f"{server.url}/models", headers=headers)  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 – loopback
+            with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 – http
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -242,13 +255,13 @@ def _python(settings: ServerSettings) -> str:
     return os.path.expanduser(settings.python or sys.executable)
 
 
-def _port(first: int | None, number: int) -> int:
+def _port(host: str, first: int | None, number: int) -> int:
     """The port of a server: the configured one, or a free one. ConfigError if it is in use."""
     wanted = 0 if first is None else first + number
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind((host, wanted))
         except OSError as error:
             raise ConfigError(
                 f"port {wanted} is in use ({error.strerror})",

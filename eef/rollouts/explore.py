@@ -10,6 +10,7 @@ from eef.env import Env
 from eef.errors import EnvError
 from eef.policy import FreePolicy, Policy, Replays
 from eef.rollouts.free_runner import FreeRunner
+from eef.rollouts.ray_runner import RayRunner, RolloutHosts
 from eef.rollouts.runner import RolloutParameters, RolloutRunner, RolloutSpec, batches
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
@@ -85,6 +86,7 @@ def play_into_store(
     *,
     subject: object = "rollouts",
     before: Sequence[RolloutSpec] = (),
+    hosts: RolloutHosts | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> None:
     """Play every spec that is not in the store; failed rollouts get a second attempt (suffix `~1`).
@@ -95,7 +97,8 @@ def play_into_store(
     incomplete batch is played again as a whole, and only its missing trajectories are appended.
 
     `before` are earlier specs of the same stage; progress counts them too. `on_progress` is called
-    after a trajectory has been stored, so that an exception in it loses nothing.
+    after a trajectory has been stored, so that an exception in it loses nothing. `hosts` play the
+    rollouts of a policy behind servers in a Ray cluster.
 
     EnvError if a spec starts inside a trajectory that was never verified in the environment, or if
     the environment cannot be replayed.
@@ -103,8 +106,7 @@ def play_into_store(
     _refuse_unverified(specs, store.trajectories, env)
     counter = _Counter([*before, *specs], store, subject, on_progress)
     free = isinstance(policy, FreePolicy)
-    kind: type[RolloutRunner] = FreeRunner if free else RolloutRunner
-    with kind(env, policy, store.trajectories, parameters) as runner:
+    with _make_runner(env, policy, store.trajectories, parameters, hosts) as runner:
 
         def play(wanted: Sequence[RolloutSpec]) -> None:
             for batch in [wanted] if free else batches(wanted, parameters.batch_size):
@@ -112,6 +114,19 @@ def play_into_store(
 
         play(specs)
         play([_second_attempt(spec) for spec in specs if _failed(store.trajectories[spec.id])])
+
+
+def _make_runner(
+    env: Env,
+    policy: Policy,
+    trajectories: TrajectorySet,
+    parameters: RolloutParameters,
+    hosts: RolloutHosts | None,
+) -> RolloutRunner | RayRunner:
+    if hosts is not None:
+        return RayRunner(trajectories, parameters, hosts)
+    kind: type[RolloutRunner] = FreeRunner if isinstance(policy, FreePolicy) else RolloutRunner
+    return kind(env, policy, trajectories, parameters)
 
 
 class _Counter:
@@ -135,7 +150,7 @@ class _Counter:
 def _play_missing(
     batch: Sequence[RolloutSpec],
     store: Store,
-    runner: RolloutRunner,
+    runner: RolloutRunner | RayRunner,
     replays: Replays,
     counter: _Counter,
 ) -> None:

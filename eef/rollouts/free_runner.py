@@ -49,7 +49,7 @@ class FreeRunner(RolloutRunner):
         try:
             while True:
                 while free and (spec := next(waiting, None)) is not None:
-                    rollout = self._play(heapq.heappop(free), spec)
+                    rollout = self.play_one(heapq.heappop(free), spec)
                     playing.add(self._loop.create_task(rollout))
                 if not playing:
                     return
@@ -84,7 +84,7 @@ class FreeRunner(RolloutRunner):
         if tasks:
             self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
-    async def _play(self, slot: int, spec: RolloutSpec) -> tuple[int, Trajectory]:
+    async def play_one(self, slot: int, spec: RolloutSpec) -> tuple[int, Trajectory]:
         """(slot, trajectory) of one rollout on the clone of a slot."""
         self._clock.enter()
         started = self._clock.now()
@@ -120,7 +120,8 @@ class FreeRunner(RolloutRunner):
             function(*arguments)
             await asyncio.sleep(0)
         else:
-            await self._loop.run_in_executor(self._threads, partial(function, *arguments))
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, partial(function, *arguments))
 
 
 def session_of(spec: RolloutSpec, trajectories: TrajectorySet) -> str:

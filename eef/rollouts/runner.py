@@ -35,7 +35,7 @@ from eef.trajectory import StateRef, Trajectory, TrajectorySet
 from eef.utils.seeds import derive_seed
 
 Spec = TypeVar("Spec")
-_THREADS = 64  # they wait for other processes and compute nothing
+_THREADS = 64  # at least; they wait for other processes and compute nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,8 @@ class RolloutRunner:
         self._tools = tools_of(policy)
         self._prompt = env.prompt if self._tools is None else self._tools.prompt
         self._clones: dict[int, Env] = {}
-        self._threads = ThreadPoolExecutor(_THREADS) if env.concurrent else None
+        threads = max(_THREADS, parameters.batch_size, parameters.in_flight)
+        self._threads = ThreadPoolExecutor(threads) if env.concurrent else None
 
     def play(self, batch: Sequence[RolloutSpec]) -> Iterator[Trajectory]:
         """Play one batch in lockstep; trajectories are yielded in the order in which they end."""

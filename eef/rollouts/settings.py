@@ -13,7 +13,16 @@ Engine = Literal["local", "vllm", "remote"]
 _IN_FLIGHT = 64
 _ONLY = {
     "remote": {"urls", "model", "key"},
-    "vllm": {"python", "arguments", "context", "port", "start_timeout", "during_training"},
+    "vllm": {
+        "python",
+        "arguments",
+        "context",
+        "port",
+        "start_timeout",
+        "during_training",
+        "placement",
+        "count",
+    },
 }
 
 
@@ -32,6 +41,17 @@ class RolloutSettings(Settings):
 
     in_flight: int = Field(default=_IN_FLIGHT, ge=1)
     """Episodes played at a time through servers, each at its own pace."""
+
+    placement: Literal["local", "ray"] = "local"
+    """Where episodes are played through servers. `local`: in this process. `ray`: by hosts, actors
+    of a Ray cluster on any of its nodes; this process stores what they play. Worth it if this
+    process is the bottleneck (`docs/cluster.md`)."""
+
+    hosts: int = Field(default=1, ge=1)
+    """`placement` `ray`: number of hosts, which share `in_flight`."""
+
+    host_cpus: float = Field(default=1.0, gt=0)
+    """`placement` `ray`: CPUs that Ray reserves for each host."""
 
     server: ServerSettings = ServerSettings()
 
@@ -63,6 +83,13 @@ class RolloutSettings(Settings):
             raise ValueError("`in_flight` has no effect with `engine` 'local'; see `batch_size`")
         if self.engine != "local" and self.cache_gib is not None:
             raise ValueError("`cache_gib` bounds the cache of `engine` 'local' alone; remove it")
+        if self.placement == "ray" and self.engine == "local":
+            raise ValueError(
+                "`placement` 'ray' has no effect with `engine` 'local': episodes are played beside "
+                "the model; see `env.placement`"
+            )
+        if self.placement == "local" and (self.hosts != 1 or self.host_cpus != 1):
+            raise ValueError("`hosts` and `host_cpus` have no effect with `placement` 'local'")
         if self.engine == "remote" and not self.server.urls:
             raise ValueError("`engine` is 'remote', but `server.urls` is empty")
         return self

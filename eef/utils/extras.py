@@ -26,6 +26,7 @@ EXTRAS = {
     "pyarrow": "tables",
     "accelerate": "track",
     "tensorboard": "track",
+    "ray": "ray",
     "spacy": "spacy",
     "scienceworld": "scienceworld",
     "textworld_express": "textworld",

@@ -27,7 +27,7 @@ from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
-from eef.errors import StoreError
+from eef.errors import LockedError, StoreError
 from eef.utils.jsonl import disk_errors
 
 _log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def acquire_lock(path: Path) -> Lock:
     """Lock a file until the lock is closed or this process ends.
 
     If a process of another machine holds it, this waits for a sign of life, up to `STALE_SECONDS`.
-    StoreError, with the holder, if another process holds the lock; StoreError if a file cannot be
+    LockedError, with the holder, if another process holds the lock; StoreError if a file cannot be
     written.
     """
     with disk_errors(path):
@@ -171,6 +171,15 @@ def acquire_lock(path: Path) -> Lock:
             file.close()
             raise
     return Lock(path, file, lease, holder)
+
+
+def await_lock(path: Path) -> Lock:
+    """Lock a file as soon as no other process holds it. StoreError if a file cannot be written."""
+    while True:
+        try:
+            return acquire_lock(path)
+        except LockedError:
+            time.sleep(_POLL_SECONDS)
 
 
 def lease_of(path: Path) -> Path:
@@ -217,8 +226,8 @@ def _describe(file: FileIO, holder: Holder) -> None:
     file.write(f"{holder}\n".encode())
 
 
-def _is_held(path: Path, holder: object) -> StoreError:
-    return StoreError(
+def _is_held(path: Path, holder: object) -> LockedError:
+    return LockedError(
         f"`{path.parent}` is being written by {holder}",
         hint="wait until it ends, or use another directory",
     )

@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eef.env import StepResult
 from eef.envs.simulators.env import PooledEnv
@@ -77,8 +77,19 @@ class CountingEnv(PooledEnv):
     name = edition = "counting"
     step_limit = 10
 
-    def __init__(self, *, workers: int = 1, timeout: float = 20.0, refuses: bool = False) -> None:
-        super().__init__(CountingFactory(refuses), PoolSettings(workers=workers, timeout=timeout))
+    def __init__(
+        self,
+        *,
+        workers: int = 1,
+        timeout: float = 20.0,
+        refuses: bool = False,
+        placement: Literal["local", "ray"] = "local",
+        cpus: float = 1.0,
+    ) -> None:
+        settings = PoolSettings(
+            workers=workers, timeout=timeout, placement=placement, worker_cpus=cpus
+        )
+        super().__init__(CountingFactory(refuses), settings)
 
     def tasks(self, split: str) -> TaskSet:
         return TaskSet.of(

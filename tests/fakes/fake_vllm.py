@@ -45,7 +45,8 @@ def main() -> None:
         time.sleep(60)
     port = int(sys.argv[sys.argv.index("--port") + 1])
     engine = subprocess.Popen(["sleep", "600"])
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    host = sys.argv[sys.argv.index("--host") + 1]
+    server = ThreadingHTTPServer((host, port), Handler)
     print("serving with engine", engine.pid, flush=True)
     server.serve_forever()
 

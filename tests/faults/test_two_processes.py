@@ -68,3 +68,18 @@ def test_two_processes_at_once(alone, recipe, tmp_path):
         assert eef("run", directory, "--quiet").exit_code == 0
         assert differences(directory, alone) == []
     print(f"\n{refused} of {2 * RACES} processes were refused")
+
+
+@pytest.mark.faults
+def test_two_trials_of_one_seed_at_once(alone, recipe, tmp_path):
+    """One makes what both need, the other waits for it."""
+    options = ("--seeds", "1", "--out", tmp_path, "--quiet")
+    trials = [
+        start("compare", recipe, *options, "--trial", f"{name}@0") for name in ("rft4", "eef")
+    ]
+    for trial in trials:
+        _, errors = trial.communicate(timeout=10 * TIMEOUT)
+        assert trial.returncode == 0, errors
+        assert "Traceback" not in errors
+    assert differences(tmp_path / "seed0", alone) == []
+    assert json.loads((tmp_path / "seeds.json").read_text())["pairs"]

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from eef.env import BaseEnv, StepResult
 from eef.envs.simulators.pool import Pool, Slot
+from eef.envs.simulators.ray_worker import kind_of_worker
 from eef.envs.simulators.settings import PoolSettings
 from eef.envs.simulators.worker import SimulatorFactory
 from eef.errors import EnvError
@@ -28,7 +29,13 @@ class PooledEnv(BaseEnv):
 
     def __init__(self, factory: SimulatorFactory, settings: PoolSettings) -> None:
         self.factory = factory
-        self.pool = Pool(factory, size=settings.workers, timeout=settings.timeout, name=self.name)
+        self.pool = Pool(
+            factory,
+            size=settings.workers,
+            timeout=settings.timeout,
+            name=self.name,
+            kind=kind_of_worker(settings),
+        )
         self._slot: Slot | None = None
         self._is_clone = False
 

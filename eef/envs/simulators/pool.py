@@ -26,11 +26,19 @@ T = TypeVar("T")
 
 
 class Pool:
-    """Several workers, each started on first use."""
+    """Several workers of some `kind`, each started on first use."""
 
-    def __init__(self, factory: SimulatorFactory, *, size: int, timeout: float, name: str) -> None:
+    def __init__(
+        self,
+        factory: SimulatorFactory,
+        *,
+        size: int,
+        timeout: float,
+        name: str,
+        kind: Callable[[SimulatorFactory, float, str], Worker] = Worker,
+    ) -> None:
         self.workers = [
-            Worker(factory, timeout, f"worker {number} of {name}") for number in range(size)
+            kind(factory, timeout, f"worker {number} of {name}") for number in range(size)
         ]
         self._numbers = count()
         self._lock = threading.Lock()

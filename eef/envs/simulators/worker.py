@@ -124,12 +124,19 @@ class Worker:
         Raises WorkerRestarted if the worker or its simulator was already dead (this request is not
         the cause), EnvDied if it dies or hangs during the request.
         """
-        if self._process is not None and not self._process.is_alive():
+        if self._has_ended():
             self._record_death()
             raise WorkerRestarted
-        if self._pipe is None:
+        if not self._is_started():
             self._start()
         return self._request((name, args), self._timeout + _MARGIN)
+
+    def _is_started(self) -> bool:
+        return self._pipe is not None
+
+    def _has_ended(self) -> bool:
+        """Whether the process has ended since its last answer."""
+        return self._process is not None and not self._process.is_alive()
 
     def _start(self) -> None:
         ours, theirs = SPAWN.Pipe()
@@ -172,6 +179,10 @@ class Worker:
             # Interrupted between request and answer: the next request would read this answer.
             self._reap()
             raise
+        return self._read(answer)
+
+    def _read(self, answer: Any) -> Any:
+        """The value of an answer. An error that it holds is raised."""
         if answer == _WAS_DEAD or (isinstance(answer, Failure) and answer.kind is EnvDied):
             self._record_death()
         if answer == _WAS_DEAD:
@@ -196,30 +207,48 @@ class Worker:
         end_process(self._process, _SECONDS_TO_END)
         self._process.close()
         self._process = self._pipe = None
+        self._forget_episodes()
+
+    def _forget_episodes(self) -> None:
         self.generation += 1
         self.slots.clear()
 
 
+class Host:
+    """A simulator in the process of a worker, and the answers to its parent's requests."""
+
+    def __init__(self, factory: SimulatorFactory) -> None:
+        logging.disable()  # py4j's
+        self._simulator = factory()
+
+    def answer(self, name: str, args: tuple[Any, ...]) -> Any:
+        """The result of a method of the simulator, or the EefError that it raised."""
+        if not self._simulator.is_alive():
+            return _WAS_DEAD
+        try:
+            return getattr(self._simulator, name)(*args)
+        except EefError as error:
+            return Failure.of(error)
+
+    def close(self) -> None:
+        self._simulator.close()
+
+
 def _serve(factory: SimulatorFactory, pipe: Connection) -> None:
     """Main function of a worker: answer requests until the pipe closes or the simulator dies."""
-    logging.disable()  # py4j's
     try:
-        simulator = factory()
+        host = Host(factory)
     except EefError as error:
         pipe.send(Failure.of(error))
         return
     try:
         pipe.send(None)
         while True:
-            name, args = pipe.recv()
-            if not simulator.is_alive():
-                pipe.send(_WAS_DEAD)
+            answer = host.answer(*pipe.recv())
+            pipe.send(answer)
+            if answer == _WAS_DEAD:
                 return
-            try:
-                pipe.send(getattr(simulator, name)(*args))
-            except EefError as error:
-                pipe.send(Failure.of(error))
     except (EOFError, BrokenPipeError):  # the parent is gone, or no longer waits
         pass
     finally:
-        simulator.close()
+        host.close()
