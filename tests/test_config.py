@@ -165,7 +165,7 @@ def test_invalid_overrides_are_refused(recipe_file, override, message):
             "unknown setting 'train.micro_tokens'",
             "it is named 'train.max_tokens_per_microbatch' now",
         ),
-        ({"train": {"launch": 9}}, "unknown setting 'train.launch'", "known settings: updates"),
+        ({"train": {"oven": 9}}, "unknown setting 'train.oven'", "known settings: updates"),
         ({"sampling": {"temperature": 0.0, "top_p": 0.5}}, "`top_p` has no effect", ""),
         ({"train": {"updates": 5, "epochs": 1.0}}, "both set; remove one", ""),
         ({"methods": ["bc"], "options": {"eef": {}}}, "`options.eef` has no effect", ""),
