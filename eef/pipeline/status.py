@@ -150,7 +150,8 @@ class StatusWriter:
     def _note(self, progress: Progress) -> None:
         with self._busy:
             now = time.time()
-            if self._first is None and progress.total:
+            begins = self._first is None and bool(progress.total)
+            if begins:
                 self._first = now, progress.done
             rate = None
             if self._first is not None and progress.done > self._first[1]:
@@ -165,7 +166,7 @@ class StatusWriter:
                     rate=rate,
                 )
             self._pending = True
-        if time.monotonic() - self._written >= SECONDS_BETWEEN:
+        if begins or time.monotonic() - self._written >= SECONDS_BETWEEN:
             self._write()
 
     def _write_pending(self) -> None:

@@ -228,9 +228,9 @@ def test_a_comparison_opens_with_the_runs_of_its_seeds(tmp_path):
 
 
 def test_trial_files_open_without_their_runs():
-    library = open_library([ROOT / "results"])
+    library = open_library([ROOT / "results/trials"])
     assert library.runs == ()
-    page = TestClient(make_app(library, KEY)).get(f"/{KEY}/results/study")
+    page = TestClient(make_app(library, KEY)).get(f"/{KEY}/trials/study")
     assert page.status_code == 200
     assert "EEF" in read_html(page.text).text
 
