@@ -176,7 +176,7 @@ class Eef(Configured[EefOptions]):
         for task in tasks:
             states = [
                 StateRef(origin.id, t)
-                for origin in self._origins(trajectories, task, round)
+                for origin in self._branched(trajectories, task, round)
                 for t in self._branch_states(trajectories, origin, round)
             ]
             plan += plan_task(task, states, self.options.rollouts_per_state)
@@ -200,7 +200,10 @@ class Eef(Configured[EefOptions]):
         return make_selection(self.name, _distinct(trajectories, examples), tasks, counts)
 
     def grids(self, trajectories: TrajectorySet, task: str, round: int) -> dict[str, OutcomeGrid]:
-        """The grids of the trajectories that a round branches from in a task, by trajectory id."""
+        """The grids of the trajectories of a task that are branched from, by trajectory id.
+
+        One whose branching has stopped keeps the labels of the rounds that `grid` counts.
+        """
         origins = self._origins(trajectories, task, round)
         return {origin.id: self.measure(trajectories, origin, round) for origin in origins}
 
@@ -243,8 +246,13 @@ class Eef(Configured[EefOptions]):
             self.options.state_choice, origin.length, self.options.M, measured, key
         )
 
-    def _origins(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
+    def _branched(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
         """The trajectories of a task that a round branches from."""
+        origins = self._origins(trajectories, task, round)
+        return [item for item in origins if not self._stopped(trajectories, item, round)]
+
+    def _origins(self, trajectories: TrajectorySet, task: str, round: int) -> list[Trajectory]:
+        """The trajectories of a task that are branched from, unless that has stopped."""
         if self.options.branch_from == "student":
             episodes = student_episodes(trajectories, task, range(1, round))
             failures = [item for item in episodes if not item.success]
@@ -253,15 +261,13 @@ class Eef(Configured[EefOptions]):
         return [
             item
             for item in episodes
-            if item.replayable
-            and (self.options.expert_filter == "all" or not item.success)
-            and not self._stopped(trajectories, item, round)
+            if item.replayable and (self.options.expert_filter == "all" or not item.success)
         ]
 
     def _stopped(self, trajectories: TrajectorySet, origin: Trajectory, round: int) -> bool:
         """Whether earlier rounds have ended the branching from a trajectory."""
         stop = self.options.stop_branching
-        if stop == "never":
+        if stop == "never" or self.options.branch_from == "student":
             return False
         measured = count_wins(trajectories, origin, range(1, round))
         solved = measured[0][0] > 0

@@ -72,7 +72,7 @@ class EefGrpo(Eef):
         plan = []
         for task in chosen:
             plan.append(PlannedState(task, None, size))
-            for origin in self._origins(trajectories, task, round):
+            for origin in self._branched(trajectories, task, round):
                 measured = count_wins(trajectories, origin, range(1, round))
                 states = choose_states(
                     self.options.group_state_choice,

@@ -58,7 +58,7 @@ def test_bootstrap_draws_one_resample_after_the_other(values, resamples):
     means = [sample[each].mean() for each in indices]
     expected = tuple(np.quantile(means, [0.025, 0.975]))
     assert stats.bootstrap_interval(values, resamples=resamples, seed=7) == pytest.approx(
-        expected, abs=1e-15
+        expected, abs=1e-12
     )
 
 
