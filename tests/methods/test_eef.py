@@ -367,6 +367,17 @@ def test_after_branching_has_stopped_the_win_that_stopped_it_is_trained():
     assert list(chosen) == ["own@0"]
 
 
+def test_a_harmful_action_stays_masked_after_branching_has_stopped():
+    """Round 1 solves the task and finds the actions 4 and 5 of the expert's own win harmful."""
+    outcomes = ("win", "win", "win", "lose", "win", "win")
+    store = [expert(win=True), *played(STATES, outcomes)]
+    options = {"expert_filter": "all", "grid": "all", "solution": "all"}
+    for stop in ("never", "solved"):
+        chosen = select("eef", store, round=2, stop_branching=stop, examples="rft", **options)
+        won = by_id(chosen)["e@0"]
+        assert [t for t, weight in enumerate(won.weights) if not weight] == [4, 5]
+
+
 # properties for any store and any options
 
 options = st.fixed_dictionaries(
