@@ -200,7 +200,7 @@ def find_action(completion: str) -> ActionSpan | None:
        with `Thought:` this is the first `action:` in the same case (`Thought: so. Action: left`,
        `thought: so. action: left`), or else the first after the end of a sentence. In any other
        text it is the first `Action:` after the end of a sentence.
-    4. If there is no label, the action is the text in the last `<action>…</action>`.
+    4. Without any label, the action is the content of the last `<action>…</action>`.
     5. A line that begins with `Observation:` after an action is invented: it is ignored, and so is
        everything after it.
 

@@ -284,12 +284,6 @@ def split_results(observation: str, count: int) -> list[str]:
     return results if results and join_results(results) == observation else [observation]
 
 
-def same_meaning(one: str, other: str) -> bool:
-    """Whether two completions have the same text and calls, up to white space around the text."""
-    first, second = read_turn(one), read_turn(other)
-    return first.calls == second.calls and first.text.strip() == second.text.strip()
-
-
 def _write_action(tool: Tool, arguments: Mapping[str, Any]) -> str:
     if tool.only_text and tool.only_text in arguments:
         return f"{tool.name}[{arguments[tool.only_text]}]"

@@ -96,7 +96,7 @@ def compare(
     data, the behavior cloning and the budget. Finished trials are never repeated, so a study can be
     spread over several commands with `--trial eef@3`, at the same time and on several machines that
     share a disk: the first trial of a seed makes what its trials share, the others wait for it.
-    With `--ray`, every trial is a task of a Ray cluster, which is started again if its node dies.
+    With `--ray`, trials run as tasks of a Ray cluster; one whose node dies is started again.
     Prints win rates and paired tests of the trials so far; `eef report DIR` writes the full report.
 
     Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --budget rollouts=720 --out

@@ -42,7 +42,7 @@ class AgentGymSettings(ForeignSettings):
     """Field that names a session: `env_idx`, or `id` at most servers of AgentGym."""
 
     task_field: str = "session_id"
-    """Field of `/reset` that names a task: `session_id`, `data_idx` or `game`."""
+    """Field of `/reset` that holds the number of a task: `session_id`, `data_idx` or `game`."""
 
     reward: Literal["gained", "total"] = "gained"
     """Whether a step returns the reward that it gained, or the total so far."""

@@ -28,9 +28,6 @@ class Inspect(LoopEnv):
     framework = "inspect"
     package = "inspect-ai"
 
-    def __init__(self, settings: InspectSettings) -> None:
-        super().__init__(settings)
-
 
 SPEC = EnvSpec(
     settings=InspectSettings,

@@ -26,9 +26,6 @@ class Verifiers(LoopEnv):
     framework = "verifiers"
     package = "'verifiers>=0.1.14,<0.2'"
 
-    def __init__(self, settings: VerifiersSettings) -> None:
-        super().__init__(settings)
-
 
 SPEC = EnvSpec(
     settings=VerifiersSettings,

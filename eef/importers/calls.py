@@ -32,7 +32,8 @@ from eef.trajectory import Step
 _NAMES = ("name", "function_name", "tool_name", "action")
 _ARGUMENTS = ("arguments", "args", "parameters", "input", "action_input")
 _ARGUMENTS_IN_TEXT = {"arguments", "parameters"}
-_HOLDERS = ("function", "custom", "functionCall", "toolUse")  # keys with a call in them
+_CALL_PARTS = ("functionCall", "toolUse")  # keys of content parts with a call in them
+_HOLDERS = ("function", "custom", *_CALL_PARTS)
 _ACTION_INPUT = re.compile(
     r"^[ \t]*[*_]{0,2}Action Input[*_]{0,2}:[*_]{0,2}\s*(.*)", re.I | re.M | re.S
 )
@@ -295,7 +296,7 @@ def _result(value: Any) -> str | None:
 
 
 def _is_call(part: Any) -> bool:
-    return _type(part) == "tool_use" or _holder(part, ("functionCall", "toolUse")) is not None
+    return _type(part) == "tool_use" or _holder(part, _CALL_PARTS) is not None
 
 
 def _holder(part: Any, keys: tuple[str, ...]) -> str | None:

@@ -208,14 +208,6 @@ def writing_weights(path: Path) -> Iterator[None]:
             ) from error
 
 
-def describe_compute() -> str:
-    """The device that `auto` selects: the name of a GPU, or the threads of the CPU."""
-    device = _device("auto")
-    if device.type == "cuda":
-        return f"GPU {torch.cuda.get_device_name(device)}"
-    return f"CPU, threads: {torch.get_num_threads()}"
-
-
 def release_memory() -> None:
     """Return the memory of models that are gone to the GPUs, for other processes to use."""
     gc.collect()

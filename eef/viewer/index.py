@@ -352,7 +352,7 @@ class _Writer:
         return bool(found)
 
     def _merge_words(self, merge: bool) -> None:
-        """Whether the full-text index merges its parts as it grows. Writing each part once is 40 %
+        """Whether the full-text index merges its parts as it grows. Without, indexing is a quarter
         faster, and what is indexed first is most of a run."""
         for name, value in (("automerge", 4 if merge else 0), ("crisismerge", 1000)):
             self.connection.execute("INSERT INTO texts(texts, rank) VALUES(?, ?)", (name, value))
