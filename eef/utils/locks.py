@@ -166,7 +166,11 @@ def acquire_lock(path: Path) -> Lock:
             _flock(file, path)
             lease, holder = lease_of(path), Holder.this_process()
             _take(lease, holder, path)
-            _describe(file, holder)
+            try:
+                _describe(file, holder)
+            except BaseException:
+                lease.unlink(missing_ok=True)  # this process runs on, and nobody would remove it
+                raise
         except BaseException:
             file.close()
             raise
@@ -308,7 +312,11 @@ def _replace(lease: Path, holder: Holder) -> None:
 
 def _write(lease: Path, holder: Holder) -> Path:
     path = lease.with_name(f"{lease.name}.{secrets.token_hex(8)}.tmp")
-    path.write_text(json.dumps(asdict(holder)) + "\n", encoding="utf-8")
+    try:
+        path.write_text(json.dumps(asdict(holder)) + "\n", encoding="utf-8")
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return path
 
 

@@ -202,3 +202,28 @@ def test_a_lease_that_is_still_empty_belongs_to_somebody(tmp_path, elsewhere):
     with pytest.raises(StoreError, match="written by process 0 on another machine"):
         acquire_lock(path)
     writer.join()
+
+
+@pytest.mark.parametrize("full", ["lease", "lock"])
+def test_a_full_disk_leaves_no_lease_of_a_process_that_runs_on(tmp_path, monkeypatch, full):
+    """The file that the disk cannot take is the lease, or the lock file after it."""
+    no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write_half(path, text, **_):
+        path.touch()
+        raise no_space
+
+    def describe(file, holder):
+        raise no_space
+
+    path = tmp_path / "stage.lock"
+    with monkeypatch.context() as disk:
+        if full == "lease":
+            disk.setattr(locks.Path, "write_text", write_half)
+        else:
+            disk.setattr(locks, "_describe", describe)
+        with pytest.raises(StoreError, match="No space left"):
+            acquire_lock(path)
+    assert leases(tmp_path) == []
+    with acquire_lock(path):
+        assert leases(tmp_path) == ["stage.lock.lease"]
