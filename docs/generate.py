@@ -591,7 +591,15 @@ def _imports() -> Iterator[str]:
         "verified, the outcome of every row to `FIRST_FILE-imported.jsonl.accounts.jsonl` "
         "(with `--out NAME`, `NAME.accounts.jsonl`): its `place`, the `outcome` (`verified`, "
         "`partly verified`, `unverified` or `rejected`), the `id` and `task` of its trajectory, "
-        "its `steps`, the first `verified_steps` of them that hold, its `reward` and the `reason`.",
+        "its `steps`, the first `verified_steps` of them that hold, the `tolerated_steps`, its "
+        "`reward` and the `reason`.",
+        "",
+        "A row is replayed as the task that it names in `task` (an id or number of the "
+        "environment), or else as the tasks whose instruction is the row's `instruction` or first "
+        "observation. In a seeded environment, `episode_seed` is the seed of its episode; 0 is "
+        "tried without it. The reward of a verified row is the environment's, and one that the "
+        "row records must be the same. Other rows need a `reward` (or `score`) from 0 to 1; "
+        "`--reward-from` takes it from another key, or from a file of `id` and `reward`.",
         "",
         "An id is `author/key`; the key is the row's own id, or its line. If several rows have the "
         "same id, because they are trajectories of one task or come from several files, all are "
@@ -599,9 +607,9 @@ def _imports() -> Iterator[str]:
         "(`expert:gpt-4/6@b.jsonl:3`). The same files in the same order always get the same ids.",
         "",
         "Half of a surrogate pair becomes U+FFFD. Turns without an action after the end of a "
-        "replayed episode are dropped and counted. A row is rejected if two messages of the agent "
-        "follow each other without an observation between them, or if a turn has several tool "
-        "calls.",
+        "replayed episode are dropped and counted. Messages of the agent in a row are "
+        "one turn; the row is rejected if two of them have an action in ReAct. A turn of several "
+        "tool calls is rejected unless `--env` names an environment with tools.",
         "",
         "### How a turn is read",
         "",

@@ -19,7 +19,7 @@ from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError, EnvError
 from eef.importers.calls import ActionMap
 from eef.importers.formats import PLUGINS, find_format
-from eef.importers.importer import Importer, ImportReport, RowAccount
+from eef.importers.importer import Importer, ImportReport, RowAccount, rewards_of
 from eef.importers.rows import Rejection
 from eef.importers.verify import TaskIndex
 from eef.trajectory import Trajectory
@@ -60,6 +60,15 @@ def import_files(
             show_default=False,
         ),
     ] = None,
+    reward_from: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY|FILE",
+            help="Where rewards are: a key of each row, e.g. `scores.resolved`, or a JSON Lines "
+            "file of `id` and `reward`.",
+            show_default=False,
+        ),
+    ] = "",
     action_map: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,6 +118,7 @@ def import_files(
         action_map=ActionMap(action_map or ()),
         author=author,
         reward=reward,
+        reward_of=rewards_of(reward_from) if reward_from else None,
     )
     rejected: list[Rejection] = []
     with handle_interrupt("stopped; nothing was written"):
@@ -117,11 +127,30 @@ def import_files(
         _print_accounts(importer.accounts)
     for line in report_lines(importer.report, rejected):
         print_err(line)
+    hint = _hint(rejected, env)
     if importer.report.imported == 0:
-        raise DataError("no trajectory found", hint=f"known formats: {', '.join(PLUGINS.names())}")
+        raise DataError("no row was imported", hint=hint)
     print_out(str(target))
     if rejected:
+        if hint:
+            print_err(f"hint: {hint}")
         raise typer.Exit(1)
+
+
+def _hint(rejected: list[Rejection], env: str) -> str | None:
+    """How to import rows that were rejected, if that is not in their reasons."""
+    reasons = [item.reason for item in rejected]
+    if any(reason.startswith("no reward") for reason in reasons):
+        replay = (
+            "name each row's task in `task`, and its seed in `episode_seed`, as the environment has"
+            " them"
+            if env
+            else "replay the rows in their environment: `--env NAME`"
+        )
+        return f"{replay}; or give rewards: `--reward-from KEY`, or `--reward 1` for wins"
+    if any(reason.startswith("unknown format") for reason in reasons):
+        return f"known formats: {', '.join(PLUGINS.names())}"
+    return None
 
 
 def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[str]:

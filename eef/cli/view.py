@@ -68,7 +68,7 @@ def view(
     Example: `eef view runs/demo --static pages --filter never`
     """
     require_package("jinja2", "`eef view`")
-    require_package("starlette", "`eef view`")
+    require_package("starlette", "`eef view`", extra="view")
     from eef.viewer.library import open_library
     from eef.viewer.server import serve
     from eef.viewer.static import choose_tasks, write_site

@@ -73,8 +73,7 @@ they are in `loss_scale`, and `--is_binary_loss_scale false` is required.
 """,
     "openai": _HEAD
     + """
-`weight` (0 or 1) is set on every message. OpenAI's schema defines it for the assistant's messages;
-no others are trained.
+`weight` (0 or 1) is set on every message of the assistant; no others are trained.
 """,
     "together": _HEAD
     + """

@@ -29,7 +29,7 @@ from eef.exporters.readmes import (
 )
 from eef.policy import Conversation
 from eef.renderer import Renderer
-from eef.utils.extras import missing_package
+from eef.utils.extras import missing_package, require_package
 from eef.utils.jsonl import disk_errors, write_json, write_jsonl, write_text
 from eef.utils.records import Json
 
@@ -49,13 +49,14 @@ class Target:
     `binary`: it supports only the weights 0 and 1. `calls`: it supports tool calls. `renders`: what
     it renders messages by: the `model`'s chat template, its `own`, or none, because it gets
     `tokens` or text. Those that render messages train whole messages, so that they cannot train on
-    actions only.
+    actions only. `tables`: it writes parquet files, which need pyarrow.
     """
 
     write: Callable[[Sequence[RenderedExample], Path, Renderer], None]
     binary: bool = True
     calls: bool = True
     renders: Literal["model", "own", "tokens"] = "model"
+    tables: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,13 @@ def export(
 
 
 def find_target(name: str) -> Target:
-    """The target of a name. ConfigError if it is unknown."""
+    """The target of a name. ConfigError if it is unknown, or needs a package that is missing."""
     if name not in TARGETS:
         raise unknown_name("export target", name, TARGETS)
-    return TARGETS[name]
+    target = TARGETS[name]
+    if target.tables:
+        require_package("pyarrow", f"`--to {name}`")
+    return target
 
 
 def end_of_turn(renderer: Renderer) -> str:
@@ -205,9 +209,24 @@ def _axolotl(examples: Sequence[RenderedExample], directory: Path, renderer: Ren
     write_jsonl(directory / "train.jsonl", (_with(example, "train", bool) for example in examples))
 
 
-def _weights(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+def _together(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
     rows = (_with(example, "weight", int, folded=False) for example in examples)
     write_jsonl(directory / "train.jsonl", rows)
+
+
+def _openai(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
+    write_jsonl(directory / "train.jsonl", (_openai_row(example) for example in examples))
+
+
+def _openai_row(example: RenderedExample) -> Json:
+    """A row with the fields that OpenAI documents for each role, and no others."""
+    row = _with(example, "weight", int, folded=False)
+    for message in row["messages"]:
+        if message["role"] != "assistant":
+            del message["weight"]
+        if message["role"] == "tool":
+            message.pop("name", None)
+    return row
 
 
 def _swift(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
@@ -487,16 +506,16 @@ def write_table(path: Path, rows: Sequence[Json]) -> None:
 
 
 TARGETS: dict[str, Target] = {
-    "trl": Target(_trl, renders="tokens"),
+    "trl": Target(_trl, renders="tokens", tables=True),
     "axolotl": Target(_axolotl),
     "llamafactory": Target(_llamafactory),
     "llamafactory-v1": Target(_llamafactory_v1, binary=False),
     "ms-swift": Target(_swift, binary=False),
-    "openai": Target(_weights, renders="own"),
-    "together": Target(_weights, renders="own"),
+    "openai": Target(_openai, renders="own"),
+    "together": Target(_together, renders="own"),
     "agentgym": Target(_agentgym, calls=False, renders="own"),
-    "verl": Target(_verl, binary=False, renders="tokens"),
+    "verl": Target(_verl, binary=False, renders="tokens", tables=True),
     "prompt-completion": Target(_prompt_completion, binary=False, renders="tokens"),
-    "parquet": Target(_parquet, binary=False, renders="tokens"),
+    "parquet": Target(_parquet, binary=False, renders="tokens", tables=True),
     "atif": Target(_atif, binary=False, renders="own"),
 }

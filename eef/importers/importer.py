@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
 from eef.env import toolset_of
-from eef.importers.episode import ParsedEpisode, ParseError
+from eef.errors import DataError
+from eef.importers.episode import ParsedEpisode, ParseError, parse_reward
 from eef.importers.formats import read_row
 from eef.importers.rows import Rejection, Row, read_rows
 from eef.importers.verify import TaskIndex, verify
@@ -136,7 +137,9 @@ class Importer:
 
     `task_index` are the tasks to verify trajectories in, None to verify none. `wanted` is the only
     format to accept, or "auto". `action_map` rewrites actions. `author` is the expert's name, by
-    default that of the row, or the file's. `reward` is used for rows that record none. `held_out`
+    default that of the row, or the file's. `reward` is used for rows that record none. `reward_of` is
+    the reward of a row with an id, in place of the one that its format records; None for none.
+    `held_out`
     maps ids of tasks to the reason why their trajectories are rejected. `taken` are ids that no
     trajectory may get.
 
@@ -151,6 +154,7 @@ class Importer:
         action_map: Callable[[str], str] = lambda action: action,
         author: str = "",
         reward: float | None = None,
+        reward_of: Callable[[Mapping[str, Any], str], object] | None = None,
         held_out: Mapping[str, str] | None = None,
         taken: Collection[str] = (),
     ) -> None:
@@ -162,6 +166,7 @@ class Importer:
         self.accounts: list[RowAccount] = []
         self._author = author
         self._reward = reward
+        self._reward_of = reward_of
         self._held_out = dict(held_out or {})
         self._taken = set(taken)
 
@@ -181,6 +186,9 @@ class Importer:
             episode = read_row(
                 row.data, self._wanted, tools=self._tools, action_map=self._action_map
             )
+            if self._reward_of is not None:
+                given = self._reward_of(row.data, episode.key)
+                episode = replace(episode, reward=parse_reward(given))
             author = Author("expert", self._author or episode.author or path.stem)
             wish = _id(episode, author, row.place)
             id = self._unique(wish, path, row.place)
@@ -215,6 +223,30 @@ class Importer:
         id = next(choice for choice in choices if choice not in self._taken)
         self._taken.add(id)
         return id
+
+
+def rewards_of(source: str) -> Callable[[Mapping[str, Any], str], object]:
+    """The rewards of rows by a key of each row, or by a JSON Lines file of `id` and `reward`.
+
+    A dot in a key is a level: `scores.resolved`. A source that ends in `.json` or `.jsonl` is a
+    file, and its ids are those of the rows. A row without the key, or one that is not in the file,
+    has no reward. DataError if the file cannot be read.
+    """
+    if not source.endswith((".json", ".jsonl")):
+        return lambda row, id: _at(row, source.split("."))
+    given: dict[str, object] = {}
+    for item in read_rows(Path(source)):
+        if isinstance(item, Rejection) or not {"id", "reward"} <= item.data.keys():
+            reason = item.reason if isinstance(item, Rejection) else "expected `id` and `reward`"
+            raise DataError(f"`{item.place}` is no reward: {reason}")
+        given[str(item.data["id"])] = item.data["reward"]
+    return lambda row, id: given.get(id)
+
+
+def _at(value: object, keys: Sequence[str]) -> object:
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _outcome(trajectory: Trajectory) -> Outcome:

@@ -85,12 +85,12 @@ def verify(
     """
     unplayed = _unplayed(episode, id, author, episode.source or source)
     if task_index is None:
-        trajectory = _as_recorded(episode, task_index, unplayed, reward)
-        return Verified(trajectory, "no environment to replay it in")
+        return _as_recorded(episode, None, unplayed, reward, "no environment to replay it in")
     env = task_index.env
     if not env.replayable:
-        trajectory = _as_recorded(episode, task_index, unplayed, reward)
-        return Verified(trajectory, f"{env.name} cannot be replayed")
+        difference = f"{env.name} cannot be replayed"
+        return _as_recorded(episode, task_index, unplayed, reward, difference)
+    unseeded = env.seeded and episode.episode_seed is None
     found: list[tuple[int, str, Trajectory]] = []
     for task in task_index.candidates(episode):
         played, mismatch = _replay(env, task, episode, unplayed)
@@ -98,14 +98,15 @@ def verify(
             return Verified(played, "")
         other_goal = mismatch.step == 0 and task not in task_index.with_goal_of(episode)
         message = f"{task.id} has another goal here" if other_goal else mismatch.message
+        message += " (replayed with seed 0: the row has no `episode_seed`)" if unseeded else ""
         found.append((mismatch.step, message, played))
     if not found:
-        difference = f"{env.name} has no task with this goal"
-        return Verified(_as_recorded(episode, task_index, unplayed, reward), difference)
+        difference = _no_task(env, episode)
+        return _as_recorded(episode, task_index, unplayed, reward, difference)
     _, difference, played = max(found, key=lambda item: item[0])
     held = len(played.steps)
     if not 0 < held < len(episode.steps):
-        return Verified(_as_recorded(episode, task_index, unplayed, reward), difference)
+        return _as_recorded(episode, task_index, unplayed, reward, difference)
     return Verified(_as_far_as_verified(episode, played, env, reward), difference)
 
 
@@ -219,13 +220,14 @@ def _as_recorded(
     task_index: TaskIndex | None,
     unplayed: Trajectory,
     default_reward: float | None,
-) -> Trajectory:
-    """The unverified trajectory."""
+    difference: str,
+) -> Verified:
+    """The unverified trajectory, and why it is unverified. ParseError if there is no reward."""
     reward = default_reward if episode.reward is None else episode.reward
     if reward is None:
-        raise ParseError("no reward, and no replay that gives one (`--reward 1` makes it a win)")
+        raise ParseError(f"no reward, and no replay that gives one: {difference}")
     won = reward >= (task_index.env.success_threshold if task_index else 1.0)
-    return replace(
+    trajectory = replace(
         unplayed,
         task=_task_id(episode, task_index),
         reward=reward,
@@ -233,6 +235,14 @@ def _as_recorded(
         status="terminated" if episode.terminated else "truncated",
         success=won if episode.success is None else bool(episode.success),
     )
+    return Verified(trajectory, difference)
+
+
+def _no_task(env: Env, episode: ParsedEpisode) -> str:
+    """Why no task was found for an episode."""
+    if episode.task is None:
+        return f"the row names no `task`, and {env.name} has none with this goal"
+    return f"{env.name} has no task {episode.task!r}, and none with this goal"
 
 
 def _task_id(episode: ParsedEpisode, task_index: TaskIndex | None) -> str:

@@ -34,24 +34,28 @@ EXTRAS = {
 """The extra that installs a package."""
 
 
-def install_command(package: str) -> str:
-    """The command that installs an optional package.
+def install_command(package: str, extra: str = "") -> str:
+    """The command that installs an optional package, by its own extra unless another is named.
 
     >>> install_command("torch")
     "pip install 'eef[train]'"
     """
-    return f"pip install 'eef[{EXTRAS[package]}]'"
+    return f"pip install 'eef[{extra or EXTRAS[package]}]'"
 
 
-def missing_package(package: str, purpose: str) -> ConfigError:
-    """The error for a missing package; `purpose` is what needs it, as the subject of a sentence."""
+def missing_package(package: str, purpose: str, *, extra: str = "") -> ConfigError:
+    """The error for a missing package; `purpose` is what needs it, as the subject of a sentence.
+
+    `extra` is the extra to install, for a purpose that needs more than the package's own.
+    """
     name = package.replace("_", "-")
     return ConfigError(
-        f"{purpose} needs the package `{name}`", hint=f"install it: `{install_command(package)}`"
+        f"{purpose} needs the package `{name}`",
+        hint=f"install it: `{install_command(package, extra)}`",
     )
 
 
-def require_package(package: str, purpose: str) -> None:
+def require_package(package: str, purpose: str, *, extra: str = "") -> None:
     """Raise ConfigError if an optional package is not installed. Imports nothing."""
     if find_spec(package) is None:
-        raise missing_package(package, purpose)
+        raise missing_package(package, purpose, extra=extra)

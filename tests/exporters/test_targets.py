@@ -166,7 +166,7 @@ def test_every_message_records_whether_it_is_trained_and_its_provenance():
     [
         ("axolotl", lambda message: message["train"]),
         ("ms-swift", lambda message: message["loss"]),
-        ("openai", lambda message: message["weight"] == 1),
+        ("openai", lambda message: message.get("weight") == 1),
         ("together", lambda message: message["weight"] == 1),
     ],
 )

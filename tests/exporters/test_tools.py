@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
 
 from eef.chat import as_calls
 from eef.env import toolset_of
@@ -49,7 +50,6 @@ OPENAI_ROW = {  # the documented schema of a fine-tuning row with tools
                         "properties": {
                             "role": {"enum": ["system", "user"]},
                             "content": {"type": "string"},
-                            "weight": {"const": 0},
                         },
                         "required": ["role", "content"],
                         "additionalProperties": False,
@@ -59,8 +59,6 @@ OPENAI_ROW = {  # the documented schema of a fine-tuning row with tools
                             "role": {"const": "tool"},
                             "content": {"type": "string"},
                             "tool_call_id": {"type": "string"},
-                            "name": {"type": "string"},
-                            "weight": {"const": 0},
                         },
                         "required": ["role", "content", "tool_call_id"],
                         "additionalProperties": False,
@@ -159,6 +157,23 @@ def test_openai_rows_follow_the_documented_schema(made, tmp_path):
     answered = [each["tool_call_id"] for each in row["messages"] if each["role"] == "tool"]
     assert ids[: len(answered)] == answered
     assert len(set(ids)) == len(ids)
+
+
+def test_openai_messages_have_the_fields_of_the_client_library_and_no_others(made, tmp_path):
+    chat = pytest.importorskip("openai.types.chat")
+    example, _, renderer = made
+    export("openai", [example], tmp_path, renderer)
+    (row,) = lines(tmp_path / "train.jsonl")
+    for message in row["messages"]:
+        if message["role"] == "assistant":  # of fine-tuning rows alone
+            assert message.pop("weight") in (0, 1)
+    checked = {
+        "messages": TypeAdapter(list[chat.ChatCompletionMessageParam]),
+        "tools": TypeAdapter(list[chat.ChatCompletionToolParam]),
+    }
+    for key, adapter in checked.items():
+        read = adapter.dump_json(adapter.validate_python(row[key]))  # drops unknown fields
+        assert json.loads(read) == row[key]
 
 
 @pytest.mark.parametrize(

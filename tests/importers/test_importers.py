@@ -30,7 +30,7 @@ from eef.importers.calls import ActionMap, as_actions, call_as_action
 from eef.importers.conversations import parse_message, split_episode
 from eef.importers.episode import ParseError
 from eef.importers.formats import FORMATS, detect, read_row
-from eef.importers.importer import Importer
+from eef.importers.importer import Importer, rewards_of
 from eef.importers.rows import Rejection, Row
 from eef.importers.rows import read_rows as rows_in
 from eef.importers.verify import TaskIndex
@@ -694,6 +694,62 @@ def test_files_with_equal_ids_are_all_imported_and_get_the_same_ids_again(tmp_pa
     assert [item.id for item in read([*paths, paths[0]], author="gpt-4")[0]] == ids
 
 
+def test_a_rejected_row_has_the_reason_why_it_was_not_replayed(played, task_index, tmp_path):
+    row = {"id": "a", "messages": messages_of(played[0])}
+    other = {**row, "messages": messages_by("user", "assistant")}
+    named = {**other, "task": "toy/none"}
+    elsewhere = {**other, "task": played[0].task}
+    _, rejected, _ = read(write(tmp_path / "a.jsonl", [row, other, named, elsewhere]), task_index)
+    start = "no reward, and no replay that gives one: "
+    assert [item.reason for item in rejected] == [
+        start + "the row names no `task`, and toy has none with this goal",
+        start + "toy has no task 'toy/none', and none with this goal",
+        start + f"{played[0].task} has another goal here",
+    ]
+    (_, rejected, _) = read(write(tmp_path / "b.jsonl", [row]))
+    assert rejected[0].reason == start + "no environment to replay it in"
+
+
+def test_a_seeded_environment_without_a_seed_is_named_as_the_reason(tmp_path):
+    env = make_env("tests.fakes.counter:SPEC", {})
+    env.seeded = True
+    task = env.tasks("train")[0]
+    row = {"id": "a", "task": task.id, "messages": messages_by("user", "assistant")}
+    tasks = TaskIndex(env, {"train": env.tasks("train")})
+    _, rejected, _ = read(write(tmp_path / "a.jsonl", [row]), tasks)
+    assert rejected[0].reason.endswith("(replayed with seed 0: the row has no `episode_seed`)")
+
+
+@pytest.mark.parametrize("source", ["key", "file"])
+def test_rewards_come_from_a_key_or_a_file(source, tmp_path):
+    messages = messages_by("user", "assistant")
+    rewards = {"a": 1.0, "b": 0.25}
+    rows = [
+        {"id": id, "messages": messages, "grades": {"resolved": reward}}
+        for id, reward in rewards.items()
+    ]
+    path = write(tmp_path / "a.jsonl", [*rows, {"id": "c", "messages": messages}])
+    beside = write(
+        tmp_path / "rewards.jsonl",
+        [{"id": id, "reward": reward} for id, reward in rewards.items()],
+    )
+    given = rewards_of("grades.resolved" if source == "key" else str(beside))
+    imported, rejected, _ = read(path, reward_of=given)
+    assert [item.reward for item in imported] == [1.0, 0.25]
+    assert rejected[0].place == f"{path}:3"
+
+
+def test_bad_sources_of_rewards_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        rewards_of(str(tmp_path / "none.jsonl"))
+    bad = write(tmp_path / "bad.jsonl", [{"id": "a"}])
+    with pytest.raises(DataError, match="expected `id` and `reward`"):
+        rewards_of(str(bad))
+    row = {"id": "a", "messages": messages_by("user", "assistant"), "score": "good"}
+    _, rejected, _ = read(write(tmp_path / "a.jsonl", [row]), reward_of=rewards_of("score"))
+    assert rejected[0].reason == "`reward` is 'good'; expected a number from 0 to 1"
+
+
 def test_closing_words_after_the_end_of_an_episode_are_dropped(played, task_index, tmp_path):
     item = next(item for item in played if item.status == "terminated")
     row = rows_of(item, "messages")
@@ -877,7 +933,7 @@ def test_missing_and_empty_files_are_errors(tmp_path):
 _BOUNDED = """
 import resource, sys
 from pathlib import Path
-from eef.importers.importer import Importer
+from eef.importers.importer import Importer, rewards_of
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]) << 20,) * 2)
 importer = Importer()
 for item in importer.trajectories([Path(sys.argv[1])]):
