@@ -137,11 +137,10 @@ class Importer:
 
     `task_index` are the tasks to verify trajectories in, None to verify none. `wanted` is the only
     format to accept, or "auto". `action_map` rewrites actions. `author` is the expert's name, by
-    default that of the row, or the file's. `reward` is used for rows that record none. `reward_of` is
-    the reward of a row with an id, in place of the one that its format records; None for none.
-    `held_out`
-    maps ids of tasks to the reason why their trajectories are rejected. `taken` are ids that no
-    trajectory may get.
+    default that of the row, or the file's. `reward_of` gives the reward of a row (its data, its id)
+    in place of the one that its format records, and None for none. `reward` is used for rows
+    without any. `held_out` maps ids of tasks to the reason why their trajectories are rejected.
+    `taken` are ids that no trajectory may get.
 
     Ids depend only on the files and their order: importing the same files again gives the same ids.
     """
