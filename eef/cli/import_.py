@@ -137,8 +137,8 @@ def import_files(
         raise typer.Exit(1)
 
 
-def _hint(rejected: list[Rejection], env: str) -> str | None:
-    """How to import rows that were rejected, if that is not in their reasons."""
+def _hint(rejected: list[Rejection], env: str) -> str:
+    """How to import rows that were rejected, or an empty text if their reasons are all there is."""
     reasons = [item.reason for item in rejected]
     if any(reason.startswith("no reward") for reason in reasons):
         replay = (
@@ -150,7 +150,7 @@ def _hint(rejected: list[Rejection], env: str) -> str | None:
         return f"{replay}; or give rewards: `--reward-from KEY`, or `--reward 1` for wins"
     if any(reason.startswith("unknown format") for reason in reasons):
         return f"known formats: {', '.join(PLUGINS.names())}"
-    return None
+    return ""
 
 
 def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[str]:
