@@ -83,7 +83,9 @@ class RayServers:
         count = self._count(ray)
         kind = ray.remote(num_gpus=1, num_cpus=0)(ServerHost)
         actors = [
-            kind.remote(self._settings, self.serving, str(self._logs / f"ray{number}"), self.key)
+            kind.remote(
+                self._settings_of(number), self.serving, str(self._logs / f"ray{number}"), self.key
+            )
             for number in range(count)
         ]
         try:
@@ -133,6 +135,11 @@ class RayServers:
         import ray
 
         return sum(ray.get([actor.restarted.remote() for actor in self._actors.values()]))
+
+    def _settings_of(self, number: int) -> ServerSettings:
+        """The settings of a server: those of one node need ports of their own."""
+        port = self._settings.port
+        return self._settings.model_copy(update={"port": port and port + number})
 
     def _count(self, ray: Any) -> int:
         free = int(ray.available_resources().get("GPU", 0))

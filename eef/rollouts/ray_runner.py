@@ -83,6 +83,19 @@ class _Host:
     deaths: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A rollout that a host plays, and how often servers had been recovered when it began.
+
+    When a server ends, all rollouts in flight fail; those that began before it was recovered are no
+    sign of a second failure.
+    """
+
+    host: _Host
+    spec: RolloutSpec
+    recoveries: int
+
+
 class RayRunner:
     """Plays any number of specs on hosts, at most `parameters.in_flight` at a time.
 
@@ -104,37 +117,42 @@ class RayRunner:
     def play(self, batch: Sequence[RolloutSpec]) -> Iterator[Trajectory]:
         """Play all specs of a batch of any size."""
         self._deal(batch)
-        pending: dict[Any, tuple[_Host, RolloutSpec]] = {}
-        recovered = False
+        pending: dict[Any, _Call] = {}
+        recovered, recoveries = False, 0
         try:
             while True:
                 for host in self._hosts:
                     while host.playing < self._parameters.in_flight and (spec := self._next(host)):
                         call = host.actor.play.remote(spec, self._origins(spec))
-                        pending[call] = host, spec
+                        pending[call] = _Call(host, spec, recoveries)
                         host.playing += 1
                 if not pending:
                     return
-                [call], _ = self._ray.wait(list(pending), num_returns=1)
-                host, spec = pending.pop(call)
+                [reference], _ = self._ray.wait(list(pending), num_returns=1)
+                call = pending.pop(reference)
+                host = call.host
                 host.playing -= 1
-                outcome = self._outcome(call)
+                outcome = self._outcome(reference)
                 if outcome is None:
-                    host.waiting.appendleft(spec)
+                    host.waiting.appendleft(call.spec)
                     self._replace(host, pending)
                 elif isinstance(outcome, Failure):
                     error = outcome.error()
-                    if not isinstance(error, ModelError) or recovered:
+                    if not isinstance(error, ModelError):
                         raise error
-                    self._hosts_of.recover()
-                    recovered = True
-                    host.waiting.appendleft(spec)
+                    if call.recoveries == recoveries:
+                        if recovered:
+                            raise error
+                        self._hosts_of.recover()
+                        recovered, recoveries = True, recoveries + 1
+                    host.waiting.appendleft(call.spec)
                 else:
-                    host.deaths, recovered = 0, False
+                    host.deaths = 0
+                    recovered = recovered and call.recoveries != recoveries
                     yield Trajectory.from_record(outcome)
         finally:
-            for call in pending:
-                self._ray.cancel(call)
+            for reference in pending:
+                self._ray.cancel(reference)
 
     def close(self) -> None:
         """End the hosts."""
@@ -182,16 +200,16 @@ class RayRunner:
             state = origin.start
         return records[::-1]
 
-    def _outcome(self, call: Any) -> Json | Failure | None:
+    def _outcome(self, reference: Any) -> Json | Failure | None:
         """What a host has returned; None if it has died."""
         exceptions = self._ray.exceptions
         try:
-            outcome: Json | Failure = self._ray.get(call)
+            outcome: Json | Failure = self._ray.get(reference)
         except (exceptions.RayActorError, exceptions.TaskCancelledError):
             return None
         return outcome
 
-    def _replace(self, host: _Host, pending: dict[Any, tuple[_Host, RolloutSpec]]) -> None:
+    def _replace(self, host: _Host, pending: dict[Any, _Call]) -> None:
         """Start a dead host again; its other rollouts return to it."""
         host.deaths += 1
         if host.deaths > _DEATHS:
@@ -200,8 +218,8 @@ class RayRunner:
                 hint="see the logs of Ray; `rollouts.host_cpus` reserves more for each; stored "
                 "rollouts are kept",
             )
-        for call in [each for each, (other, _) in pending.items() if other is host]:
-            host.waiting.appendleft(pending.pop(call)[1])
+        for reference in [each for each, call in pending.items() if call.host is host]:
+            host.waiting.appendleft(pending.pop(reference).spec)
         host.playing = 0
         self._ray.kill(host.actor)
         host.actor = self._start()

@@ -3,6 +3,9 @@
 Executed as a script by `Guarded` with the interpreter of `eef`: `guard.py LOG COMMAND …`. It writes
 the id of the group to its output and ends the group when its input closes, which happens however
 the caller ends, or when the command itself ends.
+
+The guard is a grandchild of its caller: some callers end with all their children killed, as the
+processes of Ray do. The child between them exits with the guard's status.
 """
 
 from __future__ import annotations
@@ -62,6 +65,9 @@ def main() -> None:
     """The guard."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if guard := os.fork():
+        _, status = os.waitpid(guard, 0)
+        os._exit(os.waitstatus_to_exitcode(status) % 256)
     with suppress(OSError, AttributeError):  # Linux: what the command leaves becomes our child
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     log, *command = sys.argv[1:]

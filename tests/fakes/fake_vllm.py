@@ -1,7 +1,8 @@
 """A program that acts as a Python with vLLM: it states a version, and serves a list of models.
 
 As vLLM does, the server starts a process of its own, which does not end with it. The last argument
-may be a failure: `fail:<words>` writes them and ends, `slow` does not start in a minute.
+may be a failure: `fail:<words>` writes them and ends, `slow` does not start in a minute. If it is
+`engine`, the server computes completions with the model (`tests.fakes.fake_engine`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 
 def write_program(path: Path) -> Path:
@@ -43,12 +45,34 @@ def main() -> None:
         sys.exit(sys.argv[-1].removeprefix("fail:"))
     if sys.argv[-1] == "slow":
         time.sleep(60)
-    port = int(sys.argv[sys.argv.index("--port") + 1])
     engine = subprocess.Popen(["sleep", "600"])
-    host = sys.argv[sys.argv.index("--host") + 1]
+    host, port = option("--host"), int(option("--port"))
+    if sys.argv[-1] == "engine":
+        serve_model(host, port, engine.pid)
     server = ThreadingHTTPServer((host, port), Handler)
     print("serving with engine", engine.pid, flush=True)
     server.serve_forever()
+
+
+def option(name: str) -> str:
+    return sys.argv[sys.argv.index(name) + 1]
+
+
+def serve_model(host: str, port: int, engine: int) -> NoReturn:
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from tests.fakes.fake_engine import FakeEngine
+    from tests.fakes.served import serving
+
+    model = FakeEngine(
+        option("--model"),
+        option("--served-model-name"),
+        key=os.environ["VLLM_API_KEY"],
+        context=int(option("--max-model-len")),
+    )
+    with serving(model, host, port):
+        print("serving with engine", engine, flush=True)
+        while True:
+            time.sleep(60)
 
 
 if __name__ == "__main__":

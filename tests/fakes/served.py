@@ -58,9 +58,11 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(answer: Callable[[str, dict[str, str], bytes], Any]) -> Iterator[tuple[str, list[Any]]]:
-    """A server on loopback; yields its address and the list of requests."""
-    server = Server(("127.0.0.1", 0), Handler)
+def serving(
+    answer: Callable[[str, dict[str, str], bytes], Any], host: str = "127.0.0.1", port: int = 0
+) -> Iterator[tuple[str, list[Any]]]:
+    """A server, by default on loopback; yields its address and the list of requests."""
+    server = Server((host, port), Handler)
     server.daemon_threads = True
     server.answer, server.seen = answer, []
     thread = threading.Thread(
@@ -68,7 +70,7 @@ def serving(answer: Callable[[str, dict[str, str], bytes], Any]) -> Iterator[tup
     )
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", server.seen
+        yield f"http://{host}:{server.server_port}", server.seen
     finally:
         server.shutdown()
         server.server_close()

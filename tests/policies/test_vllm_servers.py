@@ -176,6 +176,32 @@ def test_no_process_is_left_however_the_program_ends(program, tmp_path, number):
     assert ends([engine, group])
 
 
+CALLER = """
+import os, sys, time
+from pathlib import Path
+from eef.utils.guard import Guarded
+guarded = Guarded(["sh", "-c", "sleep 600 & sleep 600"], Path(sys.argv[1]), os.environ)
+print(guarded._guard.pid, guarded._group, flush=True)
+time.sleep(60)
+"""
+
+
+def test_nothing_is_left_if_the_children_of_the_program_are_killed_with_it(tmp_path):
+    """Ray does that when the process of an actor ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CALLER, str(tmp_path / "log")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    child, group = map(int, process.stdout.readline().split())
+    os.kill(child, signal.SIGKILL)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert ends([child, group])
+
+
 def test_a_guard_that_is_killed_takes_nothing_along_and_leaves_nothing(tmp_path):
     guarded = Guarded(["sh", "-c", "sleep 600 & sleep 600"], tmp_path / "log", os.environ)
     group = guarded._group

@@ -30,12 +30,15 @@ def two_nodes(ray_module):
     """A cluster whose first node has no room for work, and one with two CPUs that may be killed."""
     from ray.cluster_utils import Cluster
 
-    patient = {  # a node that answers slowly is not dead; one that refuses connections is
+    settings = {  # a node that answers slowly is not dead; one that refuses connections is
         "health_check_period_ms": 1000,
         "health_check_timeout_ms": 120_000,
         "health_check_failure_threshold": 5,
+        "enable_worker_prestart": False,  # processes that no test uses
+        "prestart_worker_first_driver": False,
     }
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": patient})
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": settings}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
     nodes.add_node(num_cpus=2)
     os.environ[cluster.VARIABLE] = nodes.address
     cluster.join(nodes.address)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import time
 
 import pytest
@@ -23,8 +24,7 @@ pytestmark = pytest.mark.ray
 SERVING = Serving(model="/some/model", dtype="bfloat16", context=512, rank=None)
 
 
-def recipe(student, directory, url, **changes):
-    server = {"urls": [url], "backoff": 0.01}
+def recipe(student, directory, **rollouts):
     settings = small_recipe(
         student,
         methods=["bc", "eef"],
@@ -33,11 +33,14 @@ def recipe(student, directory, url, **changes):
         tasks={"train": 8, "test": 2},
         budget={"rollouts_per_task": 3},
         sampling={"max_tokens": 4},
-        rollouts={
-            "engine": "remote", "in_flight": 4, "server": server, "step_limit": 7, **changes,
-        },
-    )  # fmt: skip
+        rollouts={"in_flight": 4, "step_limit": 7, **rollouts},
+    )
+    directory.mkdir(exist_ok=True)
     return write_recipe(directory / "r.json", settings)
+
+
+def remote(url):
+    return {"engine": "remote", "server": {"urls": [url], "backoff": 0.01}}
 
 
 def texts(directory):
@@ -47,39 +50,72 @@ def texts(directory):
     }
 
 
-def test_hosts_play_what_this_process_plays_though_their_node_dies(
-    two_nodes, student, tmp_path, monkeypatch
-):
-    (tmp_path / "ray").mkdir()
-    append, killed = Store.append, []
+def are_those_of(directory, plain):
+    """Whether the rollouts of a run are those of another; servers are not exact to the bit."""
+    ours, theirs = texts(directory), texts(plain)
+    return (
+        ours.keys() == theirs.keys()
+        and all(status != "error" for status, _ in ours.values())
+        and sum(ours[name] == theirs[name] for name in ours) >= 0.9 * len(ours)
+    )
 
-    def kill(store, trajectory):  # in this thread: Ray starts nodes in no other
-        append(store, trajectory)
-        stored = lines_in(tmp_path / "hosts/eef/trajectories.jsonl")
-        if not killed and stored >= 4:
-            [victim] = list(two_nodes.worker_nodes)
-            two_nodes.remove_node(victim, allow_graceful=False)
-            killed.append(stored)
-            two_nodes.add_node(num_cpus=2)
 
-    monkeypatch.setattr(Store, "append", kill)
+@pytest.fixture(scope="module")
+def engine(student):
     with fake_engine(student) as (url, _):
-        plain = eef("run", recipe(student, tmp_path, url), "--out", tmp_path / "plain", "--quiet")
-        assert plain.exit_code == 0, plain.stderr
-        hosted = recipe(student, tmp_path / "ray", url, placement="ray", hosts=2)
-        cluster = ("--ray", two_nodes.address)
-        done = eef("run", hosted, "--out", tmp_path / "hosts", "--quiet", *cluster)
-        assert done.exit_code == 0, done.stderr
-    ours, theirs = texts(tmp_path / "hosts"), texts(tmp_path / "plain")
-    assert killed
-    assert killed[0] < len(ours)
-    assert ours.keys() == theirs.keys()
-    assert all(status != "error" for status, _ in ours.values())
-    assert sum(ours[name] == theirs[name] for name in ours) >= 0.9 * len(ours)
+        yield url
+
+
+@pytest.fixture(scope="module")
+def plain(engine, student, tmp_path_factory):
+    """A run whose rollouts this process plays through a server on this machine."""
+    directory = tmp_path_factory.mktemp("plain")
+    path = recipe(student, directory / "recipe", **remote(engine))
+    done = eef("run", path, "--out", directory / "run", "--quiet")
+    assert done.exit_code == 0, done.stderr
+    return directory / "run"
+
+
+@pytest.fixture
+def after_four(monkeypatch, tmp_path):
+    """Calls a function once, in this thread, when four rollouts of EEF are stored in `run`.
+
+    Ray starts nodes in no other thread.
+    """
+    append, happened = Store.append, []
+
+    def call_after_four(function):
+        def append_and_look(store, trajectory):
+            append(store, trajectory)
+            stored = lines_in(tmp_path / "run/eef/trajectories.jsonl")
+            if not happened and stored >= 4:
+                happened.append(stored)
+                function()
+
+        monkeypatch.setattr(Store, "append", append_and_look)
+        return happened
+
+    return call_after_four
+
+
+def test_hosts_play_what_this_process_plays_though_their_node_dies(
+    two_nodes, engine, plain, student, tmp_path, after_four
+):
+    def kill():
+        [victim] = list(two_nodes.worker_nodes)
+        two_nodes.remove_node(victim, allow_graceful=False)
+        two_nodes.add_node(num_cpus=2)
+
+    killed = after_four(kill)
+    path = recipe(student, tmp_path / "recipe", **remote(engine), placement="ray", hosts=2)
+    done = eef("run", path, "--out", tmp_path / "run", "--quiet", "--ray", two_nodes.address)
+    assert done.exit_code == 0, done.stderr
+    assert killed[0] < len(texts(tmp_path / "run"))
+    assert are_those_of(tmp_path / "run", plain)
 
 
 def test_a_cluster_that_a_recipe_does_not_use_is_one_line(two_nodes, student, tmp_path):
-    path = recipe(student, tmp_path, "http://127.0.0.1:1/v1")
+    path = recipe(student, tmp_path / "recipe", **remote("http://127.0.0.1:1/v1"))
     done = eef("run", path, "--out", tmp_path / "run", "--ray", "local")
     assert done.exit_code == 2
 
@@ -87,7 +123,7 @@ def test_a_cluster_that_a_recipe_does_not_use_is_one_line(two_nodes, student, tm
 # Servers
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def gpus(two_nodes):
     """A node that states that it has two GPUs."""
     node = two_nodes.add_node(num_cpus=1, num_gpus=2)
@@ -126,9 +162,10 @@ def test_a_cluster_without_gpus_is_one_line(two_nodes, program, tmp_path):
 
 
 def test_servers_start_on_gpus_are_revived_once_and_end(gpus, program, tmp_path):
-    servers = make_servers(program, tmp_path)
+    servers = make_servers(program, tmp_path, port=free_ports())
     servers.start()
-    assert len(servers.urls) == 2
+    first_port, second_port = (int(url.split(":")[2].removesuffix("/v1")) for url in servers.urls)
+    assert second_port == first_port + 1  # both on one node
     assert all(not url.startswith("http://127.0.0.1") for url in servers.urls)
     with pytest.raises(ClusterError, match="0 of 2 GPUs of the Ray cluster are free") as caught:
         make_servers(program, tmp_path / "more", count=1).start()
@@ -146,18 +183,61 @@ def test_servers_start_on_gpus_are_revived_once_and_end(gpus, program, tmp_path)
 
 
 def test_a_server_that_does_not_start_gives_its_reason(gpus, program, tmp_path):
-    wait_for_gpus(1)
     servers = make_servers(program, tmp_path, count=1, arguments=("fail:CUDA out of memory",))
     with pytest.raises(ModelError, match="did not start: memory does not suffice"):
         servers.start()
 
 
+def test_a_run_through_servers_survives_one_of_them_and_their_node(
+    two_nodes, plain, program, student, tmp_path, after_four
+):
+    """Rollouts on a host, their server on a GPU. The node dies first, in another command the
+    server."""
+    node = two_nodes.add_node(num_cpus=0, num_gpus=1)
+    server = {
+        "python": str(program), "arguments": ["engine"], "placement": "ray", "retries": 1,
+        "backoff": 0.01, "context": 4096, "during_training": True,
+    }  # fmt: skip
+    path = recipe(
+        student, tmp_path / "recipe", engine="vllm", server=server, placement="ray", hosts=1
+    )
+    command = ("run", path, "--out", tmp_path / "run", "--quiet", "--ray", two_nodes.address)
+    logs = tmp_path / "run/servers"
+
+    def kill_node():
+        two_nodes.remove_node(node, allow_graceful=False)
+        wait_for(lambda: not any(map(lives, engines(logs))))
+
+    killed = after_four(kill_node)
+    done = eef(*command)
+    assert done.exit_code == 2
+    assert "has ended" in done.stderr
+    assert "hint: run the same command again" in done.stderr
+    stored = texts(tmp_path / "run")
+    assert 4 <= len(stored) < len(texts(plain))
+
+    node = two_nodes.add_node(num_cpus=0, num_gpus=1)
+    try:
+        killed.clear()
+        after_four(lambda: os.kill(parent_of(engines(logs)[-1]), signal.SIGKILL))
+        started = len(engines(logs))
+        done = eef(*command)
+        assert done.exit_code == 0, done.stderr
+        assert len(engines(logs)) == started + 2
+        assert stored.items() <= texts(tmp_path / "run").items()
+        assert are_those_of(tmp_path / "run", plain)
+        wait_for(lambda: not any(map(lives, engines(logs))))
+    finally:
+        two_nodes.remove_node(node)
+
+
+def free_ports():
+    """A port that is free, and probably the one after it."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
 def parent_of(pid):
     with open(f"/proc/{pid}/stat") as file:
         return int(file.read().rsplit(")", 1)[1].split()[1])
-
-
-def wait_for_gpus(count):
-    import ray
-
-    wait_for(lambda: ray.available_resources().get("GPU", 0) >= count)

@@ -10,10 +10,18 @@ from eef.pipeline import trials
 from eef.pipeline.run_directory import RunDirectory
 from eef.utils import cluster
 from tests.fakes.faults import differences
-from tests.fakes.small_run import eef, lines_in
+from tests.fakes.small_run import eef, lines_in, small_recipe, write_recipe
 
 pytestmark = pytest.mark.ray
 TRIALS = ("--seeds", "1", "--methods", "rft4,eef")
+
+
+@pytest.fixture(scope="module")
+def recipe(student, tmp_path_factory):
+    settings = small_recipe(
+        student, train={"updates": 4}, tasks={"test": 2}, sampling={"max_tokens": 4}
+    )
+    return write_recipe(tmp_path_factory.mktemp("recipe") / "small.json", settings)
 
 
 @pytest.fixture(scope="module")
