@@ -174,10 +174,14 @@ def test_two_plugins_of_one_name(site):
     assert make_env("desk_plugin:Desk", {}).name == "desk"
 
 
-def test_a_new_environment_passes_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "options", "passed", "won"),
+    [("help-desk", (), 3, 6), ("refund-desk", ("--tools",), 4, 2)],
+)
+def test_a_new_environment_passes_at_once(name, options, passed, won, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert eef("new", "environment", "help-desk").stdout == "help-desk\n"
-    package = tmp_path / "help-desk"
+    assert eef("new", "environment", name, *options).stdout == f"{name}\n"
+    package = tmp_path / name
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         cwd=package,
@@ -186,14 +190,17 @@ def test_a_new_environment_passes_at_once(tmp_path, monkeypatch):
         text=True,
         check=False,
     )
-    assert "3 passed" in tests.stdout, tests.stdout
-    install(package, "eef-help-desk", {"eef.environments": {"help-desk": "help_desk.env:SPEC"}})
+    assert f"{passed} passed" in tests.stdout, tests.stdout
+    reference = f"{name.replace('-', '_')}.env:SPEC"
+    install(package, f"eef-{name}", {"eef.environments": {name: reference}})
     monkeypatch.syspath_prepend(str(package))
     monkeypatch.chdir(package)
-    assert "6 won" in eef("env", "check", "help-desk").stderr
-    assert eef("collect", "recipe.toml", "--out", "run", "--quiet").exit_code == 0
-    assert json.loads((package / "run/fingerprint.json").read_text())["env"] == "help-desk"
-    assert "help-desk/" in eef("show", "run", "help-desk/3").stdout
+    assert f"{won} won" in eef("env", "check", name).stderr
+    shipped = ("--set", "model.name=base", "--set", "chat.format=react") if options else ()
+    done = eef("collect", "recipe.toml", "--out", "run", "--quiet", *shipped)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((package / "run/fingerprint.json").read_text())["env"] == name
+    assert f"{name}/" in eef("show", "run", f"{name}/3").stdout
 
 
 @pytest.mark.parametrize("name", ["Desk", "1", "a--b", "class", "toy", "../desk", "a b", "eef"])

@@ -31,6 +31,9 @@ def environment(
         Path | None,
         typer.Option(metavar="DIR", help="The new directory.  [default: NAME]", show_default=False),
     ] = None,
+    tools: Annotated[
+        bool, typer.Option("--tools", help="Actions are tool calls, in place of text.")
+    ] = False,
 ) -> None:
     """Write the package of a new environment.
 
@@ -38,7 +41,7 @@ def environment(
     tests that pass as they are, and a `pyproject.toml` that registers it as a plugin. Prints the
     directory.
 
-    Example: `eef new environment help-desk`
+    Example: `eef new environment help-desk --tools`
     """
     package = _package_of(name)
     directory = out or Path(name)
@@ -58,7 +61,8 @@ def environment(
         f"{package}/expert.py": "expert.py",
         "tests/test_env.py": "test_env.py",
     }.items():
-        text = (_TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
+        kind = "tools_" if tools and template != "pyproject.toml" else ""
+        text = (_TEMPLATES / f"{kind}{template}.txt").read_text(encoding="utf-8")
         _write(directory / path, Template(text).substitute(words))
     _write(directory / package / "__init__.py", f'"""The environment `{name}` for eef."""\n')
     print_err(f"next: cd {directory} && pip install -e '.[dev]' && pytest")
