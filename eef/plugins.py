@@ -112,6 +112,8 @@ class Plugins(Generic[T]):
             )
             if missing and own:
                 hint = "install its package, or run the command in the directory that holds it"
+            elif own:
+                hint = f"correct the module; `python -c 'import {module}'` shows where it fails"
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(f"{about} cannot be imported: {reason}", hint=hint) from error
         try:
@@ -126,7 +128,21 @@ class Plugins(Generic[T]):
         try:
             return self._convert(target)
         except ValueError as error:
-            raise ConfigError(f"{about} {error}", hint=hint) from None
+            names = [
+                name
+                for name, value in vars(found).items()
+                if getattr(value, "__module__", module) == module and self._fits(value)
+            ]
+            known = ", ".join(f"`{module}:{name}`" for name in names)
+            other = f"the module has {known}" if known else "name another object of the module"
+            raise ConfigError(f"{about} {error}", hint=hint or other) from None
+
+    def _fits(self, target: Any) -> bool:
+        try:
+            self._convert(target)
+        except Exception:  # a module can hold anything
+            return False
+        return True
 
 
 def is_reference(name: str) -> bool:

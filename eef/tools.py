@@ -306,7 +306,8 @@ def _check_schema(tool: Tool) -> None:
         _validator(tool.parameters).check_schema(dict(tool.parameters))
     except SchemaError as error:
         raise EnvError(
-            f"the parameters of the tool {tool.name!r} are not a JSON schema: {error.message}"
+            f"the parameters of the tool {tool.name!r} are not a JSON schema: {error.message}",
+            hint="a type is one of `string`, `integer`, `number`, `boolean`, `array` and `object`",
         ) from None
     if tool.parameters.get("type") != "object":
         raise EnvError(

@@ -124,7 +124,7 @@ def test_references_need_no_entry_point(site):
         ("desk_plugin:Dekk", "environment `desk_plugin:Dekk`: `desk_plugin` has no `Dekk`", "Desk"),
         ("desk_plugins:Desk", "cannot be imported: ModuleNotFoundError", "directory that holds it"),
         ("desk_plugin:Untyped", "does not annotate its parameter `settings` with `Settings`", ""),
-        ("desk_plugin:Settings", "is neither an environment class nor an `EnvSpec`", ""),
+        ("desk_plugin:Settings", "is neither an environment class nor an `EnvSpec`", ":Desk`"),
         ("desk_plugin:", "environment `desk_plugin:` is not `module:object`", "my_package.desk"),
         ("../desk:Desk", "is not `module:object`", ""),
     ],
@@ -133,6 +133,15 @@ def test_wrong_references(site, reference, message, hint):
     error = fails(make_env, reference, {})
     assert message in error[0]
     assert hint in error[1]
+
+
+def test_a_reference_that_fails_on_import_has_a_hint(site):
+    (site / "failing_plugin.py").write_text("1 / 0")
+    message, hint = fails(make_env, "failing_plugin:Env", {})
+    assert message == (
+        "environment `failing_plugin:Env` cannot be imported: ZeroDivisionError: division by zero"
+    )
+    assert "python -c 'import failing_plugin'" in hint
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def _arguments(arguments: Any) -> Any:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return arguments
     return _without_nulls({} if arguments is None else arguments)
 

@@ -72,6 +72,8 @@ def read_row(
         if episode.format == "eef":  # its actions are those of the environment already
             return episode
         return replace(episode, steps=as_actions(episode.steps, tools, action_map))
+    except RecursionError as error:
+        raise ParseError("JSON is nested too deep") from error
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
         raise ParseError(f"malformed `{name}` row: {type(error).__name__} {error}") from error
 

@@ -643,6 +643,23 @@ def messages_by(*roles):
             ).encode(),
             "steps[0]",
         ),
+        (
+            json.dumps(
+                {
+                    "messages": [
+                        *messages_by("user"),
+                        {
+                            "role": "assistant",
+                            "tool_calls": [
+                                {"function": {"name": "go", "arguments": "[" * 100_000}}
+                            ],
+                        },
+                        {"role": "wizard"},
+                    ]
+                }
+            ).encode(),
+            "unknown role 'wizard' in message 2",
+        ),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "JSON is nested too deep"),
     ],
 )
