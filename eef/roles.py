@@ -50,13 +50,15 @@ class Acting:
                 and the first of those with the highest score is executed
 
     `role` is the name of the role. Candidates are sampled at `temperature` if the agent's own is 0,
-    since greedy candidates would all be equal.
+    since greedy candidates would all be equal. Without `from_start`, rollouts from a task's start
+    act alone, and those from inside a trajectory in this way.
     """
 
     kind: Literal["alone", "advised", "criticized", "lookahead"] = "alone"
     role: str = ""
     candidates: int = 5
     temperature: float = 0.7
+    from_start: bool = True
 
     @property
     def shown(self) -> Shown:

@@ -128,6 +128,11 @@ class Usage:
     roles: tuple[RoleUsage, ...] = ()
     seconds: float = 0.0
 
+    @property
+    def all_generated_tokens(self) -> int:
+        """Tokens that the policy and all roles have generated."""
+        return self.generated_tokens + sum(each.generated_tokens for each in self.roles)
+
 
 def _name_every_field(record: Json) -> Json:
     """0 → 1: `start`, `round`, `seed`, `error` and `usage` are always present."""

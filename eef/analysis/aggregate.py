@@ -14,6 +14,7 @@ from itertools import combinations
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from eef.analysis.asked import NO_MODELS, AskedModels, completions_per_turn
 from eef.analysis.behaviors import BehaviorUse
 from eef.analysis.label_noise import FalseRates, LabelNoise
 from eef.analysis.stats import (
@@ -33,7 +34,7 @@ from eef.note import RoleUsage
 from eef.pipeline.ledger import COUNTS, Cost
 from eef.pipeline.stages import BC, EXPERT
 
-RECORD_VERSION = 5
+RECORD_VERSION = 6
 
 
 class TrainedSteps(NamedTuple):
@@ -66,6 +67,10 @@ class MethodAggregate:
     are those that differ from the options of `algorithm`. `repeats` is the name of a method that
     plays and trains the same by construction (see `_repeats`); such a variant is not a measurement
     of its own and has no pairs.
+
+    `asked` are the models beside the student, `completions_per_turn` those of all models in the
+    last evaluation, and `rates_by_attempt` the shares of test tasks won within 1, 2, … attempts
+    (empty if each was tried once); all are means over the finished seeds.
     """
 
     name: str
@@ -85,6 +90,9 @@ class MethodAggregate:
     label_noise: tuple[LabelNoise, ...]
     passes: float | None = None
     repeats: str | None = None
+    asked: AskedModels = NO_MODELS
+    completions_per_turn: float | None = None
+    rates_by_attempt: tuple[float, ...] = ()
 
     @property
     def is_variant(self) -> bool:
@@ -435,6 +443,30 @@ def _aggregate_method(grid: _TrialGrid, name: str) -> MethodAggregate:
         label_noise=tuple(trial.label_noise for trial in known if trial.label_noise),
         passes=_mean_passes(finished),
         repeats=_repeats(grid, known[0]),
+        asked=known[0].asked,
+        completions_per_turn=completions_per_turn(
+            _mean_cost(
+                [
+                    trial.costs.get(trial.last_round, {}).get("evaluate", Cost())
+                    for trial in finished
+                ]
+            )
+            if finished
+            else None
+        ),
+        rates_by_attempt=_rates_by_attempt(finished),
+    )
+
+
+def _rates_by_attempt(trials: Sequence[Trial]) -> tuple[float, ...]:
+    """The share of test tasks won within 1, 2, … attempts; further ones may change nothing."""
+    counts = [
+        (trial.wins_by_attempt, len(trial.tasks)) for trial in trials if trial.wins_by_attempt
+    ]
+    most = max((len(wins) for wins, _ in counts), default=0)
+    return tuple(
+        fmean(wins[min(attempt, len(wins) - 1)] / tasks for wins, tasks in counts)
+        for attempt in range(most)
     )
 
 

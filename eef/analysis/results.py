@@ -7,10 +7,11 @@ been measured is None, never 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import combinations
 from typing import Any
 
+from eef.analysis.asked import NO_MODELS, AskedModels, asked_models, completions_per_turn
 from eef.analysis.behaviors import BehaviorUse, count_behaviors
 from eef.analysis.stats import (
     Difference,
@@ -99,30 +100,22 @@ class RoundResult:
 class MethodResult:
     """A method and its rounds that have started. Its row in a table is its last evaluated round.
 
-    What a comparison of scores must state: `at_test` and `in_training` are the models beside the
-    student that were asked, role → model, during evaluation and before. `success_known` is whether
-    an evaluation tried a task again because it had failed; the score is that of first attempts.
+    `asked` are the models beside the student.
     """
 
     name: str
     rounds: tuple[RoundResult, ...]
-    at_test: Mapping[str, str] = field(default_factory=dict)
-    in_training: Mapping[str, str] = field(default_factory=dict)
-    success_known: bool = False
+    asked: AskedModels = NO_MODELS
 
     @property
     def completions_per_turn(self) -> float | None:
         """Completions of all models per turn of the last evaluation; None if not counted."""
-        cost = self.last.costs.get("evaluate") if self.last else None
-        if cost is None or not cost.completions or not cost.env_steps:
-            return None
-        written = cost.completions + sum(usage.completions for usage in cost.roles)
-        return written / cost.env_steps
+        return completions_per_turn(self.last.costs.get("evaluate") if self.last else None)
 
     @property
-    def role_tokens(self) -> int | None:
-        """Tokens that roles have generated in all stages up to `last`."""
-        return None if self.last is None else self.cost.role_tokens
+    def wins_by_attempt(self) -> tuple[int, ...]:
+        """Test tasks won within 1, 2, … attempts; empty if each was tried once."""
+        return self.last.evaluation.wins_by_attempt if self.last and self.last.evaluation else ()
 
     @property
     def last(self) -> RoundResult | None:
@@ -193,13 +186,11 @@ class MethodResult:
             "rollouts": self.rollouts,
             "tokens": self.tokens,
             "roles": [asdict(usage) for usage in self.cost.roles],
-            "at_test": dict(self.at_test),
-            "in_training": dict(self.in_training),
-            "success_known": self.success_known,
+            "at_test": dict(self.asked.at_test),
+            "in_training": dict(self.asked.in_training),
+            "success_known": self.asked.success_known,
             "completions_per_turn": self.completions_per_turn,
-            "wins_by_attempt": list(last.evaluation.wins_by_attempt)
-            if last and last.evaluation
-            else [],
+            "wins_by_attempt": list(self.wins_by_attempt),
             **counts,
             "rounds": [item.to_record() for item in self.rounds],
         }
@@ -340,17 +331,10 @@ def score(result: EvalResult) -> Score:
 def _read_method(run: RunData, method: str, baselines: list[EvalResult]) -> MethodResult:
     numbers = [0] if method in (EXPERT, BC) else list(range(1, run.rounds_of(method) + 1))
     started = [number for number in numbers if _stages_done(run, method, number)]
-    asked = {
-        role: (run.recipe.roles[role].model, use)
-        for role, use in (run.methods[method].roles if method in run.methods else {}).items()
-        if role in run.recipe.roles
-    }
     return MethodResult(
         name=method,
         rounds=tuple(_read_round(run, method, number, baselines) for number in started),
-        at_test={role: model for role, (model, use) in asked.items() if use.at_test},
-        in_training={role: model for role, (model, use) in asked.items() if not use.at_test},
-        success_known=method in run.methods and run.methods[method].attempts > 1,
+        asked=asked_models(run, method),
     )
 
 

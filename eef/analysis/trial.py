@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from eef.analysis.asked import NO_MODELS, AskedModels, asked_models
 from eef.analysis.behaviors import BehaviorUse, count_behaviors
 from eef.analysis.label_noise import LabelNoise, read_noise
 from eef.errors import StoreError
@@ -91,7 +92,9 @@ class Trial(Record):
     `scores`, `costs` (then by kind of stage), `behaviors` and `selected` (counts of what is trained
     on, see `eef.methods.examples.make_selection`) are keyed by round; round 0 precedes exploration.
     `starts` are (wins, rollouts) from the start of each training task in the last round.
-    `label_noise` is None if it was not measured.
+    `label_noise` is None if it was not measured. `asked` are the models beside the student;
+    `wins_by_attempt` has the number of test tasks won within 1, 2, … attempts after the last round
+    (empty if each was tried once). Records without these two are of methods that ask none.
     """
 
     KIND: ClassVar[str] = "trial"
@@ -115,6 +118,8 @@ class Trial(Record):
     selected: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     starts: tuple[tuple[int, int], ...] = ()
     label_noise: LabelNoise | None = None
+    asked: AskedModels = NO_MODELS
+    wins_by_attempt: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -260,6 +265,8 @@ def summarize_trial(run: RunData, method: str) -> Trial:
         if explores and rounds in results
         else (),
         label_noise=read_noise(run, method),
+        asked=asked_models(run, method),
+        wins_by_attempt=results[rounds].wins_by_attempt if rounds in results else (),
     )
 
 

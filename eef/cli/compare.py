@@ -24,6 +24,7 @@ from eef.cli.execution import (
 from eef.cli.options import Jobs, Quiet, RayAddress, RecipeOverrides, RecipePath
 from eef.config import parse_settings, unknown_name
 from eef.errors import ConfigError, EefError
+from eef.methods.registry import make_method
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RECIPE_FILE, RunDirectory
@@ -224,7 +225,18 @@ def with_seed(recipe: Recipe, seed: int, methods: tuple[str, ...]) -> Recipe:
     kept = {*methods, BC}
     for group in ("options", "overrides"):
         settings[group] = {name: table for name, table in settings[group].items() if name in kept}
+    left_out = {name for name in recipe.methods if name not in kept}
+    unused = _roles_of(recipe, left_out) - _roles_of(recipe, kept)
+    settings["roles"] = {
+        role: table for role, table in settings["roles"].items() if role not in unused
+    }
     return parse_settings(Recipe, settings, source=recipe.name)
+
+
+def _roles_of(recipe: Recipe, methods: Iterable[str]) -> set[str]:
+    """The roles that some methods ask."""
+    made = (make_method(name, recipe.options.get(name)) for name in methods)
+    return {role for method in made for role in method.roles}
 
 
 def aggregate_tables(aggregate: Aggregate) -> tuple[Table, Table]:

@@ -20,19 +20,11 @@ from pydantic import Field
 
 from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import apply_step_weight, make_selection, plan_task
+from eef.methods.judging import JUDGE, critical_steps, most_steps, win_note
 from eef.methods.labels import count_wins, evenly_spaced_states, step_advantages
 from eef.methods.queries import check_experts, expert_wins
-from eef.roles import number_steps, read_step_numbers
-from eef.selection import PlannedNote, Selection, TrainingExample
+from eef.selection import Selection, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
-
-JUDGE = "judge"
-REQUEST = (
-    "The agent completed the task in these {steps} steps. First summarize its sub-goals. Then name "
-    "the steps that the outcome depends on most: where it makes a plan, reads a key observation, "
-    "takes a key action or corrects an error. Name at most {most}. End with one line of the form "
-    "`Critical steps: 2, 5`."
-)
 
 
 class AtlasOptions(MethodOptions):
@@ -90,7 +82,7 @@ class Atlas(Configured[AtlasOptions]):
             elif self.roles:
                 asked = trajectories.notes
                 new = [win for win in wins if not asked.about(JUDGE, win.id, range(round))]
-                plan += [self._question(win) for win in new]
+                plan += [win_note(win.steps, task, win.id, self.options.share) for win in new]
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
@@ -105,19 +97,6 @@ class Atlas(Configured[AtlasOptions]):
                     examples.append(example)
         return make_selection(self.name, examples, tasks, counts)
 
-    def _question(self, win: Trajectory) -> PlannedNote:
-        request = REQUEST.format(steps=win.length, most=self._most(win))
-        question = f"{number_steps(win.steps)}\n\n{request}"
-
-        def check(text: str) -> object:
-            return read_step_numbers(text, win.length)
-
-        return PlannedNote(JUDGE, win.task, win.id, question, check=check)
-
-    def _most(self, win: Trajectory) -> int:
-        # the product of a decimal share may fall short of the whole number it stands for
-        return math.floor(self.options.share * win.length + 1e-9)
-
     def _critical(
         self, trajectories: TrajectorySet, win: Trajectory, round: int, counts: Counter[str]
     ) -> set[int]:
@@ -131,15 +110,14 @@ class Atlas(Configured[AtlasOptions]):
             return set(rising[: math.ceil(self.options.share * win.length)])
         if self.options.selector == "random":
             chance = random.Random(f"{self.options.seed} {win.id}")
-            return set(chance.sample(range(win.length), self._most(win)))
-        notes = trajectories.notes.usable(JUDGE, win.id, range(round + 1))
-        if not notes:
-            counts["judge.skipped"] += 1
+            most = most_steps(self.options.share, win.length)
+            return set(chance.sample(range(win.length), most))
+        named = critical_steps(
+            trajectories.notes, win.id, range(round + 1), win.length, self.options.share, counts
+        )
+        if named is None:
             return set()
-        named = read_step_numbers(notes[0].text, win.length)
-        kept = set(named[: self._most(win)])
-        counts["judge.beyond_share"] += len(named) - len(kept)
-        return kept if self.options.selector == "judge" else set(range(win.length)) - kept
+        return named if self.options.selector == "judge" else set(range(win.length)) - named
 
 
 def _example(win: Trajectory, critical: set[int]) -> TrainingExample:

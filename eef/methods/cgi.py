@@ -44,6 +44,10 @@ class CgiOptions(MethodOptions):
     teacher_rounds: int = Field(default=1, ge=1)
     """First rounds, in which the teacher criticizes and the critic alone is trained."""
 
+    trained: bool = True
+    """Train the critic; set it to false for a frozen one, such as `openai/<model>`, which then
+    criticizes in all rounds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cgi(Configured[CgiOptions]):
@@ -59,18 +63,20 @@ class Cgi(Configured[CgiOptions]):
 
     @property
     def roles(self) -> Mapping[str, RoleUse]:
+        if not self.options.trained:
+            return {CRITIC: RoleUse(at_test=True)}
         return {TEACHER: RoleUse(), CRITIC: RoleUse(trained="base", at_test=True)}
 
     def acting(self, round: int, *, at_test: bool) -> Acting:
-        taught = round <= self.options.teacher_rounds and not at_test
-        return Acting("criticized", TEACHER if taught else CRITIC, self.options.candidates)
+        role = TEACHER if self._taught(round) and not at_test else CRITIC
+        return Acting("criticized", role, self.options.candidates)
 
     def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[Planned]:
         return [PlannedState(task, None, self.options.k) for task in tasks]
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         check_experts(trajectories, self.options.bc_experts)
-        first = round <= self.options.teacher_rounds
+        first = self._taught(round)
         rounds = range(1, round + 1) if first else range(round, round + 1)
         wins = [item for task in tasks for item in _wins(trajectories, task, rounds)]
         if first:
@@ -84,6 +90,10 @@ class Cgi(Configured[CgiOptions]):
         examples += [path_example(win) for win in wins]
         refined = [example for win in wins for example in _refined(win)]
         return make_selection(self.name, [*examples, *refined], tasks)
+
+    def _taught(self, round: int) -> bool:
+        """Whether the teacher criticizes in a round."""
+        return self.options.trained and round <= self.options.teacher_rounds
 
 
 def _wins(trajectories: TrajectorySet, task: str, rounds: range) -> list[Trajectory]:

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from eef.errors import MethodError
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Configured, Method, MethodOptions, Planned
 from eef.methods.examples import apply_step_weight, make_selection, plan_task
 from eef.methods.labels import GridRule, OutcomeGrid, count_wins, measure_grid
 from eef.methods.queries import (
@@ -169,7 +169,13 @@ class Eef(Configured[EefOptions]):
 
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
+    ) -> Sequence[Planned]:
+        return self.planned_states(trajectories, tasks, round)
+
+    def planned_states(
+        self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
     ) -> list[PlannedState]:
+        """The states of `plan`, which has nothing else unless a method adds notes."""
         if self.options.branch_from == "expert":
             _check_replayable(trajectories, self.options.experts)
         plan = []

@@ -67,7 +67,7 @@ class EefGrpo(Eef):
     ) -> list[PlannedState]:
         chosen = tasks_of_round(tasks, round, self.options.tasks_per_round)
         if round <= self.options.eef_rounds:
-            return Eef.plan(self, trajectories, chosen, round)
+            return self.planned_states(trajectories, chosen, round)
         size = self.options.group_size
         plan = []
         for task in chosen:

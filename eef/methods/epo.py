@@ -23,11 +23,12 @@ from pydantic import Field
 from eef.methods.advantages import discounted_returns
 from eef.methods.base import AGENT, Configured, Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import select_texts
-from eef.roles import ADVISE, Acting, number_steps, read_step_numbers, recorded_question
-from eef.selection import PlannedNote, PlannedState, Selection, TextExample
+from eef.methods.judging import JUDGE, judge_note
+from eef.roles import ADVISE, Acting, read_step_numbers, recorded_question
+from eef.selection import PlannedState, Selection, TextExample
 from eef.trajectory import Trajectory, TrajectorySet
 
-REASONER, JUDGE = "reasoner", "judge"
+REASONER = "reasoner"
 REQUEST = (
     "This episode ended with the score {score:g} of 1. Before each step, an adviser wrote the "
     "advice that is shown. Name the steps whose advice mattered for the outcome. End with one line "
@@ -44,6 +45,10 @@ class EpoOptions(MethodOptions):
     discount: float = Field(default=0.99, gt=0, le=1)
     """Discount of a reward per turn."""
 
+    trained: bool = True
+    """Train the reasoner; set it to false for a frozen one, such as `openai/<model>`, with which
+    nothing is explored."""
+
 
 @dataclass(frozen=True, slots=True)
 class Epo(Configured[EpoOptions]):
@@ -59,18 +64,22 @@ class Epo(Configured[EpoOptions]):
 
     @property
     def roles(self) -> Mapping[str, RoleUse]:
-        return {
-            REASONER: RoleUse(trained="last", at_test=True),
-            JUDGE: RoleUse(),
-            AGENT: RoleUse(at_test=True, optional=True),
-        }
+        agent = {AGENT: RoleUse(at_test=True, optional=True)}
+        if not self.options.trained:
+            return {REASONER: RoleUse(at_test=True), **agent}
+        return {REASONER: RoleUse(trained="last", at_test=True), JUDGE: RoleUse(), **agent}
 
     def acting(self, round: int, *, at_test: bool) -> Acting:
         return Acting("advised", REASONER)
 
     def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[Planned]:
+        if not self.options.trained:
+            return []
         plan: list[Planned] = [PlannedState(task, None, self.options.k) for task in tasks]
-        return plan + [_question(item) for item in _rollouts(trajectories, tasks, round)]
+        for item in _rollouts(trajectories, tasks, round):
+            request = REQUEST.format(score=item.reward or 0.0)
+            plan.append(judge_note(item.steps, item.task, item.id, request))
+        return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         texts, counts = [], Counter[str]()
@@ -100,16 +109,6 @@ def _rollouts(trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> 
         for item in sorted(trajectories.of_task(task), key=lambda item: item.id)
         if item.round == round and not item.by_expert and item.status != "error" and item.steps
     ]
-
-
-def _question(item: Trajectory) -> PlannedNote:
-    request = REQUEST.format(score=item.reward or 0.0)
-
-    def check(text: str) -> object:
-        return read_step_numbers(text, item.length)
-
-    question = f"{number_steps(item.steps)}\n\n{request}"
-    return PlannedNote(JUDGE, item.task, item.id, question, check=check)
 
 
 def _texts(item: Trajectory, t: int, weight: float) -> list[TextExample]:

@@ -11,7 +11,6 @@ where the paper does so once. The agent is the student of behavior cloning, or `
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,25 +21,26 @@ from pydantic import Field
 
 from eef.methods.base import AGENT, Configured, Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import select_texts
+from eef.methods.planning import (
+    FORM,
+    PLAN,
+    PLANNER,
+    check_plan,
+    plan_note,
+    plan_suffix,
+    start_with_plan,
+)
 from eef.methods.queries import expert_wins
 from eef.note import Note
 from eef.roles import number_steps, task_question
 from eef.selection import PlannedNote, PlannedState, Selection, TextExample, TextPair
 from eef.trajectory import TrajectorySet
 
-PLANNER, WRITER = "planner", "writer"
-FORM = (
-    "Write one line for each step, of the form `Step 1: …`, and nothing else. Do not name what "
-    "holds for this task alone, such as where things are."
-)
-PLAN = f"Write a short, abstract plan that guides an agent through this task. {FORM}"
+WRITER = "writer"
 WRITE = (
     "In this episode the agent completed the task:\n\n{steps}\n\nWrite the short, abstract plan "
     f"behind it. {FORM}"
 )
-SUFFIX = "This plan may be helpful:\n{plan}"
-
-_FIRST_STEP = re.compile(r"^\W*step 1\W", re.I | re.M)
 
 
 class MpoOptions(MethodOptions):
@@ -51,6 +51,10 @@ class MpoOptions(MethodOptions):
 
     rollouts_per_plan: int = Field(default=5, ge=1)
     """Rollouts with each plan; the value of a plan is their mean reward."""
+
+    trained: bool = True
+    """Train the planner; set it to false for a frozen one, such as `openai/<model>`, with which
+    nothing is explored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,36 +71,35 @@ class Mpo(Configured[MpoOptions]):
 
     @property
     def roles(self) -> Mapping[str, RoleUse]:
-        return {
-            WRITER: RoleUse(),
-            PLANNER: RoleUse(trained="base", at_test=True),
-            AGENT: RoleUse(at_test=True, optional=True),
-        }
+        agent = {AGENT: RoleUse(at_test=True, optional=True)}
+        if not self.options.trained:
+            return {PLANNER: RoleUse(at_test=True), **agent}
+        return {WRITER: RoleUse(), PLANNER: RoleUse(trained="base", at_test=True), **agent}
 
     def plan(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[Planned]:
-        if round > 1:
-            count, per_plan = self.options.plans, self.options.rollouts_per_plan
-            rounds = range(round, round + 1)
-            return [
-                item
-                for task in tasks
-                for item in _with_plans(trajectories, task, count, per_plan, rounds)
-            ]
         plan: list[Planned] = []
+        if not self.options.trained:
+            return plan
         for task in tasks:
+            if round > 1:
+                plan.append(plan_note(task, self.options.plans))
+                notes = trajectories.notes.usable(PLANNER, task, range(round, round + 1))
+                per_plan = self.options.rollouts_per_plan
+                plan += [PlannedState(task, None, per_plan, plan_suffix(note)) for note in notes]
+                continue
             for win in expert_wins(trajectories, task, self.options.bc_experts)[:1]:
                 question = WRITE.format(steps=number_steps(win.steps))
                 plan.append(PlannedNote(WRITER, task, win.id, question, check=check_plan))
         return plan
 
     def plan_evaluation(self, trajectories: TrajectorySet, tasks: Sequence[str]) -> list[Planned]:
-        plan: list[Planned] = []
-        for task in tasks:
-            request, *states = _with_plans(trajectories, task, 1, 1)
-            plan += [request, *(states or [PlannedState(task, None, 1)])]
-        return plan
+        notes = trajectories.notes
+        plans: list[Planned] = [plan_note(task) for task in tasks]
+        return plans + [start_with_plan(task, notes.usable(PLANNER, task)) for task in tasks]
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
+        if not self.options.trained:
+            return select_texts(self.name, [])
         if round > 1:
             return self._select_pairs(trajectories, tasks, round)
         texts = []
@@ -116,11 +119,11 @@ class Mpo(Configured[MpoOptions]):
                 if item.round == round and not item.by_expert and item.reward is not None:
                     rewards.setdefault(item.prompt_suffix, []).append(item.reward)
             notes = trajectories.notes.usable(PLANNER, task, range(round, round + 1))
-            played = [note for note in notes if _suffix(note) in rewards]
+            played = [note for note in notes if plan_suffix(note) in rewards]
             if not played:
                 counts["plans.unplayed"] += 1
                 continue
-            values = {note.id: fmean(rewards[_suffix(note)]) for note in played}
+            values = {note.id: fmean(rewards[plan_suffix(note)]) for note in played}
             best = max(played, key=lambda note: values[note.id])
             worst = min(played, key=lambda note: values[note.id])
             if values[best.id] == values[worst.id]:
@@ -129,25 +132,6 @@ class Mpo(Configured[MpoOptions]):
             name = f"{best.id} > {worst.id}"
             pairs.append(TextPair(id=name, chosen=_own(best), rejected=_own(worst)))
         return select_texts(self.name, [], pairs, counts)
-
-
-def check_plan(text: str) -> None:
-    """ValueError if a text is not a plan."""
-    if not _FIRST_STEP.search(text):
-        raise ValueError("it holds no line `Step 1: …`")
-
-
-def _with_plans(
-    trajectories: TrajectorySet, task: str, plans: int, rollouts: int, rounds: range | None = None
-) -> list[Planned]:
-    """A request for plans of a task, then the rollouts with those that there are."""
-    notes = trajectories.notes.usable(PLANNER, task, rounds)
-    states = [PlannedState(task, None, rollouts, _suffix(note)) for note in notes]
-    return [PlannedNote(PLANNER, task, task, PLAN, plans, check_plan), *states]
-
-
-def _suffix(note: Note) -> str:
-    return SUFFIX.format(plan=note.text)
 
 
 def _text(note: Note, win: str) -> TextExample:

@@ -37,6 +37,9 @@ METHODS = {
     "eef": "eef.methods.eef",
     "eef+dpo": "eef.methods.eef_dpo",
     "eef+grpo": "eef.methods.eef_grpo",
+    "eef+judge": "eef.methods.eef_judge",
+    "eef+planner": "eef.methods.eef_planner",
+    "eef+adviser": "eef.methods.eef_adviser",
 }
 """Name → module whose `METHOD` is the method's class."""
 

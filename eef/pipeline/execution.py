@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -90,11 +90,16 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
         models = _Models(context, stage, partial(context.explorer, stage))
         states: list[PlannedState] = []
         played: list[RolloutSpec] = []
+        asked: set[str] = set()
 
         def tokens_of(count: int) -> int:
             names = (name for spec in played[:count] for name in attempt_ids(spec.id))
             ended = (store.trajectories[name] for name in names if name in store.trajectories)
-            return sum(item.usage.generated_tokens for item in ended)
+            return sum(item.usage.all_generated_tokens for item in ended)
+
+        def tokens_of_notes() -> int:
+            # not those that an interrupted round has requested after what this one has reached
+            return sum(store.trajectories.notes[name].usage.generated_tokens for name in asked)
 
         budget = recipe.budget.of_round(len(context.train_tasks))
         earlier = _branch_counts(store.trajectories, stage.round)
@@ -109,9 +114,10 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
                 tasks,
                 models,
                 on_progress,
+                asked,
             )
             before, fresh = len(played), without(plan, states)
-            left = budget.after(before, tokens_of(before))
+            left = budget.after(before, tokens_of(before) + tokens_of_notes())
             limited = budget.rollouts is not None or budget.tokens is not None
             if left is None or not (fresh or (plan and limited)):
                 break
@@ -135,13 +141,13 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
                     seed=recipe.seed,
                     prompt_suffix=context.prompt_suffix(stage),
                 )
-                new = specs[len(played) :]
-                _play(context, stage, new, store, models.player, on_progress, before=played)
-                played += new
+                for new, policy in models.players_of(specs[len(played) :]):
+                    _play(context, stage, new, store, policy, on_progress, before=played)
+                    played += new
         if method.roles:
             seen = _seen(store.trajectories, stage.round, played)
             plan_again = partial(method.plan, seen, list(tasks), stage.round)
-            _plan(plan_again, context, stage, store, tasks, models, on_progress)
+            _plan(plan_again, context, stage, store, tasks, models, on_progress, asked)
         rollouts = (item for item in store.trajectories if not item.by_expert)
         notes = [note for note in store.trajectories.notes if note.round == stage.round]
         _finish_rollouts(
@@ -158,7 +164,11 @@ class _Models:
     """The roles and the player of a stage, each loaded when it is first needed."""
 
     def __init__(self, context: RunContext, stage: Stage, student: Callable[[], Policy]) -> None:
-        self._context, self._stage, self._student = context, stage, student
+        self._context, self._stage, self._make_student = context, stage, student
+
+    @cached_property
+    def student(self) -> Policy:
+        return self._make_student()
 
     @cached_property
     def roles(self) -> dict[str, Role]:
@@ -168,7 +178,19 @@ class _Models:
     def player(self) -> Policy:
         if self._stage.method == EXPERT:
             return make_expert_policy(self._context, self._context.recipe.expert.players[0])
-        return player_of(self._context, self._stage, self._student, self.roles)
+        return player_of(self._context, self._stage, lambda: self.student, self.roles)
+
+    def players_of(
+        self, specs: Sequence[RolloutSpec]
+    ) -> Iterator[tuple[list[RolloutSpec], Policy]]:
+        """Rollouts by who plays them: the player, or the student alone (`Acting.from_start`)."""
+        if self._context.acting(self._stage).from_start:
+            yield list(specs), self.player
+            return
+        if alone := [spec for spec in specs if spec.state is None]:
+            yield alone, self.student
+        if inside := [spec for spec in specs if spec.state is not None]:
+            yield inside, self.player
 
 
 def _seen(trajectories: TrajectorySet, round: int, played: Sequence[RolloutSpec]) -> TrajectorySet:
@@ -189,9 +211,10 @@ def _plan(
     tasks: Mapping[str, Task],
     models: _Models,
     on_progress: OnProgress,
+    asked: set[str] | None = None,
 ) -> list[PlannedState]:
-    """The states of a plan, once all of its notes are in the store."""
-    recipe, asked = context.recipe_of(stage), set[str]()
+    """The states of a plan, once all of its notes are in the store; `asked` receives their ids."""
+    recipe, asked = context.recipe_of(stage), set[str]() if asked is None else asked
     owner = f"{stage.method}/evaluation" if stage.kind == "evaluate" else stage.method
     while True:
         planned = plan()
@@ -362,7 +385,7 @@ def _train_role(
         return
     use = run.methods[stage.method].roles[role]
     continues = use.trained == "last" or recipe.train.init_from == "last" or not texts
-    start = role_model(context, stage, role) if continues else base_model(context, role)
+    start = role_model(context, stage, role) if continues else base_model(context, stage, role)
     model, tokenizer = context.trainable_model(start, recipe.train.seed, recipe.model.device)
     renderer = context.role_renderer(model, tokenizer)
     source = context.prompt, renderer

@@ -33,6 +33,7 @@ _OVERRIDABLE = (
     "dpo",
     "policy_gradient",
     "evaluate",
+    "roles",
 )
 Tracker = Literal[
     "tensorboard",
@@ -197,8 +198,8 @@ class Recipe(Settings):
 
     overrides: dict[str, dict[str, Any]] = Field(default={})
     """Settings of one method that differ from the recipe's, in tables such as `[overrides.grpo]`:
-    `rounds`, and the groups `sampling`, `rollouts`, `budget`, `train`, `dpo`, `policy_gradient` and
-    `evaluate`."""
+    `rounds`, and the groups `sampling`, `rollouts`, `budget`, `train`, `dpo`, `policy_gradient`,
+    `evaluate` and `roles`, whose tables (`[overrides.cgi.roles.critic]`) replace the recipe's."""
 
     roles: dict[str, RoleSettings] = Field(default={})
     """Models beside the student that methods ask, in tables such as `[roles.judge]`; see

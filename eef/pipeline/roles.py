@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 def check_roles(context: RunContext) -> None:
     """ConfigError if a role of a method has no model, cannot be trained or is never asked, or if
     the run's agents cannot act in the way that a method needs."""
-    recipe, used = context.recipe, set[str]()
+    used = set[str]()
     for name, method in context.run.methods.items():
+        recipe = context.run.recipes.get(name, context.recipe)
+        for role in context.recipe.overrides.get(name, {}).get("roles", ()):
+            if role not in method.roles:
+                setting = f"overrides.{name}.roles.{role}"
+                raise _without_effect(setting, role, method.roles, f"{name!r} does not ask it")
         for role, use in method.roles.items():
             used.add(role)
             settings = recipe.roles.get(role)
@@ -50,17 +55,19 @@ def check_roles(context: RunContext) -> None:
         for round in range(1, context.run.rounds_of(name) + 1):
             for at_test in (False, True):
                 _check_acting(context, name, method.acting(round, at_test=at_test))
-    for role in recipe.roles:
+    for role in context.recipe.roles:
         if role not in used:
-            problem = unknown_name("role", role, sorted(used) or ["none"])
-            raise ConfigError(
-                f"`roles.{role}` has no effect: no method of this recipe asks it",
-                hint=problem.hint,
-            )
+            raise _without_effect(f"roles.{role}", role, used, "no method of this recipe asks it")
+
+
+def _without_effect(setting: str, role: str, asked: Iterable[str], reason: str) -> ConfigError:
+    problem = unknown_name("role", role, sorted(asked) or ["none"])
+    return ConfigError(f"`{setting}` has no effect: {reason}", hint=problem.hint)
 
 
 def _check_acting(context: RunContext, name: str, acting: Acting) -> None:
-    if acting.kind == "alone" or acting.role not in context.recipe.roles:
+    roles = context.run.recipes.get(name, context.recipe).roles
+    if acting.kind == "alone" or acting.role not in roles:
         return
     if context.tools is not None:
         raise ConfigError(
@@ -85,7 +92,7 @@ class _LazyRoles(dict[str, Role]):
         self._context, self._stage = context, stage
 
     def __missing__(self, name: str) -> Role:
-        settings = self._context.recipe.roles[name]
+        settings = self._context.recipe_of(self._stage).roles[name]
         role = self[name] = _make_role(self._context, self._stage, name, settings)
         return role
 
@@ -95,7 +102,8 @@ def player_of(
 ) -> Policy:
     """The policy that plays a stage: the student, or the agent in its place; with its role, if the
     method's way of acting has one."""
-    method, agent = context.run.methods[stage.method], context.recipe.roles.get(AGENT)
+    method = context.run.methods[stage.method]
+    agent = context.recipe_of(stage).roles.get(AGENT)
     if AGENT in method.roles and agent is not None:
         actor = _make_policy(context, stage, AGENT, agent)
     else:
@@ -116,12 +124,12 @@ def role_model(context: RunContext, stage: Stage, role: str) -> str:
         path = context.run.role_checkpoint(replace(stage, round=round), role)
         if path.is_dir() and not (path / REMOVED_FILE).is_file():
             return str(path)
-    return base_model(context, role)
+    return base_model(context, stage, role)
 
 
-def base_model(context: RunContext, role: str) -> str:
+def base_model(context: RunContext, stage: Stage, role: str) -> str:
     """The model that the recipe names for a role that can be trained."""
-    name = context.recipe.roles[role].model
+    name = context.recipe_of(stage).roles[role].model
     return context.recipe.model.name if name == "base" else name.removeprefix("hf/")
 
 
@@ -146,7 +154,7 @@ def _make_policy(context: RunContext, stage: Stage, name: str, settings: RoleSet
         policy = make_expert(context.env, model) if acts else make_role(context.env, name, model)
         policy.author = Author("agent", model)
         return policy
-    path = base_model(context, name) if acts else role_model(context, stage, name)
+    path = base_model(context, stage, name) if acts else role_model(context, stage, name)
     author = Author("agent", Path(path).name if acts else f"{name}:{Path(path).name}")
     return context.local_policy(path, author, tools=context.tools if acts else None)
 

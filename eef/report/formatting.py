@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from eef.analysis.results import RoundResult, Score
 from eef.envs.registry import report_spec
 from eef.methods.registry import METHODS
+from eef.note import RoleUsage
 from eef.pipeline.stages import EXPERT
 
 NONE = "–"
@@ -136,3 +137,14 @@ def chance(p: float) -> str:
         return "in fewer than 1 of 1,000 such comparisons"
     times, of = (100 * p, "100") if p >= 0.0095 else (1000 * p, "1,000")
     return f"in about {times:.0f} of {of} such comparisons"
+
+
+def named_models(models: Mapping[str, str]) -> str:
+    """`judge: openai/gpt-4o, planner: base`; `none` if there are none."""
+    return ", ".join(f"{role}: {model}" for role, model in models.items()) or "none"
+
+
+def tokens_by_role(usages: Iterable[RoleUsage]) -> str:
+    """The tokens that each role has generated: `judge 1,234, planner 56`."""
+    shown = (f"{usage.role} {number(usage.generated_tokens)}" for usage in usages)
+    return ", ".join(shown) or "0"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from rich.table import Table
 from rich.text import Text
 
@@ -14,9 +12,11 @@ from eef.report.formatting import (
     display_name,
     interval_text,
     minutes,
+    named_models,
     number,
     reward,
     round_name,
+    tokens_by_role,
 )
 
 COLUMNS = (
@@ -33,8 +33,9 @@ ROLE_COLUMNS = (
     "models at test",
     "in training",
     "completions/turn",
-    "their tokens",
+    "role tokens",
     "success known",
+    "won within attempts",
 )
 """Further columns of a run in which a method asks models beside the student."""
 
@@ -47,8 +48,9 @@ def columns(results: Results) -> tuple[str, ...]:
 def rows(results: Results) -> list[tuple[str, ...]]:
     """A row of texts per method, in the order of the run; `–` for what has not been measured.
 
-    `rollouts` and `tokens` count exploration, `minutes` all stages of the method. `their tokens`
-    are those that roles have generated.
+    `rollouts` and `tokens` count exploration, `minutes` all stages of the method. `role
+    tokens` are those that each role has generated in all stages. The win rate is that of first
+    attempts.
     """
     with_roles = _has_roles(results)
     return [
@@ -57,22 +59,19 @@ def rows(results: Results) -> list[tuple[str, ...]]:
 
 
 def _has_roles(results: Results) -> bool:
-    return any(item.at_test or item.in_training or item.success_known for item in results.methods)
+    return any(item.asked.any for item in results.methods)
 
 
 def _role_cells(method: MethodResult) -> tuple[str, ...]:
     """The cells of `ROLE_COLUMNS`."""
-
-    def named(models: Mapping[str, str]) -> str:
-        return ", ".join(f"{role}: {model}" for role, model in models.items()) or "none"
-
-    per_turn = method.completions_per_turn
+    per_turn, asked = method.completions_per_turn, method.asked
     return (
-        named(method.at_test),
-        named(method.in_training),
+        named_models(asked.at_test),
+        named_models(asked.in_training),
         NONE if per_turn is None else f"{per_turn:.1f}",
-        number(method.role_tokens),
-        "yes" if method.success_known else "no",
+        NONE if method.last is None else tokens_by_role(method.cost.roles),
+        "yes" if asked.success_known else "no",
+        ", ".join(map(number, method.wins_by_attempt)) or NONE,
     )
 
 

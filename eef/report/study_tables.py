@@ -9,15 +9,18 @@ from typing import Any
 from eef.analysis.aggregate import Aggregate, MethodAggregate, PairAggregate
 from eef.analysis.stats import Difference, SeedTest
 from eef.methods.labels import LabelRule
+from eef.pipeline.ledger import Cost
 from eef.report.formatting import (
     NONE,
     display_name,
     minutes,
+    named_models,
     number,
     percent,
     points,
     reward,
     signed_reward,
+    tokens_by_role,
 )
 
 EXPLORATION_COSTS = (
@@ -47,6 +50,7 @@ def make_tables(aggregate: Aggregate) -> list[StudyTable]:
     """The tables of one budget that have a row."""
     made = (
         _methods(aggregate),
+        _models(aggregate),
         _pairs(aggregate),
         _variants(aggregate),
         _training_data(aggregate),
@@ -97,6 +101,53 @@ def _methods(aggregate: Aggregate) -> StudyTable:
 
 def _pass_at_k(item: MethodAggregate) -> str:
     return f"{percent(item.pass_at_k[1])} (k = {item.pass_at_k[0]})" if item.pass_at_k else NONE
+
+
+def _models(aggregate: Aggregate) -> StudyTable:
+    """What a comparison must state if a method asks models beside the student."""
+    head = (
+        "method",
+        "win rate %, first attempt",
+        "win rate % within 2, 3, … attempts",
+        "success known at test time",
+        "models at test time",
+        "further models in training",
+        "completions per turn at test time",
+        "rollouts, exploring",
+        "tokens generated exploring: student",
+        "roles",
+        "tokens of roles in all stages",
+    )
+    rows = [
+        (
+            display_name(item.name),
+            percent(item.mean),
+            ", ".join(map(percent, item.rates_by_attempt[1:])) or NONE,
+            "yes" if item.asked.success_known else "no",
+            named_models(item.asked.at_test),
+            named_models(item.asked.in_training),
+            NONE if item.completions_per_turn is None else f"{item.completions_per_turn:.1f}",
+            *_exploration_cells(item.exploration),
+            tokens_by_role(item.cost.roles) if item.cost else NONE,
+        )
+        for item in aggregate.methods
+    ]
+    note = (
+        "A model at test time, a known success or several completions per turn make a win rate "
+        "more expensive than that of a student alone. Completions include those of roles. Tokens "
+        "are means over seeds; scripted roles count words. What trains a role is in the costs of "
+        "training."
+    )
+    shown = rows if any(item.asked.any for item in aggregate.methods) else []
+    return StudyTable("Models beside the student, and what they cost", head, shown, note)
+
+
+def _exploration_cells(cost: Cost | None) -> tuple[str, str, str]:
+    """Rollouts, tokens of the student and tokens of all roles."""
+    if cost is None:
+        return NONE, NONE, NONE
+    tokens = sum(usage.generated_tokens for usage in cost.roles)
+    return number(cost.rollouts), number(cost.generated_tokens), number(tokens)
 
 
 def _pairs(aggregate: Aggregate) -> StudyTable:

@@ -113,9 +113,10 @@ class BudgetSettings(Settings):
     """Rollouts per round over all tasks."""
 
     tokens: int | None = Field(default=None, ge=1)
-    """Tokens that the student generates per round. The round ends with the batch that reaches the
-    budget. Batches shrink toward the end; a budget worth several `rollouts.batch_size` is exceeded
-    only slightly."""
+    """Tokens that the student and all roles of a method generate per round. The round ends with the
+    batch that reaches the budget. Batches shrink toward the end; a budget worth several
+    `rollouts.batch_size` is exceeded only slightly. What a judge writes about the rollouts of a
+    round comes after them and exceeds it."""
 
     @model_validator(mode="after")
     def _one_measure(self) -> BudgetSettings:

@@ -8,8 +8,8 @@ from eef.chat import parse_completion
 from eef.envs.registry import make_expert, make_role
 from eef.envs.toy import ToyEnv
 from eef.errors import ConfigError, EnvError
-from eef.methods.atlas import REQUEST
-from eef.methods.mpo import PLAN, check_plan
+from eef.methods.judging import REQUEST
+from eef.methods.planning import PLAN, check_plan
 from eef.policies.acting import Advised, Criticized, Lookahead, Role
 from eef.policy import GREEDY, Sampling
 from eef.roles import Acting, number_steps, read_step_numbers, task_question

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from eef.errors import MethodError
-from eef.methods.mpo import PLAN, SUFFIX, check_plan
+from eef.methods.planning import PLAN, SUFFIX, check_plan
 from eef.methods.registry import make_method
 from eef.roles import task_question
 from eef.selection import PlannedState

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from eef.analysis.asked import asked_models
 from eef.analysis.results import read_results
 from eef.envs.toy import ToyEnv, make_toy_role, toy_player
 from eef.errors import BudgetError, ConfigError, EefError
@@ -130,15 +131,20 @@ def test_mpo_trains_a_planner_and_leaves_the_student_as_it_is(student, tmp_path,
     )
     results = read_results(run.read())
     mpo = results["mpo"]
-    assert mpo.at_test == {"planner": "base", "agent": "scripted/weak"}
-    assert (mpo.in_training, mpo.success_known) == ({"writer": "scripted/flawless"}, False)
+    assert mpo.asked.at_test == {"planner": "base", "agent": "scripted/weak"}
+    assert (mpo.asked.in_training, mpo.asked.success_known) == (
+        {"writer": "scripted/flawless"},
+        False,
+    )
     assert mpo.completions_per_turn > 1  # a turn, and its share of the plan
-    assert columns(results)[-5:] == ROLE_COLUMNS
-    cells = rows(results)[-1]
-    assert cells[-5] == "planner: base, agent: scripted/weak"
-    assert cells[-1] == "no"
+    assert columns(results)[-len(ROLE_COLUMNS) :] == ROLE_COLUMNS
+    cells = dict(zip(columns(results), rows(results)[-1], strict=True))
+    assert cells["models at test"] == "planner: base, agent: scripted/weak"
+    assert (cells["success known"], cells["won within attempts"]) == ("no", "–")
+    usage = {each.role: each.generated_tokens for each in mpo.cost.roles}
+    assert cells["role tokens"] == f"planner {usage['planner']}, writer {usage['writer']}"
     record = results.to_record()["methods"]["mpo"]
-    assert record["at_test"] == mpo.at_test
+    assert record["at_test"] == mpo.asked.at_test
     assert {usage["role"] for usage in record["roles"]} == {"planner", "writer"}
 
 
@@ -230,6 +236,100 @@ def test_cgi_teaches_a_critic_and_then_the_student(student, tmp_path, monkeypatc
     assert run.summary(Stage("cgi", 2, "train"))["updates"] == 2
     explored = cost(run, "cgi", 2, "explore")
     assert explored.completions == 3 * explored.env_steps
+
+
+def test_an_adviser_helps_where_the_student_continues_a_failure(student, tmp_path, monkeypatch):
+    def student_of(context, trained):
+        return toy_player(Author("student", f"{trained.method}@round{trained.round}"), 0.5)
+
+    monkeypatch.setattr("eef.pipeline.context.RunContext.student", student_of)
+    options = {"eef+adviser": {"candidates": 2, "M": 2, "expert_filter": "all"}}
+    settings = recipe(
+        student,
+        "eef+adviser",
+        {"critic": SCRIPTED},
+        options=options,
+        expert={"names": ["scripted/weak"]},
+        budget={"rollouts_per_task": 4},
+    )
+    run = run_of(tmp_path, settings)
+    rollouts = [item for item in run.trajectories("eef+adviser") if item.round == 1]
+    assert len(rollouts) == 16
+    helped = {bool(item.start): {bool(step.advice) for step in item.steps} for item in rollouts}
+    assert helped == {False: {False}, True: {True}}
+    roles = {each.role for each in cost(run, "eef+adviser", 1, "evaluate").roles}
+    assert roles == set()
+    assert not any(
+        step.advice for item in run.evaluation_rollouts("eef+adviser", 1) for step in item.steps
+    )
+
+
+def explored(directory, settings):
+    """The run and the cost of the first round's exploration, without what follows it."""
+    pipeline = Pipeline.create(directory / "run", settings)
+    for stage in pipeline.run.stages:
+        pipeline.execute(stage, ignore_progress)
+        if stage.kind == "explore":
+            return cost(pipeline.run, stage.method, stage.round, stage.kind)
+    raise AssertionError("no round is explored")
+
+
+def test_a_budget_of_tokens_counts_those_of_roles(student, tmp_path):
+    settings = recipe(
+        student,
+        "eef+adviser",
+        {"reasoner": SCRIPTED},
+        options={"eef+adviser": {"adviser": "reasoner", "M": 2, "expert_filter": "all"}},
+        budget={"rollouts_per_task": None, "tokens": 900},
+        rollouts={"step_limit": 12, "batch_size": 4},
+    )
+    spent = explored(tmp_path, settings)
+    (usage,) = spent.roles
+    assert spent.generated_tokens < 900 <= spent.generated_tokens + usage.generated_tokens
+
+
+def test_notes_are_part_of_a_budget_of_tokens(student, tmp_path):
+    """A plan is paid for before the rollouts; it may use up the round."""
+    settings = recipe(
+        student,
+        "eef+planner",
+        {"planner": SCRIPTED},
+        options={"eef+planner": {"M": 1}},
+        budget={"rollouts_per_task": None, "tokens": 5},
+    )
+    spent = explored(tmp_path, settings)
+    (usage,) = spent.roles
+    assert usage.completions == 4
+    assert usage.generated_tokens > 5
+    assert spent.rollouts == 0
+
+
+def test_a_method_may_have_a_model_of_its_own_for_a_role(student, tmp_path):
+    settings = recipe(
+        student,
+        "epo",
+        {"reasoner": SCRIPTED, "judge": SCRIPTED},
+        methods=["bc", "epo", "frozen"],
+        options={"epo": {}, "frozen": {"method": "epo", "trained": False}},
+        overrides={"epo": {"roles": {"reasoner": BASE}}},
+    )
+    pipeline = Pipeline.create(tmp_path / "run", settings)
+    for stage in pipeline.run.stages:
+        if stage.method != "epo":
+            pipeline.execute(stage, ignore_progress)
+    run, data = pipeline.run, pipeline.run.read()
+    assert {name: asked_models(data, name).at_test for name in ("epo", "frozen")} == {
+        "epo": {"reasoner": "base"},
+        "frozen": {"reasoner": "scripted/flawless"},
+    }
+    assert cost(run, "frozen", 1, "explore").rollouts == 0
+    advised = run.evaluation_rollouts("frozen", 1)
+    assert {step.advice[0].text[:9] for item in advised for step in item.steps} == {"Aim at th"}
+    check_roles(pipeline.context)
+    wrong = settings.model_dump()
+    wrong["overrides"]["frozen"] = {"roles": {"judge": SCRIPTED}}
+    with pytest.raises(ConfigError, match=r"`overrides.frozen.roles.judge` has no effect"):
+        check_roles(Pipeline.create(tmp_path / "other", as_recipe(wrong)).context)
 
 
 def test_a_spent_budget_of_a_role_ends_the_run_and_the_same_command_continues(

@@ -1,0 +1,64 @@
+"""EEF+adviser: EEF whose student is helped wherever it continues an expert's failure.
+
+A rollout from inside an expert's failure proves a recovery only if it is won, and from a hard state
+few are. There the student acts as in CGI, EPO or STL, with a role that is not trained; from a
+task's start it acts alone. It is trained on its actions without what the role wrote, and evaluated
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from eef.methods.base import Method, MethodOptions, RoleUse
+from eef.methods.eef import Eef, EefOptions
+from eef.roles import ALONE, Acting
+
+_KINDS: Mapping[str, Literal["criticized", "advised", "lookahead"]] = {
+    "critic": "criticized",
+    "reasoner": "advised",
+    "value": "lookahead",
+}
+
+
+class EefAdviserOptions(EefOptions):
+    """Options of `eef+adviser`: those of `eef`, and the role that helps."""
+
+    adviser: Literal["critic", "reasoner", "value"] = "critic"
+    """The role that helps: a `critic` comments on each of the student's proposals (as in `cgi`), a
+    `reasoner` states before each turn what to aim at (`epo`), a `value` model scores what each
+    proposal leads to (`stl`)."""
+
+    candidates: int = Field(default=5, ge=1)
+    """Proposals per turn, for a critic or a value model."""
+
+
+@dataclass(frozen=True, slots=True)
+class EefAdviser(Eef):
+    """Exploring Expert Failures, with help at the experts' states.
+
+    `plan` and `select`: those of `eef`.
+    """
+
+    options: EefAdviserOptions
+
+    Options: ClassVar[type[MethodOptions]] = EefAdviserOptions
+
+    @property
+    def roles(self) -> Mapping[str, RoleUse]:
+        return {self.options.adviser: RoleUse()}
+
+    def acting(self, round: int, *, at_test: bool) -> Acting:
+        if at_test:
+            return ALONE
+        adviser = self.options.adviser
+        return Acting(
+            _KINDS[adviser], adviser, candidates=self.options.candidates, from_start=False
+        )
+
+
+METHOD: type[Method] = EefAdviser
