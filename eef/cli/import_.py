@@ -140,6 +140,8 @@ def import_files(
 def _hint(rejected: list[Rejection], env: str) -> str:
     """How to import rows that were rejected, or an empty text if their reasons are all there is."""
     reasons = [item.reason for item in rejected]
+    if any("Format error: unknown tool" in reason for reason in reasons):
+        return r"rename the tools of the rows: `--map 'OLD\[(.*)\]=NEW[\1]'`"
     if any(reason.startswith("no reward") for reason in reasons):
         replay = (
             "name each row's task in `task`, and its seed in `episode_seed`, as the environment has"
@@ -171,6 +173,7 @@ def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[st
     yield f"verified    {report.replayed}: their states can be explored from"
     if report.partly:
         yield f"partly      {report.partly}: states up to the first difference can be explored from"
+        yield "            (a row without a reward of its own counts as failed)"
     if report.tolerated:
         yield (
             f"tolerated   {report.tolerated} observations differ only in what the environment "

@@ -767,6 +767,27 @@ def test_bad_sources_of_rewards_are_refused(tmp_path):
     assert rejected[0].reason == "`reward` is 'good'; expected a number from 0 to 1"
 
 
+def test_tools_of_another_name_get_a_hint(tmp_path, monkeypatch):
+    env = make_env("tests.fakes.counter:SPEC", {})
+    task = env.tasks("train")[0]
+    call = {"function": {"name": "increase", "arguments": '{"amount": 1}'}}
+    messages = [
+        {"role": "user", "content": env.reset(task)},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": env.step("add[1]").observation},
+    ]
+    path = write(tmp_path / "a.jsonl", [{"task": task.id, "messages": messages}])
+    monkeypatch.chdir(tmp_path)
+    done = eef("import", path, "--env", "tests.fakes.counter:SPEC")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1] == (
+        r"hint: rename the tools of the rows: `--map 'OLD\[(.*)\]=NEW[\1]'`"
+    )
+    renamed = ("--map", r"increase\[(.*)\]=add[\1]")
+    done = eef("import", path, "--env", "tests.fakes.counter:SPEC", *renamed)
+    assert (done.exit_code, "verified    1" in done.stderr) == (0, True), done.stderr
+
+
 def test_closing_words_after_the_end_of_an_episode_are_dropped(played, task_index, tmp_path):
     item = next(item for item in played if item.status == "terminated")
     row = rows_of(item, "messages")
