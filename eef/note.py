@@ -125,6 +125,20 @@ class NoteSet:
         """The notes of `about` that have no problem."""
         return [note for note in self.about(role, subject, rounds) if not note.problem]
 
+    def of_trajectory(
+        self, name: str, task: str, prompt_suffix: str
+    ) -> tuple[list[Note], list[Note]]:
+        """What roles wrote for a trajectory and about it, usable or not.
+
+        The first are notes of its task whose text is in its prompt suffix (a plan, reflections on
+        other attempts), the second those about it or a state of it.
+        """
+        about = [
+            note for note in self if note.about == name or note.about.rpartition("@")[0] == name
+        ]
+        shown = (note for note in self if note.task == task and note.text and note not in about)
+        return [note for note in shown if note.text in prompt_suffix], about
+
     def __len__(self) -> int:
         return len(self._by_id)
 

@@ -18,10 +18,12 @@ from eef.exporters.targets import export as write_files
 from eef.exporters.targets import find_target
 from eef.methods.eef import Eef
 from eef.methods.labels import OutcomeGrid
+from eef.note import Shown
 from eef.pipeline.context import RunContext
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import BC, COLLECT, EXPERT, Stage, round_methods
 from eef.report.formatting import count_of
+from eef.trajectory import Trajectory
 from eef.utils.compute import available_cores, process_settings
 
 
@@ -136,6 +138,12 @@ def _played(run: RunDirectory, stage: Stage) -> Iterator[Played]:
     def grids(task: str) -> Mapping[str, OutcomeGrid]:
         return method.grids(explored, task, round) if isinstance(method, Eef) and round else {}
 
+    def played_in(item: Trajectory) -> bool:  # by the student, or by an agent in its place
+        return not item.by_expert and item.round == round
+
+    def shown(at_test: bool) -> Shown:
+        return method.acting(round, at_test=at_test).shown if method and round else "none"
+
     selection = data.selection(name, round) if name != EXPERT else None
     if name != BC:
         yield played(
@@ -144,10 +152,11 @@ def _played(run: RunDirectory, stage: Stage) -> Iterator[Played]:
             names=[
                 item.id
                 for item in explored
-                if (item.by_expert if name == EXPERT else item.by_student and item.round == round)
+                if (item.by_expert if name == EXPERT else played_in(item))
             ],
             grids=grids,
             examples=selection.examples if selection else (),
+            advice=shown(at_test=False),
         )
     tests = data.evaluation_rollouts(name, round)
     yield played(
@@ -155,6 +164,7 @@ def _played(run: RunDirectory, stage: Stage) -> Iterator[Played]:
         trajectories=tests,
         names=[item.id for item in tests],
         grids=lambda task: {},
+        advice=shown(at_test=True),
     )
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from eef.analysis.diagnosis import diagnose
 from eef.analysis.results import read_results
+from eef.analysis.role_texts import find_samples
 from eef.cli.console import duration, print_err, print_findings, stdout_console
 from eef.cli.options import MethodName, RunPath, check_method_and_round
 from eef.cli.trajectory_view import Item, measured_labels, show_item, show_mask
@@ -18,7 +19,7 @@ from eef.errors import ConfigError, StoreError
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage
 from eef.pipeline.status import StageStatus, read_statuses
-from eef.report.formatting import NONE, reward
+from eef.report.formatting import NONE, display_name, reward
 from eef.report.run_table import results_table
 from eef.report.status import stage_progress, stage_status
 from eef.selection import TrainingExample
@@ -41,7 +42,16 @@ def show(
             "tokens are in ⟦ ⟧.",
         ),
     ] = False,
-    full: Annotated[bool, typer.Option("--full", help="Do not shorten observations.")] = False,
+    samples: Annotated[
+        bool,
+        typer.Option(
+            "--samples",
+            help="Show one trajectory of each method that asks models beside the student.",
+        ),
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Do not shorten observations and notes.")
+    ] = False,
     method: MethodName = None,
     round: Annotated[
         int | None, typer.Option(min=0, help="Only this round.", show_default=False)
@@ -53,12 +63,16 @@ def show(
     their origins and labels, and the training examples made from them. A trajectory or a training
     example: step by step, with the author, the label, and the reward or
     loss weight of each step. With `--mask`, an example is shown as the tokens that the model learns
-    from: green is trained, dim is context.
+    from: green is trained, dim is context. With `--samples`, one trajectory of each method that has
+    roles.
 
     Example: `eef show runs/demo webshop/12`
     """
     run = RunDirectory.open(directory)
     check_method_and_round(run, method, round)
+    if samples:
+        _show_samples(run.read(), name, method, full=full)
+        return
     if name is None:
         _show_overview(run)
         return
@@ -75,6 +89,23 @@ def show(
 
 
 # The run
+
+
+def _show_samples(data: RunData, name: str | None, method: str | None, *, full: bool) -> None:
+    """One trajectory of each method that asks roles, or of one method."""
+    if name is not None:
+        raise ConfigError(f"`--samples` chooses what to show; it cannot be used with {name!r}")
+    found = [each for each in find_samples(data) if method in (None, each.method)]
+    if not found:
+        raise ConfigError(
+            "no model beside the student has written anything",
+            hint="choose a run or a method that has roles (`eef settings role`)",
+        )
+    for sample in found:
+        heading = f"\n{display_name(sample.method)}: {sample.title}"
+        stdout_console().print(Text(heading, style="bold underline"), soft_wrap=True)
+        item = Item(sample.method, sample.trajectories, sample.trajectory)
+        show_item(data, item, full=full)
 
 
 def _show_overview(run: RunDirectory) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from eef.chat import parse_completion, thought_of
+from eef.analysis.role_texts import RoleTexts, advice_heading, role_texts
+from eef.chat import thought_of
 from eef.cli.console import print_err, stdout_console
 from eef.errors import ConfigError
 from eef.methods.eef import Eef
-from eef.note import Advice
+from eef.note import Note
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage
 from eef.report.formatting import reward
@@ -42,6 +43,10 @@ def show_item(data: RunData, item: Item, *, full: bool) -> None:
     """Print an item step by step; observations are shortened unless `full`."""
     console = stdout_console()
     console.print(_heading(item), soft_wrap=True)
+    texts = _role_texts(data, item)
+    for written in (*texts.in_prompt, *texts.about):
+        line = _note(written, full=full, in_prompt=written in texts.in_prompt)
+        console.print(line, soft_wrap=True)
     path = item.trajectories.path(item.trajectory.id)
     for t, (step, note) in enumerate(zip(path, _notes(data, item, path), strict=True)):
         console.print(_step(t, step, note, full=full), soft_wrap=True)
@@ -97,6 +102,23 @@ def _heading(item: Item) -> Text:
         lines.append(f"example   {item.example.id}, trained from state {item.example.state} on")
         lines += (f"evidence  {line}" for line in _evidence(item, item.example))
     return Text(f"{trajectory.id}\n", style="bold").append("\n".join(lines), style="not bold")
+
+
+def _role_texts(data: RunData, item: Item) -> RoleTexts:
+    """What roles wrote about a trajectory; about an expert's, in all methods."""
+    if item.method != EXPERT:
+        return role_texts(item.trajectory, [item.trajectories.notes])
+    return role_texts(item.trajectory, [data.trajectories(name).notes for name in data.methods])
+
+
+def _note(note: Note, *, full: bool, in_prompt: bool) -> Text:
+    """A note in one line: who wrote it, in which round, and why it was skipped if it was."""
+    where = "in the prompt" if in_prompt else f"about {note.about}"
+    text = Text(f"{note.role:<9} ", style="magenta")
+    text.append(f"({note.author}, round {note.round}, {where}) ", style="dim")
+    if note.problem:
+        text.append(f"skipped: {note.problem}; ", style="red")
+    return text.append(_shorten(note.text if full else " / ".join(note.text.splitlines()), full))
 
 
 def _evidence(item: Item, example: TrainingExample) -> Iterator[str]:
@@ -213,7 +235,10 @@ def _step(t: int, step: PathStep, note: str, *, full: bool) -> Text:
     text.append(f"({note})\n", style=f"not bold {next(colors, '')}")
     for label, content, style in (
         ("sees", _shorten(step.step.observation, full), "dim"),
-        *((each.role, _advice(each, full), "magenta") for each in step.step.advice),
+        *(
+            (advice_heading(each), _shorten(each.text, full), "magenta")
+            for each in step.step.advice
+        ),
         ("thinks", thought, "italic"),
         ("does", step.step.action or "no action found", "cyan"),
     ):
@@ -222,14 +247,6 @@ def _step(t: int, step: PathStep, note: str, *, full: bool) -> Text:
             text.append(f"{content}\n", style=f"not bold {style}")
     text.rstrip()
     return text
-
-
-def _advice(advice: Advice, full: bool) -> str:
-    """A piece of advice in one line: the action it is about, its score, its text."""
-    action = parse_completion(advice.candidate)[1] if advice.candidate else ""
-    score = f" [{advice.score:g}]" if advice.score is not None else ""
-    about = f"{action}{score} – " if action else ""
-    return about + _shorten(" ".join(advice.text.split()), full)
 
 
 def _shorten(observation: str, full: bool) -> str:

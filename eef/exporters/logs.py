@@ -10,7 +10,7 @@ import json
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,7 @@ from eef.chat import build_conversation
 from eef.config import unknown_name
 from eef.errors import MethodError
 from eef.methods.labels import OutcomeGrid
+from eef.note import NoteSet, Shown
 from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import disk_errors, write_jsonl, write_text
@@ -35,7 +36,8 @@ LOG_READMES = {
 `inspect_ai.log.read_eval_log` reads them. A sample is a rollout: its id is the task, its epoch
 numbers the task's rollouts. The scores are `win` and `reward`. The metadata of a sample has its id
 in `eef`, its author and the state it starts from; that of each message of the agent has the author,
-the label of its segment, and the loss weight and reason of each example made from it. Prompts of
+the label of its segment, the advice that roles wrote before the turn, and the loss weight and
+reason of each example made from it. Notes of roles are in the metadata of the sample. Prompts of
 the environment are left out.
 """,
     "trackio": """\
@@ -43,9 +45,9 @@ the environment are left out.
 
 {what}, written by `eef export`. `traces.jsonl` holds `messages` and `metadata` of one rollout per
 line. `python log.py` logs them as traces of a run of Trackio, and `trackio show` opens them. The
-metadata has the id in `eef`, the outcome, and for each message of the agent its author, the label
-of its segment, and the loss weight and reason of each example made from it. Prompts of the
-environment are left out.
+metadata has the id in `eef`, the outcome, the notes of roles, and for each message of the agent its
+author, the label of its segment, the advice of roles, and the loss weight and reason of each
+example made from it. Prompts of the environment are left out.
 """,
 }
 
@@ -75,7 +77,8 @@ class Played:
     """The rollouts of one stage: `explore`, `collect` or `evaluate` of a method and round.
 
     `trajectories` has the rollouts and those they start from; `names` are the rollouts to write.
-    `grids` are the outcome grids of a task by trajectory; `examples` are the round's.
+    `grids` are the outcome grids of a task by trajectory; `examples` are the round's. `advice` is
+    that which later turns of a conversation show.
     """
 
     run: str
@@ -87,6 +90,7 @@ class Played:
     names: Sequence[str]
     grids: Callable[[str], Mapping[str, OutcomeGrid]]
     examples: Sequence[TrainingExample] = ()
+    advice: Shown = "none"
 
     @property
     def title(self) -> str:
@@ -104,6 +108,7 @@ class Rollout:
     epoch: int
     messages: list[dict[str, str]]
     turns: list[Json]
+    notes: list[Json] = field(default_factory=list)
 
     @property
     def metadata(self) -> Json:
@@ -120,6 +125,8 @@ class Rollout:
             "reward": item.reward,
             "round": item.round,
             "error": item.error,
+            "prompt_suffix": item.prompt_suffix,
+            "notes": self.notes,
         }
 
 
@@ -171,6 +178,7 @@ def conversations(stage: Played) -> Iterable[Rollout]:
                     "action": part.step.action,
                     "reward": part.step.reward,
                     "label": segment.label if segment else None,
+                    "advice": [asdict(each) for each in part.step.advice],
                     "trained": [
                         {"example": each.id, "weight": each.weights[t], "reason": each.reasons[t]}
                         for each in trained.get(name, ())
@@ -180,9 +188,28 @@ def conversations(stage: Played) -> Iterable[Rollout]:
         steps = [part.step for part in path]
         messages = [
             {"role": message["role"], "content": str(message["content"])}
-            for message in build_conversation("", steps, item.final_observation or None)
+            for message in build_conversation(
+                "", steps, item.final_observation or None, advice=stage.advice
+            )
         ]
-        yield Rollout(item, epochs[item.task], messages, turns)
+        notes = _notes_of(item, stage.trajectories.notes)
+        yield Rollout(item, epochs[item.task], messages, turns, notes)
+
+
+def _notes_of(item: Trajectory, notes: NoteSet) -> list[Json]:
+    """What roles wrote about a rollout, and those notes that are in its prompt."""
+    in_prompt, about = notes.of_trajectory(item.id, item.task, item.prompt_suffix)
+    return [
+        {
+            "id": note.id,
+            "role": note.role,
+            "author": note.author,
+            "text": note.text,
+            "problem": note.problem,
+            "in_prompt": number < len(in_prompt),
+        }
+        for number, note in enumerate((*in_prompt, *about))
+    ]
 
 
 def _write_inspect(stages: Sequence[Played], directory: Path) -> None:

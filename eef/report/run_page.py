@@ -9,6 +9,7 @@ from pathlib import Path
 from eef.analysis.case_study import find_case_study
 from eef.analysis.diagnosis import diagnose
 from eef.analysis.results import Results
+from eef.analysis.role_texts import find_samples
 from eef.pipeline.run_directory import RECIPE_FILE, RunData
 from eef.report.components import Section, document, fold, note, section
 from eef.report.formatting import describe_env, describe_inference, display_name
@@ -21,6 +22,7 @@ from eef.report.sections.evaluation import (
     draw_scores,
     draw_task_groups,
 )
+from eef.report.sections.roles import draw_roles
 from eef.report.sections.training import draw_costs, draw_exploration, draw_selection
 from eef.report.summary import headline, progress, setting, verdict
 from eef.utils.jsonl import disk_errors
@@ -46,6 +48,7 @@ def draw_page(run: RunData, results: Results) -> str:
         draw_selection(results),
         draw_case_study(case) if case else None,
         draw_behaviors(results),
+        draw_roles(results, find_samples(run)),
         draw_costs(results),
         _reproduce(run, results),
     ]

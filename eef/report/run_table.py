@@ -42,7 +42,7 @@ ROLE_COLUMNS = (
 
 def columns(results: Results) -> tuple[str, ...]:
     """The columns of a run."""
-    return (*COLUMNS, *ROLE_COLUMNS) if _has_roles(results) else COLUMNS
+    return (*COLUMNS, *ROLE_COLUMNS) if has_roles(results) else COLUMNS
 
 
 def rows(results: Results) -> list[tuple[str, ...]]:
@@ -52,17 +52,18 @@ def rows(results: Results) -> list[tuple[str, ...]]:
     tokens` are those that each role has generated in all stages. The win rate is that of first
     attempts.
     """
-    with_roles = _has_roles(results)
+    with_roles = has_roles(results)
     return [
-        (*_row(method), *(_role_cells(method) if with_roles else ())) for method in results.methods
+        (*_row(method), *(role_cells(method) if with_roles else ())) for method in results.methods
     ]
 
 
-def _has_roles(results: Results) -> bool:
+def has_roles(results: Results) -> bool:
+    """Whether a method of a run asks models beside the student, or knows success at test time."""
     return any(item.asked.any for item in results.methods)
 
 
-def _role_cells(method: MethodResult) -> tuple[str, ...]:
+def role_cells(method: MethodResult) -> tuple[str, ...]:
     """The cells of `ROLE_COLUMNS`."""
     per_turn, asked = method.completions_per_turn, method.asked
     return (

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from eef.errors import DataError, StoreError
-from eef.note import Note
+from eef.note import Note, NoteSet
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import (
     append_jsonl,
@@ -144,10 +144,17 @@ def tail_of_store(directory: Path) -> list[Trajectory]:
 def _load(path: Path, base: Iterable[Trajectory]) -> TrajectorySet:
     trajectories = TrajectorySet(base)
     _read(path, lambda record: trajectories.add(Trajectory.from_record(record)))
-    notes = path.with_name(NOTES_FILE)
-    if notes.exists():
-        _read(notes, lambda record: trajectories.notes.add(Note.from_record(record)))
+    for note in read_notes(path.parent):
+        trajectories.notes.add(note)
     return trajectories
+
+
+def read_notes(directory: Path) -> NoteSet:
+    """The notes stored in a directory (none if it has no file of them)."""
+    path, notes = directory / NOTES_FILE, NoteSet()
+    if path.exists():
+        _read(path, lambda record: notes.add(Note.from_record(record)))
+    return notes
 
 
 def _read(path: Path, add: Callable[[Json], None]) -> None:

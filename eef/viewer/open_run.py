@@ -7,9 +7,11 @@ from pathlib import Path
 
 from eef.analysis.results import Results, read_results
 from eef.errors import EefError
+from eef.note import NoteSet
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import Stage
 from eef.report.status import stage_status
+from eef.rollouts.store import NOTES_FILE, read_notes
 from eef.utils.progress import OnProgress, ignore_progress
 from eef.viewer.index import RunIndex
 from eef.viewer.tokens import TokenWorker
@@ -66,6 +68,7 @@ class OpenRun:
         self._done: frozenset[Stage] = frozenset()
         self._statuses: dict[Stage, str] = {}
         self._results: Results | EefError | None = None
+        self._notes: dict[Path, tuple[int, NoteSet]] = {}
         self.tokens = TokenWorker(run.path)
 
     @classmethod
@@ -89,6 +92,20 @@ class OpenRun:
         """The report of the run, if one was written."""
         path = self.run.path / "report.html"
         return path if path.is_file() else None
+
+    def notes(self, store: Path) -> NoteSet:
+        """The notes of a store, read again when its file has grown. None of a damaged file."""
+        path = store / NOTES_FILE
+        size = path.stat().st_size if path.is_file() else 0
+        with self._lock:
+            known = self._notes.get(path)
+            if known is None or known[0] != size:
+                try:
+                    known = size, read_notes(store)
+                except EefError:
+                    known = size, NoteSet()
+                self._notes[path] = known
+            return known[1]
 
     def done(self) -> frozenset[Stage]:
         return frozenset(stage for stage in self.run.stages if self.run.is_done(stage))

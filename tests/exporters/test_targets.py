@@ -12,6 +12,7 @@ from eef.errors import ConfigError, MethodError
 from eef.exporters.examples import render_examples
 from eef.exporters.targets import TARGETS, canonical, export
 from eef.importers.formats import read_row
+from eef.note import Advice
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import Stage
 from eef.renderer import Renderer
@@ -79,6 +80,36 @@ def exported(name, directory, **options):
     made, renderer = rendered(**options)
     export(name, made, directory, renderer)
     return made, renderer
+
+
+def test_messages_hold_the_plan_and_the_critiques_that_the_agent_was_prompted_with(tmp_path):
+    (example, _), trajectories = family()
+    advised = replace(
+        trajectories["b"].steps[0],
+        advice=(
+            Advice(role="critic", text="Grade: good.", candidate="Action: x"),
+            Advice(role="critic", text="Grade: poor.", candidate="Action: z"),
+        ),
+    )
+    win = replace(trajectories["b"], steps=(advised, trajectories["b"].steps[1]))
+    stored = TrajectorySet([trajectories["e"], win])
+    refined = replace(
+        example,
+        weights=(0, 0, 0, 0, 1, 0),
+        reasons=("context",) * 4 + ("refined", "context"),
+        prompt_suffix="This plan may be helpful:\nStep 1: x",
+        advice="last",
+    )
+    renderer = Renderer(tiny_tokenizer(CHATML))
+    made = list(render_examples([refined], stored, PROMPT, renderer, run="r"))
+    export("openai", made, tmp_path, renderer)
+    (file,) = tmp_path.glob("*.jsonl")
+    (row,) = rows(file)
+    system, *_, observed, action = row["messages"]
+    assert system["content"] == f"{PROMPT}\n\nThis plan may be helpful:\nStep 1: x"
+    for text in ("see x", "Action: x", "Grade: good.", "Action: z", "Grade: poor."):
+        assert text in observed["content"]
+    assert action["content"] == win.steps[0].completion
 
 
 def rows(path):

@@ -42,7 +42,7 @@ class ScriptedContext(RunContext):
         return UglyToy()
 
     def student(self, trained: Stage) -> Policy:
-        skill = SKILL[trained.method] + 0.04 * trained.round
+        skill = SKILL.get(trained.method, 0.7) + 0.04 * trained.round
         return toy_player(Author("student", f"{trained.method}@round{trained.round}"), skill)
 
 

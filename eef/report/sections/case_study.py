@@ -33,6 +33,7 @@ REASONS = {
     "neutral": "expert, neutral",
     "harmful": "expert, harmful",
     "unknown": "expert, not measured",
+    "not-critical": "not named by the judge",
 }
 
 

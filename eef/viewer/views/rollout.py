@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eef.pipeline.stages import EXPERT
+from eef.analysis.role_texts import RoleTexts, role_texts
+from eef.pipeline.stages import EXPERT, Stage
 from eef.trajectory import PathStep, Trajectory, TrajectorySet
 from eef.viewer.address import Address
 from eef.viewer.index import Reader, Row, light_set
@@ -44,6 +45,7 @@ def trajectory_page(run: OpenRun, reader: Reader, address: Address) -> Page:
             "trajectory": shown[row.name] if present else None,
             "steps": _steps(run, shown, rows, row, advantages) if present else [],
             "advantages": advantages,
+            "texts": _role_texts(run, row, shown[row.name]) if present else None,
             "place": place + 1,
             "siblings": len(siblings),
             "branches": [each for each in rows if each.origin == row.name],
@@ -54,6 +56,17 @@ def trajectory_page(run: OpenRun, reader: Reader, address: Address) -> Page:
             "damaged": damaged,
         },
     )
+
+
+def _role_texts(run: OpenRun, row: Row, item: Trajectory) -> RoleTexts:
+    """What roles wrote about a trajectory; about an expert's, in all methods."""
+    if row.phase == "evaluate":
+        stores = [run.run.evaluation_store(Stage(row.method, row.round, "evaluate"))]
+    elif row.phase == "collect":
+        stores = [run.run.store(name) for name in run.run.methods]
+    else:
+        stores = [run.run.store(row.method)]
+    return role_texts(item, map(run.notes, stores))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from eef.analysis.role_texts import advice_heading
 from eef.chat import thought_of
 from eef.methods.base import Method
 from eef.methods.eef import Eef
@@ -21,6 +22,7 @@ class ShownStep:
     `own` is whether the trajectory that is shown played it. `label` is that of the expert's
     segment it belongs to, "" if there is none. `advantage` is that of an act that was trained on
     by policy gradient. `drifted` is whether the text gives other token ids than those sampled.
+    `advice` is what roles wrote before the turn, as (heading, text).
     """
 
     t: int
@@ -36,6 +38,7 @@ class ShownStep:
     label: str = ""
     advantage: float | None = None
     drifted: bool = False
+    advice: tuple[tuple[str, str], ...] = ()
 
 
 def shown_steps(
@@ -63,6 +66,7 @@ def shown_steps(
                 own=item.trajectory == owner,
                 label=(labels or {}).get(t, ""),
                 drifted=step.tokens is not None,
+                advice=tuple((advice_heading(each), each.text) for each in step.advice),
                 advantage=(advantages or {}).get(t) if item.trajectory == owner else None,
             )
         )
