@@ -245,7 +245,7 @@ def test_settings_that_are_not_a_table():
 def flawless(**shop):
     """The flawless expert's episodes in a shop; it wins them all."""
     env = open_shop(**{"products": 400, **shop})
-    played = play_all(env, make_shop_expert(env, "flawless"), 150)
+    played = play_all(env, make_shop_expert(env, "flawless"), 60)
     assert win_rate(played) == 1.0
     return played
 
