@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from tests.fakes.small_run import save_student, small_recipe, write_recipe
 
-settings.register_profile("eef", deadline=None, max_examples=60)
+settings.register_profile("eef", deadline=None, max_examples=40)
 settings.load_profile("eef")
 
 

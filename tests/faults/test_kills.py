@@ -51,7 +51,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(kills, uninterrupted, recipe, 
                 victim = kill(process, chance)
                 victims[victim] += 1
                 during.update(stages)
-            _, errors = process.communicate(timeout=10 * TIMEOUT)
+            _, errors = process.communicate(timeout=2 * TIMEOUT)
             ended = process.returncode == 0
             expected = {"": 0, "worker": 2}.get(victim, -signal.SIGKILL)
             assert ended or process.returncode == expected, errors

@@ -43,7 +43,7 @@ def test_the_second_process_is_refused_with_the_name_of_the_first(alone, recipe,
     assert (stage["process"], stage["total"]) == (first.pid, 32)
     assert (directory / "rft4/trajectories.jsonl").read_bytes() == before
     first.send_signal(signal.SIGCONT)
-    _, errors = first.communicate(timeout=10 * TIMEOUT)
+    _, errors = first.communicate(timeout=2 * TIMEOUT)
     assert first.returncode == 0, errors
     assert differences(directory, alone) == []
 
@@ -58,7 +58,7 @@ def test_two_processes_at_once(alone, recipe, tmp_path):
         time.sleep(0.1 * number)
         second = start("run", recipe, "--out", directory, "--quiet", "--jobs", "2")
         for process in (first, second):
-            _, errors = process.communicate(timeout=10 * TIMEOUT)
+            _, errors = process.communicate(timeout=2 * TIMEOUT)
             assert process.returncode in (0, 2), errors
             if process.returncode == 2:
                 refused += 1
@@ -78,7 +78,7 @@ def test_two_trials_of_one_seed_at_once(alone, recipe, tmp_path):
         start("compare", recipe, *options, "--trial", f"{name}@0") for name in ("rft4", "eef")
     ]
     for trial in trials:
-        _, errors = trial.communicate(timeout=10 * TIMEOUT)
+        _, errors = trial.communicate(timeout=2 * TIMEOUT)
         assert trial.returncode == 0, errors
         assert "Traceback" not in errors
     assert differences(tmp_path / "seed0", alone) == []

@@ -17,6 +17,7 @@ from eef.utils.locks import acquire_lock
 from eef.utils.processes import Failure
 from eef.utils.progress import ignore_progress
 from tests.fakes.small_run import (
+    TIMEOUT,
     as_recipe,
     eef,
     lines_in,
@@ -102,7 +103,7 @@ def test_two_jobs_give_what_one_gives(finished, student, tmp_path):
 def test_a_killed_worker_is_reported_and_ends_the_others(finished, recipe, tmp_path):
     process, workers = begin(recipe, tmp_path / "run")
     os.kill(workers[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 2
     lines = errors.splitlines()
     assert lines[-2].startswith("error: the process that worked on `")

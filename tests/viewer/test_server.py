@@ -41,7 +41,7 @@ def client(opened):
     return TestClient(make_app(Library((opened,)), KEY), raise_server_exceptions=True)
 
 
-def crawl(client, start, limit=400):
+def crawl(client, start, limit=200):
     """The pages that links lead to from one address, by address."""
     seen, queue = {}, [start]
     while queue and len(seen) < limit:

@@ -240,6 +240,7 @@ def test_two_workers_play_the_same_as_one(tmp_path):
 
 
 @needs_java
+@pytest.mark.long
 def test_killing_jvms_while_exploring_changes_nothing(tmp_path):
     """JVMs and workers are killed repeatedly; the store is the same as without."""
     env = TextWorldExpress(TextWorldSettings(games=("coin", "mapreader"), workers=2))

@@ -77,9 +77,7 @@ def test_flawless_wins_every_winnable_task_on_official_data(goals, least):
 @pytest.mark.parametrize("lapse", ["wrong_product", "settle_early", "forget_option", "buy_anyway"])
 def test_each_lapse_costs_wins(lapse):
     env = open_shop(products=400)
-    rates = [
-        win_rate(play_all(env, lapsing(env, **{lapse: rate}), 60)) for rate in (0.0, 0.3, 0.9)
-    ]
+    rates = [win_rate(play_all(env, lapsing(env, **{lapse: rate}), 60)) for rate in (0.0, 0.3, 0.9)]
     assert rates[0] == 1.0
     assert rates[0] > rates[1] > rates[2]
 
