@@ -34,6 +34,9 @@ FORMAT_ERROR_ACTION = "format_error"
 LONGEST_ARGUMENTS = 100_000
 """Characters of a call's arguments, as JSON; longer ones are a format error."""
 
+DEEPEST_ARGUMENTS = 50
+"""Levels of objects and lists in a call's arguments; deeper ones are a format error."""
+
 _LONGEST_REASON = 300
 _NAME = re.compile(r"[A-Za-z][\w-]{0,63}")
 _BLOCK = r"<tool_call>\n\{[^\n]*\}\n</tool_call>"
@@ -173,6 +176,10 @@ class Toolset:
             return _line(f"unknown tool `{call.name}`; {known}")
         if not isinstance(call.arguments, dict):
             return f"the arguments of `{call.name}` are not a JSON object"
+        if _is_deeper(call.arguments, DEEPEST_ARGUMENTS):
+            return (
+                f"the arguments of `{call.name}` are nested deeper than {DEEPEST_ARGUMENTS} levels"
+            )
         if len(json.dumps(call.arguments)) > LONGEST_ARGUMENTS:
             return f"the arguments of `{call.name}` exceed {LONGEST_ARGUMENTS:,} characters"
         error = next(iter(self._validators[call.name].iter_errors(call.arguments)), None)
@@ -335,6 +342,17 @@ def _validator(schema: Mapping[str, Any]) -> Any:
     from jsonschema import Draft202012Validator
 
     return Draft202012Validator(dict(schema))
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether a JSON value has more levels of objects and lists; without recursion."""
+    level = [value]
+    for _ in range(levels):
+        parts = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [each for part in parts for each in part if isinstance(each, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _json(value: Any) -> str:

@@ -40,6 +40,14 @@ ARGUMENTS = st.dictionaries(
 )
 
 
+def nested(levels):
+    """A list in a list, and so on."""
+    value = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 def test_doctests():
     assert doctest.testmod(tools_module).failed == 0
 
@@ -75,6 +83,12 @@ def test_an_action_stands_for_its_call(text, amount):
         (Call("search", ["mug"]), "the arguments of `search` are not a JSON object"),
         (Call("wait", {"a": 1}), "`wait`: Additional properties are not allowed"),
         (Call("search", {"query": "m" * 2_000_000}), "the arguments of `search` exceed 100,000"),
+        (Call("search", {"query": nested(50)}), "the arguments of `search` are nested deeper than"),
+        (
+            Call("search", {"query": nested(900)}),
+            "the arguments of `search` are nested deeper than",
+        ),
+        (Call("search", {"query": nested(49)}), "`search`: `query` "),
         (Call("refund", {"order": "O", "amount": "5"}), "`refund`: `amount` '5' is not of type"),
     ],
 )
