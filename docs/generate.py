@@ -319,8 +319,8 @@ FILES = (
         version=Note.VERSION,
     ),
     _file(
-        "*/responses-*.jsonl",
-        "The requests to the server of a role, as in `expert/responses.jsonl`.",
+        "responses-*.jsonl",
+        "The requests of all methods to the server of a role, as in `expert/responses.jsonl`.",
     ),
     _file(
         "expert/responses.jsonl",

@@ -55,8 +55,8 @@ class Cgi(Configured[CgiOptions]):
 
     `plan`: k rollouts from every task's start, in the first rounds with the teacher's critiques and
     then with the critic's. `select`: in the first rounds, every critique in a won rollout as a text
-    of the critic; then the experts' wins, the student's wins of the round, and each turn of these
-    with its critiques.
+    of the critic (none if the student wins none); then the experts' wins, the student's wins of
+    the round, and each turn of these with its critiques.
     """
 
     Options: ClassVar[type[MethodOptions]] = CgiOptions
@@ -81,7 +81,7 @@ class Cgi(Configured[CgiOptions]):
         wins = [item for task in tasks for item in _wins(trajectories, task, rounds)]
         if first:
             texts = [text for win in wins for text in _critiques(win)]
-            return select_texts(self.name, texts, required=True)
+            return select_texts(self.name, texts)
         examples = [
             path_example(win)
             for task in tasks

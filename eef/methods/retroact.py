@@ -18,26 +18,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eef.chat import build_conversation
 from eef.methods.advantages import acts_of, select_acts
+from eef.methods.attempts import REFLECTOR, attempts_at, plan_attempts
 from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import path_example
 from eef.methods.queries import check_experts, distinct_by_actions, expert_wins, student_episodes
-from eef.note import Note
-from eef.roles import transcript
-from eef.selection import Acts, PlannedNote, PlannedState, Selection, TextExample
+from eef.selection import Acts, Selection, TextExample
 from eef.trajectory import Trajectory, TrajectorySet
-
-REFLECTOR = "reflector"
-REFLECT = (
-    "This attempt has failed. In two or three sentences, state what went wrong and what the agent "
-    "should do differently when it tries the same task again."
-)
-_MEMORY = "Reflections on earlier attempts at this task:"
 
 
 class RetroactOptions(MethodOptions):
@@ -64,13 +55,6 @@ class RetroactOptions(MethodOptions):
     imitation: bool = True
     """Train on the won attempts and the experts' wins as well: beside the acts if
     `policy_gradient.imitation` is not 0, and before them otherwise."""
-
-
-class Attempt(NamedTuple):
-    """A rollout, and the reflection that was written about it; None if there is none."""
-
-    played: Trajectory
-    reflection: Note | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +85,13 @@ class Retroact(Configured[RetroactOptions]):
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
     ) -> Sequence[Planned]:
         played = {task: _rollouts(trajectories, task, round) for task in tasks}
-        return self._plan(trajectories, played, self.options.attempts)
+        return plan_attempts(trajectories, played, self.options.attempts, self.options.memory)
 
     def plan_evaluation(
         self, trajectories: TrajectorySet, tasks: Sequence[str]
     ) -> Sequence[Planned]:
         played = {task: _rollouts(trajectories, task, None) for task in tasks}
-        return self._plan(trajectories, played, self.options.test_attempts)
+        return plan_attempts(trajectories, played, self.options.test_attempts, self.options.memory)
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         check_experts(trajectories, self.options.bc_experts)
@@ -124,49 +108,9 @@ class Retroact(Configured[RetroactOptions]):
             counts={**selection.counts, "examples": len(wins), "texts": len(texts)},
         )
 
-    def _plan(
-        self, trajectories: TrajectorySet, played: Mapping[str, list[Trajectory]], most: int
-    ) -> list[Planned]:
-        planned: list[Planned] = []
-        for task, items in played.items():
-            attempts = self._attempts(trajectories, items)
-            suffixes = [self._suffix(attempts[:number]) for number in range(len(attempts) + 1)]
-            planned += [PlannedState(task, None, 1, each) for each in suffixes[: len(attempts)]]
-            last = attempts[-1] if attempts else None
-            if last is None or (last.reflection and not last.reflection.problem):
-                planned += [PlannedState(task, None, 1, suffixes[-1])] * (len(attempts) < most)
-            elif not last.played.success and last.reflection is None and len(attempts) < most:
-                log = build_conversation("", last.played.steps, last.played.final_observation)
-                question = "\n\n".join(
-                    part for part in (last.played.prompt_suffix, transcript(log), REFLECT) if part
-                )
-                planned.append(PlannedNote(REFLECTOR, task, last.played.id, question))
-        return planned
-
-    def _attempts(self, trajectories: TrajectorySet, items: Sequence[Trajectory]) -> list[Attempt]:
-        """The attempts at a task, each with the reflections on those before in its prompt."""
-        attempts: list[Attempt] = []
-        while True:
-            suffix = self._suffix(attempts)
-            found = [item for item in items if item.prompt_suffix == suffix]
-            if not found:
-                return attempts
-            notes = trajectories.notes.about(REFLECTOR, found[0].id, range(found[0].round + 1))
-            attempts.append(Attempt(found[0], notes[0] if notes else None))
-            if found[0].success or not notes or notes[0].problem:
-                return attempts
-
-    def _suffix(self, attempts: Sequence[Attempt]) -> str:
-        """The prompt suffix after some attempts, which differs from that after any other number."""
-        texts = [
-            f"{number}. {attempt.reflection.text}"
-            for number, attempt in enumerate(attempts, start=1)
-            if attempt.reflection
-        ]
-        return "\n".join([_MEMORY, *texts[-self.options.memory :]]) if texts else ""
-
     def _texts(self, trajectories: TrajectorySet, items: Sequence[Trajectory]) -> list[TextExample]:
-        attempts = self._attempts(trajectories, items) if self.options.trained else []
+        memory = self.options.memory
+        attempts = attempts_at(trajectories, items, memory) if self.options.trained else []
         return [
             TextExample(
                 id=one.reflection.id,

@@ -170,7 +170,8 @@ def _api_policy(
         model,
         settings,
         author=Author("agent", model),
-        cache=context.run.store(stage.method) / f"responses-{name}.jsonl",
+        # shared by methods: those that ask the same question have the same answer, paid for once
+        cache=context.run.path / f"responses-{name}.jsonl",
         tools=context.tools if name == AGENT else None,
         command=f"eef run {shlex.quote(str(context.run.path))}",
         name=f"roles.{name}.api",

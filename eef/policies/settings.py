@@ -103,7 +103,8 @@ class RoleSettings(Settings):
     `api`) or `scripted/<preset>`. A role that a method trains is a model of the first two kinds."""
 
     api: ApiSettings | None = None
-    """The server of an `openai/<model>` role. Each method has the whole budget."""
+    """The server of an `openai/<model>` role. The budget is that of all methods of a run together;
+    what one of them has asked is not requested again for another."""
 
     temperature: float = Field(default=0.7, ge=0)
     """Temperature of the role; during evaluation that of `evaluate`."""

@@ -9,8 +9,8 @@ import pytest
 
 from eef.chat import build_conversation, format_completion
 from eef.envs.toy import ToyEnv, make_toy_role, toy_player
+from eef.methods.attempts import REFLECT, REFLECTOR
 from eef.methods.registry import make_method
-from eef.methods.retroact import REFLECT, REFLECTOR
 from eef.note import Note, NoteSet, RoleUsage
 from eef.policy import Completion, ScriptedPolicy
 from eef.report import status

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from eef.analysis.asked import asked_models
@@ -362,6 +364,63 @@ def test_a_spent_budget_of_a_role_ends_the_run_and_the_same_command_continues(
     assert run.selection("atlas", 1).counts["steps.critical"] == 4
     texts = [file.read_text() for file in path.rglob("*.json*")]
     assert not any("sk-secret" in text for text in texts)
+
+
+def test_methods_share_the_answers_of_a_server_by_role_model_sampling_and_question(
+    student, tmp_path, monkeypatch
+):
+    """`rest` trains the complement of what the judge named, though the server never answers twice
+    alike; another model or temperature of the role is another request."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    asked = []
+
+    def judge(path, headers, body):
+        asked.append(json.loads(body))
+        return chat_answer(f"Critical steps: {1 + len(asked) % 3}", prompt=50, written=9)
+
+    with serving(judge) as (base, _):
+        role = {"model": "openai/m", "api": {"base_url": f"{base}/v1"}}
+        options = {"selector": "judge", "share": 0.5}
+        settings = recipe(
+            student,
+            "atlas",
+            {"judge": role},
+            methods=["bc", "atlas", "rest", "warmer", "other"],
+            options={
+                "atlas": options,
+                "rest": {**options, "method": "atlas", "selector": "rest"},
+                "warmer": {**options, "method": "atlas"},
+                "other": {**options, "method": "atlas"},
+            },
+            overrides={
+                "warmer": {"roles": {"judge": {**role, "temperature": 1.0}}},
+                "other": {"roles": {"judge": {**role, "model": "openai/n"}}},
+            },
+            expert={"names": ["scripted/flawless"]},
+        )
+        pipeline = Pipeline.create(tmp_path / "run", settings)
+        for stage in pipeline.run.stages:
+            if stage.method in ("expert", "bc") or stage.kind in ("explore", "select"):
+                pipeline.execute(stage, ignore_progress)
+    run = pipeline.run
+    texts = {
+        name: {note.about: note.text for note in run.trajectories(name).notes}
+        for name in ("atlas", "rest", "warmer", "other")
+    }
+    assert len(texts["atlas"]) == 4
+    assert texts["rest"] == texts["atlas"]
+    requests = [(each["model"], each["temperature"]) for each in asked]
+    assert sorted(requests) == [("m", 0.7)] * 4 + [("m", 1.0)] * 4 + [("n", 0.7)] * 4
+    trained = {
+        name: {each.trajectory: each.weights for each in run.selection(name, 1).examples}
+        for name in ("atlas", "rest")
+    }
+    for name, weights in trained["atlas"].items():
+        pairs = zip(weights, trained["rest"][name], strict=True)
+        assert {one + other for one, other in pairs} == {1.0}
+    # each method states what its notes cost, though the answers were paid for once
+    costs = [cost(run, name, 1, "explore").roles[0].completions for name in ("atlas", "rest")]
+    assert costs == [4, 4]
 
 
 def test_unusable_advice_of_a_base_model_is_skipped_and_counted(student, tmp_path):
