@@ -1,15 +1,17 @@
 """Environments in a Ray cluster: measured on this machine, simulated for more workers.
 
 `python -m benchmarks.cluster steps --out FILE` (from the repository root, with `eef[ray]`) plays
-ScienceWorld with 1, 2 and 4 workers, as local processes and as actors, and keeps the times of the
-workers' steps. It also measures what a step costs the process that drives workers, with a simulator
-that computes nothing, and what storing a rollout costs it.
+ScienceWorld with 1, 2 and 4 workers, as local processes and as actors, in turns. Beside steps per
+second, which depend on what else the machine does, it keeps CPU time per step: of all processes
+together, and of a worker in each step (`/proc/PID/task/*/schedstat`). It also measures what a step
+costs the process that drives workers, with a simulator that computes nothing, and what storing a
+rollout costs it.
 
 `python -m benchmarks.cluster driver --out FILE` measures the latter two alone, in CPU time.
 
-`python -m benchmarks.cluster simulate FILE` draws from these times (or with `--step SECONDS`, from
-an exponential distribution of that mean): how many steps per second 64
-and 512 workers give, if one process drives them, or hosts (`rollouts.placement = "ray"`).
+`python -m benchmarks.cluster simulate FILE` draws from a worker's CPU times (or with `--step
+SECONDS`, from an exponential distribution of that mean): how many steps per second 64 and 512
+workers give, if one process drives them, or hosts (`rollouts.placement = "ray"`).
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -44,6 +46,7 @@ PLACEMENTS = ("local", "ray")
 ACTIONS = ("look around", "inventory", "open door to hallway", "go to hallway", "wait1")
 EPISODES_PER_WORKER = 4
 STEPS_PER_ROLLOUT = 25
+STEPS_ALONE = 200
 
 
 @dataclass(frozen=True)
@@ -77,42 +80,80 @@ def cpus_of(placement: str) -> float:
     return 0.1 if placement == "ray" else 1.0
 
 
-def play_for(seconds: float, clones: Sequence[Any], tasks: Sequence[Any]) -> tuple[float, list]:
-    """(steps per second, seconds of each step as the driver sees it), one thread per episode."""
-    times: list[float] = []
-    end = time.perf_counter() + seconds
+def descendants() -> set[int]:
+    """The processes that this one has started, and theirs."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
+
+
+def cpu_of(processes: Iterable[int]) -> float:
+    """CPU seconds of the threads that processes have now."""
+    total = 0
+    for process in processes:
+        for path in Path(f"/proc/{process}/task").glob("*/schedstat"):
+            with suppress(OSError):
+                total += int(path.read_text().split()[0])
+    return total / 1e9
+
+
+def play_steps(count: int, clones: Sequence[Any], tasks: Sequence[Any]) -> None:
+    """Take this many steps in each episode, one thread per episode."""
 
     def play(clone: Any, number: int) -> None:
         clone.reset(tasks[number % len(tasks)])
-        turn = 0
-        while time.perf_counter() < end:
-            started = time.perf_counter()
+        for turn in range(count):
             clone.step(ACTIONS[turn % len(ACTIONS)])
-            times.append(time.perf_counter() - started)
-            turn += 1
 
     with ThreadPoolExecutor(len(clones)) as threads:
         list(threads.map(play, clones, range(len(clones))))
-    return len(times) / seconds, times
 
 
-def measure_scienceworld(placement: str, workers: int, seconds: float) -> dict[str, Any]:
+def steps_alone(count: int, clone: Any, task: Any, worker: Iterable[int]) -> list[float]:
+    """CPU seconds of a worker in each of some steps."""
+    clone.reset(task)
+    times = []
+    for turn in range(count):
+        before = cpu_of(worker)
+        clone.step(ACTIONS[turn % len(ACTIONS)])
+        times.append(round(cpu_of(worker) - before, 6))
+    return times
+
+
+def measure_scienceworld(placement: str, workers: int, count: int) -> dict[str, Any]:
+    """`count` steps per worker, after as many in which the JVMs compile most of the code."""
     settings = ScienceWorldSettings(
         tasks="boil", workers=workers, placement=placement, worker_cpus=cpus_of(placement)
     )
+    before = descendants()
     with closing(ScienceWorld(settings)) as env:
         tasks = env.tasks("train").head(8)
         clones = [env.clone() for _ in range(EPISODES_PER_WORKER * workers)]
-        play_for(seconds / 2, clones, tasks)  # the JVMs compile most of the code
-        rate, _ = play_for(seconds, clones, tasks)
-        _, alone = play_for(seconds / 2, clones[:1], tasks) if workers == 1 else (0.0, [])
+        per_episode = count // EPISODES_PER_WORKER
+        play_steps(per_episode, clones, tasks)
+        # Ray may have started the process of an actor earlier
+        own = descendants() - (before if placement == "local" else set())
+        cpu, started = cpu_of([*own, os.getpid()]), time.perf_counter()
+        play_steps(per_episode, clones, tasks)
+        passed = time.perf_counter() - started
+        cpu = cpu_of([*own, os.getpid()]) - cpu
+        steps = per_episode * len(clones)
+        one = (placement, workers) == ("local", 1)
+        alone = steps_alone(STEPS_ALONE, clones[0], tasks[0], own) if one else []
         for clone in clones:
             clone.close()
     return {
         "placement": placement,
         "workers": workers,
-        "steps_per_second": round(rate, 1),
-        "alone": [round(each, 5) for each in alone[:2000]],
+        "steps_per_second": round(steps / passed, 1),
+        "cpu_per_step": round(cpu / steps, 5),
+        "load": os.getloadavg()[0],
+        "alone": alone,
     }
 
 
@@ -258,6 +299,7 @@ def main() -> None:
     steps = kinds.add_parser("steps")
     steps.add_argument("--out", type=Path, required=True)
     steps.add_argument("--seconds", type=float, default=8.0)
+    steps.add_argument("--steps", type=int, default=2000, help="of each worker")
     steps.add_argument("--turns", type=int, default=3)
     driver = kinds.add_parser("driver")
     driver.add_argument("--out", type=Path, required=True)
@@ -285,21 +327,25 @@ def main() -> None:
     for _ in range(given.turns):
         for placement in PLACEMENTS:
             for workers in WORKERS:
-                measured = measure_scienceworld(placement, workers, given.seconds)
+                measured = measure_scienceworld(placement, workers, given.steps)
                 found.setdefault((placement, workers), []).append(measured)
                 print({key: measured[key] for key in measured if key != "alone"}, flush=True)
     costs = [measure_driver(placement, given.seconds) for placement in PLACEMENTS]
     record = {
-        "steps_per_second": {
-            f"{placement} {workers}": median(each["steps_per_second"] for each in turns)
-            for (placement, workers), turns in found.items()
+        **{
+            kind: {
+                f"{placement} {workers}": [each[kind] for each in turns]
+                for (placement, workers), turns in found.items()
+            }
+            for kind in ("steps_per_second", "cpu_per_step", "load")
         },
         "step_seconds": sorted(each for turn in found["local", 1] for each in turn["alone"]),
         "driver": costs,
         "storing": measure_storing(),
-        "load": os.getloadavg()[0],
     }
     given.out.write_text(json.dumps(record) + "\n")
+    for kind in ("steps_per_second", "cpu_per_step"):
+        print(kind, {name: median(values) for name, values in record[kind].items()})
     print({key: value for key, value in record.items() if key != "step_seconds"})
 
 

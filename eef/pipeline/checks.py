@@ -210,7 +210,7 @@ def _check_model(context: RunContext, name: str, lora: LoraSettings | None = Non
 
 
 def _check_ranks(context: RunContext) -> None:
-    """ConfigError if there are more ranks than GPUs."""
+    """ConfigError if there are more ranks than GPUs, or than cores where there are none."""
     from eef.training.ranks import check_rank_devices
 
     for recipe in context.run.recipes.values():

@@ -72,10 +72,11 @@ def train_in_ranks(context: RunContext, stage: Stage, on_progress: OnProgress) -
             reports, seen = _read_progress(directory / _PROGRESS, seen)
             for report in reports:
                 on_progress(replace(report, subject=stage))
+        status = guarded.status or 0
     finally:
         guarded.end()
     if not run.is_done(stage):
-        raise _failure(directory, ranks)
+        raise _failure(directory, ranks, status)
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -104,8 +105,8 @@ def _read_progress(path: Path, start: int) -> tuple[list[Progress], int]:
     return reports, start + len(text)
 
 
-def _failure(directory: Path, ranks: int) -> EefError:
-    """The error of a training that ended without a result."""
+def _failure(directory: Path, ranks: int, status: int) -> EefError:
+    """The error of a training that ended without a result. `status` is that of the launcher."""
     for path in sorted(directory.glob("error-*.json")):
         record = read_json(path)
         kind = getattr(errors, record["kind"])
@@ -127,6 +128,8 @@ def _failure(directory: Path, ranks: int) -> EefError:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     raised = [line for line in lines if re.search(r"\w(Error|Exception)\b.*: ", line)]
     reason = f": {(raised or lines)[-1].split('rank0]: ')[-1]}" if lines else ""
+    if not lines and (ended_by := _SIGNALS.get(128 - status)):
+        reason = f": their launcher was ended by {ended_by}"
     return WorkerError(
         f"the {ranks} ranks ended without a result{reason}",
         hint=f"see `{log}`; the same command continues the training",

@@ -146,6 +146,12 @@ def check_rank_devices(ranks: int, device: str) -> None:
             f"`train.ranks` is {ranks}; this process can use {count} GPU{'s' * (count > 1)}",
             hint=f"lower it to {count}; with several `jobs`, each has a part of the GPUs",
         )
+    cores = max(2, os.cpu_count() or 1)  # two ranks are what tests need
+    if (device == "cpu" or not count) and ranks > cores:
+        raise ConfigError(
+            f"`train.ranks` is {ranks}; there is no GPU to use, and this machine has {cores} cores",
+            hint=f"lower it to {cores}",
+        )
 
 
 def deal(items: Sequence[Item], count: int, length: Callable[[Item], int]) -> list[list[Item]]:

@@ -55,7 +55,7 @@ def join(address: str | None = None) -> Any:
                 **mine,
             )
     except ConnectionError:
-        raise ClusterError(f"there is no Ray cluster at `{address}`", hint=_START) from None
+        raise _no_answer(address) from None
     except (RuntimeError, ValueError, OSError) as error:
         raise _refusal(address, error) from None
     os.environ[VARIABLE] = ray.get_runtime_context().gcs_address
@@ -125,6 +125,17 @@ def _check_address(address: str) -> None:
             f"nothing answers at `{address}` ({reason}), so there is no Ray cluster",
             hint=_START,
         ) from None
+
+
+def _no_answer(address: str) -> ClusterError:
+    """Why a cluster does not let this process in: Ray gives no reason."""
+    if address in ("auto", "local"):
+        return ClusterError(f"there is no Ray cluster at `{address}`", hint=_START)
+    return ClusterError(  # `_check_address` has seen that something listens
+        f"no Ray cluster answers at `{address}`, or it asks for a token",
+        hint="check the address, or use `--ray auto` on a node of the cluster; with Ray's token "
+        "authentication, `export RAY_AUTH_MODE=token`, and the token in `~/.ray/auth_token`",
+    )
 
 
 def _refusal(address: str, error: Exception) -> ClusterError:

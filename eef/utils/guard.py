@@ -45,6 +45,11 @@ class Guarded:
         """Whether the command has not ended."""
         return self._guard.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """The exit status of the command, 128 + N after signal N; None as long as it runs."""
+        return self._guard.poll()
+
     def end(self) -> None:
         """End the command and everything that it started; returns when they have ended."""
         assert self._guard.stdin is not None

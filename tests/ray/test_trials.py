@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 
@@ -111,3 +112,27 @@ def test_another_python_is_one_line(ray_module, monkeypatch):
     with pytest.raises(cluster.ClusterError, match=r"Ray: 2\.60\.0 Python: 3\.12\.1") as caught:
         cluster.join("auto")
     assert "versions of Ray and Python" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("address", "message", "hint"),
+    [
+        ("auto", "there is no Ray cluster at `auto`", "`ray start --head`"),
+        ("127.0.0.1:{port}", "or it asks for a token", "`export RAY_AUTH_MODE=token`"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_one_line(
+    ray_module, monkeypatch, address, message, hint
+):
+    """Ray raises the same error if there is no cluster and if the cluster's token is missing."""
+
+    def refuse(**options):
+        raise ConnectionError("Failed to connect to Ray cluster at …")
+
+    monkeypatch.setattr(ray_module, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_module, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = address.format(port=listener.getsockname()[1])
+        with pytest.raises(cluster.ClusterError, match=message) as caught:
+            cluster.join(place)
+    assert hint in caught.value.hint

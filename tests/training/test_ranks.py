@@ -136,12 +136,22 @@ def test_more_ranks_than_gpus(monkeypatch):
     with pytest.raises(ConfigError, match=r"`train.ranks` is 4; this process can use 2 GPUs"):
         check_rank_devices(4, "auto")
     check_rank_devices(2, "auto")
-    check_rank_devices(4, "cpu")
     with pytest.raises(ConfigError, match="each rank needs its own"):
         check_rank_devices(2, "cuda:1")
     monkeypatch.setattr("eef.training.ranks.gpu_count", lambda: 0)
     with pytest.raises(ConfigError, match="no GPU found"):
         check_rank_devices(2, "cuda")
+
+
+def test_more_ranks_than_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("eef.training.ranks.gpu_count", lambda: 0)
+    check_rank_devices(4, "auto")
+    for device in ("auto", "cpu"):
+        with pytest.raises(ConfigError, match=r"`train.ranks` is 64; .* no GPU to use, .* 4 cores"):
+            check_rank_devices(64, device)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    check_rank_devices(2, "cpu")
 
 
 def test_ranks_are_started_by_a_launcher(monkeypatch):
