@@ -57,7 +57,7 @@ def serving(*command: str) -> Iterator[str]:
 
 def answers(address: str) -> bool:
     try:
-        urllib.request.urlopen(address, timeout=10).close()
+        urllib.request.urlopen(address, timeout=10).close()  # noqa: S310 – http
     except OSError:
         return False
     return True
