@@ -44,7 +44,8 @@ class StlOptions(MethodOptions):
     """Factor from the best score of a state's successors to the state's own."""
 
     trained: bool = True
-    """Train the value model; set it to false for a frozen one, such as `openai/<model>`."""
+    """Train the value model; set it to false for a frozen one, such as `openai/<model>`, with which
+    nothing is explored."""
 
     tries: int = Field(default=1, ge=1)
     """Maximum number of tries at each test task, which a win ends. With more than one, success is
@@ -77,6 +78,8 @@ class Stl(Configured[StlOptions]):
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
     ) -> Sequence[Planned]:
+        if not self.options.trained:
+            return []
         return [PlannedState(task, None, self.options.k) for task in tasks]
 
     def plan_evaluation(

@@ -114,9 +114,9 @@ def _models(aggregate: Aggregate) -> StudyTable:
         "further models in training",
         "completions per turn at test time",
         "rollouts, exploring",
-        "tokens generated exploring: student",
-        "roles",
-        "tokens of roles in all stages",
+        "tokens of the student, exploring",
+        "tokens of roles, exploring",
+        "tokens of each role, all stages",
     )
     rows = [
         (

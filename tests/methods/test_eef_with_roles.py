@@ -149,7 +149,7 @@ def test_an_adviser_helps_inside_failures_alone_and_not_at_test_time(adviser, ki
 
 
 @pytest.mark.parametrize(
-    ("name", "role"), [("mpo", "planner"), ("epo", "reasoner"), ("cgi", "critic")]
+    ("name", "role"), [("mpo", "planner"), ("epo", "reasoner"), ("stl", "value"), ("cgi", "critic")]
 )
 def test_a_role_that_is_not_trained_needs_no_other_and_trains_nothing(name, role):
     frozen = make_method(name, {"trained": False})

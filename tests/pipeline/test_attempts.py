@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 from eef.envs.toy import toy_player
 from eef.pipeline import roles
 from eef.pipeline.pipeline import Pipeline
+from eef.pipeline.stages import Stage
 from eef.policy import ScriptedPolicy
 from eef.rollouts.store import read_trajectories
 from eef.trajectory import Author
@@ -74,11 +75,12 @@ def test_every_attempt_of_an_evaluation_is_reported_and_the_first_counts(run):
     assert (usage.role, usage.completions) == ("reflector", len(played) - 3)
 
 
-def test_a_round_of_lookahead_is_paid_for(run):
-    own = [item for item in read_trajectories(run.store("stl")) if item.round == 1]
-    assert len(own) == 4
+def test_a_lookahead_is_paid_for(run):
+    assert run.summary(Stage("stl", 1, "explore"))["rollouts"] == 0  # nothing is trained
+    own = list(run.evaluation_rollouts("stl", 1))
     assert all(step.advice for item in own for step in item.steps)
     result = run.evaluation("stl", 1)
+    assert result.cost.rollouts == len(own)
     assert result.cost.rollouts == 3 + sum(not each.success for each in result.outcomes)
     assert result.cost.lookahead_steps == result.cost.completions == 3 * result.cost.env_steps
     [usage] = result.cost.roles

@@ -10,11 +10,15 @@ from urllib.parse import quote
 import pytest
 from starlette.testclient import TestClient
 
+from eef.analysis.aggregate import aggregate_trials
 from eef.analysis.results import read_results
 from eef.analysis.role_texts import find_samples
+from eef.analysis.trial import trials_of
 from eef.note import NoteSet
 from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import Stage
 from eef.report.run_page import draw_page
+from eef.report.study_tables import make_tables
 from eef.viewer.library import Library
 from eef.viewer.open_run import OpenRun
 from eef.viewer.server import make_app
@@ -30,7 +34,7 @@ OPTIONS = {
     "criticized": {"method": "eef+adviser", "M": 2, "adviser": "critic", "candidates": 2},
     "advised": {"method": "epo", "trained": False},
     "looking": {"method": "stl", "trained": False, "candidates": 2, "tries": 2},
-    "again": {"method": "retroact", "trained": False, "attempts": 3},
+    "again": {"method": "retroact", "trained": False, "attempts": 3, "test_attempts": 2},
 }
 ROLES = ("planner", "judge", "critic", "reasoner", "value", "reflector")
 
@@ -104,6 +108,23 @@ def test_the_report_states_what_each_method_asks_and_shows_a_sample(run, samples
         for each in (*sample.texts.in_prompt, *sample.texts.about):
             assert squeezed(each.text) in text
     assert UGLY not in page
+
+
+def test_a_study_states_what_each_method_asks_and_what_that_costs(run):
+    aggregate = aggregate_trials(trials_of(run.read()))
+    (table,) = (each for each in make_tables(aggregate) if each.title.startswith("Models beside"))
+    cells = {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
+    looking, planned, criticized = (cells[name] for name in ("looking", "planned", "criticized"))
+    assert looking["success known at test time"] == "yes"
+    first, second = run.evaluation("again", 1).wins_by_attempt
+    assert cells["again"]["win rate %, first attempt"] == f"{25 * first:.1f}"
+    assert cells["again"]["win rate % within 2, 3, … attempts"] == f"{25 * second:.1f}"
+    assert float(looking["completions per turn at test time"]) > 2
+    assert planned["models at test time"] == "planner: scripted/flawless"
+    assert criticized["further models in training"] == "critic: scripted/flawless"
+    spent = run.costs("criticized")[Stage("criticized", 1, "explore")]
+    assert criticized["tokens of roles, exploring"] == str(spent.roles[0].generated_tokens)
+    assert criticized["tokens of each role, all stages"].startswith("critic ")
 
 
 def test_the_viewer_shows_the_notes_and_the_advice_of_a_trajectory(run, samples):
