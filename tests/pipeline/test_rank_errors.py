@@ -31,7 +31,7 @@ Root Cause (first observed failure):
 def test_a_rank_that_was_killed(tmp_path, first, second):
     log = ROOT_CAUSE.format(first=first, second=second)
     (tmp_path / "ranks.log").write_text(log)
-    error = _failure(tmp_path, 4)
+    error = _failure(tmp_path, 4, 1)
     assert isinstance(error, WorkerError)
     name = {-9: "SIGKILL", -11: "SIGSEGV"}[second]
     assert error.message == f"rank 3 of 4 was ended by {name}"
@@ -41,7 +41,7 @@ def test_an_error_that_a_rank_reports_comes_first(tmp_path):
     (tmp_path / "ranks.log").write_text(ROOT_CAUSE.format(first=1, second=-9))
     record = {"kind": "DataError", "message": "different examples", "hint": "again"}
     (tmp_path / "error-1.json").write_text(json.dumps(record))
-    error = _failure(tmp_path, 4)
+    error = _failure(tmp_path, 4, 1)
     assert isinstance(error, DataError)
     assert (error.message, error.hint) == ("different examples", "again")
 
@@ -56,6 +56,13 @@ def test_an_error_that_a_rank_reports_comes_first(tmp_path):
 )
 def test_any_other_end_names_the_reason_in_the_log(tmp_path, log, reason):
     (tmp_path / "ranks.log").write_text(log)
-    error = _failure(tmp_path, 4)
+    error = _failure(tmp_path, 4, 1)
     assert error.message.startswith(f"the 4 ranks ended without a result{reason}")
     assert "ranks.log" in error.hint
+
+
+def test_a_launcher_that_was_killed_before_it_wrote_anything(tmp_path):
+    error = _failure(tmp_path, 4, 137)
+    assert error.message == (
+        "the 4 ranks ended without a result: their launcher was ended by SIGKILL"
+    )
