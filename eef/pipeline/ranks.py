@@ -195,6 +195,9 @@ def main() -> None:
             locked=chosen.locked,
             on_progress=report,
         )
+    sys.stdout.flush()
+    # without the interpreter's end, at which a thread of gloo now and then aborts the process
+    os._exit(0)
 
 
 @contextmanager

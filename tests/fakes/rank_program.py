@@ -7,6 +7,7 @@ which has the tiny model in `model`, and writes `<job>.json` and `<job>.safetens
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,8 @@ def main(directory: Path) -> None:
         )
     except DataError as error:
         (directory / f"disagreement-{ranks.rank}.txt").write_text(error.message)
-    torch.distributed.destroy_process_group()
+    ranks.wait()
+    os._exit(0)  # as `eef.pipeline.ranks` ends
 
 
 if __name__ == "__main__":
