@@ -105,6 +105,7 @@ class NoteSet:
     def __init__(self, notes: Iterable[Note] = ()) -> None:
         self._by_id: dict[str, Note] = {}
         self._by_subject: dict[tuple[str, str], list[Note]] = {}
+        self._by_task: dict[str, list[Note]] = {}
         for note in notes:
             self.add(note)
 
@@ -114,6 +115,7 @@ class NoteSet:
             raise StoreError(f"note id {note.id!r} occurs twice")
         self._by_id[note.id] = note
         self._by_subject.setdefault((note.role, note.about), []).append(note)
+        self._by_task.setdefault(note.task, []).append(note)
 
     def about(self, role: str, subject: str, rounds: range | None = None) -> list[Note]:
         """What a role wrote about a subject in some rounds or in all, usable or not, by id."""
@@ -133,11 +135,13 @@ class NoteSet:
         The first are notes of its task whose text is in its prompt suffix (a plan, reflections on
         other attempts), the second those about it or a state of it.
         """
-        about = [
-            note for note in self if note.about == name or note.about.rpartition("@")[0] == name
-        ]
-        shown = (note for note in self if note.task == task and note.text and note not in about)
-        return [note for note in shown if note.text in prompt_suffix], about
+        in_prompt, about = [], []
+        for note in self._by_task.get(task, ()):
+            if name in (note.about, note.about.rpartition("@")[0]):
+                about.append(note)
+            elif note.text and note.text in prompt_suffix:
+                in_prompt.append(note)
+        return in_prompt, about
 
     def __len__(self) -> int:
         return len(self._by_id)

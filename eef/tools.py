@@ -345,7 +345,7 @@ def _validator(schema: Mapping[str, Any]) -> Any:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether a JSON value has more levels of objects and lists; without recursion."""
+    """Whether a JSON value has more than `levels` levels of objects and lists. Not recursive."""
     level = [value]
     for _ in range(levels):
         parts = [part.values() if isinstance(part, dict) else part for part in level]

@@ -13,9 +13,9 @@ from eef.pipeline.run_directory import RunData
 class AskedModels:
     """The models beside the student that a method asks, role → model.
 
-    `at_test` are those asked during evaluation, `in_training` those asked before alone.
-    `success_known` is whether an evaluation tries a task again because it has failed; the score is
-    that of first attempts.
+    `at_test` are those asked during evaluation, `in_training` those asked only before it.
+    `success_known`: an evaluation retries tasks that have failed. The score still counts first
+    attempts only.
     """
 
     at_test: Mapping[str, str] = field(default_factory=dict)

@@ -237,7 +237,7 @@ def rewards_of(source: str) -> Callable[[Mapping[str, Any], str], object]:
     for item in read_rows(Path(source)):
         if isinstance(item, Rejection) or not {"id", "reward"} <= item.data.keys():
             reason = item.reason if isinstance(item, Rejection) else "expected `id` and `reward`"
-            raise DataError(f"`{item.place}` is no reward: {reason}")
+            raise DataError(f"`{item.place}` has no reward: {reason}")
         given[str(item.data["id"])] = item.data["reward"]
     return lambda row, id: given.get(id)
 

@@ -222,7 +222,7 @@ def _as_recorded(
     default_reward: float | None,
     difference: str,
 ) -> Verified:
-    """The unverified trajectory, and why it is unverified. ParseError if there is no reward."""
+    """The unverified trajectory, with the reason. ParseError if it has no reward."""
     reward = default_reward if episode.reward is None else episode.reward
     if reward is None:
         raise ParseError(f"no reward, and no replay that gives one: {difference}")

@@ -30,7 +30,7 @@ def judge_note(steps: Sequence[Step], task: str, about: str, request: str) -> Pl
 
 
 def win_note(steps: Sequence[Step], task: str, about: str, share: float) -> PlannedNote:
-    """A note of the judge about a won path, of which it may name at most `share`."""
+    """A judge's note about a won path. It may name at most `share` of the steps."""
     request = REQUEST.format(steps=len(steps), most=most_steps(share, len(steps)))
     return judge_note(steps, task, about, request)
 

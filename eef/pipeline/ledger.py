@@ -55,6 +55,11 @@ class Cost:
         sums = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
         return Cost(**sums, roles=add_usage(self.roles, other.roles))
 
+    @property
+    def role_tokens(self) -> int:
+        """Tokens that all roles have generated."""
+        return sum(usage.generated_tokens for usage in self.roles)
+
 
 COUNTS = tuple(each.name for each in fields(Cost) if each.name != "roles")
 """Names of the counts of a cost, `seconds` among them."""

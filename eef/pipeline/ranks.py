@@ -105,8 +105,8 @@ def _read_progress(path: Path, start: int) -> tuple[list[Progress], int]:
     return reports, start + len(text)
 
 
-def _failure(directory: Path, ranks: int, status: int) -> EefError:
-    """The error of a training that ended without a result. `status` is that of the launcher."""
+def _failure(directory: Path, ranks: int, launcher_status: int) -> EefError:
+    """The error of a training that ended without a result."""
     for path in sorted(directory.glob("error-*.json")):
         record = read_json(path)
         kind = getattr(errors, record["kind"])
@@ -128,7 +128,7 @@ def _failure(directory: Path, ranks: int, status: int) -> EefError:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     raised = [line for line in lines if re.search(r"\w(Error|Exception)\b.*: ", line)]
     reason = f": {(raised or lines)[-1].split('rank0]: ')[-1]}" if lines else ""
-    if not lines and (ended_by := _SIGNALS.get(128 - status)):
+    if not lines and (ended_by := _SIGNALS.get(128 - launcher_status)):
         reason = f": their launcher was ended by {ended_by}"
     return WorkerError(
         f"the {ranks} ranks ended without a result{reason}",

@@ -470,7 +470,8 @@ class _RateLimiter:
         self._stopped.set()
 
     def _sleep(self, seconds: float) -> None:
-        if self._stopped.wait(seconds):
+        # a request that need not wait is sent: it has a place in the budget
+        if seconds and self._stopped.wait(seconds):
             raise _Stopped
 
     def acquire(self) -> None:

@@ -146,8 +146,7 @@ def _exploration_cells(cost: Cost | None) -> tuple[str, str, str]:
     """Rollouts, tokens of the student and tokens of all roles."""
     if cost is None:
         return NONE, NONE, NONE
-    tokens = sum(usage.generated_tokens for usage in cost.roles)
-    return number(cost.rollouts), number(cost.generated_tokens), number(tokens)
+    return number(cost.rollouts), number(cost.generated_tokens), number(cost.role_tokens)
 
 
 def _pairs(aggregate: Aggregate) -> StudyTable:

@@ -128,7 +128,7 @@ def _check_address(address: str) -> None:
 
 
 def _no_answer(address: str) -> ClusterError:
-    """Why a cluster does not let this process in: Ray gives no reason."""
+    """The error for a cluster that did not answer. Ray gives no reason."""
     if address in ("auto", "local"):
         return ClusterError(f"there is no Ray cluster at `{address}`", hint=_START)
     return ClusterError(  # `_check_address` has seen that something listens

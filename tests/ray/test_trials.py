@@ -124,7 +124,7 @@ def test_another_python_is_one_line(ray_module, monkeypatch):
 def test_a_cluster_that_does_not_answer_is_one_line(
     ray_module, monkeypatch, address, message, hint
 ):
-    """Ray raises the same error if there is no cluster and if the cluster's token is missing."""
+    """Ray raises the same error whether the cluster or only its token is missing."""
 
     def refuse(**options):
         raise ConnectionError("Failed to connect to Ray cluster at …")
