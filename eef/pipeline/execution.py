@@ -263,12 +263,14 @@ def select(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
 def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     """What was selected changes the weights of roles and of the student; an empty selection leaves
     them."""
+    from eef.models.loading import release_memory
     from eef.training.ranks import ALONE
 
     context.engines.release()
     _train_roles(context, stage, on_progress)
     if context.recipe_of(stage).train.ranks == 1:
         train_here(context, stage, on_progress, ALONE)
+        release_memory()  # of the gradients and the optimizer
         return
     context.release_model()
     train_in_ranks(context, stage, on_progress)
