@@ -17,7 +17,7 @@ REFLECT = (
     "This attempt has failed. In two or three sentences, state what went wrong and what the agent "
     "should do differently when it tries the same task again."
 )
-_MEMORY = "Reflections on earlier attempts at this task:"
+MEMORY = "Reflections on earlier attempts at this task:"
 
 
 class Attempt(NamedTuple):
@@ -76,7 +76,7 @@ def reflections_suffix(attempts: Sequence[Attempt], memory: int) -> str:
         for number, attempt in enumerate(attempts, start=1)
         if attempt.reflection
     ]
-    return "\n".join([_MEMORY, *texts[-memory:]]) if texts else ""
+    return "\n".join([MEMORY, *texts[-memory:]]) if texts else ""
 
 
 def _reflection_on(failed: Trajectory) -> PlannedNote:

@@ -3,6 +3,9 @@
 Its episodes are played in random shops *other* than those of the recipes. The student is not taught
 to change pages or to go back: its training contains such turns as context, so that it can act on
 any page, but they carry no loss (except for a share of them, `turning_share`).
+
+With `roles_share`, some episodes hold what roles wrote (`eef.students.shop_roles`), and the student
+learns to make use of it: a turn that changes the page carries loss if such a text names it.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ from pydantic import Field
 from eef.chat import build_conversation, format_completion
 from eef.envs.webshop import SyntheticSettings, WebShop, WebShopSettings, lexicon
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
-from eef.policy import GREEDY
+from eef.policy import GREEDY, Conversation
 from eef.renderer import Rendered, Renderer
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.students.curriculum import StudentSettings, copying
+from eef.students.shop_roles import KINDS, ROLE_WORDS, ShopRoles
 from eef.students.tokenizer import Vocabulary, build_tokenizer
 from eef.trajectory import Step, Trajectory, TrajectorySet
 from eef.utils.progress import OnProgress, Progress
@@ -55,6 +59,14 @@ class ShopStudentSettings(StudentSettings):
     turning_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the turns that change the page, or go back, that carry loss."""
 
+    roles_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the episodes with texts of scripted roles: a plan or reflections in the prompt,
+    advice in every turn, or critiques of proposals. Without, the student cannot read any of them.
+    """
+
+    roles_preset: str = "strong"
+    """Preset of these roles: `flawless`, `strong` (wrong in 15 % of the texts) or `weak` (40 %)."""
+
     copying_share: float = Field(default=0.25, ge=0, le=1)
     """Share of the drills that copy a row of random words and numbers; the others look up."""
 
@@ -65,14 +77,18 @@ class ShopStudentSettings(StudentSettings):
     """Turns per episode that are also lessons of their own, without the preceding turns."""
 
 
-def shop_vocabulary() -> Vocabulary:
+def shop_vocabulary(*, roles: bool = False) -> Vocabulary:
     """The synthetic shop's words; a product number of a small shop is two tokens.
+
+    With `roles`, those of scripted roles as well.
 
     >>> tokenizer = build_tokenizer(shop_vocabulary())
     >>> tokenizer.tokenize("click[B000000123]"), tokenizer.tokenize("B000123456")
     (['click', '[', 'b000000', '##123', ']'], ['b000', '##123', '##456'])
     """
     words = (*PAGE_WORDS.split(), *lexicon.words(), "b000", "b000000")
+    if roles:
+        words = (*words, *ROLE_WORDS.split())
     return Vocabulary(
         words, numbers=1000, apart="[]", joined=((" [ ", "["), (" ]", "]")), inside=(".99",)
     )
@@ -83,7 +99,7 @@ class ShopCurriculum:
 
     def __init__(self, settings: ShopStudentSettings, on_progress: OnProgress) -> None:
         self.settings = settings
-        self.tokenizer = build_tokenizer(shop_vocabulary())
+        self.tokenizer = build_tokenizer(shop_vocabulary(roles=settings.roles_share > 0))
         self.repeated_drills = settings.shops * settings.tasks
         self.about: dict[str, Any] = {}
 
@@ -171,8 +187,15 @@ def _lessons(
 
     Episodes longer than `max_episode_tokens` are skipped.
     """
-    for shop in range(settings.shops):
-        for trajectory in _play_shop(_random_shop(rng), settings.tasks, rng.randrange(2**31)):
+    for number in range(settings.shops):
+        shop = _random_shop(rng)
+        roles = _roles_of(shop, settings)
+        for trajectory in _play_shop(shop, settings.tasks, rng.randrange(2**31)):
+            if roles and rng.random() < settings.roles_share:
+                lesson = _helped_lesson(trajectory, roles, renderer, settings, rng)
+                if len(lesson.ids) <= settings.max_episode_tokens:
+                    yield lesson
+                continue
             lesson = _lesson(trajectory, renderer, settings, rng)
             if len(lesson.ids) > settings.max_episode_tokens:
                 continue
@@ -180,7 +203,7 @@ def _lessons(
             alone = [step for step in trajectory.steps if _understood_alone(step)]
             for step in rng.sample(alone, min(settings.single_turns, len(alone))):
                 yield _lesson(replace(trajectory, steps=(step,)), renderer, settings, rng)
-        on_progress(Progress("playing", shop + 1, settings.shops))
+        on_progress(Progress("playing", number + 1, settings.shops))
 
 
 def _understood_alone(step: Step) -> bool:
@@ -227,6 +250,13 @@ def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
     )
 
 
+def _roles_of(shop: WebShop, settings: ShopStudentSettings) -> ShopRoles | None:
+    if not settings.roles_share:
+        return None
+    instructions = {task.id: task.instruction for task in shop.tasks("train")}
+    return ShopRoles(shop, instructions, settings.roles_preset)
+
+
 def _lesson(
     trajectory: Trajectory, renderer: Renderer, settings: ShopStudentSettings, rng: random.Random
 ) -> Rendered:
@@ -236,14 +266,43 @@ def _lesson(
     `B000000123 long lasting not travel sized yes no. none fits. next page.` carries loss up to and
     including `no.`.
     """
-    marks = _ids(MARKS, renderer)
     untaught = [
         step.action in (NEXT, BACK) and rng.random() >= settings.turning_share
         for step in trajectory.steps
     ]
-    lesson = renderer.render(
-        build_conversation("", trajectory.steps), [0.5 if each else 1.0 for each in untaught]
+    conversation = build_conversation("", trajectory.steps)
+    return _with_loss(conversation, [0.5 if each else 1.0 for each in untaught], renderer, settings)
+
+
+def _helped_lesson(
+    trajectory: Trajectory,
+    roles: ShopRoles,
+    renderer: Renderer,
+    settings: ShopStudentSettings,
+    rng: random.Random,
+) -> Rendered:
+    """An episode, or one of its turns, with what a role wrote. The turns that a text names are
+    taught."""
+    path = roles.help(trajectory, rng.choice(KINDS), rng)
+    conversation = build_conversation(
+        "", path.steps, prompt_suffix=path.prompt_suffix, advice=path.shown
     )
+    loss = [
+        0.0 if t < path.first else 0.5 if step.action in (NEXT, BACK) and t not in path.named else 1
+        for t, step in enumerate(path.steps)
+    ]
+    return _with_loss(conversation, loss, renderer, settings)
+
+
+def _with_loss(
+    conversation: Conversation,
+    loss: Sequence[float],
+    renderer: Renderer,
+    settings: ShopStudentSettings,
+) -> Rendered:
+    """A lesson; the loss of each turn is on all of it (1), on its reading (0.5) or on nothing."""
+    marks = _ids(MARKS, renderer)
+    lesson = renderer.render(conversation, loss)
     weights: list[float] = []
     for weight, turn in groupby(zip(lesson.ids, lesson.weights, strict=True), key=itemgetter(1)):
         ids = [token for token, _ in turn]

@@ -20,11 +20,13 @@ from eef.models.location import BASE_STUDENT
 from eef.renderer import Renderer
 from eef.students.builder import build_student
 from eef.students.curriculum import copying
+from eef.students.shop_roles import KINDS, ShopRoles
 from eef.students.tokenizer import build_tokenizer
 from eef.students.webshop import (
     DECISIONS,
     MARKS,
     ShopStudentSettings,
+    _helped_lesson,
     _lesson,
     _looking_up,
     _play_shop,
@@ -188,6 +190,86 @@ def test_marks_and_decisions_weigh_more(played, renderer, tokenizer):
     for token, weight in zip(lesson.ids, lesson.weights, strict=True):
         assert weight in ((0.0, 5.0) if token in weighty else (0.0, 1.0))
     assert 5.0 in lesson.weights
+
+
+@pytest.fixture(scope="module")
+def helpers():
+    """Roles that are never wrong, in the shop of `played`."""
+    env = open_shop(missing_options=0.6)
+    return ShopRoles(env, {task.id: task.instruction for task in env.tasks("train")}, "flawless")
+
+
+def test_a_plan_in_the_prompt_names_every_action(played, helpers):
+    for trajectory in played:
+        for kind in ("plan", "reflection"):
+            path = helpers.help(trajectory, kind, random.Random(0))
+            assert path.named == set(range(len(trajectory.steps)))
+            written = [line.split(": ", 1)[1] for line in path.prompt_suffix.splitlines()[1:]]
+            assert written == [step.action for step in trajectory.steps]
+
+
+def test_advice_before_each_turn_names_its_action(played, helpers):
+    for trajectory in played[:10]:
+        path = helpers.help(trajectory, "advice", random.Random(0))
+        assert [step.advice[0].text for step in path.steps] == [
+            f"Aim at this next: {step.action}" for step in trajectory.steps
+        ]
+        assert (path.shown, path.first) == ("all", 0)
+
+
+def test_critiques_compare_proposals_with_what_the_flawless_expert_does(played, helpers):
+    agreed = 0
+    for number, trajectory in enumerate(played):
+        path = helpers.help(trajectory, "critique", random.Random(number))
+        step = path.steps[-1]
+        assert path.first == len(path.steps) - 1
+        for each in step.advice:
+            right = parse_completion(each.candidate)[1] == step.action
+            agreed += right
+            assert ("excellent" in each.text) == right
+            assert each.text.endswith("none" if right else step.action)
+    assert 0 < agreed < 3 * len(played)
+
+
+@pytest.mark.parametrize("preset", ["flawless", "weak"])
+def test_with_roles_the_turns_that_a_text_names_are_taught(played, renderer, tokenizer, preset):
+    """Others that change the page carry loss on their reading alone; a critique is about the last
+    turn."""
+    env = open_shop(missing_options=0.6)
+    instructions = {task.id: task.instruction for task in env.tasks("train")}
+    roles = ShopRoles(env, instructions, preset)
+    settings, whole, parts = ShopStudentSettings(mark_weight=1.0), 0, 0
+    for number, trajectory in enumerate(played):
+        lesson = _helped_lesson(trajectory, roles, renderer, settings, random.Random(number))
+        rng = random.Random(number)
+        path = roles.help(trajectory, rng.choice(KINDS), rng)
+        own, others = turns(lesson, tokenizer)
+        assert set(others) == {0.0}
+        assert len(own) == len(path.steps)
+        for t, (step, (ids, weights)) in enumerate(zip(path.steps, own, strict=True)):
+            assert ids[:-1] == encode(tokenizer, step.completion)
+            if t < path.first:
+                assert not any(weights)
+            elif step.action in (NEXT, BACK):
+                assert (weights[-1] == 1.0) == (t in path.named)
+                whole, parts = whole + (t in path.named), parts + (t not in path.named)
+            else:
+                assert set(weights) == {1.0}
+    assert whole > 5
+    assert parts > 0 if preset == "weak" else parts == 0
+
+
+def test_with_roles_their_words_are_one_token_each(played, helpers):
+    known = build_tokenizer(shop_vocabulary(roles=True))
+    vocabulary = set(known.get_vocab())
+    frames = re.compile(r"click\[.*?\]|search\[.*?\]")
+    for number, trajectory in enumerate(played):
+        for kind in KINDS:
+            path = helpers.help(trajectory, kind, random.Random(number))
+            texts = [path.prompt_suffix]
+            texts += [each.text for step in path.steps for each in step.advice]
+            words = frames.sub("", " ".join(texts)).lower().split()
+            assert vocabulary.issuperset(words)
 
 
 def test_a_share_of_page_turns_can_be_taught(played, renderer, tokenizer):
