@@ -66,7 +66,8 @@ class Completion:
     - "overflow": the conversation left no room in the model's context (`text` is empty, and the
       rollout ends as truncated);
     - "done": the policy declines to act (the rollout ends as truncated);
-    - "error": `text` is the reason (the rollout ends as an error).
+    - "error": `text` is the reason (the rollout ends as an error). `refused` states that the
+      server would refuse the same request again.
 
     `prompt_tokens` counts the whole prompt, `cached_tokens` the part of it that was not recomputed.
     `tokens` are the sampled ids, if they are known and are not those that the text gives.
@@ -80,6 +81,7 @@ class Completion:
     generated_tokens: int = 0
     tokens: SampledTokens | None = None
     consulted: Consulted | None = None
+    refused: bool = False
 
 
 Replays = Literal["batch", "alone"]

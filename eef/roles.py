@@ -35,6 +35,8 @@ VALUE = (
 )
 
 _STEPS = re.compile(r"^[\s*_#>-]*critical steps?[*_]*\s*[:：](.*)$", re.I | re.M)
+_BETWEEN_STEPS = re.compile(r"\s*(?:,\s*and\b|[,;&]|\band\b)\s*", re.I)
+_STEP_OR_RANGE = re.compile(r"(?:steps?\s*|#)?(\d+)(?:\s*(?:-|–|—|to)\s*(\d+))?", re.I)
 _SCORE = re.compile(r"score\s*[:=]\s*\**\s*(-?\d+(?:\.\d+)?)", re.I)
 
 
@@ -141,6 +143,16 @@ def read_score(text: str) -> float:
     return score / 10
 
 
+def reason_of(text: str) -> str:
+    """A text of a value model without the score that `read_score` reads, and what follows it.
+
+    >>> reason_of("It has the color. **Score: 7**")
+    'It has the color.'
+    """
+    found = list(_SCORE.finditer(text))
+    return text[: found[-1].start() if found else None].strip("*# \n")
+
+
 def number_steps(steps: Sequence[Step]) -> str:
     """Steps as a text in which they are numbered from 1, with their advice, for judges."""
     return "\n\n".join(
@@ -159,18 +171,27 @@ def number_steps(steps: Sequence[Step]) -> str:
 def read_step_numbers(text: str, steps: int) -> list[int]:
     """The indices, from 0 and each once, that the last line `Critical steps: …` of a text names.
 
-    `none` names none. ValueError if there is no such line, or if it names a step that does not
-    exist.
+    Steps are numbers or ranges, separated by commas or `and`, with remarks in parentheses; `none`
+    names none. ValueError if there is no such line, if it has another form, or if it names a step
+    that does not exist.
 
-    >>> read_step_numbers("It plans, then buys.\\nCritical steps: 4, 1", 5)
-    [3, 0]
+    >>> read_step_numbers("It plans, then buys.\\nCritical steps: 4, 1-2 (the search)", 5)
+    [3, 0, 1]
     """
     found = _STEPS.findall(text)
     if not found:
         raise ValueError("it holds no line `Critical steps: …`")
-    numbers = [int(number) for number in re.findall(r"\d+", found[-1])]
-    if not numbers and "none" not in found[-1].lower():
+    line = re.sub(r"\([^()]*\)", " ", found[-1]).strip(" \t.*_`[]")
+    if not re.search(r"\d", line):
+        if "none" in line.lower():
+            return []
         raise ValueError(f"it names no step: {found[-1].strip()!r}")
+    numbers: list[int] = []
+    for part in _BETWEEN_STEPS.split(line):
+        if (match := _STEP_OR_RANGE.fullmatch(part)) is None:
+            raise ValueError(f"it names steps in another form: {found[-1].strip()!r}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        numbers += range(first, last + 1) if first <= last else [first, last]
     outside = [number for number in numbers if not 1 <= number <= steps]
     if outside:
         raise ValueError(f"it names step {outside[0]} of {steps}")

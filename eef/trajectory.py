@@ -81,7 +81,7 @@ class StateRef:
         return f"{self.trajectory}@{self.t}"
 
 
-Role = Literal["expert", "student", "agent"]
+AuthorRole = Literal["expert", "student", "agent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Author:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
 
-    role: Role
+    role: AuthorRole
     name: str
 
     def __str__(self) -> str:

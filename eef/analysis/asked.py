@@ -34,7 +34,7 @@ def asked_models(run: RunData, method: str) -> AskedModels:
     """The models that a method of a run asks; none for the expert."""
     if method not in run.methods:
         return NO_MODELS
-    models = run.recipes[method].roles if method in run.recipes else run.recipe.roles
+    models = run.recipes[method].roles
     asked = {
         role: (models[role].model, use)
         for role, use in run.methods[method].roles.items()

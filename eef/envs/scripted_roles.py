@@ -116,8 +116,8 @@ class ScriptedRole:
     def _task(self, question: str) -> Task | None:
         """The task whose instruction a question starts with."""
         match = _TASK.search(question)
-        splits = (self._env.tasks(split) for split in ("train", "test"))
-        tasks = (task for split in splits for task in split)
+        splits = getattr(self._env, "splits", ("train", "test"))
+        tasks = (task for split in splits for task in self._env.tasks(split))
         return next((task for task in tasks if match and task.instruction == match[1]), None)
 
     def _play(self, task: Task) -> Sequence[str]:

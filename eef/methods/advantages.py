@@ -14,7 +14,9 @@ from typing import Literal
 from pydantic import Field
 
 from eef.methods.base import MethodOptions
+from eef.methods.queries import rollouts_of_round
 from eef.selection import Acts, Selection
+from eef.tools import is_format_error
 from eef.trajectory import Trajectory, TrajectorySet
 
 Scale = Literal["deviation", "one"]
@@ -64,19 +66,16 @@ def groups_of_round(
 ) -> dict[str, list[Trajectory]]:
     """The student's rollouts of a round by the state they start from, each group by id."""
     groups: dict[str, list[Trajectory]] = {}
-    for task in tasks:
-        for item in sorted(trajectories.of_task(task), key=lambda item: item.id):
-            if item.by_student and item.round == round and item.status != "error":
-                start = str(item.start) if item.start else f"{task}@0"
-                groups.setdefault(start, []).append(item)
+    for item in rollouts_of_round(trajectories, tasks, round):
+        start = str(item.start) if item.start else f"{item.task}@0"
+        groups.setdefault(start, []).append(item)
     return groups
 
 
 def step_rewards(item: Trajectory, options: GroupOptions) -> list[float]:
     """The reward of each own step: the outcome at the last one, minus penalties."""
-    rewards = [0.0 if step.action else -options.invalid_action_penalty for step in item.steps] or [
-        0.0
-    ]
+    penalty = options.invalid_action_penalty
+    rewards = [-penalty if is_format_error(step.action) else 0.0 for step in item.steps] or [0.0]
     rewards[-1] += float(item.success) if options.outcome == "success" else item.reward or 0.0
     return rewards
 
@@ -84,7 +83,8 @@ def step_rewards(item: Trajectory, options: GroupOptions) -> list[float]:
 def outcome_advantages(group: Sequence[Trajectory], options: GroupOptions) -> dict[str, float]:
     """(R − mean) / F of each rollout of a group, by id; R is the sum of its step rewards.
 
-    F is the sample standard deviation or 1. The only rollout of a group has the advantage 0.
+    F is the sample standard deviation or 1. The only rollout of a group has the advantage 0, and so
+    has the only step, if the mean is over steps.
 
     Worked example (rewards 1, 0, 0, 1; mean 0.5): the advantages are 0.5, −0.5, −0.5, 0.5 divided
     by 1, or by the deviation 0.577.
@@ -92,7 +92,7 @@ def outcome_advantages(group: Sequence[Trajectory], options: GroupOptions) -> di
     returns = {item.id: sum(step_rewards(item, options)) for item in group}
     counts = {item.id: len(item.steps) if options.mean == "steps" else 1 for item in group}
     values = [returns[name] for name in returns for _ in range(counts[name])]
-    if len(group) < 2:
+    if len(values) < 2:
         return dict.fromkeys(returns, 0.0)
     mean, scale = _mean_and_scale(values, options.scale)
     return {name: (value - mean) / scale for name, value in returns.items()}

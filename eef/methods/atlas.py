@@ -20,7 +20,7 @@ from pydantic import Field
 
 from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import apply_step_weight, make_selection, plan_task
-from eef.methods.judging import JUDGE, critical_steps, most_steps, win_note
+from eef.methods.judging import JUDGE, critical_steps, may_name, most_steps, win_note
 from eef.methods.labels import count_wins, evenly_spaced_states, step_advantages
 from eef.methods.queries import check_experts, expert_wins
 from eef.selection import Selection, TrainingExample
@@ -57,11 +57,15 @@ class Atlas(Configured[AtlasOptions]):
     each expert win, with weight 1 on its critical steps, at most `share` of all. `value` takes
     those with the highest positive advantage (`step_advantages`), earlier ones first; steps that
     the judge names beyond the share are dropped and counted. Wins without a usable note are
-    skipped.
+    skipped, and so are those of which no step remains (`judge.empty`); the judge is not asked about
+    wins that are too short for the share to allow one.
     """
 
     Options: ClassVar[type[MethodOptions]] = AtlasOptions
-    branches: ClassVar[bool] = True
+
+    @property
+    def branches(self) -> bool:
+        return self.options.selector == "value"
 
     @property
     def roles(self) -> Mapping[str, RoleUse]:
@@ -81,7 +85,12 @@ class Atlas(Configured[AtlasOptions]):
                 plan += plan_task(task, states, self.options.rollouts_per_state)
             elif self.roles:
                 asked = trajectories.notes
-                new = [win for win in wins if not asked.about(JUDGE, win.id, range(round))]
+                new = [
+                    win
+                    for win in wins
+                    if may_name(self.options.share, win.length)
+                    and not asked.about(JUDGE, win.id, range(round))
+                ]
                 plan += [win_note(win.steps, task, win.id, self.options.share) for win in new]
         return plan
 
@@ -92,15 +101,19 @@ class Atlas(Configured[AtlasOptions]):
         for task in tasks:
             for win in expert_wins(trajectories, task, self.options.bc_experts):
                 critical = self._critical(trajectories, win, round, counts)
+                if critical is None:
+                    continue
                 example = _example(win, critical)
                 if any(example.weights):
                     examples.append(example)
+                elif self.roles:
+                    counts["judge.empty"] += 1
         return make_selection(self.name, examples, tasks, counts)
 
     def _critical(
         self, trajectories: TrajectorySet, win: Trajectory, round: int, counts: Counter[str]
-    ) -> set[int]:
-        """The indices of the steps to train."""
+    ) -> set[int] | None:
+        """The indices of the steps to train; None for a win without a usable note."""
         if self.options.selector == "value":
             advantages = step_advantages(
                 count_wins(trajectories, win, range(1, round + 1)), win.length
@@ -115,9 +128,9 @@ class Atlas(Configured[AtlasOptions]):
         named = critical_steps(
             trajectories.notes, win.id, range(round + 1), win.length, self.options.share, counts
         )
-        if named is None:
-            return set()
-        return named if self.options.selector == "judge" else set(range(win.length)) - named
+        if named is None or self.options.selector == "judge":
+            return named
+        return set(range(win.length)) - named
 
 
 def _example(win: Trajectory, critical: set[int]) -> TrainingExample:

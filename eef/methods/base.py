@@ -63,7 +63,9 @@ class Method(Protocol):
     """
 
     Options: ClassVar[type[MethodOptions]]
-    branches: ClassVar[bool]
+
+    @property
+    def branches(self) -> bool: ...
 
     @property
     def name(self) -> str: ...
@@ -124,12 +126,15 @@ class Configured(Generic[OptionsT]):
     options: OptionsT
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    branches: ClassVar[bool] = False
 
     @classmethod
     def create(cls, name: str, options: Mapping[str, object]) -> Self:
         checked = parse_settings(cls.Options, options, source=f"options.{name}")
         return cls(name, cast(OptionsT, checked))
+
+    @property
+    def branches(self) -> bool:
+        return False
 
     @property
     def prompt_suffix(self) -> str:

@@ -165,7 +165,10 @@ class Eef(Configured[EefOptions]):
     """
 
     Options: ClassVar[type[MethodOptions]] = EefOptions
-    branches: ClassVar[bool] = True
+
+    @property
+    def branches(self) -> bool:
+        return self.options.M > 0
 
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
@@ -177,7 +180,7 @@ class Eef(Configured[EefOptions]):
     ) -> list[PlannedState]:
         """The states of `plan`, which has nothing else unless a method adds notes."""
         if self.options.branch_from == "expert":
-            _check_replayable(trajectories, self.options.experts)
+            check_replayable(trajectories, self.options.experts)
         plan = []
         for task in tasks:
             states = [
@@ -380,7 +383,13 @@ def _rounds(which: Literal["all", "round"], round: int) -> range:
     return range(round if which == "round" else 0, round + 1)
 
 
-def _check_replayable(trajectories: TrajectorySet, experts: Sequence[str] | None) -> None:
+def label_counts(selection: Selection) -> dict[str, int]:
+    """The counts of labels in a selection of `eef`; `make_selection` counts all others again."""
+    labels = ("segments.", "states.")
+    return {name: count for name, count in selection.counts.items() if name.startswith(labels)}
+
+
+def check_replayable(trajectories: TrajectorySet, experts: Sequence[str] | None) -> None:
     """MethodError if these experts have failures, but none that can be branched from."""
     failures = [
         item

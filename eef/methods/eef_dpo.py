@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eef.methods.base import Method
-from eef.methods.eef import Eef
+from eef.methods.eef import Eef, label_counts
 from eef.methods.examples import make_pair, make_selection, suffix_example
 from eef.methods.labels import OutcomeGrid, Segment
 from eef.methods.queries import least_expert_first
@@ -36,12 +36,7 @@ class EefDpo(Eef):
             for segment in grid.segments()
             if segment.label == "harmful"
         ]
-        # the other counts are those of `make_selection`, which counts again
-        counts = {
-            name: count
-            for name, count in selection.counts.items()
-            if name.startswith(("segments.", "states."))
-        }
+        counts = label_counts(selection)
         return make_selection(self.name, selection.examples, tasks, counts, pairs)
 
 

@@ -23,7 +23,7 @@ from eef.methods.advantages import (
     tasks_of_round,
 )
 from eef.methods.base import Method, MethodOptions
-from eef.methods.eef import Eef, EefOptions
+from eef.methods.eef import Eef, EefOptions, check_replayable
 from eef.methods.labels import count_wins
 from eef.methods.state_choice import StateChoice, choose_states
 from eef.selection import PlannedState, Selection
@@ -62,12 +62,19 @@ class EefGrpo(Eef):
 
     Options: ClassVar[type[MethodOptions]] = EefGrpoOptions
 
+    @property
+    def branches(self) -> bool:
+        like_eef = self.options.eef_rounds > 0 and self.options.M > 0
+        return self.options.group_states > 0 or like_eef
+
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
     ) -> list[PlannedState]:
         chosen = tasks_of_round(tasks, round, self.options.tasks_per_round)
         if round <= self.options.eef_rounds:
             return self.planned_states(trajectories, chosen, round)
+        if self.options.group_states and self.options.branch_from == "expert":
+            check_replayable(trajectories, self.options.experts)
         size = self.options.group_size
         plan = []
         for task in chosen:

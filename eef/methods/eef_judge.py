@@ -15,9 +15,9 @@ from pydantic import Field
 
 from eef.errors import MethodError
 from eef.methods.base import Method, MethodOptions, Planned, RoleUse
-from eef.methods.eef import Eef, EefOptions
+from eef.methods.eef import Eef, EefOptions, label_counts
 from eef.methods.examples import make_selection
-from eef.methods.judging import JUDGE, critical_steps, win_note
+from eef.methods.judging import JUDGE, critical_steps, may_name, win_note
 from eef.selection import Selection, TrainingExample
 from eef.trajectory import Step, TrajectorySet
 
@@ -55,20 +55,15 @@ class EefJudge(Eef):
             each.trajectory: each.task for each in self._examples(trajectories, tasks, round)
         }
         for name, task in tasks_of.items():
-            if not trajectories.notes.about(JUDGE, name, range(round)):
-                steps = _steps(trajectories, name)
+            steps = _steps(trajectories, name)
+            asked = trajectories.notes.about(JUDGE, name, range(round))
+            if not asked and may_name(self.options.share, len(steps)):
                 plan.append(win_note(steps, task, name, self.options.share))
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         selection = Eef.select(self, trajectories, tasks, round)
-        counts: Counter[str] = Counter(
-            {
-                name: count
-                for name, count in selection.counts.items()
-                if name.startswith(("segments.", "states."))
-            }
-        )
+        counts = Counter(label_counts(selection))
         named = {
             name: critical_steps(
                 trajectories.notes,

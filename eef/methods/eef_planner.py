@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
 from eef.methods.eef import Eef, EefOptions
-from eef.methods.planning import PLANNER, plan_note, plan_suffix, start_with_plan
+from eef.methods.planning import PLANNER, evaluate_with_plans, plan_note, plan_suffix
 from eef.selection import Selection
 from eef.trajectory import TrajectorySet
 
@@ -56,9 +56,7 @@ class EefPlanner(Eef):
     ) -> Sequence[Planned]:
         if self.options.used == "exploring":
             return Configured.plan_evaluation(self, trajectories, tasks)
-        notes = trajectories.notes
-        plans: list[Planned] = [plan_note(task) for task in tasks]
-        return plans + [start_with_plan(task, notes.usable(PLANNER, task)) for task in tasks]
+        return evaluate_with_plans(trajectories, tasks)
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         selection = Eef.select(self, trajectories, tasks, round)

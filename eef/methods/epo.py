@@ -24,6 +24,7 @@ from eef.methods.advantages import discounted_returns
 from eef.methods.base import AGENT, Configured, Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import select_texts
 from eef.methods.judging import JUDGE, judge_note
+from eef.methods.queries import rollouts_of_round
 from eef.roles import ADVISE, Acting, read_step_numbers, recorded_question
 from eef.selection import PlannedState, Selection, TextExample
 from eef.trajectory import Trajectory, TrajectorySet
@@ -76,14 +77,14 @@ class Epo(Configured[EpoOptions]):
         if not self.options.trained:
             return []
         plan: list[Planned] = [PlannedState(task, None, self.options.k) for task in tasks]
-        for item in _rollouts(trajectories, tasks, round):
+        for item in _played(trajectories, tasks, round):
             request = REQUEST.format(score=item.reward or 0.0)
             plan.append(judge_note(item.steps, item.task, item.id, request))
         return plan
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         texts, counts = [], Counter[str]()
-        for item in _rollouts(trajectories, tasks, round):
+        for item in _played(trajectories, tasks, round):
             notes = trajectories.notes.usable(JUDGE, item.id, range(round, round + 1))
             counts["judge.skipped"] += not notes
             named = read_step_numbers(notes[0].text, item.length) if notes else []
@@ -101,14 +102,9 @@ class Epo(Configured[EpoOptions]):
         return [each / largest for each in returns] if largest else returns
 
 
-def _rollouts(trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[Trajectory]:
-    """The rollouts of a round that did not fail, by task and id."""
-    return [
-        item
-        for task in tasks
-        for item in sorted(trajectories.of_task(task), key=lambda item: item.id)
-        if item.round == round and not item.by_expert and item.status != "error" and item.steps
-    ]
+def _played(trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> list[Trajectory]:
+    """The rollouts of a round that have a step."""
+    return [item for item in rollouts_of_round(trajectories, tasks, round) if item.steps]
 
 
 def _texts(item: Trajectory, t: int, weight: float) -> list[TextExample]:

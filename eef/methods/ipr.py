@@ -51,7 +51,10 @@ class Ipr(Configured[IprOptions]):
     """
 
     Options: ClassVar[type[MethodOptions]] = IprOptions
-    branches: ClassVar[bool] = True
+
+    @property
+    def branches(self) -> bool:
+        return True
 
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int

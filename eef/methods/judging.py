@@ -45,13 +45,21 @@ def most_steps(share: float, length: int) -> int:
     return math.floor(share * length + 1e-9)
 
 
+def may_name(share: float, length: int) -> bool:
+    """Whether the judge may name a step of a path at all; if not, it is not asked."""
+    return most_steps(share, length) > 0
+
+
 def critical_steps(
     notes: NoteSet, about: str, rounds: range, length: int, share: float, counts: Counter[str]
 ) -> set[int] | None:
     """The steps that the judge named of a won path, at most `share` of them; None without a note.
 
-    `judge.skipped` counts paths without a usable note, `judge.beyond_share` the steps dropped.
+    `judge.skipped` counts paths without a usable note, `judge.beyond_share` the steps dropped. Of a
+    path that the judge is not asked about (`may_name`), there are none.
     """
+    if not may_name(share, length):
+        return set()
     usable = notes.usable(JUDGE, about, rounds)
     if not usable:
         counts["judge.skipped"] += 1

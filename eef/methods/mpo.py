@@ -26,9 +26,9 @@ from eef.methods.planning import (
     PLAN,
     PLANNER,
     check_plan,
+    evaluate_with_plans,
     plan_note,
     plan_suffix,
-    start_with_plan,
 )
 from eef.methods.queries import expert_wins
 from eef.note import Note
@@ -93,9 +93,7 @@ class Mpo(Configured[MpoOptions]):
         return plan
 
     def plan_evaluation(self, trajectories: TrajectorySet, tasks: Sequence[str]) -> list[Planned]:
-        notes = trajectories.notes
-        plans: list[Planned] = [plan_note(task) for task in tasks]
-        return plans + [start_with_plan(task, notes.usable(PLANNER, task)) for task in tasks]
+        return evaluate_with_plans(trajectories, tasks)
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         if not self.options.trained:

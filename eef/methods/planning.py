@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from eef.methods.base import Planned
 from eef.note import Note
 from eef.selection import PlannedNote, PlannedState
+from eef.trajectory import TrajectorySet
 
 PLANNER = "planner"
 FORM = (
@@ -38,3 +40,10 @@ def plan_suffix(note: Note) -> str:
 def start_with_plan(task: str, notes: Sequence[Note]) -> PlannedState:
     """A rollout of a task with the first of some usable plans, or without one."""
     return PlannedState(task, None, 1, plan_suffix(notes[0]) if notes else "")
+
+
+def evaluate_with_plans(trajectories: TrajectorySet, tasks: Sequence[str]) -> list[Planned]:
+    """A plan for each task, then a rollout with it in the prompt."""
+    notes = trajectories.notes
+    plans: list[Planned] = [plan_note(task) for task in tasks]
+    return plans + [start_with_plan(task, notes.usable(PLANNER, task)) for task in tasks]

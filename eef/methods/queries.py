@@ -44,6 +44,18 @@ def student_episodes(trajectories: TrajectorySet, task: str, rounds: range) -> l
     return sorted(found, key=lambda item: (item.round, item.id))
 
 
+def rollouts_of_round(
+    trajectories: TrajectorySet, tasks: Sequence[str], round: int
+) -> list[Trajectory]:
+    """The rollouts of a round, of whoever plays in it, from any state; by task and id."""
+    return [
+        item
+        for task in tasks
+        for item in sorted(trajectories.of_task(task), key=lambda item: item.id)
+        if not item.by_expert and item.round == round and item.status != "error"
+    ]
+
+
 def expert_wins(
     trajectories: TrajectorySet, task: str, experts: Sequence[str] | None
 ) -> list[Trajectory]:

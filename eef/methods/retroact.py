@@ -103,7 +103,7 @@ class Retroact(Configured[RetroactOptions]):
         selection = select_acts(acts, groups, trajectories, tasks, round)
         return replace(
             selection,
-            examples=tuple(path_example(win, win.prompt_suffix) for win in wins),
+            examples=tuple(path_example(win) for win in wins),
             texts=tuple(texts),
             counts={**selection.counts, "examples": len(wins), "texts": len(texts)},
         )

@@ -23,8 +23,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from eef.methods.base import AGENT, Configured, Method, MethodOptions, Planned, RoleUse
+from eef.methods.queries import rollouts_of_round
 from eef.note import Advice
-from eef.roles import VALUE, Acting, recorded_question
+from eef.roles import VALUE, Acting, reason_of, recorded_question
 from eef.selection import PlannedState, Selection, TextExample
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -96,10 +97,8 @@ class Stl(Configured[StlOptions]):
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
         texts = [
             text
-            for task in tasks
-            for item in sorted(trajectories.of_task(task), key=lambda item: item.id)
-            if self.options.trained and not item.by_expert
-            if item.round == round and item.status != "error"
+            for item in rollouts_of_round(trajectories, tasks, round)
+            if self.options.trained
             for text in self._texts(item)
         ]
         taught = {text.task for text in texts}
@@ -145,7 +144,7 @@ def target(best: Advice, discount: float) -> str:
     It fits.
     Score: 6
     """
-    reason = best.text.rpartition("Score")[0].strip("*# \n")
+    reason = reason_of(best.text)
     score = round(10 * discount * (best.score or 0.0), 2)
     turn = f"The best next turn is:\n{best.candidate}\nIt leads to:\n{best.seen}"
     return "\n".join(part for part in (turn, reason, f"Score: {score:g}") if part)

@@ -53,11 +53,15 @@ class W4s(Configured[W4sOptions]):
     """Reward-weighted regression on turns.
 
     `plan`: m rollouts from every task's start, then from the state after their best turn, and so on
-    (`depth`). `select`: the acts of all rollouts of the round, won
-    or lost; a step's advantage is exp(reward / temperature), or 0 if it holds no action.
+    (`depth`). `select`: the acts of all rollouts of the round, won or lost; a step's advantage is
+    exp(reward / temperature), or 0 if it holds no action.
     """
 
     Options: ClassVar[type[MethodOptions]] = W4sOptions
+
+    @property
+    def branches(self) -> bool:
+        return self.options.depth > 1
 
     @property
     def turns(self) -> int:
@@ -98,18 +102,18 @@ class W4s(Configured[W4sOptions]):
 
 
 def best_state(group: Sequence[Trajectory]) -> StateRef | None:
-    """The state after the step with the highest reward, among steps that did not end the episode.
+    """The state after the step with the highest reward, among steps that another one follows.
 
-    None if there is none. Of equal steps, the one of the first rollout counts.
+    None if there is none. Of equal steps, the one of the first rollout counts. The last step has
+    ended its episode, or has used up the step limit.
 
-    Worked example. Of two rollouts with the step rewards (0, 1) and (0.5, 0), each ended by its
-    second step, the second has the best step, its first; the state is `second@1`.
+    Worked example. Of two rollouts with the step rewards (0, 1) and (0.5, 0), the second has the
+    best step, its first; the state is `second@1`.
     """
     steps = [
         (step.reward, StateRef(item.id, item.first + number))
         for item in group
-        for number, step in enumerate(item.steps, start=1)
-        if item.status != "terminated" or number < len(item.steps)
+        for number, step in enumerate(item.steps[:-1], start=1)
     ]
     return max(steps, key=lambda each: each[0])[1] if steps else None
 

@@ -128,8 +128,7 @@ def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
     Settings that affect no result are those of the other recipe: `jobs`, `track`, `train.ranks`,
     `train.launcher`, and the `api` of experts and roles (budget, prices, address, key, retries,
     pace), since every response is kept under its model, messages and sampling. Roles may be added.
-    All others must be equal; StoreError
-    otherwise.
+    All others must be equal; StoreError otherwise.
     """
     started = parse_settings(Recipe, read_json(path), source=str(path))
     shared = {*started.methods, BC}  # every run includes behavior cloning, named or not
@@ -161,10 +160,25 @@ def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
 
 
 def _of_methods(recipe: Recipe, names: AbstractSet[str]) -> dict[str, dict[str, Any]]:
-    """The options and overrides of some methods."""
+    """The options and overrides of some methods, without the `api` of their roles."""
+    options, overrides = (
+        {name: table for name, table in tables.items() if name in names}
+        for tables in (recipe.options, recipe.overrides)
+    )
     return {
-        group: {name: table for name, table in getattr(recipe, group).items() if name in names}
-        for group in ("options", "overrides")
+        "options": options,
+        "overrides": {name: _without_api(table) for name, table in overrides.items()},
+    }
+
+
+def _without_api(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    roles = overrides.get("roles", {})
+    return {
+        **overrides,
+        "roles": {
+            role: {key: value for key, value in settings.items() if key != "api"}
+            for role, settings in roles.items()
+        },
     }
 
 

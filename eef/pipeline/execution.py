@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eef.errors import MethodError, StoreError
@@ -46,6 +48,8 @@ from eef.utils.seeds import derive_seed
 if TYPE_CHECKING:
     from eef.training.ranks import Ranks
     from eef.training.round import ActsTraining
+
+_log = logging.getLogger(__name__)
 
 Executor = Callable[[RunContext, Stage, OnProgress], None]
 
@@ -121,16 +125,11 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
             limited = budget.rollouts is not None or budget.tokens is not None
             if left is None or not (fresh or (plan and limited)):
                 break
+            limits = left, recipe.rollouts.batch_size, partial(_since, tokens_of, before)
             if turn + 1 < method.turns:
-                parts = once(fresh, left)
+                parts = once(fresh, *limits)
             else:
-                parts = chunks(
-                    fresh or plan,
-                    left,
-                    recipe.rollouts.batch_size,
-                    partial(_since, tokens_of, before),
-                    earlier,
-                )
+                parts = chunks(fresh or plan, *limits, earlier)
             for chunk in parts:
                 states += chunk
                 specs = rollout_specs(
@@ -378,6 +377,7 @@ def _train_role(
     Like the student, a role starts from its base model or from its previous checkpoint.
     """
     from eef.models.checkpoint import save_checkpoint
+    from eef.models.memory import memory_errors
     from eef.training.round import RoundItems, train_round
 
     run, recipe = context.run, context.recipe_of(stage)
@@ -393,14 +393,26 @@ def _train_role(
     source = context.prompt, renderer
     rendered, overflows = render_texts(texts, *source)
     rendered_pairs, long_pairs = render_text_pairs(pairs, *source)
-    result = train_round(
-        model,
-        RoundItems(texts=rendered, pairs=rendered_pairs),
-        recipe.train,
-        recipe.dpo,
-        directory=run.training_checkpoints(stage) / role,
-        on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, role)),
-    )
+    if too_long := overflows + long_pairs:
+        what = f"{len(too_long)} of {len(texts) + len(pairs)} texts of the role `{role}` are"
+        if not rendered and not rendered_pairs:
+            raise MethodError(
+                f"`{stage}`: {what} longer than its model's context",
+                hint="choose a model with a longer context for it",
+            )
+        _log.warning("`%s`: %s longer than its model's context, and skipped", stage, what)
+    with memory_errors(
+        f"training of the role `{role}` in `{stage}`",
+        "lower `train.max_tokens_per_microbatch`, or set `train.gradient_checkpointing` to true",
+    ):
+        result = train_round(
+            model,
+            RoundItems(texts=rendered, pairs=rendered_pairs),
+            recipe.train,
+            recipe.dpo,
+            directory=run.training_checkpoints(stage) / role,
+            on_progress=lambda each: on_progress(Progress(stage, each.done, each.total, role)),
+        )
     save_checkpoint(
         model,
         tokenizer,
@@ -419,7 +431,7 @@ def _train_role(
         "updates": result.updates,
         "texts": len(rendered),
         "pairs": len(rendered_pairs),
-        "too_long": overflows + long_pairs,
+        "too_long": too_long,
         "losses": result.losses,
         "cost": asdict(cost),
     }
@@ -471,8 +483,6 @@ def _acts_training(
 
 def _remove_what_rounds_passed_on(context: RunContext, stage: Stage) -> None:
     """Remove training checkpoints, earlier optimizer states, and checkpoints that are not kept."""
-    from eef.models.checkpoint import MANIFEST_FILE, is_complete
-
     run, earlier = context.run, range(1, stage.round)
     shutil.rmtree(run.training_checkpoints(stage), ignore_errors=True)
     if run.optimizer(stage).is_dir():
@@ -480,16 +490,28 @@ def _remove_what_rounds_passed_on(context: RunContext, stage: Stage) -> None:
             shutil.rmtree(run.optimizer(replace(stage, round=round)), ignore_errors=True)
     if context.recipe_of(stage).train.keep_checkpoints == "all":
         return
-    for round in earlier:
-        trained = replace(stage, round=round)
-        checkpoint = run.checkpoint(trained)
-        kept = trained.sibling("evaluate") in run.stages
-        if not kept and is_complete(checkpoint):
-            write_json(checkpoint / REMOVED_FILE, {"setting": "train.keep_checkpoints"})
-            # the manifest last: without it, an interrupted removal would not be continued
-            for path in sorted(checkpoint.iterdir(), key=lambda path: path.name == MANIFEST_FILE):
-                if path.name != REMOVED_FILE:
-                    path.unlink()
+    passed_on = [replace(stage, round=round) for round in earlier]
+    passed_on = [each for each in passed_on if each.sibling("evaluate") not in run.stages]
+    for trained in passed_on:
+        _remove_checkpoint(run.checkpoint(trained))
+    for role in trained_roles(context, stage.method):
+        latest = role_model(context, replace(stage, kind="evaluate"), role)
+        for trained in passed_on:
+            if (checkpoint := run.role_checkpoint(trained, role)) != Path(latest):
+                _remove_checkpoint(checkpoint)
+
+
+def _remove_checkpoint(checkpoint: Path) -> None:
+    """Remove the files of a checkpoint, if there is one, and leave a note of it."""
+    from eef.models.checkpoint import MANIFEST_FILE, is_complete
+
+    if not is_complete(checkpoint):
+        return
+    write_json(checkpoint / REMOVED_FILE, {"setting": "train.keep_checkpoints"})
+    # the manifest last: without it, an interrupted removal would not be continued
+    for path in sorted(checkpoint.iterdir(), key=lambda path: path.name == MANIFEST_FILE):
+        if path.name != REMOVED_FILE:
+            path.unlink()
 
 
 def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:

@@ -50,6 +50,8 @@ def check_roles(context: RunContext) -> None:
                     f"`roles.{role}.model` is {settings.model!r}, but method {name!r} trains it",
                     hint='set it to "base" or "hf/<path or hub id>"',
                 )
+            if role == AGENT:
+                _check_agent(settings)
             if settings.model.startswith(("openai/", "scripted/")):
                 _make_policy(context, Stage(name, 1, "explore"), role, settings)
         for round in range(1, context.run.rounds_of(name) + 1):
@@ -63,6 +65,18 @@ def check_roles(context: RunContext) -> None:
 def _without_effect(setting: str, role: str, asked: Iterable[str], reason: str) -> ConfigError:
     problem = unknown_name("role", role, sorted(asked) or ["none"])
     return ConfigError(f"`{setting}` has no effect: {reason}", hint=problem.hint)
+
+
+def _check_agent(settings: RoleSettings) -> None:
+    """ConfigError if the agent's own settings say how it is sampled: it plays, so it is sampled
+    like every player."""
+    for name in ("temperature", "top_p", "max_tokens"):
+        default = RoleSettings.model_fields[name].default
+        if getattr(settings, name) != default:
+            raise ConfigError(
+                f"`roles.{AGENT}.{name}` has no effect: the agent is sampled like a student",
+                hint=f"set `sampling.{name}`",
+            )
 
 
 def _check_acting(context: RunContext, name: str, acting: Acting) -> None:
@@ -159,6 +173,12 @@ def _make_policy(context: RunContext, stage: Stage, name: str, settings: RoleSet
     return context.local_policy(path, author, tools=context.tools if acts else None)
 
 
+def _setting_of(context: RunContext, stage: Stage, role: str) -> str:
+    """The table of the recipe that has a role's settings in a stage."""
+    own = context.recipe.overrides.get(stage.method, {}).get("roles", {})
+    return f"overrides.{stage.method}.roles.{role}" if role in own else f"roles.{role}"
+
+
 def _api_policy(
     context: RunContext, stage: Stage, name: str, model: str, settings: ApiSettings
 ) -> Policy:
@@ -166,6 +186,7 @@ def _api_policy(
         from eef.policies.openai import ApiPolicy
     except ImportError as error:
         raise missing_package("openai", f"the role `{name}`") from error
+    setting = _setting_of(context, stage, name)
     return ApiPolicy(
         model,
         settings,
@@ -174,7 +195,7 @@ def _api_policy(
         cache=context.run.path / f"responses-{name}.jsonl",
         tools=context.tools if name == AGENT else None,
         command=f"eef run {shlex.quote(str(context.run.path))}",
-        name=f"roles.{name}.api",
-        limit_name=f"roles.{name}.max_tokens",
+        name=f"{setting}.api",
+        limit_name="sampling.max_tokens" if name == AGENT else f"{setting}.max_tokens",
         cut=name == AGENT,
     )

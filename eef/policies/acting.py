@@ -7,7 +7,7 @@ treat it like any other. See `eef.roles.Acting`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from eef.chat import drop_thoughts, with_advice
@@ -38,11 +38,16 @@ Check = Callable[[str], object]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A role's answer. `problem` is why its text cannot be used, empty if it can."""
+    """A role's answer. `problem` is why its text cannot be used, empty if it can.
+
+    `missing` states that there is no answer, for a reason that may pass, such as a server that is
+    down. Such an answer must not count as a role that has nothing to say.
+    """
 
     text: str
     problem: str
     usage: RoleUsage
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,8 @@ class Role:
             cached_tokens=completion.cached_tokens,
             generated_tokens=completion.generated_tokens,
         )
-        return Answer(text, self._problem(completion, text, check), usage)
+        missing = completion.finish == "error" and not completion.refused
+        return Answer(text, self._problem(completion, text, check), usage, missing)
 
     def _problem(self, completion: Completion, text: str, check: Check) -> str:
         if completion.finish == "error":
@@ -170,6 +176,14 @@ class _WithRole(ABC):
         answers = iter(self._role.ask(flat, their, [check] * len(flat)))
         return [[next(answers) for _ in row] for row in questions]
 
+    def _unless_missing(self, completion: Completion, answers: Iterable[Answer]) -> Completion:
+        """The completion of a turn, or the error of the first answer that is missing."""
+        problem = next((each.problem for each in answers if each.missing), None)
+        if problem is None:
+            return completion
+        text = f"role `{self._role.name}`: {problem}"
+        return replace(completion, text=text, finish="error", tokens=None)
+
 
 class Advised(_WithRole):
     """The role advises before each turn. Without usable advice, the agent acts without it."""
@@ -185,7 +199,10 @@ class Advised(_WithRole):
         ]
         shown = [with_advice(*each) for each in zip(conversations, advice, strict=True)]
         return [
-            replace(completion, consulted=Consulted(advice=given, roles=(answer.usage,)))
+            self._unless_missing(
+                replace(completion, consulted=Consulted(advice=given, roles=(answer.usage,))),
+                [answer],
+            )
             for completion, given, answer in zip(
                 self._actor.act(shown, seeds, sampling), advice, answers, strict=True
             )
@@ -214,20 +231,17 @@ class Criticized(_WithRole):
             for candidates, row in zip(usable, answers, strict=True)
         ]
         shown = [with_advice(*each) for each in zip(conversations, advice, strict=True)]
-        return [
-            _after(
-                completion,
-                candidates,
-                Consulted(
-                    advice=given,
-                    roles=add_usage(answer.usage for answer in row),
-                    candidates=len(candidates),
-                ),
+        completions = []
+        for completion, candidates, given, row in zip(
+            self._actor.act(shown, seeds, sampling), proposed, advice, answers, strict=True
+        ):
+            consulted = Consulted(
+                advice=given,
+                roles=add_usage(answer.usage for answer in row),
+                candidates=len(candidates),
             )
-            for completion, candidates, given, row in zip(
-                self._actor.act(shown, seeds, sampling), proposed, advice, answers, strict=True
-            )
-        ]
+            completions.append(self._unless_missing(_after(completion, candidates, consulted), row))
+        return completions
 
 
 class Lookahead(_WithRole):
@@ -281,7 +295,7 @@ class Lookahead(_WithRole):
                 candidates=len(others),
                 lookahead_steps=steps,
             )
-            completions.append(_after(chosen, others, consulted))
+            completions.append(self._unless_missing(_after(chosen, others, consulted), row))
         return completions
 
 

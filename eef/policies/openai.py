@@ -112,7 +112,9 @@ class ApiPolicy:
         self._key = _key(settings, name)
         self._urls = tuple(dict.fromkeys((settings.base_url, *settings.more_urls)))
         self._cache = ResponseCache(cache, settings, command=command, name=name)
-        self._capabilities = _ServerCapabilities(self._cache.usage.dropped.get(model, ()))
+        self._capabilities = _ServerCapabilities(
+            self._cache.usage.dropped.get(model, ()), _STOP if cut else ()
+        )
         self._limiter = _RateLimiter(settings.requests_per_minute)
         self._accepted = self._cache.has_completions  # the server has answered at least once
         self._unexplained: ModelError | None = None
@@ -189,7 +191,7 @@ class ApiPolicy:
                     without = trial
                 continue
             if outcome.final:
-                return Completion(text=outcome.words, finish="error")
+                return Completion(text=outcome.words, finish="error", refused=True)
             failed = sum(failures[kind] for kind in failures if kind not in _UNCOUNTED)
             if failed > self._settings.retries:
                 counts = ", ".join(f"{count} × {kind}" for kind, count in failures.items())
@@ -400,7 +402,8 @@ class ApiPolicy:
             f"{words}",
             hint=f"check the model's name and `{self._name}.base_url`, which ends in `/v1`",
         )
-        return Completion(text=f"the server refuses the request {words}", finish="error")
+        text = f"the server refuses the request {words}"
+        return Completion(text=text, finish="error", refused=True)
 
     def _scrub(self, words: str) -> str:
         words = " ".join(words.replace(self._key, "…").split())
@@ -414,9 +417,9 @@ class _ServerCapabilities:
     `n` or `logprobs`.
     """
 
-    def __init__(self, dropped: Collection[str]) -> None:
+    def __init__(self, dropped: Collection[str], stop: Sequence[str]) -> None:
         self._lock = threading.Lock()
-        self._dropped = set(dropped)
+        self._dropped, self._stop = set(dropped), list(stop)
 
     def options(
         self, sampling: Sampling, seed: int, without: Collection[str] = ()
@@ -425,7 +428,7 @@ class _ServerCapabilities:
         length = "max_completion_tokens" if "max_tokens" in self._dropped else "max_tokens"
         wanted: dict[str, Any] = {
             "seed": seed,
-            "stop": list(_STOP),
+            **({"stop": self._stop} if self._stop else {}),
             "top_p": sampling.top_p,
             "temperature": sampling.temperature,
             length: sampling.max_tokens,

@@ -104,7 +104,8 @@ class RoleSettings(Settings):
 
     api: ApiSettings | None = None
     """The server of an `openai/<model>` role. The budget is that of all methods of a run together;
-    what one of them has asked is not requested again for another."""
+    what one of them has asked is not requested again for another. With `jobs` above 1, it may be
+    exceeded by the requests that other methods have under way."""
 
     temperature: float = Field(default=0.7, ge=0)
     """Temperature of the role; during evaluation that of `evaluate`."""

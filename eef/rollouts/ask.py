@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eef.errors import EnvError
+from eef.errors import EnvError, ModelError
 from eef.note import Note
 from eef.policies.acting import Role
 from eef.roles import task_question
@@ -81,8 +81,11 @@ def ask_into_store(
     Called again after an interruption, it leaves the store that an uninterrupted call would have
     left: like rollouts, an incomplete batch is requested again as a whole if completions depend on
     their batch.
+
+    ModelError, once all others are stored, if notes have no answer for a reason that may pass.
     """
     done = 0
+    missing_answers: list[str] = []
     for name in dict.fromkeys(spec.planned.role for spec in specs):
         role = roles[name]
         own = [spec for spec in specs if spec.planned.role == name]
@@ -96,7 +99,9 @@ def ask_into_store(
                 [spec.planned.check for spec in asked],
             )
             for spec, answer in zip(asked, answers, strict=True):
-                if spec.id not in notes:
+                if answer.missing:
+                    missing_answers.append(f"`{spec.id}`: {answer.problem}")
+                elif spec.id not in notes:
                     planned = spec.planned
                     note = Note(
                         id=spec.id,
@@ -117,3 +122,8 @@ def ask_into_store(
                         _log.warning("note `%s` is skipped: %s", note.id, note.problem)
             done += len(batch)
             on_progress(Progress(subject, done, len(specs), f"notes of the {name}"))
+    if missing_answers:
+        raise ModelError(
+            f"{len(missing_answers)} of {len(specs)} notes have no answer; {missing_answers[0]}",
+            hint="all others are stored; the same command requests these again",
+        )

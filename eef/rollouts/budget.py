@@ -73,11 +73,19 @@ def without(plan: Sequence[PlannedState], states: Sequence[PlannedState]) -> lis
     return left
 
 
-def once(plan: Sequence[PlannedState], budget: BudgetSettings) -> Iterator[list[PlannedState]]:
-    """A plan that is not repeated, cut to a budget of rollouts; for all turns but the last."""
+def once(
+    plan: Sequence[PlannedState],
+    budget: BudgetSettings,
+    batch_size: int,
+    tokens_of: Callable[[int], int],
+) -> Iterator[list[PlannedState]]:
+    """A plan that is not repeated, cut to a budget; for all turns but the last. See `chunks`."""
     count = sum(item.count for item in plan)
-    if count:
-        yield list(islice(round_robin(plan), min(count, budget.rollouts or count)))
+    stream = islice(round_robin(plan), min(count, budget.rollouts or count))
+    if budget.tokens is not None:
+        yield from _until(budget.tokens, stream, batch_size, tokens_of)
+    elif count:
+        yield list(stream)
 
 
 def round_robin(
@@ -120,7 +128,7 @@ def _in_order(
 def _until(
     budget: int, stream: Iterator[PlannedState], batch_size: int, tokens_of: Callable[[int], int]
 ) -> Iterator[list[PlannedState]]:
-    """Chunks of a stream until its rollouts have generated `budget` tokens."""
+    """Chunks of a stream until it ends or its rollouts have generated `budget` tokens."""
     played, spent = 0, 0
     while spent < budget:
         if played and not spent:
@@ -132,6 +140,9 @@ def _until(
         if spent:
             expected = (budget - spent) * played // spent
             size = min(batch_size, max(1, expected))
-        yield list(islice(stream, size))
-        played += size
+        chunk = list(islice(stream, size))
+        if not chunk:
+            return
+        yield chunk
+        played += len(chunk)
         spent = tokens_of(played)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ from eef.policy import Completion, Conversation
 from eef.rollouts.restore import Restored
 from eef.tools import Toolset
 from eef.trajectory import ErrorKind, Status, Step, Usage
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +82,8 @@ class Episode:
         ConfigError, ModelError and BudgetError propagate: all other episodes would meet them too.
         """
         self._count(completion)
+        if self.status is not None:  # a lookahead has ended it
+            return
         if completion.finish == "overflow":
             self.end("truncated", "context overflow", "context_overflow")
         elif completion.finish == "done":
@@ -94,19 +99,32 @@ class Episode:
                 self.fail(error)
 
     def look(self, completion: str) -> str | None:
-        """The observation that a completion leads to; None if it holds no action.
+        """The observation that a completion leads to; None if it holds no action, or if the
+        environment raises an exception.
 
-        The environment returns to its state, so it must support snapshots.
+        The environment returns to its state, so it must support snapshots. If it cannot, the
+        episode ends.
         """
         assert self.env is not None, "an episode looks at nothing before it begins"
         action = self._action_of(completion)
-        if not action:
+        if not action or self.status is not None:
             return None
-        before = self.env.snapshot()
         try:
-            return str(execute(self.env, action).observation)
-        finally:
-            self.env.restore(before)
+            before = self.env.snapshot()
+            try:
+                return str(execute(self.env, action).observation)
+            except (ConfigError, ModelError, BudgetError):
+                raise
+            except Exception as error:
+                _log.warning("a lookahead at %r failed: %s", action, describe_error(error))
+                return None
+            finally:
+                self.env.restore(before)
+        except (ConfigError, ModelError, BudgetError):
+            raise
+        except Exception as error:
+            self.fail(error)
+            return None
 
     def end(self, status: Status, error: str | None = None, kind: ErrorKind | None = None) -> None:
         self.status, self.error, self.error_kind = status, error, kind

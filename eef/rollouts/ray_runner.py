@@ -97,7 +97,8 @@ class _Call:
 
 
 class RayRunner:
-    """Plays any number of specs on hosts, at most `parameters.in_flight` at a time.
+    """Plays any number of specs on hosts, `parameters.in_flight` at a time, an equal number on each
+    (rounded up).
 
     Trajectories are yielded in the order in which they end. The rollouts of a host that dies are
     played again on another node. Errors are those of `FreeRunner`; WorkerError if hosts die again

@@ -80,7 +80,12 @@ class Store:
         self.trajectories.add(trajectory)
 
     def append_note(self, note: Note) -> None:
-        """Write a note to disk, then add it to the set. StoreError if its id is taken."""
+        """Write a note to disk, then add it to the set.
+
+        StoreError if it cannot be written, its id is taken, or another process has taken over the
+        store.
+        """
+        self._lock.confirm()
         if note.id in self.trajectories.notes:
             raise StoreError(f"note id {note.id!r} occurs twice")
         append_jsonl(self.notes_path, note.to_record())

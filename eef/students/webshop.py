@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -64,7 +64,7 @@ class ShopStudentSettings(StudentSettings):
     advice in every turn, or critiques of proposals. Without, the student cannot read any of them.
     """
 
-    roles_preset: str = "strong"
+    roles_preset: Literal["flawless", "strong", "weak"] = "strong"
     """Preset of these roles: `flawless`, `strong` (wrong in 15 % of the texts) or `weak` (40 %)."""
 
     copying_share: float = Field(default=0.25, ge=0, le=1)

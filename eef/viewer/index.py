@@ -28,7 +28,7 @@ from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import BC, EXPERT, Stage
 from eef.rollouts.store import STORE_FILE
 from eef.selection import Acts, PreferencePair, TrainingExample
-from eef.trajectory import Author, Role, StateRef, Status, Step, Trajectory, TrajectorySet
+from eef.trajectory import Author, AuthorRole, StateRef, Status, Step, Trajectory, TrajectorySet
 from eef.utils.cache import cache_directory
 from eef.utils.jsonl import disk_errors
 from eef.utils.progress import OnProgress, Progress, ignore_progress
@@ -540,7 +540,7 @@ def _parse_rollout(
     steps, start, author = record["steps"], record["start"] or {}, record["author"]
     task = replace_surrogates(record["task"])
     reward = record["reward"]
-    if record["status"] not in get_args(Status) or author["role"] not in get_args(Role):
+    if record["status"] not in get_args(Status) or author["role"] not in get_args(AuthorRole):
         raise ValueError("unknown status or role")
     columns = (
         replace_surrogates(record["id"]),

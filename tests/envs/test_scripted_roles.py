@@ -53,6 +53,14 @@ def test_a_judge_names_steps_that_the_flawless_expert_would_take(env):
     assert len(set(answers(env, "judge", question, "weak", 30))) > 1
 
 
+def test_a_planner_finds_the_tasks_of_every_split():
+    env = open_shop()
+    for split in env.splits:
+        task = env.tasks(split)[0]
+        (plan,) = answers(env, "planner", task_question(task.instruction, PLAN))
+        check_plan(plan)
+
+
 def test_a_plan_is_what_the_flawless_expert_does_in_the_task(env):
     task = env.tasks("test")[0]
     (plan,) = answers(env, "planner", task_question(task.instruction, PLAN))

@@ -43,6 +43,22 @@ def test_the_judge_is_asked_once_about_each_win_and_nothing_is_played():
     assert method.plan(judged("Critical steps: 1"), [TASK], 2) == []
 
 
+def test_the_judge_is_not_asked_about_wins_too_short_for_its_share():
+    short = expert("short", actions="abc", win=True, task="toy/2")
+    method = atlas(selector="judge")
+    assert notes_in(method.plan(TrajectorySet([short]), ["toy/2"], 1)) == []
+    found = stored([WON, short], note("judge", "w", "Critical steps: 1", task=TASK))
+    selection = method.select(found, [TASK, "toy/2"], 1)
+    assert [each.trajectory for each in selection.examples] == ["w"]
+    assert selection.counts["judge.empty"] == 1
+    assert "judge.skipped" not in selection.counts
+
+
+def test_only_measured_values_need_an_environment_that_can_be_replayed():
+    assert atlas(selector="value").branches
+    assert not any(atlas(selector=name).branches for name in ("judge", "random", "rest"))
+
+
 def test_the_steps_that_the_judge_names_are_trained_and_the_whole_path_is_context():
     store = judged("It plans.\n**Critical steps:** 2, 9")
     assert weights(store, selector="judge") == (0, 1, 0, 0, 0, 0, 0, 0, 1, 0)
@@ -79,6 +95,8 @@ def test_a_win_without_a_usable_note_is_skipped_and_counted():
         ("Critical steps: the second", "names no step"),
         ("Critical steps: 2, 11", "names step 11 of 10"),
         ("Critical steps: 0", "names step 0 of 10"),
+        ("Critical steps: 2, 3 of 5", "in another form"),
+        ("Critical steps: 8-12", "names step 11 of 10"),
     ],
 )
 def test_the_check_of_the_judges_note_refuses_what_cannot_be_used(text, problem):
@@ -111,3 +129,5 @@ def _select(store, options):
 
 def test_numbers_of_steps_are_read_in_their_order_and_once():
     assert read_step_numbers("Critical steps: 1\nno:\ncritical steps: 3, 1, 3", 3) == [2, 0]
+    for text in ("2-4, 6", "2–4 and 6", "[2, 3, 4, 6]", "step 2 to 4; #6.", "2-4 (of 9), and 6"):
+        assert read_step_numbers(f"Critical steps: {text}", 9) == [1, 2, 3, 5]

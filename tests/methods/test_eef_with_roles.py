@@ -33,7 +33,7 @@ def weights(selection):
 
 
 def test_the_judge_is_asked_about_solutions_once_the_round_is_played():
-    judge = method("eef+judge")
+    judge = method("eef+judge", share=0.4)
     first = judge.plan(TrajectorySet([LOST]), [TASK], 1)
     assert (notes_in(first), states_in(first)) == (
         [],
@@ -45,7 +45,9 @@ def test_the_judge_is_asked_about_solutions_once_the_round_is_played():
     assert [each.about for each in asked] == list(dict.fromkeys(solved)) == ["start", "e@8:1"]
     assert "Step 10\n" in asked[1].question  # the whole path: eight of the expert's, two own
     assert "Step 11\n" not in asked[1].question
-    assert "Name at most 3." in asked[1].question
+    assert "Name at most 4." in asked[1].question
+    fewer = notes_in(method("eef+judge", share=0.3).plan(found, [TASK], 1))
+    assert [each.about for each in fewer] == ["e@8:1"]  # 0.3 of the three steps of `start` is none
 
 
 def test_a_solution_is_not_judged_again_in_a_later_round():

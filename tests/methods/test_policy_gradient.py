@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.errors import ConfigError
+from eef.errors import ConfigError, MethodError
 from eef.methods.advantages import tasks_of_round
 from eef.methods.registry import make_method
 from eef.selection import Acts
@@ -82,6 +82,24 @@ def test_means_over_steps_count_longer_rollouts_more_often():
     assert acts == {"r0": (0.5,), "s0": (-0.5,) * 3}
     acts = advantages(select(items, scale="one", mean="steps"))
     assert acts == {"r0": (0.75,), "s0": (-0.25,) * 3}
+
+
+def test_rollouts_without_a_step_have_no_advantage():
+    """Their context overflowed at the first turn, or they began at the step limit."""
+    bare = [replace(item, steps=(), status="truncated") for item in group("lose", "lose")]
+    one = replace(group("win", name="s")[0], steps=group("win")[0].steps[:1])
+    for method in ("grpo", "gigpo"):
+        for scale in ("one", "deviation"):
+            for items in (bare, [one, bare[0]]):
+                assert select(items, method=method, scale=scale, mean="steps").acts == ()
+
+
+def test_an_invalid_call_costs_as_much_as_a_turn_without_an_action():
+    won, lost = group("win", "lose")
+    invalid = Step(observation="o", completion="?", action="format_error[no such tool]")
+    clumsy = replace(lost, steps=(invalid, *lost.steps))
+    acts = advantages(select([won, clumsy], scale="one", invalid_action_penalty=0.2))
+    assert acts["r0"] == pytest.approx((0.6, 0.6))
 
 
 def test_outcomes_can_be_rewards_and_invalid_actions_cost():
@@ -213,6 +231,13 @@ def test_groups_start_inside_the_experts_failures():
     assert all(0 < state.t < 6 for state in states[1:3])
     later = method.plan(TrajectorySet([EXPERT, won]), [TASK, "toy/2"], 2)
     assert [item.count for item in later] == [4] * 4
+
+
+def test_groups_inside_failures_need_one_that_can_be_branched_from():
+    store = TrajectorySet([replace(EXPERT, replayable=False)])
+    with pytest.raises(MethodError, match="unverified"):
+        make_method("eef+grpo").plan(store, [TASK], 1)
+    assert make_method("eef+grpo", {"group_states": 0}).plan(store, [TASK], 1)
 
 
 def test_eef_rounds_come_first_and_train_once():

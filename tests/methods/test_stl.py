@@ -122,6 +122,16 @@ def test_the_target_is_the_discounted_maximum_over_successors():
     assert {text.role for text in (first, second)} == {VALUE_ROLE}
 
 
+def test_the_target_states_one_score():
+    """The reason ends where the score that is read begins, however it is written."""
+    for text in ("It fits well. score: 8", "Score: 2? No. It fits well. **Score: 8.** High Score."):
+        advice = Advice(role="value", text=text, candidate="Action: a", seen="p", score=0.8)
+        written = target(advice, 0.75)
+        assert "It fits well." in written
+        assert "8" not in written.splitlines()[-2]
+        assert (written.splitlines()[-1], read_score(written)) == ("Score: 6", 0.6)
+
+
 def test_the_end_of_an_episode_is_not_discounted():
     item = searched((0.1,), (0.2, 0.8), status="terminated")
     assert read_score(texts_of(item)[0].text) == pytest.approx(0.8)

@@ -95,8 +95,13 @@ def test_the_state_moves_on_from_the_best_of_m():
     assert method.plan(TrajectorySet(played), [TASK], 1) == third
     assert method.plan(TrajectorySet(played), [TASK], 2) == first  # every round begins again
     assert best_state([ended("one", 1.0)]) is None
-    cut = replace(ended("cut", 0.5), status="truncated")
-    assert best_state([cut]) == StateRef("cut", 1)
+    cut = replace(ended("cut", 0.5, 0.9), status="truncated")
+    assert best_state([cut]) == StateRef("cut", 1)  # no step is left after the second
+
+
+def test_it_branches_unless_its_depth_is_one():
+    assert make_method("w4s").branches
+    assert not make_method("w4s", {"depth": 1}).branches
 
 
 def test_its_plan():

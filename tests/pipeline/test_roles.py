@@ -9,7 +9,7 @@ import pytest
 from eef.analysis.asked import asked_models
 from eef.analysis.results import read_results
 from eef.envs.toy import ToyEnv, make_toy_role, toy_player
-from eef.errors import BudgetError, ConfigError, EefError
+from eef.errors import BudgetError, ConfigError, EefError, MethodError, StoreError
 from eef.pipeline import roles as roles_module
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.roles import check_roles
@@ -366,6 +366,71 @@ def test_a_spent_budget_of_a_role_ends_the_run_and_the_same_command_continues(
     assert not any("sk-secret" in text for text in texts)
 
 
+def test_a_spent_budget_of_a_methods_own_role_is_raised_where_it_is_set(
+    student, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+
+    def judge(path, headers, body):
+        return chat_answer("Critical steps: 1", prompt=50, written=9)
+
+    with serving(judge) as (base, seen):
+        own = {"model": "openai/m", "api": {"base_url": f"{base}/v1", "max_requests": 2}}
+        settings = recipe(
+            student,
+            "atlas",
+            {"judge": SCRIPTED},
+            options={"atlas": {"selector": "judge", "share": 0.5}},
+            overrides={"atlas": {"roles": {"judge": own}}},
+            expert={"names": ["scripted/flawless"]},
+        )
+        path = tmp_path / "run"
+        with pytest.raises(BudgetError) as caught:
+            execute(Pipeline.create(path, settings))
+        assert "overrides.atlas.roles.judge.api.max_requests=4" in caught.value.hint
+        raised = settings.model_dump()
+        raised["overrides"]["atlas"]["roles"]["judge"]["api"]["max_requests"] = 4
+        run = execute(Pipeline.create(path, as_recipe(raised)))
+        assert len(seen) == len(run.trajectories("atlas").notes) == 4
+        other = settings.model_dump()
+        other["overrides"]["atlas"]["roles"]["judge"]["model"] = "openai/n"
+        with pytest.raises(StoreError, match="overrides"):
+            Pipeline.create(path, as_recipe(other))
+
+
+def test_a_role_whose_texts_are_all_too_long_is_not_reset_to_its_base(
+    student, tmp_path, monkeypatch, planners
+):
+    monkeypatch.setattr(
+        "eef.pipeline.execution.render_texts",
+        lambda texts, *source: ([], [each.id for each in texts]),
+    )
+    roles = {"writer": SCRIPTED, "planner": BASE, "agent": {"model": "scripted/weak"}}
+    with pytest.raises(MethodError, match="texts of the role `planner` are longer than"):
+        run_of(tmp_path, recipe(student, "mpo", roles))
+    assert not list((tmp_path / "run").rglob("checkpoint-planner"))
+
+
+def test_checkpoints_of_roles_are_thinned_like_those_of_the_student(student, tmp_path, planners):
+    run = run_of(
+        tmp_path,
+        recipe(
+            student,
+            "mpo",
+            {"writer": SCRIPTED, "planner": BASE, "agent": {"model": "scripted/weak"}},
+            rounds=3,
+            options={"mpo": {"plans": 2, "rollouts_per_plan": 2}},
+            evaluate={"every": 3},
+            train={"updates": 2, "save_every": None, "keep_checkpoints": "evaluated"},
+        ),
+    )
+    weights = [
+        (run.role_checkpoint(Stage("mpo", round, "train"), "planner") / "model.safetensors")
+        for round in (1, 2, 3)
+    ]
+    assert [each.is_file() for each in weights] == [False, False, True]
+
+
 def test_methods_share_the_answers_of_a_server_by_role_model_sampling_and_question(
     student, tmp_path, monkeypatch
 ):
@@ -410,6 +475,7 @@ def test_methods_share_the_answers_of_a_server_by_role_model_sampling_and_questi
     assert len(texts["atlas"]) == 4
     assert texts["rest"] == texts["atlas"]
     requests = [(each["model"], each["temperature"]) for each in asked]
+    assert not any("stop" in each for each in asked)  # a judge may quote "Observation:"
     assert sorted(requests) == [("m", 0.7)] * 4 + [("m", 1.0)] * 4 + [("n", 0.7)] * 4
     trained = {
         name: {each.trajectory: each.weights for each in run.selection(name, 1).examples}
@@ -438,6 +504,15 @@ def test_unusable_advice_of_a_base_model_is_skipped_and_counted(student, tmp_pat
         ("mpo", {"writer": SCRIPTED, "planner": SCRIPTED}, "but method 'mpo' trains it"),
         ("rft2", {"judge": SCRIPTED}, "`roles.judge` has no effect"),
         ("epo", {"judge": {"model": "scripted/x"}, "reasoner": BASE}, "unknown preset 'x'"),
+        (
+            "mpo",
+            {
+                "writer": SCRIPTED,
+                "planner": BASE,
+                "agent": {"model": "scripted/weak", "temperature": 0.2},
+            },
+            "`roles.agent.temperature` has no effect",
+        ),
         (
             "mpo",
             {

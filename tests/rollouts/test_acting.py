@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from eef.envs.toy import PROMPT, ToyEnv
+from eef.errors import EnvError
 from eef.methods.examples import path_example
 from eef.note import RoleUsage, add_usage
 from eef.policies.acting import Advised, Criticized, Lookahead
@@ -165,6 +166,57 @@ def test_unusable_advice_is_requested_once_more_and_then_left_out():
         assert usage.completions == len(item.steps) + usage.repeated
         assert all(each.text == "Right." for step in item.steps for each in step.advice)
     assert sum(item.usage.roles[0].skipped for item in items) > 0
+
+
+@pytest.mark.parametrize("kind", ["advised", "criticized", "lookahead"])
+def test_a_turn_without_an_answer_of_its_role_is_an_error_unless_the_server_refuses(kind):
+    """Otherwise the score of the agent alone would be reported as that of the agent with a role."""
+    policy = {"advised": Advised, "criticized": Criticized, "lookahead": Lookahead}[kind]
+    for refused in (False, True):
+        down = Completion(text="no completion after 5 requests", finish="error", refused=refused)
+        role = fake_role(lambda question, seed, answer=down: answer)
+        items = played(policy(acts(anything), Acting(kind, "critic", candidates=2), role))
+        for item in items:
+            assert item.usage.roles[0].skipped > 0
+            if refused:
+                assert (item.status, {step.advice for step in item.steps}) == ("truncated", {()})
+            else:
+                assert (item.status, item.error_kind, item.steps) == ("error", "policy", ())
+                assert item.error == f"policy: role `critic`: no answer: {down.text}"
+
+
+class Fragile(ToyEnv):
+    """A toy environment in which taking something raises an exception."""
+
+    restores = True
+
+    def step(self, action):
+        if action.startswith("take"):
+            raise EnvError("the hand is gone")
+        return super().step(action)
+
+    def restore(self, snapshot):
+        if not self.restores:
+            raise RuntimeError("no way back")
+        super().restore(snapshot)
+
+
+def test_a_lookahead_that_raises_leads_nowhere_and_ends_no_run():
+    def room(text):
+        return int(re.findall(r"Room (\d)", text)[-1])
+
+    role = fake_role(lambda question, seed: f"Room. Score: {room(question)}", "value")
+    specs = specs_from_start(ToyEnv(), 3)
+    looking = Lookahead(acts(anything), Acting("lookahead", "value", candidates=8), role)
+    options = {"policy": looking, "trajectories": TrajectorySet()}
+    items = list(play(specs, env=Fragile(), **options, parameters=parameters(step_limit=4)))
+    assert {item.status for item in items} == {"truncated"}
+    assert not any("take" in each.candidate for i in items for s in i.steps for each in s.advice)
+    lost = type("Lost", (Fragile,), {"restores": False})
+    items = list(play(specs, env=lost(), **options, parameters=parameters(step_limit=4)))
+    assert {(item.status, item.error_kind, item.steps) for item in items} == {
+        ("error", "environment", ())
+    }
 
 
 def test_an_actor_without_candidates_and_a_value_without_scores_still_act():

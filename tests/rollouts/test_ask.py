@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eef.envs.toy import ToyEnv
-from eef.errors import EnvError, StoreError
+from eef.errors import EnvError, ModelError, StoreError
 from eef.note import Note
 from eef.policy import Completion
 from eef.rollouts.ask import ask_into_store, note_specs
@@ -52,7 +52,7 @@ def test_a_note_holds_its_question_and_what_it_cost(tmp_path):
         ("some prose", "invalid literal"),
         (Completion(text="12", finish="length"), "longer than 50 tokens"),
         (Completion(text="", finish="overflow"), "longer than the role's context"),
-        (Completion(text="refused", finish="error"), "no answer: refused"),
+        (Completion(text="refused", finish="error", refused=True), "no answer: refused"),
     ],
 )
 def test_an_unusable_text_is_requested_once_more_and_then_skipped_by_name(
@@ -70,6 +70,27 @@ def test_an_unusable_text_is_requested_once_more_and_then_skipped_by_name(
         (note.usage.completions, note.usage.repeated, note.usage.skipped) for note in notes
     } == {(2, 1, 1)}
     assert f"note `{notes[0].id}` is skipped: {notes[0].problem}" in caplog.text
+
+
+def test_a_note_without_an_answer_is_not_skipped_but_requested_by_the_next_call(tmp_path):
+    """A server that is down has nothing to say about the task; one that refuses has."""
+    down = set(list(TASKS)[:2])
+
+    def answer(question, seed):
+        lost = any(f"How many in {task}?" in question for task in down)
+        return Completion(text="time-out", finish="error") if lost else "3"
+
+    role = fake_role(answer, "judge")
+    with Store.open(tmp_path) as store:
+        with pytest.raises(ModelError, match=r"2 of 6 notes have no answer; .*no answer: time-out"):
+            ask_into_store(specs(count=1), store, {"judge": role}, 2)
+        assert len(store.trajectories.notes) == 4
+        assert len(role.policy.questions) == 4 + 2 * 2
+        down.clear()
+        ask_into_store(specs(count=1), store, {"judge": role}, 2)
+        notes = list(store.trajectories.notes)
+    assert len(role.policy.questions) == 4 + 2 * 2 + 2
+    assert {(note.text, note.problem) for note in notes} == {("3", "")}
 
 
 def test_a_second_answer_counts_if_it_is_usable(tmp_path):

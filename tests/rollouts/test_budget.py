@@ -16,7 +16,7 @@ from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import Stage
 from eef.policy import Completion
 from eef.rollouts import budget as budget_module
-from eef.rollouts.budget import chunks, round_robin
+from eef.rollouts.budget import chunks, once, round_robin
 from eef.rollouts.settings import BudgetSettings
 from eef.selection import PlannedState
 from eef.trajectory import Author, StateRef
@@ -138,6 +138,22 @@ def test_a_token_budget_is_hardly_exceeded(plan, cost, rollouts):
     tokens = rollouts * cost
     units, sizes = played(plan, BudgetSettings(tokens=tokens), lambda n: cost)
     assert len(units) == max(rollouts, sizes[0]), "rollouts of equal length fill it exactly"
+
+
+@given(plans, st.integers(1, 3000), st.integers(1, 40))
+def test_a_plan_that_is_not_repeated_ends_with_the_budget_too(plan, tokens, most):
+    costs = [1 + (7 * n) % most for n in range(4000)]
+    total = sum(item.count for item in plan)
+    units = []
+    limit = BudgetSettings(tokens=tokens)
+    for chunk in once(plan, limit, 4, lambda count: sum(costs[:count])):
+        assert sum(costs[: len(units)]) < tokens
+        units += chunk
+        assert 0 < len(chunk) <= 4
+    assert units == list(islice(round_robin(plan), len(units)))
+    assert len(units) == total or sum(costs[: len(units)]) >= tokens
+    whole = [item for part in once(plan, BudgetSettings(), 4, len) for item in part]
+    assert len(whole) == total
 
 
 def test_without_a_budget_the_plan_is_unchanged():

@@ -177,7 +177,7 @@ def test_a_run_of_a_method_that_branches_is_refused_in_one_line(method, tmp_path
         "expert": {"names": ["scripted/e"]},
     }
     context = RunContext(RunDirectory(tmp_path, as_recipe(settings)))
-    if method.startswith("eef") or method in ("ipr", "atlas"):
+    if method.startswith("eef") or method in ("ipr", "atlas", "w4s"):
         expected = f"environment 'guests' cannot be replayed, and method '{method}' starts "
         with pytest.raises(ConfigError, match=re.escape(expected)) as caught:
             check_replayable(context)

@@ -22,6 +22,7 @@ from eef.rollouts.store import STORE_FILE, Store, read_trajectories
 from eef.trajectory import StateRef, Step, Trajectory, Usage
 from eef.utils.jsonl import read_jsonl
 from tests.fakes import ROOT
+from tests.fakes.notes import note
 from tests.fakes.records import recorded
 from tests.fakes.strategies import families, trajectories
 
@@ -268,3 +269,17 @@ def test_a_malformed_ledger_entry_is_named(tmp_path):
         DataError, match=r"ledger.jsonl`, line 1: malformed ledger entry \('stage'\)"
     ):
         Ledger.open(tmp_path)
+
+
+def test_a_store_that_was_taken_over_gets_no_further_note(tmp_path, monkeypatch):
+    """Another process has gone on; a second note of the same id could never be read again."""
+
+    def taken():
+        raise StoreError("another process has taken over")
+
+    with Store.open(tmp_path) as store:
+        monkeypatch.setattr(store._lock, "confirm", taken)
+        with pytest.raises(StoreError, match="taken over"):
+            store.append_note(note("judge", "a", "1", task="toy/1"))
+        monkeypatch.undo()
+    assert len(read_trajectories(tmp_path).notes) == 0
