@@ -36,13 +36,17 @@ def outcomes(context: RunContext, method: str, split: str) -> tuple[list[float],
     """(wins as 1.0 or 0.0, rewards) of the method's final student on each task of the split."""
     recipe = context.recipe
     tasks = list(context.env.tasks(split).head(recipe.tasks.test))
-    final = Stage(method, 0 if method == BC else recipe.rounds, "train")
+    final = Stage(method, 0 if method == BC else context.run.rounds_of(method), "train")
+    tested = final.sibling("evaluate")
+    if any(use.at_test for use in context.run.methods[method].roles.values()):
+        raise SystemExit(f"{method} asks roles at test time, which this does not")
+    suffix = context.prompt_suffix(tested)
     played = play(
-        [RolloutSpec(task.id, task, None, 0, 0) for task in tasks],
+        [RolloutSpec(task.id, task, None, 0, 0, suffix) for task in tasks],
         env=context.env,
         policy=context.student(final),
         trajectories=TrajectorySet(),
-        parameters=context.parameters(Stage(final.method, final.round, "evaluate")),
+        parameters=context.parameters(tested),
     )
     by_task = {item.task: item for item in played}
     return (

@@ -29,12 +29,18 @@ from eef.analysis.stats import (
     t_test_over_seeds,
 )
 from eef.analysis.trial import Scores, Trial
+from eef.errors import ConfigError
 from eef.methods.labels import LabelRule
+from eef.methods.registry import make_method
 from eef.note import RoleUsage
 from eef.pipeline.ledger import COUNTS, Cost
 from eef.pipeline.stages import BC, EXPERT
 
 RECORD_VERSION = 6
+
+
+BY_STUDENT = ("student-win", "student-failure", "refined")
+"""Reasons of trained steps that the student's rollouts have played."""
 
 
 class TrainedSteps(NamedTuple):
@@ -146,10 +152,16 @@ class MethodAggregate:
             for name, count in self.selected.items()
             if name.startswith("steps.")
         }
-        student = steps.pop("student-win", 0)
+        student = sum(steps.pop(name, 0) for name in BY_STUDENT)
         return TrainedSteps(
             student, sum(steps.values()), steps.get("beneficial"), steps.get("neutral")
         )
+
+    def noise_sizes(self, sizes: Sequence[int]) -> list[int]:
+        """Those of some numbers of rollouts that the measurements of label noise have drawn from
+        every state."""
+        least = min(state.rollouts for noise in self.label_noise for state in noise.states)
+        return [size for size in sizes if size <= least]
 
     def mean_behavior(self, round: int, part: str, name: str) -> float | None:
         """Times a behavior occurs per "won" or "lost" test episode of a round, mean over seeds."""
@@ -475,11 +487,27 @@ def _win_rate(scores: Scores | None) -> float | None:
 
 
 def _changes(grid: _TrialGrid, trial: Trial) -> dict[str, Any]:
-    """The options of a variant that differ from its method's; {} if that method has no trial."""
-    method = next(iter(grid.known(trial.algorithm)), None)
-    if trial.method == trial.algorithm or method is None:
+    """The options of a variant that differ from its method's.
+
+    A method without a trial has its default options. An override that the method has and the
+    variant lacks is None.
+    """
+    if trial.method == trial.algorithm:
         return {}
-    return {key: value for key, value in trial.options.items() if method.options.get(key) != value}
+    method = next(iter(grid.known(trial.algorithm)), None)
+    options = method.options if method else _default_options(trial.algorithm)
+    return {
+        key: trial.options.get(key)
+        for key in {**options, **trial.options}
+        if options.get(key) != trial.options.get(key)
+    }
+
+
+def _default_options(algorithm: str) -> dict[str, Any]:
+    try:
+        return make_method(algorithm).options.model_dump(mode="json")
+    except ConfigError:  # a method of a package that is not installed
+        return {}
 
 
 def _repeats(grid: _TrialGrid, trial: Trial) -> str | None:
@@ -518,7 +546,7 @@ def _wins_alike(grid: _TrialGrid, one: str, other: str) -> bool:
 def _mean_passes(trials: Sequence[Trial]) -> float | None:
     """How often the last round's training went through its examples, mean over seeds."""
     passes = [
-        cost.updates * int(trial.settings["train.batch_size"]) / examples
+        cost.updates * _batch_size(trial) / examples
         for trial in trials
         if (counts := trial.selected.get(trial.last_round))
         and (examples := counts.get("examples"))
@@ -527,6 +555,11 @@ def _mean_passes(trials: Sequence[Trial]) -> float | None:
         and "train.batch_size" in trial.settings
     ]
     return fmean(passes) if passes else None
+
+
+def _batch_size(trial: Trial) -> int:
+    own = trial.options.get("overrides.train.batch_size")
+    return int(trial.settings["train.batch_size"] if own is None else own)
 
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:

@@ -101,7 +101,7 @@ def causes_of(run: RunData, stage: Stage, rollouts: Sequence[Trajectory]) -> lis
     found = [
         _all_failed(rollouts),
         _context_overflows(rollouts),
-        _cut_turns(rollouts, run.recipe, by_expert),
+        _cut_turns(rollouts, run.recipes.get(stage.method, run.recipe), by_expert),
         None if by_expert else _other_environment(run),
         None if by_expert else _foreign_words(run, rollouts),
         _turns_without_action(rollouts, by_expert),
@@ -248,7 +248,10 @@ def _context_overflows(rollouts: Sequence[Trajectory]) -> Cause | None:
 
 def _cut_turns(rollouts: Sequence[Trajectory], recipe: Recipe, by_expert: bool) -> Cause | None:
     key = "expert.sampling.max_tokens" if by_expert else "sampling.max_tokens"
-    max_tokens = (recipe.expert_sampling if by_expert else recipe.sampling).max_tokens
+    max_tokens = recipe.sampling.max_tokens
+    if by_expert:  # the largest, since rollouts of several experts may be among them
+        names = recipe.expert.names
+        max_tokens = max(recipe.sampling_of(name).max_tokens for name in names)
     share = share_cut(rollouts, max_tokens)
     if share < MANY:
         return None

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 from eef.analysis.stats import chance_of_wins
-from eef.errors import MethodError
+from eef.errors import MethodError, StoreError
 from eef.methods.labels import LabelRule, count_wins
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.run_directory import RunData
@@ -148,6 +148,11 @@ def measure_noise(
     """
     run, context = pipeline.run, pipeline.context
     stage = Stage(method, round, "explore")
+    if context.acting(stage).kind != "alone" or run.methods[method].roles:
+        raise MethodError(
+            f"the rollouts of `{method}` are helped by roles, which this measurement does not ask",
+            hint="name a method without roles, such as `eef`",
+        )
     chosen = _draw(_planned(pipeline, stage), trajectories, run.recipe.seed)
     tasks = {task.id: task for task in context.train_tasks}
     states = [
@@ -168,6 +173,11 @@ def measure_noise(
         )
         counts = [_count(store.trajectories, of_task[0].trajectory, round) for _, of_task in chosen]
     noise = LabelNoise(round, tuple(count for of_one in counts for count in of_one))
+    if not noise.states:
+        raise StoreError(
+            f"all {len(specs)} rollouts of the measurement failed",
+            hint=f"`eef show {run.path}` states why; the same command plays them again",
+        )
     write_json(run.folder(stage) / NOISE_FILE, noise.to_record())
     return noise
 

@@ -55,7 +55,7 @@ class TaskGroups:
 
 
 def score_task_groups(episodes: Iterable[Trajectory], env: str) -> TaskGroups | None:
-    """The scores of an evaluation, counting the last attempt at each task.
+    """The scores of an evaluation's episodes, one per task.
 
     None if the environment's tasks have no groups, or there are no episodes.
     """

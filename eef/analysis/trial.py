@@ -16,6 +16,7 @@ from eef.analysis.asked import NO_MODELS, AskedModels, asked_models
 from eef.analysis.behaviors import BehaviorUse, count_behaviors
 from eef.analysis.label_noise import LabelNoise, read_noise
 from eef.errors import StoreError
+from eef.pipeline.evaluation import first_attempts
 from eef.pipeline.ledger import LEDGER_FILE, Cost
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunData
@@ -251,7 +252,9 @@ def summarize_trial(run: RunData, method: str) -> Trial:
         },
         costs=_costs(run, method),
         behaviors={
-            round: count_behaviors(run.evaluation_rollouts(method, round), recipe.env.name)
+            round: count_behaviors(
+                first_attempts(run.evaluation_rollouts(method, round)), recipe.env.name
+            )
             for round in results
         },
         selected={

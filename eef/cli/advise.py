@@ -23,6 +23,7 @@ from eef.cli.execution import (
 from eef.cli.options import Out, Quiet, RecipeOrRun, RecipeOverrides
 from eef.config import parse_settings
 from eef.errors import ConfigError
+from eef.methods.base import Method
 from eef.methods.eef import Eef
 from eef.methods.rft import Rft
 from eef.pipeline.recipe import Recipe
@@ -95,15 +96,36 @@ def advise(
 
 
 def with_methods(recipe: Recipe) -> Recipe:
-    """The recipe with a method that tries every task from its start, and with `eef`."""
+    """The recipe with a method that tries every task from its start, and with `eef`.
+
+    ConfigError if `eef` is missing and its name is that of a variant.
+    """
     run = RunDirectory(Path(), recipe)
-    kinds = [type(method) for method in run.methods.values()]
-    missing = [name for name, kind in ((TRIES, Rft), ("eef", Eef)) if kind not in kinds]
+    missing = [
+        name
+        for name, measures in ((TRIES, _tries), ("eef", _branches))
+        if not any(map(measures, run.methods.values()))
+    ]
     if not missing:
         return recipe
+    for name in missing:
+        if name in recipe.methods:
+            raise ConfigError(
+                f"`options.{name}` makes `{name}` a variant that cannot be measured with",
+                hint=f"give the variant another name, and add `{name}`",
+            )
     settings: dict[str, Any] = recipe.model_dump()
     settings["methods"] = (*recipe.methods, *missing)
     return parse_settings(Recipe, settings, source=recipe.name)
+
+
+def _tries(method: Method) -> bool:
+    return type(method) is Rft
+
+
+def _branches(method: Method) -> bool:
+    """Whether a method is EEF itself, without roles or groups, and branches from experts."""
+    return type(method) is Eef and method.branches and method.options.branch_from == "expert"
 
 
 def find_methods(run: RunDirectory) -> tuple[str, str]:
@@ -113,9 +135,9 @@ def find_methods(run: RunDirectory) -> tuple[str, str]:
     """
     found: dict[str, str] = {}
     for name, method in run.methods.items():
-        if isinstance(method, Rft):
+        if _tries(method):
             found.setdefault("rft", name)
-        elif isinstance(method, Eef) and method.options.branch_from == "expert":
+        elif _branches(method):
             found.setdefault("eef", name)
     for kind, name in (("rft", TRIES), ("eef", "eef")):
         if kind not in found:

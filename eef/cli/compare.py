@@ -200,7 +200,7 @@ def _summary_of(failed: list[tuple[TrialTask, EefError]]) -> EefError:
 def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
     """The recipe with `rollouts=N`, `tokens=N` or `updates=N` as the budget of a round.
 
-    ConfigError if `budget` has another form.
+    ConfigError if `budget` has another form, or if a method overrides it in another unit.
     """
     if budget is None:
         return recipe
@@ -210,6 +210,17 @@ def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
             f"`--budget` is {budget!r}; expected `rollouts=N`, `tokens=N` or `updates=N`",
             hint="for example `--budget rollouts=720`",
         )
+    for method in recipe.methods:
+        own = recipe.overrides.get(method, {})
+        other = [unit for unit, value in own.get("budget", {}).items() if value and unit != kind]
+        if kind == "updates" and "updates" in own.get("train", {}):
+            other = ["updates"]
+        if other:
+            group = "train" if kind == "updates" and other == ["updates"] else "budget"
+            raise ConfigError(
+                f"`--budget` is {budget!r}, but `overrides.{method}.{group}` sets {other[0]!r}",
+                hint=f"leave `{method}` out (`--methods`), or change its override",
+            )
     settings = recipe.model_dump()
     settings["budget"] = {kind: int(number)} if kind != "updates" else {}
     if kind == "updates":

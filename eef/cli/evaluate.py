@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +21,7 @@ from eef.pipeline.run_directory import RunDirectory
 from eef.policy import Sampling
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.trajectory import Trajectory, TrajectorySet
-from eef.utils.jsonl import append_jsonl, write_jsonl
+from eef.utils.jsonl import append_jsonl, disk_errors, write_jsonl
 from eef.utils.seeds import derive_seed
 
 _PROVIDERS = ("scripted/", "hf/", "openai/")
@@ -58,7 +59,9 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Where files go.  [default: evaluations/ENV]", show_default=False
+            metavar="DIR",
+            help="Where files go.  [default: evaluations/ENV/MODEL]",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -73,7 +76,7 @@ def evaluate(
     """
     name = model if model.startswith(_PROVIDERS) else f"hf/{model}"
     recipe = _recipe(name, env, overrides_table(overrides), split, tasks, format, base_url)
-    directory = out or Path("evaluations") / recipe.env.name.replace(":", "_")
+    directory = out or Path("evaluations") / _folder(recipe.env.name) / _folder(model)
     context = RunContext(RunDirectory(directory, recipe))
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     file = directory / "rollouts.jsonl"
@@ -92,7 +95,8 @@ def evaluate(
             batch_size=recipe.rollouts.batch_size,
             thoughts=recipe.chat.thoughts,
         )
-        directory.mkdir(parents=True, exist_ok=True)
+        with disk_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         write_jsonl(file, ())
         for item in play(
             found,
@@ -105,6 +109,11 @@ def evaluate(
             items.append(item)
     _print_score(name, items)
     print_out(str(file))
+
+
+def _folder(name: str) -> str:
+    """A name of a model or an environment as that of a directory."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "_"
 
 
 def _recipe(
@@ -135,17 +144,17 @@ def _recipe(
 
 
 def _print_score(name: str, items: list[Trajectory]) -> None:
-    played = [item for item in items if item.reward is not None]
-    wins = sum(item.success for item in played)
-    for item in items:
-        if item.error_kind in ("environment", "policy"):
-            print_err(f"failed: {item.task}: {item.error}")
-    if not played:
+    failed = [item for item in items if item.status == "error"]
+    wins = sum(item.success for item in items)
+    for item in failed:
+        print_err(f"failed: {item.task}: {item.error}")
+    if len(failed) == len(items):
         print_err(f"{name}: no rollout ended without an error")
         return
-    low, high = wilson_interval(wins, len(played))[:2]
-    reward = sum(item.reward or 0.0 for item in played) / len(played)
+    low, high = wilson_interval(wins, len(items))[:2]
+    reward = sum(item.reward or 0.0 for item in items) / len(items)
+    counted = f"; {len(failed)} failed and count as lost" if failed else ""
     print_err(
-        f"{name}: won {wins} of {len(played)} tasks ({100 * wins / len(played):.1f} %, 95 % "
-        f"interval {100 * low:.1f} to {100 * high:.1f}), mean reward {reward:.3f}"
+        f"{name}: won {wins} of {len(items)} tasks ({100 * wins / len(items):.1f} %, 95 % "
+        f"interval {100 * low:.1f} to {100 * high:.1f}), mean reward {reward:.3f}{counted}"
     )

@@ -98,6 +98,7 @@ def study_commands(study: Study) -> list[str]:
     """
     first, name = min(trial.seed for trial in study.trials), study.trials[0].study
     lines = []
+    start = f" --set seed={first}" if first else ""  # a recipe's own seed is 0 by default
     for kind, aggregate in study.aggregates.items():
         size = f" --budget {kind}={study.budgets[kind]}" if study.budgets[kind] else ""
         methods_of: dict[tuple[int, ...], list[str]] = {}
@@ -110,7 +111,8 @@ def study_commands(study: Study) -> list[str]:
             trials = [f" --trial {method}@{seed}" for method in methods for seed in seeds]
             lines.append(
                 f"eef compare recipes/{name}.toml --methods {','.join(methods)} --seeds {count}"
-                f"{size} --out runs/{name}-{kind}{''.join(trials) if len(seeds) < count else ''}"
+                f"{start}{size} --out runs/{name}-{kind}"
+                f"{''.join(trials) if len(seeds) < count else ''}"
             )
     kinds = " ".join(f"runs/{name}-{kind}" for kind in study.aggregates)
     return [*lines, f"eef report {kinds}"]

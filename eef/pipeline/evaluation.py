@@ -9,7 +9,6 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from eef.errors import ConfigError
-from eef.note import Note
 from eef.pipeline.ledger import Cost, usage_of
 from eef.trajectory import Trajectory
 from eef.utils.records import STRICT_FIELDS, Migration, Record
@@ -78,11 +77,12 @@ def summarize(
     round: int,
     split: str,
     retries: Sequence[Trajectory] = (),
-    notes: Iterable[Note] = (),
+    cost: Cost | None = None,
 ) -> EvalResult:
     """The result of finished evaluation rollouts, one per task. ConfigError if there are none.
 
-    `retries` are further attempts at the same tasks, in order; `notes` count as costs.
+    `retries` are further attempts at the same tasks, in order. `cost` is that of the evaluation, by
+    default that of these rollouts.
     """
     played = list(trajectories)
     if not played:
@@ -96,7 +96,7 @@ def summarize(
         round=round,
         split=split,
         outcomes=tuple(_outcome(trajectory) for trajectory in played),
-        cost=usage_of([*played, *retries], notes),
+        cost=usage_of([*played, *retries]) if cost is None else cost,
         wins_by_attempt=_wins_by_attempt(played, retries) if retries else (),
     )
 
@@ -121,6 +121,18 @@ def _outcome(trajectory: Trajectory) -> Outcome:
         steps=trajectory.length,
         error=trajectory.error,
     )
+
+
+def first_attempts(rollouts: Iterable[Trajectory]) -> list[Trajectory]:
+    """The rollouts of an evaluation that its score counts, one per task.
+
+    Of a first attempt that failed, the repetition counts; retries after a known loss do not.
+    """
+    first: dict[str, Trajectory] = {}
+    for item in rollouts:
+        if item.task not in first or first[item.task].status == "error":
+            first[item.task] = item
+    return list(first.values())
 
 
 def newly_solved(result: EvalResult, earlier: Iterable[EvalResult]) -> frozenset[str]:

@@ -532,7 +532,7 @@ def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None
             _play(context, stage, fresh, store, models.player, on_progress, expert=expert)
             specs = every
         ends = [last_attempt(store.trajectories, spec.id) for spec in specs]
-        notes = list(store.trajectories.notes)
+        cost = usage_of(store.trajectories, store.trajectories.notes)
     first = {end.task: end for end in reversed(ends)}
     result = summarize(
         [first[task] for task in tasks if task in first],
@@ -541,7 +541,7 @@ def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None
         round=stage.round,
         split=run.recipe.evaluate.split,
         retries=[end for end in ends if end is not first[end.task]],
-        notes=notes,
+        cost=cost,
     )
     run.ledger(stage.method).record(stage, result.cost)
     if stage.method != EXPERT:

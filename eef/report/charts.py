@@ -227,17 +227,23 @@ def difference_whisker(value: float, low: float, high: float, reach: float) -> H
     )
 
 
+_LEAST_RANGE = 1e-6
+
+
 def _rate_scale(values: Iterable[float]) -> Scale:
     """The y axis: round percentages that span all values."""
     known = [*values] or [0.0, 1.0]
     ticks = nice_ticks(max(0.0, min(known)), min(1.0, max(known)))
-    return Scale(max(0.0, ticks[0]), min(1.0, ticks[-1]), HEIGHT - BOTTOM, TOP)
+    low, high = max(0.0, ticks[0]), min(1.0, ticks[-1])
+    if high - low < _LEAST_RANGE:  # all rates are equal
+        low, high = max(0.0, low - 0.1), min(1.0, low + 0.1)
+    return Scale(low, high, HEIGHT - BOTTOM, TOP)
 
 
 def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], x_title: str) -> Html:
     """Axes of rates in percent."""
     ticks = [tick for tick in nice_ticks(y.low, y.high) if y.low <= tick <= y.high]
-    return _grid(x, y, x_ticks, [(tick, f"{100 * tick:.0f}") for tick in ticks], x_title)
+    return _grid(x, y, x_ticks, [(tick, f"{100 * tick:g}") for tick in ticks], x_title)
 
 
 def _grid(
@@ -259,12 +265,22 @@ def _grid(
                 for tick, label in y_ticks
             ),
             *(
-                tag("text", f"{tick:,.0f}", x=x(tick), y=HEIGHT - BOTTOM + 17, class_="tick middle")
+                tag(
+                    "text",
+                    _tick_label(tick),
+                    x=x(tick),
+                    y=HEIGHT - BOTTOM + 17,
+                    class_="tick middle",
+                )
                 for tick in x_ticks
             ),
             tag("text", x_title, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 5, class_="tick middle"),
         ]
     )
+
+
+def _tick_label(tick: float) -> str:
+    return f"{tick:,.0f}" if tick == round(tick) else f"{tick:g}"
 
 
 def _level(level: Level, y: Scale) -> Html:

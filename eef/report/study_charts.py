@@ -22,7 +22,12 @@ Position = Callable[[MethodAggregate, int], float]
 AXES: tuple[tuple[str, Position], ...] = (
     ("round", lambda item, round: round),
     ("rollouts explored", lambda item, round: item.explored[round].rollouts),
-    ("tokens generated exploring", lambda item, round: item.explored[round].generated_tokens),
+    (
+        "tokens generated exploring",
+        lambda item, round: (
+            item.explored[round].generated_tokens + item.explored[round].role_tokens
+        ),
+    ),
 )
 
 
@@ -98,7 +103,7 @@ def _sweep_charts(aggregate: Aggregate) -> Iterator[Html]:
                 _levels(aggregate, sweep.seeds),
                 title=title,
                 x_title=sweep.option,
-                whole_x=True,
+                whole_x=all(x == round(x) for x, _ in sweep.curve),
             ),
         )
 
@@ -112,7 +117,11 @@ def _noise_charts(aggregate: Aggregate) -> Iterator[Html]:
     for item in aggregate.methods:
         if item.label_noise:
             drawn = [
-                _curve(rule, style, curves.false_state_curve(item, rule, NOISE_ROLLOUTS))
+                _curve(
+                    rule,
+                    style,
+                    curves.false_state_curve(item, rule, item.noise_sizes(NOISE_ROLLOUTS)),
+                )
                 for rule, style in rules
             ]
             title = f"False labels of {display_name(item.name)} over rollouts per state"

@@ -63,7 +63,7 @@ def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[
 
 
 def budget_title(study: Study, unit: str) -> str:
-    """`At equal rollouts: 720 per round`; tokens are those that the student generates."""
+    """`At equal rollouts: 720 per round`; tokens are those that the student and roles generate."""
     if unit == "none":
         return "Without a budget"
     size, name = study.budgets[unit], "generated tokens" if unit == "tokens" else unit

@@ -95,7 +95,7 @@ def _methods(aggregate: Aggregate) -> StudyTable:
     if len(set(rounds.values())) > 1:
         given = ", ".join(f"{display_name(name)} {count}" for name, count in rounds.items())
         notes.append(f"Rounds: {given}.")
-    title = "Methods and variants after the last round, greedy on the test tasks"
+    title = "Methods and variants after the last round, on the test tasks"
     return StudyTable(title, head, rows, " ".join(notes))
 
 
@@ -312,8 +312,8 @@ def _training_data(aggregate: Aggregate) -> StudyTable:
         "a state of another trajectory. NAT and SFT-ALL use every expert trajectory instead. Only "
         "trained actions are counted. The prefix is the part of a path before the student’s "
         "rollout branches from it: the expert’s actions, or with `branch_from = student` those of "
-        "an earlier failure of the student. Updates are equal for all methods, so fewer examples "
-        "mean more passes over them."
+        "an earlier failure of the student. Updates are equal, unless a variant has its own, so "
+        "fewer examples mean more passes over them."
     )
     return StudyTable("Training data of the last round, mean over seeds", head, rows, note)
 
@@ -339,7 +339,7 @@ def _label_noise(aggregate: Aggregate) -> StudyTable:
         _noise_row(item, n, rule)
         for item in aggregate.methods
         if item.label_noise
-        for n in NOISE_ROLLOUTS
+        for n in item.noise_sizes(NOISE_ROLLOUTS)
         for rule in rules
         if n > 1 or rule == "any"  # one rollout is its own majority
     ]

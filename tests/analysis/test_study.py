@@ -15,6 +15,7 @@ from eef.analysis.stats import holm
 from eef.analysis.study import make_study
 from eef.analysis.trial import RoundBudget, Scores, Trial
 from eef.cli.compare import with_budget
+from eef.errors import ConfigError
 from eef.methods.registry import make_method
 from eef.pipeline.ledger import Cost
 from eef.pipeline.recipe import load_recipe
@@ -269,6 +270,57 @@ def test_variants_and_methods_are_distinguished():
     )
 
 
+def test_the_control_is_known_without_the_method_that_it_is_a_variant_of():
+    """Only what keeps one win per task is described so, and other variants stay variants."""
+    own = make_method("rft6").options.model_dump(mode="json")
+    shared = [
+        *(trial("cap1", seed, [1, 1, 0, 0], 2, "rft6", **{**own, "cap": 1}) for seed in (0, 1)),
+        *(
+            trial("longer", seed, [1, 0, 0, 0], 3, "rft6", **own, **{"overrides.train.updates": 52})
+            for seed in (0, 1)
+        ),
+        *(trial("eef", seed, [1, 1, 1, 0], 4) for seed in (0, 1)),
+    ]
+    aggregate = make_study(shared).aggregates["rollouts"]
+    assert {item.name: item.changes for item in aggregate.methods if item.changes} == {
+        "cap1": {"cap": 1},
+        "longer": {"overrides.train.updates": 52},
+    }
+    assert aggregate.control.name == "cap1"
+    assert "longer, which keeps one win per task" not in study_verdict(aggregate)
+
+
+def test_an_override_of_the_method_alone_is_a_difference_of_its_variant():
+    trials = [
+        *(
+            trial("eef", seed, [1, 1, 1, 0], 3, M=5, **{"overrides.train.updates": 52})
+            for seed in (0, 1)
+        ),
+        *(trial("M1", seed, [1, 0, 0, 0], 4, "eef", M=1) for seed in (0, 1)),
+    ]
+    study = make_study(trials)
+    (variant,) = study.aggregates["rollouts"].variants
+    assert variant.changes == {"M": 1, "overrides.train.updates": None}
+    assert "over M, all else equal" not in study_page(study, ["command"])
+
+
+def test_label_noise_of_few_rollouts_has_few_rows():
+    few = LabelNoise(1, (StateCount("e", 0, 1, 3), StateCount("e", 1, 2, 4)))
+    trials = [replace(trial("eef", seed, [1, 1, 1, 0], 3), label_noise=few) for seed in (0, 1)]
+    document = study_markdown(make_study(trials), ["command"])
+    assert "| EEF | 3 | any |" in document
+    assert "| EEF | 5 |" not in document
+    assert "False labels" in study_page(make_study(trials), ["command"])
+
+
+def test_trained_steps_are_the_students_if_its_rollouts_played_them():
+    counts = {"examples": 4, "steps.student-win": 3, "steps.student-failure": 2}
+    counts |= {"steps.refined": 1, "steps.expert-failure": 5}
+    trials = [replace(trial("nat", 0, [1, 0, 0, 0], 3), selected={1: counts})]
+    (item,) = make_study(trials).aggregates["rollouts"].methods
+    assert (item.trained_steps.student, item.trained_steps.prefix) == (6, 5)
+
+
 def test_a_variant_that_repeats_the_control_counts_once():
     """EEF with M = 0 is rejection sampling that keeps one win per task, if the wins agree."""
     shared = [
@@ -400,6 +452,17 @@ def test_a_budget_of_updates_replaces_other_budgets(student):
     assert recipe.budget == BudgetSettings()
     assert recipe.train.updates == 3
     assert with_budget(recipe, "tokens=70").budget == BudgetSettings(tokens=70)
+
+
+def test_a_budget_is_refused_that_a_method_overrides_in_another_unit(student):
+    settings = small_recipe(student, methods=["bc", "eef"], options={})
+    settings["budget"] = {}
+    settings["overrides"] = {"eef": {"budget": {"rollouts": 8}, "train": {"updates": 3}}}
+    recipe = as_recipe(settings)
+    assert with_budget(recipe, "rollouts=16").of_method("eef").budget.rollouts == 8
+    for budget in ("tokens=70", "updates=5"):
+        with pytest.raises(ConfigError, match=r"`overrides.eef.(budget|train)` sets"):
+            with_budget(recipe, budget)
 
 
 def test_methods_can_be_added_to_a_comparison(comparison):

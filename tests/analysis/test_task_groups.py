@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eef.analysis.task_groups import GroupScore, score_task_groups
+from eef.pipeline.evaluation import first_attempts
 from eef.trajectory import Author, Step, Trajectory
 
 
@@ -51,4 +52,11 @@ def test_a_second_attempt_replaces_a_failed_one():
         ended("scienceworld/boil/14", status="error"),
         ended("scienceworld/boil/14", 1.0),
     )
-    assert score_task_groups([broken, again], "scienceworld").all.mean_reward == 1.0
+    counted = first_attempts([broken, again])
+    assert score_task_groups(counted, "scienceworld").all.mean_reward == 1.0
+
+
+def test_a_retry_after_a_known_loss_does_not_count():
+    lost, won = ended("scienceworld/boil/14", 0.5), ended("scienceworld/boil/14", 1.0)
+    counted = first_attempts([lost, won])
+    assert score_task_groups(counted, "scienceworld").all.mean_reward == 0.5

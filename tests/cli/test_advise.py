@@ -8,9 +8,12 @@ import pytest
 
 from eef.analysis.advice import CALIBRATION, MARGIN, advise_on, prospect_of
 from eef.analysis.potential import Potential
+from eef.cli.advise import find_methods, with_methods
+from eef.errors import ConfigError
+from eef.pipeline.run_directory import RunDirectory
 from tests.fakes import ROOT
 from tests.fakes.scripted_run import finish, start_run
-from tests.fakes.small_run import eef, small_recipe, write_recipe
+from tests.fakes.small_run import as_recipe, eef, small_recipe, write_recipe
 
 
 def potential(**changes):
@@ -112,6 +115,21 @@ def test_a_recipe_is_measured_in_the_first_stages_of_a_run_that_continues(studen
     again = eef("run", tmp_path / "run", "--quiet")
     assert again.exit_code == 0, again.stderr
     assert (tmp_path / "run/eef/round1/evaluation.json").is_file()
+
+
+def test_it_measures_with_eef_itself(student, tmp_path):
+    """Not with groups, roles, a variant that does not branch, or one that starts elsewhere."""
+
+    def run_with(**options):
+        settings = small_recipe(student, methods=[*options]) | {"options": options}
+        return RunDirectory(tmp_path, with_methods(as_recipe(settings)))
+
+    others = {"eef+grpo": {}, "M0": {"method": "eef", "M": 0}}
+    others["own"] = {"method": "eef", "branch_from": "student"}
+    assert find_methods(run_with(rft6={}, **others)) == ("rft6", "eef")
+    assert find_methods(run_with(rft6={}, **others, mine={"method": "eef"})) == ("rft6", "mine")
+    with pytest.raises(ConfigError, match=r"`options.eef` makes `eef` a variant"):
+        run_with(rft6={}, eef={"M": 0})
 
 
 def test_a_run_without_the_methods_is_refused(tmp_path):

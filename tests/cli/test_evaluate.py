@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from eef.envs.toy import ToyEnv
 from eef.trajectory import Trajectory
 from eef.utils.jsonl import read_jsonl
 from tests.fakes.small_run import eef
@@ -13,12 +14,37 @@ def test_a_model_is_evaluated_without_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = eef("evaluate", "scripted/flawless", "--env", "toy", "--tasks", "5")
     assert done.exit_code == 0, done.stderr
-    assert done.stdout == "evaluations/toy/rollouts.jsonl\n"
+    assert done.stdout == "evaluations/toy/scripted_flawless/rollouts.jsonl\n"
     assert "scripted/flawless: won 5 of 5 tasks (100.0 %, 95 % interval 56.6 to 100.0)" in (
         done.stderr
     )
     items = [Trajectory.from_record(row) for row in read_jsonl(tmp_path / done.stdout.strip())]
     assert [item.success for item in items] == [True] * 5
+
+
+def test_a_failed_rollout_counts_as_lost(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    score = ToyEnv.score
+    scored = []
+
+    def fragile(self, rewards):
+        scored.append(rewards)
+        if len(scored) == 2:
+            raise RuntimeError("the floor is gone")
+        return score(self, rewards)
+
+    monkeypatch.setattr(ToyEnv, "score", fragile)
+    done = eef("evaluate", "scripted/flawless", "--env", "toy", "--tasks", "5")
+    assert "won 4 of 5 tasks (80.0 %" in done.stderr
+    assert "; 1 failed and count as lost" in done.stderr
+    assert "the floor is gone" in done.stderr
+
+
+def test_a_file_in_place_of_its_directory_is_named(tmp_path):
+    (tmp_path / "taken").write_text("")
+    done = eef("evaluate", "scripted/weak", "--env", "toy", "--out", tmp_path / "taken")
+    assert done.exit_code == 2
+    assert "taken" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,9 @@ def draw_scores(results: Results) -> Section:
         table(head, rows, name="Result"),
         note(
             "A task is won if its reward reaches the environment’s threshold. Tasks are played "
-            "greedily. The interval is Wilson’s. Newly solved: test tasks won by neither the "
-            "expert nor behavior cloning. Rollouts and generated tokens count exploration; minutes "
-            "count all stages of the method itself."
+            "greedily, unless evaluate.temperature is set. The interval is Wilson’s. Newly "
+            "solved: test tasks won by neither the expert nor behavior cloning. Rollouts and "
+            "generated tokens count exploration; minutes count all stages of the method itself."
             + (
                 ""
                 if unsolved is None

@@ -21,7 +21,13 @@ STEP_REASONS: Parts = (
     ("beneficial", "expert, beneficial"),
     ("neutral", "expert, neutral"),
     ("unknown", "expert, not measured"),
+    ("critical", "expert, critical"),
+    ("refined", "student’s turns after critiques"),
+    ("student-failure", "student’s failures"),
+    ("expert-failure", "expert’s failures"),
 )
+"""Reasons with a name of their own; all others are shown under theirs."""
+
 FAILURES: Parts = (
     ("Failed rollouts", "errors"),
     ("of these, from a state that could not be restored", "mismatches"),
@@ -111,7 +117,7 @@ def draw_selection(results: Results) -> Section | None:
     parts = [
         figure(
             "Trained steps by reason.",
-            *_stacks(rounds, "steps.", STEP_REASONS),
+            *_stacks(rounds, "steps.", _step_reasons(rounds)),
         )
     ]
     if measured:
@@ -124,6 +130,17 @@ def draw_selection(results: Results) -> Section | None:
             )
         )
     return section("Training data", *parts)
+
+
+def _step_reasons(rounds: Rounds) -> Parts:
+    known = {name for name, _ in STEP_REASONS}
+    counted = {
+        name.removeprefix("steps.")
+        for _, item in rounds
+        for name in item.selection or {}
+        if name.startswith("steps.")
+    }
+    return (*STEP_REASONS, *((name, name) for name in sorted(counted - known)))
 
 
 def _segments(item: RoundResult) -> bool:
