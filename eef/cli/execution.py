@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from eef.cli.progress import make_display, show_bars
 from eef.config import apply_override, most_similar, parse_settings
 from eef.envs.registry import prepare_env
 from eef.errors import ConfigError
+from eef.pipeline.checks import FREE_IN_WORDS, is_free
 from eef.pipeline.parallel import threads_of
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import SUFFIXES, Recipe, load_recipe
@@ -23,7 +23,6 @@ from eef.utils.compute import process_settings
 from eef.utils.jsonl import disk_errors, write_json
 
 CONTINUES = "stopped; the same command continues"
-_FREE = re.compile(r"(expert|roles\.[\w-]+)\.api\.|track=|train\.(ranks|launcher)=")
 _RUNS = Path("runs")
 
 
@@ -56,14 +55,12 @@ def default_directory(recipe: Recipe) -> Path:
 def refuse_options(directory: Path, overrides: Sequence[str], out: Path | None) -> None:
     """ConfigError if options that only a new run takes are given for an existing one.
 
-    Overrides of the `api` of experts and roles and of ranks are allowed, since they affect no
-    result.
+    Overrides of `eef.pipeline.checks.FREE_SETTINGS` are allowed.
     """
-    if out is not None or not all(_FREE.match(each) for each in overrides):
+    if out is not None or not all(is_free(each.partition("=")[0].strip()) for each in overrides):
         raise ConfigError(
             f"`{directory}` is a run directory, whose recipe is fixed",
-            hint="remove `--out` and `--set`; only `track`, `train.ranks` and settings of "
-            "`expert.api` and `roles.<name>.api` may change",
+            hint=f"remove `--out` and `--set`; only {FREE_IN_WORDS} may change",
         )
 
 
@@ -83,7 +80,7 @@ def open_pipeline(
 ) -> Pipeline:
     """Open an existing run after its environment is prepared.
 
-    Overrides change its settings of `expert.api` and of ranks.
+    Overrides change settings that may change during a run (`eef.pipeline.checks.FREE_SETTINGS`).
     """
     if overrides:
         return create_pipeline(directory, recipe_of(directory, overrides), quiet=quiet)

@@ -25,7 +25,10 @@ Checkpoint = Annotated[
     ),
 ]
 ModelOut = Annotated[
-    Path, typer.Option(metavar="DIR", help="Where the model is written; it replaces what is there.")
+    Path,
+    typer.Option(
+        metavar="DIR", help="Where the model is written; it replaces a model that is there."
+    ),
 ]
 StudentOverrides = Annotated[
     list[str] | None,
@@ -56,6 +59,7 @@ def build(
 
     Example: `eef model build --env scienceworld --out student --set updates=200`
     """
+    _check_out(out)
     require_package("torch", "building a student")
     with handle_interrupt("stopped; nothing was written"), process_settings(available_cores()):
         from eef.students.builder import build_student, student_settings
@@ -78,8 +82,7 @@ def merge(
 
     Example: `eef model merge runs/8b/eef/round3/checkpoint --out models/8b-eef`
     """
-    if out.resolve() == checkpoint.resolve():
-        raise ConfigError("`--out` is the checkpoint itself", hint="choose another directory")
+    _check_out(out, checkpoint)
     require_package("torch", "merging a checkpoint")
     with handle_interrupt("stopped; nothing was written"), process_settings(available_cores()):
         from eef.models.checkpoint import merge_checkpoint
@@ -118,3 +121,19 @@ def push(
         from eef.models.hub import push as upload
 
         print_out(upload(checkpoint, repository, private=not public, endpoint=endpoint))
+
+
+def _check_out(out: Path, checkpoint: Path | None = None) -> None:
+    """ConfigError if a model written to `out`, which replaces it, would remove other files."""
+    if checkpoint is not None and checkpoint.resolve().is_relative_to(out.resolve()):
+        what = "is" if out.resolve() == checkpoint.resolve() else "contains"
+        raise ConfigError(
+            f"`--out` `{out}` {what} the checkpoint `{checkpoint}`",
+            hint="choose a new directory with `--out`",
+        )
+    is_model = any((out / name).is_file() for name in ("config.json", "adapter_config.json"))
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_model):
+        raise ConfigError(
+            f"`{out}` holds other files than a model's",
+            hint="choose a new directory with `--out`",
+        )

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -32,13 +33,36 @@ LIBRARIES = ("torch", "transformers")
 VERSIONS = ("eef", "python", *LIBRARIES, "processor")
 INFERENCE = ("inference", "inference_version", "dtype")
 """What computes completions, as a fingerprint names it."""
-_FREE: Any = {
-    "jobs": True,
-    "track": True,
-    "methods": True,
-    "expert": {"api": True},
-    "train": {"ranks": True, "launcher": True},
-}
+FREE_SETTINGS = (
+    "jobs",
+    "track",
+    "env.user.api",
+    "expert.api",
+    "roles.*.api",
+    "rollouts.cache_gib",
+    "rollouts.server.backoff",
+    "rollouts.server.key",
+    "rollouts.server.port",
+    "rollouts.server.python",
+    "rollouts.server.retries",
+    "rollouts.server.start_timeout",
+    "rollouts.server.timeout",
+    "rollouts.server.urls",
+    "train.gradient_checkpointing",
+    "train.launcher",
+    "train.max_tokens_per_microbatch",
+    "train.ranks",
+    "train.save_every",
+    "train.threads",
+)
+"""Settings and tables that may change during a run: they affect speed, memory, cost or what is
+shown, and of results at most the last bits. `*` is any name."""
+
+FREE_IN_WORDS = (
+    "`jobs`, `track`, settings of servers (`expert.api`, `roles.<name>.api`, `rollouts.server`) "
+    "and of speed and memory (`train.ranks`, `train.max_tokens_per_microbatch`, …)"
+)
+"""The settings that may change, for hints."""
 
 
 def versions() -> dict[str, str]:
@@ -122,32 +146,43 @@ def check_run(context: RunContext) -> None:
         _check_student_tasks(context)
 
 
+def is_free(key: str) -> bool:
+    """Whether a dotted setting may change during a run; also as an override of one method.
+
+    >>> is_free("train.ranks"), is_free("overrides.cgi.roles.critic.api.key"), is_free("seed")
+    (True, True, False)
+    """
+    if key.startswith("overrides."):
+        key = key.split(".", 2)[-1]
+    return any(fnmatchcase(key, name) or fnmatchcase(key, f"{name}.*") for name in FREE_SETTINGS)
+
+
 def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
     """The recipe of an existing run, extended by the methods of another recipe.
 
-    Settings that affect no result are those of the other recipe: `jobs`, `track`, `train.ranks`,
-    `train.launcher`, and the `api` of experts and roles (budget, prices, address, key, retries,
-    pace), since every response is kept under its model, messages and sampling. Roles may be added.
-    All others must be equal; StoreError otherwise.
+    `FREE_SETTINGS` are those of the other recipe. The `api` of experts and roles is one of them,
+    since every response is kept under its model, messages and sampling. Roles may be added. All
+    other settings must be equal; StoreError otherwise.
     """
     started = parse_settings(Recipe, read_json(path), source=str(path))
     shared = {*started.methods, BC}  # every run includes behavior cloning, named or not
     roles = started.roles.keys() & recipe.roles.keys()
     old, new = (
-        {
-            **each.model_dump(exclude=_FREE),
-            **_of_methods(each, shared & {*recipe.methods, BC}),
-            "roles": {name: each.roles[name].model_dump(exclude={"api"}) for name in roles},
-        }
+        _fixed(
+            {
+                **each.model_dump(exclude={"methods"}),
+                **_of_methods(each, shared & {*recipe.methods, BC}),
+                "roles": {name: each.roles[name].model_dump() for name in roles},
+            }
+        )
         for each in (started, recipe)
     )
     if old != new:
-        keys = sorted(key for key in new if new[key] != old[key])
+        keys = sorted(key for key in {*old, *new} if new.get(key) != old.get(key))
         raise StoreError(
             f"`{path.parent}` was started with another recipe (they differ in: {', '.join(keys)})",
-            hint="choose another directory with `--out`; in this one, only `methods`, `jobs`, "
-            "`track`, `train.ranks` and the settings of `expert.api` and `roles.<name>.api` may "
-            "change",
+            hint="choose another directory with `--out`; in this one, only `methods`, "
+            f"{FREE_IN_WORDS} may change",
         )
     settings = recipe.model_dump()
     settings["methods"] = tuple(dict.fromkeys((*started.methods, *recipe.methods)))
@@ -160,26 +195,22 @@ def merge_recipes(path: Path, recipe: Recipe) -> Recipe:
 
 
 def _of_methods(recipe: Recipe, names: AbstractSet[str]) -> dict[str, dict[str, Any]]:
-    """The options and overrides of some methods, without the `api` of their roles."""
+    """The options and overrides of some methods."""
     options, overrides = (
         {name: table for name, table in tables.items() if name in names}
         for tables in (recipe.options, recipe.overrides)
     )
-    return {
-        "options": options,
-        "overrides": {name: _without_api(table) for name, table in overrides.items()},
-    }
+    return {"options": options, "overrides": overrides}
 
 
-def _without_api(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    roles = overrides.get("roles", {})
-    return {
-        **overrides,
-        "roles": {
-            role: {key: value for key, value in settings.items() if key != "api"}
-            for role, settings in roles.items()
-        },
+def _fixed(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings that may not change, without tables that are then empty."""
+    fixed = {
+        key: _fixed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if not is_free(prefix + key)
     }
+    return {key: value for key, value in fixed.items() if value != {}}
 
 
 def _check_fingerprint(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -23,7 +23,8 @@ class TrainSettings(Settings):
     """Examples per update."""
 
     max_tokens_per_microbatch: int = Field(default=8192, ge=1)
-    """Maximum tokens per forward pass, padding included. Affects memory, not results."""
+    """Maximum tokens per forward pass, padding included. Affects memory, and results in the last
+    bits only; it may change during a run."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
     """Peak learning rate."""
@@ -64,7 +65,8 @@ class TrainSettings(Settings):
     …]`; by default torchrun on this machine. Without effect if `ranks` is 1."""
 
     gradient_checkpointing: bool = False
-    """Recompute activations instead of keeping them: less memory, more time."""
+    """Recompute activations instead of keeping them: less memory, more time. It may change during a
+    run."""
 
     keep_checkpoints: Literal["all", "evaluated"] = "all"
     """Keep the checkpoint of every round, or only of rounds that are evaluated and of the latest,

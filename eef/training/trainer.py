@@ -38,6 +38,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MANIFEST_FILE = "manifest.json"  # written last: a checkpoint without it is ignored
+_SPEED = {
+    "gradient_checkpointing",
+    "launcher",
+    "max_tokens_per_microbatch",
+    "ranks",
+    "save_every",
+    "threads",
+}
+"""Settings that a training may be resumed with: they affect at most the last bits."""
 
 Parameters = dict[str, torch.nn.Parameter]
 
@@ -359,8 +368,9 @@ class Trainer(Generic[Item]):
                 self.optimizer.state[self.parameters[name]][kind] = tensor
 
     def _fingerprint(self) -> str:
-        """Digest of whatever determines the result: items and settings, except those of speed."""
-        settings = self.settings.model_dump(exclude={"threads", "save_every", "ranks", "launcher"})
+        """Digest of whatever determines the result: items and settings, except those of speed and
+        memory."""
+        settings = self.settings.model_dump(exclude=_SPEED)
         settings |= self.hyperparameters()
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for each in (sequence for item in self.items for sequence in self.sequences(item)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +99,20 @@ def test_merged_adapters_equal_the_adapted_model(adapters, tmp_path):
     assert cards[0].text == cards[1].text
     again = eef("model", "merge", tmp_path / "full", "--out", tmp_path / "again")
     assert (again.exit_code, "the model has no adapters to merge" in again.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("out", ["run", "run/checkpoint", ".", "notes", "notes/a.txt"])
+def test_a_model_never_replaces_other_files(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run/checkpoint/config.json", "run/recipe.json", "notes/a.txt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("{}")
+    commands = [("merge", "run/checkpoint")] + [("build",)] * (out != "run/checkpoint")
+    for command in commands:
+        refused = eef("model", *command, "--out", out)
+        assert (refused.exit_code, "choose a new directory" in refused.stderr) == (2, True)
+    files = [str(path) for path in Path().rglob("*") if path.is_file()]
+    assert sorted(files) == ["notes/a.txt", "run/checkpoint/config.json", "run/recipe.json"]
 
 
 def test_a_card_states_recipe_data_and_result(adapters):

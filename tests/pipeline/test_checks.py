@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from eef.cli.execution import recipe_of, refuse_options
 from eef.envs.toy import ToyEnv
-from eef.pipeline.checks import differences
+from eef.errors import ConfigError, StoreError
+from eef.pipeline.checks import differences, merge_recipes
+from eef.pipeline.run_directory import RECIPE_FILE
 from tests.fakes.scripted_run import start_run
+
+REMOTE = {"engine": "remote", "server": {"urls": ["http://127.0.0.1:9/v1"]}}
 
 
 @pytest.mark.parametrize(
@@ -29,3 +34,42 @@ def test_nothing_replaces_what_the_environment_states(tmp_path, monkeypatch):
     fingerprint = start_run(tmp_path / "run").run.fingerprint
     assert {key: fingerprint[key] for key in stated} == stated
     assert fingerprint["inference"] == "local"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "train.max_tokens_per_microbatch=100",
+        "train.gradient_checkpointing=true",
+        "train.save_every=3",
+        "train.threads=1",
+        "train.ranks=2",
+        "rollouts.cache_gib=1.5",
+        "rollouts.server.timeout=3.0",
+        "overrides.eef.train.gradient_checkpointing=true",
+        "jobs=2",
+    ],
+)
+def test_settings_of_speed_and_memory_may_change(tmp_path, change):
+    run = start_run(tmp_path, rollouts=REMOTE if "server" in change else {}).run
+    refuse_options(run.path, [change], None)
+    changed = recipe_of(run.path, [change])
+    assert changed != run.recipe
+    assert merge_recipes(run.path / RECIPE_FILE, changed) == changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=4",
+        "train.epochs=9.0",
+        "rollouts.server.model=other",
+        "overrides.eef.train.learning_rate=1.0",
+    ],
+)
+def test_settings_of_results_may_not_change(tmp_path, change):
+    run = start_run(tmp_path, rollouts=REMOTE if "server" in change else {}).run
+    with pytest.raises(ConfigError, match="whose recipe is fixed"):
+        refuse_options(run.path, [change], None)
+    with pytest.raises(StoreError, match=rf"differ in: {change.split('.')[0].split('=')[0]}\)"):
+        merge_recipes(run.path / RECIPE_FILE, recipe_of(run.path, [change]))

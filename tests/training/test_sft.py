@@ -145,6 +145,26 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, lora):
     assert result.trained_tokens == uninterrupted.trained_tokens
 
 
+def test_a_training_that_ran_out_of_memory_resumes_with_less(tmp_path):
+    def train(updates, **changes):
+        given = settings(updates=7, save_every=2).model_copy(update=changes)
+        torch.manual_seed(0)
+        model = tiny_model()
+
+        def watch(progress):
+            if progress.done == updates:
+                raise Killed
+
+        return train_examples(model, examples(), given, directory=tmp_path, on_progress=watch)
+
+    with pytest.raises(Killed):
+        train(5)
+    less = {"max_tokens_per_microbatch": 40, "gradient_checkpointing": True, "threads": 1}
+    assert train(0, **less).updates == 7
+    with pytest.raises(StoreError, match="other examples or settings"):
+        train(0, learning_rate=1.0)
+
+
 def test_a_training_checkpoint_without_its_manifest_is_ignored(tmp_path):
     torn = tmp_path / "update-00000004"
     torn.mkdir()
