@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from eef.thoughts import thought_blocks
 from eef.tools import Call, Tool, Toolset, Turn, tool
 
 TRIAL = Toolset((tool("look_up", "Look up.", query="string", count="integer"),))
@@ -39,9 +40,10 @@ class CallForm:
     def read(self, completion: str, tools: Toolset) -> Turn:
         """A completion as its model wrote it, as its text and calls.
 
-        If a call cannot be parsed, all is text. Text after the last call is dropped.
+        If a call cannot be parsed, all is text. Text after the last call is dropped. A thought
+        block holds no call.
         """
-        found = self.find(completion, {each.name: each for each in tools.tools})
+        found = self._found(completion, tools)
         calls = [each.call for each in found if each.call is not None]
         if not calls or len(calls) < len(found):
             return Turn(completion, ())
@@ -49,8 +51,16 @@ class CallForm:
 
     def span(self, completion: str, tools: Toolset) -> tuple[int, int] | None:
         """The (start, end) of the calls in a completion."""
-        found = self.find(completion, {each.name: each for each in tools.tools})
+        found = self._found(completion, tools)
         return (found[0].start, found[-1].end) if found else None
+
+    def _found(self, completion: str, tools: Toolset) -> list[Written]:
+        blocks = thought_blocks(completion)
+        return [
+            each
+            for each in self.find(completion, {tool.name: tool for tool in tools.tools})
+            if not any(start <= each.start < end for start, end in blocks)
+        ]
 
 
 def find_form(written: str) -> CallForm | None:
@@ -139,7 +149,7 @@ def _llama(text: str, tools: Mapping[str, Tool]) -> list[Written]:
         while True:
             value, end = _json_at(text, place)
             call = _call(value)
-            if call is None:
+            if call is None or not {"arguments", "parameters"} & value.keys():
                 break
             calls.append(Written(mark.start() if not calls else place, end, call))
             rest = text[end:].lstrip("; \n")

@@ -16,6 +16,14 @@ from typing import Any, Literal, NamedTuple
 
 from eef.note import Advice, Shown
 from eef.policy import Conversation, SampledText
+from eef.thoughts import (
+    ACTION_LABEL,
+    LABEL_END,
+    LABEL_PREFIX,
+    THOUGHT_TAG,
+    drop_thoughts,
+    thought_blocks,
+)
 from eef.tools import (
     Toolset,
     format_error_in,
@@ -30,21 +38,8 @@ from eef.utils.text import replace_surrogates
 Thoughts = Literal["kept", "dropped"]
 """Whether the conversations that a model acts on and is trained on hold thought blocks."""
 
-_TAG = re.compile(
-    r"<\|?(?P<close>/|end_(?:of_)?)?(?:(?:begin_of|start)_)?"
-    r"(?P<name>think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|seed:think)"
-    r"(?:\s[^<>\n]{0,80})?\|?>"
-    r"|(?:(?<!\w)\[|\[(?P<close_bracket>/))(?P<bracket>think(?:ing)?|reasoning)\]"
-    r"|◁(?P<close_kimi>/)?(?P<kimi>think)▷",
-    re.I,
-)
-"""The tags of thought blocks: `<think>`, `<|begin_of_thought|>`, `[THINK]`, `◁think▷`, …"""
-
-_PREFIX = r"^[ \t]*(?:(?:[-*+>]|#{1,6}|\d{1,3}[.)])[ \t]+|>)*(?P<marks>[*_`]{0,3})"
-_LABEL = r"(?:[ \t]*\d{1,3})?(?P<closed>[*_`]{0,3})[ \t]*[:：]"
-_ACTION = re.compile(f"{_PREFIX}action{_LABEL}", re.I | re.M)
-_OBSERVATION = re.compile(f"{_PREFIX}observation{_LABEL}", re.I | re.M)
-_THOUGHT = re.compile(f"{_PREFIX}(?P<word>thought){_LABEL}[*_`]{{0,3}}[ \\t]*", re.I | re.M)
+_OBSERVATION = re.compile(f"{LABEL_PREFIX}observation{LABEL_END}", re.I | re.M)
+_THOUGHT = re.compile(f"{LABEL_PREFIX}(?P<word>thought){LABEL_END}[*_`]{{0,3}}[ \\t]*", re.I | re.M)
 _TAGGED_ACTION = re.compile(r"<action>((?:(?!<action>).)*?)</action>", re.I | re.S)
 _INLINE_ACTION = re.compile(r"\baction:", re.I)
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]*_`]*\s*$")
@@ -161,7 +156,7 @@ def as_calls(completion: str, action: str, tools: Toolset) -> str:
     if any(call is None for call in calls):
         return completion
     before = completion[: span.label]
-    blocks = _thought_blocks(before)
+    blocks = thought_blocks(before)
     end = blocks[-1][1] if blocks else 0
     text = before[:end] + _THOUGHT.sub("", _FENCE.sub("", before[end:]), count=1).rstrip()
     text_calls = [call for call in calls if call and call.name == tools.text_action]
@@ -179,13 +174,14 @@ def as_react(completion: str, action: str) -> str:
     'Thought: A mug.\\nAction: search[mug]'
     """
     turn = read_turn(completion)
-    if not turn.calls and action.endswith(f"[{turn.text.strip()}]"):  # words to the user
-        return (
-            format_completion("", action) if parse_completion(completion)[1] is None else completion
-        )
+    end = len(turn.text) - len(drop_thoughts(turn.text))
+    words = turn.text[end:].strip()
+    if not turn.calls and words and action.endswith(f"[{words}]"):  # words to the user
+        if parse_completion(completion)[1] is not None:
+            return completion
+        return turn.text[:end] + format_completion("", action)
     if not turn.calls or format_error_in(action) is not None:
         return completion
-    end = len(turn.text) - len(drop_thoughts(turn.text))
     return turn.text[:end] + format_completion(" ".join(turn.text[end:].split()), action)
 
 
@@ -253,8 +249,8 @@ def parse_completion(completion: str) -> tuple[str, str | None]:
     if span is None:
         return completion.strip(), None
     before = completion[: span.label]
-    if _thought_blocks(before):
-        before = re.sub(r"\n{3,}", "\n\n", _TAG.sub("", before))
+    if thought_blocks(before):
+        before = re.sub(r"\n{3,}", "\n\n", THOUGHT_TAG.sub("", before))
     thought = _THOUGHT.sub("", _FENCE.sub("", before), count=1).strip()
     return thought, completion[span.start : span.end]
 
@@ -311,17 +307,6 @@ def drop_unfinished_action(completion: str) -> str:
 def is_blank(completion: str) -> bool:
     """Whether a completion has no text outside thought blocks. Such a turn is never trained."""
     return not drop_thoughts(completion).strip()
-
-
-def drop_thoughts(completion: str) -> str:
-    """A completion without its thought blocks; what `Thought:` labels remains.
-
-    >>> drop_thoughts("<think>\\nRed?\\n</think>\\n\\nThought: red fits.\\nAction: click[red]")
-    'Thought: red fits.\\nAction: click[red]'
-    """
-    for start, end in reversed(_thought_blocks(completion)):
-        completion = completion[:start] + completion[end:].lstrip()
-    return completion
 
 
 def format_completion(thought: str, action: str) -> str:
@@ -387,36 +372,9 @@ def _reasoning(part: Mapping[str, Any]) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _thought_blocks(text: str) -> list[tuple[int, int]]:
-    """The (start, end) of every thought block, tags included. A tag in an action is text."""
-    blocks: list[tuple[int, int]] = []
-    kind, start = "", 0
-    for tag in _TAG.finditer(text):
-        name = (tag["name"] or tag["bracket"] or tag["kimi"]).lower()
-        closes = tag["close"] or tag["close_bracket"] or tag["close_kimi"]
-        if kind:
-            if closes and name == kind:
-                blocks.append((start, tag.end()))
-                kind = ""
-        elif _is_in_action(text, blocks[-1][1] if blocks else 0, tag.start()):
-            continue
-        elif closes:
-            blocks = [(0, tag.end())]
-        else:
-            kind, start = name, tag.start()
-    return [*blocks, (start, len(text))] if kind else blocks
-
-
-def _is_in_action(text: str, start: int, index: int) -> bool:
-    """Whether the line of `index`, seen from `start`, has an action before it."""
-    line = text[max(start, text.rfind("\n", 0, index) + 1) : index]
-    label = _ACTION.match(line)
-    return label is not None and bool(line[label.end() :].strip())
-
-
 def _mask_thoughts(text: str) -> str:
     """The text with line ends in place of its thought blocks; indices stay the same."""
-    for start, end in _thought_blocks(text):
+    for start, end in thought_blocks(text):
         text = text[:start] + "\n" * (end - start) + text[end:]
     return text
 
@@ -424,7 +382,7 @@ def _mask_thoughts(text: str) -> str:
 def _action_of_lines(text: str) -> ActionSpan | None:
     """The action after the last line that begins with `Action:`."""
     span: ActionSpan | None = None
-    for label in _ACTION.finditer(text):
+    for label in ACTION_LABEL.finditer(text):
         if span is None or label.start() >= span.stop:
             marks = "" if label["closed"] else label["marks"]
             span = _action_at(text, label.start(), label.end(), marks) or span
@@ -468,7 +426,7 @@ def _action_at(text: str, label: int, start: int, marks: str) -> ActionSpan | No
         if stop == len(text):
             return None
         start, stop = stop + 1, _line_end(text, stop + 1)
-        if any(each.match(text, start) for each in (_THOUGHT, _ACTION, _OBSERVATION)):
+        if any(each.match(text, start) for each in (_THOUGHT, ACTION_LABEL, _OBSERVATION)):
             return None
     start += len(text[start:stop]) - len(text[start:stop].lstrip())
     stop = max(len(text[:stop].rstrip()), _bracket_end(text, start, stop))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, JsonValue, field_validator
 
 from eef.call_forms import TRIAL_CALL
-from eef.chat import Thoughts, build_conversation, drop_thoughts, find_action, is_blank
+from eef.chat import Thoughts, build_conversation, find_action, is_blank
 from eef.chat_template import RESERVED_VARIABLES, ChatTemplate, Messages
 from eef.config import Settings
 from eef.errors import ModelError
@@ -29,6 +29,7 @@ from eef.note import Shown
 from eef.policy import Conversation, SampledText
 from eef.roles import role_conversation
 from eef.selection import Acts, PreferencePair, TextExample, TextPair, TrainingExample
+from eef.thoughts import drop_thoughts
 from eef.tools import Toolset, read_turn, write_turn
 from eef.trajectory import SampledTokens, TrajectorySet
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eef.chat import build_conversation, drop_thoughts
+from eef.chat import build_conversation
 from eef.note import Shown
 from eef.policy import Conversation
+from eef.thoughts import drop_thoughts
 from eef.trajectory import Step
 
 ADVISE = (

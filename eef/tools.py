@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from eef.config import most_similar
 from eef.errors import EnvError
+from eef.thoughts import drop_thoughts
 
 FORMAT_ERROR_ACTION = "format_error"
 """The name of the action of an invalid call; no tool can have it."""
@@ -139,7 +140,8 @@ class Toolset:
         return [each.to_record() for each in self.tools]
 
     def action_of(self, completion: str) -> str:
-        """The action of a completion: of its calls, or of its text if it has none."""
+        """The action of a completion: of its calls, or of its text if it has none. Thought blocks
+        are not said to anybody."""
         turn = read_turn(completion)
         if not turn.calls:
             return self._text_action(turn.text)
@@ -193,8 +195,9 @@ class Toolset:
         return "\n".join(f"{_form(each)}  {each.description}" for each in self._named.values())
 
     def _text_action(self, text: str) -> str:
-        if self.text_action and text.strip():
-            return f"{self.text_action}[{text.strip()}]"
+        words = drop_thoughts(text).strip()
+        if self.text_action and words:
+            return f"{self.text_action}[{words}]"
         return f"{FORMAT_ERROR_ACTION}[no tool call found; the tools are {self._names}]"
 
     @cached_property

@@ -8,24 +8,25 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eef import chat
+from eef import chat, thoughts
 from eef.chat import (
     build_conversation,
     cut_completion,
-    drop_thoughts,
     find_action,
     format_completion,
     parse_completion,
     read_message,
     with_reasoning,
 )
+from eef.thoughts import drop_thoughts
 from tests.fakes.records import steps
 
 words = st.text("abc []", min_size=1).map(str.strip).filter(bool)
 
 
 def test_doctests():
-    assert doctest.testmod(chat) == (0, 28)
+    assert doctest.testmod(chat) == (0, 27)
+    assert doctest.testmod(thoughts) == (0, 1)
 
 
 # thoughts and actions that hold what the parser looks for; an action is one line, or a call

@@ -23,6 +23,7 @@ ORDER = (
     "note",
     "trajectory",
     "selection",
+    "thoughts",
     "tools",
     "policy",
     "chat",

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import eef.tools as tools_module
+from eef import call_forms
 from eef.chat import as_calls, as_react, build_conversation
 from eef.env import StepResult, ToolEnv, execute
 from eef.errors import EnvError
@@ -15,6 +16,7 @@ from eef.tools import (
     Call,
     Tool,
     Toolset,
+    Turn,
     format_error_in,
     is_format_error,
     join_results,
@@ -105,6 +107,10 @@ def test_a_turn_of_text_alone():
     no_call = "no tool call found; the tools are `search`, `refund`, `wait`"
     assert format_error_in(SHOP.action_of("I would wait.")) == no_call
     assert TALK.action_of("Your money is on its way.") == "say[Your money is on its way.]"
+    thought = "<think>\nsecret plan: refuse\n</think>\n\n"
+    assert TALK.action_of(f"{thought}Hello.") == "say[Hello.]"
+    assert TALK.action_of(thought).startswith("format_error[no tool call")
+    assert as_react(f"{thought}Hello.", "say[Hello.]") == f"{thought}Action: say[Hello.]"
     assert format_error_in(TALK.action_of(" ")) == no_call
 
 
@@ -246,6 +252,23 @@ def tools_renderer(family, **options):
 
 
 @pytest.mark.torch
+def test_a_call_in_a_thought_block_is_not_made():
+    call = '<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>'
+    (form,) = [each for each in call_forms.FORMS if each.name == "hermes"]
+    text = f"<think>\nI could {call} now, but first I ask.\n</think>\n\nShall I?"
+    assert form.read(text, SHOP) == Turn(text, ())
+    assert form.span(text, SHOP) is None
+    turn = form.read(f"<think>\nI could {call}.\n</think>\n\nYes.\n{call}", SHOP)
+    assert turn.calls == (Call("stop", {}),)
+    assert turn.text.endswith("Yes.")
+
+
+def test_an_object_with_a_name_is_not_a_call_of_llama():
+    (form,) = [each for each in call_forms.FORMS if each.name == "llama"]
+    text = 'Here is the record: {"name": "Bob", "age": 3}'
+    assert form.read(text, SHOP) == Turn(text, ())
+
+
 @pytest.mark.parametrize("family", FORMS)
 def test_what_is_acted_on_is_a_prefix_of_what_is_trained(family):
     renderer = tools_renderer(family)

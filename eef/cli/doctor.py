@@ -42,7 +42,7 @@ from eef.utils.jsonl import read_json
 
 OLDEST_PYTHON = (3, 11)
 SIMULATORS = ((scienceworld, "scienceworld"), (textworld_express, "textworld"))
-"""Base student of the package → the environment it was built for."""
+"""Module of a simulator → the extra that installs it."""
 
 _HIDDEN_EXTRAS = ("dev", "spacy", *(extra for _, extra in SIMULATORS))
 _REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra == ['"](\w+)['"])?$""")

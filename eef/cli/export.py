@@ -18,6 +18,7 @@ from eef.exporters.targets import export as write_files
 from eef.exporters.targets import find_target
 from eef.methods.eef import Eef
 from eef.methods.labels import OutcomeGrid
+from eef.models.location import locate
 from eef.note import Shown
 from eef.pipeline.context import RunContext
 from eef.pipeline.run_directory import RunDirectory
@@ -101,6 +102,12 @@ def export(
     selection = run.selection(stage.method, stage.round)
     skipped = (len(selection.examples) if selection else 0) - len(examples)
     print_err(f"{count_of(len(examples), 'example')} of {stage.method}, round {stage.round}")
+    for kind in ("pairs", "acts"):
+        if items := getattr(selection, kind, ()):
+            print_err(
+                f"warning: {len(items):,} {kind} of this round are not exported: the files hold "
+                "examples alone"
+            )
     if skipped:
         print_err(
             f"{count_of(skipped, 'example')} skipped, as in training: longer than the context"
@@ -199,7 +206,7 @@ def _export_prompts(
             folder,
             env=run.recipe.env.name,
             env_settings=run.recipe.env.options,
-            model=run.recipe.model.name,
+            model=locate(run.recipe.model.name),
         )
     print_err(f"{count_of(len(prompts), 'state')} of {stage.method}, round {stage.round}")
     for path in files:

@@ -106,6 +106,9 @@ def play_by_hand(
             (item,) = _play(env, person, spec)
             if person.has_quit:
                 break
+            if item.status == "error":
+                print_err(f"not recorded, and offered again next time: {item.error}")
+                continue
             append_jsonl(file, item.to_record())
             print_out(f"\n{item.final_observation}")
             print_err(f"reward {item.reward or 0:g}, {'won' if item.success else 'not won'}")

@@ -223,6 +223,8 @@ def write_inspect(stage: Played, path: Path) -> None:
     rollouts = list(conversations(stage))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     ended = [each.trajectory for each in rollouts if each.trajectory.reward is not None]
+    if stage.kind == "evaluate":  # retries after a known loss do not count
+        ended = list({item.task: item for item in reversed(ended)}.values())
     scores = {
         "win": fmean(item.success for item in ended) if ended else 0.0,
         "reward": fmean(item.reward or 0.0 for item in ended) if ended else 0.0,

@@ -8,6 +8,7 @@ observation (`POST /restore`).
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,8 +40,9 @@ python train.py --model {model} --server http://127.0.0.1:PORT
 
 Serve the environment with the settings of the run. A session is opened in a state by replaying its
 actions and comparing every observation; another environment is refused. What the environment says
-is masked; the reward is the episode's. `train.py` needs `trl` and nothing of `eef`, and generates
-with the model's own `generate`: replace `_generate` to use an inference server.
+is masked. The reward is the sum of the step rewards after the state, which is the score of the
+episode in environments that reward its end alone. `train.py` needs `trl` and nothing of `eef`, and
+generates with the model's own `generate`: replace `_generate` to use an inference server.
 """
 
 _VERL_README = """\
@@ -99,12 +101,13 @@ def state_prompts(
     """The states of a plan as prompts, each once.
 
     `starts(task)` is what the environment shows at a task's start, and the seed of the episodes
-    that start there. `step_limit` bounds a path, its recorded steps included unless
-    `reset_step_limit`.
+    that start there. `step_limit`, or a task's own lower one, bounds a path, its recorded steps
+    included unless `reset_step_limit`.
     """
     rows = []
     for item in dict.fromkeys(replace(each, count=1) for each in states):
         task = tasks[item.task]
+        limit = min(step_limit, task.step_limit or step_limit)
         if item.state is None:
             steps: list[Step] = []
             now, seed = starts(task)
@@ -127,7 +130,7 @@ def state_prompts(
                 state=str(item.state) if item.state else None,
                 actions=tuple(step.action for step in steps),
                 observations=(*(step.observation for step in steps), now),
-                steps_left=step_limit if reset_step_limit else step_limit - len(steps),
+                steps_left=limit if reset_step_limit else limit - len(steps),
                 seed=seed,
             )
         )
@@ -153,7 +156,7 @@ def export_prompts(
         directory.mkdir(parents=True, exist_ok=True)
     readme = WRITERS[name](prompts, directory, env)
     count = f"{len(prompts):,} state{'' if len(prompts) == 1 else 's'}"
-    settings = " ".join(f"--set '{key}={value}'" for key, value in _flat(env_settings))
+    settings = " ".join(f"--set {shlex.quote(each)}" for each in _flat(env_settings))
     text = readme.format(count=count, env=env, settings=settings, model=model)
     write_text(directory / "README.md", text)
     return sorted(path for path in directory.rglob("*") if path.is_file())
@@ -191,12 +194,13 @@ WRITERS: dict[str, Callable[[Sequence[StatePrompt], Path, str], str]] = {
 """Trainers that start in recorded states, with the function that writes their files."""
 
 
-def _flat(settings: Json, before: str = "") -> list[tuple[str, object]]:
-    """The settings that are set, as (dotted key, value)."""
-    flat: list[tuple[str, object]] = []
+def _flat(settings: Json, before: str = "") -> list[str]:
+    """The settings that are set, as `dotted.key=value`; lists and booleans are JSON."""
+    flat: list[str] = []
     for key, value in settings.items():
         if isinstance(value, dict):
             flat += _flat(value, f"{before}{key}.")
         elif value is not None:
-            flat.append((f"{before}{key}", json.dumps(value) if value in (True, False) else value))
+            text = value if isinstance(value, str) else json.dumps(value)
+            flat.append(f"{before}{key}={text}")
     return flat

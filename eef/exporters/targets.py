@@ -451,8 +451,11 @@ def _trl(examples: Sequence[RenderedExample], directory: Path, renderer: Rendere
     )
     path = directory / MARKED_FILE
     template = None
-    if renderer.loss_on == "completion":
-        write_jsonl(directory / "messages.jsonl", (_trl_row(example) for example in examples))
+    messages = directory / "messages.jsonl"
+    if renderer.loss_on != "completion":  # those of an earlier export train whole completions
+        messages.unlink(missing_ok=True)
+    else:
+        write_jsonl(messages, (_trl_row(example) for example in examples))
         if renderer.tools is None:
             template = marked_template(renderer, examples)
     if template is None:
@@ -501,8 +504,10 @@ def write_table(path: Path, rows: Sequence[Json]) -> None:
         from pyarrow import parquet
     except ImportError as error:
         raise missing_package("pyarrow", "a parquet file") from error
+    unfinished = path.with_name(f"{path.name}.tmp")
     with disk_errors(path):
-        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), unfinished)
+        unfinished.replace(path)
 
 
 TARGETS: dict[str, Target] = {

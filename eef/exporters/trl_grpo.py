@@ -7,7 +7,8 @@
 needs `trl` and nothing of `eef`. Every rollout opens a session at the server and restores the state
 of its prompt there, where the recorded actions are replayed and every observation is compared. The
 model then acts until the episode or its steps end; what the environment says is masked. The reward
-is the episode's. Rollouts of a batch are generated turn by turn with the model's own `generate`.
+is the sum of the rewards after that state. Rollouts of a batch are generated turn by turn with the
+model's own `generate`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+_MARK = "the-turn-of-the-model"
 _ACTION = re.compile(r"action:[ \t]*(.*)", re.IGNORECASE)
 
 
@@ -91,19 +93,16 @@ def make_rollout_func(
             for number, new in zip(live, _generate(trainer, contexts), strict=True):
                 episode = episodes[number]
                 completion = tokenizer.decode(new, skip_special_tokens=True)
-                before = texts[number] + completion
                 episode.act(completion)
                 completion_ids[number] += new
                 mask[number] += [1] * len(new)
                 if not episode.done:
-                    after = _render(tokenizer, episode.messages)
-                    seen = after.removeprefix(before)
+                    seen = _text_after_turn(tokenizer, episode.messages)
                     if new and new[-1] == tokenizer.eos_token_id:
                         seen = seen.removeprefix(tokenizer.eos_token)
                     ids = tokenizer(seen, add_special_tokens=False)["input_ids"]
                     completion_ids[number] += ids
                     mask[number] += [0] * len(ids)
-                    texts[number] = after
         for episode in episodes:
             episode.close()
         return {
@@ -118,12 +117,24 @@ def make_rollout_func(
 
 
 def episode_reward(completions: Sequence[Any], episode_reward: Sequence[float], **_: Any) -> Any:
-    """The reward function: the final reward of each episode."""
+    """The reward function: the sum of each episode's rewards after its state."""
     return list(episode_reward)
 
 
 def _render(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
     return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def _text_after_turn(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
+    """What the chat template puts between the model's last turn and its next one.
+
+    The turn itself is replaced by a mark: templates may trim a turn, or drop its thoughts.
+    """
+    marked = [*messages[:-2], {**messages[-2], "content": _MARK}, messages[-1]]
+    _, found, after = _render(tokenizer, marked).rpartition(_MARK)
+    if not found:
+        raise RuntimeError("the chat template does not show the model's turns")
+    return after
 
 
 def _generate(trainer: Any, contexts: Sequence[list[int]]) -> list[list[int]]:

@@ -23,9 +23,10 @@ from dataclasses import replace
 from typing import Any
 
 from eef.call_forms import FORMS
-from eef.chat import cut_completion, drop_thoughts, find_action, format_completion, parse_completion
+from eef.chat import find_action, format_completion, parse_completion
 from eef.errors import ConfigError
 from eef.importers.episode import ParseError
+from eef.thoughts import drop_thoughts
 from eef.tools import Call, Toolset, read_turn, write_turn
 from eef.trajectory import Step
 
@@ -37,6 +38,8 @@ _HOLDERS = ("function", "custom", *_CALL_PARTS)
 _ACTION_INPUT = re.compile(
     r"^[ \t]*[*_]{0,2}Action Input[*_]{0,2}:[*_]{0,2}\s*(.*)", re.I | re.M | re.S
 )
+_AFTER_INPUT = re.compile(r"^[ \t]*[*_]{0,2}(?:Observation|Thought|Action)[*_]{0,2}:", re.I | re.M)
+_FENCED_INPUT = re.compile(r"```[\w+-]*\n(.*?)\n?```", re.S)
 _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.S)
 _THOUGHT = re.compile(r"^\s*Thought:\s*", re.I)
 
@@ -220,16 +223,16 @@ def _has_value(item: Any) -> bool:
 def _call(item: Any) -> Call:
     call = _parsed(item) if isinstance(item, str) else item
     outer = call if isinstance(call, dict) else {}
-    function = _first(outer, _HOLDERS)
+    function = first_value(outer, _HOLDERS)
     if isinstance(function, str) and isinstance(_parsed(function), dict):
         function = _parsed(function)
     if isinstance(function, str):  # inspect: {"function": name, "arguments": {…}}
         function = {**outer, "name": function}
     inner = function if isinstance(function, dict) else outer
-    name = _first(inner, _NAMES)
+    name = first_value(inner, _NAMES)
     if not isinstance(name, str) or not name:
         raise ParseError("a tool call has no function name")
-    return Call(name, _arguments(_first(inner, _ARGUMENTS)))
+    return Call(name, _arguments(first_value(inner, _ARGUMENTS)))
 
 
 def _calls_in_text(text: str) -> tuple[str, list[Any]]:
@@ -237,22 +240,25 @@ def _calls_in_text(text: str) -> tuple[str, list[Any]]:
     block, rest = _split_reasoning(text)
     if call := _call_in_react(rest):
         return block + call[0], call[1]
+    action = find_action(rest)
     for form in FORMS:
         written = form.find(rest, {})
+        if action is not None and (not written or written[0].start != action.start):
+            continue  # the turn's action is what its label says, not a call that it mentions
         if written and all(each.call for each in written):
             for each in reversed(written):
                 rest = rest[: each.start] + rest[each.end :]
             return block + rest.strip(), [each.call._asdict() for each in written if each.call]
     fenced = _FENCED.fullmatch(rest)
     row = _parsed(fenced[1] if fenced else rest)
-    if isinstance(row, dict) and _first(row, _NAMES) and _ARGUMENTS_IN_TEXT & row.keys():
+    if isinstance(row, dict) and first_value(row, _NAMES) and _ARGUMENTS_IN_TEXT & row.keys():
         return block + str(row.get("thought") or ""), [row]
     return text, []
 
 
 def _call_in_react(text: str) -> tuple[str, list[Any]] | None:
-    """The text and calls of a turn whose action has its argument on a line of its own, or is a JSON
-    object; None for any other turn.
+    """The text and calls of a turn whose action has its argument after it (`Action Input:`), on one
+    or more lines or in a code fence, or is a JSON object; None for any other turn.
 
     >>> _call_in_react("Thought: a mug.\\nAction: search\\nAction Input: red mug")
     ('a mug.', [{'name': 'search', 'arguments': 'red mug'}])
@@ -263,11 +269,13 @@ def _call_in_react(text: str) -> tuple[str, list[Any]] | None:
     row = _parsed(action)
     if isinstance(row, dict):  # an object with other keys is an action of its environment
         return (thought, [row]) if {"action", "action_input"} <= row.keys() else (text, [])
-    argument = _ACTION_INPUT.search(text, text.rfind(action))
+    span = find_action(text)
+    argument = _ACTION_INPUT.search(text, span.end if span else 0)
     if argument is None or not re.fullmatch(r"[\w. -]+", action):
         return None
-    value = cut_completion(f"Action: {argument[1]}").removeprefix("Action: ")
-    return thought, [{"name": action, "arguments": value}]
+    value = _AFTER_INPUT.split(argument[1], maxsplit=1)[0].strip()
+    fenced = _FENCED_INPUT.fullmatch(value)
+    return thought, [{"name": action, "arguments": fenced[1] if fenced else value}]
 
 
 def result_text(part: Any) -> Any:
@@ -310,7 +318,7 @@ def _type(part: Any) -> Any:
     return part.get("type") if isinstance(part, dict) else None
 
 
-def _first(item: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+def first_value(item: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     """The value of the first key that has one."""
     return next((item[key] for key in keys if item.get(key) is not None), None)
 

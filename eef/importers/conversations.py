@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from eef.chat import is_blank, parse_completion, read_message, with_reasoning
-from eef.importers.calls import call_as_action, calls_of, result_text
+from eef.importers.calls import call_as_action, calls_of, first_value, result_text
 from eef.importers.episode import ParseError, require_steps
 from eef.tools import Call, join_results, read_turn, write_turn
 from eef.trajectory import Step
@@ -87,12 +87,12 @@ def parse_message(message: Any, number: int) -> Message:
     """
     if not isinstance(message, dict):
         raise ParseError(f"message {number} is a {type(message).__name__}; expected an object")
-    name = message.get("role", message.get("from", message.get("source")))
+    name = first_value(message, ("role", "from", "source"))
     item = str(message.get("type")) if name is None else ""
     if item not in _ITEM_ROLES and str(name).lower() not in _ROLES:
         raise ParseError(f"unknown role {name!r} in message {number}")
     role = _ITEM_ROLES.get(item) or _ROLES[str(name).lower()]
-    content = next((message[key] for key in _CONTENT if key in message), None)
+    content = first_value(message, _CONTENT)
     try:
         calls: list[Call] = []
         if item == "reasoning":

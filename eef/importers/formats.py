@@ -240,8 +240,8 @@ def _conversation(
         instruction=str(row.get("instruction") or ""),
         prompt=prompt,
         reward=parse_reward(reward),
-        success=row.get("success"),
-        terminated=not row.get("truncated", False),
+        success=_flag(row, "success"),
+        terminated=not _flag(row, "truncated"),
         author=str(row.get("author") or ""),
         episode_seed=_seed(row.get("episode_seed")),
     )
@@ -251,6 +251,16 @@ def _seed(value: object) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise ParseError(f"`episode_seed` is {value!r}; expected a whole number")
+
+
+def _flag(row: Record, key: str) -> bool | None:
+    """A field that is true, false, 0, 1 or null; a text such as "false" would count as true."""
+    value = row.get(key)
+    if value is None or isinstance(value, bool):
+        return value
+    if value in (0, 1) and isinstance(value, int | float):
+        return bool(value)
+    raise ParseError(f"`{key}` is {value!r}; expected true, false or null")
 
 
 FORMATS: dict[str, Format] = {

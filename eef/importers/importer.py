@@ -187,7 +187,7 @@ class Importer:
             )
             if self._reward_of is not None:
                 given = self._reward_of(row.data, episode.key)
-                episode = replace(episode, reward=parse_reward(given))
+                episode = replace(episode, reward=parse_reward(given), success=None)
             author = Author("expert", self._author or episode.author or path.stem)
             wish = _id(episode, author, row.place)
             id = self._unique(wish, path, row.place)
@@ -202,6 +202,9 @@ class Importer:
         except ParseError as error:
             return Rejection(row.place, str(error))
         task = trajectory.task
+        if reason := self._held_out.get(str(episode.task)):
+            self.report.held_out += 1
+            return Rejection(row.place, f"held out: {reason}")
         if self._task_index and self._task_index.is_among(task, episode, self._held_out):
             self.report.held_out += 1
             reason = self._held_out.get(task, "its goal is only that of held-out tasks")

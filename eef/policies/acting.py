@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from eef.chat import drop_thoughts, with_advice
+from eef.chat import with_advice
 from eef.note import Advice, RoleUsage, add_usage
 from eef.policy import (
     Completion,
@@ -31,6 +31,7 @@ from eef.roles import (
     turn_question,
 )
 from eef.selection import accept_any
+from eef.thoughts import drop_thoughts
 from eef.utils.seeds import derive_seed
 
 Check = Callable[[str], object]

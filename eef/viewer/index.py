@@ -327,7 +327,8 @@ class _Writer:
             return False
         self.connection.execute("BEGIN IMMEDIATE")
         try:
-            if any(replaced for _, _, replaced in grown):
+            changed = any(replaced for _, _, replaced in grown)
+            if changed:
                 key = _version(self.connection)
                 _clear(self.connection)
                 self.connection.execute("INSERT INTO meta VALUES ('key', ?)", (key,))
@@ -338,6 +339,7 @@ class _Writer:
             for source, (start, end), _ in grown:
                 for read in self._read(source, start, end):
                     on_progress(Progress("indexing", done + read, total))
+                    changed = changed or read > 0  # not by a line that is being written
                 done += end - start
             self._summarize(on_progress)
             self._merge_words(True)
@@ -345,7 +347,7 @@ class _Writer:
         except BaseException:
             self.connection.execute("ROLLBACK")
             raise
-        return True
+        return changed
 
     def _holds_something(self) -> bool:
         [(found,)] = self.connection.execute("SELECT EXISTS (SELECT 1 FROM trajectories)")
@@ -639,11 +641,18 @@ def summarize_task(
 ) -> dict[str, Any]:
     """The columns of a task from its rollouts; `last` is the last evaluated round by method.
 
-    A test task is won by a method if it is won in the method's last evaluated round, a training
-    task if any of its rollouts wins it. It is newly solved if a student wins it and neither the
-    expert nor behavior cloning does.
+    A test task is won by a method if it is won by the first attempt in the method's last evaluated
+    round, a training task if any of its rollouts wins it. It is newly solved if a student wins it
+    and neither the expert nor behavior cloning does.
     """
     test = any(row.phase == "evaluate" for row in rows)
+    first: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        key = (row.method, row.round)
+        if row.phase == "evaluate" and (key not in first or first[key].status == "error"):
+            first[key] = row
+    every = rows
+    rows = [row for row in rows if row.phase != "evaluate" or row is first[row.method, row.round]]
     experts = [row for row in rows if row.role == "expert" and row.status != "error"]
     students = [row for row in rows if row.role == "student" and row.status != "error"]
     winners = {
@@ -657,16 +666,16 @@ def summarize_task(
     wins = sum(row.success for row in students)
     return {
         "split": "test" if test else "train",
-        "rollouts": len(rows),
+        "rollouts": len(every),
         "students": len(students),
         "wins": wins,
         "rate": wins / len(students) if students else None,
         "expert": expert,
         "expert_reward": max(rewards, default=None),
         "recovery": sum(count_recovery_states(rows, methods).values()),
-        "errors": sum(row.status == "error" for row in rows),
-        "overflows": sum(row.error_kind == "context_overflow" for row in rows),
-        "unverified": sum(not row.replayable for row in rows),
+        "errors": sum(row.status == "error" for row in every),
+        "overflows": sum(row.error_kind == "context_overflow" for row in every),
+        "unverified": sum(not row.replayable for row in every),
         "never": not any(row.success for row in rows),
         "newly": bool(explorers) and not expert and BC not in winners,
         "only_by": next(iter(explorers)) if len(explorers) == 1 else "",
@@ -890,9 +899,14 @@ def _describe(error: Exception) -> str:
 
 
 def _head_of(path: Path, read: int) -> str:
-    """A digest of a file's start, by which a replaced file is recognized."""
+    """A digest of the start and the end of what was read, by which a replaced file is recognized.
+
+    The end matters: a store from which failed rollouts were removed starts as before.
+    """
     with path.open("rb") as file:
-        return hashlib.sha256(file.read(min(read, _HEAD))).hexdigest()[:16]
+        start = file.read(min(read, _HEAD))
+        file.seek(max(0, read - _HEAD))
+        return hashlib.sha256(start + file.read(min(read, _HEAD))).hexdigest()[:16]
 
 
 def stage_counts(reader: Reader) -> dict[Stage, tuple[int, int]]:

@@ -81,8 +81,9 @@ class OpenRun:
         changed = self.index.refresh(on_progress)
         done = self.done()
         if done != self._done:
-            self._done, self._results, changed = done, None, True
-            self._statuses = {}
+            with self._lock:  # not while results of before are computed, which would be kept
+                self._done, self._results, self._statuses = done, None, {}
+            changed = True
         if changed:
             self.version += 1
         return changed
@@ -129,9 +130,10 @@ class OpenRun:
 
     def status(self, stage: Stage) -> str:
         """The outcome of a finished stage in words. Raises what a damaged file raises."""
-        if stage not in self._statuses:
-            self._statuses[stage] = stage_status(self.run, stage)
-        return self._statuses[stage]
+        statuses = self._statuses  # `refresh` may replace them
+        if stage not in statuses:
+            statuses[stage] = stage_status(self.run, stage)
+        return statuses[stage]
 
     def close(self) -> None:
         """End the process that renders tokens, if it was started."""

@@ -6,15 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("torch")
 
 from eef.envs.registry import make_env
+from eef.envs.toy import ToyEnv
+from eef.exporters import trl_grpo
+from eef.exporters.prompts import _flat, state_prompts
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import COLLECT
+from eef.selection import PlannedState
+from eef.trajectory import TrajectorySet
 from tests.fakes.env_server import listening, sessions_of
+from tests.fakes.families import byte_tokenizer
 from tests.fakes.small_run import as_recipe, eef, small_recipe
 
 SHOP = {"synthetic": {"products": 100}, "tagger": "words", "data": "synthetic"}
@@ -63,12 +70,57 @@ def test_the_readme_serves_the_environment_of_the_run(collected, tmp_path):
     readme = (tmp_path / "README.md").read_text()
     assert "# 6 states for TRL's GRPO" in readme
     assert "eef env serve webshop" in readme
-    assert "--set 'synthetic.products=100'" in readme
+    assert "--set synthetic.products=100" in readme
+    assert f"--model {collected.recipe.model.name.removeprefix('hf/')} " in readme
     assert "eef" not in [
         line.split()[1].split(".")[0]
         for line in (tmp_path / "train.py").read_text().splitlines()
         if line.lstrip().startswith(("import ", "from "))
     ]
+
+
+def test_settings_are_written_so_that_a_shell_and_eef_read_them():
+    settings = {"tasks": ["boil", "melt"], "prompt": "it's", "synthetic": {"seed": 7}, "x": None}
+    flat = _flat(settings | {"flag": True})
+    assert flat == [
+        'tasks=["boil", "melt"]',
+        "prompt=it's",
+        "synthetic.seed=7",
+        "flag=true",
+    ]
+
+
+def test_a_tasks_own_step_limit_bounds_the_steps_that_are_left():
+    task = replace(ToyEnv().tasks("train")[0], step_limit=3)
+    planned = [PlannedState(task.id, None, 1)]
+    (row,) = state_prompts(
+        planned,
+        TrajectorySet(),
+        {task.id: task},
+        lambda task: ("Room 1.", 0),
+        prompt="",
+        step_limit=30,
+    )
+    assert row.steps_left == 3
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<E>{% endfor %}<assistant>",
+        "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}<E>"
+        "{% endfor %}<assistant>",
+    ],
+)
+def test_the_text_between_turns_is_the_templates_whatever_it_does_to_a_turn(template):
+    """Templates trim turns, or drop their thoughts; the conversation must not be repeated."""
+    tokenizer = byte_tokenizer(template, "<B>", "<E>")
+    messages = [
+        {"role": "user", "content": "page 1"},
+        {"role": "assistant", "content": "<think>hm</think>\nAction: go\n"},
+        {"role": "user", "content": "page 2"},
+    ]
+    assert trl_grpo._text_after_turn(tokenizer, messages) == "<E><user>page 2<E><assistant>"
 
 
 def test_prompts_for_verl_hold_the_replay(collected, tmp_path):

@@ -402,6 +402,15 @@ def test_a_tool_call_is_read_in_each_of_its_forms(turn):
         ("Thought: Action Input: is needed.\nAction: search[mug]", "search[mug]"),
         ("<｜tool▁call▁begin｜>search<｜tool▁sep｜>{broken<｜tool▁call▁end｜>", ""),
         ("<think>So.</think><action>search[mug]</action>", "search[mug]"),
+        ('Action: book {"name": "Ann", "seats": 2}', None),
+        ('Action: type[name] {"name": "a", "arguments": {}}', None),
+        (
+            'Thought: <tool_call>{"name": "a", "arguments": {}}</tool_call> maybe.\nAction: go[1]',
+            "go[1]",
+        ),
+        ('Here is the record: {"name": "Bob", "age": 3}', ""),
+        ("Action: python\nAction Input: x = 1\ny = 2\nObservation: done", "python[x = 1\ny = 2]"),
+        ("Action: sql\nAction Input:\n```sql\nSELECT *\nFROM t\n```", "sql[SELECT *\nFROM t]"),
     ],
 )
 def test_what_resembles_a_call_in_a_text(content, action):
@@ -416,6 +425,19 @@ def test_what_resembles_a_call_in_a_text(content, action):
     )
     assert step.action == (content.removeprefix("Action: ") if action is None else action)
     assert step.completion.startswith(content[: content.find("</think>") + 1])
+
+
+def test_columns_that_are_null_hide_nothing():
+    """A table has every column in every message."""
+    empty = {"role": None, "from": None, "content": None, "value": None, "output": None}
+    _, (step,), final = episode_of(
+        [
+            {**empty, "from": "human", "value": "see"},
+            {**empty, "from": "gpt", "value": "Action: go"},
+            {**empty, "type": "function_call_output", "output": "seen"},
+        ]
+    )
+    assert (step.observation, step.action, final) == ("see", "go", "seen")
 
 
 @pytest.mark.parametrize(
@@ -637,6 +659,18 @@ def messages_by(*roles):
             "no turn of the agent",
         ),
         (json.dumps({"messages": 3, "reward": 1}).encode(), "malformed `messages` row"),
+        (
+            json.dumps(
+                {"messages": messages_by("user", "assistant"), "reward": 0.2, "success": "false"}
+            ).encode(),
+            "`success` is 'false'; expected true, false or null",
+        ),
+        (
+            json.dumps(
+                {"messages": messages_by("user", "assistant"), "reward": 1, "truncated": "no"}
+            ).encode(),
+            "`truncated` is 'no'; expected true, false or null",
+        ),
         (
             json.dumps(
                 {"steps": [{"action": "a"}], "initial_observation": "o", "reward": 1}
@@ -1131,8 +1165,9 @@ def test_a_run_imports_a_file_as_an_expert_and_holds_out_evaluation_tasks(
     ]
     foreign = {"messages": messages_by("user", "assistant"), "reward": 1.0, "id": "foreign"}
     other = {**rows_of(played[7], "messages"), "id": "other"}
+    reworded = {**foreign, "id": "reworded", "task": env.tasks("test")[1].id}
     own = [rows_of(item, "messages") for item in played[:6]]
-    path = write(tmp_path / "experts.jsonl", [*own, *test, other, foreign])
+    path = write(tmp_path / "experts.jsonl", [*own, *test, other, foreign, reworded])
     recipe = as_recipe(
         small_recipe(student, expert={"names": [f"file/{path}"]}, tasks={"train": 6})
     )
@@ -1142,7 +1177,7 @@ def test_a_run_imports_a_file_as_an_expert_and_holds_out_evaluation_tasks(
     outcome = pipeline.run.summary(Stage("expert", 0, "collect"))
     assert (outcome["rollouts"], outcome["unverified"]) == (7, 1)
     source = outcome["sources"][f"file/{path}"]
-    assert (source["imported"], source["held_out"], source["replayed"]) == (7, 2, 6)
+    assert (source["imported"], source["held_out"], source["replayed"]) == (7, 3, 6)
     pipeline.execute(Stage("bc", 0, "select"))
     trained = {example.task for example in pipeline.run.selection("bc", 0).examples}
     assert any(task.startswith("text/") for task in trained)

@@ -224,7 +224,6 @@ def test_random_states_depend_on_their_key():
 
 def test_harmful_segments_become_pairs():
     selection = select(STORE, "eef+dpo")
-    assert selection.examples == select(STORE).examples
     first, second = selection.pairs
     assert (first.chosen.id, first.chosen.weights) == ("e@2:1@2", (0.0, 0.0, 1.0, 1.0))
     assert first.rejected.trajectory == "e"
@@ -234,12 +233,25 @@ def test_harmful_segments_become_pairs():
     assert selection.counts == {**select(STORE).counts, "pairs": 2}
 
 
-@given(worlds())
-def test_the_responses_of_a_pair_diverge_in_one_state(world):
+SMOOTHED = {"label_rule": "smoothed", "grid": "all"}
+
+
+def test_a_state_that_only_its_neighbors_make_solvable_has_no_pair():
+    """Five wins from the start make state 2, which is lost, solvable, and not state 4."""
+    store = [
+        expert(),
+        *(rollout(f"s{number}", None, "win") for number in range(5)),
+        *(rollout(f"r{t}", StateRef("e", t), "lose") for t in (2, 4)),
+    ]
+    selection = select(store, "eef+dpo", **SMOOTHED)
+    assert (selection.counts["segments.harmful"], selection.pairs) == (1, ())
+
+
+@given(worlds(), st.sampled_from([{}, SMOOTHED]))
+def test_the_responses_of_a_pair_diverge_in_one_state(world, options):
+    store = [*world.experts, *world.rollouts]
     try:
-        selection = select(
-            [*world.experts, *world.rollouts], "eef+dpo", round=world.round, tasks=world.tasks
-        )
+        selection = select(store, "eef+dpo", round=world.round, tasks=world.tasks, **options)
     except MethodError:
         return
     for pair in selection.pairs:

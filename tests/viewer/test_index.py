@@ -99,6 +99,7 @@ def test_it_follows_a_growing_run_line_by_line(run):
         file.write(lines[5] + lines[6][:20])  # the second line is being written
     assert index.refresh()
     assert count() == 6
+    assert not index.refresh(), "a line that is being written changes nothing"
     with path.open("ab") as file:
         file.write(lines[6][20:])
     assert index.refresh()
@@ -113,6 +114,20 @@ def test_a_replaced_file_rebuilds_it(run, index):
     with index.connect() as reader:
         assert len(reader.rows("method = 'eef' AND phase = 'explore'")) == len(lines) - 1
         assert len(reader.rows("1")) == len(stored(run))
+
+
+def test_a_store_without_its_failed_rollouts_rebuilds_it(run):
+    """Its start is that of before, and it has grown since."""
+    path = run.store("eef") / "trajectories.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:6]))
+    index = RunIndex(run)
+    index.refresh()
+    path.write_bytes(b"".join([*lines[:4], *lines[6:]]))
+    assert index.refresh()
+    with index.connect() as reader:
+        names = {row.name for row in reader.rows("method = 'eef' AND phase = 'explore'")}
+    assert names == {json.loads(line)["id"] for line in [*lines[:4], *lines[6:]]}
 
 
 @pytest.mark.parametrize(
