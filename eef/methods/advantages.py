@@ -186,6 +186,8 @@ def select_acts(
 
 
 def _mean_and_scale(values: Sequence[float], scale: Scale) -> tuple[float, float]:
+    if min(values) == max(values):  # their sum, divided, may differ from them in the last bit
+        return values[0], 1.0
     mean = sum(values) / len(values)
     if scale == "one":
         return mean, 1.0

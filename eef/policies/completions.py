@@ -114,8 +114,9 @@ class CompletionsClient:
                 server.failures = 0
                 return outcome
             failures[outcome.kind] += 1
-            if outcome.kind == "connection":
-                await self._lost(server)
+            server.failures += 1  # its sessions move away
+            if outcome.kind == "connection" and self._revive is not None:
+                await self._restart(server, self._revive)
             if failures.total() > self._settings.retries:
                 return self._give_up(server, failures, outcome)
             await asyncio.sleep(self._wait(outcome, failures.total()))
@@ -196,6 +197,8 @@ class CompletionsClient:
             async with self._connect().post(f"{url}/completions", json=body) as response:
                 content = await response.read()
                 status, headers = response.status, response.headers
+        except aiohttp.ConnectionTimeoutError as error:  # a TimeoutError, too
+            return _Failure("connection", self._scrub(str(error)))
         except TimeoutError:
             return _Failure("time-out")
         except aiohttp.ClientPayloadError:
@@ -261,14 +264,12 @@ class CompletionsClient:
             hint="it must support `/v1/completions` as vLLM does",
         )
 
-    async def _lost(self, server: _Server) -> None:
-        """After a lost connection: move its sessions away, and let the server be started again."""
-        server.failures += 1
-        if self._revive is not None:
-            async with server.revival:
-                if server.failures:
-                    await self._revive(server.url)
-                    server.failures = 0
+    async def _restart(self, server: _Server, revive: Revive) -> None:
+        """Let a server be started again, unless it has been since its last failure."""
+        async with server.revival:
+            if server.failures:
+                await revive(server.url)
+                server.failures = 0
 
     def _give_up(self, server: _Server, failures: Counter[str], last: _Failure) -> SampledIds:
         if set(failures) == {"connection"}:

@@ -41,7 +41,7 @@ class CacheRow:
     slot     row of the cache that holds the keys and values of the first `cached` ids
     limit    number of tokens that may be generated
     draws    a uniform number in (0, 1] for each of these
-    reused   tokens that were cached before this turn
+    reused   tokens of `cached` that were computed in an earlier turn or for another row
     """
 
     ids: list[int]
@@ -242,8 +242,6 @@ class _CachedEngine:
             self._cache.reserve(len(rows), capacity, [])
             self._start(rows)
         self._rows = rows
-        for row in rows:
-            row.reused = row.cached
         for part in _parts([(row, row.prompt) for row in rows]):
             logits = self._prefill(part)
             _write([row for row, _ in part], logits, sampling, stops)
@@ -258,7 +256,7 @@ class _CachedEngine:
                 return False
             free = [old for old in free if old is not match]
             row.slot = match.slot
-            row.cached = min(
+            row.cached = row.reused = min(
                 match.cached, row.prompt - 1, _common(row.ids, match.ids, match.prompt)
             )
         holes = sorted(set(range(len(rows))) - {row.slot for row in rows})
@@ -268,14 +266,15 @@ class _CachedEngine:
     def _start(self, rows: list[CacheRow]) -> None:
         """Give the rows new slots, and compute the prefixes that several of them share."""
         for slot, row in enumerate(rows):
-            row.slot, row.cached = slot, 0
+            row.slot, row.cached, row.reused = slot, 0, 0
         for wave in shared_prefixes([row.ids for row in rows]):
             for part in _parts([(rows[prefix.row], prefix.end) for prefix in wave]):
                 self._prefill(part)
             for prefix in wave:
                 self._cache.spread(prefix.row, prefix.others, prefix.start, prefix.end)
-                for other in prefix.others:
-                    rows[other].cached = min(prefix.end, rows[other].prompt - 1)
+                for other in (rows[other] for other in prefix.others):
+                    before, other.cached = other.cached, min(prefix.end, other.prompt - 1)
+                    other.reused += other.cached - before
         for row in rows:
             row.cached = min(row.cached, row.prompt - 1)
 

@@ -7,7 +7,6 @@ was paid for is lost, and a resumed collection ends with the trajectories of an 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -24,6 +23,7 @@ from eef.errors import BudgetError, DataError
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Sampling
 from eef.utils.jsonl import append_jsonl, disk_errors, repair_tail
+from eef.utils.locks import flock
 
 CACHE_FILE = "responses.jsonl"
 
@@ -241,7 +241,7 @@ def _locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileIO(path, "a")
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        flock(lock)
         yield
 
 

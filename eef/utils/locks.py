@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, fields
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
+from typing import IO, Any
 
 from eef.errors import LockedError, StoreError
 from eef.utils.jsonl import disk_errors
@@ -153,6 +154,18 @@ class Lock:
                 self._taken_by = now
 
 
+def flock(file: IO[Any], *, wait: bool = True) -> None:
+    """Lock an open file until it is closed; a disk that does not support that is not an error.
+
+    BlockingIOError if another process has locked it and this one does not `wait`.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+
+
 def acquire_lock(path: Path) -> Lock:
     """Lock a file until the lock is closed or this process ends.
 
@@ -215,14 +228,11 @@ def this_machine() -> str:
 
 def _flock(file: FileIO, path: Path) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(file, wait=False)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().decode(errors="replace").strip() or "another process"
         raise _is_held(path, holder) from None
-    except OSError as error:
-        if error.errno not in _NO_FLOCK:  # such a disk has the lease alone
-            raise
 
 
 def _describe(file: FileIO, holder: Holder) -> None:

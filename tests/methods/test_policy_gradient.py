@@ -113,6 +113,17 @@ def test_outcomes_can_be_rewards_and_invalid_actions_cost():
     assert acts["r0"] == pytest.approx((0.6, 0.6))
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("grpo", {}), ("grpo", {"mean": "steps"}), ("rloo", {}), ("gigpo", {"discount": 1.0})],
+)
+@pytest.mark.parametrize("reward", [0.1, 0.7, 0.9])
+def test_equal_rewards_give_no_act(method, options, reward):
+    """The mean of eight 0.7 is not 0.7 in floating point."""
+    items = [replace(item, reward=reward) for item in group(*["lose"] * 8)]
+    assert not select(items, method=method, outcome="reward", **options).acts
+
+
 def test_rloo_compares_with_the_others():
     """Rewards 1, 0, 0: the others of the first have mean 0, those of the second 1/2."""
     acts = advantages(select(group("win", "lose", "lose"), method="rloo"))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("aiohttp")
+aiohttp = pytest.importorskip("aiohttp")
 
 from eef.errors import ModelError  # noqa: E402
 from eef.models.loading import load_model  # noqa: E402
@@ -166,6 +166,25 @@ def test_sessions_stay_with_their_server_and_leave_one_that_is_gone(directory, r
         first.faults += ["closed"] * 10
         asyncio.run(play("abcd"))
         assert len(second.requests) >= 4
+
+
+@pytest.mark.parametrize("fault", ["500", "hang"])
+def test_a_request_that_fails_is_repeated_at_another_server(directory, renderer, fault):
+    with fake_engine(directory) as (one, first), fake_engine(directory) as (two, second):
+        first.faults += [fault] * 3
+        policy = make_policy([one, two], renderer, timeout=0.5, retries=1)
+        [completion] = policy.act([TALK], [0], SHORT)
+    assert completion.finish in ("stop", "length")
+    assert (len(first.requests), len(second.requests)) == (1, 1)
+
+
+def test_a_host_that_does_not_answer_is_a_lost_connection(renderer, monkeypatch):
+    def post(self, *arguments, **options):
+        raise aiohttp.ConnectionTimeoutError("Connection timeout to host")
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", post)
+    with pytest.raises(ModelError, match=r"no connection .*Connection timeout"):
+        make_policy("http://127.0.0.1:9/v1", renderer, retries=1).act([TALK], [0], SHORT)
 
 
 def test_a_server_that_is_lost_is_started_again_once_for_all_requests(directory, renderer):

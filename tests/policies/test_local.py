@@ -262,6 +262,25 @@ def test_common_prefixes_are_computed_once(model):
     assert computed < 0.5 * sum(completion.prompt_tokens for completion in completions)
 
 
+def test_a_shared_prefix_is_cached_for_all_but_the_row_that_computes_it(model):
+    policy, [alone] = make_policy(model), start(1)
+    completions = policy.act([alone] * 3, range(3), SHORT)
+    whole = completions[0].prompt_tokens
+    assert [each.cached_tokens for each in completions] == [0, whole - 1, whole - 1]
+    computed = []
+    policy._engine._prefill = lambda part, prefill=policy._engine._prefill: (
+        computed.extend(end - row.cached for row, end in part),
+        prefill(part),
+    )[1]
+    mixed = make_policy(model)
+    mixed._engine = policy._engine
+    talks = [alone] * 3 + start(4)
+    completions = mixed.act(talks, range(7), SHORT)
+    prompts = sum(each.prompt_tokens for each in completions)
+    # the last token of a shared prompt is computed again, for its logits
+    assert sum(computed) - prompts + sum(each.cached_tokens for each in completions) <= 7
+
+
 def test_shared_prefixes_of_nested_prompts():
     prompts = [[1, 2, 3, 4], [1, 2, 3, 5], [9], [1, 2, 6]]
     assert shared_prefixes(prompts, worth=1) == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from itertools import count
@@ -19,6 +20,7 @@ from eef.policies.simulated_user import LEAVES, SimulatedUser
 from eef.policy import Completion, ScriptedPolicy
 from eef.rollouts.runner import RolloutSpec
 from eef.trajectory import Author, StateRef
+from eef.utils import locks
 from tests.fakes import ROOT
 from tests.fakes.served import chat_answer, serving
 from tests.fakes.toy_rollouts import run
@@ -96,6 +98,16 @@ def test_two_processes_use_the_first_of_two_answers(tmp_path):
         file.write(b'{"question": "torn')
     assert early.record("other", Completion(text="kept")).text == "kept"
     assert ResponseCache(path, ApiSettings()).get("other").text == "kept"
+
+
+def test_an_answer_is_kept_on_a_disk_without_locks(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    path = tmp_path / "u.jsonl"
+    assert ResponseCache(path, ApiSettings()).record("q", Completion(text="paid")).text == "paid"
+    assert ResponseCache(path, ApiSettings()).get("q").text == "paid"
 
 
 def test_the_ticket_desk_with_a_model_as_its_customer(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ the directory renamed to its final name.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -28,6 +27,7 @@ from eef.envs.webshop.postings import PostingsWriter
 from eef.errors import DataError
 from eef.utils.cache import cache_directory
 from eef.utils.jsonl import disk_errors, write_json
+from eef.utils.locks import flock
 from eef.utils.progress import OnProgress, Progress, ignore_progress
 
 LARGE_BYTES = 64 << 20
@@ -230,10 +230,10 @@ def _build_exclusively(
 def _locked(path: Path, on_progress: OnProgress) -> Iterator[None]:
     with disk_errors(path), path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(file, wait=False)
         except BlockingIOError:
             on_progress(Progress("waiting for another process to build the index", 0, 1))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            flock(file)
         yield
 
 
