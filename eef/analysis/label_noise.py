@@ -17,6 +17,7 @@ from typing import ClassVar, NamedTuple
 from eef.analysis.stats import chance_of_wins
 from eef.errors import MethodError, StoreError
 from eef.methods.labels import LabelRule, count_wins
+from eef.pipeline.checks import check_tasks
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import Stage
@@ -144,7 +145,7 @@ def measure_noise(
     `rollouts` are played from the start and from each planned state of `trajectories` failed expert
     trajectories, drawn at random. They are stored, and not played again. The result is written to
     `<run>/<method>/round<r>/noise.json`. Raises MethodError if the method branches from no expert
-    trajectory.
+    trajectory, StoreError if the environment has changed.
     """
     run, context = pipeline.run, pipeline.context
     stage = Stage(method, round, "explore")
@@ -153,6 +154,7 @@ def measure_noise(
             f"the rollouts of `{method}` are helped by roles, which this measurement does not ask",
             hint="name a method without roles, such as `eef`",
         )
+    check_tasks(context)
     chosen = _draw(_planned(pipeline, stage), trajectories, run.recipe.seed)
     tasks = {task.id: task for task in context.train_tasks}
     states = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -100,8 +100,8 @@ def _print_estimate(recipe: Recipe) -> None:
             hint="name one with `--policy openai/MODEL`",
         )
     context = RunContext(RunDirectory(default_directory(recipe), recipe))
-    likely, highest = estimate_api_cost(context)
-    for name in models:
+    estimates = {name: estimate_api_cost(context, name) for name in models}
+    for name, (likely, highest) in estimates.items():
         print_out(
             f"{name}: {highest.tasks:,} tasks, up to {context.step_limit} turns each; "
             "no request was sent"
@@ -112,25 +112,24 @@ def _print_estimate(recipe: Recipe) -> None:
                 f"{label:<8} {estimate.requests:,} requests, {estimate.prompt_tokens:,} prompt "
                 f"tokens, {estimate.completion_tokens:,} completion tokens{cost}"
             )
-    print_err(likely.basis)
+    print_err(estimates[models[0]][0].basis)
     api = recipe.expert.api or ApiSettings()
     if not api.prompt_price and not api.completion_price:
         print_err("cost unknown: set `expert.api.prompt_price` and `expert.api.completion_price`")
-    for warning in _budget_warnings(api, likely, len(models)):
+    for warning in _budget_warnings(api, [likely for likely, _ in estimates.values()]):
         print_err(f"warning: {warning}")
 
 
-def _budget_warnings(budget: ApiSettings, likely: Estimate, models: int) -> Iterator[str]:
-    """The limits that the likely use of some models exceeds."""
-    tokens = likely.prompt_tokens + likely.completion_tokens
+def _budget_warnings(budget: ApiSettings, likely: Sequence[Estimate]) -> Iterator[str]:
+    """The limits that the likely use of all models exceeds."""
     for unit, count in (
-        ("requests", likely.requests),
-        ("tokens", tokens),
-        ("cost", likely.cost),
+        ("requests", sum(each.requests for each in likely)),
+        ("tokens", sum(each.prompt_tokens + each.completion_tokens for each in likely)),
+        ("cost", sum(each.cost for each in likely)),
     ):
         limit = getattr(budget, f"max_{unit}")
-        if limit is not None and count * models > limit:
-            likely_use = f"{count * models:,.2f}" if unit == "cost" else f"{count * models:,}"
+        if limit is not None and count > limit:
+            likely_use = f"{count:,.2f}" if unit == "cost" else f"{count:,}"
             yield (
                 f"the budget will probably not suffice: likely {unit} {likely_use}, "
                 f"`expert.api.max_{unit}` is {limit:,}"

@@ -108,8 +108,7 @@ def check_names(context: RunContext) -> None:
     files would mix.
     """
     assert context.run.methods, "each is created from its options"
-    for name in context.recipe.expert.names:
-        check_expert(context, name)
+    _check_experts(context)
     name, path = context.recipe.model.name, context.run.path.resolve()
     student = Path(locate(name))
     if student.is_dir() and (student.is_relative_to(path) or path.is_relative_to(student)):
@@ -119,22 +118,40 @@ def check_names(context: RunContext) -> None:
         )
 
 
+def check_additions(context: RunContext) -> None:
+    """Raise an EefError if what is added to a run that was played is wrong.
+
+    It stays in the run's recipe, so a mistake in it could not be taken back.
+    """
+    check_names(context)
+    check_replayable(context)
+    check_roles(context)
+
+
+def check_tasks(context: RunContext) -> None:
+    """StoreError if the environment has changed, ConfigError if test tasks are trained on.
+
+    Needs no torch and loads no model.
+    """
+    run = context.run
+    _check_fingerprint(run.path, run.fingerprint, context.fingerprint())
+    _check_disjoint_splits(context)
+
+
 def check_run(context: RunContext) -> None:
     """Raise an EefError if the run cannot succeed: its environment has changed, an expert is not
     available, test tasks are trained on, or the student cannot be used."""
     run = context.run
-    _check_fingerprint(run.path, run.fingerprint, context.fingerprint())
-    collected = all(run.is_done(stage) for stage in run.stages if stage.method == EXPERT)
-    for name in run.recipe.expert.names:
-        check_expert(context, name)
-    for name in run.recipe.expert.names:
-        if name.startswith("hf/") and not collected:
-            require_package("torch", f"the expert `{name}`")
-            _check_model(context, name)
-            _check_template(context, name)
+    check_tasks(context)
+    _check_experts(context)
+    if not _has_expert_data(context):
+        for name in run.recipe.expert.names:
+            if name.startswith("hf/"):
+                require_package("torch", f"the expert `{name}`")
+                _check_model(context, name)
+                _check_template(context, name)
     check_replayable(context)
     check_roles(context)
-    _check_disjoint_splits(context)
     check_trackers(run.recipe.track)
     if run.recipe.rollouts.engine != "local" and not all(map(run.is_done, run.stages)):
         context.engines.check()
@@ -221,6 +238,19 @@ def _check_fingerprint(path: Path, then: Mapping[str, Any], now: Mapping[str, An
             f"`{path}` was started in another environment (it differs in: {', '.join(differing)})",
             hint="restore its data, or start a run in another directory",
         )
+
+
+def _check_experts(context: RunContext) -> None:
+    """Raise an EefError if an expert that has yet to play or be imported is not available."""
+    if not _has_expert_data(context):
+        for name in context.recipe.expert.names:
+            check_expert(context, name)
+
+
+def _has_expert_data(context: RunContext) -> bool:
+    """Whether the experts have done all that the run needs of them."""
+    run = context.run
+    return all(run.is_done(stage) for stage in run.stages if stage.method == EXPERT)
 
 
 def check_replayable(context: RunContext) -> None:

@@ -142,7 +142,7 @@ def _store_once(item: Trajectory, store: Store, name: str) -> None:
         )
 
 
-def estimate_api_cost(context: RunContext) -> tuple[Estimate, Estimate]:
+def estimate_api_cost(context: RunContext, name: str) -> tuple[Estimate, Estimate]:
     """The likely and the highest cost of an `openai/<model>` expert on the training tasks."""
     guide: Policy | None
     try:
@@ -154,7 +154,7 @@ def estimate_api_cost(context: RunContext) -> tuple[Estimate, Estimate]:
         context.expert_tasks,
         guide,
         settings=context.recipe.expert.api or ApiSettings(),
-        sampling=context.sampling(COLLECT),
+        sampling=context.sampling(COLLECT, name),
         step_limit=context.step_limit,
     )
 

@@ -135,7 +135,8 @@ def _side_by_side(
         while waiting or working:
             while waiting and len(working) < jobs:
                 gpu = free.popleft() if gpus else None
-                worker = _start(run, waiting.popleft(), threads_of(run.recipe, jobs), gpu)
+                method = waiting.popleft()
+                worker = _start(run, method, threads_of(run.recipes[method], jobs), gpu)
                 working[worker.pipe] = worker
             for pipe in wait(list(working)):
                 assert isinstance(pipe, Connection)

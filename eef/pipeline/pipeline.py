@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from eef.errors import LockedError, StoreError
-from eef.pipeline.checks import check_names, check_run, merge_recipes
+from eef.pipeline.checks import check_additions, check_names, check_run, check_tasks, merge_recipes
 from eef.pipeline.context import RunContext
 from eef.pipeline.execution import EXECUTORS
 from eef.pipeline.recipe import Recipe
@@ -34,6 +34,7 @@ class Pipeline:
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
         self.context = RunContext(run)
+        self._checked = False
 
     @classmethod
     def create(cls, path: Path | str, recipe: Recipe, *, shared: bool = False) -> Pipeline:
@@ -42,7 +43,8 @@ class Pipeline:
         Methods may be added to a run, since each is independent; those it was started with remain.
         Settings that affect no result may change, such as the budget of an API.
         As long as nothing has been played, the recipe may still change. A recipe with a wrong name
-        raises an EefError before the directory is created; see `eef.pipeline.checks.check_names`.
+        raises an EefError before the directory is created or its recipe is extended; see
+        `eef.pipeline.checks.check_names`.
 
         If the run is `shared`, several processes may create it at the same time, each with methods
         of its own.
@@ -68,10 +70,12 @@ class Pipeline:
         played = (path / EXPERT).exists()
         if recipe_file.exists() and (played or (joined and _is_equal(recipe_file, recipe))):
             merged = merge_recipes(recipe_file, recipe)
+            extended = cls(RunDirectory(path, merged))
             settings = json.loads(merged.to_json())
             if settings != read_json(recipe_file):
+                check_additions(extended.context)
                 write_json(recipe_file, settings)
-            return cls(RunDirectory(path, merged))
+            return extended
         check_names(pipeline.context)
         fingerprint = pipeline.context.fingerprint()
         with disk_errors(path):
@@ -92,15 +96,19 @@ class Pipeline:
     def execute(self, stage: Stage, on_progress: OnProgress = ignore_progress) -> None:
         """Execute a stage unless it is done, with the recipe's number of threads.
 
-        StoreError if a stage it depends on is not done, or if another process works on this method.
+        StoreError if a stage it depends on is not done, if another process works on this method, or
+        if the environment has changed. ConfigError if a task is both trained and tested on.
         """
         if self.run.is_done(stage):
             return
         check_dependencies(self.run, stage)
+        if not self._checked:
+            check_tasks(self.context)
+            self._checked = True
         folder = self.run.folder(stage)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with acquire_lock(self.run.store(stage.method) / LOCK_FILE) as lock, self._threads():
+        with acquire_lock(self.run.store(stage.method) / LOCK_FILE) as lock, self._threads(stage):
             if self.run.is_done(stage):
                 return
             with StatusWriter(self.run, stage, lock) as status:
@@ -149,9 +157,9 @@ class Pipeline:
         finally:
             self.context.close()
 
-    def _threads(self) -> AbstractContextManager[None]:
+    def _threads(self, stage: Stage) -> AbstractContextManager[None]:
         """`train.threads` for everything that a stage computes; by default what torch has."""
-        threads = self.run.recipe.train.threads
+        threads = self.context.recipe_of(stage).train.threads
         return process_settings(threads) if threads else nullcontext()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,8 @@ Tracker = Literal[
     "aim",
     "dvclive",
 ]
+_OF_THE_RUN = ("evaluate.split", "rollouts.engine", "rollouts.server", "rollouts.cache_gib")
+"""Settings of overridable groups that are read from the run's recipe alone."""
 _EXCLUSIVE = ({"updates", "epochs"}, {"rollouts_per_task", "rollouts", "tokens"})
 """Settings of which a group has at most one; to set one is to unset the others."""
 
@@ -261,7 +264,12 @@ class Recipe(Settings):
                     f"`overrides.{name}` has no effect: {name!r} is not a method of this recipe "
                     "that has rounds"
                 )
-            self.of_method(name)
+            own = self.of_method(name)
+            for setting in _OF_THE_RUN:
+                if attrgetter(setting)(own) != attrgetter(setting)(self):
+                    raise ValueError(
+                        f"`overrides.{name}.{setting}` has no effect: all methods of a run share it"
+                    )
         return self
 
     def of_method(self, method: str) -> Recipe:

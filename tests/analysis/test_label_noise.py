@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from itertools import combinations, pairwise, product
 
 import pytest
@@ -114,6 +116,15 @@ def test_states_are_played_and_counted(played):
     assert again == noise, "nothing is played twice"
     assert (played / "eef/round1/noise/trajectories.jsonl").read_bytes() == before
     assert [(each.done, each.total) for each in reports] == [(4 * len(noise.states),) * 2]
+
+
+def test_nothing_is_measured_in_another_environment(played, tmp_path):
+    shutil.copytree(played, tmp_path / "run")
+    path = tmp_path / "run/fingerprint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prompt": "another"}))
+    done = eef("label-noise", tmp_path / "run", "--trajectories", 2, "--rollouts", 4)
+    assert done.exit_code == 2
+    assert "another environment (it differs in: prompt)" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,13 @@ def test_results_hold_the_evaluated_rounds(finished):
         ({"grpo": {"train": 3}}, "`overrides.grpo.train` is 3; expected a table", ""),
         ({"grpo": {"train": {"update": 3}}}, "unknown setting 'train.update'", "updates"),
         ({"grpo": {"rounds": 0}}, "`rounds` is 0; expected 1 or more", ""),
+        ({"grpo": {"evaluate": {"split": "dev"}}}, "`overrides.grpo.evaluate.split` has no", ""),
+        ({"grpo": {"rollouts": {"cache_gib": 1}}}, "`overrides.grpo.rollouts.cache_gib` has", ""),
+        (
+            {"grpo": {"rollouts": {"engine": "vllm"}}},
+            "`overrides.grpo.rollouts.engine` has no effect: all methods of a run share it",
+            "",
+        ),
     ],
 )
 def test_a_mistaken_override_is_reported(student, overrides, message, hint):

@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from eef.errors import ConfigError, EefError, ModelError, StoreError
+from eef.errors import ConfigError, DataError, EefError, ModelError, StoreError
 from eef.pipeline.execution import EXECUTORS
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.run_directory import RunDirectory
@@ -16,6 +16,7 @@ from eef.pipeline.stages import COLLECT, Stage, round_methods, stages_of
 from eef.trajectory import Author
 from eef.utils.locks import acquire_lock
 from eef.utils.progress import Progress, ignore_progress
+from tests.fakes.scripted_run import start_run
 from tests.fakes.small_run import as_recipe, losses, rollouts, save_student, small_recipe
 
 
@@ -201,6 +202,32 @@ def test_a_run_that_cannot_succeed_is_refused_before_anything_is_played(student,
     assert not (tmp_path / "b").exists()
 
 
+def test_no_stage_is_executed_in_another_environment(student, tmp_path):
+    Pipeline.create(tmp_path / "run", two_rounds(student)).execute(COLLECT)
+    path = tmp_path / "run/fingerprint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prompt": "another"}))
+    pipeline = Pipeline.open(tmp_path / "run")
+    pipeline.execute(COLLECT)  # it is done
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"another environment \(it differs in: prompt\)"):
+            pipeline.execute(Stage("bc", 0, "select"))
+
+
+def test_what_collected_experts_needed_is_not_needed_again(student, tmp_path):
+    recipe = small_recipe(student, methods=["bc"])
+    source = Pipeline.create(tmp_path / "source", as_recipe({**recipe, "options": {}}))
+    source.execute(COLLECT)
+    file = (source.run.store("expert") / "trajectories.jsonl").rename(tmp_path / "expert.jsonl")
+    recipe |= {"options": {}, "expert": {"names": [f"file/{file}"]}}
+    pipeline = Pipeline.create(tmp_path / "run", as_recipe(recipe))
+    pipeline.execute(COLLECT)
+    file.unlink()
+    pipeline.check()
+    Pipeline.create(tmp_path / "run", as_recipe({**recipe, "methods": ["bc", "rft4"]}))
+    with pytest.raises(DataError, match="no such file"):
+        Pipeline.create(tmp_path / "another", as_recipe(recipe))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -215,6 +242,28 @@ def test_a_run_with_a_wrong_name_is_not_created(changes, message, student, tmp_p
     with pytest.raises(EefError, match=message):
         Pipeline.create(tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ["bc", "eef", "efe"]}, "unknown method 'efe'"),
+        (
+            {"methods": ["bc", "eef", "rft4"], "options": {"rft4": {"m": 3}}},
+            "unknown setting 'm'",
+        ),
+        ({"methods": ["bc", "eef", "mpo"]}, "needs a model for the role"),
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_wrong_method_is_not_added_to_a_run(changes, message, shared, tmp_path):
+    run = start_run(tmp_path / "run", methods=["bc", "eef"])
+    run.run.store("expert").mkdir()
+    settings = json.loads((tmp_path / "run/recipe.json").read_text())
+    changes = {**changes, "options": {**settings["options"], **changes.get("options", {})}}
+    with pytest.raises(EefError, match=message):
+        Pipeline.create(tmp_path / "run", as_recipe(settings | changes), shared=shared)
+    assert json.loads((tmp_path / "run/recipe.json").read_text()) == settings
 
 
 @pytest.mark.parametrize("directory", ["models", "models/base", "models/base/run"])
@@ -246,8 +295,10 @@ def test_the_recipe_states_how_many_methods_run_at_a_time(student, tmp_path, mon
 
 def test_a_task_is_not_both_trained_and_tested_on(student, tmp_path):
     pipeline = Pipeline.create(tmp_path / "run", two_rounds(student, evaluate={"split": "train"}))
-    with pytest.raises(ConfigError, match="of the test tasks are training tasks, for example toy/"):
-        pipeline.check()
+    for attempt in (pipeline.check, lambda: pipeline.execute(COLLECT)):
+        with pytest.raises(ConfigError, match="of the test tasks are training tasks, for example"):
+            attempt()
+    assert not (tmp_path / "run/expert").exists()
 
 
 def test_each_round_may_continue_from_the_last_checkpoint(student, finished, tmp_path):

@@ -34,7 +34,7 @@ from eef.rollouts.runner import RolloutParameters, RolloutSpec
 from eef.rollouts.store import Store, read_trajectories
 from eef.trajectory import Author
 from tests.fakes.served import FAULTS, Proxy, chat_answer, serving
-from tests.fakes.small_run import as_recipe, eef, small_recipe
+from tests.fakes.small_run import as_recipe, eef, small_recipe, write_recipe
 
 KEY = "sk-very-secret-0123456789"
 SAMPLING = Sampling(temperature=0.7, max_tokens=40)
@@ -448,6 +448,20 @@ def test_a_dry_run_warns_if_the_budget_will_not_suffice(recipe, tmp_path):
         assert "cost unknown" not in done.stderr
         assert ("warning: " in done.stderr) == (warning is not None)
         assert (warning or "") in done.stderr
+
+
+def test_a_dry_run_estimates_each_expert_with_its_own_sampling(recipe):
+    settings = {**json.loads(Path(recipe).read_text())}
+    own = {"openai/n": {"sampling": {"max_tokens": 3000}}}
+    settings["expert"] = {"names": ["openai/m", "openai/n"], "own": own}
+    changed = write_recipe(Path(recipe).with_name("own.json"), settings)
+    done = eef("collect", changed, "--dry-run", "--set", "expert.api.max_tokens=100")
+    assert done.exit_code == 0, done.stderr
+    most = re.findall(r"at most +[\d,]+ requests, .* ([\d,]+) completion tokens", done.stdout)
+    assert most == [f"{8 * 7 * 8:,}", f"{8 * 7 * 3000:,}"]
+    likely = re.findall(r"likely +.* ([\d,]+) prompt tokens, ([\d,]+) comp", done.stdout)
+    total = sum(int(each.replace(",", "")) for pair in likely for each in pair)
+    assert f"likely tokens {total:,}," in done.stderr
 
 
 def test_an_expert_is_sampled_in_its_own_way(recipe, tmp_path):

@@ -26,6 +26,7 @@ from eef.task import Task
 from eef.trajectory import Author
 from eef.utils.cache import cache_directory
 from eef.utils.jsonl import append_jsonl, disk_errors, numbered_records, repair_tail
+from eef.utils.locks import await_lock
 from eef.utils.progress import OnProgress, Progress, ignore_progress
 
 PRESETS = {"flawless": 0.0, "strong": 0.04, "weak": 0.11}
@@ -130,9 +131,12 @@ class GoldPaths:
         self._known[key] = path
         with disk_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
-        repair_tail(file)
-        append_jsonl(file, {"start": key, "actions": list(path.actions), "reward": path.reward})
+        # other processes fill the same cache, and a repair cuts off a line that is being written
+        with await_lock(file.with_suffix(".lock")):
+            with disk_errors(file):
+                file.touch()
+            repair_tail(file)
+            append_jsonl(file, {"start": key, "actions": list(path.actions), "reward": path.reward})
 
 
 def play_path(env: Env, task: Task, actions: Iterable[str]) -> GoldPath:

@@ -1,12 +1,14 @@
 """Gold paths: lapses, thoughts, and paths that cannot be generated."""
 
 import random
+import threading
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.envs.scienceworld.thoughts import think
-from eef.envs.simulators.gold_paths import GoldExpert, GoldPaths, lapse
+from eef.envs.simulators import gold_paths
+from eef.envs.simulators.gold_paths import GoldExpert, GoldPath, GoldPaths, lapse
 from eef.rollouts.runner import RolloutSpec, play
 from eef.trajectory import Author, TrajectorySet
 from tests.fakes.counting import CountingEnv
@@ -44,6 +46,31 @@ def test_a_failed_gold_path_affects_only_its_task(tmp_path, monkeypatch):
     }
     assert played.pop(tasks[1].id) == "error"
     assert "error" not in played.values()
+    env.close()
+
+
+def test_processes_that_fill_the_same_cache_do_not_damage_it(tmp_path, monkeypatch):
+    env = CountingEnv(workers=1)
+    tasks = list(env.tasks("train").head(2))
+    one, other = (GoldPaths(env, tmp_path) for _ in range(2))
+    append, path = gold_paths.append_jsonl, GoldPath(("1",), 1.0)
+    second = threading.Thread(target=other._keep, args=(tasks[1], path))
+
+    def append_slowly(file, record):
+        monkeypatch.setattr(gold_paths, "append_jsonl", append)
+        whole = tmp_path / "whole"
+        append(whole, record)
+        with file.open("ab", buffering=0) as stream:
+            stream.write(whole.read_bytes()[:20])
+            second.start()
+            second.join(0.5)
+            stream.write(whole.read_bytes()[20:])
+
+    monkeypatch.setattr(gold_paths, "append_jsonl", append_slowly)
+    one._keep(tasks[0], path)
+    second.join()
+    again = GoldPaths(env, tmp_path)
+    assert [again[task] for task in tasks] == [path, path]
     env.close()
 
 
