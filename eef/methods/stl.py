@@ -88,7 +88,7 @@ class Stl(Configured[StlOptions]):
     ) -> Sequence[Planned]:
         planned = []
         for task in tasks:
-            played = trajectories.of_task(task)
+            played = [item for item in trajectories.of_task(task) if item.status != "error"]
             again = not any(item.success for item in played)
             count = min(len(played) + again, self.options.tries)
             planned += [PlannedState(task, None, 1)] * count

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from eef.errors import MethodError, StoreError
 from eef.methods.base import Planned
 from eef.models.settings import REMOVED_FILE
-from eef.note import Note
+from eef.note import Note, NoteSet
 from eef.pipeline.context import RunContext
 from eef.pipeline.evaluation import EvalResult, summarize
 from eef.pipeline.experts import (
@@ -29,6 +30,7 @@ from eef.pipeline.ledger import Cost, parse_cost, usage_of
 from eef.pipeline.model_card import model_card
 from eef.pipeline.ranks import train_in_ranks
 from eef.pipeline.roles import base_model, player_of, role_model, roles_of, trained_roles
+from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, trained_before
 from eef.policies.acting import Role
 from eef.policy import Policy
@@ -89,6 +91,7 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
     the last turn as often as the budget allows.
     """
     run, recipe = context.run, context.recipe_of(stage)
+    finish_training(context, trained_before(stage))
     method, tasks = run.methods[stage.method], {task.id: task for task in context.train_tasks}
     with Store.open(run.store(stage.method), base=read_trajectories(run.store(EXPERT))) as store:
         models = _Models(context, stage, partial(context.explorer, stage))
@@ -105,20 +108,15 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
             # not those that an interrupted round has requested after what this one has reached
             return sum(store.trajectories.notes[name].usage.generated_tokens for name in asked)
 
+        def plan_round(seen: TrajectorySet) -> Sequence[Planned]:
+            return method.plan(seen, list(tasks), stage.round)
+
         budget = recipe.budget.of_round(len(context.train_tasks))
         earlier = _branch_counts(store.trajectories, stage.round)
         parts: Iterable[list[PlannedState]]
         for turn in range(method.turns):
-            seen = _seen(store.trajectories, stage.round, played)
             plan = _plan(
-                partial(method.plan, seen, list(tasks), stage.round),
-                context,
-                stage,
-                store,
-                tasks,
-                models,
-                on_progress,
-                asked,
+                plan_round, played, asked, context, stage, store, tasks, models, on_progress
             )
             before, fresh = len(played), without(plan, states)
             left = budget.after(before, tokens_of(before) + tokens_of_notes())
@@ -144,9 +142,7 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
                     _play(context, stage, new, store, policy, on_progress, before=played)
                     played += new
         if method.roles:
-            seen = _seen(store.trajectories, stage.round, played)
-            plan_again = partial(method.plan, seen, list(tasks), stage.round)
-            _plan(plan_again, context, stage, store, tasks, models, on_progress, asked)
+            _plan(plan_round, played, asked, context, stage, store, tasks, models, on_progress)
         rollouts = (item for item in store.trajectories if not item.by_expert)
         notes = [note for note in store.trajectories.notes if note.round == stage.round]
         _finish_rollouts(
@@ -192,31 +188,38 @@ class _Models:
             yield inside, self.player
 
 
-def _seen(trajectories: TrajectorySet, round: int, played: Sequence[RolloutSpec]) -> TrajectorySet:
-    """What a plan sees: earlier rounds and the rollouts that this one has played so far.
+def _seen(
+    trajectories: TrajectorySet, round: int, played: Sequence[RolloutSpec], asked: AbstractSet[str]
+) -> TrajectorySet:
+    """What a plan sees: earlier rounds, and what this one has played and asked for so far.
 
-    An interrupted round has stored more, which must not change the plan.
+    An interrupted round has stored more rollouts and notes, which must not change the plan.
     """
     ids = {name for spec in played for name in attempt_ids(spec.id)}
     known = (item for item in trajectories if item.round < round or item.id in ids)
-    return TrajectorySet(known, trajectories.notes)
+    notes = (note for note in trajectories.notes if note.round < round or note.id in asked)
+    return TrajectorySet(known, NoteSet(notes))
 
 
 def _plan(
-    plan: Callable[[], Sequence[Planned]],
+    plan: Callable[[TrajectorySet], Sequence[Planned]],
+    played: Sequence[RolloutSpec],
+    asked: set[str],
     context: RunContext,
     stage: Stage,
     store: Store,
     tasks: Mapping[str, Task],
     models: _Models,
     on_progress: OnProgress,
-    asked: set[str] | None = None,
 ) -> list[PlannedState]:
-    """The states of a plan, once all of its notes are in the store; `asked` receives their ids."""
-    recipe, asked = context.recipe_of(stage), set[str]() if asked is None else asked
+    """The states of a plan, once all of its notes are in the store; `asked` receives their ids.
+
+    A plan sees what `played` and `asked` name; see `_seen`.
+    """
+    recipe = context.recipe_of(stage)
     owner = f"{stage.method}/evaluation" if stage.kind == "evaluate" else stage.method
     while True:
-        planned = plan()
+        planned = plan(_seen(store.trajectories, stage.round, played, asked))
         specs = note_specs(
             [item for item in planned if isinstance(item, PlannedNote)],
             tasks,
@@ -344,11 +347,21 @@ def train_here(context: RunContext, stage: Stage, on_progress: OnProgress, ranks
         stop_ids=renderer.stop_ids,
         weights=weights,
     )
-    _write_card(context, stage, None)
     # adapters are merged to act, which the next training cannot undo; servers need the memory
     if recipe.rollouts.engine == "local" and not has_adapters(model) and ranks.count == 1:
         context.keep_loaded(str(run.checkpoint(stage)), model, tokenizer)
-    _remove_what_rounds_passed_on(context, stage)
+    finish_training(context, stage)
+
+
+def finish_training(context: RunContext, trained: Stage) -> None:
+    """What follows a training that is done: its model card, and the removal of what is not kept.
+
+    The stages that build on it call this again, in case that its process was ended in between.
+    """
+    run = context.run
+    if run.last_file(trained).is_file() and not _card_file(run, trained).is_file():
+        _write_card(context, trained, run.evaluation(trained.method, trained.round))
+    _remove_what_rounds_passed_on(context, trained)
 
 
 def _train_roles(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
@@ -510,26 +523,31 @@ def _remove_checkpoint(checkpoint: Path) -> None:
     write_json(checkpoint / REMOVED_FILE, {"setting": "train.keep_checkpoints"})
     # the manifest last: without it, an interrupted removal would not be continued
     for path in sorted(checkpoint.iterdir(), key=lambda path: path.name == MANIFEST_FILE):
-        if path.name != REMOVED_FILE:
+        if path.is_dir():  # such as several chat templates
+            shutil.rmtree(path)
+        elif path.name != REMOVED_FILE:
             path.unlink()
 
 
 def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     """Play the test tasks; these rollouts are kept apart from those that are trained on."""
     run = context.run
+    if stage.method != EXPERT:
+        finish_training(context, stage.sibling("train"))
     tasks = {task.id: task for task in context.test_tasks}
     planned: list[PlannedState] = []
     specs: list[RolloutSpec] = []
+    asked: set[str] = set()
     with Store.open(run.evaluation_store(stage)) as store:
         models = _Models(context, stage, partial(context.student, stage.sibling("train")))
         for _ in range(1 if stage.method == EXPERT else run.methods[stage.method].attempts):
-            seen = _seen(store.trajectories, 0, specs)
-            plan = _evaluation_plan(context, stage, store, seen, tasks, models, on_progress)
+            plan = _evaluation_plan(specs, asked, context, stage, store, tasks, models, on_progress)
             planned += without(plan, planned)
             every = _evaluation_specs(context, stage, planned, tasks)
             fresh = every[len(specs) :]
             expert = run.recipe.expert.players[0] if stage.method == EXPERT else ""
-            _play(context, stage, fresh, store, models.player, on_progress, expert=expert)
+            player = models.player
+            _play(context, stage, fresh, store, player, on_progress, before=specs, expert=expert)
             specs = every
         ends = [last_attempt(store.trajectories, spec.id) for spec in specs]
         cost = usage_of(store.trajectories, store.trajectories.notes)
@@ -550,10 +568,11 @@ def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None
 
 
 def _evaluation_plan(
+    played: Sequence[RolloutSpec],
+    asked: set[str],
     context: RunContext,
     stage: Stage,
     store: Store,
-    seen: TrajectorySet,
     tasks: Mapping[str, Task],
     models: _Models,
     on_progress: OnProgress,
@@ -562,15 +581,11 @@ def _evaluation_plan(
     if stage.method == EXPERT:
         return [PlannedState(task, None, 1) for task in tasks]
     method = context.run.methods[stage.method]
-    return _plan(
-        partial(method.plan_evaluation, seen, list(tasks)),
-        context,
-        stage,
-        store,
-        tasks,
-        models,
-        on_progress,
-    )
+
+    def plan(seen: TrajectorySet) -> Sequence[Planned]:
+        return method.plan_evaluation(seen, list(tasks))
+
+    return _plan(plan, played, asked, context, stage, store, tasks, models, on_progress)
 
 
 def _evaluation_specs(
@@ -688,4 +703,8 @@ def _write_card(context: RunContext, trained: Stage, result: EvalResult | None) 
         result=result,
         fingerprint=run.fingerprint,
     )
-    write_text(run.checkpoint(trained) / "README.md", card)
+    write_text(_card_file(run, trained), card)
+
+
+def _card_file(run: RunDirectory, trained: Stage) -> Path:
+    return run.checkpoint(trained) / "README.md"

@@ -7,14 +7,14 @@ from eef.pipeline.evaluation import first_attempts
 from eef.trajectory import Author, Step, Trajectory
 
 
-def ended(task, *rewards, status="terminated"):
+def ended(task, *rewards, status="terminated", suffix=""):
     steps = tuple(
         Step(observation="o", completion="Action: a", action="a", reward=reward)
         for reward in rewards
     )
     reward = None if status == "error" else max(0.0, sum(rewards))
     return Trajectory(
-        id=f"evaluation/{task}",
+        id=f"evaluation/{task}{suffix}",
         task=task,
         author=Author("student", "p"),
         steps=steps,
@@ -50,13 +50,20 @@ def test_scores_by_part_and_by_group():
 def test_a_second_attempt_replaces_a_failed_one():
     broken, again = (
         ended("scienceworld/boil/14", status="error"),
-        ended("scienceworld/boil/14", 1.0),
+        ended("scienceworld/boil/14", 1.0, suffix="~1"),
     )
     counted = first_attempts([broken, again])
     assert score_task_groups(counted, "scienceworld").all.mean_reward == 1.0
 
 
 def test_a_retry_after_a_known_loss_does_not_count():
-    lost, won = ended("scienceworld/boil/14", 0.5), ended("scienceworld/boil/14", 1.0)
+    lost = ended("scienceworld/boil/14", 0.5)
+    won = ended("scienceworld/boil/14", 1.0, suffix="#1")
     counted = first_attempts([lost, won])
     assert score_task_groups(counted, "scienceworld").all.mean_reward == 0.5
+
+
+def test_a_first_attempt_that_failed_twice_counts_as_failed():
+    broken = [ended("toy/1", status="error", suffix=suffix) for suffix in ("", "~1")]
+    retries = [ended("toy/1", 1.0, suffix=suffix) for suffix in ("#1", "#1~1", "#10")]
+    assert first_attempts([*broken, *retries]) == [broken[1]]

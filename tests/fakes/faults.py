@@ -35,8 +35,8 @@ def contents(directory: Path) -> dict[str, Any]:
 
 def _contents(directory: Path) -> Iterator[tuple[str, Any]]:
     for path in sorted(directory.rglob("*")):
-        if not path.is_file() or path.suffix in PASSING or "training" in path.parts:
-            continue  # checkpoints of a finished training may be left by a kill
+        if not path.is_file() or path.suffix in PASSING:
+            continue
         if path.name == STATUS_FILE:
             continue  # of the process that wrote it
         name = str(path.relative_to(directory))

@@ -179,6 +179,9 @@ def test_what_it_plans_and_who_it_asks():
     lost, won = rollout("0", None, "lose"), rollout("1", None, "win")
     for played, planned in [([], 1), ([lost], 2), ([lost, won], 2), ([won], 1)]:
         assert len(method.plan_evaluation(TrajectorySet(played), [TASK])) == planned
+    broken = rollout("2", None, "error")
+    for played, planned in [([broken], 1), ([broken, lost], 2), ([lost, broken], 2)]:
+        assert len(method.plan_evaluation(TrajectorySet(played), [TASK])) == planned
     three = [replace(lost, id=str(number)) for number in range(3)]
     assert len(method.plan_evaluation(TrajectorySet(three), [TASK])) == 3
     assert method.roles[VALUE_ROLE].trained == "base"
