@@ -52,7 +52,8 @@ class Method(Protocol):
     student's rollouts of rounds up to `round` only, and their results depend on the set of
     trajectories, not on its order. `prompt_suffix` is appended to the environment's prompt whenever
     the student acts; it is mostly empty. `branches` states whether `plan` returns states inside
-    recorded trajectories, which needs an environment that can be replayed.
+    recorded trajectories, which needs an environment that can be replayed. `acts` states whether
+    `select` may return acts, which are trained on exactly as they were sampled.
 
     `roles` are the models beside the student that a method asks, by name, and `acting` is how the
     student takes a turn with them. A plan may hold notes: the pipeline requests them and plans
@@ -66,6 +67,9 @@ class Method(Protocol):
 
     @property
     def branches(self) -> bool: ...
+
+    @property
+    def acts(self) -> bool: ...
 
     @property
     def name(self) -> str: ...
@@ -134,6 +138,10 @@ class Configured(Generic[OptionsT]):
 
     @property
     def branches(self) -> bool:
+        return False
+
+    @property
+    def acts(self) -> bool:
         return False
 
     @property

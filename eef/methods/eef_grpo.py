@@ -63,6 +63,10 @@ class EefGrpo(Eef):
     Options: ClassVar[type[MethodOptions]] = EefGrpoOptions
 
     @property
+    def acts(self) -> bool:
+        return True
+
+    @property
     def branches(self) -> bool:
         like_eef = self.options.eef_rounds > 0 and self.options.M > 0
         return self.options.group_states > 0 or like_eef

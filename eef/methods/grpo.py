@@ -41,6 +41,10 @@ class Grpo(Configured[GrpoOptions]):
 
     Options: ClassVar[type[MethodOptions]] = GrpoOptions
 
+    @property
+    def acts(self) -> bool:
+        return True
+
     def plan(
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
     ) -> list[PlannedState]:

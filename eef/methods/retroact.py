@@ -74,6 +74,10 @@ class Retroact(Configured[RetroactOptions]):
         return {REFLECTOR: RoleUse(trained=trained, at_test=self.options.test_attempts > 1)}
 
     @property
+    def acts(self) -> bool:
+        return True
+
+    @property
     def turns(self) -> int:
         return self.options.attempts
 

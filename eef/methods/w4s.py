@@ -64,6 +64,10 @@ class W4s(Configured[W4sOptions]):
         return self.options.depth > 1
 
     @property
+    def acts(self) -> bool:
+        return True
+
+    @property
     def turns(self) -> int:
         return self.options.depth
 

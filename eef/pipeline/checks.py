@@ -109,6 +109,7 @@ def check_names(context: RunContext) -> None:
     """
     assert context.run.methods, "each is created from its options"
     _check_experts(context)
+    check_acts(context)
     name, path = context.recipe.model.name, context.run.path.resolve()
     student = Path(locate(name))
     if student.is_dir() and (student.is_relative_to(path) or path.is_relative_to(student)):
@@ -151,6 +152,7 @@ def check_run(context: RunContext) -> None:
                 _check_model(context, name)
                 _check_template(context, name)
     check_replayable(context)
+    check_acts(context)
     check_roles(context)
     check_trackers(run.recipe.track)
     if run.recipe.rollouts.engine != "local" and not all(map(run.is_done, run.stages)):
@@ -263,6 +265,18 @@ def check_replayable(context: RunContext) -> None:
             f"environment {context.env.name!r} cannot be replayed, and method {branching[0]!r} "
             "starts rollouts inside recorded episodes",
             hint="use methods that start at tasks alone, such as `bc` and `rft6`",
+        )
+
+
+def check_acts(context: RunContext) -> None:
+    """ConfigError if a method trains on acts, and thought blocks that were sampled are dropped."""
+    if context.recipe.chat.thoughts == "kept":
+        return
+    if names := [name for name, each in context.run.methods.items() if each.acts]:
+        raise ConfigError(
+            f'`chat.thoughts` is "dropped", and method {names[0]!r} trains on completions exactly '
+            "as they were sampled, thoughts included",
+            hint='set it to "kept", or use methods that imitate, such as `eef`',
         )
 
 

@@ -30,6 +30,7 @@ NAME = "eef-student"
 
 LOOPBACK = "127.0.0.1"
 
+_BUSY_SECONDS = 60.0
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started with
 _VERSION = """
 from importlib.metadata import PackageNotFoundError, version
@@ -155,7 +156,7 @@ class VllmServers:
         self._group.end()
 
     async def revive(self, url: str) -> None:
-        """Start a server again if it has ended. ModelError the second time."""
+        """Start a server again if it has ended or does not answer. ModelError the second time."""
         server = next(each for each in self._group.servers if each.url == url)
         await asyncio.to_thread(self._restart, server)
 
@@ -164,7 +165,7 @@ class VllmServers:
         return sum(server.restarts for server in self._group.servers)
 
     def _restart(self, server: _Server) -> None:
-        if server.guarded.runs and self._answers(server):
+        if self._is_up(server):
             return
         server.guarded.end()
         if server.restarts:
@@ -176,6 +177,17 @@ class VllmServers:
         server.restarts += 1
         server.guarded = self._launch(server.port, server.gpu, server.log)
         self._wait(server)
+
+    def _is_up(self, server: _Server) -> bool:
+        """Whether a server answers. One that runs may be busy, so it has `_BUSY_SECONDS`."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while server.guarded.runs:
+            if self._answers(server):
+                return True
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        return False
 
     def _launch(self, port: int, gpu: str | None, log: Path) -> Guarded:
         serving = self.serving

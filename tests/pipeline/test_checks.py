@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from eef.cli.execution import recipe_of, refuse_options
@@ -34,6 +36,17 @@ def test_nothing_replaces_what_the_environment_states(tmp_path, monkeypatch):
     fingerprint = start_run(tmp_path / "run").run.fingerprint
     assert {key: fingerprint[key] for key in stated} == stated
     assert fingerprint["inference"] == "local"
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo", "gigpo", "retroact", "w4s", "eef+grpo"])
+def test_acts_are_trained_as_they_were_sampled(tmp_path, method):
+    roles = {"reflector": {"model": "base"}} if method == "retroact" else {}
+    changes = {"methods": ["bc", method], "options": {}, "roles": roles}
+    with pytest.raises(ConfigError, match=re.escape(f'"dropped", and method {method!r} trains')):
+        start_run(tmp_path / "run", chat={"thoughts": "dropped"}, **changes)
+    assert not (tmp_path / "run").exists()
+    start_run(tmp_path / "kept", **changes)
+    start_run(tmp_path / "imitated", chat={"thoughts": "dropped"})
 
 
 @pytest.mark.parametrize(

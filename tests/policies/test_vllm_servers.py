@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("torch")
 
 from eef.errors import ConfigError, ModelError
+from eef.policies import vllm_servers
 from eef.policies.settings import ServerSettings
 from eef.policies.vllm_servers import Serving, VllmServers, vllm_version
 from eef.utils.guard import Guarded
@@ -105,6 +106,21 @@ def test_a_server_that_ends_is_started_again_once_without_leaving_its_engine(pro
         asyncio.run(servers.revive(url))
     servers.stop()
     assert ends([first, second])
+
+
+def test_a_busy_server_is_not_ended_and_a_silent_one_is(program, tmp_path, monkeypatch):
+    servers = make_servers(program, tmp_path)
+    servers.start()
+    (url,), (engine,), answers = servers.urls, engines(tmp_path), servers._answers
+    busy = iter([False, False])
+    monkeypatch.setattr(servers, "_answers", lambda server: next(busy, True))
+    asyncio.run(servers.revive(url))
+    assert (servers.restarted(), lives(engine)) == (0, True)
+    monkeypatch.setattr(vllm_servers, "_BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(servers, "_answers", lambda each: each.restarts > 0 and answers(each))
+    asyncio.run(servers.revive(url))
+    assert (servers.restarted(), ends([engine])) == (1, True)
+    servers.stop()
 
 
 @pytest.mark.parametrize(
