@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date as Date
 from functools import cached_property, lru_cache
 from itertools import groupby, pairwise
@@ -79,7 +79,7 @@ class Rendered:
     """Token ids and their loss weights. `weights[i]` applies to the prediction of `ids[i]`.
 
     A token of weight 0 is visible and never trained. The weights of acts are advantages, which may
-    be negative.
+    be negative. `turn_ends` are the indices after the end of each assistant turn, () if unknown.
 
     Worked example (one token per word; the first completion is context, the second is trained):
 
@@ -89,6 +89,7 @@ class Rendered:
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    turn_ends: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.weights):
@@ -197,12 +198,13 @@ class Renderer:
             raise ModelError(f"{len(weights)} weights, but another number of assistant messages")
         first, *rest = self.template.parts(_with_next(messages))
         ids = list(self._encode(first, True))
-        values = [0.0] * len(ids)
+        values, ends = [0.0] * len(ids), []
         turns = zip(self._sampled(conversation), rest[::2], rest[1::2], weights, strict=True)
         for sampled, completion, between, weight in turns:
             self._add_turn(ids, values, completion, sampled, between, weight)
-        length = len(ids) - self._tokens_after_turn(rest[-1]) if rest else 0
-        return Rendered(tuple(ids[:length]), tuple(values[:length]))
+            ends.append(len(ids) - self._tokens_after_turn(between))
+        length = ends[-1] if ends else 0
+        return Rendered(tuple(ids[:length]), tuple(values[:length]), tuple(ends))
 
     def spans(
         self, conversation: Conversation, weights: Sequence[float]

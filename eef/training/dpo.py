@@ -8,8 +8,8 @@ Source: Rafailov et al., *Direct Preference Optimization*, arXiv 2305.18290.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +70,9 @@ class DpoTrainer(Trainer[RenderedPair]):
     ) -> None:
         super().__init__(model, parameters, pairs, settings, directory, ranks)
         self.beta = beta
+        started = time.monotonic()
         self.reference = self._reference_margins()
-        tokens = sum(len(response.ids) for pair in pairs for response in self.sequences(pair))
-        self.result = replace(self.result, processed_tokens=tokens)
+        self.count_passes(self.reference, started)
 
     def loss(self, part: Sequence[RenderedPair]) -> torch.Tensor:
         reference = torch.tensor([self.reference[pair] for pair in part], device=self.device)

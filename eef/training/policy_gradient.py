@@ -21,9 +21,10 @@ ratio); Shao et al., *DeepSeekMath*, arXiv 2402.03300 (group advantages, KL esti
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ from eef.training.trainer import (
     Parameters,
     Trainer,
     TrainResult,
+    digest,
     learning_rate,
     training_mode,
 )
@@ -157,6 +159,7 @@ class PolicyGradientTrainer(Trainer[Rendered]):
         self.temperature = 1.0 if ratio == "none" else temperature
         self.examples = list(examples) if gradient.imitation else []
         self.scales = {item: token_scales(item, gradient.mean_over) for item in acts}
+        started = time.monotonic()
         self.old: Mapping[Rendered, torch.Tensor] = {}
         self.frozen: Mapping[Rendered, torch.Tensor] = {}
         if ratio != "none":
@@ -164,9 +167,7 @@ class PolicyGradientTrainer(Trainer[Rendered]):
         if gradient.kl:
             assert reference is not None, "a KL term needs a reference"
             self.frozen = self._log_probabilities(reference)
-        passes = bool(self.old) + bool(self.frozen)
-        tokens = passes * sum(len(item.ids) for item in acts)
-        self.result = replace(self.result, processed_tokens=tokens)
+        self.count_passes([*self.old, *self.frozen], started)
 
     def loss(self, part: Sequence[Rendered]) -> torch.Tensor:
         negated, advantages, _ = self.token_losses(part, self.temperature)
@@ -197,9 +198,9 @@ class PolicyGradientTrainer(Trainer[Rendered]):
 
     def backward(self, update: int, batch: Sequence[Rendered]) -> list[torch.Tensor]:
         losses = super().backward(update, batch)
-        if not self.examples:
-            return losses
         examples = self._examples_of(update, len(batch))
+        if not examples:
+            return losses
         total = sum(sum(item.weights[1:]) for item in examples)
 
         def loss(part: Sequence[Rendered]) -> torch.Tensor:
@@ -221,8 +222,16 @@ class PolicyGradientTrainer(Trainer[Rendered]):
         return (item,)
 
     def hyperparameters(self) -> dict[str, Any]:
-        gradient = {**self.gradient.model_dump(), "ratio": self.ratio}
-        return {**gradient, "temperature": self.temperature, "round": self.place.round}
+        return {
+            **self.gradient.model_dump(),
+            **asdict(self.place),
+            "examples": digest(self.examples),
+            "ratio": self.ratio,
+            "temperature": self.temperature,
+        }
+
+    def sequences_of(self, update: int, batch: Sequence[Rendered]) -> list[Rendered]:
+        return [*batch, *self._examples_of(update, len(batch))]
 
     def learning_rate(self, update: int) -> float:
         done = (self.place.round - 1) * self.updates + update
@@ -230,6 +239,8 @@ class PolicyGradientTrainer(Trainer[Rendered]):
 
     def _examples_of(self, update: int, count: int) -> list[Rendered]:
         """The examples that are imitated in an update."""
+        if not self.examples:
+            return []
         order = shuffled_batches(len(self.examples), count, self.settings.seed)
         return [self.examples[index] for index in next(islice(order, update, None))]
 
@@ -264,7 +275,7 @@ def token_scales(item: Rendered, mean_over: str) -> torch.Tensor:
                                       turns     1  1/3  1/3  1/3  divided by 2 turns
                                       episodes  all 1/4           divided by 1 episode
     """
-    lengths = list(_turn_lengths(item.weights))
+    lengths = list(_turn_lengths(item))
     if mean_over == "tokens":
         return torch.ones(sum(lengths))
     if mean_over == "turns":
@@ -272,15 +283,14 @@ def token_scales(item: Rendered, mean_over: str) -> torch.Tensor:
     return torch.full((sum(lengths),), 1 / sum(lengths))
 
 
-def _turn_lengths(weights: Sequence[float]) -> Iterator[int]:
-    """Lengths of the runs of trained tokens: turns, since the environment's tokens separate them.
+def _turn_lengths(item: Rendered) -> Iterator[int]:
+    """The number of trained tokens of each turn that has any.
 
-    The first token of a sequence is predicted by nothing and never trained.
+    Without `turn_ends`, a turn is a run of trained tokens: the environment's separate them. The
+    first token of a sequence is predicted by nothing and never trained.
     """
-    length = 0
-    for weight in (*weights[1:], 0.0):
-        if weight:
-            length += 1
-        elif length:
+    trained = [weight != 0 for weight in item.weights]
+    runs = [end for end, (one, other) in enumerate(pairwise(trained), start=1) if one > other]
+    for start, end in pairwise((1, *(item.turn_ends or runs), len(trained))):
+        if length := sum(trained[start:end]):
             yield length
-            length = 0

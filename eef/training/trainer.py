@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -154,6 +154,10 @@ class Trainer(Generic[Item]):
         """The token sequences of an item that go through the model."""
         raise NotImplementedError
 
+    def sequences_of(self, update: int, batch: Sequence[Item]) -> list[Rendered]:
+        """The token sequences that go through the model in an update, counted from 0."""
+        return [each for item in batch for each in self.sequences(item)]
+
     def hyperparameters(self) -> dict[str, Any]:
         """Whatever determines the result besides items and settings, as JSON values."""
         return {}
@@ -267,13 +271,21 @@ class Trainer(Generic[Item]):
     def _count(self, batch: list[Item], loss: float, started: float) -> None:
         before = self.result
         before.losses.append(loss)
-        sequences = [each for item in batch for each in self.sequences(item)]
+        sequences = self.sequences_of(before.updates, batch)
         self.result = replace(
             before,
             updates=before.updates + 1,
             seconds=before.seconds + time.monotonic() - started,
             trained_tokens=before.trained_tokens + sum(each.trained for each in sequences),
             processed_tokens=before.processed_tokens + sum(len(each.ids) for each in sequences),
+        )
+
+    def count_passes(self, items: Iterable[Item], started: float) -> None:
+        """Count passes over items that were made, without gradients, before the first update."""
+        self.result = replace(
+            self.result,
+            seconds=time.monotonic() - started,
+            processed_tokens=sum(map(self.length, items)),
         )
 
     def save(self, directory: Path) -> None:
@@ -372,13 +384,18 @@ class Trainer(Generic[Item]):
         memory."""
         settings = self.settings.model_dump(exclude=_SPEED)
         settings |= self.hyperparameters()
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for each in (sequence for item in self.items for sequence in self.sequences(item)):
-            digest.update(
-                np.array(each.ids, np.int64).tobytes()
-                + np.array(each.weights, np.float64).tobytes()
-            )
-        return digest.hexdigest()
+        settings["items"] = digest(each for item in self.items for each in self.sequences(item))
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def digest(sequences: Iterable[Rendered]) -> str:
+    """A digest of token ids and weights."""
+    found = hashlib.sha256()
+    for each in sequences:
+        found.update(
+            np.array(each.ids, np.int64).tobytes() + np.array(each.weights, np.float64).tobytes()
+        )
+    return found.hexdigest()
 
 
 @contextmanager

@@ -4,10 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from itertools import product  # noqa: E402
+from itertools import count, groupby, product  # noqa: E402
 
 from eef.errors import ConfigError, MethodError, StoreError  # noqa: E402
-from eef.renderer import Rendered  # noqa: E402
+from eef.renderer import Rendered, Renderer  # noqa: E402
 from eef.training.policy_gradient import (  # noqa: E402
     CarriedState,
     Place,
@@ -17,7 +17,7 @@ from eef.training.policy_gradient import (  # noqa: E402
 )
 from eef.training.settings import PolicyGradientSettings, TrainSettings  # noqa: E402
 from eef.training.trainer import training_mode  # noqa: E402
-from tests.fakes.tiny import tiny_model  # noqa: E402
+from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -217,6 +217,19 @@ def test_tokens_turns_and_episodes_weigh_as_in_the_worked_example():
     assert token_scales(item, "episodes").tolist() == pytest.approx([0.25] * 4)
 
 
+def test_a_turn_whose_action_is_followed_by_text_counts_once():
+    """Only the action and the end of the turn are trained, in two runs."""
+    renderer = Renderer(tiny_tokenizer(), loss_on="action")
+    talk = [{"role": "user", "content": "page 1"}]
+    for text in ("Thought: on.\nAction: buy\n\nThat was it.", "Thought: on.\nAction: buy"):
+        talk += [{"role": "assistant", "content": text}, {"role": "user", "content": "page 2"}]
+    item = renderer.render(talk, [1.0, 1.0])
+    runs = sum(1 for run, _ in groupby(item.weights) if run)
+    assert (runs, len(item.turn_ends)) == (3, 2)
+    assert float(token_scales(item, "turns").sum()) == pytest.approx(2)
+    assert float(token_scales(item, "tokens").sum()) == item.trained
+
+
 @pytest.mark.parametrize(
     ("mean_over", "divisors"),
     [("tokens", (15, 15, 15)), ("turns", None), ("episodes", (18, 9, 18))],
@@ -365,3 +378,50 @@ def test_an_interrupted_training_ends_in_the_same_bits(tmp_path):
     )
     assert result.updates == 8
     assert_equal(list(whole.parameters()), list(again.parameters()), tolerance=0)
+
+
+def test_imitated_examples_and_passes_before_updates_are_counted():
+    acts, examples = group(), [act(7, (1.0, 4)), act(8, (1.0, 2))]
+    reference = tiny_model(seed=4)
+
+    def train(**changes):
+        model, chosen = tiny_model(), gradient(batch_size=3, **changes)
+        return train_acts(
+            model, acts, settings(), chosen, temperature=1.0, examples=examples, reference=reference
+        )
+
+    tokens = sum(len(item.ids) for item in acts)
+    alone = train()
+    assert alone.processed_tokens == 2 * tokens  # a pass for the old probabilities
+    both = train(imitation=0.5, kl=0.1)
+    more = both.processed_tokens - 3 * tokens
+    drawn = [len(item.ids) for item in examples]
+    assert 3 * min(drawn) <= more <= 3 * max(drawn)  # as many examples as acts
+    assert both.trained_tokens > alone.trained_tokens == sum(item.trained for item in acts)
+
+
+def test_a_training_with_other_examples_or_rounds_is_not_resumed(tmp_path):
+    def train(seed, rounds):
+        train_acts(
+            tiny_model(),
+            group(),
+            settings(save_every=1),
+            gradient(imitation=0.5),
+            temperature=1.0,
+            examples=[act(seed, (1.0, 4))],
+            place=Place(round=1, rounds=rounds),
+            directory=tmp_path,
+        )
+
+    train(7, 2)
+    train(7, 2)
+    for other in ((8, 2), (7, 3)):
+        with pytest.raises(StoreError, match="other examples or settings"):
+            train(*other)
+
+
+def test_passes_before_the_first_update_take_seconds(monkeypatch):
+    ticks = count()
+    monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
+    trainer = trainer_of(tiny_model(), group())
+    assert trainer.result.seconds == 1.0
