@@ -8,7 +8,9 @@ the model's turn. The framework itself executes tools, simulates users and score
 from __future__ import annotations
 
 import json
+import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -284,16 +286,21 @@ class _Worker:
             self.ask({"stop": True})
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._kill()
         for file in (self._process.stdin, self._process.stdout, self._errors):
             with suppress(OSError):
                 if file is not None:
                     file.close()
 
+    def _kill(self) -> None:
+        """End the process and those that it has started, which are in its group."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
     def _died(self, how: str) -> EnvDied:
-        self._process.kill()
-        self._process.wait()
+        self._kill()
         self._waiting = False
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()

@@ -48,7 +48,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from eef.env import Env, StepResult, compare_observations, replay, seeded_task
+from eef.env import Env, StepResult, compare_observations, execute, replay, seeded_task
 from eef.errors import ConfigError, EnvError, ReplayMismatch
 from eef.task import Task
 from eef.trajectory import Author, PathStep, Step
@@ -132,7 +132,11 @@ class Sessions:
             number = next(self._numbers)
             env = cast(Servable, self._env.clone())
             self._open[number] = Session(env, self._clock())
-        self.reset(number, None)
+        try:
+            self.reset(number, None)
+        except BaseException:  # no client would learn its number
+            self.close(number)
+            raise
         return number
 
     def reset(self, number: int, index: int | None, seed: int = 0) -> str:
@@ -179,7 +183,7 @@ class Sessions:
 
     def step(self, number: int, action: str) -> StepResult:
         with self.at(number) as session:
-            result = session.env.step(action)
+            result = execute(session.env, action)
             session.observation = result.observation
             return result
 

@@ -38,8 +38,8 @@ class StatusRecord:
     """What a stage writes about itself.
 
     `ended` is None while the stage is executed. `done` and `total` count rollouts or updates;
-    `total` is 0 if it is unknown. `rate` is how many per minute since this process started the
-    stage. `started` and `written` are seconds since 1970 on the clock of `host`. `error` and `hint`
+    `total` is 0 if it is unknown. `rate` is how many per minute since this process began to count.
+    `started` and `written` are seconds since 1970 on the clock of `host`. `error` and `hint`
     are those of a stage that has failed.
     """
 
@@ -150,7 +150,9 @@ class StatusWriter:
     def _note(self, progress: Progress) -> None:
         with self._busy:
             now = time.time()
-            begins = self._first is None and bool(progress.total)
+            # a stage may count one thing after another, such as notes and then rollouts
+            restarts = self._first is None or progress.done < self._record.done
+            begins = restarts and bool(progress.total)
             if begins:
                 self._first = now, progress.done
             rate = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 from eef.env import Env, compare_observations, replay
@@ -27,11 +28,14 @@ class StateRestorer:
     The first visit of a state replays the recorded actions and compares every observation,
     including the one in the state itself, except for what the environment ignores. If the
     environment supports snapshots, later visits, in any clone, restore the snapshot taken then.
+
+    Safe to use from several threads, each with an environment of its own.
     """
 
     def __init__(self, trajectories: TrajectorySet) -> None:
         self._trajectories = trajectories
         self._snapshots: dict[StateRef, tuple[Any, str]] = {}  # with the observation there
+        self._lock = threading.Lock()
 
     def prefix(self, state: StateRef | None) -> tuple[PathStep, ...]:
         """The steps that lead to a state; empty for a task's start (None)."""
@@ -45,8 +49,10 @@ class StateRestorer:
         """
         if state is None:
             return Restored(env.reset(task))
-        if state in self._snapshots:
-            snapshot, observation = self._snapshots[state]
+        with self._lock:
+            kept = self._snapshots.get(state)
+        if kept is not None:
+            snapshot, observation = kept
             env.restore(snapshot)
             return Restored(observation)
         restored = self._replay(env, task, state)
@@ -73,6 +79,7 @@ class StateRestorer:
         return Restored(now.observation, state.t, tolerated + (match == "tolerated"))
 
     def _keep(self, state: StateRef, snapshot: tuple[Any, str]) -> None:
-        self._snapshots[state] = snapshot
-        if len(self._snapshots) > CAPACITY:
-            del self._snapshots[next(iter(self._snapshots))]
+        with self._lock:
+            self._snapshots[state] = snapshot
+            if len(self._snapshots) > CAPACITY:
+                del self._snapshots[next(iter(self._snapshots))]

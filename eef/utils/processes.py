@@ -50,7 +50,12 @@ def start_process(
     resource_tracker.ensure_running()  # started with the first process, it would unblock SIGINT
     process = SPAWN.Process(target=_main, args=(target, args), name=name, daemon=leaf)
     with _without_interrupts():
-        process.start()
+        try:
+            process.start()
+        except BaseException:  # the caller would have nothing to end it by
+            if process.pid is not None:
+                end_process(process, 1.0)
+            raise
     return process
 
 
@@ -66,9 +71,10 @@ def end_process(process: SpawnProcess, timeout: float) -> None:
 def _without_interrupts() -> Iterator[None]:
     """Block Ctrl-C, which reaches every process of a terminal, in processes started within.
 
-    Their parent ends them instead.
+    Their parent ends them instead, by SIGTERM, which they unblock. Neither signal interrupts the
+    parent in the middle of a start.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -79,6 +85,7 @@ def _main(target: Callable[..., None], args: tuple[Any, ...]) -> None:
     """Run the target in the child process."""
     _end_with_parent()
     signal.signal(signal.SIGTERM, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     target(*args)
 
 

@@ -310,6 +310,35 @@ def test_a_bug_in_the_environment_is_a_server_error():
         assert json.loads(answer.content)["state"] == "\ud800 half a pair"
 
 
+def test_a_session_whose_first_reset_fails_is_closed():
+    class Broken(Corridors):
+        fails = True
+
+        def reset(self, task):
+            if Broken.fails:
+                raise EnvError("no corridor")
+            return super().reset(task)
+
+    sessions = sessions_of(Broken(), limit=1)
+    for _ in range(2):
+        with pytest.raises(EnvError, match="no corridor"):
+            sessions.create()
+    assert sessions.numbers() == []
+    Broken.fails = False
+    number = sessions.create()
+    assert sessions.numbers() == [number]
+
+
+@pytest.mark.parametrize("action", ["", "left"])
+def test_a_step_is_executed_like_that_of_a_rollout(action):
+    with listening(sessions_of(Corridors())) as client:
+        at = {"env_idx": client.post("/create").json()}
+        first = client.post("/reset", json={**at, "session_id": 2}).json()[0]
+        seen = client.post("/step", json={**at, "action": action}).json()["state"]
+        sent = {**at, "session_id": 2, "actions": [action], "observations": [first, seen]}
+        assert client.post("/restore", json=sent).status_code == 200
+
+
 def test_another_environment_can_be_served():
     env = Corridors()
     with listening(sessions_of(Corridors())) as client:

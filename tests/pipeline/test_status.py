@@ -58,6 +58,23 @@ def test_a_stage_reports_progress_rate_and_time_left(run, lock, monkeypatch):
     assert status_of(run, EXPLORE).state == "waiting", "its last file decides whether it is done"
 
 
+def test_a_stage_that_counts_notes_and_then_rollouts_has_the_rate_of_what_it_counts(
+    run, lock, monkeypatch
+):
+    clock = iter(range(1000, 2000, 10))
+    monkeypatch.setattr(status_module, "SECONDS_BETWEEN", 0.0)
+    with monkeypatch.context() as patch, StatusWriter(run, EXPLORE, lock) as writer:
+        patch.setattr(status_module.time, "time", lambda: float(next(clock)))
+        report = writer.watch(ignore_progress)
+        for done in (0, 4, 8):
+            report(Progress(EXPLORE, done, 8, "notes of the planner"))
+        for done in (0, 0, 2, 4):
+            report(Progress(EXPLORE, done, 20))
+        found = status_of(run, EXPLORE)
+    assert found.record.rate == pytest.approx(4.0, rel=0.1), "4 rollouts in 60 seconds"
+    assert found.seconds_left == pytest.approx(240, rel=0.1)
+
+
 def test_it_is_written_every_few_seconds_and_on_each_beat(run, lock, monkeypatch):
     written = []
     write = status_module.write_json

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -150,6 +153,27 @@ def test_few_snapshots_change_nothing(monkeypatch):
     expected = timeless(run(specs, trajectories=experts), replayed_steps=0)
     monkeypatch.setattr(restore, "CAPACITY", 1)
     assert timeless(run(specs, trajectories=experts), replayed_steps=0) == expected
+
+
+def test_many_threads_restore_more_states_than_are_kept(monkeypatch):
+    monkeypatch.setattr(restore, "CAPACITY", 2)
+    experts = expert_trajectories()
+    restorer = restore.StateRestorer(TrajectorySet(experts))
+    specs = specs_from_states(ToyEnv(), experts)
+    expected = {spec.state: restorer.restore(ToyEnv(), spec.task, spec.state)[0] for spec in specs}
+
+    def restore_all(number):
+        env, chance = ToyEnv(), random.Random(number)
+        for spec in chance.choices(specs[:8], k=400):
+            assert restorer.restore(env, spec.task, spec.state)[0] == expected[spec.state]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(restore_all, range(8)))
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_branches_of_branches_are_legal_episodes():

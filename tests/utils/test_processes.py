@@ -1,9 +1,13 @@
 """Child processes: they ignore Ctrl-C, and none is left running."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import SpawnProcess
+
+import pytest
 
 from eef.errors import ConfigError, ReplayMismatch
 from eef.utils.processes import Failure, end_process, start_process
@@ -24,6 +28,30 @@ def test_the_first_process_ignores_ctrl_c():
         [sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True
     )
     assert int(done.stdout, 16) & 0b10, "SIGINT is signal 2"
+
+
+def write_mask(path):
+    path.write_text(" ".join(each.name for each in signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+
+
+def test_a_process_can_be_terminated(tmp_path):
+    process = start_process(write_mask, (tmp_path / "mask",), name="mask", leaf=True)
+    process.join()
+    assert (tmp_path / "mask").read_text() == "SIGINT", "all that is blocked in it"
+
+
+def test_an_interrupted_start_leaves_no_process(monkeypatch):
+    start, started = SpawnProcess.start, []
+
+    def interrupted(process):
+        start(process)
+        started.append(process.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_process(time.sleep, (60,), name="sleeper", leaf=False)
+    assert not os.path.exists(f"/proc/{started[0]}")
 
 
 def test_a_process_that_does_not_end_is_killed():
