@@ -411,6 +411,7 @@ FILES = (
             "examples": "int",
             "pairs": "int",
             "acts": "int",
+            "roles": "names of the roles that were trained before the student",
             "too_long": "ids of examples, pairs and acts that were skipped",
             "losses": "loss by update",
         },

@@ -250,16 +250,13 @@ def select(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     selection = run.methods[stage.method].select(
         trajectories, list(dict.fromkeys(tasks)), stage.round
     )
-    write_jsonl(run.examples_file(stage), (each.to_record() for each in selection.examples))
-    if selection.pairs:
-        write_jsonl(run.pairs_file(stage), (each.to_record() for each in selection.pairs))
-    if selection.acts:
-        write_jsonl(run.acts_file(stage), (each.to_record() for each in selection.acts))
-    if selection.texts:
-        write_jsonl(run.texts_file(stage), (each.to_record() for each in selection.texts))
-    if selection.text_pairs:
-        write_jsonl(run.text_pairs_file(stage), (each.to_record() for each in selection.text_pairs))
-    write_json(run.last_file(stage), selection.counts)
+    counts = dict(selection.counts)
+    for name, file in run.selection_files(stage).items():
+        items = getattr(selection, name)
+        if items or name == "examples":
+            write_jsonl(file, (each.to_record() for each in items))
+            counts[name] = len(items)
+    write_json(run.last_file(stage), counts)
 
 
 def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
@@ -322,11 +319,13 @@ def train_here(context: RunContext, stage: Stage, on_progress: OnProgress, ranks
         weights = gather_weights(model, ranks, recipe.model.dtype)
     if not ranks.first:
         return
+    roles = trained_roles(context, stage.method)
     record = {
         "updates": result.updates,
         "examples": len(examples),
         "pairs": len(pairs),
         "acts": len(acts),
+        "roles": [role for role in roles if run.role_training_file(stage, role).is_file()],
         "too_long": overflows,
         "losses": result.losses,
     }
@@ -368,9 +367,21 @@ def _train_roles(context: RunContext, stage: Stage, on_progress: OnProgress) -> 
     """Train the roles that a method trains, each in this process, unless that is done."""
     selection = context.run.selection(stage.method, stage.round)
     assert selection is not None, "selection precedes training"
-    for role in trained_roles(context, stage.method):
-        if not context.run.role_training_file(stage, role).is_file():
-            _train_role(context, stage, role, selection, on_progress)
+    for role in untrained_roles(context, stage):
+        _train_role(context, stage, role, selection, on_progress)
+
+
+def untrained_roles(context: RunContext, stage: Stage) -> list[str]:
+    """The roles that a training has texts or pairs of texts for, and has not trained yet."""
+    roles = trained_roles(context, stage.method)
+    if not roles:
+        return []
+    selection = context.run.selection(stage.method, stage.round)
+    assert selection is not None, "selection precedes training"
+    selected = {each.role for each in selection.texts}
+    selected |= {each.chosen.role for each in selection.text_pairs}
+    done = context.run.role_training_file
+    return [role for role in roles if role in selected and not done(stage, role).is_file()]
 
 
 def _role_costs(context: RunContext, stage: Stage) -> Cost:
@@ -396,8 +407,6 @@ def _train_role(
     run, recipe = context.run, context.recipe_of(stage)
     texts = [each for each in selection.texts if each.role == role]
     pairs = [each for each in selection.text_pairs if each.chosen.role == role]
-    if not texts and not pairs:
-        return
     use = run.methods[stage.method].roles[role]
     continues = use.trained == "last" or recipe.train.init_from == "last" or not texts
     start = role_model(context, stage, role) if continues else base_model(context, stage, role)

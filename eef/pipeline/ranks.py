@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -27,8 +28,9 @@ from typing import TYPE_CHECKING
 
 from eef import errors
 from eef.config import unknown_name
-from eef.errors import EefError, WorkerError
+from eef.errors import ConfigError, EefError, WorkerError
 from eef.pipeline.stages import Stage
+from eef.pipeline.status import LOCK_FILE, wait_until_done
 from eef.utils.compute import available_cores
 from eef.utils.guard import Guarded
 from eef.utils.jsonl import disk_errors, read_json, write_json
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 _PROGRESS, _LOG = "progress.jsonl", "ranks.log"
 _SECONDS = 0.2  # between two looks at the progress
+_SECONDS_TO_APPEAR = 30.0
 _SIGNALS = {-number: number.name for number in signal.Signals}
 
 
@@ -75,7 +78,8 @@ def train_in_ranks(context: RunContext, stage: Stage, on_progress: OnProgress) -
         status = guarded.status or 0
     finally:
         guarded.end()
-    if not run.is_done(stage):
+    # a shared disk may show late what a rank elsewhere has written
+    if not wait_until_done(run, stage, _SECONDS_TO_APPEAR if status == 0 else 0.0):
         raise _failure(directory, ranks, status)
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -149,11 +153,12 @@ def train_rank(
 ) -> None:
     """Take part in the training of a round, in a process that torchrun or Ray Train has started.
 
-    `locked` means that the process that started the ranks holds the method's lock. Errors are those
-    of `eef.pipeline.execution.train`; ConfigError if the run has no such training.
+    `locked` means that the process that started the ranks holds the method's lock, and has trained
+    the roles. Errors are those of `eef.pipeline.execution.train`; ConfigError if the run has no
+    such training, or if a role is not trained yet.
     """
     from eef.pipeline.context import RunContext
-    from eef.pipeline.execution import train_here
+    from eef.pipeline.execution import train_here, untrained_roles
     from eef.pipeline.pipeline import check_dependencies
     from eef.pipeline.run_directory import RunDirectory
     from eef.training.ranks import join_ranks
@@ -164,15 +169,21 @@ def train_rank(
     if stage not in trainings:
         raise unknown_name("training", str(stage), [str(each) for each in trainings])
     check_dependencies(run, stage)
+    context = RunContext(run)
+    untrained = [] if locked or run.is_done(stage) else untrained_roles(context, stage)
+    if untrained:
+        raise ConfigError(
+            f"`{stage}` trains the role `{untrained[0]}` as well, which ranks do not",
+            hint=f"`eef stage train {shlex.quote(str(path))} --method {method} --round {round} "
+            "--ranks N` trains both",
+        )
     ranks = join_ranks(run.recipes[method].model.device)
     alone = ranks.first and not locked
-    with acquire_lock(run.store(method) / "stage.lock") if alone else nullcontext():
+    with acquire_lock(run.store(method) / LOCK_FILE) if alone else nullcontext():
         done = run.is_done(stage)
         ranks.agree(bytes(done), "stages that are done")
         if not done:
-            train_here(
-                RunContext(run), stage, on_progress if ranks.first else ignore_progress, ranks
-            )
+            train_here(context, stage, on_progress if ranks.first else ignore_progress, ranks)
     ranks.wait()
 
 

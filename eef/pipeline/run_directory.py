@@ -82,6 +82,7 @@ class _TrainingSummary(BaseModel):
     examples: int = 0
     pairs: int = 0
     acts: int = 0
+    roles: list[str] = []
     losses: list[float]
     too_long: list[Any]
 
@@ -208,6 +209,16 @@ class RunDirectory:
 
     def text_pairs_file(self, stage: Stage) -> Path:
         return self.folder(stage) / "text_pairs.jsonl"
+
+    def selection_files(self, stage: Stage) -> dict[str, Path]:
+        """The file of each field of a selection. All but `examples` are missing if it is empty."""
+        return {
+            "examples": self.examples_file(stage),
+            "pairs": self.pairs_file(stage),
+            "acts": self.acts_file(stage),
+            "texts": self.texts_file(stage),
+            "text_pairs": self.text_pairs_file(stage),
+        }
 
     def role_training_file(self, stage: Stage, role: str) -> Path:
         """The summary of a role's training, which it writes last."""

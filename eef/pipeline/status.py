@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from eef.errors import DataError, EefError, StoreError
+from eef.models.settings import REMOVED_FILE
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import Stage, dependencies
+from eef.rollouts.store import NOTES_FILE, STORE_FILE
 from eef.utils.jsonl import read_object, write_json
 from eef.utils.locks import STALE_SECONDS, Lock, current_holder
 from eef.utils.progress import OnProgress, Progress
@@ -228,16 +231,26 @@ def wait_for_records(run: RunDirectory, stage: Stage, seconds: float = 30.0) -> 
     A shared disk may show the file that a stage writes last before the others in full. StoreError
     if something is still missing after `seconds`.
     """
+    if missing := _await(lambda: _missing_records(run, stage), seconds):
+        raise StoreError(
+            f"`{stage}` is done, but {missing}",
+            hint="if another machine wrote it, its disk is slow: run the same command again; "
+            f"otherwise remove `{run.last_file(stage)}` to repeat the stage",
+        )
+
+
+def wait_until_done(run: RunDirectory, stage: Stage, seconds: float = 30.0) -> bool:
+    """Wait until a stage that another process has finished is seen to be done; whether it is."""
+    return not _await(lambda: "" if run.is_done(stage) else "its last file is missing", seconds)
+
+
+def _await(missing: Callable[[], str], seconds: float) -> str:
+    """Wait until nothing is missing; returns what still is after `seconds`."""
     deadline, pause = time.monotonic() + seconds, 0.05
-    while missing := _missing_records(run, stage):
-        if time.monotonic() >= deadline:
-            raise StoreError(
-                f"`{stage}` is done, but {missing}",
-                hint="if another machine wrote it, its disk is slow: run the same command again; "
-                f"otherwise remove `{run.last_file(stage)}` to repeat the stage",
-            )
+    while (found := missing()) and time.monotonic() < deadline:
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
+    return found
 
 
 def _missing_records(run: RunDirectory, stage: Stage) -> str:
@@ -249,17 +262,17 @@ def _missing_records(run: RunDirectory, stage: Stage) -> str:
     summary = run.summary(stage)
     assert summary is not None, "it is done"
     if stage.kind == "select":
-        files = {
-            run.examples_file(stage): summary["examples"],
-            run.pairs_file(stage): summary.get("pairs", 0),
-            run.acts_file(stage): summary.get("acts", 0),
-        }
+        # runs of earlier versions count no texts
+        files = run.selection_files(stage)
+        counts = [(path, summary.get(name, 0)) for name, path in files.items()]
     else:
-        rounds = [replace(stage, round=each) for each in range(1, stage.round)]
-        earlier = (run.summary(each) for each in rounds)
-        rollouts = summary["rollouts"] + sum(each["rollouts"] for each in earlier if each)
-        files = {run.store(stage.method) / "trajectories.jsonl": rollouts}
-    for path, expected in files.items():
+        earlier = (run.summary(replace(stage, round=each)) for each in range(1, stage.round))
+        summaries = [summary, *(each for each in earlier if each)]
+        counts = [
+            (run.store(stage.method) / file, sum(each.get(name, 0) for each in summaries))
+            for file, name in ((STORE_FILE, "rollouts"), (NOTES_FILE, "notes"))
+        ]
+    for path, expected in counts:
         found = _count_lines(path)
         if found < expected:
             return f"`{path}` has {found} of {expected} records"
@@ -267,13 +280,22 @@ def _missing_records(run: RunDirectory, stage: Stage) -> str:
 
 
 def _missing_weights(run: RunDirectory, stage: Stage) -> str:
-    manifest = run.last_file(stage)
-    if not manifest.is_file():  # not kept
-        return ""
-    record: dict[str, Any] = read_object(manifest)
-    for name in record.get("sha256", {}):
-        if not (manifest.parent / name).is_file():
-            return f"`{manifest.parent / name}` is missing"
+    summary = run.training_file(stage)
+    if not summary.is_file():
+        return f"`{summary}` is missing"
+    # runs of earlier versions name no roles
+    roles = read_object(summary).get("roles", ())
+    for checkpoint in (
+        run.checkpoint(stage),
+        *(run.role_checkpoint(stage, each) for each in roles),
+    ):
+        if (checkpoint / REMOVED_FILE).is_file():
+            continue
+        manifest = checkpoint / run.last_file(stage).name
+        weights = read_object(manifest).get("sha256", {}) if manifest.is_file() else ()
+        for file in (manifest, *(checkpoint / name for name in weights)):
+            if not file.is_file():
+                return f"`{file}` is missing"
     return ""
 
 

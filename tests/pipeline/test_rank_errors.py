@@ -1,11 +1,17 @@
 """The error of ranks that ended without a result, from what they and torchrun wrote."""
 
 import json
+import threading
 
 import pytest
 
-from eef.errors import DataError, WorkerError
-from eef.pipeline.ranks import _failure
+from eef.errors import ConfigError, DataError, WorkerError
+from eef.pipeline.ranks import _failure, train_in_ranks, train_rank
+from eef.pipeline.stages import COLLECT, Stage
+from eef.selection import TextExample
+from eef.utils.jsonl import write_json, write_jsonl
+from eef.utils.progress import ignore_progress
+from tests.fakes.scripted_run import start_run
 
 ROOT_CAUSE = """
 E1126 11:37:02.314000 77 torch/distributed/elastic/multiprocessing/api.py:984] failed (exitcode: -9)
@@ -66,3 +72,32 @@ def test_a_launcher_that_was_killed_before_it_wrote_anything(tmp_path):
     assert error.message == (
         "the 4 ranks ended without a result: their launcher was ended by SIGKILL"
     )
+
+
+def test_a_result_that_a_shared_disk_shows_late_is_waited_for(tmp_path):
+    train = {"launcher": ["true"], "ranks": 2}
+    pipeline = start_run(tmp_path / "run", methods=["bc"], options={}, train=train)
+    run, stage = pipeline.run, Stage("bc", 0, "train")
+    run.checkpoint(stage).mkdir(parents=True)
+    threading.Timer(0.7, write_json, (run.last_file(stage), {})).start()
+    train_in_ranks(pipeline.context, stage, ignore_progress)
+    assert run.is_done(stage)
+
+
+@pytest.mark.torch
+def test_ranks_started_by_hand_do_not_leave_out_a_role(tmp_path):
+    pytest.importorskip("torch")
+    run = start_run(
+        tmp_path / "run", methods=["bc", "stl"], options={}, roles={"value": {"model": "base"}}
+    ).run
+    stage = Stage("stl", 1, "select")
+    text = TextExample(id="a", role="value", task="toy/1", question="?", text="!", evidence=("b",))
+    run.folder(stage).mkdir(parents=True)
+    run.folder(COLLECT).mkdir(parents=True)
+    write_json(run.last_file(COLLECT), {})
+    write_jsonl(run.examples_file(stage), ())
+    write_jsonl(run.texts_file(stage), [text.to_record()])
+    write_json(run.last_file(stage), {"examples": 0, "texts": 1})
+    with pytest.raises(ConfigError, match="trains the role `value` as well") as caught:
+        train_rank(run.path, "stl", 1)
+    assert f"`eef stage train {run.path} --method stl --round 1 --ranks N`" in caught.value.hint

@@ -112,6 +112,10 @@ def test_mpo_trains_a_planner_and_leaves_the_student_as_it_is(student, tmp_path,
     assert {item.prompt_suffix.rpartition("\n")[2] for item in played} == plans
     assert run.selection("mpo", 1).texts
     assert run.selection("mpo", 2).text_pairs
+    for number, name in ((1, "texts"), (2, "text_pairs")):
+        counted = run.summary(Stage("mpo", number, "select"))[name]
+        assert counted == len(getattr(run.selection("mpo", number), name))
+        assert run.summary(Stage("mpo", number, "train"))["roles"] == ["planner"]
     for round in (1, 2):
         assert (run.role_checkpoint(Stage("mpo", round, "train"), "planner")).is_dir()
         assert cost(run, "mpo", round, "train").updates == 2

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -174,14 +175,29 @@ def test_records_that_appear_late_are_waited_for(tmp_path):
     [
         ("explore", "trajectories.jsonl", "has 0 of"),
         ("select", "round1/examples.jsonl", "has 0 of"),
+        ("explore", "notes.jsonl", "has 0 of 3"),
+        ("select", "round1/pairs.jsonl", "has 0 of 3"),
+        ("select", "round1/acts.jsonl", "has 0 of 3"),
+        ("select", "round1/texts.jsonl", "has 0 of 3"),
+        ("select", "round1/text_pairs.jsonl", "has 0 of 3"),
         ("train", "round1/checkpoint/model.safetensors", "is missing"),
+        ("train", "round1/checkpoint-critic/manifest.json", "is missing"),
+        ("train", "round1/training.json", "is missing"),
     ],
 )
 def test_records_that_never_appear_are_one_error(tmp_path, kind, file, missing):
     run = finish(start_run(tmp_path / "run", **SMALL)).run
     stage = replace(EXPLORE, kind=kind)
-    if kind == "train":
-        run.last_file(stage).write_text(json.dumps({"sha256": {"model.safetensors": "…"}}))
+    if file == "round1/training.json":
+        run.training_file(stage).unlink()
+    elif kind == "train":
+        weights = {"sha256": {"model.safetensors": "…"}} if "critic" not in file else {}
+        run.last_file(stage).write_text(json.dumps(weights))
+        record = json.loads(run.training_file(stage).read_text())
+        run.training_file(stage).write_text(json.dumps({**record, "roles": ["critic"]}))
+    elif missing == "has 0 of 3":
+        record = json.loads(run.last_file(stage).read_text())
+        run.last_file(stage).write_text(json.dumps({**record, Path(file).stem: 3}))
     else:
         (run.store("eef") / file).write_text("")
     with pytest.raises(StoreError, match=missing) as caught:
