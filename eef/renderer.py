@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date as Date
 from functools import cached_property, lru_cache
@@ -185,11 +185,13 @@ class Renderer:
         tokens = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
         return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]
 
-    def render(self, conversation: Conversation, weights: Sequence[float]) -> Rendered:
+    def render(
+        self, conversation: Conversation, weights: Sequence[float], cut: Collection[int] = ()
+    ) -> Rendered:
         """Ids up to the end of the last assistant message, with `weights[i]` on the i-th one.
 
-        The token that ends a turn is trained with its message. User messages after the last
-        assistant message are dropped.
+        The token that ends a turn is trained with its message, unless its number i is in `cut`: the
+        policy did not end that turn. User messages after the last assistant message are dropped.
 
         ModelError unless there is one weight for each assistant message.
         """
@@ -200,14 +202,15 @@ class Renderer:
         ids = list(self._encode(first, True))
         values, ends = [0.0] * len(ids), []
         turns = zip(self._sampled(conversation), rest[::2], rest[1::2], weights, strict=True)
-        for sampled, completion, between, weight in turns:
-            self._add_turn(ids, values, completion, sampled, between, weight)
+        for number, (sampled, completion, between, weight) in enumerate(turns):
+            end_weight = 0.0 if number in cut else weight
+            self._add_turn(ids, values, completion, sampled, between, weight, end_weight)
             ends.append(len(ids) - self._tokens_after_turn(between))
         length = ends[-1] if ends else 0
         return Rendered(tuple(ids[:length]), tuple(values[:length]), tuple(ends))
 
     def spans(
-        self, conversation: Conversation, weights: Sequence[float]
+        self, conversation: Conversation, weights: Sequence[float], cut: Collection[int] = ()
     ) -> list[tuple[str, float]]:
         """The text of a rendering as spans of equal weight, for other trainers.
 
@@ -223,7 +226,7 @@ class Renderer:
             start, stop = self._trained_text(completion)
             end = self.turn_end(between)
             spans += [(completion[:start], 0.0), (completion[start:stop], weight)]
-            spans += [(completion[stop:], 0.0), (between[:end], weight)]
+            spans += [(completion[stop:], 0.0), (between[:end], 0.0 if number in cut else weight)]
             spans += [(between[end:], 0.0)] if number + 1 < len(weights) else []
         joined = groupby((span for span in spans if span[0]), key=lambda span: span[1])
         return [("".join(text for text, _ in group), weight) for weight, group in joined]
@@ -293,6 +296,7 @@ class Renderer:
         sampled: SampledText | None,
         between: str,
         weight: float,
+        end_weight: float,
     ) -> None:
         """Append a completion and the text between it and the next one."""
         between_ids = self._encode(between, False)
@@ -301,7 +305,7 @@ class Renderer:
         after = self._tokens_after_turn(between)
         ids += completion_ids + between_ids
         values += [0.0] * start + [weight] * (stop - start) + [0.0] * (len(completion_ids) - stop)
-        values += [weight] * (len(between_ids) - after) + [0.0] * after
+        values += [end_weight] * (len(between_ids) - after) + [0.0] * after
 
     def _tokens_after_turn(self, between: str) -> int:
         """Number of tokens of `between` that follow the end of the turn."""
@@ -412,11 +416,16 @@ def render_example(
     example: TrainingExample | Acts, trajectories: TrajectorySet, prompt: str, renderer: Renderer
 ) -> Rendered:
     """The example's path with its weights (the advantages of acts), up to the last trained step."""
-    return renderer.render(
-        *weighted_conversation(
-            example, trajectories, prompt, renderer.thoughts, tools=renderer.tools
-        )
+    conversation, weights = weighted_conversation(
+        example, trajectories, prompt, renderer.thoughts, tools=renderer.tools
     )
+    return renderer.render(conversation, weights, cut_turns(example, trajectories))
+
+
+def cut_turns(example: TrainingExample | Acts, trajectories: TrajectorySet) -> frozenset[int]:
+    """The steps of an example's path whose turn the policy did not end (`Step.cut`)."""
+    path = trajectories.path(example.trajectory)
+    return frozenset(number for number, item in enumerate(path) if item.step.cut)
 
 
 def weighted_conversation(

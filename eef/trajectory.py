@@ -51,6 +51,9 @@ class Step:
     `tokens` are the sampled ids of a *drifted* turn: one whose text, tokenized, gives other ids.
     They are None if the text gives them, or if the policy does not state them (experts, imports).
 
+    `cut` states that the turn reached the maximum of its tokens: the policy did not end it, so its
+    end is not trained.
+
     `advice` is what roles wrote about this turn before it was taken (see `eef.note`).
     """
 
@@ -62,6 +65,7 @@ class Step:
     reward: float = 0.0
     weight: float = 1.0
     tokens: SampledTokens | None = None
+    cut: bool = False
     advice: tuple[Advice, ...] = ()
 
 
@@ -201,6 +205,12 @@ def _add_roles(record: Json) -> Json:
     }
 
 
+def _add_cut(record: Json) -> Json:
+    """7 → 8: a step states whether its turn was cut at the maximum of its tokens."""
+    steps = [{"cut": False, **step} for step in record.get("steps", ())]
+    return {**record, **({"steps": steps} if "steps" in record else {})}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory(Record):
     """One recorded rollout.
@@ -223,7 +233,7 @@ class Trajectory(Record):
     """
 
     KIND: ClassVar[str] = "trajectory"
-    VERSION: ClassVar[int] = 7
+    VERSION: ClassVar[int] = 8
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
         0: _name_every_field,
         1: _add_origin,
@@ -232,6 +242,7 @@ class Trajectory(Record):
         4: _add_verified_steps,
         5: _add_episode_seed,
         6: _add_roles,
+        7: _add_cut,
     }
 
     id: str

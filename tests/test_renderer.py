@@ -1,5 +1,7 @@
 """The renderer: prompts are prefixes of renderings, and templates that prevent it are refused."""
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("tokenizers")
@@ -11,9 +13,10 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from eef.errors import ModelError
+from eef.exporters.examples import render_examples
 from eef.policy import SampledText
 from eef.renderer import Rendered, Renderer, render_all, render_example
-from eef.selection import TrainingExample
+from eef.selection import Acts, TrainingExample
 from eef.trajectory import Author, SampledTokens, StateRef, Step, Trajectory, TrajectorySet
 from tests.fakes.tiny import CHATML, tiny_tokenizer
 
@@ -308,6 +311,28 @@ def one_path(*completions):
         success=True,
     )
     return TrajectorySet([trajectory])
+
+
+def test_the_end_of_a_turn_that_was_cut_is_not_trained():
+    """The model reached the maximum of its tokens; it did not sample the end."""
+    tokenizer = tiny_tokenizer()
+    renderer = Renderer(tokenizer)
+    steps = (
+        Step(observation="page", completion="Thought: go", action="", cut=True),
+        Step(observation="page", completion="Action: buy", action="buy"),
+    )
+    (played,) = one_path("", "")
+    family = TrajectorySet([replace(played, steps=steps)])
+    acts = Acts(id="p", task="t", trajectory="p", group="g", advantages=(-0.5, 0.5))
+    rendered = render_example(acts, family, "", renderer)
+    assert text_of(rendered, tokenizer, -0.5) == "Thought: go"
+    assert text_of(rendered, tokenizer, 0.5) == "Action: buy<|end|>"
+    (exported,) = render_examples([example((1.0, 1.0), "p")], family, "", renderer)
+    assert text_of(exported.rendered, tokenizer, 1.0) == "Thought: goAction: buy<|end|>"
+    spans = [text for text, weight in exported.spans if weight]
+    assert spans == ["Thought: go", "Action: buy<|end|>"]
+    ended = TrajectorySet([replace(played, steps=tuple(replace(s, cut=False) for s in steps))])
+    assert render_example(acts, ended, "", renderer).ids == rendered.ids
 
 
 @pytest.mark.parametrize("blank", ["", " \n", "<think>\nhm\n</think>\n\n", "<think>hm"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from eef.chat_template import as_text_arguments, structured
 from eef.policy import Conversation
-from eef.renderer import Rendered, Renderer, fits, weighted_conversation
+from eef.renderer import Rendered, Renderer, cut_turns, fits, weighted_conversation
 from eef.selection import TrainingExample
 from eef.trajectory import TrajectorySet
 
@@ -82,7 +82,8 @@ def render_examples(
         conversation, weights = weighted_conversation(
             example, trajectories, prompt, renderer.thoughts, tools=renderer.tools
         )
-        rendered = renderer.render(conversation, weights)
+        cut = cut_turns(example, trajectories)
+        rendered = renderer.render(conversation, weights, cut)
         if fits(rendered, renderer) and any(weights):
             yield RenderedExample(
                 conversation=conversation,
@@ -92,7 +93,7 @@ def render_examples(
                 ],
                 weights=weights,
                 rendered=rendered,
-                spans=renderer.spans(conversation, weights),
+                spans=renderer.spans(conversation, weights, cut),
                 tools=tuple(renderer.tools.records()) if renderer.tools else (),
                 meta={**about, **_provenance(example, trajectories, weights)},
             )

@@ -185,6 +185,7 @@ class Episode:
             action=action,
             reward=result.reward,
             tokens=completion.tokens,
+            cut=completion.finish == "length",
             advice=completion.consulted.advice if completion.consulted else (),
         )
         self.steps.append(step)

@@ -19,6 +19,7 @@ steps = st.builds(
     action=texts,
     reward=st.floats(0, 1, allow_nan=False),
     tokens=st.none() | sampled,
+    cut=st.booleans(),
 )
 usages = st.builds(
     Usage,

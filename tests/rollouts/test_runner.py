@@ -126,6 +126,16 @@ def test_an_answer_cut_before_its_text_costs_a_step():
     assert played.final_observation.startswith(FORMAT_ERROR)
 
 
+def test_a_turn_at_the_maximum_of_its_tokens_is_recorded_as_cut():
+    class Talker(ScriptedPolicy):
+        def act(self, conversations, seeds, sampling):
+            finish = "length" if len(conversations[0]) < 4 else "stop"
+            return [Completion(text="Action: right", finish=finish) for _ in conversations]
+
+    (played,) = run(specs_from_start(ToyEnv(), 1), policy=Talker(STUDENT.author, None))
+    assert [step.cut for step in played.steps[:3]] == [True, False, False]
+
+
 def test_trajectories_are_yielded_as_they_end_batch_by_batch():
     specs = specs_from_start(ToyEnv(), 8)
     played = run(specs, batch_size=4)
