@@ -217,6 +217,21 @@ def test_a_running_run_is_followed(browser, tmp_path):
         assert page.evaluate("window.kept"), "the page was renewed without being loaded again"
 
 
+def test_a_renewed_page_still_sorts(browser, tmp_path):
+    pipeline = start_run(tmp_path / "run")
+    pipeline.execute(pipeline.run.stages[0])
+    with serving(tmp_path / "run") as address, page_of(browser) as page:
+        page.goto(f"{address}tasks")
+        page.evaluate("document.getElementById('sort').old = true")
+        finish(pipeline)
+        for _ in range(100):
+            if not page.evaluate("document.getElementById('sort').old"):
+                break
+            page.wait_for_timeout(200)
+        page.select_option("#sort", "rate")
+        page.wait_for_url("**sort=rate**")
+
+
 def test_hostile_texts_do_nothing(browser, finished, tmp_path):
     task, names = hostile_run(finished, tmp_path / "run")
     with serving(tmp_path / "run") as address, page_of(browser) as page:

@@ -59,19 +59,23 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-document.getElementById("open-keys").addEventListener("click", KEYS["?"]);
-document.getElementById("sort")?.addEventListener("change", (event) => event.target.form.submit());
-
-// parts of a page that take longer than the page
-for (const part of document.querySelectorAll("[data-part]")) {
-  fetch(part.dataset.part, { cache: "no-store" })
-    .then(async (response) => {
-      const text = await response.text();
-      const loaded = new DOMParser().parseFromString(text, "text/html").querySelector(".token-part");
-      if (loaded) part.replaceWith(loaded);
-    })
-    .catch(() => {}); // the link remains
+// what a page needs once it is there, and again once it was renewed
+function prepare() {
+  document.getElementById("open-keys").addEventListener("click", KEYS["?"]);
+  document.getElementById("sort")?.addEventListener("change", (event) => event.target.form.submit());
+  // parts that take longer than the page
+  for (const part of document.querySelectorAll("[data-part]")) {
+    fetch(part.dataset.part, { cache: "no-store" })
+      .then(async (response) => {
+        const text = await response.text();
+        const loaded = new DOMParser().parseFromString(text, "text/html").querySelector(".token-part");
+        if (loaded) part.replaceWith(loaded);
+      })
+      .catch(() => {}); // the link remains
+  }
 }
+
+prepare();
 
 // a run that is being executed: load the page again when the run has changed
 async function look() {
@@ -96,7 +100,7 @@ async function renew() {
   main.replaceChildren(...page.getElementById("content").childNodes);
   main.querySelectorAll("details > summary").forEach((each) => { if (open.has(each.textContent)) each.parentNode.open = true; });
   document.querySelector(".top").replaceWith(page.querySelector(".top"));
-  document.getElementById("open-keys").addEventListener("click", KEYS["?"]);
+  prepare();
   document.body.dataset.stamp = page.body.dataset.stamp || "";
 }
 
