@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -59,6 +60,18 @@ class RunContext:
     def close(self) -> None:
         """Stop the inference servers that were started."""
         self.engines.close()
+
+    def release(self) -> None:
+        """Free what this process holds while others work: servers, the environment, and the model.
+
+        Each is started or loaded again when it is next needed.
+        """
+        self.close()
+        if "torch" in sys.modules:
+            self.release_model()
+        env = self.__dict__.pop("env", None)
+        if env is not None:
+            env.close()
 
     @cached_property
     def env(self) -> Env:

@@ -83,13 +83,9 @@ def execute_methods(
         ):
             pipeline.execute(stage, on_progress)
     unfinished = {stage.method for stage in run.stages if not run.is_done(stage)}
-    _side_by_side(
-        run,
-        [method for method in apart if method in unfinished],
-        jobs,
-        gpus,
-        on_progress,
-    )
+    if waiting := [method for method in apart if method in unfinished]:
+        pipeline.context.release()  # the workers need the GPUs and the memory
+        _side_by_side(run, waiting, jobs, gpus, on_progress)
 
 
 def gpus_of(recipe: Recipe, jobs: int) -> list[str]:

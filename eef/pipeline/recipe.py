@@ -202,7 +202,8 @@ class Recipe(Settings):
     overrides: dict[str, dict[str, Any]] = Field(default={})
     """Settings of one method that differ from the recipe's, in tables such as `[overrides.grpo]`:
     `rounds`, and the groups `sampling`, `rollouts`, `budget`, `train`, `dpo`, `policy_gradient`,
-    `evaluate` and `roles`, whose tables (`[overrides.cgi.roles.critic]`) replace the recipe's."""
+    `evaluate` and `roles`, whose tables (`[overrides.cgi.roles.critic]`) replace the recipe's. The
+    split of `evaluate` and the engine of `rollouts` are those of the run."""
 
     roles: dict[str, RoleSettings] = Field(default={})
     """Models beside the student that methods ask, in tables such as `[roles.judge]`; see

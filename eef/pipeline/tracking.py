@@ -26,14 +26,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eef.errors import ConfigError
+from eef.errors import ConfigError, LockedError
 from eef.pipeline.ledger import Cost
 from eef.pipeline.recipe import Recipe, Tracker
 from eef.pipeline.run_directory import RunDirectory
-from eef.pipeline.stages import EXPERT, Stage
+from eef.pipeline.stages import Stage
 from eef.rollouts.store import tail_of_store
 from eef.utils.extras import missing_package, require_package
 from eef.utils.jsonl import read_object, write_json
+from eef.utils.locks import acquire_lock
 from eef.utils.processes import SPAWN, end_process, start_process
 from eef.utils.progress import OnProgress, Progress
 
@@ -46,7 +47,7 @@ PROJECT = "eef"
 SECONDS_TO_END = 120.0
 """Time for trackers to log what is left when a run ends."""
 
-_FOLDER, _STATE, _OUTPUT = "tracking", "state.json", "output.txt"
+_FOLDER, _STATE, _LOCK, _OUTPUT = "tracking", "state.json", "state.lock", "output.txt"
 _SAMPLE, _TEXT = 8, 400  # rollouts in a table, and characters of a text in it
 _COLUMNS = ("rollout", "task", "won", "reward", "steps", "actions", "last observation")
 _PACKAGES: dict[Tracker, str] = {"comet_ml": "comet-ml"}
@@ -132,16 +133,36 @@ class _Tracking:
 
 
 def _track(path: Path, messages: Any, warnings: Connection) -> None:
-    """Log what a run has done, then whatever arrives, until None arrives."""
+    """Log what a run has done, then whatever arrives, until None arrives.
+
+    One process at a time logs a run. While another one does, nothing is logged here; if that one
+    has ended by the end, what it did not see is logged then.
+    """
     folder = path / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     _redirect_output(folder / _OUTPUT)
+    lock = folder / _LOCK
+    try:
+        with acquire_lock(lock):
+            _follow(path, messages, warnings)
+    except LockedError:
+        warnings.send(
+            "note: another process tracks this run; what this one does is logged once that one has "
+            "ended"
+        )
+        while messages.get() is not None:
+            pass
+        with suppress(LockedError), acquire_lock(lock):
+            _follow(path, None, warnings)
+    os._exit(0)  # without the exit handlers of trackers, which may wait for a network
+
+
+def _follow(path: Path, messages: Any, warnings: Connection) -> None:
     follower = Follower(RunDirectory.open(path), warnings.send)
     follower.catch_up()
-    while (message := messages.get()) is not None:
+    while messages is not None and (message := messages.get()) is not None:
         follower.follow(message)
     follower.close()
-    os._exit(0)  # without the exit handlers of trackers, which may wait for a network
 
 
 def _redirect_output(path: Path) -> None:
@@ -263,7 +284,7 @@ class Follower:
         store = run.evaluation_store(stage) if evaluated else run.store(stage.method)
         rows = []
         for item in tail_of_store(store):
-            if item.round == stage.round and (item.by_student or stage.method == EXPERT):
+            if item.round == stage.round:
                 actions = " → ".join(step.action or "(none)" for step in item.steps)
                 last = item.steps[-1].observation if item.steps else ""
                 row = [item.id, item.task, item.success, item.reward, len(item.steps)]

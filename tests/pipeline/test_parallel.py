@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from eef.envs.toy import ToyEnv
 from eef.errors import EnvError, MethodError, ReplayMismatch, StoreError, WorkerError
+from eef.pipeline import parallel
+from eef.pipeline.context import RunContext
 from eef.pipeline.parallel import execute_methods, gpus_of, threads_of
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import round_methods
@@ -16,6 +19,7 @@ from eef.utils.compute import available_cores, process_settings
 from eef.utils.locks import acquire_lock
 from eef.utils.processes import Failure
 from eef.utils.progress import ignore_progress
+from tests.fakes.scripted_run import start_run
 from tests.fakes.small_run import (
     TIMEOUT,
     as_recipe,
@@ -53,6 +57,35 @@ def workers_of(process):
     return [
         child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
     ]
+
+
+def test_this_process_holds_nothing_while_its_workers_run(tmp_path, monkeypatch):
+    pipeline = start_run(tmp_path / "run", rounds=1, tasks={"train": 5, "test": 3})
+    for stage in pipeline.run.stages:
+        if stage.method in ("expert", "bc"):
+            pipeline.execute(stage)
+    held = ["servers", "environment"]
+
+    class Held(ToyEnv):
+        def __init__(self, name):
+            super().__init__()
+            self.held = name
+
+        def close(self):
+            held.remove(self.held)
+
+    context = pipeline.context = RunContext(pipeline.run)
+    context.engines, context.env = Held("servers"), Held("environment")
+    context.keep_loaded("checkpoint", None, None)
+    started = []
+
+    def work(run, methods, *rest):
+        started.append((methods, list(held), context._trained, "env" in vars(context)))
+
+    monkeypatch.setattr(parallel, "_side_by_side", work)
+    execute_methods(pipeline, 2, ignore_progress)
+    assert started == [(["rft2", "eef"], [], None, False)]
+    assert context.env.name == "toy", "it is made again when it is needed"
 
 
 def exploring(directory):

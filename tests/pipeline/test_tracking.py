@@ -6,6 +6,8 @@ pytest.importorskip("accelerate")
 
 import os
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 from accelerate import tracking as accelerate_tracking
 
@@ -15,8 +17,12 @@ from eef.pipeline.checks import merge_recipes
 from eef.pipeline.run_directory import RECIPE_FILE, RunDirectory
 from eef.pipeline.stages import Stage
 from eef.pipeline.tracking import Follower, check_trackers, tracked
+from eef.rollouts.store import Store
+from eef.trajectory import Author
 from eef.utils.jsonl import read_json, write_json
+from eef.utils.locks import acquire_lock
 from eef.utils.progress import Progress, ignore_progress
+from tests.fakes.grids import rollout
 from tests.fakes.scripted_run import finish, start_run
 
 TRAIN = Stage("eef", 1, "train")
@@ -189,7 +195,43 @@ def test_a_run_that_is_not_tracked_starts_nothing(run):
         assert report is ignore_progress
 
 
+def test_rollouts_of_an_agent_are_in_the_sample(tmp_path):
+    run = start_run(tmp_path / "run").run
+    played = rollout("eef/round1/toy/1@0#0", None, "win")
+    with Store.open(run.store("eef")) as store:
+        store.append(replace(played, author=Author("agent", "large")))
+    [row] = Follower(run, no_warning)._sample(Stage("eef", 1, "explore"))
+    assert row[0] == played.id
+
+
 # the process that tracks
+
+
+class Messages:
+    """Messages that end, before which something happens."""
+
+    def __init__(self, before_the_end):
+        self._rest = [Progress(TRAIN, 1, 5, losses=(3.0,)), before_the_end]
+
+    def get(self):
+        message = self._rest.pop(0)
+        return message() if callable(message) else message
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_one_process_at_a_time_tracks_a_run(run, logged, monkeypatch, ends):
+    monkeypatch.setattr(tracking, "_redirect_output", lambda path: None)
+    monkeypatch.setattr(tracking.os, "_exit", lambda status: None)
+    sent = []
+    warnings = SimpleNamespace(send=sent.append)
+    with acquire_lock(run.path / "tracking" / "state.lock") as other:
+        tracking._track(run.path, Messages(other.close if ends else lambda: None), warnings)
+        if not ends:
+            assert logged == []
+        else:
+            assert len(values(logged, "eef/loss")) == 10
+            assert values(logged, "finish")
+    assert [text.startswith("note: another process tracks this run") for text in sent] == [True]
 
 
 def hang(path, messages, warnings):
