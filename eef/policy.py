@@ -118,6 +118,23 @@ def tools_of(policy: Policy) -> Toolset | None:
 
 
 @runtime_checkable
+class CachingPolicy(Policy, Protocol):
+    """A policy whose completions may depend on earlier calls, in their last bits.
+
+    `start_batch` ends that: what follows depends on the calls since then alone, as in a process
+    that continues an interrupted run with this batch.
+    """
+
+    def start_batch(self) -> None: ...
+
+
+def start_batch(policy: Policy) -> None:
+    """Let the completions of a policy depend on the calls of the batch that begins alone."""
+    if isinstance(policy, CachingPolicy):
+        policy.start_batch()
+
+
+@runtime_checkable
 class FreePolicy(Policy, Protocol):
     """A policy that completes any number of conversations at a time, each when it is asked.
 

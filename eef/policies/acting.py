@@ -20,6 +20,7 @@ from eef.policy import (
     Policy,
     Replays,
     Sampling,
+    start_batch,
 )
 from eef.roles import (
     ADVISE,
@@ -149,6 +150,10 @@ class _WithRole(ABC):
         self.author = actor.author
         both = {actor.replays, role.policy.replays}
         self.replays: Replays = "batch" if "batch" in both else "alone"
+
+    def start_batch(self) -> None:
+        start_batch(self._actor)
+        start_batch(self._role.policy)
 
     def _propose(
         self, conversations: Sequence[Conversation], seeds: Sequence[int], sampling: Sampling

@@ -63,7 +63,8 @@ class LocalPolicy:
 
     The last bits of its probabilities depend on the batch they are computed in (`replays` is
     "batch"); equal calls in equal order give equal completions. A call starts a new batch, and
-    drops the cache, unless each of its conversations continues one of the previous call.
+    drops the cache, unless each of its conversations continues one of the previous call; the first
+    call after `start_batch` always does.
 
     `cache_gib` bounds the size of that cache; by default the device does. ModelError, naming the
     setting to change, if the conversations of a call do not fit.
@@ -116,6 +117,9 @@ class LocalPolicy:
             else self._completion(row)
             for prompt, row in zip(prompts, turns, strict=True)
         ]
+
+    def start_batch(self) -> None:
+        self._engine.start_batch()
 
     def _completion(self, row: CacheRow) -> Completion:
         assert row.finish is not None
@@ -192,6 +196,10 @@ class _CachedEngine:
         bound = int(cache_gib * 2**30 / self._token_bytes) if cache_gib else None
         self._cache = RowCache(layers, bound)
         self._rows: list[CacheRow] = []  # of the last call
+
+    def start_batch(self) -> None:
+        """Let no row continue one of an earlier call."""
+        self._rows = []
 
     def complete(self, rows: list[CacheRow], sampling: Sampling, stops: frozenset[int]) -> None:
         """Generate into `rows`, each until a stop id or its limit.
@@ -360,6 +368,9 @@ class _GenerateEngine:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._device = model.get_input_embeddings().weight.device
+
+    def start_batch(self) -> None:
+        """Nothing is kept between calls."""
 
     def complete(self, rows: list[CacheRow], sampling: Sampling, stops: frozenset[int]) -> None:
         width, length = max(row.prompt for row in rows), max(row.limit for row in rows)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from eef.errors import EnvError, ModelError
 from eef.note import Note
 from eef.policies.acting import Role
+from eef.policy import start_batch
 from eef.roles import task_question
 from eef.rollouts.runner import batches
 from eef.rollouts.store import Store
@@ -93,6 +94,7 @@ def ask_into_store(
             notes = store.trajectories.notes
             missing = [spec for spec in batch if spec.id not in notes]
             asked = missing if role.policy.replays == "alone" or not missing else batch
+            start_batch(role.policy)
             answers = role.ask(
                 [spec.question for spec in asked],
                 [spec.seed for spec in asked],

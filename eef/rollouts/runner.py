@@ -26,6 +26,7 @@ from eef.policy import (
     Policy,
     PrivilegedPolicy,
     Sampling,
+    start_batch,
     tools_of,
 )
 from eef.rollouts.episode import Episode, describe_error
@@ -127,6 +128,7 @@ class RolloutRunner:
 
     def play(self, batch: Sequence[RolloutSpec]) -> Iterator[Trajectory]:
         """Play one batch in lockstep; trajectories are yielded in the order in which they end."""
+        start_batch(self._policy)
         episodes = self._start(batch)
         alive = list(zip(batch, episodes, strict=True))
         while alive:

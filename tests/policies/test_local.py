@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +13,10 @@ from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
 from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
 
 from eef.chat import build_conversation  # noqa: E402
+from eef.envs.toy import ToyEnv  # noqa: E402
 from eef.errors import ModelError  # noqa: E402
 from eef.policies import attention  # noqa: E402
+from eef.policies.acting import Role, with_roles  # noqa: E402
 from eef.policies.kv_cache import RowLayer  # noqa: E402
 from eef.policies.local import (  # noqa: E402
     LocalPolicy,
@@ -24,7 +27,13 @@ from eef.policies.local import (  # noqa: E402
 )
 from eef.policy import GREEDY, Sampling  # noqa: E402
 from eef.renderer import Renderer  # noqa: E402
-from eef.trajectory import Author, Step  # noqa: E402
+from eef.roles import Acting  # noqa: E402
+from eef.rollouts import runner  # noqa: E402
+from eef.rollouts.ask import ask_into_store, note_specs  # noqa: E402
+from eef.rollouts.runner import RolloutParameters, RolloutSpec  # noqa: E402
+from eef.rollouts.store import Store  # noqa: E402
+from eef.selection import PlannedNote  # noqa: E402
+from eef.trajectory import Author, Step, TrajectorySet  # noqa: E402
 from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -248,6 +257,44 @@ def test_token_counts(model):
     assert (first.cached_tokens, first.generated_tokens, first.finish) == (0, 12, "length")
     (second,) = policy.act([continued(conversation, first, 1)], [0], SHORT)
     assert first.prompt_tokens <= second.cached_tokens < second.prompt_tokens
+
+
+@pytest.mark.parametrize("kind", ["alone", "advised"])
+def test_a_batch_of_rollouts_depends_on_no_earlier_one(model, kind):
+    """A run that was interrupted between two batches ends as an uninterrupted one."""
+    (task,) = ToyEnv().tasks("train").head(1)
+    specs = [RolloutSpec(f"r{number}", task, None, number, 1) for number in range(4)]
+
+    def played(specs):
+        role = Role("adviser", make_policy(model), SHORT, "") if kind == "advised" else None
+        policy = with_roles(make_policy(model), Acting(kind=kind), role)
+        parameters = RolloutParameters(sampling=SHORT, step_limit=1, batch_size=2)
+        rollouts = runner.play(
+            specs,
+            env=ToyEnv(),
+            policy=policy,
+            trajectories=TrajectorySet(),
+            parameters=parameters,
+        )
+        return [(item.steps, replace(item.usage, seconds=0.0)) for item in rollouts]
+
+    assert played(specs) == played(specs[:2]) + played(specs[2:])
+
+
+def test_a_batch_of_notes_depends_on_no_earlier_one(model, tmp_path):
+    (task,) = ToyEnv().tasks("train").head(1)
+    planned = [PlannedNote("judge", task.id, task.id, "How many?", 4)]
+    specs = note_specs(planned, {task.id: task}, owner="m", round=1, seed=3)
+
+    def ask(name, *parts):
+        for part in parts:
+            with Store.open(tmp_path / name) as store:
+                role = Role("judge", make_policy(model), SHORT, "")
+                ask_into_store(part, store, {"judge": role}, 2)
+                notes = list(store.trajectories.notes)
+        return [(note.id, note.text, note.usage) for note in notes]
+
+    assert ask("whole", specs) == ask("resumed", specs[:2], specs)
 
 
 def test_common_prefixes_are_computed_once(model):
