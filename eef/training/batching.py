@@ -40,17 +40,24 @@ def micro_batches(
 
     An item longer than that gets a micro-batch of its own.
 
-    >>> [[*part] for part in micro_batches([9, 2, 3, 10], 20, lambda tokens: tokens)]
+    >>> micro_batches([9, 2, 3, 10], 32, lambda tokens: tokens)  # rows of 16
     [[10, 9], [3, 2]]
     """
     parts: list[list[Item]] = []
     for item in sorted(batch, key=lambda item: -length(item)):
-        # sorted from long to short, so the first item is as wide as its micro-batch
-        if parts and (len(parts[-1]) + 1) * length(parts[-1][0]) <= max_tokens:
+        # sorted from long to short, so the first item is as wide as its micro-batch; its last token
+        # counts although the pass lacks it
+        longest = length(parts[-1][0]) if parts else 0
+        if parts and (len(parts[-1]) + 1) * max(longest, _width(longest)) <= max_tokens:
             parts[-1].append(item)
         else:
             parts.append([item])
     return parts
+
+
+def _width(tokens: int) -> int:
+    """The width of a pass over an example: without its last token, padded."""
+    return _GRAIN * -(-(tokens - 1) // _GRAIN)
 
 
 def padded_tensors(
@@ -68,7 +75,7 @@ def padded_tensors(
              8 9 …
     """
     longest = max(len(example.ids) for example in part)
-    width = 1 + _GRAIN * -(-(longest - 1) // _GRAIN)
+    width = 1 + _width(longest)
     ids = np.zeros((len(part), width), np.int64)
     weights = np.zeros((len(part), width), np.float32)
     for row, example in enumerate(part):
