@@ -244,8 +244,9 @@ class ApiPolicy:
         try:
             content = create(model=self._model, **self._messages(conversation), **options).content
         except openai.APITimeoutError as error:
-            lost = type(error.__cause__).__name__ == "ConnectTimeout"  # of httpx or its successor
-            return _Outcome(failure="connection" if lost else "time-out")
+            if type(error.__cause__).__name__ == "ConnectTimeout":  # of httpx or its successor
+                return _Outcome(failure="connection", words="it does not answer")
+            return _Outcome(failure="time-out")
         except openai.APIConnectionError as error:
             words = self._scrub(str(error.__cause__ or ""))
             return _Outcome(failure="connection", words=words)

@@ -15,6 +15,7 @@ import urllib.request
 from itertools import pairwise
 from pathlib import Path
 
+import openai
 import pytest
 
 from eef.chat import cut_completion
@@ -673,6 +674,19 @@ def test_a_refusal_of_every_request_ends_the_run_with_the_servers_words(
         policy_at(base, tmp_path, concurrency=1).act([TALK], [0], SAMPLING)
     assert hint in caught.value.hint
     assert len(seen) <= 4  # the first, and trials without `seed` and `stop`
+
+
+def test_a_host_that_does_not_answer_ends_the_run(tmp_path, monkeypatch):
+    class ConnectTimeout(Exception):  # as httpx and its successor call it
+        pass
+
+    def request(self, *arguments, **options):
+        raise openai.APITimeoutError(request=None) from ConnectTimeout()
+
+    monkeypatch.setattr(openai.OpenAI, "request", request)
+    policy = policy_at("http://127.0.0.1:9", tmp_path, retries=1)
+    with pytest.raises(ModelError, match=r"no connection to the server .*does not answer"):
+        policy.act([TALK] * 2, [0, 1], SAMPLING)
 
 
 def test_a_server_that_cannot_be_reached_ends_the_run(tmp_path):
