@@ -163,7 +163,8 @@ def _games(directory: Path, kinds: Sequence[str]) -> list[Path]:
     """The games of a directory that can be solved, in a fixed order."""
     found = []
     for path in sorted(directory.rglob(_GAME)):
-        known = "movable" not in str(path) and "Sliced" not in str(path)
+        name = str(path.relative_to(directory))
+        known = "movable" not in name and "Sliced" not in name
         if known and _kind(path) in kinds and _read(path).get("solvable"):
             found.append(path)
     return found

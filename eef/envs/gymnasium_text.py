@@ -72,7 +72,8 @@ class GymnasiumText(ForeignEnv):
             if action.strip().lower() not in names:
                 known = ", ".join(self._settings.actions)
                 return StepResult(f"Unknown action. The actions are: {known}.", 0.0, False)
-            taken = names.index(action.strip().lower())
+            first = getattr(self._make().action_space, "start", 0)  # of a discrete space
+            taken = names.index(action.strip().lower()) + int(first)
         observation, reward, terminated, truncated, _ = self._make().step(taken)
         self._over = bool(terminated or truncated)
         return StepResult(self._text(observation), float(reward), self._over)

@@ -51,6 +51,8 @@ class OpenEnvSettings(ForeignSettings):
     @model_validator(mode="after")
     def _has_an_address(self) -> OpenEnvSettings:
         check_address("url", self.url)
+        if "seed" in self.options:
+            raise ValueError("`options` holds `seed`: the seed of an episode is its task's index")
         return self
 
 
@@ -140,6 +142,8 @@ class OpenEnv(ForeignEnv, ToolEnv):
         try:
             with urllib.request.urlopen(url, timeout=self._settings.timeout) as response:  # noqa: S310
                 schema = json.loads(response.read())["action"]
+            if not isinstance(schema, dict):
+                raise ValueError(f"`action` is {schema!r}; expected an object")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"environment 'openenv': no schema from {url}: {getattr(error, 'reason', error)}",
@@ -157,7 +161,8 @@ class OpenEnv(ForeignEnv, ToolEnv):
 
 def _parameters(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of actions without the metadata that every action may have."""
-    kept = {name: each for name, each in schema["properties"].items() if name != "metadata"}
+    known = schema.get("properties", {})
+    kept = {name: each for name, each in known.items() if name != "metadata"}
     return {**schema, "type": "object", "properties": kept}
 
 

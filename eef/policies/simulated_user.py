@@ -50,14 +50,14 @@ class SimulatedUser:
     """
 
     def __init__(self, settings: UserSettings, *, name: str = "env.user") -> None:
-        self._settings = settings
+        self._settings, self._limit_name = settings, f"{name}.max_tokens"
         self._policy = _Writer(
             settings.model,
             settings.api,
             author=Author("expert", "user"),
             cache=Path(settings.cache),
             name=f"{name}.api",
-            limit_name=f"{name}.max_tokens",
+            limit_name=self._limit_name,
         )
         self._sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens)
 
@@ -84,6 +84,12 @@ class SimulatedUser:
         if completion.finish not in ("stop", "length"):
             reason = completion.text or "the conversation is too long for the model"
             raise EnvError(f"the simulated user `{self._settings.model}` does not answer: {reason}")
+        if not completion.text.strip():
+            raise EnvError(
+                f"the simulated user `{self._settings.model}` wrote nothing within "
+                f"{self._sampling.max_tokens} tokens",
+                hint=f"raise `{self._limit_name}`; it counts the model's reasoning",
+            )
         text, mark, _ = completion.text.partition(LEAVES)
         return UserMessage(text.strip() or "The user has left.", bool(mark))
 

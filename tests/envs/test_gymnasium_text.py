@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("gymnasium")
 
+import gymnasium
 from gymnasium import registry
 
 from eef.env import check_env
@@ -41,6 +42,38 @@ def test_an_episode_is_won():
     assert results[-1].terminated
     assert env.score([result.reward for result in results]) == 1.0
     assert env.step("left").observation == "The episode is over."
+    env.close()
+
+
+class Line(gymnasium.Env):
+    """Actions from -1 to 1; the observation is where they have led."""
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012
+    action_space = gymnasium.spaces.Discrete(3, start=-1)
+    observation_space = gymnasium.spaces.Text(8)
+
+    def __init__(self, render_mode=None):
+        self.render_mode, self.place = render_mode, 0
+
+    def render(self):
+        return str(self.place)
+
+    def reset(self, *, seed=None, options=None):
+        self.place = 0
+        return "0", {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.place += int(action)
+        return str(self.place), 0.0, False, False, {}
+
+
+def test_actions_that_do_not_start_at_zero():
+    gymnasium.register("Line-v0", entry_point=Line)
+    env = make_env("gymnasium", {"id": "Line-v0", "actions": ["left", "stay", "right"]})
+    env.reset(env.tasks("train")[0])
+    ways = ["right", "right", "stay", "left"]
+    assert [env.step(way).observation for way in ways] == ["1", "2", "2", "1"]
     env.close()
 
 

@@ -67,6 +67,14 @@ def test_a_user_leaves_at_its_mark_and_one_that_never_ends_is_bounded(tmp_path):
         assert len(seen) == 3
 
 
+def test_a_user_that_wrote_nothing_has_not_left(tmp_path):
+    """A model that reasons for all of its tokens says nothing."""
+    with serving(lambda *_: chat_answer("", finish="length")) as (base, _):
+        with pytest.raises(EnvError, match="wrote nothing within 256 tokens") as caught:
+            user(base, tmp_path).write(SITUATION, [], 1)
+        assert "max_tokens" in caught.value.hint
+
+
 def test_failures_of_the_server_are_one_line(tmp_path):
     refused = lambda *_: (401, {}, b'{"error": {"message": "bad key"}}')  # noqa: E731
     with serving(refused) as (base, _), pytest.raises(ModelError, match="refuses the key"):

@@ -109,10 +109,12 @@ def explain(action: str, labels: Mapping[str, Node]) -> str:
             f"Nothing happened: {_short(action)!r} is no action. "
             "Actions are search[words] and click[label]."
         )
-    known = ", ".join(list(labels)[:SHOWN_LABELS]) or "nothing"
-    more = ", …" if len(labels) > SHOWN_LABELS else ""
+    clickable = [label for label in labels if label != "search"]  # a button for people
+    known = ", ".join(clickable[:SHOWN_LABELS]) or "nothing"
+    more = ", …" if len(clickable) > SHOWN_LABELS else ""
+    words = " Search with search[words]." if "search" in labels else ""
     label = _short(argument)
-    return f"Nothing happened: {label!r} cannot be clicked here. What can be: {known}{more}."
+    return f"Nothing happened: {label!r} cannot be clicked here. What can be: {known}{more}.{words}"
 
 
 def _short(words: str) -> str:

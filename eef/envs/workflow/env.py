@@ -15,14 +15,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from eef.config import ListOf, Settings, unknown_name
 from eef.env import StepResult, ToolEnv
 from eef.envs.spec import EnvSpec, group_in_id
 from eef.envs.workflow.executor import answer_weakly
 from eef.envs.workflow.experts import WORKFLOWS, make_expert
-from eef.envs.workflow.problems import FAMILIES, Problem, is_right, make_problems
+from eef.envs.workflow.problems import FAMILIES, MOST_PROBLEMS, Problem, is_right, make_problems
 from eef.envs.workflow.sandbox import Limits, WorkflowRun, check_sandbox, run_workflow
 from eef.errors import ConfigError, EnvError
 from eef.task import Task, TaskSet
@@ -65,7 +65,7 @@ class WorkflowSettings(Settings):
     """Validation problems per task."""
 
     held_out: int = Field(default=20, ge=1)
-    """Held-out problems per task, which decide the final reward."""
+    """Held-out problems per task, which decide the final reward. With `problems` at most 100."""
 
     turns: int = Field(default=2, ge=1)
     """Workflows per episode."""
@@ -91,6 +91,15 @@ class WorkflowSettings(Settings):
 
     seed: int = 0
     """Seed of the problems and of the executor."""
+
+    @model_validator(mode="after")
+    def _there_are_as_many_problems(self) -> WorkflowSettings:
+        if self.problems + self.held_out > MOST_PROBLEMS:
+            raise ValueError(
+                f"`problems` and `held_out` are {self.problems + self.held_out} together; a family "
+                f"has at most {MOST_PROBLEMS} for a task"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)

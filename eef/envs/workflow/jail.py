@@ -54,14 +54,14 @@ _DENIED = {
     # setns, mount, umount2, pivot_root, chroot, open_tree, move_mount, fsopen, mount_setattr;
     # ptrace, process_vm_readv, process_vm_writev, pidfd_getfd; bpf, perf_event_open, userfaultfd,
     # io_uring_setup; add_key, request_key, keyctl; shmget, msgget, semget; personality,
-    # open_by_handle_at
+    # open_by_handle_at; prctl, which could keep the process alive after its parent
     "x86_64": (
         *(41, 53, 42, 49, 57, 58, 56, 435, 59, 322, 272, 308, 165, 166, 155, 161, 428, 429, 430),
-        *(442, 101, 310, 311, 438, 321, 298, 323, 425, 248, 249, 250, 29, 68, 64, 135, 304),
+        *(442, 101, 310, 311, 438, 321, 298, 323, 425, 248, 249, 250, 29, 68, 64, 135, 304, 157),
     ),
     "aarch64": (
         *(198, 199, 203, 200, 220, 435, 221, 281, 97, 268, 40, 39, 41, 51, 428, 429, 430, 442),
-        *(117, 270, 271, 438, 280, 241, 282, 425, 217, 218, 219, 194, 186, 190, 92, 265),
+        *(117, 270, 271, 438, 280, 241, 282, 425, 217, 218, 219, 194, 186, 190, 92, 265, 167),
     ),
 }
 
@@ -87,6 +87,7 @@ def main() -> None:
     except OSError as error:
         _write(writes, {"refused": str(error)})
         os._exit(1)
+    _write(writes, {"confined": True})  # what follows may be the workflow's
     serve(settings["code"], reads, writes)
     os._exit(0)
 

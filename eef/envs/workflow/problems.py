@@ -38,6 +38,10 @@ class Family:
     size: Callable[[re.Match[str]], float]
 
 
+MOST_PROBLEMS = 100
+"""Different questions that every family has at least; the smallest one has 125."""
+
+
 class Problem(NamedTuple):
     """A question and its exact answer."""
 
@@ -54,7 +58,8 @@ class Found(NamedTuple):
 
 
 def make_problems(family: Family, count: int, seed: str) -> list[Problem]:
-    """`count` different questions, which depend on the family and the seed alone."""
+    """`count` different questions, which depend on the family and the seed alone; at most
+    MOST_PROBLEMS."""
     chance = random.Random(f"{family.name} {seed}")
     found: dict[str, Problem] = {}
     while len(found) < count:

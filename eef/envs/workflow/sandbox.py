@@ -27,7 +27,7 @@ LONGEST_CODE = 20_000
 
 _LONGEST_LINE = 1 << 16  # bytes
 _LONGEST_OUTPUT = 1 << 22
-_LINES_PER_PROBLEM = 100
+_REFUSED_CALLS = 100  # per problem; a workflow that goes on after these is ended
 _WALL = 4.0  # seconds of wall-clock time per second of CPU time
 _FILES = 4 << 20  # bytes
 _SECONDS_TO_END = 5.0
@@ -110,7 +110,7 @@ def _solve(
     for index, problem in enumerate(problems):
         process.send({"problem": problem, "seed": f"{seed} {index}"})
         calls = 0
-        for _ in range(_LINES_PER_PROBLEM):
+        for _ in range(limits.calls + _REFUSED_CALLS):
             record = process.receive()
             if isinstance(record.get("ask"), str):
                 calls += 1
@@ -127,7 +127,7 @@ def _solve(
             errors.append(error)
             break
         else:
-            raise _Ended(f"it called the model {_LINES_PER_PROBLEM} times for one problem")
+            raise _Ended(f"it called the model {calls} times for one problem")
     return WorkflowRun(answers=tuple(answers), errors=tuple(errors), calls=total)
 
 
@@ -170,8 +170,9 @@ class _Process:
             raise ConfigError(
                 f"this machine cannot confine workflows: {record['refused']}", hint=_HINT
             )
+        record = self.receive()  # the first one that the workflow may have written
         if record.get("ready") is not True:
-            raise _Ended(str(record.get("failed", "it wrote something else into the pipe")))
+            raise _Ended(str(record.get("failed") or "it wrote something else into the pipe"))
 
     def send(self, record: dict[str, Any]) -> None:
         data = json.dumps(record).encode() + b"\n"

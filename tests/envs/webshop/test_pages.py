@@ -259,7 +259,8 @@ def test_invalid_actions_are_explained_on_request(directory):
     )
     page = plain.reset(0)
     assert see(plain, "click[red]") == (
-        f"Nothing happened: 'red' cannot be clicked here. What can be: search. [SEP] {page}"
+        "Nothing happened: 'red' cannot be clicked here. What can be: nothing. "
+        f"Search with search[words]. [SEP] {page}"
     )
     assert see(plain, "buy it") == (
         "Nothing happened: 'buy it' is no action. Actions are search[words] and click[label]. "
@@ -267,7 +268,7 @@ def test_invalid_actions_are_explained_on_request(directory):
     )
     assert len(see(plain, "x" * 100_000)) < len(page) + 300
     page = rich.reset(0)
-    assert see(rich, "click[red]").endswith(f"be: search.\n{page}")
+    assert see(rich, "click[search]").endswith(f"be: nothing. Search with search[words].\n{page}")
     assert "What can be: nothing." in see(
         plain, "search[merino]", f"click[{SOCKS}]", "click[buy now]", "click[red]"
     )

@@ -111,7 +111,7 @@ def test_what_it_may_not_do_raises_an_exception_in_it(body, error):
         ("import os\nos.write(4, b'[' * 60000 + b'\\n')", "it wrote something else than JSON"),
         (
             'import os\nwhile True: os.write(4, b\'{"ask": "x"}\\n\')',
-            "it called the model 100 times for one problem",
+            "it called the model 110 times for one problem",
         ),
     ],
 )
@@ -121,6 +121,29 @@ def test_what_ends_it(body, failure, monkeypatch, jail):
     assert found.answers == ()
     assert failure in found.failure
     assert sandboxes(jail) == {}
+
+
+def test_a_workflow_cannot_claim_that_the_machine_refused():
+    """Nothing that it writes is trusted, not even before `solve` is defined."""
+    before = 'import os\nos.write(4, b\'{"refused": "x"}\\n\')'
+    found = run("return problem", before=before)
+    assert found.failure == "it wrote something else into the pipe"
+    before = 'import os\nos.write(4, b\'{"failed": ""}\\n\')'
+    assert run("return problem", before=before).failure == "it wrote something else into the pipe"
+
+
+def test_it_cannot_outlive_its_parent(monkeypatch, jail):
+    monkeypatch.setattr(sandbox, "_WALL", 1.0)
+    before = "import ctypes, time\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)"
+    found = run("time.sleep(60)", before=before, seconds=1)
+    assert found.failure == "it exceeded its time limit of 1 s"
+    assert sandboxes(jail) == {}
+
+
+def test_a_high_limit_of_calls_can_be_used():
+    body = "for _ in range(140): ask(problem)\n    return 'done'"
+    found = run_workflow(f"def solve(problem, ask):\n    {body}", ["p"], echo, Limits(calls=150))
+    assert (found.answers, found.calls) == (("done",), 140)
 
 
 def test_a_gigabyte_of_output_goes_nowhere():

@@ -15,6 +15,7 @@ from eef.envs.workflow.executor import answer_weakly, near_miss
 from eef.envs.workflow.experts import WORKFLOWS
 from eef.envs.workflow.problems import (
     FAMILIES,
+    MOST_PROBLEMS,
     Problem,
     find_questions,
     is_right,
@@ -67,6 +68,11 @@ def test_questions_are_found_in_any_text_with_their_answers(family):
 def test_answers(question, answer):
     [found] = find_questions(question)
     assert found.answer == answer
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_a_family_has_as_many_questions_as_a_task_may_need(family):
+    assert len(make_problems(family, MOST_PROBLEMS, "0")) == MOST_PROBLEMS
 
 
 def test_the_executor_is_weak_and_prompts_help_it():
@@ -213,6 +219,7 @@ def test_rollouts_replay_and_branch_like_their_origin(env):
         ({"families": "sumss"}, "unknown family of problems 'sumss'"),
         ({"families": ["sums", "sums"]}, "families, each once"),
         ({"turns": 0}, "turns"),
+        ({"problems": 10, "held_out": 120}, "has at most 100 for a task"),
     ],
 )
 def test_wrong_settings(options, message):
