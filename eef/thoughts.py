@@ -1,7 +1,7 @@
 """Thought blocks: the parts of a completion between tags such as `<think>` and `</think>`.
 
-What is in them is neither an action, nor a call, nor said to anybody. What `Thought:` labels is not
-a block.
+They hold no action and no call, and are not part of a message to a user. What `Thought:` labels is
+not a block.
 """
 
 from __future__ import annotations

@@ -212,13 +212,13 @@ def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
         )
     for method in recipe.methods:
         own = recipe.overrides.get(method, {})
-        other = [unit for unit, value in own.get("budget", {}).items() if value and unit != kind]
+        units = own.get("budget", {}).items()
+        other = [f"budget.{unit}" for unit, value in units if value and unit != kind]
         if kind == "updates" and "updates" in own.get("train", {}):
-            other = ["updates"]
+            other.append("train.updates")
         if other:
-            group = "train" if kind == "updates" and other == ["updates"] else "budget"
             raise ConfigError(
-                f"`--budget` is {budget!r}, but `overrides.{method}.{group}` sets {other[0]!r}",
+                f"`--budget` is {budget!r}, but `overrides.{method}.{other[0]}` is set as well",
                 hint=f"leave `{method}` out (`--methods`), or change its override",
             )
     settings = recipe.model_dump()

@@ -23,6 +23,7 @@ from eef.config import unknown_name
 from eef.errors import MethodError
 from eef.methods.labels import OutcomeGrid
 from eef.note import NoteSet, Shown
+from eef.rollouts.explore import is_first_attempt
 from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import disk_errors, write_jsonl, write_text
@@ -224,7 +225,7 @@ def write_inspect(stage: Played, path: Path) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     ended = [each.trajectory for each in rollouts if each.trajectory.reward is not None]
     if stage.kind == "evaluate":  # retries after a known loss do not count
-        ended = list({item.task: item for item in reversed(ended)}.values())
+        ended = [item for item in ended if is_first_attempt(item.id, item.task)]
     scores = {
         "win": fmean(item.success for item in ended) if ended else 0.0,
         "reward": fmean(item.reward or 0.0 for item in ended) if ended else 0.0,

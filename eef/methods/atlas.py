@@ -57,7 +57,7 @@ class Atlas(Configured[AtlasOptions]):
     each expert win, with weight 1 on its critical steps, at most `share` of all. `value` takes
     those with the highest positive advantage (`step_advantages`), earlier ones first; steps that
     the judge names beyond the share are dropped and counted. Wins without a usable note are
-    skipped, and so are those of which no step remains (`judge.empty`); the judge is not asked about
+    skipped, and so are those without a trained step (`judge.empty`); the judge is not asked about
     wins that are too short for the share to allow one.
     """
 

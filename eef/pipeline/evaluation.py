@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 
 from eef.errors import ConfigError
 from eef.pipeline.ledger import Cost, usage_of
-from eef.rollouts.explore import attempt_ids
+from eef.rollouts.explore import is_first_attempt
 from eef.trajectory import Trajectory
 from eef.utils.records import STRICT_FIELDS, Migration, Record
 
@@ -127,13 +127,9 @@ def _outcome(trajectory: Trajectory) -> Outcome:
 def first_attempts(rollouts: Iterable[Trajectory]) -> list[Trajectory]:
     """The rollouts of an evaluation that its score counts, one per task.
 
-    Of a first attempt that failed, the repetition counts; retries after a known loss, which have a
-    number after the task in their ids, do not.
+    Of a first attempt that failed, the repetition counts; retries after a known loss do not.
     """
-    first: dict[str, Trajectory] = {}
-    for item in rollouts:
-        if item.id.endswith(attempt_ids(item.task)):
-            first[item.task] = item
+    first = {item.task: item for item in rollouts if is_first_attempt(item.id, item.task)}
     return list(first.values())
 
 

@@ -17,6 +17,7 @@ from eef.tools import Toolset
 from eef.trajectory import ErrorKind, Status, Step, Usage
 
 _log = logging.getLogger(__name__)
+_OF_THE_RUN = (ConfigError, ModelError, BudgetError)  # all other episodes would meet them too
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,7 +94,7 @@ class Episode:
         else:
             try:
                 self._step(completion)
-            except (ConfigError, ModelError, BudgetError):
+            except _OF_THE_RUN:
                 raise
             except Exception as error:
                 self.fail(error)
@@ -113,14 +114,14 @@ class Episode:
             before = self.env.snapshot()
             try:
                 return str(execute(self.env, action).observation)
-            except (ConfigError, ModelError, BudgetError):
+            except _OF_THE_RUN:
                 raise
             except Exception as error:
                 _log.warning("a lookahead at %r failed: %s", action, describe_error(error))
                 return None
             finally:
                 self.env.restore(before)
-        except (ConfigError, ModelError, BudgetError):
+        except _OF_THE_RUN:
             raise
         except Exception as error:
             self.fail(error)

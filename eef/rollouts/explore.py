@@ -71,6 +71,12 @@ def attempt_ids(spec: str) -> tuple[str, str]:
     return spec, f"{spec}~1"
 
 
+def is_first_attempt(id: str, task: str) -> bool:
+    """Whether a rollout of an evaluation is the first attempt at its task, or the repetition of one
+    that failed. Retries after a known loss have a number after the task in their ids."""
+    return id.endswith(attempt_ids(task))
+
+
 def last_attempt(trajectories: TrajectorySet, spec: str) -> Trajectory:
     """The rollout of a spec, or its second attempt if there was one."""
     first, second = attempt_ids(spec)

@@ -37,8 +37,8 @@ ROLE_WORDS = (
 class HelpedPath:
     """The path of a lesson, with what a role wrote.
 
-    `steps` hold the advice, of which the lesson shows `shown`; a plan or a reflection is in
-    `prompt_suffix`. There is loss from step `first` on. `named` are the indices of steps whose
+    `steps` hold the advice; `shown` selects what the lesson shows of it. A plan or a reflection is
+    in `prompt_suffix`. There is loss from step `first` on. `named` are the indices of steps whose
     action the texts name.
     """
 

@@ -26,6 +26,7 @@ from eef.methods.base import Method
 from eef.methods.eef import Eef
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import BC, EXPERT, Stage
+from eef.rollouts.explore import is_first_attempt
 from eef.rollouts.store import STORE_FILE
 from eef.selection import Acts, PreferencePair, TrainingExample
 from eef.trajectory import Author, AuthorRole, StateRef, Status, Step, Trajectory, TrajectorySet
@@ -646,13 +647,8 @@ def summarize_task(
     and neither the expert nor behavior cloning does.
     """
     test = any(row.phase == "evaluate" for row in rows)
-    first: dict[tuple[str, int], Row] = {}
-    for row in rows:
-        key = (row.method, row.round)
-        if row.phase == "evaluate" and (key not in first or first[key].status == "error"):
-            first[key] = row
     every = rows
-    rows = [row for row in rows if row.phase != "evaluate" or row is first[row.method, row.round]]
+    rows = [row for row in rows if row.phase != "evaluate" or is_first_attempt(row.name, row.task)]
     experts = [row for row in rows if row.role == "expert" and row.status != "error"]
     students = [row for row in rows if row.role == "student" and row.status != "error"]
     winners = {

@@ -27,7 +27,7 @@ LONGEST_CODE = 20_000
 
 _LONGEST_LINE = 1 << 16  # bytes
 _LONGEST_OUTPUT = 1 << 22
-_REFUSED_CALLS = 100  # per problem; a workflow that goes on after these is ended
+_REFUSED_CALLS = 100  # per problem; a workflow that continues after these is ended
 _WALL = 4.0  # seconds of wall-clock time per second of CPU time
 _FILES = 4 << 20  # bytes
 _SECONDS_TO_END = 5.0
