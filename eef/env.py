@@ -319,11 +319,12 @@ def seeded_task(env: Env, task: Task, seed: int) -> Task:
 
 
 class Replay(NamedTuple):
-    """The result of a replay's last action (for an empty path, the first observation), and how many
-    observations differ from the record in what the environment ignores."""
+    """The result of a replay's last action (for an empty path, the first observation), how many
+    observations differ from the record in what the environment ignores, and each step's reward."""
 
     result: StepResult
     tolerated_steps: int
+    rewards: tuple[float, ...]
 
 
 def replay(env: Env, task: Task, path: Iterable[PathStep]) -> Replay:
@@ -336,6 +337,7 @@ def replay(env: Env, task: Task, path: Iterable[PathStep]) -> Replay:
     """
     now = StepResult(env.reset(task), 0.0, False)
     tolerated = 0
+    rewards: list[float] = []
     for index, item in enumerate(path):
         if now.terminated:
             raise ReplayMismatch(
@@ -354,7 +356,8 @@ def replay(env: Env, task: Task, path: Iterable[PathStep]) -> Replay:
             )
         tolerated += match == "tolerated"
         now = execute(env, item.step.action)
-    return Replay(now, tolerated)
+        rewards.append(now.reward)
+    return Replay(now, tolerated, tuple(rewards))
 
 
 NO_ACTIONS = ("", "no such action", "search[a]", "click[b]")

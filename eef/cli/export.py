@@ -112,6 +112,11 @@ def export(
         print_err(
             f"{count_of(skipped, 'example')} skipped, as in training: longer than the context"
         )
+    if untrained := sum(each.untrained for each in examples):
+        print_err(
+            f"{count_of(untrained, 'turn')} cut at `sampling.max_tokens`: as messages they are not "
+            "trained, since a trainer would train their ends; as tokens they are, without the ends"
+        )
     found = exported.comparison
     if found is not None and found.different:
         print_err(

@@ -91,7 +91,7 @@ def view(
                 print_out(str(write_site(library, static, on_progress)))
             return
 
-        def ready(address: str) -> None:
+        def ready(address: str, once: str) -> None:
             print_out(address)
             if os.environ.get("SSH_CONNECTION"):
                 number = urlsplit(address).port
@@ -100,7 +100,7 @@ def view(
                     f"{number}:127.0.0.1:{number} HOST`, then open the address there"
                 )
             elif not no_browser:
-                webbrowser.open(address)
+                webbrowser.open(once)  # all users see the command line of a browser
             print_err("Ctrl-C stops the server")
 
         serve(library, port=port, ready=ready)

@@ -11,7 +11,9 @@ Each session is an episode in a clone of the environment; read-only data is shar
                                          → [observation, null]; the state of a task after `actions`,
                                            each replayed and each observation compared: those before
                                            the actions, and the one in the state
-    POST /step    {env_idx, action}      → {state, reward, done, info: null}
+    POST /step    {env_idx, action}      → {state, reward, done, info: null, score, success}: the
+                                           reward of this step, and the outcome of the episode if it
+                                           ended here, those before a restored state included
     POST /close   {env_idx}              → {closed}: whether the session existed
     GET  /observation?env_idx=           → the last observation
     GET  /instruction_text?env_idx=      → "Instruction: " and the task in words
@@ -91,12 +93,17 @@ class Session:
     used: float
     observation: str = ""
     instruction: str = ""
+    rewards: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reset(self, task: Task, seed: int = 0) -> str:
         self.observation = self.env.reset(seeded_task(self.env, task, seed))
-        self.instruction = task.instruction
+        self.instruction, self.rewards = task.instruction, []
         return self.observation
+
+    def score(self) -> float:
+        """The final reward of the episode if it ended now."""
+        return float(self.env.score(self.rewards))
 
 
 class Sessions:
@@ -120,6 +127,10 @@ class Sessions:
         self._chance, self._numbers = random.Random(seed), count()
         self._open: OrderedDict[int, Session] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
+
+    @property
+    def success_threshold(self) -> float:
+        return self._env.success_threshold
 
     def create(self) -> int:
         """Start a session with an episode; returns its number. Refusal if all are taken."""
@@ -167,8 +178,8 @@ class Sessions:
         ]
         with self.at(number) as session:
             session.instruction = task.instruction
-            result, _ = replay(session.env, seeded_task(session.env, task, seed), path)
-            session.observation = result.observation
+            result, _, rewards = replay(session.env, seeded_task(session.env, task, seed), path)
+            session.observation, session.rewards = result.observation, list(rewards)
             if result.terminated:
                 raise Refusal(422, f"the episode of {task.id} is over in this state")
             match = compare_observations(session.env.ignored, observations[-1], result.observation)
@@ -181,11 +192,13 @@ class Sessions:
                 )
             return result.observation
 
-    def step(self, number: int, action: str) -> StepResult:
+    def step(self, number: int, action: str) -> tuple[StepResult, float]:
+        """Execute an action; returns its result and the score so far."""
         with self.at(number) as session:
             result = execute(session.env, action)
             session.observation = result.observation
-            return result
+            session.rewards.append(result.reward)
+            return result, session.score()
 
     def close(self, number: int) -> bool:
         """Close a session; returns whether it existed."""
@@ -270,12 +283,14 @@ Answer = Callable[[Sessions, Any], Any]
 
 
 def _step(sessions: Sessions, query: Act) -> dict[str, Any]:
-    result = sessions.step(query.env_idx, query.action)
+    result, score = sessions.step(query.env_idx, query.action)
     return {
         "state": result.observation,
         "reward": float(result.reward),
         "done": result.terminated,
         "info": None,
+        "score": score,
+        "success": score >= sessions.success_threshold,
     }
 
 

@@ -87,13 +87,14 @@ def marked_template(renderer: Renderer, examples: Iterable[RenderedExample]) -> 
     if template is None:
         return None
     for example in examples:
+        parts = list(example.trained_parts())
         messages = [
             {**message, "train": weight != 0} for message, weight in example.weighted(folded=True)
         ]
         rendered: str = renderer.tokenizer.apply_chat_template(
             messages, tokenize=False, chat_template=template
         )
-        if not rendered.startswith("".join(text for text, _ in example.spans)):
+        if parts and not rendered.startswith(parts[-1][1]):
             return None
     return template
 

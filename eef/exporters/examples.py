@@ -22,7 +22,9 @@ class RenderedExample:
     `rendered` and `spans` are what `eef` itself trains on: token ids with their weights, and the
     text of the same ids in spans of equal weight. `tools` are those of an agent that calls tools,
     as chat APIs take them. `meta` is its provenance: example, task, trajectory, source, and the
-    author and reason of each assistant message.
+    author and reason of each assistant message. `cut` are the assistant messages that the policy
+    did not end (`Step.cut`): a trainer of whole messages would train their ends, so that as
+    messages they are not trained. As tokens they are, without their ends.
     """
 
     conversation: Conversation
@@ -32,6 +34,21 @@ class RenderedExample:
     spans: list[tuple[str, float]]
     meta: dict[str, Any]
     tools: tuple[dict[str, Any], ...] = ()
+    cut: frozenset[int] = frozenset()
+
+    @property
+    def message_weights(self) -> tuple[float, ...]:
+        """The weight of each whole assistant message."""
+        return tuple(
+            0.0 if number in self.cut else weight for number, weight in enumerate(self.weights)
+        )
+
+    @property
+    def untrained(self) -> int:
+        """Turns that are trained as tokens and not as messages, because they were cut."""
+        return sum(weight != 0 for weight in self.weights) - sum(
+            weight != 0 for weight in self.message_weights
+        )
 
     @property
     def binary(self) -> bool:
@@ -41,11 +58,16 @@ class RenderedExample:
     def weighted(self, *, folded: bool = False) -> Iterator[tuple[dict[str, Any], float]]:
         """Each message with its weight, which is 0 for every message not written by the agent.
 
-        Calls are in `tool_calls`, with their arguments as JSON text.
+        Calls are in `tool_calls`, with their arguments as JSON text. The last message is trained,
+        if any is.
         """
-        weights = iter(self.weights)
-        for message in self.written(self.folded if folded else self.conversation):
-            yield message, next(weights) if message["role"] == "assistant" else 0.0
+        weights = iter(self.message_weights)
+        pairs = [
+            (message, next(weights) if message["role"] == "assistant" else 0.0)
+            for message in self.written(self.folded if folded else self.conversation)
+        ]
+        trained = [number for number, (_, weight) in enumerate(pairs, start=1) if weight != 0]
+        yield from pairs[: trained[-1] if trained else None]
 
     def written(self, conversation: Conversation) -> list[dict[str, Any]]:
         """Messages as chat APIs take them."""
@@ -55,16 +77,16 @@ class RenderedExample:
         return as_text_arguments(structured(pairs))
 
     def trained_parts(self) -> Iterator[tuple[Conversation, str]]:
-        """For each trained message, the folded conversation up to it and the text of that."""
+        """For each trained message, the folded conversation up to it and its text in `spans`."""
         text, texts = "", []
         for span, weight in self.spans:
             text += span
             texts += [text] if weight != 0 else []
-        trained = (
-            index for index, (_, weight) in enumerate(self.weighted(folded=True)) if weight != 0
-        )
-        for index, text in zip(trained, texts, strict=True):
-            yield self.folded[: index + 1], text
+        trained = [number for number, weight in enumerate(self.weights) if weight != 0]
+        turns = [at for at, each in enumerate(self.folded) if each["role"] == "assistant"]
+        for number, text in zip(trained, texts, strict=True):
+            if number not in self.cut:
+                yield self.folded[: turns[number] + 1], text
 
 
 def render_examples(
@@ -94,6 +116,7 @@ def render_examples(
                 weights=weights,
                 rendered=rendered,
                 spans=renderer.spans(conversation, weights, cut),
+                cut=cut,
                 tools=tuple(renderer.tools.records()) if renderer.tools else (),
                 meta={**about, **_provenance(example, trajectories, weights)},
             )

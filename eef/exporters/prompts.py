@@ -40,9 +40,9 @@ python train.py --model {model} --server http://127.0.0.1:PORT
 
 Serve the environment with the settings of the run. A session is opened in a state by replaying its
 actions and comparing every observation; another environment is refused. What the environment says
-is masked. The reward is the sum of the step rewards after the state, which is the score of the
-episode in environments that reward its end alone. `train.py` needs `trl` and nothing of `eef`, and
-generates with the model's own `generate`: replace `_generate` to use an inference server.
+is masked. The reward is the score of the whole episode, the steps before the state included.
+`train.py` needs `trl` and nothing of `eef`, and generates with the model's own `generate`: replace
+`_generate` to use an inference server.
 """
 
 _VERL_README = """\
@@ -51,8 +51,8 @@ _VERL_README = """\
 `prompts.parquet` has the columns of verl's RLHFDataset: `data_source`, `prompt`, `ability`,
 `reward_model` and `extra_info`. `extra_info.interaction_kwargs` holds what an interaction needs to
 open a session at a server (`eef env serve {env} {settings}`): `task_index`, `actions`,
-`observations` and `seed` for `POST /restore`, and `steps_left`. The reward is the sum of the
-rewards that `POST /step` returns; `eef` writes no interaction class for verl.
+`observations` and `seed` for `POST /restore`, and `steps_left`. The reward of an episode is the
+`score` that its last `POST /step` returns; `eef` writes no interaction class for verl.
 """
 
 

@@ -110,6 +110,7 @@ loss weight per token), `meta` (JSON: where each turn comes from, and why it is 
 
 `extra.train` and `extra.weight` of a step are what `eef` trains on; `extra` of a document is its
 provenance.
+{promise}
 """,
 }
 """Target → the text of its README. `what`, `promise`, `end` (of a turn) and `messages` (of TRL) are

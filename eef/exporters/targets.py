@@ -79,6 +79,8 @@ def export(
     not support their weights, StoreError if the disk cannot be written.
     """
     target = find_target(name)
+    if target.renders != "tokens":
+        examples = [each for each in examples if any(each.message_weights)]
     _check(name, target, examples, renderer)
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,11 @@ def export(
         comparison = compare(texts, renderer)
     readme = READMES[name].format(
         what=_describe(examples),
-        promise=fill(_promise(target, comparison, renderer), 100, break_on_hyphens=False),
+        promise=fill(
+            _promise(target, comparison, renderer) + _exceptions(examples),
+            100,
+            break_on_hyphens=False,
+        ),
         end=end_of_turn(renderer),
         messages=MARKED if (directory / MARKED_FILE).is_file() else UNMARKED,
     )
@@ -141,6 +147,12 @@ def _promise(target: Target, comparison: Comparison | None, renderer: Renderer) 
         json.dumps(template.variables),
         template.date.isoformat() if template.date else "",
     )
+
+
+def _exceptions(examples: Sequence[RenderedExample]) -> str:
+    """A sentence on turns that are not trained as messages, if there are any."""
+    untrained = sum(each.untrained for each in examples)
+    return f" As messages, {untrained:,} cut turns are not trained." if untrained else ""
 
 
 def _check(

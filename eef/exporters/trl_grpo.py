@@ -7,7 +7,7 @@
 needs `trl` and nothing of `eef`. Every rollout opens a session at the server and restores the state
 of its prompt there, where the recorded actions are replayed and every observation is compared. The
 model then acts until the episode or its steps end; what the environment says is masked. The reward
-is the sum of the rewards after that state. Rollouts of a batch are generated turn by turn with the
+is the score of the whole episode. Rollouts of a batch are generated turn by turn with the
 model's own `generate`.
 """
 
@@ -33,7 +33,7 @@ class Episode:
         self.server, self.number = server, None
         self.number = self._post("/create")
         self.messages = list(row["prompt"])
-        self.left, self.reward, self.done = row["steps_left"], 0.0, False
+        self.left, self.score, self.done = row["steps_left"], 0.0, False
         self._post(
             "/restore",
             session_id=row["task_index"],
@@ -47,7 +47,7 @@ class Episode:
         found = _ACTION.findall(completion)
         result = self._post("/step", action=found[-1].strip() if found else "")
         self.left -= 1
-        self.reward += result["reward"]
+        self.score = result["score"]
         self.done = result["done"] or self.left <= 0
         turn = [
             {"role": "assistant", "content": completion},
@@ -110,14 +110,14 @@ def make_rollout_func(
             "completion_ids": completion_ids,
             "logprobs": None,
             "env_mask": mask,
-            "episode_reward": [episode.reward for episode in episodes],
+            "episode_reward": [episode.score for episode in episodes],
         }
 
     return rollout
 
 
 def episode_reward(completions: Sequence[Any], episode_reward: Sequence[float], **_: Any) -> Any:
-    """The reward function: the sum of each episode's rewards after its state."""
+    """The reward function: the score of each episode."""
     return list(episode_reward)
 
 

@@ -6,7 +6,6 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -97,7 +96,7 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
         models = _Models(context, stage, partial(context.explorer, stage))
         states: list[PlannedState] = []
         played: list[RolloutSpec] = []
-        asked: set[str] = set()
+        planner = _Planner(context, stage, store, tasks, models, on_progress)
 
         def tokens_of(count: int) -> int:
             names = (name for spec in played[:count] for name in attempt_ids(spec.id))
@@ -106,7 +105,9 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
 
         def tokens_of_notes() -> int:
             # not those that an interrupted round has requested after what this one has reached
-            return sum(store.trajectories.notes[name].usage.generated_tokens for name in asked)
+            return sum(
+                store.trajectories.notes[name].usage.generated_tokens for name in planner.asked
+            )
 
         def plan_round(seen: TrajectorySet) -> Sequence[Planned]:
             return method.plan(seen, list(tasks), stage.round)
@@ -115,9 +116,7 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
         earlier = _branch_counts(store.trajectories, stage.round)
         parts: Iterable[list[PlannedState]]
         for turn in range(method.turns):
-            plan = _plan(
-                plan_round, played, asked, context, stage, store, tasks, models, on_progress
-            )
+            plan = planner.states(plan_round, played)
             before, fresh = len(played), without(plan, states)
             left = budget.after(before, tokens_of(before) + tokens_of_notes())
             limited = budget.rollouts is not None or budget.tokens is not None
@@ -142,7 +141,7 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
                     _play(context, stage, new, store, policy, on_progress, before=played)
                     played += new
         if method.roles:
-            _plan(plan_round, played, asked, context, stage, store, tasks, models, on_progress)
+            planner.states(plan_round, played)
         rollouts = (item for item in store.trajectories if not item.by_expert)
         notes = [note for note in store.trajectories.notes if note.round == stage.round]
         _finish_rollouts(
@@ -188,56 +187,58 @@ class _Models:
             yield inside, self.player
 
 
-def _seen(
-    trajectories: TrajectorySet, round: int, played: Sequence[RolloutSpec], asked: AbstractSet[str]
-) -> TrajectorySet:
-    """What a plan sees: earlier rounds, and what this one has played and asked for so far.
+class _Planner:
+    """Plans of a stage, and the notes that they need. `asked` are the ids of these notes."""
 
-    An interrupted round has stored more rollouts and notes, which must not change the plan.
-    """
-    ids = {name for spec in played for name in attempt_ids(spec.id)}
-    known = (item for item in trajectories if item.round < round or item.id in ids)
-    notes = (note for note in trajectories.notes if note.round < round or note.id in asked)
-    return TrajectorySet(known, NoteSet(notes))
+    def __init__(
+        self,
+        context: RunContext,
+        stage: Stage,
+        store: Store,
+        tasks: Mapping[str, Task],
+        models: _Models,
+        on_progress: OnProgress,
+    ) -> None:
+        self._context, self._stage, self._store = context, stage, store
+        self._tasks, self._models, self._on_progress = tasks, models, on_progress
+        self.asked: set[str] = set()
 
+    def states(
+        self, plan: Callable[[TrajectorySet], Sequence[Planned]], played: Sequence[RolloutSpec]
+    ) -> list[PlannedState]:
+        """The states of a plan, once all of its notes are in the store."""
+        recipe, stage = self._context.recipe_of(self._stage), self._stage
+        while True:
+            planned = plan(self._seen(played))
+            specs = note_specs(
+                [item for item in planned if isinstance(item, PlannedNote)],
+                self._tasks,
+                owner=f"{stage.method}/evaluation" if stage.kind == "evaluate" else stage.method,
+                round=stage.round,
+                seed=recipe.seed,
+            )
+            if self.asked.issuperset(spec.id for spec in specs):
+                return self._context.playable(planned, self._store.trajectories)
+            self.asked |= {spec.id for spec in specs}
+            ask_into_store(
+                specs,
+                self._store,
+                self._models.roles,
+                recipe.rollouts.batch_size,
+                subject=stage,
+                on_progress=self._on_progress,
+            )
 
-def _plan(
-    plan: Callable[[TrajectorySet], Sequence[Planned]],
-    played: Sequence[RolloutSpec],
-    asked: set[str],
-    context: RunContext,
-    stage: Stage,
-    store: Store,
-    tasks: Mapping[str, Task],
-    models: _Models,
-    on_progress: OnProgress,
-) -> list[PlannedState]:
-    """The states of a plan, once all of its notes are in the store; `asked` receives their ids.
+    def _seen(self, played: Sequence[RolloutSpec]) -> TrajectorySet:
+        """What a plan sees: earlier rounds, and what this one has played and asked for so far.
 
-    A plan sees what `played` and `asked` name; see `_seen`.
-    """
-    recipe = context.recipe_of(stage)
-    owner = f"{stage.method}/evaluation" if stage.kind == "evaluate" else stage.method
-    while True:
-        planned = plan(_seen(store.trajectories, stage.round, played, asked))
-        specs = note_specs(
-            [item for item in planned if isinstance(item, PlannedNote)],
-            tasks,
-            owner=owner,
-            round=stage.round,
-            seed=recipe.seed,
-        )
-        if asked.issuperset(spec.id for spec in specs):
-            return context.playable(planned, store.trajectories)
-        asked |= {spec.id for spec in specs}
-        ask_into_store(
-            specs,
-            store,
-            models.roles,
-            recipe.rollouts.batch_size,
-            subject=stage,
-            on_progress=on_progress,
-        )
+        An interrupted round has stored more rollouts and notes, which must not change the plan.
+        """
+        stored, round = self._store.trajectories, self._stage.round
+        ids = {name for spec in played for name in attempt_ids(spec.id)}
+        known = (item for item in stored if item.round < round or item.id in ids)
+        notes = (note for note in stored.notes if note.round < round or note.id in self.asked)
+        return TrajectorySet(known, NoteSet(notes))
 
 
 def select(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
@@ -546,11 +547,18 @@ def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None
     tasks = {task.id: task for task in context.test_tasks}
     planned: list[PlannedState] = []
     specs: list[RolloutSpec] = []
-    asked: set[str] = set()
+
+    def plan_tests(seen: TrajectorySet) -> Sequence[Planned]:
+        """One rollout per task, unless the method plans others."""
+        if stage.method == EXPERT:
+            return [PlannedState(task, None, 1) for task in tasks]
+        return run.methods[stage.method].plan_evaluation(seen, list(tasks))
+
     with Store.open(run.evaluation_store(stage)) as store:
         models = _Models(context, stage, partial(context.student, stage.sibling("train")))
+        planner = _Planner(context, stage, store, tasks, models, on_progress)
         for _ in range(1 if stage.method == EXPERT else run.methods[stage.method].attempts):
-            plan = _evaluation_plan(specs, asked, context, stage, store, tasks, models, on_progress)
+            plan = planner.states(plan_tests, specs)
             planned += without(plan, planned)
             every = _evaluation_specs(context, stage, planned, tasks)
             fresh = every[len(specs) :]
@@ -574,27 +582,6 @@ def evaluate(context: RunContext, stage: Stage, on_progress: OnProgress) -> None
     if stage.method != EXPERT:
         _write_card(context, stage.sibling("train"), result)
     write_json(run.last_file(stage), result.to_record())
-
-
-def _evaluation_plan(
-    played: Sequence[RolloutSpec],
-    asked: set[str],
-    context: RunContext,
-    stage: Stage,
-    store: Store,
-    tasks: Mapping[str, Task],
-    models: _Models,
-    on_progress: OnProgress,
-) -> list[PlannedState]:
-    """The rollouts of an evaluation: one per task, unless the method plans others."""
-    if stage.method == EXPERT:
-        return [PlannedState(task, None, 1) for task in tasks]
-    method = context.run.methods[stage.method]
-
-    def plan(seen: TrajectorySet) -> Sequence[Planned]:
-        return method.plan_evaluation(seen, list(tasks))
-
-    return _plan(plan, played, asked, context, stage, store, tasks, models, on_progress)
 
 
 def _evaluation_specs(

@@ -62,7 +62,7 @@ class StateRestorer:
 
     def _replay(self, env: Env, task: Task, state: StateRef) -> Restored:
         expected = self._trajectories.observation_at(state)
-        now, tolerated = replay(env, task, self.prefix(state))
+        now, tolerated, _ = replay(env, task, self.prefix(state))
         match = compare_observations(env.ignored, expected, now.observation)
         if now.terminated or match == "different":
             problem = (

@@ -206,6 +206,7 @@ class RunIndex:
         self.run = run
         self.path = path or index_path(run.path)
         self.spec = env_spec(run.recipe.env.name)
+        self._revision: str | None = None
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -253,18 +254,25 @@ class RunIndex:
         return found
 
     def refresh(self, on_progress: OnProgress = ignore_progress) -> bool:
-        """Read what was appended to the run's files; returns whether there was anything new."""
+        """Read what was appended to the run's files.
+
+        Returns whether the index has changed since this object looked last. Another viewer of the
+        same run may have changed it.
+        """
         with _Writer(self) as writer:
-            return writer.refresh(on_progress)
+            writer.refresh(on_progress)
+            before, self._revision = self._revision, _meta(writer.connection, "revision")
+        return self._revision != before
 
     def _create(self) -> None:
         connection = self._open()
         try:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
-                if _version(connection) != self._key:
+                if _meta(connection, "key") != self._key:
                     _clear(connection)
                     connection.execute("INSERT INTO meta VALUES ('key', ?)", (self._key,))
+                self._revision = _meta(connection, "revision")
         finally:
             connection.close()
 
@@ -291,10 +299,11 @@ class RunIndex:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 
-def _version(connection: sqlite3.Connection) -> str | None:
+def _meta(connection: sqlite3.Connection, key: str) -> str | None:
+    """A value of the table `meta`; None if there is none."""
     try:
-        found = connection.execute("SELECT value FROM meta WHERE key = 'key'").fetchone()
-    except sqlite3.OperationalError:
+        found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    except sqlite3.OperationalError:  # no table
         return None
     return found[0] if found else None
 
@@ -322,15 +331,15 @@ class _Writer:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    def refresh(self, on_progress: OnProgress) -> bool:
+    def refresh(self, on_progress: OnProgress) -> None:
         grown = self._grown()
         if not grown:
-            return False
+            return
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             changed = any(replaced for _, _, replaced in grown)
             if changed:
-                key = _version(self.connection)
+                key = _meta(self.connection, "key")
                 _clear(self.connection)
                 self.connection.execute("INSERT INTO meta VALUES ('key', ?)", (key,))
             grown = self._grown()
@@ -344,11 +353,14 @@ class _Writer:
                 done += end - start
             self._summarize(on_progress)
             self._merge_words(True)
+            if changed:
+                self.connection.execute(
+                    "INSERT OR REPLACE INTO meta VALUES ('revision', lower(hex(randomblob(8))))"
+                )
             self.connection.execute("COMMIT")
         except BaseException:
             self.connection.execute("ROLLBACK")
             raise
-        return changed
 
     def _holds_something(self) -> bool:
         [(found,)] = self.connection.execute("SELECT EXISTS (SELECT 1 FROM trajectories)")

@@ -43,8 +43,13 @@ HEADERS = {
 }
 
 
-def make_app(library: Library, key: str) -> Starlette:
-    """The web application. All paths start with the key; any other path is answered by 404."""
+def make_app(library: Library, key: str, ticket: str = "") -> Starlette:
+    """The web application. All paths start with the key; any other path is answered by 404.
+
+    `/open/{ticket}` leads to the first page, once. A browser is started with that address, since
+    every user of the machine can read its command line.
+    """
+    tickets = {ticket} - {""}
     site = Site(library, served(f"/{key}"))
 
     def endpoint(address_of: Callable[[Request], Address]) -> Callable[[Request], Any]:
@@ -92,7 +97,15 @@ def make_app(library: Library, key: str) -> Starlette:
         media = ASSETS[name][2]
         return Response(read_asset(name), media_type=media, headers=HEADERS)
 
+    async def enter(request: Request) -> Response:
+        try:
+            tickets.remove(request.path_params["ticket"])
+        except KeyError:
+            return await _unknown(request, NotFound("no such ticket"))
+        return Response(status_code=303, headers={**HEADERS, "Location": f"/{key}/"})
+
     routes = [
+        Route("/open/{ticket}", enter),
         Route(f"/{key}/", endpoint(view("home"))),
         Route(f"/{key}/assets/{{name}}", asset),
         Route(f"/{key}/{{run}}/stamp", stamp),
@@ -140,17 +153,18 @@ class Follower:
                     LOG.exception("cannot follow %s", run.run.path)
 
 
-def serve(library: Library, *, port: int, ready: Callable[[str], None]) -> None:
+def serve(library: Library, *, port: int, ready: Callable[[str, str], None]) -> None:
     """Serve the pages of some runs and comparisons until the process is stopped.
 
-    `ready` is called with the address once it accepts requests. Port 0 is any free port.
-    ConfigError if the port cannot be used.
+    `ready` is called once requests are accepted, with the address and with another one that leads
+    there once. Port 0 is any free port. ConfigError if the port cannot be used.
     """
-    key = secrets.token_urlsafe(16)
+    key, ticket = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
     with listen(HOST, port) as listener, Follower(library.runs):
-        ready(f"http://{HOST}:{listener.getsockname()[1]}/{key}/")
+        origin = f"http://{HOST}:{listener.getsockname()[1]}"
+        ready(f"{origin}/{key}/", f"{origin}/open/{ticket}")
         config = uvicorn.Config(
-            make_app(library, key),
+            make_app(library, key, ticket),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=1,

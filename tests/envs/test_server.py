@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -104,6 +105,8 @@ def test_every_request(shop):
                 "reward": result.reward,
                 "done": result.terminated,
                 "info": None,
+                "score": result.reward,
+                "success": result.reward >= env.success_threshold,
             }
             assert client.get("/observation", params=at).json() == result.observation
             assert client.get("/available_actions", params=at).json() == env.available()
@@ -271,7 +274,8 @@ def test_idle_sessions_are_closed(shop):
     assert type(sessions.create()) is int
     with pytest.raises(Refusal, match="idle for 10 s"):
         sessions.step(old, "search[x]")
-    assert sessions.step(used, "search[x]").observation
+    result, score = sessions.step(used, "search[x]")
+    assert (bool(result.observation), score) == (True, 0.0)
     clock.now = 100
     sessions.expire()
     assert sessions.numbers() == []
@@ -337,6 +341,37 @@ def test_a_step_is_executed_like_that_of_a_rollout(action):
         seen = client.post("/step", json={**at, "action": action}).json()["state"]
         sent = {**at, "session_id": 2, "actions": [action], "observations": [first, seen]}
         assert client.post("/restore", json=sent).status_code == 200
+
+
+class StepwiseCorridors(Corridors):
+    """Corridors that reward every step; the score is the mean of the last two rewards."""
+
+    def step(self, action):
+        return replace(super().step(action), reward=float(action == "right"))
+
+    def score(self, rewards):
+        last = list(rewards)[-2:]
+        return sum(last) / 2
+
+
+def test_the_score_is_that_of_the_whole_episode():
+    """Of all rewards, by the rule of the environment, also after a restored state."""
+    with listening(sessions_of(StepwiseCorridors())) as client:
+        at = {"env_idx": client.post("/create").json()}
+
+        def step(action):
+            told = client.post("/step", json={**at, "action": action}).json()
+            return told["reward"], told["score"], told["success"]
+
+        first = client.post("/reset", json={**at, "session_id": 2}).json()[0]
+        told = client.post("/step", json={**at, "action": "right"}).json()
+        assert (told["reward"], told["score"], told["success"]) == (1.0, 0.5, False)
+        assert step("right") == (1.0, 1.0, True)
+        sent = {"session_id": 2, "actions": ["right"], "observations": [first, told["state"]]}
+        assert client.post("/restore", json={**at, **sent}).status_code == 200
+        assert step("left") == (0.0, 0.5, False)
+        client.post("/reset", json={**at, "session_id": 2})
+        assert step("left") == (0.0, 0.0, False)
 
 
 def test_another_environment_can_be_served():

@@ -10,7 +10,7 @@ import pytest
 
 from eef.errors import ConfigError, MethodError
 from eef.exporters.examples import render_examples
-from eef.exporters.targets import TARGETS, canonical, export
+from eef.exporters.targets import MARKED_FILE, TARGETS, canonical, export
 from eef.importers.formats import read_row
 from eef.note import Advice
 from eef.pipeline.pipeline import Pipeline
@@ -460,6 +460,50 @@ def test_a_template_that_changes_messages_is_not_marked(tmp_path):
 # --- chat templates of model families ------------------------------------------------------------
 
 RENDERING = [name for name, target in TARGETS.items() if target.renders == "model"]
+
+
+def with_cut_turns(*names):
+    """The examples, in which the turns of some actions were cut at their maximum of tokens."""
+    examples, trajectories = family()
+    changed = TrajectorySet(
+        replace(each, steps=tuple(replace(s, cut=s.action in names) for s in each.steps))
+        for each in trajectories
+    )
+    renderer = Renderer(tiny_tokenizer(CHATML))
+    return list(render_examples(examples, changed, PROMPT, renderer)), renderer
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_a_turn_that_was_cut_is_not_trained_as_a_message(name, tmp_path):
+    """Its end was never sampled, and trainers of messages train the end of each."""
+    made, renderer = with_cut_turns("d", "y\u00e9")
+    student = made[0]
+    assert [each.untrained for each in made] == [2, 0]
+    assert student.weights == (0, 0, 1, 1, 1, 1)
+    assert student.message_weights == (0, 0, 1, 0, 1, 0)
+    for folded in (False, True):
+        messages = list(student.weighted(folded=folded))
+        said = [(m["content"], weight) for m, weight in messages if m["role"] == "assistant"]
+        assert [weight for _, weight in said] == [0, 0, 1, 0, 1]
+        assert messages[-1][1] == 1, "it ends in a trained turn"
+    assert len(list(student.trained_parts())) == 2
+    trained = "".join(text for text, weight in student.spans if weight)
+    assert trained.endswith("y\u00e9")
+    found = export(name, made, tmp_path, renderer)
+    assert found.comparison is None or found.comparison.different == 0
+    text = " ".join((tmp_path / "README.md").read_text().split())
+    assert text.startswith(("# 2 examples", "2 examples"))
+    assert "As messages, 2 cut turns are not trained." in text
+    assert (tmp_path / MARKED_FILE).is_file() == (name == "trl")
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_examples_without_a_whole_trained_turn_are_exported_as_tokens_alone(name, tmp_path):
+    made, renderer = with_cut_turns("a", "c", "e")
+    assert (any(made[1].weights), any(made[1].message_weights)) == (True, False)
+    export(name, made, tmp_path, renderer)
+    count = 2 if TARGETS[name].renders == "tokens" else 1
+    assert f"{count} example" in (tmp_path / "README.md").read_text().splitlines()[0]
 
 
 def thinking(template, thoughts=True, **options):

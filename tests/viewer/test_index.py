@@ -106,6 +106,24 @@ def test_it_follows_a_growing_run_line_by_line(run):
     assert count() == 7
 
 
+def test_what_another_viewer_has_indexed_is_a_change(run):
+    path = run.store("eef") / "trajectories.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:5]))
+    one, two = RunIndex(run), RunIndex(run)
+    assert one.refresh()
+    assert two.refresh()
+    assert not two.refresh()
+    with path.open("ab") as file:
+        file.write(lines[5])
+    assert two.refresh()
+    assert one.refresh()
+    assert not one.refresh()
+    path.write_bytes(b"".join(lines[1:3]))
+    assert one.refresh()
+    assert two.refresh()
+
+
 def test_a_replaced_file_rebuilds_it(run, index):
     path = run.store("eef") / "trajectories.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)

@@ -186,6 +186,16 @@ def test_a_running_run_is_followed(tmp_path):
     assert "data-stamp" not in client.get(f"/{KEY}/run/").text
 
 
+def test_the_address_in_a_browser_s_command_line_works_once(finished):
+    library = open_library([finished])
+    client = TestClient(make_app(library, KEY, "ticket"), follow_redirects=False)
+    assert client.get("/open/other").status_code == 404
+    found = client.get("/open/ticket")
+    assert (found.status_code, found.headers["location"]) == (303, f"/{KEY}/")
+    assert client.get("/open/ticket").status_code == 404
+    assert TestClient(make_app(library, KEY)).get("/open/").status_code == 404
+
+
 def test_several_runs_have_a_list(finished, tmp_path):
     other = tmp_path / "run"
     shutil.copytree(finished, other)
