@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
-from types import TracebackType
 from typing import Any, TypeVar
 
 from eef.chat import Thoughts
@@ -151,12 +150,7 @@ class RolloutRunner:
     def __enter__(self) -> RolloutRunner:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _clone(self, slot: int) -> Env:

@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Collection, Iterable
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 
 from eef.errors import DataError, StoreError
 from eef.note import Note, NoteSet
@@ -116,12 +115,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -25,7 +25,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from eef.errors import LockedError, StoreError
@@ -132,12 +131,7 @@ class Lock:
     def __enter__(self) -> Lock:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _touch(self) -> None:
