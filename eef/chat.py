@@ -256,7 +256,7 @@ def parse_completion(completion: str) -> tuple[str, str | None]:
 
 
 def thought_of(completion: str) -> str:
-    """What a completion holds beside its action, in ReAct or with tool calls.
+    """The text of a completion besides its action, in ReAct or with tool calls.
 
     >>> from eef.tools import Call
     >>> thought_of(write_turn("A mug.", [Call("search", {"query": "mug"})]))

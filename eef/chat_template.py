@@ -172,8 +172,8 @@ class ChatTemplate:
         """The error for a template that cannot be used."""
         return ModelError(
             f"the chat template of {self._tokenizer.name_or_path!r} {problem}",
-            hint="set `chat.template_variables` if the template has a mode without this, or the "
-            "`chat_template` of its tokenizer: each prompt must be a prefix of the training text",
+            hint="each prompt must be a prefix of the training text: set `chat.template_variables` "
+            "if the template has a mode for that, or change the `chat_template` of its tokenizer",
         )
 
     def _keeps_system(self) -> bool:

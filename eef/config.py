@@ -35,7 +35,7 @@ class Settings(BaseModel):
 
 
 class SettingError(ValueError):
-    """What a validator refuses. `hint` is the way out, or empty."""
+    """A value that a validator refuses. `hint` is the way out, or empty."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -166,7 +166,7 @@ def most_similar(name: str, known: Sequence[str], *, cutoff: float = 0.65) -> st
 
 
 def describe_problems(problems: Sequence[ErrorDetails]) -> str:
-    """What a validation found wrong with one value, as `0; expected 1 or more`.
+    """The problems that a validation found with one value, as `0; expected 1 or more`.
 
     A value that may have several types has one problem for each of them.
     """
@@ -206,7 +206,7 @@ _EXPECTED = {
     "model_type": "a table",
     "model_attributes_type": "a table",
 }
-"""What pydantic expected, by its type of error."""
+"""The value that pydantic expected, by its type of error."""
 
 
 def _config_error(

@@ -309,7 +309,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise EnvError(
-            f"`ignored` of the environment: {pattern!r} is not a regular expression ({error})"
+            f"`ignored` of the environment: {pattern!r} is not a valid regular expression ({error})"
         ) from None
 
 
@@ -374,7 +374,7 @@ _WORD = re.compile(r"(?<=\[)[^\[\]\n]+(?=\])|[\w-]+(?: [\w-]+)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvCheck:
-    """What `check_env` has checked.
+    """The result of `check_env`.
 
     `passed` are the checks in words. `episodes` counts all episodes played, repetitions included,
     `steps` their steps, `actions` the different actions among them. `wins` counts different
@@ -641,7 +641,7 @@ class _EnvChecker:
         return EnvError(
             f"environment {self.env.name!r} breaks the protocol: `{function}` raised an exception "
             f"{place}: {reason}",
-            hint="answer every action, also one that is not valid, with an observation"
+            hint="answer every action, including invalid ones, with an observation"
             if function == "step"
             else getattr(error, "hint", ""),
         )

@@ -21,7 +21,7 @@ Shown = Literal["none", "last", "all"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleUsage:
-    """What one role has written: completions and their tokens, as its policy counts them.
+    """The output of one role: completions and their tokens, as its policy counts them.
 
     `repeated` counts unusable texts that were requested a second time, `skipped` requests without a
     usable text after that.
@@ -56,7 +56,7 @@ def add_usage(*parts: Iterable[RoleUsage]) -> tuple[RoleUsage, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """What a role wrote about a turn before the agent took it.
+    """A text that a role wrote about a turn before the agent took it.
 
     `candidate` is the completion that the text is about, empty if it is about the turn as a whole.
     A lookahead has executed the candidate: `seen` is the observation that it led to and `score` the
@@ -118,7 +118,7 @@ class NoteSet:
         self._by_task.setdefault(note.task, []).append(note)
 
     def about(self, role: str, subject: str, rounds: range | None = None) -> list[Note]:
-        """What a role wrote about a subject in some rounds or in all, usable or not, by id."""
+        """The notes of a role about a subject in some rounds or in all, usable or not, by id."""
         found = self._by_subject.get((role, subject), [])
         chosen = [note for note in found if rounds is None or note.round in rounds]
         return sorted(chosen, key=lambda note: (note.round, note.id))
@@ -130,7 +130,7 @@ class NoteSet:
     def of_trajectory(
         self, name: str, task: str, prompt_suffix: str
     ) -> tuple[list[Note], list[Note]]:
-        """What roles wrote for a trajectory and about it, usable or not.
+        """The notes that roles wrote for a trajectory and about it, usable or not.
 
         The first are notes of its task whose text is in its prompt suffix (a plan, reflections on
         other attempts), the second those about it or a state of it.

@@ -43,7 +43,7 @@ GREEDY = Sampling(temperature=0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consulted:
-    """What preceded a completion: advice of roles, what they cost, and candidates of the policy.
+    """The work before a completion: advice of roles and its cost, and candidates of the policy.
 
     `candidates` counts completions that the policy proposed first; the tokens of a completion
     include theirs. `lookahead_steps` were executed and undone.
@@ -71,7 +71,7 @@ class Completion:
 
     `prompt_tokens` counts the whole prompt, `cached_tokens` the part of it that was not recomputed.
     `tokens` are the sampled ids, if they are known and are not those that the text gives.
-    `consulted` is None if the policy acted alone.
+    `consulted` is None if the policy acted without roles and candidates.
     """
 
     text: str
@@ -129,7 +129,7 @@ class CachingPolicy(Policy, Protocol):
 
 
 def start_batch(policy: Policy) -> None:
-    """Let the completions of a policy depend on the calls of the batch that begins alone."""
+    """Start a batch: completions then depend only on the calls of this batch."""
     if isinstance(policy, CachingPolicy):
         policy.start_batch()
 

@@ -2,9 +2,9 @@
 
 No other module turns conversations into ids. `ChatTemplate` cuts a conversation's text into parts
 – prompt, completion, between, completion, between, … – and each part is tokenized separately.
-Therefore the prompt that a policy acted on is always a prefix of the ids it is trained on, whatever
-the tokenizer would merge. A completion whose text does not give the ids it was sampled as
-(`SampledText`) keeps those ids.
+Therefore the prompt that a policy acted on is always a prefix of the ids it is trained on: the
+tokenizer cannot merge text across parts. A completion whose text does not give the ids it was
+sampled as (`SampledText`) keeps those ids.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _NEXT = "."  # any observation: it makes the template end the turn before it
 
 
 class ChatSettings(Settings):
-    """How an agent speaks, and how a conversation becomes token ids and loss weights."""
+    """The format of the agent's turns, and how conversations become token ids and loss weights."""
 
     format: Literal["react", "tools"] = "react"
     """How the agent acts: `react` writes `Thought: …` and `Action: …`, `tools` calls the tools that
-    the environment declares, as the model's chat template and its server write calls. Trajectories
-    of either kind can be trained on and replayed in both."""
+    the environment declares, in the form that the model's chat template and its server use.
+    Trajectories in either format can be trained on and replayed in both."""
 
     loss_on: LossOn = "completion"
-    """Train on the whole `completion` (thought and action), or on the `action` alone."""
+    """Train on the whole `completion` (thought and action), or only on the `action`."""
 
     thoughts: Thoughts = "kept"
     """Whether thought blocks (`<think>…</think>`) stay in the conversations that the model acts on
@@ -330,7 +330,7 @@ class Renderer:
         return span.start, span.end if completion[span.end :].strip() else len(completion)
 
     def _called_text(self, completion: str) -> tuple[int, int]:
-        """The (start, end) of the calls; of a turn of text alone, if that is an action."""
+        """The (start, end) of the calls, or of the text if a turn without calls is an action."""
         assert self.tools is not None, "only agents with tools call them"
         assert self.template.form is not None, "set with the tools"
         span = self.template.form.span(completion, self.tools)

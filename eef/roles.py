@@ -1,4 +1,4 @@
-"""What roles are asked, and how an agent acts with them: `role_conversation`, `turn_question`,
+"""Questions to roles, and how an agent acts with roles: `role_conversation`, `turn_question`,
 `Acting`.
 
 Acting and training build the conversation of a role here. A question about a turn is a function of

@@ -122,8 +122,8 @@ def _migrate_responses(migration: Migration) -> Migration:
 class PreferencePair(Record):
     """Two continuations of one state, `chosen` the better one, for preference training.
 
-    Both are whole paths from the task's start. Their weights are 0 up to the state and on whatever
-    is not compared; the log-probability of a response is the weighted sum over the rest.
+    Both are whole paths from the task's start. Their weights are 0 up to the state and on steps
+    that are not compared; the log-probability of a response is the weighted sum over the rest.
 
     Worked example (the expert's harmful segment (2, 4) of the example in `eef.methods.labels`):
     `chosen` is the student's win from state 2 with weights (0, 0, 1, 1), `rejected` the expert's
@@ -149,11 +149,11 @@ class PreferencePair(Record):
 
 
 Ratio = Literal["clipped", "constant", "none"]
-"""What the ratio of a token's probabilities, now and when it was sampled, is in the loss of acts.
+"""How the loss of acts uses the ratio of a token's probabilities, now and when it was sampled.
 
-clipped   a factor beyond whose bounds there is no gradient (PPO)
+clipped   a factor that gives no gradient beyond its bounds (PPO)
 constant  a clipped factor without a gradient of its own, which saturates at its bounds (RetroAct)
-none      nothing: log p alone is weighted (reward-weighted regression)
+none      unused: the loss is a weighted log p (reward-weighted regression)
 """
 
 
@@ -195,7 +195,7 @@ class TextExample(Record):
     """A text that a role is trained to write in answer to a question.
 
     `question` is the whole message, as in `Note`. The loss of a text is `weight` times the mean
-    over its tokens. `evidence` holds the ids of the rollouts and notes that it rests on.
+    over its tokens. `evidence` holds the ids of the rollouts and notes that it is based on.
     """
 
     KIND: ClassVar[str] = "text"
@@ -231,7 +231,7 @@ class TextPair(Record):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a method trains on in a round, with counts for the report.
+    """The examples, pairs, acts and texts that a method trains on, with counts for the report.
 
     Examples are imitated first; preference pairs and acts, if a method has any, are trained on
     afterwards. A selection that is empty leaves the student as it is. `texts` and `text_pairs`

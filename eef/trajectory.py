@@ -30,8 +30,8 @@ act. The last two leave the status "truncated", the others "error".
 class SampledTokens:
     """The token ids of a completion as they were sampled, without the one that ended the turn.
 
-    `vocabulary` identifies the tokenizer (`Renderer.vocabulary`). To any other, `ids` are
-    meaningless.
+    `vocabulary` identifies the tokenizer (`Renderer.vocabulary`). For any other tokenizer, `ids`
+    are meaningless.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
@@ -116,7 +116,7 @@ class Usage:
     `tolerated_steps` are the replayed steps whose observation differs from the record only in what
     the environment ignores (`Env.ignored`). `completions` counts what the policy wrote, more than
     one per turn if it proposed candidates, and `lookahead_steps` steps that were executed and
-    undone. `roles` is what the others wrote.
+    undone. `roles` counts what roles wrote.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT_FIELDS
@@ -221,8 +221,8 @@ class Trajectory(Record):
     normally. `success` is the environment's verdict on the reward. `round` is 0 for expert data.
     `final_observation` followed the last step. `replayable` is False for imported trajectories that
     could not be verified in the environment: they can be trained on, but not branched from.
-    `verified_steps` is None if all of a replayable trajectory holds, or else the number of steps
-    that do: states up to it can be branched from.
+    `verified_steps` is None if a replayable trajectory was verified as a whole; otherwise it is the
+    number of verified steps: states up to it can be branched from.
     `episode_seed` is the seed of what chance decides in the environment, None if that is nothing.
     `source` is where a trajectory was imported from (`file:line`), or None if it was played here.
     `prompt_suffix` was appended to the environment's prompt while it was played (see `eef.chat`).
@@ -294,7 +294,7 @@ class PathStep:
 
 
 class TrajectorySet:
-    """Trajectories by id, in insertion order, with the paths between them, and notes."""
+    """Trajectories by id, in insertion order, with their paths, and notes."""
 
     def __init__(
         self, trajectories: Iterable[Trajectory] = (), notes: NoteSet | None = None
@@ -364,7 +364,7 @@ class TrajectorySet:
         return path[: state.t]
 
     def observation_at(self, state: StateRef) -> str:
-        """What the agent sees in a state."""
+        """The observation of the agent in a state."""
         trajectory = self[state.trajectory]
         if trajectory.start is not None and state.t < trajectory.first:
             return self.observation_at(StateRef(trajectory.start.trajectory, state.t))

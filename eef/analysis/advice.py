@@ -31,7 +31,7 @@ _DRAWS = 2000
 
 
 class Calibration(NamedTuple):
-    """What became of the laboratory's held-out settings with one prospect.
+    """The outcomes of the laboratory's held-out settings with one prospect.
 
     `settings` is their number; `gain` and `loss` are the shares in which EEF's win rate was at
     least `MARGIN` above or below that of RFT with one win per task; `mean` is the mean difference.
@@ -79,14 +79,14 @@ class Advice:
             f"`budget.rollouts_per_task = {self.rollouts_per_task}`."
         )
         yield (
-            f"How sure: other tasks of this kind would give the same prospect in "
-            f"{100 * self.stability:.0f} % of draws."
+            f"Stability: {100 * self.stability:.0f} % of the resamples of these tasks give the "
+            "same prospect."
         )
         yield (
-            f"Of {known.settings} held-out settings of the laboratory with this "
-            f"prospect, EEF was at least {100 * MARGIN:.0f} points above RFT with one win per task "
-            f"in {100 * known.gain:.0f} %, at least as far below in {100 * known.loss:.0f} %, and "
-            f"{100 * known.mean:+.1f} points on average. The laboratory is not your environment."
+            f"Of {known.settings} held-out simulated settings (`docs/when.md`) with this prospect, "
+            f"EEF was at least {100 * MARGIN:.0f} points above RFT with one win per task in "
+            f"{100 * known.gain:.0f} %, at least as far below in {100 * known.loss:.0f} %, and "
+            f"{100 * known.mean:+.1f} points on average. Your environment may differ."
         )
 
 

@@ -48,7 +48,7 @@ class Cause:
 
 
 def diagnose(run: RunData) -> tuple[Finding, ...]:
-    """What is wrong in a run so far; empty if nothing is.
+    """The problems of a run so far; empty if there are none.
 
     In order: the expert, behavior cloning, the other methods (in each the last round that was
     played), then methods that explored different numbers of rollouts. A student that explored
@@ -93,7 +93,7 @@ def rollouts_of(run: RunData, stage: Stage) -> list[Trajectory]:
 
 
 def causes_of(run: RunData, stage: Stage, rollouts: Sequence[Trajectory]) -> list[Cause]:
-    """What explains these rollouts of a stage, the most likely cause first; at least one.
+    """The causes that explain these rollouts of a stage, the most likely first; at least one.
 
     A cause that affects the first turn precedes those that show only later.
     """
@@ -168,7 +168,7 @@ def _of_stage(run: RunData, stage: Stage, what: str) -> Finding | None:
     causes = causes_of(run, stage, rollouts)
     result = f"won {f'only {won}' if won else 'none'} of {len(rollouts)} {what}"
     if stage.kind == "explore":
-        result = f"its explorer {result}"
+        result = f"the student that explored {result}"
     if stage.kind == "collect":
         result += ", so there is nothing to clone" if not won else ""
     reasons = "; ".join(cause.reason for cause in causes)
@@ -218,9 +218,8 @@ def _unequal_rollouts(run: RunData) -> Finding | None:
     each = ", ".join(f"{method} {count:,}" for method, count in counts.items())
     return Finding(
         "no budget",
-        f"methods explored different numbers of rollouts ({each}), so their results are not at "
-        "equal cost",
-        "set `budget.rollouts_per_task` in the recipe to compare them at an equal number",
+        f"methods explored different numbers of rollouts ({each}), so their costs differ",
+        "set `budget.rollouts_per_task` in the recipe to compare them at equal cost",
     )
 
 
@@ -371,7 +370,7 @@ def _few_examples(run: RunData, stage: Stage) -> Cause | None:
         return None
     return Cause(
         f"the student was trained on {examples} example{'' if examples == 1 else 's'}",
-        "collect more expert trajectories (`expert.tasks`, `tasks.train`), or of a better expert",
+        "collect more expert trajectories (`expert.tasks`, `tasks.train`), or use a better expert",
     )
 
 

@@ -151,7 +151,7 @@ def measure_noise(
     stage = Stage(method, round, "explore")
     if context.acting(stage).kind != "alone" or run.methods[method].roles:
         raise MethodError(
-            f"the rollouts of `{method}` are helped by roles, which this measurement does not ask",
+            f"label noise cannot be measured with `{method}`: its rollouts depend on roles",
             hint="name a method without roles, such as `eef`",
         )
     check_tasks(context)

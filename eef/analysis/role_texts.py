@@ -1,4 +1,4 @@
-"""What roles wrote about a trajectory, and a sample of each method that asks roles."""
+"""The texts of roles about a trajectory, and a sample of each method that asks roles."""
 
 from __future__ import annotations
 

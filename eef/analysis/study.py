@@ -82,8 +82,8 @@ def make_study(trials: Iterable[Trial]) -> Study:
         if len(sizes) > 1:
             given = " and ".join(map(str, sorted(sizes)))
             raise StoreError(
-                f"trials at equal {unit} have budgets of {given} per round",
-                hint="name directories with one budget of each unit",
+                f"the budgets of trials compared at equal {unit} differ: {given} per round",
+                hint="name directories with the same budget of each unit",
             )
         budgets[unit] = sizes.pop()
     aggregates = {unit: aggregate_trials(of_unit) for unit, of_unit in by_unit.items()}
@@ -104,7 +104,7 @@ def _read_trials(directory: Path) -> list[Trial]:
     if not files:
         raise StoreError(
             f"`{directory}` holds no study",
-            hint="`eef compare` creates one, with `seed0` … in it",
+            hint="`eef compare` creates one, with directories such as `seed0`",
         )
     return [read_trial(path) for path in files]
 
@@ -153,7 +153,7 @@ def _check_same_settings(trials: Sequence[Trial]) -> None:
             raise StoreError(
                 f"`{other.name}` and `{first.name}` have different settings (they differ in: "
                 f"{', '.join(differing)})",
-                hint="run one of them again with the settings of the other, or omit it",
+                hint="run one of them again with the settings of the other, or omit one directory",
             )
 
 
@@ -161,13 +161,14 @@ def _check_same_study(first: Trial, other: Trial) -> None:
     """StoreError if a trial has another environment, other test tasks or another recipe."""
     if differing := differences(first.fingerprint, other.fingerprint):
         raise StoreError(
-            f"`{other.name}` was run in another environment than `{first.name}` (they differ in: "
-            f"{', '.join(differing)})",
+            f"`{other.name}` and `{first.name}` were run in different environments (they differ "
+            f"in: {', '.join(differing)})",
             hint="name directories of one study",
         )
     if other.tasks and first.tasks != other.tasks:
         raise StoreError(
-            f"`{other.name}` was tested on other tasks than `{first.name}`, or in another order",
+            f"`{other.name}` and `{first.name}` were tested on different tasks, or in a different "
+            "order",
             hint="name directories of one study (`tasks.test`, `tasks.seed`)",
         )
     if first.study != other.study:

@@ -208,7 +208,8 @@ def read_trial(path: Path) -> Trial:
         return Trial.from_record(record if isinstance(record, dict) else {})
     except StoreError as error:
         raise StoreError(
-            f"`{path}`: {error}", hint="`eef report` writes these files; remove all others"
+            f"`{path}`: {error}",
+            hint="`eef report` writes trial files; remove other files from the directory",
         ) from error
 
 

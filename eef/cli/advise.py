@@ -53,8 +53,8 @@ def advise(
     Executes the first stages of a run: the expert's episodes, behavior cloning, and one round of
     exploration by `rft6` and by `eef` (methods the recipe lacks are added). These are stages of the
     run itself, which `eef run` continues. For a run that has them, nothing is played. The
-    recommendation comes from the laboratory of `docs/when.md`; how often it was right there is
-    stated with it.
+    recommendation follows a rule fitted to the simulations of `docs/when.md`; the output states how
+    often the rule was right there.
 
     Example: `eef advise recipes/demo.toml`
     """
@@ -77,8 +77,8 @@ def advise(
     potential = measure_run(run, tries, branches)
     if not potential.tasks:
         raise ConfigError(
-            f"`{run.path}` has no rollout from the start of a task to measure",
-            hint=f"`{tries}` plays none; name another method in the recipe",
+            f"`{run.path}` has no rollouts of `{tries}` from the start of a task to measure",
+            hint="name another `rft` method in the recipe",
         )
     advice = advise_on(potential)
     if json_file:
@@ -89,7 +89,7 @@ def advise(
     if potential.tries < CALIBRATED_TRIES:
         print_err(
             f"The rule was calibrated with {CALIBRATED_TRIES} tries per task; this run has "
-            f"{potential.tries:.1f}, so more tasks count as hard."
+            f"{potential.tries:.1f}. With fewer tries, more tasks count as hard."
         )
     if not quiet:
         print_err(f"run:  {run.path} (`eef run {run.path}` continues it)")
@@ -111,8 +111,8 @@ def with_methods(recipe: Recipe) -> Recipe:
     for name in missing:
         if name in recipe.methods:
             raise ConfigError(
-                f"`options.{name}` makes `{name}` a variant that cannot be measured with",
-                hint=f"give the variant another name, and add `{name}`",
+                f"`options.{name}` makes `{name}` a variant that `eef advise` cannot measure with",
+                hint=f"rename the variant, and add `{name}` to `methods`",
             )
     settings: dict[str, Any] = recipe.model_dump()
     settings["methods"] = (*recipe.methods, *missing)
@@ -142,7 +142,7 @@ def find_methods(run: RunDirectory) -> tuple[str, str]:
     for kind, name in (("rft", TRIES), ("eef", "eef")):
         if kind not in found:
             raise ConfigError(
-                f"`{run.path}` has no method `{name}` to measure with",
+                f"`{run.path}` lacks the method `{name}`, which `eef advise` measures with",
                 hint=f"add it: `eef advise RECIPE --out {run.path}`",
             )
     return found["rft"], found["eef"]
@@ -168,7 +168,7 @@ def measure_run(run: RunDirectory, tries: str, branches: str) -> Potential:
 
 
 def potential_table(potential: Potential) -> Table:
-    """What was measured, with counts and shares."""
+    """The measurements, with counts and shares."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
@@ -199,7 +199,7 @@ def potential_table(potential: Potential) -> Table:
             f"{percent(potential.branch_rate)} %",
         ),
         (
-            "steps of an expert's episode, of a failure",
+            "mean steps of an expert's episode, and of a failure",
             f"{potential.length:.1f}",
             f"{potential.failure:.1f}",
         ),

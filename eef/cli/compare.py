@@ -96,8 +96,8 @@ def compare(
     A trial is one method with one seed. Each seed is a run, in which all methods share the expert
     data, the behavior cloning and the budget. Finished trials are never repeated, so a study can be
     spread over several commands with `--trial eef@3`, at the same time and on several machines that
-    share a disk: the first trial of a seed makes what its trials share, the others wait for it.
-    With `--ray`, trials run as tasks of a Ray cluster; one whose node dies is started again.
+    share a disk: the first trial of a seed executes the shared stages, the others wait for it.
+    With `--ray`, trials run as tasks of a Ray cluster; a trial whose node dies is started again.
     Prints win rates and paired tests of the trials so far; `eef report DIR` writes the full report.
 
     Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --budget rollouts=720 --out
@@ -167,7 +167,7 @@ def _execute_on_ray(
     if jobs is not None:
         raise ConfigError(
             "`--jobs` has no effect with `--ray`: every trial is a task of its own",
-            hint="remove one of them",
+            hint="remove one of the two",
         )
     started = monotonic()
 
@@ -193,7 +193,7 @@ def _summary_of(failed: list[tuple[TrialTask, EefError]]) -> EefError:
     """The error of trials that failed: the first one's, with the number of the others."""
     (task, error), *others = failed
     more = f" ({len(others)} more failed, see above)" if others else ""
-    hint = error.hint or f"the same command repeats {task} alone"
+    hint = error.hint or f"the same command repeats only {task}"
     return type(error)(f"{task}: {error.message}{more}", hint=hint)
 
 
@@ -219,7 +219,7 @@ def with_budget(recipe: Recipe, budget: str | None) -> Recipe:
         if other:
             raise ConfigError(
                 f"`--budget` is {budget!r}, but `overrides.{method}.{other[0]}` is set as well",
-                hint=f"leave `{method}` out (`--methods`), or change its override",
+                hint=f"omit `{method}` from `--methods`, or change its override",
             )
     settings = recipe.model_dump()
     settings["budget"] = {kind: int(number)} if kind != "updates" else {}

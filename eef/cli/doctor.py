@@ -127,7 +127,7 @@ def _sandbox() -> Finding:
         check_sandbox()
     except ConfigError as error:
         return Finding(label, False, error.message, error.hint, needed=False)
-    return Finding(label, True, "a workflow ran, confined")
+    return Finding(label, True, "a workflow ran in it")
 
 
 def _packages() -> Iterator[Finding]:
@@ -190,7 +190,7 @@ def _sha256(path: Path) -> str:
 
 
 def _noun_tagger() -> Finding:
-    """What finds nouns for WebShop's reward; published numbers rest on one spaCy model."""
+    """The noun tagger of WebShop's reward; published numbers are based on one spaCy model."""
     label, models = "noun tagger", installed_models()
     remedy = (
         f"to compare WebShop's reward with published numbers: `pip install 'eef[spacy]'`, then "

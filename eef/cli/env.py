@@ -165,8 +165,8 @@ def prepare(
     `data` are indexed on disk, so that a shop of a million products opens at once; prints the index
     directory. For `scienceworld` and `textworld-express`, the simulator's gold paths are generated,
     each is played, and those that do not win are printed with their reward. The cache is
-    `$EEF_CACHE`, or else `eef` in the user's cache directory. The same command continues an
-    interrupted preparation.
+    `$EEF_CACHE`; if that is unset, `eef` in the user's cache directory. The same command continues
+    an interrupted preparation.
 
     Example: `eef env prepare webshop --set data=webshop/data`
 
@@ -202,7 +202,8 @@ def _prepare_index(
     where = out or options.pop("index", None)
     if data is None:
         raise ConfigError(
-            "a generated shop needs no preparation", hint="name WebShop's files: `--set data=DIR`"
+            "a synthetic shop needs no preparation",
+            hint="name the directory of WebShop's files: `--set data=DIR`",
         )
     _refuse("webshop's index", {f"--set {key}": True for key in options})
     files = OfficialFiles.find(Path(str(data)))
@@ -229,7 +230,7 @@ def _prepare_gold_paths(env: PooledEnv, split: str, tasks: int | None) -> None:
         text = outcome.message if isinstance(outcome, EnvError) else f"{outcome:.3f}"
         print_out(f"{task}\t{text}")
     print_err(
-        f"{len(chosen) - len(missing)} gold paths, "
+        f"{len(chosen) - len(missing)} gold paths; "
         f"{len(outcomes) - len(missing)} of them do not win"
     )
     if missing:

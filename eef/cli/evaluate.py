@@ -53,24 +53,26 @@ def evaluate(
     base_url: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Address of the server of `openai/…`.", show_default=False
+            metavar="URL",
+            help="Address of the server of an `openai/…` model, including `/v1`.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where files go.  [default: evaluations/ENV/MODEL]",
+            help="The output directory.  [default: evaluations/ENV/MODEL]",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Evaluate a model in an environment.
 
-    Needs no run. Plays every task of a split once and prints the win rate with its 95 % interval.
-    The rollouts are written to `rollouts.jsonl`, a file of trajectories like any other; the
-    responses of a server are kept next to it and are not requested again. Prints the path of the
-    file.
+    Plays every task of a split once and prints the win rate with its 95 % interval. Needs no run.
+    The rollouts are written to `rollouts.jsonl`, a file of trajectories that `eef import` reads;
+    the responses of a server are stored next to it and are not requested again. Prints the path of
+    the file.
 
     Example: `eef evaluate scripted/strong --env toy --tasks 5`
     """

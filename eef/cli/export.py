@@ -69,17 +69,17 @@ def export(
 ) -> None:
     """Export training examples for other trainers.
 
-    Exports train exactly the text that `eef` trains: each message states whether it is trained, and
-    rows end after the last trained turn. A README beside the files explains how to
-    train on them, and states where a trainer's chat template changes the text. Prints the paths of
-    the files.
+    A trainer that uses an export trains exactly the text that `eef` trains: each message states
+    whether it is trained, and rows end after the last trained turn. A README beside the files
+    explains how to train on them, and states where a trainer's chat template changes the text.
+    Prints the paths of the files.
 
-    With `--as prompts`, other trainers start where a method would explore, inside the expert's
-    failures too: each row holds the conversation up to a state and its replay, with which
-    `eef env serve` opens a session in it.
+    `--as prompts` exports the states that a method explores from, including those inside the
+    expert's failures. Each row holds the conversation up to a state and the actions to replay, with
+    which `eef env serve` opens a session in that state.
 
-    `--to inspect` and `--to trackio` write what was played in a round, its evaluation too, for the
-    viewers of these tools: every rollout as a conversation, with labels and loss weights as
+    `--to inspect` and `--to trackio` write the rollouts of a round, including its evaluation, for
+    the viewers of these tools: every rollout as a conversation, with labels and loss weights as
     metadata.
 
     Example: `eef export runs/demo --to trl --method eef --round 3`
@@ -105,17 +105,17 @@ def export(
     for kind in ("pairs", "acts"):
         if items := getattr(selection, kind, ()):
             print_err(
-                f"warning: {len(items):,} {kind} of this round are not exported: the files hold "
-                "examples alone"
+                f"warning: {len(items):,} {kind} of this round are not exported: exports hold only "
+                "examples"
             )
     if skipped:
         print_err(
-            f"{count_of(skipped, 'example')} skipped, as in training: longer than the context"
+            f"{count_of(skipped, 'example')} longer than the context: skipped, as in training"
         )
     if untrained := sum(each.untrained for each in examples):
         print_err(
-            f"{count_of(untrained, 'turn')} cut at `sampling.max_tokens`: as messages they are not "
-            "trained, since a trainer would train their ends; as tokens they are, without the ends"
+            f"{count_of(untrained, 'turn')} cut at `sampling.max_tokens`: not trained in formats "
+            "of messages, where a trainer would add an end of turn; trained in formats of tokens"
         )
     found = exported.comparison
     if found is not None and found.different:
@@ -197,8 +197,8 @@ def _export_prompts(
         )
     if run.recipe.chat.format == "tools":
         raise ConfigError(
-            '`--as prompts` writes ReAct conversations, and `chat.format` is "tools"',
-            hint="export its examples instead: they keep calls as calls",
+            '`--as prompts` writes ReAct conversations, but `chat.format` is "tools"',
+            hint="use `--as examples`, which keeps tool calls",
         )
     stage = Stage(methods[0], round or 1, "explore")
     folder = out or run.path / "export" / f"{to}-prompts" / f"{stage.method}-round{stage.round}"
@@ -230,7 +230,8 @@ def _choose_selection(run: RunDirectory, method: str | None, round: int | None) 
     if not matching:
         known = ", ".join(f"`--method {stage.method} --round {stage.round}`" for stage in selected)
         raise StoreError(
-            "nothing is selected for this method and round yet",
+            f"nothing is selected yet for {method or 'any method'}"
+            + (f" in round {round}" if round is not None else ""),
             hint=f"selected so far: {known or 'nothing'}",
         )
     methods = list(dict.fromkeys(stage.method for stage in matching))

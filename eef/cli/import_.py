@@ -64,7 +64,7 @@ def import_files(
         str,
         typer.Option(
             metavar="KEY|FILE",
-            help="Where rewards are: a key of each row, e.g. `scores.resolved`, or a JSON Lines "
+            help="Source of rewards: a key of each row, e.g. `scores.resolved`, or a JSON Lines "
             "file of `id` and `reward`.",
             show_default=False,
         ),
@@ -89,15 +89,15 @@ def import_files(
     """Import expert trajectories from other formats.
 
     Reads `eef`, `react`, `agentgym`, `sharegpt` (ETO), `messages` (OpenAI), `verifiers` and
-    `inspect`. With `--env`, every trajectory is replayed and its observations are compared. States
-    of a verified trajectory can be explored from, those of a partly verified one up to the first
-    difference. An unverified one can only be cloned. Loss masks of turns are kept, and so are tool
-    calls if the environment has tools. A recipe uses the file as an expert: `expert.names =
-    ["file/gpt-4-imported.jsonl"]`. Prints its path; the outcome of every row is in a file next to
-    it, unless all were verified.
+    `inspect`. With `--env`, every trajectory is replayed and its observations are compared. Methods
+    can branch from all states of a verified trajectory, and from those of a partly verified one up
+    to the first difference. An unverified one can only be cloned. Loss masks of turns are kept, and
+    so are tool calls if the environment has tools. A recipe uses the file as an expert:
+    `expert.names = ["file/gpt-4-imported.jsonl"]`. Prints its path. Unless all rows were verified,
+    a file next to it states the outcome of every row.
 
     Exit status: 0 if all rows were imported, 1 if some were rejected (each is listed with its
-    reason), 2 if none was imported.
+    reason), 2 if none were imported.
 
     Example: `eef import gpt-4.jsonl --env webshop --set data=webshop/data`
     """
@@ -170,9 +170,9 @@ def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[st
         f"outcomes    won {100 * report.success_rate:.1f} % ({report.won}), mean reward "
         f"{report.mean_reward:.3f}, failed {report.imported - report.won}"
     )
-    yield f"verified    {report.replayed}: their states can be explored from"
+    yield f"verified    {report.replayed}: methods can branch from all their states"
     if report.partly:
-        yield f"partly      {report.partly}: states up to the first difference can be explored from"
+        yield f"partly      {report.partly}: methods can branch up to the first difference"
         yield "            (a row without a reward of its own counts as failed)"
     if report.tolerated:
         yield (
@@ -189,12 +189,13 @@ def report_lines(report: ImportReport, rejected: list[Rejection]) -> Iterator[st
         yield f"closing     {report.closing} turns after the end of their episodes were dropped"
     if report.renamed:
         yield (
-            f"renamed     {report.renamed} had an id that was taken: the place of the row was added"
+            f"renamed     {report.renamed} had an id that was already used: the place of the row "
+            "was appended"
         )
     if report.prompts:
         yield (
-            f"prompts     {report.prompts} have instructions of their own; "
-            "a run trains with its environment's"
+            f"prompts     {report.prompts} have their own instructions; "
+            "a run trains with those of its environment"
         )
 
 

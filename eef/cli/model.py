@@ -27,7 +27,7 @@ Checkpoint = Annotated[
 ModelOut = Annotated[
     Path,
     typer.Option(
-        metavar="DIR", help="Where the model is written; it replaces a model that is there."
+        metavar="DIR", help="Where the model is written; a model that is already there is replaced."
     ),
 ]
 StudentOverrides = Annotated[
@@ -134,6 +134,6 @@ def _check_out(out: Path, checkpoint: Path | None = None) -> None:
     is_model = any((out / name).is_file() for name in ("config.json", "adapter_config.json"))
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_model):
         raise ConfigError(
-            f"`{out}` holds other files than a model's",
+            f"`{out}` contains files that do not belong to a model",
             hint="choose a new directory with `--out`",
         )

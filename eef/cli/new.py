@@ -32,7 +32,7 @@ def environment(
         typer.Option(metavar="DIR", help="The new directory.  [default: NAME]", show_default=False),
     ] = None,
     tools: Annotated[
-        bool, typer.Option("--tools", help="Actions are tool calls, in place of text.")
+        bool, typer.Option("--tools", help="Make actions tool calls instead of text.")
     ] = False,
 ) -> None:
     """Write the package of a new environment.
@@ -46,7 +46,9 @@ def environment(
     package = _package_of(name)
     directory = out or Path(name)
     if directory.exists():
-        raise ConfigError(f"`{directory}` already exists", hint="take another one: `--out DIR`")
+        raise ConfigError(
+            f"`{directory}` already exists", hint="choose another directory: `--out DIR`"
+        )
     words = {
         "name": name,
         "dist": f"eef-{name.replace('_', '-')}",
@@ -74,11 +76,11 @@ def _package_of(name: str) -> str:
     package = name.replace("-", "_")
     if not _NAME.fullmatch(name) or keyword.iskeyword(package):
         raise ConfigError(
-            f"{name!r} is not a name for an environment",
+            f"{name!r} is not a valid name for an environment",
             hint="use lower-case letters, digits and single `-`, for example `help-desk`",
         )
     if name in ENVIRONMENTS or package == "eef":
-        raise ConfigError(f"`eef` has an environment {name!r}", hint="take another name")
+        raise ConfigError(f"`eef` already has an environment {name!r}", hint="choose another name")
     return package
 
 

@@ -87,8 +87,8 @@ def play_by_hand(
     """Play an environment by hand, as an expert.
 
     Shows what an agent sees, and reads one action per line; a line that starts with `#` is the
-    thought of the next action. `quit` or the end of the input stops, without the episode that is
-    being played. Tasks that the file already has are skipped. The file is an expert of a recipe:
+    thought of the next action. `quit` or the end of the input stops and discards the unfinished
+    episode. Tasks that the file already has are skipped. A recipe uses the file as an expert:
     `expert.names = ["file/toy-person.jsonl"]`. Prints its path.
 
     Example: `eef play toy --tasks 3`
@@ -107,13 +107,16 @@ def play_by_hand(
             if person.has_quit:
                 break
             if item.status == "error":
-                print_err(f"not recorded, and offered again next time: {item.error}")
+                print_err(f"not recorded; the next call offers the task again: {item.error}")
                 continue
             append_jsonl(file, item.to_record())
             print_out(f"\n{item.final_observation}")
             print_err(f"reward {item.reward or 0:g}, {'won' if item.success else 'not won'}")
     if not file.exists():
-        raise DataError("no episode was played to its end", hint="play one: the file gets it then")
+        raise DataError(
+            "no episode was played to its end",
+            hint="finish one: the file holds only finished episodes",
+        )
     print_out(str(file))
 
 

@@ -57,7 +57,7 @@ def report(
     if runs and len(directories) > 1:
         raise ConfigError(
             f"`{runs[0]}` is a run; a study is made from directories of `eef compare`",
-            hint="report each run by itself",
+            hint="report each run separately, or name directories of `eef compare`",
         )
     if runs:
         write_report(RunDirectory.open(runs[0]).read(), out)

@@ -55,9 +55,8 @@ def run(
     A run collects expert trajectories, clones the expert's behavior, takes every method through its
     rounds and writes `results.json` and `report.html`. It can be stopped at any time: the same
     command, or `eef run DIR`, continues it, and the numbers are those of an uninterrupted run.
-    With `--ray`, what the recipe places in a Ray cluster (`env.placement`, `rollouts.placement`,
-    `rollouts.server.placement`) runs in that one.
-    Prints the path of `results.json`.
+    `--ray` names the Ray cluster that `env.placement`, `rollouts.placement` and
+    `rollouts.server.placement` refer to. Prints the path of `results.json`.
 
     Example: `eef run recipes/demo.toml --out runs/demo --set seed=1`
     """

@@ -46,7 +46,7 @@ def show(
         bool,
         typer.Option(
             "--samples",
-            help="Show one trajectory of each method that asks models beside the student.",
+            help="Show one trajectory of each method that has roles.",
         ),
     ] = False,
     full: Annotated[
@@ -98,7 +98,7 @@ def _show_samples(data: RunData, name: str | None, method: str | None, *, full: 
     found = [each for each in find_samples(data) if method in (None, each.method)]
     if not found:
         raise ConfigError(
-            "no model beside the student has written anything",
+            "no role has written anything to show",
             hint="choose a run or a method that has roles (`eef settings role`)",
         )
     for sample in found:

@@ -61,7 +61,8 @@ def choose_stages(
         methods = dict.fromkeys(stage.method for stage in of_kind)
         if method in {stage.method for stage in run.stages}:
             raise ConfigError(
-                f"`{method}` has no stage `{kind}`", hint=f"methods that have: {', '.join(methods)}"
+                f"`{method}` has no stage `{kind}`",
+                hint=f"methods that have it: {', '.join(methods)}",
             )
         raise unknown_name("method", str(method), list(methods))
     if round is None:

@@ -1,4 +1,4 @@
-"""`eef status`: what a run or a comparison is doing, from its files alone."""
+"""`eef status`: what a run or a comparison is doing, read from its files."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def status(
 ) -> None:
     """Print what a run is doing.
 
-    Stages that are executed, how far they are, how fast, how long they will take, who executes
-    them, and the last error. Reads files alone and takes no lock, so it can be called while the run
-    is executed, and on any machine that sees its directory. A process of another machine that was
-    silent for a minute counts as ended.
+    Prints the stages in progress, with their progress, speed, remaining time and process, and the
+    last error. The command only reads files and takes no lock: it works during the run, on any
+    machine that sees the run directory. A process on another machine that has been silent for a
+    minute counts as ended.
 
     Example: `eef status runs/demo`
     """

@@ -105,7 +105,7 @@ def _heading(item: Item) -> Text:
 
 
 def _role_texts(data: RunData, item: Item) -> RoleTexts:
-    """What roles wrote about a trajectory; about an expert's, in all methods."""
+    """The texts of roles about a trajectory; about an expert's, those of all methods."""
     if item.method != EXPERT:
         return role_texts(item.trajectory, [item.trajectories.notes])
     return role_texts(item.trajectory, [data.trajectories(name).notes for name in data.methods])
@@ -134,7 +134,7 @@ def _evidence(item: Item, example: TrainingExample) -> Iterator[str]:
 
 
 def _notes(data: RunData, item: Item, path: Sequence[PathStep]) -> list[str]:
-    """A note for each step: an example's weight and reason, or else the reward and the label."""
+    """A note for each step: an example's weight and reason, or a trajectory's reward and label."""
     labels = _labels(data, item, path)
     if item.example is not None:
         trained = zip(item.example.weights, item.example.reasons, strict=True)

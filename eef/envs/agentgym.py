@@ -51,7 +51,8 @@ class AgentGymSettings(ForeignSettings):
     """Whether `/reset` takes the seed of an episode, as that of `eef env serve` does."""
 
     rules: str = ""
-    """The rules and the form of actions in words; a sentence about ReAct by default."""
+    """Text of the system message: the rules and the format of actions. By default, one sentence
+    about ReAct."""
 
     timeout: float = Field(default=60.0, gt=0)
     """Seconds after which a request fails its rollout."""
@@ -146,7 +147,7 @@ class AgentGym(ForeignEnv):
                 body = response.read().decode("utf-8", "replace")
         except urllib.error.HTTPError as error:
             words = " ".join(error.read().decode("utf-8", "replace").split())[:_LONGEST_WORDS]
-            raise EnvError(f"{url} answers {error.code}: {words}") from None
+            raise EnvError(f"{url} returned {error.code}: {words}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise EnvError(f"no answer from {url}: {reason}") from None

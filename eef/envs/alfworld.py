@@ -42,7 +42,7 @@ class AlfWorldSettings(Settings):
     """Games of the split `test`; those of `train` are the split `train`."""
 
     task_types: tuple[str, ...] = Field(default=TYPES, strict=False)
-    """Kinds of tasks that are played."""
+    """Types of the tasks that are played."""
 
     show_commands: bool = False
     """Show the commands that are possible now after each observation."""
@@ -70,7 +70,7 @@ class AlfWorld(BaseEnv):
         )
         for each in settings.task_types:
             if each not in TYPES:
-                raise unknown_name("kind of task", each, TYPES)
+                raise unknown_name("task type", each, TYPES)
         root = Path(settings.data).expanduser()
         root = root / "json_2.1.1" if (root / "json_2.1.1").is_dir() else root
         self._root = root

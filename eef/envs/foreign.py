@@ -1,5 +1,5 @@
-"""What the adapters of others' environments share: numbered tasks, rewards on a scale, and what
-their episodes can be relied on for."""
+"""Common parts of adapters for environments of other packages: numbered tasks, scaled rewards, and
+whether episodes can be replayed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ class ForeignSettings(Settings):
     @model_validator(mode="after")
     def _is_consistent(self) -> ForeignSettings:
         if self.worst_return >= self.best_return:
-            raise ValueError("`worst_return` is not below `best_return`")
+            raise ValueError(
+                f"`worst_return` is {self.worst_return:g}; expected less than `best_return`, "
+                f"which is {self.best_return:g}"
+            )
         apart = abs(self.first_test - self.first_train)
         if apart < self.tasks_per_split:
             raise ValueError(

@@ -48,7 +48,7 @@ class LoopSettings(Settings):
     """Python interpreter that has the framework; by default the one that runs `eef`."""
 
     tasks_per_split: int | None = Field(default=None, ge=1)
-    """At most so many tasks in each of the splits `train` and `test`; all by default."""
+    """Maximum number of tasks in each of the splits `train` and `test`; all by default."""
 
     step_limit: int = Field(default=30, ge=1)
     """Default step limit of a rollout. The framework's own limits apply too."""
@@ -169,7 +169,7 @@ class LoopEnv(ToolEnv):
         names = tuple(each["name"] for each in request["tools"])
         if names != tuple(each.name for each in self.tools):
             raise EnvError(
-                f"`{self._settings.task}` offers other tools in this task: {', '.join(names)}",
+                f"`{self._settings.task}` offers different tools in this task: {', '.join(names)}",
                 hint="all tasks of a run must offer the same tools; split them by `env.options`",
             )
 

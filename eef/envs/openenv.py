@@ -37,7 +37,7 @@ class OpenEnvSettings(ForeignSettings):
     """Address of the server, such as `http://127.0.0.1:8000`."""
 
     action_field: str = ""
-    """Field of an action that a text goes to; unset, agents call the tool `act`."""
+    """Field of an action that receives the text; if unset, agents call the tool `act`."""
 
     observation_field: str = ""
     """Field of an observation that is shown; by default all of it, as JSON."""
@@ -121,7 +121,7 @@ class OpenEnv(ForeignEnv, ToolEnv):
         except Exception as error:  # the client raises its own, websockets' and asyncio's
             self.close()
             reason = str(error) or type(error).__name__
-            raise EnvError(f"{self._settings.url} does not {what}: {reason}") from error
+            raise EnvError(f"{self._settings.url}: `{what}` failed: {reason}") from error
 
     def _shown(self, observation: Any) -> str:
         field = self._settings.observation_field

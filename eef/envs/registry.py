@@ -134,7 +134,7 @@ def _spec_of(target: Any) -> EnvSpec:
 
 
 def _not_installed(settings: Settings) -> Env:
-    raise AssertionError("the spec of an environment that is not installed is for reports alone")
+    raise AssertionError("the spec of an environment that is not installed is only for reports")
 
 
 def _own_spec(name: str) -> EnvSpec:

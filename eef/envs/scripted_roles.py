@@ -83,7 +83,7 @@ class ScriptedRole:
         return chance.random() < self._lapse
 
     def _action(self, conversation: Conversation) -> str:
-        """What the expert would do now."""
+        """The expert's next completion."""
         try:
             (completion,) = self._expert.act([conversation], [0], Sampling(temperature=0.0))
         except EnvError:  # a state that it does not know

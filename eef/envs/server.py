@@ -64,7 +64,7 @@ _RECORDER = Author("expert", "record")  # who played a path that a client sends
 
 @runtime_checkable
 class Servable(Env, Protocol):
-    """What an environment must have beyond the protocol to be served.
+    """Members that an environment must have, beyond the protocol, to be served.
 
     task_count   number of tasks; they are numbered from 0
     task         the task of a number; EnvError if it does not exist

@@ -56,7 +56,7 @@ Action: the action"""
 
 
 class EpisodeSpec(NamedTuple):
-    """What an episode starts from; `parameters` is in the simulator's form."""
+    """The start of an episode; `parameters` is in the simulator's form."""
 
     game: str
     parameters: str

@@ -198,7 +198,7 @@ def conversations(stage: Played) -> Iterable[Rollout]:
 
 
 def _notes_of(item: Trajectory, notes: NoteSet) -> list[Json]:
-    """What roles wrote about a rollout, and those notes that are in its prompt."""
+    """The texts of roles about a rollout, and the notes that are in its prompt."""
     in_prompt, about = notes.of_trajectory(item.id, item.task, item.prompt_suffix)
     return [
         {

@@ -129,7 +129,7 @@ UNMARKED = """\
 
 
 def promise_of(found: Comparison, model: str, variables: str, date: str) -> str:
-    """What a README states of a trainer that renders messages by the model's chat template.
+    """The README's section on a trainer that renders messages by the model's chat template.
 
     `variables` and `date` are those of the run, "" if there are none.
     """

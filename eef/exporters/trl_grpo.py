@@ -126,7 +126,7 @@ def _render(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
 
 
 def _text_after_turn(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str:
-    """What the chat template puts between the model's last turn and its next one.
+    """The text that the chat template puts between the model's last turn and its next one.
 
     The turn itself is replaced by a mark: templates may trim a turn, or drop its thoughts.
     """

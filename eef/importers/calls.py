@@ -84,7 +84,9 @@ class ActionMap:
                 compiled = re.compile(pattern, re.S)
                 compiled.sub(replacement, "")
             except (re.error, IndexError) as error:
-                raise ConfigError(f"`--map {rule}` is not a regular expression: {error}") from None
+                raise ConfigError(
+                    f"`--map {rule}` is not a valid regular expression: {error}"
+                ) from None
             if not equals or not pattern:
                 raise ConfigError(
                     f"`--map {rule}` is not `PATTERN=REPLACEMENT`",

@@ -83,8 +83,8 @@ def step_rewards(item: Trajectory, options: GroupOptions) -> list[float]:
 def outcome_advantages(group: Sequence[Trajectory], options: GroupOptions) -> dict[str, float]:
     """(R − mean) / F of each rollout of a group, by id; R is the sum of its step rewards.
 
-    F is the sample standard deviation or 1. The only rollout of a group has the advantage 0, and so
-    has the only step, if the mean is over steps.
+    F is the sample standard deviation or 1. The only rollout of a group has the advantage 0; so
+    does the only step if the mean is over steps.
 
     Worked example (rewards 1, 0, 0, 1; mean 0.5): the advantages are 0.5, −0.5, −0.5, 0.5 divided
     by 1, or by the deviation 0.577.

@@ -1,10 +1,10 @@
-"""ATLaS: train on the critical steps of the experts' wins alone; the rest is context.
+"""ATLaS: train only on the critical steps of the experts' wins; the rest is context.
 
 Source: Chen et al., *ATLaS: Agent Tuning via Learning Critical Steps*, arXiv 2503.02197. There, a
-language model names the critical steps (`selector = "judge"`). With `"value"` the student's
-rollouts do, at more states than the paper's control of that kind; `"random"` and `"rest"` are the
-controls that answer whether the judge is worth its bill. Departure: `"rest"` is the whole
-complement of the judge's steps, where the paper takes as many steps as the judge.
+language model names the critical steps (`selector = "judge"`). With `"value"`, the student's
+rollouts determine them, at more states than in the paper's control of that kind. `"random"` and
+`"rest"` are controls that test whether the judge is worth its cost. Departure: `"rest"` trains all
+steps that the judge did not name; the paper takes as many of them as the judge named.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ class AtlasOptions(MethodOptions):
     """Options of `atlas`; `bc_experts` names the experts whose wins are measured and trained on."""
 
     selector: Literal["value", "judge", "random", "rest"] = "value"
-    """What selects the critical steps: the rise of the student's win rate along a step (`value`),
-    the role `judge`, or chance (`random`). `rest` trains the steps that the judge did not name."""
+    """How the critical steps are selected: by the rise of the student's win rate along a step
+    (`value`), by the role `judge`, or at `random`. `rest` trains the steps that the judge did not
+    name."""
 
     M: int = Field(default=5, ge=1)
-    """`value`: evenly spaced states inside an expert's win to branch from."""
+    """`value`: number of evenly spaced states inside an expert's win to branch from."""
 
     rollouts_per_state: int = Field(default=1, ge=1)
     """`value`: rollouts per round from each state, including the task's start."""
 
     share: float = Field(default=0.3, gt=0, le=1)
-    """Maximum share of an expert's steps that is trained (rounded up with `value`, and down
+    """Maximum share of an expert's steps that are trained (rounded up with `value`, and down
     otherwise)."""
 
     seed: int = 0

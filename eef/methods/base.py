@@ -51,16 +51,16 @@ class Method(Protocol):
     `plan` and `select` are pure: they read no file, no model and no environment. They use the
     student's rollouts of rounds up to `round` only, and their results depend on the set of
     trajectories, not on its order. `prompt_suffix` is appended to the environment's prompt whenever
-    the student acts; it is mostly empty. `branches` states whether `plan` returns states inside
-    recorded trajectories, which needs an environment that can be replayed. `acts` states whether
-    `select` may return acts, which are trained on exactly as they were sampled.
+    the student acts; it is empty for most methods. `branches` states whether `plan` returns states
+    inside recorded trajectories, which needs an environment that can be replayed. `acts` states
+    whether `select` may return acts, which are trained on exactly as they were sampled.
 
     `roles` are the models beside the student that a method asks, by name, and `acting` is how the
     student takes a turn with them. A plan may hold notes: the pipeline requests them and plans
-    again, until the plan holds no further one; then it plays the states. A method finds its notes
-    in `trajectories.notes`. With `turns` above 1 all of this is repeated, and a later plan of a
-    round sees the rollouts of the earlier ones. After the last turn a method with roles plans once
-    more, for notes about its rollouts.
+    again, until the plan holds no new notes; then it plays the states. A method finds its notes in
+    `trajectories.notes`. With `turns` above 1, all of this is repeated, and a later plan of a round
+    sees the rollouts of the earlier ones. After the last turn, a method with roles plans once more,
+    for notes about its rollouts.
     """
 
     Options: ClassVar[type[MethodOptions]]
@@ -102,23 +102,23 @@ class Method(Protocol):
         self, trajectories: TrajectorySet, tasks: Sequence[str], round: int
     ) -> Sequence[Planned]:
         """The states to explore from in a round, task by task in the given order, and the notes to
-        request before."""
+        request first."""
         ...
 
     def plan_evaluation(
         self, trajectories: TrajectorySet, tasks: Sequence[str]
     ) -> Sequence[Planned]:
-        """The evaluation's rollouts, and the notes to request before. The first rollout of a task
-        is the one that counts.
+        """The evaluation's rollouts, and the notes to request first. The first rollout of a task is
+        the one that counts.
 
-        `trajectories` are those of this evaluation alone. With `attempts` above 1 it is planned
-        that often, and a later plan sees how the earlier rollouts ended: success is then known at
-        test time.
+        `trajectories` are only those of this evaluation. With `attempts` above 1, the evaluation is
+        planned that many times, and a later plan sees how the earlier rollouts ended: this assumes
+        that success is known at test time.
         """
         ...
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
-        """What to train on after a round. MethodError if there is nothing."""
+        """The selection to train on after a round. MethodError if there is nothing to train on."""
         ...
 
 

@@ -2,8 +2,8 @@
 
 Source: Yang et al., *The Lighthouse of Language: Enhancing LLM Agents via Critique-Guided
 Improvement*, arXiv 2503.16024. First a teacher criticizes, and the critic imitates its critiques in
-won episodes; then the student plays under the critic, round after round, and imitates its won
-episodes, as paths and turn by turn with the critiques it saw.
+won episodes. Then, in each round, the student plays with the critic's critiques and imitates its
+won episodes: as whole paths, and turn by turn with the critiques it saw.
 
 Departures: the teacher does not see an expert's path; there is no general data (ShareGPT) in the
 mixture; paths and refined turns are weighted alike; a batch of critiques is the mean over texts.
@@ -42,7 +42,7 @@ class CgiOptions(MethodOptions):
     """Proposals per turn, each with a critique."""
 
     teacher_rounds: int = Field(default=1, ge=1)
-    """First rounds, in which the teacher criticizes and the critic alone is trained."""
+    """Number of first rounds in which the teacher criticizes and only the critic is trained."""
 
     trained: bool = True
     """Train the critic; set it to false for a frozen one, such as `openai/<model>`, which then

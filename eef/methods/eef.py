@@ -42,15 +42,15 @@ class EefOptions(MethodOptions):
     """Options of `eef`. The defaults are those of the paper, or its simplest reading."""
 
     M: int = Field(default=5, ge=0)
-    """States inside an expert trajectory to branch from."""
+    """Number of states inside an expert trajectory to branch from."""
 
     rollouts_per_state: int = Field(default=1, ge=1)
     """Rollouts per round from each state, including the task's start."""
 
     label_rule: GridRule = "any"
     """A state is solvable if `any` rollout from it wins, if the `majority` does (a win rate of 0.5
-    or more), or if its `smoothed` win rate is at least 0.5: that counts neighboring states and,
-    with `grid = "all"`, earlier rounds too, with falling weight."""
+    or more), or if its `smoothed` win rate is at least 0.5. The smoothed rate includes neighboring
+    states and, with `grid = "all"`, earlier rounds, with decreasing weights."""
 
     experts: tuple[str, ...] | None = Field(default=None, strict=False, min_length=1)
     """Names of the experts whose trajectories are branched from and, unless `bc_experts` is set,
@@ -60,19 +60,19 @@ class EefOptions(MethodOptions):
     """Branch from `failed` expert trajectories only, or from `all`."""
 
     branch_from: Literal["expert", "student"] = "expert"
-    """Branch from trajectories of the `expert`, or instead from one failure of the `student` per
-    task (its latest in earlier rounds)."""
+    """Branch from trajectories of the `expert`, or from one failure of the `student` per task (its
+    latest in earlier rounds)."""
 
     state_choice: StateChoice = "even"
     """How the M states are chosen: `even`ly spaced, at `random`, by `bisection` for the last state
-    the student wins from, or those with the highest `uncertainty` p(1 - p) of the win rate p. The
-    last two use the outcomes of earlier rounds, and are evenly spaced until there are any."""
+    the student wins from, or by the highest `uncertainty` p(1 - p) of the win rate p. The last two
+    use the outcomes of earlier rounds; without any, states are evenly spaced."""
 
     stop_branching: Literal["never", "solved", "hopeless", "either"] = "never"
     """When to stop branching from a trajectory: once its task is `solved` (the student has won it
     from the start in an earlier round), once it is `hopeless` (an earlier round branched from it,
-    and no rollout from inside it won), or if `either` holds. Its rollouts go to the task's
-    start."""
+    and no rollout from inside it won), or if `either` holds. Its rollouts are then played from the
+    task's start."""
 
     expert_actions: Literal["trained", "masked"] = "trained"
     """Whether actions of the trajectory branched from are `trained` if they lead to the student's
@@ -119,8 +119,8 @@ class EefOptions(MethodOptions):
     def _expert_filter_has_effect(self) -> EefOptions:
         if self.branch_from == "student" and self.expert_filter == "all":
             raise ValueError(
-                '`expert_filter` has no effect with `branch_from = "student"`: no expert '
-                "trajectory is branched from"
+                '`expert_filter` has no effect with `branch_from = "student"`, which does not '
+                "branch from expert trajectories"
             )
         return self
 
@@ -136,8 +136,8 @@ class _Evidence:
     def wins_through(self, state: StateRef | None) -> list[Trajectory]:
         """The wins whose path leads through a state; all wins for the task's start (None).
 
-        Through a state of an expert trajectory lead the student's wins from it and from later
-        states, and the expert's own win.
+        For a state of an expert trajectory, these are the student's wins from that state and from
+        later ones, and the expert's own win.
         """
         if state is None:
             return list(self.wins)
@@ -384,7 +384,7 @@ def _rounds(which: Literal["all", "round"], round: int) -> range:
 
 
 def label_counts(selection: Selection) -> dict[str, int]:
-    """The counts of labels in a selection of `eef`; `make_selection` counts all others again."""
+    """The counts of labels in a selection of `eef`; `make_selection` recounts all others."""
     labels = ("segments.", "states.")
     return {name: count for name, count in selection.counts.items() if name.startswith(labels)}
 

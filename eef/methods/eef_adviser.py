@@ -1,9 +1,9 @@
-"""EEF+adviser: EEF whose student is helped wherever it continues an expert's failure.
+"""EEF+adviser: EEF in which a role helps the student to continue the experts' failures.
 
-A rollout from inside an expert's failure proves a recovery only if it is won, and from a hard state
-few are. There the student acts as in CGI, EPO or STL, with a role that is not trained; from a
-task's start it acts alone. It is trained on its actions without what the role wrote, and evaluated
-alone.
+A rollout from inside an expert's failure proves a recovery only if it wins, and few rollouts from a
+hard state do. There, the student acts as in CGI, EPO or STL, with a role that is not trained; from
+a task's start, it acts without the role. It is trained on its actions without the role's texts, and
+evaluated without the role.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class EefAdviserOptions(EefOptions):
 
     adviser: Literal["critic", "reasoner", "value"] = "critic"
     """The role that helps: a `critic` comments on each of the student's proposals (as in `cgi`), a
-    `reasoner` states before each turn what to aim at (`epo`), a `value` model scores what each
-    proposal leads to (`stl`)."""
+    `reasoner` states a strategy before each turn (`epo`), a `value` model scores the state that
+    each proposal leads to (`stl`)."""
 
     candidates: int = Field(default=5, ge=1)
-    """Proposals per turn, for a critic or a value model."""
+    """Proposals per turn, with a critic or a value model."""
 
 
 @dataclass(frozen=True, slots=True)

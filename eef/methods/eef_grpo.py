@@ -35,15 +35,15 @@ class EefGrpoOptions(GroupOptions, EefOptions):
     it."""
 
     group_states: int = Field(default=1, ge=0)
-    """States inside each trajectory that `eef` would branch from (by default the experts'
-    failures) that groups start from, next to the task's start."""
+    """Number of states that groups start from, besides the task's start, inside each trajectory
+    that `eef` would branch from (by default the experts' failures)."""
 
     group_state_choice: StateChoice = "random"
     """How these states are chosen; see `state_choice`."""
 
     eef_rounds: int = Field(default=0, ge=0)
-    """Rounds that explore like `eef` before groups are played. The student is trained on their
-    selection after the last of them, and not before."""
+    """Number of rounds that explore like `eef` before groups are played. The student is trained on
+    what they select only after the last of them."""
 
     grid: Literal["round", "all"] = "all"
     """Label the expert's actions by the rollouts of this `round`, or of `all` rounds so far."""

@@ -1,7 +1,7 @@
 """EEF+judge: the solutions of EEF, trained at the steps that a judge names.
 
-EEF masks what has done harm in rollouts; the judge of ATLaS names what the outcome depended on.
-Both restrict what is trained, and a step has to pass both.
+EEF masks the actions that rollouts show to be harmful; the judge of ATLaS names the steps that the
+outcome depends on. A step is trained only if it passes both tests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class EefJudgeOptions(EefOptions):
     """Options of `eef+judge`: those of `eef`, and the judge's share."""
 
     share: float = Field(default=0.3, gt=0, le=1)
-    """Maximum share of a solution's steps that the judge may name (rounded down)."""
+    """Maximum share of a solution's steps that the judge may name as critical (rounded down)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""EEF+planner: EEF by a student that has a planner's plan of the task in its prompt.
+"""EEF+planner: EEF with a planner's plan of the task in the student's prompt.
 
-The planner of MPO is not trained here. With `used = "exploring"` the plan helps to find solutions
-alone: the student learns them without it, and no other model is needed at test time.
+The planner of MPO is not trained here. With `used = "exploring"`, the plan only helps to find
+solutions: the student is trained on them without it, and no other model is needed at test time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class EefPlannerOptions(EefOptions):
     """Options of `eef+planner`: those of `eef`, and when the plan is used."""
 
     used: Literal["always", "exploring"] = "always"
-    """Whether the student has the plan `always` (as it explores, is trained and is evaluated), or
-    only while it is `exploring`."""
+    """Whether the plan is in the student's prompt `always` (in exploration, training and
+    evaluation), or only while it is `exploring`."""
 
 
 @dataclass(frozen=True, slots=True)

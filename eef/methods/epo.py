@@ -1,13 +1,13 @@
-"""EPO: a reasoner says before every turn what to aim at; it alone is trained, turn by turn.
+"""EPO: a reasoner writes a strategy before every turn; only the reasoner is trained, turn by turn.
 
 Source: Liu et al., *EPO: Explicit Policy Optimization for Strategic Reasoning in LLMs via
 Reinforcement Learning*, arXiv 2502.12486, and its code: REINFORCE on turns with discounted process
 rewards, divided by the largest return of the episode; no ratio, baseline or KL.
 
 Departures: advice is at the end of the observation, not at the start of the agent's message, since
-chat servers continue no message; each turn of the reasoner is a question of its own that holds the
-episode so far; turns of return 0 are left out of the mean; the reasoner explores once per round
-and continues from the previous round. The agent is the student of behavior cloning, or
+chat servers cannot continue a message; each turn of the reasoner is a separate question that holds
+the episode so far; turns with return 0 are excluded from the mean; the reasoner explores once per
+round and continues from the previous round. The agent is the student of behavior cloning, or
 `roles.agent`.
 """
 
@@ -44,7 +44,7 @@ class EpoOptions(MethodOptions):
     """Rollouts from each task's start per round."""
 
     discount: float = Field(default=0.99, gt=0, le=1)
-    """Discount of a reward per turn."""
+    """Discount of rewards per turn."""
 
     trained: bool = True
     """Train the reasoner; set it to false for a frozen one, such as `openai/<model>`, with which
@@ -57,8 +57,8 @@ class Epo(Configured[EpoOptions]):
 
     `plan`: k rollouts from every task's start with advice before each turn; then a note of the
     judge about each. `select`: every piece of advice as a text, weighted by its return. A turn that
-    the judge names has the reward 1, the last turn otherwise the rollout's reward, and others 0.
-    The student is not trained.
+    the judge names has the reward 1; otherwise the last turn has the rollout's reward, and all
+    others have 0. The student is not trained.
     """
 
     Options: ClassVar[type[MethodOptions]] = EpoOptions

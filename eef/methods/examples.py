@@ -43,7 +43,7 @@ def suffix_example(
 
     Only the trajectory's own steps are trained, with weight 1 times their imported weight. The
     default reason is the author's role and the outcome: `student-win`, `expert-failure`, … The
-    default prompt suffix is that which the trajectory was played with.
+    default prompt suffix is the one that the trajectory was played with.
 
     Worked example. For an expert's win of 4 steps, `suffix_example(win, 2)` has the weights
     (0, 0, 1, 1) and the reasons (context, context, expert-win, expert-win).
@@ -148,7 +148,7 @@ def select_texts(
     """A selection that trains roles and leaves the student as it is, with counts for the report.
 
     `texts.<role>` and `text_pairs.<role>` count what each role is trained on. MethodError if there
-    is nothing although it is `required`.
+    is nothing and `required` is set.
     """
     if required and not texts and not pairs:
         raise MethodError(

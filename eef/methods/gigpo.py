@@ -39,11 +39,11 @@ class GigpoOptions(GrpoOptions):
     """Divide advantages by the standard `deviation` of their group, or by `one`."""
 
     anchor: Literal["observation", "state"] = "observation"
-    """Steps of a task's rollouts are compared if they follow an equal `observation`, or if equal
+    """Steps of a task's rollouts are compared if they follow the same `observation`, or if the same
     actions led to their `state`."""
 
     step_weight: float = Field(default=1.0, ge=0)
-    """Weight of a step's advantage among equal anchors, next to its rollout's advantage."""
+    """Weight of a step's advantage at its anchor, added to its rollout's advantage."""
 
     discount: float = Field(default=0.95, gt=0, le=1)
     """Discount per step of the returns that are compared at an anchor."""

@@ -1,4 +1,4 @@
-"""IPR: prefer the expert's continuation wherever its step raises the value of the state.
+"""IPR: prefer the expert's continuation in states where its step raises the value.
 
 The value of a state is the mean final reward of the student's rollouts from it. Source: Xiong et
 al., *Watch Every Step! LLM Agent Learning via Iterative Step-Level Process Refinement*,
@@ -46,8 +46,8 @@ class Ipr(Configured[IprOptions]):
     `plan`: `samples` rollouts from every state of each expert win; tasks that no expert won are not
     explored. `select`: the experts' wins as examples, and as pairs in a state the expert's
     continuation (chosen) and each of the student's failures from it (rejected), if the value rises
-    by more than `threshold` along the expert's step: V(s_t+1) - V(s_t) > threshold. In the task's
-    start the two are always compared.
+    by more than `threshold` along the expert's step: V(s_t+1) - V(s_t) > threshold. At the task's
+    start, the two are always compared.
     """
 
     Options: ClassVar[type[MethodOptions]] = IprOptions

@@ -21,7 +21,7 @@ REQUEST = (
 
 
 def judge_note(steps: Sequence[Step], task: str, about: str, request: str) -> PlannedNote:
-    """A note of the judge about a path, which has to name steps of it."""
+    """A note of the judge about a path, in which it has to name steps."""
 
     def check(text: str) -> object:
         return read_step_numbers(text, len(steps))
@@ -53,10 +53,10 @@ def may_name(share: float, length: int) -> bool:
 def critical_steps(
     notes: NoteSet, about: str, rounds: range, length: int, share: float, counts: Counter[str]
 ) -> set[int] | None:
-    """The steps that the judge named of a won path, at most `share` of them; None without a note.
+    """The steps of a won path that the judge named, at most `share` of all; None without a note.
 
-    `judge.skipped` counts paths without a usable note, `judge.beyond_share` the steps dropped. Of a
-    path that the judge is not asked about (`may_name`), there are none.
+    `judge.skipped` counts paths without a usable note, `judge.beyond_share` the steps dropped. A
+    path that the judge is not asked about (`may_name`) has none.
     """
     if not may_name(share, length):
         return set()

@@ -44,7 +44,7 @@ def evenly_spaced_states(length: int, count: int) -> tuple[int, ...]:
 class Segment:
     """The expert's actions `start` … `end - 1`, and their label.
 
-    `advantage` is the win rate in `end` minus the win rate in `start`.
+    `advantage` is the win rate at `end` minus the win rate at `start`.
     """
 
     start: int
@@ -234,7 +234,7 @@ def step_advantages(measured: dict[int, tuple[int, int]], length: int) -> list[f
     evenly among the steps between them. The end counts as won. Steps before the first measured
     state have advantage 0.
 
-    Worked example: win rates 0 in the start and 0.5 in state 2, and 4 steps.
+    Worked example: win rates 0 at the start and 0.5 at state 2, and 4 steps.
 
     >>> step_advantages({0: (0, 2), 2: (1, 2)}, 4)
     [0.25, 0.25, 0.25, 0.25]

@@ -1,10 +1,10 @@
-"""MPO: a planner writes a plan for a task, an agent that is never trained carries it out.
+"""MPO: a planner writes a plan for a task; an agent that is never trained carries it out.
 
 Source: Xiong et al., *MPO: Boosting LLM Agents with Meta Plan Optimization*, arXiv 2503.02682. The
 planner imitates plans that the role `writer` makes of the experts' wins (round 1), and is then
-trained on pairs of its own plans, compared by how well the agent does with each (later rounds).
+trained on pairs of its own plans, compared by the agent's rewards with each (later rounds).
 
-Departures: the plan is at the end of the system message, not behind the task in the first user
+Departures: the plan is at the end of the system message, not after the task in the first user
 message; no person checks the writer's plans; every round after the first compares plans again,
 where the paper does so once. The agent is the student of behavior cloning, or `roles.agent`.
 """
@@ -44,10 +44,10 @@ WRITE = (
 
 
 class MpoOptions(MethodOptions):
-    """Options of `mpo`; `bc_experts` names the experts whose wins the writer makes plans of."""
+    """Options of `mpo`; `bc_experts` names the experts whose wins the writer turns into plans."""
 
     plans: int = Field(default=5, ge=2)
-    """Plans of each task that are compared, from round 2 on."""
+    """Number of plans per task that are compared, from round 2 on."""
 
     rollouts_per_plan: int = Field(default=5, ge=1)
     """Rollouts with each plan; the value of a plan is their mean reward."""

@@ -1,9 +1,9 @@
-"""NAT: train on wins and failures alike, with the outcome of each stated in the prompt.
+"""NAT: train on wins and failures, with the outcome of each stated in the prompt.
 
-When it acts, the student gets the prompt of a win. Source: Wang et al., *Learning From Failure:
+When the student acts, it gets the prompt of a win. Source: Wang et al., *Learning From Failure:
 Integrating Negative Examples when Fine-tuning Large Language Models as Agents*, arXiv 2402.11651.
-The control from there (`tags = "meaningless"`) tests whether the words matter, or only that wins
-and failures can be distinguished.
+The paper's control (`tags = "meaningless"`) tests whether the words matter, or only that wins and
+failures can be distinguished.
 """
 
 from __future__ import annotations

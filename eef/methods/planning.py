@@ -38,7 +38,7 @@ def plan_suffix(note: Note) -> str:
 
 
 def start_with_plan(task: str, notes: Sequence[Note]) -> PlannedState:
-    """A rollout of a task with the first of some usable plans, or without one."""
+    """A rollout of a task with the first usable plan, or without a plan if there is none."""
     return PlannedState(task, None, 1, plan_suffix(notes[0]) if notes else "")
 
 

@@ -47,7 +47,7 @@ def student_episodes(trajectories: TrajectorySet, task: str, rounds: range) -> l
 def rollouts_of_round(
     trajectories: TrajectorySet, tasks: Sequence[str], round: int
 ) -> list[Trajectory]:
-    """The rollouts of a round, of whoever plays in it, from any state; by task and id."""
+    """The rollouts of a round by any player and from any state, by task and id."""
     return [
         item
         for task in tasks
@@ -84,7 +84,7 @@ def winning_trajectories(
 
 
 def expert_step_count(win: Trajectory) -> int:
-    """How many steps of a win's path the student did not play in that rollout.
+    """The number of steps of a win's path that the student did not play in that rollout.
 
     0 for the student's own episode, the length of the prefix for a branch, and the whole length for
     an expert's win.

@@ -2,15 +2,15 @@
 
 Source: *RetroAct* (NAACL 2025), arXiv 2503.01490, and its code: Reflexion in which the agent and
 the reflector are trained by off-policy policy gradient with an imitation term. The agent's loss is
-−clip(π / π_b, 1 ± ε) · R · log π, whose ratio is a constant in the gradient, and R the final reward
-(`policy_gradient.clip`, 0.3 there; `policy_gradient.imitation`, 1 there).
+−clip(π / π_b, 1 ± ε) · R · log π, in which the ratio is a constant in the gradient and R is the
+final reward (`policy_gradient.clip`, 0.3 there; `policy_gradient.imitation`, 1 there).
 
-Departures. Observations carry no loss; there they do. The reflector is trained by imitation of the
-reflections that raised the reward, weighted by how much (`alpha`): there, by the same
-policy gradient, which also lowers the probability of those that did harm. Few-shot data of a larger
-model are left out; the wins of the experts take their place. An evaluation tries each task once
-unless `test_attempts` is raised: success is then known at test time, and results state the tasks
-won within 1, 2, … attempts beside those of the first.
+Departures. Observations carry no loss; there they do. The reflector imitates the reflections that
+raised the reward, weighted by the gain (`alpha`); there, it is trained by the same policy gradient,
+which also lowers the probability of reflections that lowered the reward. The experts' wins replace
+the few-shot data of a larger model. An evaluation tries each task once unless `test_attempts` is
+raised. That assumes that success is known at test time; results then state the tasks won within
+1, 2, … attempts beside those of the first.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class RetroactOptions(MethodOptions):
     """Maximum number of attempts at each task per round; the first win ends them."""
 
     test_attempts: int = Field(default=1, ge=1)
-    """Maximum number of attempts at each test task. With more than one, success is known at test
-    time; scores remain those of the first."""
+    """Maximum number of attempts at each test task; the first win ends them. More than one assumes
+    that success is known at test time; scores are still those of the first."""
 
     memory: int = Field(default=3, ge=1)
-    """Number of reflections in the prompt, the latest ones."""
+    """Maximum number of reflections in the prompt; the latest are kept."""
 
     alpha: float | None = Field(default=1.0, gt=0)
     """A reflection between attempts with rewards R and R' has the weight (R' - R) (R + alpha) /

@@ -19,8 +19,8 @@ class SftAllOptions(MethodOptions):
     """Options of `sft_all`; `bc_experts` applies to failures as well."""
 
     cut_failures: int = Field(default=0, ge=0)
-    """Steps at the end of a failure that are not trained: what an expert's failure teaches if its
-    last steps are assumed to be wrong, without a single rollout."""
+    """Number of steps at the end of a failure that are not trained. This assumes, without any
+    rollouts, that the last steps of an expert's failure are the wrong ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Which states inside a trajectory to branch from, given the outcomes of earlier rounds.
+"""Choice of the states inside a trajectory to branch from, given the outcomes of earlier rounds.
 
 `Measured` maps a state to (wins, rollouts); the task's start (0) is among the states. See
 `eef.methods.labels.count_wins`.

@@ -1,17 +1,18 @@
-"""STL (self-taught lookahead): a value model learns from its own one-step lookahead, no rewards.
+"""STL (self-taught lookahead): a value model learns from its own one-step lookahead, not rewards.
 
 Source: *Self-Taught Lookahead* (NeurIPS 2025), arXiv 2503.02878, and its code. A frozen agent
-proposes actions, each is tried, and a value model writes about what it leads to and scores it. The
-value of a state is then taught to be `discount` times the best score of its successors, and its
-text names the best action and what that leads to. No reward is read.
+proposes actions, each is tried, and a value model describes and scores the state it leads to. The
+target value of a state is `discount` times the best score of its successors, and the target text
+names the best action and its outcome. No reward is read.
 
-Departures. One value model serves all depths; there, each depth has an adapter of its own. A state
-has one score, there the mean of five samples. States are those on the path that the agent takes,
-there those of a tree search; a score is discounted unless the best candidate ended the episode
-here. Loss falls on the text of the value alone, there on the prompt as well. The agent is the
-student of behavior cloning, there a larger model (the role `agent` can be one). The published
-results are the best of three tries by true reward, which needs to know success at test time; here
-the first try is the score, and with `tries` results state the tasks won within 1, 2, … beside it.
+Departures from the paper ("there"). One value model serves all depths; there, each depth has an
+adapter of its own. A state has one score; there, the mean of five samples. States are those on the
+agent's path; there, those of a tree search. A score is discounted unless the best candidate ended
+the episode. Only the text of the value carries loss; there, the prompt does too. The agent is the
+student of behavior cloning; there, it is a larger model (as the role `agent` can be). The published
+results are the best of three tries by true reward, which requires knowing success at test time.
+Here, the score is that of the first try; with `tries` above 1, results also state the tasks won
+within 1, 2, … tries.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ class StlOptions(MethodOptions):
     """Actions that the agent proposes per turn."""
 
     discount: float = Field(default=0.75, gt=0, le=1)
-    """Factor from the best score of a state's successors to the state's own."""
+    """Discount from the best score of a state's successors to the state's own score."""
 
     trained: bool = True
     """Train the value model; set it to false for a frozen one, such as `openai/<model>`, with which
     nothing is explored."""
 
     tries: int = Field(default=1, ge=1)
-    """Maximum number of tries at each test task, which a win ends. With more than one, success is
-    known at test time; scores remain those of the first."""
+    """Maximum number of tries at each test task; the first win ends them. More than one assumes
+    that success is known at test time; scores are still those of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class Stl(Configured[StlOptions]):
 
 
 def target(best: Advice, discount: float) -> str:
-    """What the value model is taught to write about a state, given its best successor.
+    """The text that the value model is trained to write about a state, given its best successor.
 
     >>> text = "It fits. Score: 8"
     >>> best = Advice(role="value", text=text, candidate="Action: buy", seen="Page 2", score=0.8)

@@ -2,16 +2,16 @@
 
 Source: Nie et al., *Weak-for-Strong: Training Weak Meta-Agent to Harness Strong Executors*, arXiv
 2504.04785, and its code. There, a meta-agent writes workflows; the environment `workflow` is ours.
-The method itself reads nothing but step rewards, and works with any environment that rewards steps.
+The method itself reads only step rewards, and works with any environment that rewards steps.
 
-The loss is reward-weighted regression, as there: of a turn with reward r, exp(r / temperature)
-times the mean of its tokens' −log p, if `policy_gradient.mean_over` is "turns". Departures: each
-turn has the weight of its own reward, and of a branch only its own turns are trained (there, all
-turns of a conversation have the weight of its last one, and earlier turns are in several
-conversations); a round trains on its own rollouts, from the weights that played them (there is one
-training, on all data); rollouts are played to their end before the best turn of a group moves the
-state on, and of turns with the same reward the first counts as the best. The published code keeps
-the workflow with the best test accuracy; see `docs/workflow.md`.
+The loss is reward-weighted regression, as there: if `policy_gradient.mean_over` is "turns", a turn
+with reward r contributes exp(r / temperature) times the mean of its tokens' −log p. Departures:
+each turn is weighted by its own reward, and only a branch's own turns are trained (there, all turns
+of a conversation have the weight of its last one, and earlier turns are in several conversations);
+a round trains on its own rollouts, from the weights that played them (there, one training uses all
+data); rollouts are played to their end before the best turn of a group determines the next state,
+and the first of several turns with the same reward counts as the best. The published code keeps the
+workflow with the best test accuracy; see `docs/workflow.md`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class W4sOptions(MethodOptions):
     """Options of `w4s`; `bc_experts` has no effect, since only the student's turns are trained."""
 
     m: int = Field(default=5, ge=1)
-    """Rollouts per round from each state: a task's start, and those that follow."""
+    """Rollouts per round from each state: a task's start, and the states after it (`depth`)."""
 
     depth: int = Field(default=2, ge=1)
-    """States per task and round: its start, then the state after the best turn of the rollouts from
-    the state before."""
+    """States per task and round: its start, then each time the state after the best turn of the
+    rollouts from the previous state."""
 
     temperature: float = Field(default=0.4, gt=0)
-    """Temperature of the weights: a turn with reward r has the weight exp(r / temperature)."""
+    """Temperature of the loss weights: a turn with reward r has the weight exp(r / temperature)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,8 @@ class W4s(Configured[W4sOptions]):
 def best_state(group: Sequence[Trajectory]) -> StateRef | None:
     """The state after the step with the highest reward, among steps that another one follows.
 
-    None if there is none. Of equal steps, the one of the first rollout counts. The last step has
-    ended its episode, or has used up the step limit.
+    None if there is none. Among equal steps, that of the first rollout counts. The last step of a
+    rollout does not: it has ended its episode, or used up the step limit.
 
     Worked example. Of two rollouts with the step rewards (0, 1) and (0.5, 0), the second has the
     best step, its first; the state is `second@1`.

@@ -141,11 +141,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a checkpoint. DataError if the directory holds no complete one."""
     if (directory / REMOVED_FILE).is_file():
         raise DataError(
-            f"`{directory}` was not kept", hint="`train.keep_checkpoints` is `evaluated`"
+            f'`{directory}` was not kept: `train.keep_checkpoints` is "evaluated"',
+            hint="choose the checkpoint of an evaluated round, or of the latest one",
         )
     if not is_complete(directory):
         raise DataError(
-            f"`{directory}` holds no complete checkpoint", hint="its `manifest.json` is missing"
+            f"`{directory}` holds no complete checkpoint: it has no `manifest.json`",
+            hint="choose a checkpoint of a finished stage `train`; `eef show DIR` lists them",
         )
     manifest: dict[str, Any] = read_json(directory / MANIFEST_FILE)
     return manifest

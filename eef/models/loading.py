@@ -206,7 +206,7 @@ def writing_weights(path: Path) -> Iterator[None]:
             yield
         except SafetensorError as error:
             raise StoreError(
-                f"cannot write `{path}`: {error}", hint=f"is the disk full? {WHEN_FULL}"
+                f"cannot write `{path}`: {error}", hint=f"if the disk is full, {WHEN_FULL}"
             ) from error
 
 

@@ -27,7 +27,7 @@ class LoraSettings(Settings):
     """Dropout on the input of the adapters."""
 
     targets: tuple[str, ...] = Field(default=("all-linear",), strict=False, min_length=1)
-    """Names of the adapted modules; `all-linear` alone means every linear layer."""
+    """Names of the adapted modules; `["all-linear"]` means every linear layer."""
 
 
 class ModelSettings(Settings):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers")
 VERSIONS = ("eef", "python", *LIBRARIES, "processor")
 INFERENCE = ("inference", "inference_version", "dtype")
-"""What computes completions, as a fingerprint names it."""
+"""Keys of a fingerprint that describe the engine of completions."""
 FREE_SETTINGS = (
     "jobs",
     "track",
@@ -56,7 +56,7 @@ FREE_SETTINGS = (
     "train.threads",
 )
 """Settings and tables that may change during a run: they affect speed, memory, cost or what is
-shown, and of results at most the last bits. `*` is any name."""
+shown, and at most the last bits of results. `*` is any name."""
 
 FREE_IN_WORDS = (
     "`jobs`, `track`, settings of servers (`expert.api`, `roles.<name>.api`, `rollouts.server`) "
@@ -66,7 +66,7 @@ FREE_IN_WORDS = (
 
 
 def versions() -> dict[str, str]:
-    """This package, Python, libraries and processor: what determines the last bits of a number."""
+    """This package, Python, libraries and processor: they determine the last bits of numbers."""
     found = {"eef": __version__, "python": platform.python_version(), "processor": processor_name()}
     for library in LIBRARIES:
         with suppress(PackageNotFoundError):
@@ -103,8 +103,8 @@ def _misnamed(*fingerprints: Mapping[str, Any]) -> set[str]:
 def check_names(context: RunContext) -> None:
     """Raise an EefError if a method, an option, an expert or the student's directory is wrong.
 
-    Needs neither torch nor a run directory, so that a run with such a mistake is never created.
-    The run directory and the student's directory must not be one, nor one inside the other: their
+    Needs neither torch nor a run directory, so that a run with such a mistake is never created. The
+    run directory and the student's directory must not be the same, nor one inside the other: their
     files would mix.
     """
     assert context.run.methods, "each is created from its options"
@@ -120,9 +120,9 @@ def check_names(context: RunContext) -> None:
 
 
 def check_additions(context: RunContext) -> None:
-    """Raise an EefError if what is added to a run that was played is wrong.
+    """Raise an EefError if something is wrong with the additions to a run that was played.
 
-    It stays in the run's recipe, so a mistake in it could not be taken back.
+    They remain in the run's recipe, so a mistake in them could not be corrected.
     """
     check_names(context)
     check_replayable(context)
@@ -223,7 +223,7 @@ def _of_methods(recipe: Recipe, names: AbstractSet[str]) -> dict[str, dict[str, 
 
 
 def _fixed(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings that may not change, without tables that are then empty."""
+    """The settings that may not change, without empty tables."""
     fixed = {
         key: _fixed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
         for key, value in settings.items()
@@ -250,7 +250,7 @@ def _check_experts(context: RunContext) -> None:
 
 
 def _has_expert_data(context: RunContext) -> bool:
-    """Whether the experts have done all that the run needs of them."""
+    """Whether all expert data that the run needs is stored."""
     run = context.run
     return all(run.is_done(stage) for stage in run.stages if stage.method == EXPERT)
 
@@ -264,7 +264,7 @@ def check_replayable(context: RunContext) -> None:
         raise ConfigError(
             f"environment {context.env.name!r} cannot be replayed, and method {branching[0]!r} "
             "starts rollouts inside recorded episodes",
-            hint="use methods that start at tasks alone, such as `bc` and `rft6`",
+            hint="use methods that start only from tasks, such as `bc` and `rft6`",
         )
 
 
@@ -299,7 +299,7 @@ def _check_model(context: RunContext, name: str, lora: LoraSettings | None = Non
 
 
 def _check_ranks(context: RunContext) -> None:
-    """ConfigError if there are more ranks than GPUs, or than cores where there are none."""
+    """ConfigError if there are more ranks than GPUs, or than cores if there is no GPU."""
     from eef.training.ranks import check_rank_devices
 
     for recipe in context.run.recipes.values():

@@ -62,7 +62,7 @@ class RunContext:
         self.engines.close()
 
     def release(self) -> None:
-        """Free what this process holds while others work: servers, the environment, and the model.
+        """Free servers, the environment and the model while other processes work.
 
         Each is started or loaded again when it is next needed.
         """
@@ -147,22 +147,22 @@ class RunContext:
         return method.acting(stage.round, at_test=stage.kind == "evaluate")
 
     def prompt_suffix(self, stage: Stage) -> str:
-        """What is appended to the environment's prompt in a stage's rollouts by default."""
+        """The text appended to the environment's prompt in a stage's rollouts by default."""
         if stage.method == EXPERT:
             players = self.recipe.expert.players
             return self.recipe.expert.prompt_of(players[0]) if players else ""
         return self.run.methods[stage.method].prompt_suffix
 
     def hosts(self, stage: Stage, policy: Policy) -> RolloutHosts | None:
-        """What plays a stage's rollouts in a Ray cluster; None if this process does.
+        """The hosts that play a stage's rollouts in a Ray cluster; None if this process plays them.
 
-        It plays those of experts, and of students that ask others before they act.
+        This process plays those of experts, and those in which a role is asked at every turn.
         """
         rollouts = self.recipe_of(stage).rollouts
         return None if rollouts.placement == "local" else self.engines.hosts(policy, rollouts)
 
     def plan(self, stage: Stage, trajectories: TrajectorySet) -> list[PlannedState]:
-        """The states that a method plans to play in a round, by the notes that there are.
+        """The states that a method plans to play in a round, given the notes so far.
 
         The budget then cuts or repeats the plan.
         """
@@ -239,7 +239,7 @@ class RunContext:
         )
 
     def model_context(self, name: str) -> int | None:
-        """The context length of a model, from its configuration alone."""
+        """The context length of a model; reads only its configuration."""
         from eef.models.loading import configured_context
 
         return configured_context(name)
@@ -288,14 +288,14 @@ class RunContext:
         return self._renderer(tokenizer, context_length(model), None)
 
     def base_renderer(self, name: str | None = None) -> Renderer:
-        """The renderer of the recipe's base model or of another one; loads its tokenizer alone."""
+        """The renderer of the recipe's base model or of another one; loads only its tokenizer."""
         from eef.models.loading import configured_context, load_tokenizer
 
         name = name or self.recipe.model.name
         return self._renderer(load_tokenizer(name), configured_context(name), self.tools)
 
     def rendered_examples(self, method: str, round: int) -> tuple[list[RenderedExample], Renderer]:
-        """What a round trains on, as messages and as tokens, and its renderer.
+        """The examples that a round trains on, as messages and as tokens, and their renderer.
 
         StoreError if that round has not selected anything yet.
         """
@@ -309,7 +309,7 @@ class RunContext:
         return list(examples), renderer
 
     def fingerprint(self) -> dict[str, Any]:
-        """The environment, and everything else that must be equal for numbers to be comparable."""
+        """The environment, and everything else that comparable numbers must have in common."""
         return {
             **self.env.fingerprint(),
             "step_limit": self.step_limit,

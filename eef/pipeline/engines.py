@@ -162,7 +162,7 @@ class Engines:
         return self._policy
 
     def hosts(self, policy: Policy, settings: RolloutSettings) -> RolloutHosts | None:
-        """What plays the rollouts of the last policy in a Ray cluster; None for another one."""
+        """The hosts that play the last policy's rollouts in a Ray cluster; None for others."""
         if policy is not self._policy or self._factory is None:
             return None
         return RolloutHosts(

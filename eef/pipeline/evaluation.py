@@ -127,7 +127,7 @@ def _outcome(trajectory: Trajectory) -> Outcome:
 def first_attempts(rollouts: Iterable[Trajectory]) -> list[Trajectory]:
     """The rollouts of an evaluation that its score counts, one per task.
 
-    Of a first attempt that failed, the repetition counts; retries after a known loss do not.
+    If a first attempt failed, its repetition counts; retries after a known loss do not.
     """
     first = {item.task: item for item in rollouts if is_first_attempt(item.id, item.task)}
     return list(first.values())

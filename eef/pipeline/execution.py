@@ -56,7 +56,7 @@ Executor = Callable[[RunContext, Stage, OnProgress], None]
 
 
 def collect(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
-    """Every expert plays every training task once; an expert that is a file is imported."""
+    """Let every expert play every training task once; import the experts that are files."""
     run, sources = context.run, dict[str, Any]()
     names = run.recipe.expert.names
     importer = make_importer(context) if any(map(is_file, names)) else None
@@ -84,7 +84,7 @@ def collect(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
 
 
 def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
-    """The previous round's student plays what the method plans, within the budget.
+    """Let the previous round's student play what the method plans, within the budget.
 
     Roles are asked for the notes of a plan first. A plan of an earlier turn is played once, that of
     the last turn as often as the budget allows.
@@ -150,7 +150,7 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
 
 
 def _since(total: Callable[[int], int], before: int, count: int) -> int:
-    """What the `count` rollouts after the first `before` have cost."""
+    """The cost of the `count` rollouts after the first `before`."""
     return total(before + count) - total(before)
 
 
@@ -230,7 +230,7 @@ class _Planner:
             )
 
     def _seen(self, played: Sequence[RolloutSpec]) -> TrajectorySet:
-        """What a plan sees: earlier rounds, and what this one has played and asked for so far.
+        """The trajectories that a plan sees: those of earlier rounds, and of this one so far.
 
         An interrupted round has stored more rollouts and notes, which must not change the plan.
         """
@@ -242,7 +242,7 @@ class _Planner:
 
 
 def select(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
-    """The method chooses what to train on."""
+    """Let the method choose what to train on."""
     run = context.run
     trajectories = run.trajectories(stage.method)
     tasks = [task.id for task in context.train_tasks]
@@ -261,8 +261,7 @@ def select(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
 
 
 def train(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
-    """What was selected changes the weights of roles and of the student; an empty selection leaves
-    them."""
+    """Train the roles and the student on the selection; an empty one leaves them unchanged."""
     from eef.models.loading import release_memory
     from eef.training.ranks import ALONE
 
@@ -354,9 +353,9 @@ def train_here(context: RunContext, stage: Stage, on_progress: OnProgress, ranks
 
 
 def finish_training(context: RunContext, trained: Stage) -> None:
-    """What follows a training that is done: its model card, and the removal of what is not kept.
+    """Write the model card of a finished training, and remove checkpoints that are not kept.
 
-    The stages that build on it call this again, in case that its process was ended in between.
+    Later stages call this again, in case the process of the training was killed before it.
     """
     run = context.run
     if run.last_file(trained).is_file() and not _card_file(run, trained).is_file():

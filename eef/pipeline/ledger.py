@@ -1,4 +1,4 @@
-"""Ledger: the cost of each stage of a run. Budgets are compared by it."""
+"""Ledger: the cost of each stage of a run, by which budgets are compared."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LEDGER_FILE = "ledger.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What something cost.
+    """The cost of a stage, a rollout or a run.
 
     `env_steps` counts the rollouts' own steps; recorded steps that were played again to restore a
-    state are counted in `replayed_steps` instead, those that differ from the record only in what
-    the environment ignores also in `tolerated_steps`. `cached_tokens` is the part of
+    state are counted in `replayed_steps` instead. `tolerated_steps` counts those of them that
+    differ from the record only in what the environment ignores. `cached_tokens` is the part of
     `prompt_tokens` that was not recomputed. `drifted_turns` are those whose text does not give the
     token ids they were sampled as. `trained_tokens` carry loss; `processed_tokens` are all tokens
     that passed through the model during training. `updates` are optimizer steps. `completions` are

@@ -66,8 +66,8 @@ def execute_methods(
     `gpus_of`.
 
     An EefError of any method, or a KeyboardInterrupt, ends the other methods and is raised. Raises
-    WorkerError if a worker was ended from outside, and RuntimeError with the worker's traceback for
-    a bug. No worker outlives this process.
+    WorkerError if a worker was killed, and RuntimeError with the worker's traceback for a bug. No
+    worker outlives this process.
     """
     run = pipeline.run
     methods = [name for name in round_methods(run.recipe) if only is None or name in only]
@@ -115,8 +115,8 @@ def gpus_of(recipe: Recipe, jobs: int) -> list[str]:
 def threads_of(recipe: Recipe, jobs: int) -> int:
     """CPU threads for each of `jobs` processes: `train.threads` if set, otherwise an equal share.
 
-    More threads than cores wait for one another in every operation and slow torch down several
-    times.
+    With more threads than cores, threads wait for one another in every operation, and torch is
+    several times slower.
     """
     return recipe.train.threads or max(1, available_cores() // max(1, jobs))
 
@@ -160,16 +160,15 @@ def _receive(worker: MethodWorker, on_progress: OnProgress) -> bool:
         worker.process.join()
         if worker.process.exitcode != 0:
             raise WorkerError(
-                f"the process that worked on `{worker.method}` was ended "
-                f"{_cause(worker.process.exitcode)}",
-                hint="out of memory? use fewer `--jobs` or a smaller `rollouts.batch_size`; stored "
-                "rollouts are kept",
+                f"the process of `{worker.method}` {_cause(worker.process.exitcode)}",
+                hint="if it ran out of memory, use fewer `--jobs` or a smaller "
+                "`rollouts.batch_size`; stored rollouts are kept",
             ) from None
         return False
     if isinstance(message, Failure):
         raise message.error()
     if isinstance(message, Crash):
-        raise RuntimeError(f"in the process that worked on `{worker.method}`:\n{message.traceback}")
+        raise RuntimeError(f"in the process of `{worker.method}`:\n{message.traceback}")
     assert isinstance(message, Progress)
     on_progress(message)
     return True
@@ -177,8 +176,8 @@ def _receive(worker: MethodWorker, on_progress: OnProgress) -> bool:
 
 def _cause(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
-        return f"by {signal.Signals(-exitcode).name}"
-    return f"with status {exitcode}"
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    return f"ended with status {exitcode}"
 
 
 def _end(workers: list[MethodWorker]) -> None:

@@ -41,8 +41,8 @@ class Pipeline:
         """Start a run, or continue one with an equal recipe (StoreError if it is another).
 
         Methods may be added to a run, since each is independent; those it was started with remain.
-        Settings that affect no result may change, such as the budget of an API.
-        As long as nothing has been played, the recipe may still change. A recipe with a wrong name
+        Settings that affect no result may change, such as the budget of an API. Until something has
+        been played, the whole recipe may change. A recipe with a wrong name
         raises an EefError before the directory is created or its recipe is extended; see
         `eef.pipeline.checks.check_names`.
 
@@ -120,9 +120,9 @@ class Pipeline:
                 report(Progress(stage, 0, 0, finished=True))
 
     def execute_or_wait(self, stage: Stage, on_progress: OnProgress = ignore_progress) -> None:
-        """Execute a stage; if another process does, wait until it is done.
+        """Execute a stage; if another process executes it, wait until it is done.
 
-        If that process ends before, the stage is executed here.
+        If that process ends before the stage is done, the stage is executed here.
         """
         noted = False
         while not self.run.is_done(stage):
@@ -144,8 +144,9 @@ class Pipeline:
     ) -> None:
         """Check the run, then execute all stages that are not done, `jobs` methods at a time.
 
-        The recipe's `jobs` by default. If the run is `shared` with other processes, expert data and
-        behavior cloning, which all methods need, are waited for while another one makes them.
+        `jobs` is the recipe's by default. If the run is `shared` with other processes and one of
+        them executes the stages that all methods need (expert data and behavior cloning), this one
+        waits for them.
         """
         from eef.pipeline.parallel import execute_methods
 
@@ -164,7 +165,7 @@ class Pipeline:
 
 
 def _is_equal(recipe_file: Path, recipe: Recipe) -> bool:
-    """Whether a run has an equal recipe, but for its methods."""
+    """Whether a run has the same recipe except for its methods."""
     try:
         merge_recipes(recipe_file, recipe)
     except StoreError:

@@ -50,8 +50,8 @@ _SIGNALS = {-number: number.name for number in signal.Signals}
 def train_in_ranks(context: RunContext, stage: Stage, on_progress: OnProgress) -> None:
     """Train in processes of their own, `train.ranks` of them; returns when the stage is done.
 
-    The error of a rank is raised here. WorkerError if a rank was ended from outside. No rank
-    outlives this process.
+    The error of a rank is raised here. WorkerError if a rank was killed. No rank outlives this
+    process.
     """
     run, recipe = context.run, context.recipe_of(stage)
     ranks = recipe.train.ranks
@@ -125,15 +125,15 @@ def _failure(directory: Path, ranks: int, launcher_status: int) -> EefError:
     if killed:
         rank, status = killed[0]
         return WorkerError(
-            f"rank {rank} of {ranks} was ended by {_SIGNALS[status]}",
-            hint="out of memory? lower `train.max_tokens_per_microbatch`; the same command "
-            "continues from the latest training checkpoint (`train.save_every`)",
+            f"rank {rank} of {ranks} was killed by {_SIGNALS[status]}",
+            hint="if it ran out of memory, lower `train.max_tokens_per_microbatch`; the same "
+            "command continues from the latest training checkpoint (`train.save_every`)",
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     raised = [line for line in lines if re.search(r"\w(Error|Exception)\b.*: ", line)]
     reason = f": {(raised or lines)[-1].split('rank0]: ')[-1]}" if lines else ""
     if not lines and (ended_by := _SIGNALS.get(128 - launcher_status)):
-        reason = f": their launcher was ended by {ended_by}"
+        reason = f": their launcher was killed by {ended_by}"
     return WorkerError(
         f"the {ranks} ranks ended without a result{reason}",
         hint=f"see `{log}`; the same command continues the training",
@@ -173,7 +173,8 @@ def train_rank(
     untrained = [] if locked or run.is_done(stage) else untrained_roles(context, stage)
     if untrained:
         raise ConfigError(
-            f"`{stage}` trains the role `{untrained[0]}` as well, which ranks do not",
+            f"`{stage}` also trains the role `{untrained[0]}`; ranks that torchrun starts train "
+            "only the student",
             hint=f"`eef stage train {shlex.quote(str(path))} --method {method} --round {round} "
             "--ranks N` trains both",
         )
@@ -188,7 +189,7 @@ def train_rank(
 
 
 def main() -> None:
-    """What torchrun runs."""
+    """The entry point that torchrun runs."""
     parser = argparse.ArgumentParser(prog="eef.pipeline.ranks", description=train_rank.__doc__)
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("method", metavar="METHOD")

@@ -48,9 +48,9 @@ Tracker = Literal[
     "dvclive",
 ]
 _OF_THE_RUN = ("evaluate.split", "rollouts.engine", "rollouts.server", "rollouts.cache_gib")
-"""Settings of overridable groups that are read from the run's recipe alone."""
+"""Settings of overridable groups that are read only from the run's recipe."""
 _EXCLUSIVE = ({"updates", "epochs"}, {"rollouts_per_task", "rollouts", "tokens"})
-"""Settings of which a group has at most one; to set one is to unset the others."""
+"""Exclusive settings: a group has at most one of each set; setting one unsets the others."""
 
 
 class EnvSettings(Settings):
@@ -68,7 +68,7 @@ class EnvSettings(Settings):
 
 
 class OneExpertSettings(Settings):
-    """Settings of one expert. What is unset is that of `expert`."""
+    """Settings of one expert. Unset values are those of `expert`."""
 
     prompt: str = ""
     """Text that is appended to the environment's prompt when this expert plays. The student is
@@ -88,7 +88,7 @@ class OneExpertSettings(Settings):
 
 
 class ExpertSettings(Settings):
-    """The experts, who play the training tasks before the student does."""
+    """The experts, which play the training tasks before the student does."""
 
     names: tuple[str, ...] = Field(default=("scripted/strong",), strict=False, min_length=1)
     """The experts. `scripted/<preset>`, `hf/<path or hub id>` and `openai/<model>` (at the server
@@ -105,22 +105,24 @@ class ExpertSettings(Settings):
 
     own: dict[str, OneExpertSettings] = Field(default={})
     """Settings of single experts, in tables such as `[expert.own."openai/gpt-5"]`: `prompt`,
-    `base_url`, `more_urls`, `key` and `sampling`. The budget of `expert.api` is that of all."""
+    `base_url`, `more_urls`, `key` and `sampling`. All experts share the budget of `expert.api`."""
 
     @model_validator(mode="after")
     def _own_settings_have_effect(self) -> ExpertSettings:
         for name, own in self.own.items():
             if name not in self.players:
-                raise ValueError(f"`own` has settings of {name!r}, which `names` has no player of")
+                raise ValueError(
+                    f"`own` has settings of {name!r}, which is not a model or preset in `names`"
+                )
             if not name.startswith("openai/") and (own.base_url or own.more_urls or own.key):
-                raise ValueError(f"`own` has a server for {name!r}, which asks none")
+                raise ValueError(f"`own` names a server for {name!r}, which uses none")
             if name.startswith("scripted/"):
-                raise ValueError(f"`own` has settings of {name!r}, which takes none")
+                raise ValueError(f"`own` has settings of {name!r}; scripted experts have none")
             self.api_of(name)  # raises for an address that is not one
         return self
 
     def api_of(self, name: str) -> ApiSettings:
-        """The server of an expert: that of all, with what its own settings change."""
+        """The server of an expert: the shared one, with the expert's own settings."""
         shared = (self.api or ApiSettings()).model_dump()
         own = self.own.get(name, OneExpertSettings())
         if own.base_url is not None or own.more_urls:
@@ -130,7 +132,7 @@ class ExpertSettings(Settings):
         return ApiSettings(**{**shared, **changed})
 
     def prompt_of(self, name: str) -> str:
-        """What is appended to the environment's prompt for an expert."""
+        """The text appended to the environment's prompt for an expert."""
         return self.own[name].prompt if name in self.own else ""
 
     @model_validator(mode="after")
@@ -153,7 +155,7 @@ class ExpertSettings(Settings):
 
 
 class TaskSettings(Settings):
-    """The tasks used of the environment's splits."""
+    """The tasks of the environment's splits that the run uses."""
 
     train: int | None = Field(default=None, ge=1)
     """Number of training tasks; all by default."""
@@ -162,8 +164,8 @@ class TaskSettings(Settings):
     """Number of test tasks; all by default."""
 
     seed: int | None = None
-    """Seed for shuffling the tasks before the first ones are taken; the environment's order by
-    default."""
+    """Seed for shuffling the tasks before the first `train` or `test` are taken; by default they
+    keep the environment's order."""
 
 
 class EvaluateSettings(Settings):
@@ -176,7 +178,7 @@ class EvaluateSettings(Settings):
     """Temperature during evaluation; 0 is greedy."""
 
     every: int = Field(default=1, ge=1)
-    """Rounds from one evaluation to the next. The last round is always evaluated."""
+    """Interval between evaluations, in rounds. The last round is always evaluated."""
 
 
 class Recipe(Settings):
@@ -202,12 +204,12 @@ class Recipe(Settings):
     overrides: dict[str, dict[str, Any]] = Field(default={})
     """Settings of one method that differ from the recipe's, in tables such as `[overrides.grpo]`:
     `rounds`, and the groups `sampling`, `rollouts`, `budget`, `train`, `dpo`, `policy_gradient`,
-    `evaluate` and `roles`, whose tables (`[overrides.cgi.roles.critic]`) replace the recipe's. The
-    split of `evaluate` and the engine of `rollouts` are those of the run."""
+    `evaluate` and `roles`, whose tables (`[overrides.cgi.roles.critic]`) replace the recipe's.
+    `evaluate.split` and `rollouts.engine` cannot differ from the run's."""
 
     roles: dict[str, RoleSettings] = Field(default={})
     """Models beside the student that methods ask, in tables such as `[roles.judge]`; see
-    `eef settings role`. The role `agent` plays in the student's place for methods that train no
+    `eef settings role`. In methods that train only a role, the role `agent` plays instead of the
     student."""
 
     jobs: int = Field(default=1, ge=1)
@@ -216,8 +218,8 @@ class Recipe(Settings):
 
     track: tuple[Tracker, ...] = Field(default=(), strict=False)
     """Experiment trackers that receive losses, win rates, costs, counts and a sample of rollouts:
-    `tensorboard`, `mlflow`, `trackio`, `wandb` and others of `accelerate`. Their own variables
-    apply, such as `WANDB_MODE=offline`; see `docs/tracking.md`."""
+    `tensorboard`, `mlflow`, `trackio`, `wandb` and others of `accelerate`. Their own environment
+    variables apply, such as `WANDB_MODE=offline`; see `docs/tracking.md`."""
 
     env: EnvSettings
     expert: ExpertSettings = ExpertSettings()
@@ -243,7 +245,8 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _options_have_their_method(self) -> Recipe:
         if len(set(self.methods)) != len(self.methods):
-            raise ValueError("`methods` names a method twice")
+            twice = next(name for name in self.methods if self.methods.count(name) > 1)
+            raise ValueError(f"`methods` lists {twice!r} twice")
         for name in self.options:
             if name not in (*self.methods, "bc"):  # every run starts with behavior cloning
                 raise ValueError(
@@ -276,7 +279,7 @@ class Recipe(Settings):
     def of_method(self, method: str) -> Recipe:
         """The recipe with a method's `overrides` applied.
 
-        ConfigError for a setting that one method alone cannot change, or with a wrong value.
+        ConfigError for a setting that a single method cannot change, or for a wrong value.
         """
         changes = self.overrides.get(method)
         if not changes:

@@ -1,4 +1,4 @@
-"""The roles of a run: which a method asks, which model each has, and what its policy is."""
+"""The roles of a run: those that a method asks, with their models and policies."""
 
 from __future__ import annotations
 
@@ -68,8 +68,7 @@ def _without_effect(setting: str, role: str, asked: Iterable[str], reason: str) 
 
 
 def _check_agent(settings: RoleSettings) -> None:
-    """ConfigError if the agent's own settings say how it is sampled: it plays, so it is sampled
-    like every player."""
+    """ConfigError if the agent has its own sampling settings: it is sampled like every player."""
     for name in ("temperature", "top_p", "max_tokens"):
         default = RoleSettings.model_fields[name].default
         if getattr(settings, name) != default:
@@ -85,13 +84,13 @@ def _check_acting(context: RunContext, name: str, acting: Acting) -> None:
         return
     if context.tools is not None:
         raise ConfigError(
-            f"`chat.format` is 'tools', but agents of method {name!r} act with roles",
+            f"`chat.format` is 'tools', but method {name!r} acts with roles, which read ReAct text",
             hint='set `chat.format` to "react"',
         )
     if acting.kind == "lookahead" and not context.env.supports_snapshot:
         raise ConfigError(
             f"method {name!r} looks ahead, which environment {context.env.name!r} does not support",
-            hint="choose an environment with snapshots (`eef env list`)",
+            hint="choose an environment with snapshots, such as `webshop`",
         )
 
 

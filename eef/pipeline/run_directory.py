@@ -301,7 +301,7 @@ class RunDirectory:
         return result
 
     def selection(self, method: str, round: int) -> Selection | None:
-        """What a round trains on, or None if it is not selected yet."""
+        """The selection of a round, or None if it is not made yet."""
         stage = Stage(method, round, "select")
         if not self.is_done(stage):
             return None
@@ -332,8 +332,8 @@ class RunDirectory:
 class RunData:
     """A snapshot of a run that reads each file at most once; results, reports and studies share it.
 
-    Its readers are those of `RunDirectory`. Files are read when they are first asked for, so a
-    caller that needs no trajectories does not pay for them.
+    Its readers are those of `RunDirectory`. Files are read when they are first needed, so a caller
+    that needs no trajectories reads none.
     """
 
     def __init__(self, run: RunDirectory) -> None:

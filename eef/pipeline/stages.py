@@ -1,4 +1,4 @@
-"""Stages of a run: what they are, their order and their dependencies.
+"""Stages of a run, their order and their dependencies.
 
 expert   collect → evaluate
 bc       select → train → evaluate                    (round 0)

@@ -1,7 +1,7 @@
-"""Status: what each stage of a run is doing, from its files alone, on any machine.
+"""Status: what each stage of a run is doing, read from its files, on any machine.
 
-A stage that is executed writes `<method>/status.json`, at most every `SECONDS_BETWEEN`; whether its
-process still runs is seen from the lease of the method's lock (`eef.utils.locks`).
+A stage that is executed writes `<method>/status.json`, at most every `SECONDS_BETWEEN`; the lease
+of the method's lock (`eef.utils.locks`) shows whether its process still runs.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ an error. `next`: not started, and what it depends on is done."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRecord:
-    """What a stage writes about itself.
+    """The state of a stage, as its process writes it.
 
     `ended` is None while the stage is executed. `done` and `total` count rollouts or updates;
-    `total` is 0 if it is unknown. `rate` is how many per minute since this process began to count.
+    `total` is 0 if it is unknown. `rate` is their number per minute in this process.
     `started` and `written` are seconds since 1970 on the clock of `host`. `error` and `hint`
     are those of a stage that has failed.
     """
@@ -240,12 +240,12 @@ def wait_for_records(run: RunDirectory, stage: Stage, seconds: float = 30.0) -> 
 
 
 def wait_until_done(run: RunDirectory, stage: Stage, seconds: float = 30.0) -> bool:
-    """Wait until a stage that another process has finished is seen to be done; whether it is."""
+    """Wait until a stage that another process has finished is seen as done; returns if it is."""
     return not _await(lambda: "" if run.is_done(stage) else "its last file is missing", seconds)
 
 
 def _await(missing: Callable[[], str], seconds: float) -> str:
-    """Wait until nothing is missing; returns what still is after `seconds`."""
+    """Wait until nothing is missing; returns what is still missing after `seconds`."""
     deadline, pause = time.monotonic() + seconds, 0.05
     while (found := missing()) and time.monotonic() < deadline:
         time.sleep(pause)
@@ -254,7 +254,7 @@ def _await(missing: Callable[[], str], seconds: float) -> str:
 
 
 def _missing_records(run: RunDirectory, stage: Stage) -> str:
-    """What of a finished stage is not there, in words; "" if it is complete."""
+    """The records of a finished stage that are missing, in words; "" if it is complete."""
     if stage.kind == "evaluate":
         return ""
     if stage.kind == "train":

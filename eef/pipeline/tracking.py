@@ -1,9 +1,9 @@
 """Tracking: losses, win rates, costs and counts of a run in experiment trackers (TensorBoard …).
 
-A process of its own logs through `accelerate.tracking`, so a tracker that fails, hangs or ends its
-process stops no run. It logs what the run directory holds, and losses as they are computed.
-`DIR/tracking/state.json` has what each tracker was given: a resumed run continues the same tracked
-run, and no point is logged twice.
+A separate process logs through `accelerate.tracking`, so a tracker that fails, hangs or ends its
+process does not stop the run. It logs what the run directory holds, and losses as they are
+computed. `DIR/tracking/state.json` records what was logged to each tracker: a resumed run continues
+the same tracked run, and no point is logged twice.
 
 A run is one tracked run of the project `eef`. Names start with the method: `eef/loss` by update,
 `eef/win_rate`, `eef/explore/…`, `eef/select/…` and `eef/cost/…` by round.
@@ -135,8 +135,8 @@ class _Tracking:
 def _track(path: Path, messages: Any, warnings: Connection) -> None:
     """Log what a run has done, then whatever arrives, until None arrives.
 
-    One process at a time logs a run. While another one does, nothing is logged here; if that one
-    has ended by the end, what it did not see is logged then.
+    One process at a time logs a run. While another one does, nothing is logged here; if it has
+    ended before this one, this one logs the rest at its end.
     """
     folder = path / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -302,7 +302,8 @@ class Follower:
     def _is_new(self, name: Tracker, key: str, count: int) -> bool:
         """Whether a tracker has fewer than `count` points of a kind; it is recorded that it has.
 
-        Before they are logged: after a crash, a point is missing rather than there twice.
+        This is recorded before they are logged: after a crash, a point may be missing, but no point
+        is logged twice.
         """
         points = self._state[name]["points"]
         if points.get(key, 0) >= count:
@@ -312,7 +313,7 @@ class Follower:
         return True
 
     def _use(self, name: Tracker, action: Callable[[GeneralTracker], None]) -> None:
-        """Do something with a tracker, unless it has failed."""
+        """Call a function with a tracker, unless the tracker has failed."""
         with self._dropping(name):
             if name in self._trackers:
                 action(self._trackers[name])
@@ -332,7 +333,7 @@ class Follower:
 
 
 def _set_defaults(folder: Path) -> None:
-    """Where trackers store what stays on this machine, unless the user has set it."""
+    """Set the directories in which trackers store local files, unless the user has set them."""
     defaults = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "WANDB_SILENT": "true",

@@ -1,4 +1,4 @@
-"""Trials as tasks of a Ray cluster: resources for each, retries, and what is done is not repeated.
+"""Trials as tasks of a Ray cluster, with resources and retries; finished stages are not repeated.
 
 A trial is one method with one seed. All trials of a seed are in one run directory, which must be on
 a disk that every node sees under one path. The first task of a seed collects the expert data and
@@ -45,7 +45,7 @@ class TrialTask:
 
 @dataclass(frozen=True, slots=True)
 class TrialResources:
-    """What a task occupies, and how often it is started again after its node or process has died.
+    """The resources of a task, and how often it is restarted after its node or process has died.
 
     `gpus` is None for one GPU if the cluster has any and the model may use it.
     """
@@ -75,8 +75,8 @@ def execute_trials(
 ) -> list[tuple[TrialTask, EefError]]:
     """Execute trials in a cluster; returns those that failed, with their errors.
 
-    A trial that fails leaves the others alone; what it has stored stays. An interruption ends all
-    of them.
+    A trial that fails does not stop the others, and what it has stored is kept. An interruption
+    ends all of them.
     """
     chosen = list(tasks)
     if not chosen:
@@ -139,7 +139,7 @@ def _await(
 
 
 def _what_is_missing(ray: Any, wanted: dict[str, float]) -> str:
-    """Why trials wait for a node; "" if the cluster has one that can take them."""
+    """The reason why trials wait for a node; "" if the cluster has one that can take them."""
     try:
         require_resources(ray, wanted, "a trial")
     except ClusterError as error:
@@ -159,7 +159,7 @@ def _error_of(ray: Any, reference: Any, task: TrialTask) -> EefError | None:
         )
     except ray.exceptions.RayError as error:
         return WorkerError(
-            f"the process that executed {task} ended again and again ({type(error).__name__})",
+            f"the process that executed {task} ended repeatedly ({type(error).__name__})",
             hint="see `eef status`, and the logs of Ray on its node; stored rollouts are kept",
         )
     if isinstance(outcome, Failure):

@@ -1,1 +1,1 @@
-"""Policies: whatever writes the next completion."""
+"""Policies: models, servers, scripts and people that write the next completion."""

@@ -125,7 +125,7 @@ class Role:
 
 
 def with_roles(actor: Policy, acting: Acting, role: Role | None) -> Policy:
-    """A policy that acts in a way; `role` is None if it acts alone."""
+    """A policy with a way of acting; `role` is None if it acts without a role."""
     if role is None:
         return actor
     kinds: dict[str, type[_WithRole]] = {
@@ -137,7 +137,7 @@ def with_roles(actor: Policy, acting: Acting, role: Role | None) -> Policy:
 
 
 class _WithRole(ABC):
-    """What the ways of acting share. Batches advance in lockstep, through servers too."""
+    """Base of the ways of acting. Batches advance in lockstep, through servers too."""
 
     @abstractmethod
     def act(
@@ -251,7 +251,7 @@ class Criticized(_WithRole):
 
 
 class Lookahead(_WithRole):
-    """The agent proposes, each action is tried, the role scores what it leads to.
+    """The agent proposes, each action is tried, and the role scores the outcomes.
 
     Candidates with the same observation count once. If the role scores none, the first candidate is
     executed.

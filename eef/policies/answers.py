@@ -51,7 +51,7 @@ class Answer:
 
 
 def read_answer(content: bytes) -> Answer | Rejection:
-    """What a response of status 200 holds. MalformedAnswer if it is broken."""
+    """The content of a response of status 200. MalformedAnswer if it is malformed."""
     text = content.decode("utf-8", "replace").strip()
     if text.startswith(("data:", "event:", ":")):
         body = _joined(text)

@@ -1,8 +1,9 @@
 """CompletionsClient: token ids in, token ids out, through `/v1/completions` of inference servers.
 
 Every sampling parameter is sent, so that no default of a server or model applies. A completion ends
-at a stop id and by nothing else. Requests of one session go to the same server, whose prefix cache
-then has most of their prompt. Failed requests are repeated, on another server if there is one.
+only at a stop id or at its maximum length. Requests of one session go to the same server, whose
+prefix cache then has most of their prompt. Failed requests are repeated, on another server if there
+is one.
 """
 
 from __future__ import annotations

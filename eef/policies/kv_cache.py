@@ -36,10 +36,10 @@ class Place:
 
 
 class _Extent:
-    """What all layers share: the size of the buffers, and the place of the next forward pass.
+    """State that all layers share: the size of the buffers, and the place of the next forward pass.
 
     Layers hold this object and not their cache. A reference cycle would keep the buffers alive
-    until the garbage collector runs, which can be several gigabytes later.
+    until the garbage collector runs, and several gigabytes may be allocated before.
     """
 
     def __init__(self) -> None:

@@ -74,7 +74,7 @@ class _Outcome:
 
 
 class _Stopped(Exception):
-    """The call was ended by the user or by another request's error."""
+    """The call was stopped by the user or by another request's error."""
 
 
 class ApiPolicy:
@@ -489,7 +489,7 @@ class _RateLimiter:
         self._sleep(max(0.0, start - now))
 
     def wait(self, retry_after: float | None, attempt: int, backoff: float) -> None:
-        """Wait before a retry. A `Retry-After` delays all threads: together they are too fast."""
+        """Wait before a retry. A `Retry-After` delays all threads, which share one rate limit."""
         if retry_after is not None:
             with self._lock:
                 self._next = max(self._next, time.monotonic() + min(retry_after, _LONGEST_WAIT))
@@ -512,7 +512,7 @@ def _retry_after(headers: Any) -> float | None:
 
 
 def _place(conversation: Conversation, servers: int) -> int:
-    """The server of an episode: its first messages decide, and seeds do not."""
+    """The server of an episode, which depends on its first messages and not on seeds."""
     start = "\n".join(message["content"] for message in conversation[:2])
     return zlib.crc32(start.encode("utf-8", "surrogatepass")) % servers
 

@@ -31,7 +31,7 @@ _MEMORY = Path("/proc/meminfo")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What is probed: `model` by its served name, the weights `source`, and a conversation."""
+    """A probe: the served name `model`, the weights `source`, and a conversation."""
 
     model: str
     source: str

@@ -56,7 +56,7 @@ class ServerHost:
 
 
 class RayServers:
-    """Servers of one model in a cluster, with the face of `VllmServers`.
+    """Servers of one model in a cluster, with the interface of `VllmServers`.
 
     They end with this object, and with this process.
     """

@@ -18,13 +18,13 @@ RejectionKind = Literal[
     "transient", "overflow", "conversation", "option", "limit", "key", "quota", "model", "address",
     "unknown",
 ]  # fmt: skip
-"""What was rejected:
+"""Kinds of rejection, by what was rejected:
 
 - "transient": nothing; the same request may succeed later;
 - "overflow": the conversation, which leaves no room in the model's context, or which has more
   tokens than the account may send in one request or in one minute;
-- "conversation": the conversation, by a content filter, by moderation or because its bytes are too
-  many;
+- "conversation": the conversation, by a content filter, by moderation or because it has too many
+  bytes;
 - "option": the request options in `Rejection.options`;
 - "limit": the value of `max_tokens`;
 - "key", "quota", "model", "address": every request;
@@ -201,7 +201,7 @@ class Rejection:
         return "overflow" if re.search("request too large", text, re.IGNORECASE) else "transient"
 
     def _failed(self, text: str) -> RejectionKind:
-        """What an error of the server refers to; some servers fail on what they should refuse."""
+        """The kind of a server's error; some servers fail on requests that they should refuse."""
         if _is_overflow(text):
             return "overflow"
         if _CONVERSATION.search(" ".join(self.codes)):
@@ -211,7 +211,7 @@ class Rejection:
         return "address" if self.status in (501, 505) else "transient"
 
     def _refused(self, text: str) -> RejectionKind:
-        """What a refusal that no retry can change refers to."""
+        """The kind of a refusal that no retry can change."""
         options = self.options
         limited = bool(options) and options[0].startswith("max_") and _LIMIT.search(self.words)
         if _is_overflow(text):

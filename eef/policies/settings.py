@@ -73,7 +73,7 @@ class ApiSettings(Settings):
 
 
 class UserSettings(Settings):
-    """A user of an environment whom a model behind a server plays."""
+    """A simulated user of an environment, played by a model at a server."""
 
     model: str
     """Name of the model, as its server lists it."""
@@ -92,7 +92,7 @@ class UserSettings(Settings):
     """Maximum tokens per message, reasoning included."""
 
     max_messages: int = Field(default=12, ge=1)
-    """Messages of the user in an episode; after the last one, the user leaves."""
+    """Maximum messages of the user per episode; after the last one, the user leaves."""
 
 
 class RoleSettings(Settings):
@@ -103,9 +103,9 @@ class RoleSettings(Settings):
     `api`) or `scripted/<preset>`. A role that a method trains is a model of the first two kinds."""
 
     api: ApiSettings | None = None
-    """The server of an `openai/<model>` role. The budget is that of all methods of a run together;
-    what one of them has asked is not requested again for another. With `jobs` above 1, it may be
-    exceeded by the requests that other methods have under way."""
+    """The server of an `openai/<model>` role. All methods of a run share its budget; a request that
+    one of them has made is not repeated for another. With `jobs` above 1, the budget may be
+    exceeded by the requests that other methods have in progress."""
 
     temperature: float = Field(default=0.7, ge=0)
     """Temperature of the role; during evaluation that of `evaluate`."""
@@ -114,8 +114,8 @@ class RoleSettings(Settings):
     """Nucleus sampling of the role."""
 
     max_tokens: int = Field(default=512, ge=1)
-    """Maximum tokens of a text, reasoning included. A text that reaches it is requested a second
-    time and then skipped."""
+    """Maximum tokens of a text, reasoning included. A text that reaches the limit is requested once
+    more, and skipped if it reaches the limit again."""
 
     @model_validator(mode="after")
     def _settings_have_effect(self) -> RoleSettings:
@@ -133,7 +133,7 @@ class RoleSettings(Settings):
 class ServerSettings(Settings):
     """Inference servers that the student plays through, with `rollouts.engine` `vllm` or `remote`.
 
-    With `vllm`, `eef` starts one server per GPU (or one without GPUs) and ends it again. With
+    With `vllm`, `eef` starts one server per GPU (one in all without GPUs) and stops it. With
     `remote`, it uses yours.
     """
 
@@ -160,26 +160,26 @@ class ServerSettings(Settings):
     length, or `chat.max_length` if that is set."""
 
     port: int | None = Field(default=None, ge=1, le=65535)
-    """`vllm`: port of the first server, on 127.0.0.1; further ones follow it. Free ports by
-    default."""
+    """`vllm`: port of the first server, on 127.0.0.1; further servers use the ports after it. By
+    default, free ports."""
 
     start_timeout: float = Field(default=1800.0, gt=0)
     """`vllm`: seconds that a server may take to start."""
 
     placement: Literal["local", "ray"] = "local"
     """`vllm`: where servers run. `local`: on this machine. `ray`: on the nodes of a Ray cluster,
-    one actor per server with a GPU of its own. They listen on their node's address, with the same
-    random key, so the cluster's network must be private; every node sees the run directory, and
-    vLLM, under the same paths."""
+    one actor per server with a GPU of its own. Servers listen on the address of their node, all
+    with one random key, so the cluster's network must be private. The run directory and vLLM must
+    have the same paths on every node."""
 
     count: int | None = Field(default=None, ge=1)
     """`vllm` with `placement` `ray`: number of servers; by default one per free GPU of the
     cluster."""
 
     during_training: bool = False
-    """`vllm`: keep the servers while the student is trained. By default they are stopped to free
-    their GPUs. New adapters are loaded into servers that are up; new full weights need a restart in
-    any case."""
+    """`vllm`: keep the servers running while the student is trained. By default they are stopped to
+    free their GPUs. New adapters are loaded into running servers; new full weights need a restart
+    in any case."""
 
     timeout: float = Field(default=600.0, gt=0)
     """Seconds after which a request is abandoned and repeated."""
@@ -236,7 +236,7 @@ class SamplingSettings(Settings):
 
 
 class ExpertSamplingSettings(Settings):
-    """Sampling of the experts' completions. What is unset is that of `sampling`."""
+    """Sampling of the experts' completions. Unset values are those of `sampling`."""
 
     temperature: float | None = Field(default=None, ge=0)
     """Temperature of the experts; that of `sampling` by default."""

@@ -23,7 +23,7 @@ except ImportError as error:
     raise missing_package("openai", "a user that a model plays") from error
 
 LEAVES = "###STOP###"
-"""What the model writes when its user has nothing more to say."""
+"""Message of the model when its user leaves."""
 
 _RULES = f"""\
 You play a user who writes to an agent. Write the user's next message and nothing else: no quotes, \
@@ -94,7 +94,7 @@ class SimulatedUser:
         return UserMessage(text.strip() or "The user has left.", bool(mark))
 
     def fingerprint(self) -> dict[str, object]:
-        """What determines the user's messages."""
+        """The settings that determine the user's messages."""
         return self._settings.model_dump(mode="json", exclude={"api", "cache"})
 
 

@@ -70,7 +70,7 @@ _CAUSES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """What servers are started for. With `rank`, they take LoRA adapters of up to this rank."""
+    """The model that servers are started for. With `rank`, they take LoRA adapters up to it."""
 
     model: str
     dtype: DType

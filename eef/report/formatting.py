@@ -48,7 +48,7 @@ def describe_env(fingerprint: Mapping[str, Any]) -> str:
 
 
 def describe_inference(fingerprint: Mapping[str, Any]) -> str:
-    """What computed the completions of a run, "" if an older run does not state it.
+    """The engine that computed the completions of a run, "" if an older run does not state it.
 
     Processes of `eef` itself compute with transformers.
 

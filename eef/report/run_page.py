@@ -82,7 +82,7 @@ def _header(results: Results) -> Html:
 
 
 def _diagnosis(run: RunData) -> Section | None:
-    """What keeps the run from learning, with the next steps; None if nothing does."""
+    """The problems that keep the run from learning, with the next steps; None without any."""
     found = [
         tag(
             "li",
@@ -113,7 +113,10 @@ def _reproduce(run: RunData, results: Results) -> Section:
         note(
             "It shows every trajectory of the run in a browser, and this report with links to them."
         ),
-        fold("Fingerprint: numbers are comparable only if it is equal", tag("dl", *fingerprint)),
+        fold(
+            "Fingerprint: numbers are comparable only between runs with equal fingerprints",
+            tag("dl", *fingerprint),
+        ),
         fold("Recipe with all defaults", tag("pre", tag("code", run.recipe.to_json()))),
     )
 

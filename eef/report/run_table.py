@@ -59,7 +59,7 @@ def rows(results: Results) -> list[tuple[str, ...]]:
 
 
 def has_roles(results: Results) -> bool:
-    """Whether a method of a run asks models beside the student, or knows success at test time."""
+    """Whether a method of a run asks models beside the student, or uses success at test time."""
     return any(item.asked.any for item in results.methods)
 
 

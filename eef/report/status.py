@@ -78,7 +78,7 @@ def _api_usage(usage: dict[str, Any]) -> str:
         text += f" ({', '.join(failures)})"
     for model, options in usage.get("dropped", {}).items():
         names = ", ".join(f"`{option}`" for option in options)
-        text += f"; {names} not taken by the server of {model}"
+        text += f"; {names} not supported by the server of {model}"
     return text
 
 
@@ -104,7 +104,7 @@ def _selected(record: dict[str, Any]) -> str:
     if record.get("states.recovered"):
         text += f", {record['states.recovered']} of them from recovery states"
     if record.get("tasks.unsolved"):
-        text += f", {count_of(record['tasks.unsolved'], 'task')} without any"
+        text += f", {count_of(record['tasks.unsolved'], 'task')} without examples"
     return text
 
 

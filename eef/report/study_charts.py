@@ -91,7 +91,7 @@ def _levels(aggregate: Aggregate, seeds: Collection[int]) -> list[Level]:
 
 
 def _sweep_charts(aggregate: Aggregate) -> Iterator[Html]:
-    """The win rate over each option that variants change alone."""
+    """The win rate over each option that is the only difference of some variants."""
     for sweep in curves.option_sweeps(aggregate):
         name = display_name(sweep.algorithm)
         title = f"Win rate of {name} over {sweep.option}"

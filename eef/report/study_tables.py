@@ -104,7 +104,7 @@ def _pass_at_k(item: MethodAggregate) -> str:
 
 
 def _models(aggregate: Aggregate) -> StudyTable:
-    """What a comparison must state if a method asks models beside the student."""
+    """The models beside the student and their costs, if a method asks any."""
     head = (
         "method",
         "win rate %, first attempt",
@@ -133,10 +133,10 @@ def _models(aggregate: Aggregate) -> StudyTable:
         for item in aggregate.methods
     ]
     note = (
-        "A model at test time, a known success or several completions per turn make a win rate "
-        "more expensive than that of a student alone. Completions include those of roles. Tokens "
-        "are means over seeds; scripted roles count words. What trains a role is in the costs of "
-        "training."
+        "A win rate with models at test time, known success or several completions per turn costs "
+        "more than that of a student without roles. Completions include those of roles. Tokens are "
+        "means over seeds; scripted roles count words. The training of roles is part of the costs "
+        "of training."
     )
     shown = rows if any(item.asked.any for item in aggregate.methods) else []
     return StudyTable("Models beside the student, and what they cost", head, shown, note)
@@ -174,10 +174,10 @@ def _pairs(aggregate: Aggregate) -> StudyTable:
         "p: exact sign-flip test over tasks, with all seeds of a task together. It asks whether "
         "these trained students would differ on other tasks. p (Holm): corrected for all pairs of "
         "this table. p over seeds: paired t test on the seeds’ mean differences. It asks whether "
-        "newly trained students would differ on these tasks. [In brackets]: the same with the "
-        "deviation that chance in the tasks alone would give, if the seeds’ means agree better "
-        "than that. Tasks only one ever won: won by one method after the last round of any seed, "
-        "and by the other in no round of any seed."
+        "newly trained students would differ on these tasks. [In brackets]: the p value with the "
+        "deviation that the choice of tasks alone would cause, if the seeds’ means agree more "
+        "closely than that. Tasks only one ever won: won by one method after the last round of any "
+        "seed, and by the other in no round of any seed."
     )
     return StudyTable("Pairwise comparisons on the same tasks", head, rows, note)
 
@@ -438,6 +438,6 @@ def _costs(aggregate: Aggregate) -> StudyTable:
     note = (
         "Finished trials only. The expert’s rollouts are those of all experts together; a method "
         "that uses some of them uses a part of these. Minutes are wall-clock time, on machines "
-        "that may have had other work."
+        "that may have run other work."
     )
     return StudyTable("Cost, mean over seeds", head, rows, note)

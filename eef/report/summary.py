@@ -151,7 +151,7 @@ def _pair_sentence(
         f"In {count_of(len(pair.seeds), 'seed')} {display_name(subject.name)} wins {ours} % of the "
         f"test tasks and {name} {theirs} %. On the same tasks the difference is "
         if first
-        else f"{name}{clause} wins {theirs} %; the difference to it is "
+        else f"{name}{clause} wins {theirs} %; the difference from it is "
     )
     return (
         f"{wins}{points(sign * pair.over_tasks.mean)} points (95 % over tasks and seeds: "

@@ -79,11 +79,11 @@ def ask_into_store(
 ) -> None:
     """Request every note that is not in the store; each is stored as soon as its batch is complete.
 
-    Called again after an interruption, it leaves the store that an uninterrupted call would have
-    left: like rollouts, an incomplete batch is requested again as a whole if completions depend on
-    their batch.
+    If it is called again after an interruption, the store ends up as after an uninterrupted call:
+    like rollouts, an incomplete batch is requested again as a whole if completions depend on their
+    batch.
 
-    ModelError, once all others are stored, if notes have no answer for a reason that may pass.
+    ModelError, once all others are stored, if notes have no answer for a temporary reason.
     """
     done = 0
     missing_answers: list[str] = []

@@ -80,7 +80,7 @@ class Episode:
     def take(self, completion: Completion) -> None:
         """Execute the policy's turn. An exception of the environment ends the episode.
 
-        ConfigError, ModelError and BudgetError propagate: all other episodes would meet them too.
+        ConfigError, ModelError and BudgetError propagate: they would occur in all other episodes.
         """
         self._count(completion)
         if self.status is not None:  # a lookahead has ended it

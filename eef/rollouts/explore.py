@@ -1,4 +1,4 @@
-"""From a plan to stored rollouts: specs, and playing those that are not in the store yet."""
+"""From a plan to stored rollouts: the specs of a plan, and playing those not in the store yet."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def rollout_specs(
 
     A state without a prompt suffix of its own has `prompt_suffix`.
 
-    Seeds depend on `seed`, the round and the state alone, and not on the owner: two methods that
-    play the same state in the same round draw the same random numbers.
+    Seeds depend only on `seed`, the round and the state, not on the owner: two methods that play
+    the same state in the same round draw the same random numbers.
 
     Worked example. `PlannedState("toy/3", StateRef("e", 4), 2)` of owner "eef" in round 1 becomes
     the specs `eef/round1/e@4#0` and `eef/round1/e@4#1`. From the task's start, the first id would
@@ -97,10 +97,10 @@ def play_into_store(
 ) -> None:
     """Play every spec that is not in the store; failed rollouts get a second attempt (suffix `~1`).
 
-    Called again after an interruption, it leaves the store that an uninterrupted call would have
-    left (with a server as the policy: the same rollouts, of which those not yet stored may end
-    differently). Therefore, if completions depend on their batch (`Policy.replays` is "batch"), an
-    incomplete batch is played again as a whole, and only its missing trajectories are appended.
+    If it is called again after an interruption, the store ends up as after an uninterrupted call
+    (with a server as the policy, rollouts that were not stored yet may end differently). Therefore,
+    if completions depend on their batch (`Policy.replays` is "batch"), an incomplete batch is
+    played again as a whole, and only its missing trajectories are appended.
 
     `before` are earlier specs of the same stage; progress counts them too. `on_progress` is called
     after a trajectory has been stored, so that an exception in it loses nothing. `hosts` play the

@@ -125,8 +125,8 @@ class FreeRunner(RolloutRunner):
 
 
 def session_of(spec: RolloutSpec, trajectories: TrajectorySet) -> str:
-    """What a rollout's prompts have in common with others: the expert trajectory that its path
-    starts with, or else its task."""
+    """The common part of a rollout's prompts with others: the expert trajectory that its path
+    starts with; without one, its task."""
     if spec.state is None:
         return spec.task.id
     trajectory = trajectories[spec.state.trajectory]
@@ -154,7 +154,7 @@ def in_session_order(
 
 
 class _SharedClock:
-    """Seconds that pass for each rollout: wall-clock time, divided among those under way."""
+    """Seconds that pass for each rollout: wall-clock time, divided among those in progress."""
 
     def __init__(self) -> None:
         self._active, self._seconds, self._last = 0, 0.0, perf_counter()

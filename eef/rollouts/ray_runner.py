@@ -85,10 +85,10 @@ class _Host:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A rollout that a host plays, and how often servers had been recovered when it began.
+    """A rollout that a host plays, and how often servers had been recovered when it started.
 
-    When a server ends, all rollouts in flight fail; those that began before it was recovered are no
-    sign of a second failure.
+    When a server ends, all rollouts in flight fail; those that started before it was recovered do
+    not indicate a second failure.
     """
 
     host: _Host
@@ -101,8 +101,8 @@ class RayRunner:
     (rounded up).
 
     Trajectories are yielded in the order in which they end. The rollouts of a host that dies are
-    played again on another node. Errors are those of `FreeRunner`; WorkerError if hosts die again
-    and again.
+    played again on another node. Errors are those of `FreeRunner`; WorkerError if hosts die
+    repeatedly.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class RayRunner:
         return records[::-1]
 
     def _outcome(self, reference: Any) -> Json | Failure | None:
-        """What a host has returned; None if it has died."""
+        """The outcome that a host has returned; None if it has died."""
         exceptions = self._ray.exceptions
         try:
             outcome: Json | Failure = self._ray.get(reference)
@@ -216,8 +216,7 @@ class RayRunner:
         if host.deaths > _DEATHS:
             raise WorkerError(
                 f"a host of rollouts ended {host.deaths} times in a row",
-                hint="see the logs of Ray; `rollouts.host_cpus` reserves more for each; stored "
-                "rollouts are kept",
+                hint="see the logs of Ray, or raise `rollouts.host_cpus`; stored rollouts are kept",
             )
         for reference in [each for each, call in pending.items() if call.host is host]:
             host.waiting.appendleft(pending.pop(reference).spec)

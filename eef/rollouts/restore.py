@@ -44,8 +44,8 @@ class StateRestorer:
     def restore(self, env: Env, task: Task, state: StateRef | None) -> Restored:
         """Bring `env` into a state. `task` has the seed of the state's episode.
 
-        ReplayMismatch if an observation differs from the record, or if the episode is over in that
-        state.
+        ReplayMismatch if an observation differs from the record, or if the episode has ended when
+        that state is reached.
         """
         if state is None:
             return Restored(env.reset(task))

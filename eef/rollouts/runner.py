@@ -103,8 +103,9 @@ class RolloutRunner:
     If the environment is `concurrent`, the episodes of a batch are started and stepped in threads.
 
     If the environment is seeded, a rollout from a state has the episode seed of that state's
-    trajectory. One from a task's start has that of the task's first expert trajectory, or else one
-    derived from `episode_seed` and the task: all rollouts from there start in one state.
+    trajectory. One from a task's start has that of the task's first expert trajectory; if there is
+    none, a seed derived from `episode_seed` and the task. All rollouts from a task's start begin in
+    the same state.
 
     An exception of the environment or the policy ends its episode with an error. Only an EefError
     of the policy, a ConfigError, ModelError or BudgetError of the environment (which cannot be used
@@ -283,8 +284,8 @@ class RolloutRunner:
 def start_seed(trajectories: TrajectorySet, task: str, seed: int) -> int:
     """The seed of all episodes that start a task in a seeded environment.
 
-    It is that of the task's first expert trajectory, so that rollouts from there start in the state
-    in which the expert started, or else derived from `seed` and the task.
+    It is that of the task's first expert trajectory, so that rollouts start in the state in which
+    the expert started. If there is none, it is derived from `seed` and the task.
     """
     for item in trajectories.of_task(task):
         if item.by_expert and item.episode_seed is not None:

@@ -30,22 +30,23 @@ class RolloutSettings(Settings):
     """How episodes are played."""
 
     engine: Engine = "local"
-    """What computes the student's completions. `local`: the model in this process; equal runs give
-    equal bits. `vllm`: vLLM servers that `eef` starts, much faster for models of 1B parameters and
-    more. `remote`: servers that you run (vLLM, or any with `/v1/completions` that takes and returns
-    token ids). Servers are reproducible to the record, not to the bit."""
+    """Engine that computes the student's completions. `local`: the model in this process; equal
+    runs give bit-identical results. `vllm`: vLLM servers that `eef` starts, much faster for models
+    of 1B parameters and more. `remote`: servers that you run (vLLM, or any server whose
+    `/v1/completions` takes and returns token ids). Servers may sample other tokens when a run is
+    repeated; what a run has stored is exact and is never sampled again."""
 
     batch_size: int = Field(default=32, ge=1)
-    """Episodes played side by side by a `local` model, and the rollouts of a step toward
+    """Episodes that a `local` model plays in one batch, and the rollouts planned at a time with
     `budget.tokens`."""
 
     in_flight: int = Field(default=_IN_FLIGHT, ge=1)
-    """Episodes played at a time through servers, each at its own pace."""
+    """Episodes played concurrently through servers."""
 
     placement: Literal["local", "ray"] = "local"
     """Where episodes are played through servers. `local`: in this process. `ray`: by hosts, actors
-    of a Ray cluster on any of its nodes; this process stores what they play. Worth it if this
-    process is the bottleneck (`docs/cluster.md`)."""
+    of a Ray cluster on any of its nodes; this process stores what they play. Useful if this process
+    is the bottleneck (`docs/cluster.md`)."""
 
     hosts: int = Field(default=1, ge=1)
     """`placement` `ray`: number of hosts, which share `in_flight`."""
@@ -57,8 +58,8 @@ class RolloutSettings(Settings):
 
     cache_gib: float | None = Field(default=None, gt=0)
     """Maximum size of the key/value cache of a model in this process, in GiB (2^30 bytes); by
-    default what the device holds. The cache has room for `batch_size` conversations as long as the
-    longest of them."""
+    default, only the device's memory limits it. The cache holds `batch_size` conversations, each
+    with the length of the longest."""
 
     step_limit: int | None = Field(default=None, ge=1)
     """Maximum number of steps of an episode; by default the environment's own limit."""
@@ -82,11 +83,11 @@ class RolloutSettings(Settings):
         if self.engine == "local" and self.in_flight != _IN_FLIGHT:
             raise ValueError("`in_flight` has no effect with `engine` 'local'; see `batch_size`")
         if self.engine != "local" and self.cache_gib is not None:
-            raise ValueError("`cache_gib` bounds the cache of `engine` 'local' alone; remove it")
+            raise ValueError(f"`cache_gib` has no effect with `engine` {self.engine!r}; remove it")
         if self.placement == "ray" and self.engine == "local":
             raise ValueError(
-                "`placement` 'ray' has no effect with `engine` 'local': episodes are played beside "
-                "the model; see `env.placement`"
+                "`placement` 'ray' has no effect with `engine` 'local', which plays episodes in "
+                "the process of the model; see `env.placement`"
             )
         if self.placement == "local" and (self.hosts != 1 or self.host_cpus != 1):
             raise ValueError("`hosts` and `host_cpus` have no effect with `placement` 'local'")
@@ -114,9 +115,9 @@ class BudgetSettings(Settings):
 
     tokens: int | None = Field(default=None, ge=1)
     """Tokens that the student and all roles of a method generate per round. The round ends with the
-    batch that reaches the budget. Batches shrink toward the end; a budget worth several
-    `rollouts.batch_size` is exceeded only slightly. What a judge writes about the rollouts of a
-    round comes after them and exceeds it."""
+    batch that reaches the budget. Batches shrink toward the end, so a budget of several times
+    `rollouts.batch_size` rollouts is exceeded only slightly. The tokens that a judge generates
+    about the rollouts of a round come on top of the budget."""
 
     @model_validator(mode="after")
     def _one_measure(self) -> BudgetSettings:
@@ -130,7 +131,7 @@ class BudgetSettings(Settings):
         return self
 
     def after(self, rollouts: int, tokens: int) -> BudgetSettings | None:
-        """What is left of a round's budget after some rollouts; None if it is spent."""
+        """The rest of a round's budget after some rollouts; None if it is spent."""
         if self.rollouts is not None:
             left = self.rollouts - rollouts
             return BudgetSettings(rollouts=left) if left > 0 else None

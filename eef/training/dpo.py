@@ -2,7 +2,7 @@
 
 The loss of a pair is −log σ(β((c − c₀) − (r − r₀))). c and r are the weighted log-probabilities of
 its chosen and rejected response; c₀ and r₀ are those of the frozen reference, which is the model
-before the first pair. Only tokens with a weight count, so no token of the environment does.
+before the first pair. Only tokens with a weight count; tokens of the environment have none.
 Source: Rafailov et al., *Direct Preference Optimization*, arXiv 2305.18290.
 """
 

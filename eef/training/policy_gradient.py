@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a round's training is in the run: round `round` of `rounds`."""
+    """The position of a round's training in the run: round `round` of `rounds`."""
 
     round: int
     rounds: int
@@ -62,7 +62,7 @@ class Place:
 class CarriedState:
     """Files of weights and optimizer moments that rounds pass on.
 
-    `before` is what the previous round left, None in the first round. `after` is written at the
+    `before` is the file of the previous round, None in the first round. `after` is written at the
     end.
     """
 
@@ -100,7 +100,7 @@ def train_acts(
     if temperature == 0 and ratio != "none":
         raise ConfigError(
             "`sampling.temperature` is 0; policy-gradient training needs sampled rollouts",
-            hint="set it to 1; for one method alone, in `overrides.<method>.sampling`",
+            hint="set it to 1; for a single method, in `overrides.<method>.sampling`",
         )
     usable = [item for item in acts if any(item.weights[1:])]
     if not usable:
@@ -286,8 +286,8 @@ def token_scales(item: Rendered, mean_over: str) -> torch.Tensor:
 def _turn_lengths(item: Rendered) -> Iterator[int]:
     """The number of trained tokens of each turn that has any.
 
-    Without `turn_ends`, a turn is a run of trained tokens: the environment's separate them. The
-    first token of a sequence is predicted by nothing and never trained.
+    Without `turn_ends`, a turn is a run of trained tokens: the environment's tokens separate turns.
+    The first token of a sequence has no prediction and is never trained.
     """
     trained = [weight != 0 for weight in item.weights]
     runs = [end for end, (one, other) in enumerate(pairwise(trained), start=1) if one > other]

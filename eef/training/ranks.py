@@ -2,7 +2,7 @@
 
 Every rank has all examples of a training and takes its share of each batch. A model whose weights
 are all trained is sharded: each rank holds a part of every weight and of its optimizer moments, and
-gathers one layer at a time (FSDP). Of a model with adapters, each rank holds all, and the gradients
+gathers one layer at a time (FSDP). A model with adapters is whole on every rank, and the gradients
 of the adapters are summed. With one rank, nothing here calls `torch.distributed`.
 """
 
@@ -70,7 +70,7 @@ class Ranks:
     def merge(
         self, found: Mapping[Key, torch.Tensor], lengths: Mapping[Key, int]
     ) -> Mapping[Key, torch.Tensor]:
-        """The vectors by key that all ranks have found, each by one of them.
+        """The vectors by key that the ranks have computed, each vector on one of them.
 
         `lengths` has every key, in the same order on all ranks.
         """
@@ -157,7 +157,7 @@ def check_rank_devices(ranks: int, device: str) -> None:
 def deal(items: Sequence[Item], count: int, length: Callable[[Item], int]) -> list[list[Item]]:
     """Items for each of `count` ranks, with about the same total length.
 
-    From long to short, each goes to the rank that has the least so far.
+    From the longest to the shortest, each goes to the rank with the smallest total so far.
 
     >>> deal([9, 2, 3, 10], 2, lambda tokens: tokens)
     [[10, 2], [9, 3]]

@@ -25,7 +25,7 @@ PAIRS, ACTS = "pairs", "acts"  # subdirectories of the training checkpoints of l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundItems:
-    """What a round trains a model on, as token ids. The weights of acts are advantages.
+    """The items that a round trains a model on, as token ids. The weights of acts are advantages.
 
     A role has `texts` where a student has `examples`.
     """
@@ -63,7 +63,8 @@ def train_round(
 
     `settings.updates` counts examples and pairs; if there are both, `dpo.share` of them go to the
     pairs. With `policy_gradient.imitation`, the examples are imitated together with the acts
-    instead. Nothing to train on gives no update. Errors are those of `train_examples`.
+    instead. If there is nothing to train on, the model is not updated. Errors are those of
+    `train_examples`.
     """
     jointly = acts is not None and acts.settings.imitation > 0
     assert not (items.examples and items.texts), "a model is a student or a role"

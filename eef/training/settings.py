@@ -23,8 +23,8 @@ class TrainSettings(Settings):
     """Examples per update."""
 
     max_tokens_per_microbatch: int = Field(default=8192, ge=1)
-    """Maximum tokens per forward pass, padding included. Affects memory, and results in the last
-    bits only; it may change during a run."""
+    """Maximum tokens per forward pass, padding included. It affects memory, and results only in the
+    last bits; it may change during a run."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
     """Peak learning rate."""
@@ -48,29 +48,30 @@ class TrainSettings(Settings):
     """Seed of the order of examples and of dropout; the recipe's `seed` by default."""
 
     save_every: int | None = Field(default=None, ge=1)
-    """Updates between training checkpoints, from which an interrupted training resumes; none by
-    default."""
+    """Updates between training checkpoints, from which an interrupted training resumes; by default,
+    none are written."""
 
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per process; by default all cores, divided among the methods that run in parallel
     (`jobs`)."""
 
     ranks: int = Field(default=1, ge=1)
-    """Processes that train a student together, each on a GPU of its own; on CPUs without one. All
-    weights are sharded over them (FSDP); of adapters, the gradients are summed. Affects results in
-    the last bits only, and may change during a run."""
+    """Processes that train a student together, each on a GPU of its own, or on CPUs if there is no
+    GPU. If all weights are trained, they are sharded over the ranks (FSDP); gradients of adapters
+    are summed over the ranks. The number affects results only in the last bits, and may change
+    during a run."""
 
     launcher: tuple[str, ...] = Field(default=(), strict=False)
-    """Command that starts the ranks, before the module that they run, such as `["srun", "torchrun",
-    …]`; by default torchrun on this machine. Without effect if `ranks` is 1."""
+    """Command that starts the ranks, up to the module that they run, such as `["srun", "torchrun",
+    …]`; by default torchrun on this machine. It has no effect if `ranks` is 1."""
 
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them: less memory, more time. It may change during a
     run."""
 
     keep_checkpoints: Literal["all", "evaluated"] = "all"
-    """Keep the checkpoint of every round, or only of rounds that are evaluated and of the latest,
-    from which the run continues."""
+    """Keep the checkpoints of `all` rounds, or only those of `evaluated` rounds and of the latest
+    one, from which the run continues."""
 
     init_from: Literal["base", "last"] = "base"
     """The weights each round starts from: the base model, or the previous round's checkpoint."""
@@ -96,8 +97,8 @@ class DpoSettings(Settings):
     """Peak learning rate; pairs need a much lower one than examples."""
 
     share: float = Field(default=0.5, gt=0, lt=1)
-    """Share of a round's `train.updates` spent on pairs if there are examples too, which come
-    first."""
+    """Share of a round's `train.updates` spent on pairs if there are examples too. Examples are
+    trained first."""
 
 
 class PolicyGradientSettings(Settings):
@@ -108,8 +109,8 @@ class PolicyGradientSettings(Settings):
     """Peak learning rate. `train.schedule` and `train.warmup_ratio` run over all rounds."""
 
     epochs: int = Field(default=1, ge=1)
-    """Passes over the rollouts of a round. The first update of a round is that of the student that
-    acted; later ones have ratios other than 1, which are clipped."""
+    """Passes over the rollouts of a round. In the first update of a round, the student is still the
+    one that acted, so all ratios are 1; in later updates they differ from 1 and are clipped."""
 
     batch_size: int = Field(default=64, ge=1)
     """Maximum number of rollouts per update; those of a round are divided into equal batches."""
@@ -119,7 +120,7 @@ class PolicyGradientSettings(Settings):
     above 1 + clip for a positive advantage and below 1 - clip for a negative one."""
 
     clip_high: float | None = Field(default=None, gt=0)
-    """Another bound above 1; `clip` by default."""
+    """Replaces `clip` in the bound above 1; `clip` by default."""
 
     clip_negative: float | None = Field(default=3.0, gt=1)
     """The ratio above which a token with a negative advantage gives no gradient; null for none."""
@@ -128,9 +129,9 @@ class PolicyGradientSettings(Settings):
     """Weight of the KL divergence from the student of behavior cloning (estimator k3)."""
 
     imitation: float = Field(default=0.0, ge=0)
-    """Weight of an imitation loss on the examples of the round, in every update; with 0, examples
-    are imitated before."""
+    """Weight of an imitation loss on the examples of the round, added to every update. With 0, the
+    examples are trained before the first update."""
 
     mean_over: Literal["tokens", "turns", "episodes"] = "tokens"
-    """What a batch's loss is the mean of: its `tokens`, its `turns` (each the mean of its tokens),
+    """The loss of a batch is the mean over its `tokens`, its `turns` (each the mean of its tokens),
     or its `episodes`."""

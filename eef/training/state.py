@@ -56,7 +56,7 @@ def read_state(directory: Path, state: State, ranks: Ranks) -> None:
 def _own_errors() -> Iterator[None]:
     """Raise the error of the first rank that failed instead of torch's collection of them.
 
-    Without its warning that there is one rank.
+    torch's warning about a single rank is suppressed.
     """
     from torch.distributed.checkpoint.api import CheckpointException
 

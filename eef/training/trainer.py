@@ -2,9 +2,9 @@
 
 The loss of an update is the weighted mean over its whole batch, however the batch is cut into
 micro-batches. Training checkpoints are safetensors and JSON. A training that was killed and resumed
-ends with the same bits as an uninterrupted one; that exactness, and one loss rule for examples and
-pairs, are why this is not a `transformers.Trainer`. Several ranks (`eef.training.ranks`) go through
-the same loop, each with its share of every batch.
+ends with the same bits as an uninterrupted one. This exactness, and one loss rule for examples and
+pairs, are the reasons not to use `transformers.Trainer`. Several ranks (`eef.training.ranks`)
+execute the same loop, each with its share of every batch.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Trainer(Generic[Item]):
         return [each for item in batch for each in self.sequences(item)]
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Whatever determines the result besides items and settings, as JSON values."""
+        """Everything that determines the result besides items and settings, as JSON values."""
         return {}
 
     def learning_rate(self, update: int) -> float:
@@ -230,8 +230,8 @@ class Trainer(Generic[Item]):
     def own_parts(self, items: Sequence[Item]) -> list[tuple[list[Item], bool]]:
         """This rank's share of some items, in micro-batches, and whether each counts.
 
-        The ranks of a sharded model gather its weights together, so each makes as many passes as
-        any other. One that has no micro-batch left repeats the shortest item, which does not count.
+        The ranks of a sharded model gather its weights together, so all make the same number of
+        passes. A rank without a micro-batch left repeats the shortest item, which does not count.
         """
         shares = [self.micro_batches(share) for share in deal(items, self.ranks.count, self.length)]
         own = [(part, True) for part in shares[self.ranks.rank]]
@@ -281,7 +281,7 @@ class Trainer(Generic[Item]):
         )
 
     def count_passes(self, items: Iterable[Item], started: float) -> None:
-        """Count passes over items that were made, without gradients, before the first update."""
+        """Count passes over items without gradients, made before the first update."""
         self.result = replace(
             self.result,
             seconds=time.monotonic() - started,
@@ -295,8 +295,8 @@ class Trainer(Generic[Item]):
     def restore(self, directory: Path) -> None:
         """Continue with the moments that `save` wrote, and with its weights in float32.
 
-        A weight is restored if the present one is the same rounded, so nothing that was trained
-        since is undone. StoreError if the file is missing or damaged.
+        A weight is restored only if the present one equals it after rounding, so later training is
+        not undone. StoreError if the file is missing or damaged.
         """
         state = self._blank_state()
         try:
@@ -380,8 +380,8 @@ class Trainer(Generic[Item]):
                 self.optimizer.state[self.parameters[name]][kind] = tensor
 
     def _fingerprint(self) -> str:
-        """Digest of whatever determines the result: items and settings, except those of speed and
-        memory."""
+        """Digest of everything that determines the result: items and settings, except those of
+        speed and memory."""
         settings = self.settings.model_dump(exclude=_SPEED)
         settings |= self.hyperparameters()
         settings["items"] = digest(each for item in self.items for each in self.sequences(item))
@@ -425,7 +425,7 @@ def _set_checkpointing(model: PreTrainedModel, action: str, *options: Any) -> No
 
 
 def _cast(parameters: Parameters, dtypes: dict[str, torch.dtype]) -> None:
-    """Change number formats in place. Those of a sharded model are float32 and stay so."""
+    """Change number formats in place. Those of a sharded model remain float32."""
     for name, value in parameters.items():
         if value.dtype != dtypes[name]:
             value.data = value.data.to(dtypes[name])
@@ -444,7 +444,7 @@ def _is_rounded(value: torch.Tensor, exact: torch.Tensor) -> bool:
 
 @contextmanager
 def _cpu(threads: int | None) -> Iterator[None]:
-    """Set the number of threads, and the faster of torch's two libraries for float32 products.
+    """Set the number of threads, and the faster of torch's two libraries for float32 matmuls.
 
     torch uses oneDNN only if it may lower the precision of float32. On x86 without AMX, oneDNN has
     no lower precision to offer and multiplies in float32. On AMD processors it takes half as long

@@ -73,7 +73,7 @@ def require_resources(ray: Any, wanted: Mapping[str, float], purpose: str) -> No
         for name in wanted
     )
     raise ClusterError(
-        f"{purpose} needs {needed}, and no node of the Ray cluster has that (the most: {most})",
+        f"{purpose} needs {needed}, and no node of the Ray cluster has that (at most {most})",
         hint="add such a node to the cluster, or ask for less",
     )
 

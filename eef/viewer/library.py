@@ -15,7 +15,7 @@ from eef.viewer.views.study import OpenStudy
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """What is shown, in the order in which it was named."""
+    """The runs and studies that are shown, in the order in which they were named."""
 
     runs: tuple[OpenRun, ...]
     studies: tuple[OpenStudy, ...] = ()

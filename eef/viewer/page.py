@@ -11,7 +11,7 @@ from eef.viewer.address import Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What a template needs. `up`, `before` and `after` are the pages that keys and links lead to.
+    """Data of a template. `up`, `before` and `after` are the pages that keys and links lead to.
 
     `live` pages are loaded again when the run has changed.
     """
@@ -26,4 +26,4 @@ class Page:
 
 
 class NotFound(StoreError):
-    """What an address names does not exist."""
+    """An address names something that does not exist."""

@@ -101,7 +101,7 @@ def make_app(library: Library, key: str, ticket: str = "") -> Starlette:
         try:
             tickets.remove(request.path_params["ticket"])
         except KeyError:
-            return await _unknown(request, NotFound("no such ticket"))
+            return await _unknown(request, NotFound("no such link, or it was used before"))
         return Response(status_code=303, headers={**HEADERS, "Location": f"/{key}/"})
 
     routes = [

@@ -127,7 +127,7 @@ class Site:
         return self._fill(page, Address.of("home"), None)
 
     def stamp(self, run: OpenRun) -> str:
-        """What changes when the pages of a run change; empty once it is finished."""
+        """A text that changes when the pages of a run change; empty once it is finished."""
         return "" if run.finished or self.static else str(run.version)
 
     def _draw_home(self) -> str:

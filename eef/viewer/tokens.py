@@ -75,7 +75,7 @@ class TokenWorker:
 
     def _ask(self, request: Json) -> Json:
         if self._process is None or self._process.poll() is not None:
-            require_package("transformers", "the mask on tokens")
+            require_package("transformers", "the loss mask by token")
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "eef.viewer.tokens", str(self._run)],
                 stdin=subprocess.PIPE,

@@ -131,11 +131,11 @@ def test_stored_trials_give_the_same_results(comparison, tmp_path):
     [
         (
             lambda trial: trial["fingerprint"].update(tagger="other"),
-            "another environment .*differ in: tagger",
+            "different environments .*differ in: tagger",
         ),
-        (lambda trial: trial.update(budget=["rollouts", 99]), "budgets of 12 and 99 per round"),
+        (lambda trial: trial.update(budget=["rollouts", 99]), "differ: 12 and 99 per round"),
         (lambda trial: trial.update(study="other"), "belongs to recipe `other`"),
-        (lambda trial: trial["tasks"].reverse(), "tested on other tasks than"),
+        (lambda trial: trial["tasks"].reverse(), "tested on different tasks"),
         (lambda trial: trial.update(method="eef", seed=1), "have different options"),
         (
             lambda trial: trial["settings"].update({"train.learning_rate": 1.0}),
@@ -243,7 +243,7 @@ def test_variants_and_methods_are_distinguished():
         "In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %. On the same tasks "
     )
     assert "+37.5 points" in study_verdict(aggregate)
-    assert "cap1, which keeps one win per task, wins 25.0 %; the difference to it is +25.0" in (
+    assert "cap1, which keeps one win per task, wins 25.0 %; the difference from it is +25.0" in (
         study_verdict(aggregate)
     )
     assert "The mean reward differs by" in study_verdict(aggregate)

@@ -50,7 +50,7 @@ def test_a_prospect_near_a_threshold_is_less_stable():
     assert clear.stability == 1.0
     assert 0.3 < close.stability < 0.9
     assert advise_on(potential(taught=0, opened=0)).stability == 1.0
-    assert "same prospect in 100 % of draws" in " ".join(clear.text())
+    assert "100 % of the resamples of these tasks" in " ".join(clear.text())
 
 
 def test_short_failures_have_few_states_to_branch_from():
@@ -94,7 +94,7 @@ def test_a_run_with_a_first_round_is_measured_without_playing(tmp_path):
     assert record["measured"]["tries"] == 2.0
     assert record["measured"]["hard"] == record["measured"]["taught"] + record["measured"]["lost"]
     assert "Recommended: `" in done.stdout
-    assert "held-out settings of the laboratory" in done.stdout
+    assert "held-out simulated settings" in done.stdout
     assert "calibrated with 6 tries per task; this run has 2.0" in done.stderr
 
 
@@ -136,7 +136,7 @@ def test_a_run_without_the_methods_is_refused(tmp_path):
     run = finish(start_run(tmp_path / "run", methods=["bc"], options={})).run
     done = eef("advise", run.path)
     assert done.exit_code == 2
-    assert "has no method `rft6` to measure with" in done.stderr
+    assert "lacks the method `rft6`, which `eef advise` measures with" in done.stderr
     assert f"`eef advise RECIPE --out {run.path}`" in done.stderr
 
 
@@ -147,4 +147,4 @@ def test_a_run_that_tried_no_task_cannot_be_measured(tmp_path):
         path.write_text("", encoding="utf-8")
     done = eef("advise", run.path)
     assert done.exit_code == 2
-    assert "has no rollout from the start of a task to measure" in done.stderr
+    assert "has no rollouts of `rft2` from the start of a task to measure" in done.stderr

@@ -83,7 +83,7 @@ def test_actions_that_do_not_start_at_zero():
         ({"id": "Lake-v9"}, "`Lake-v9` cannot be created"),
         ({"id": "FrozenLake-v1"}, "`env.actions` has 0 names; `FrozenLake-v1` has 4 discrete"),
         ({**LAKE, "options": {"wet": True}}, "cannot be created"),
-        ({**LAKE, "worst_return": 2.0}, "`worst_return` is not below `best_return`"),
+        ({**LAKE, "worst_return": 2.0}, "expected less than `best_return`"),
     ],
 )
 def test_mistakes(settings, message):

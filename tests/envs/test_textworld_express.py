@@ -105,7 +105,7 @@ def test_a_command_generates_gold_paths(monkeypatch, tmp_path):
         "3",
     )
     assert (done.exit_code, done.stdout) == (0, "")
-    assert "3 gold paths, 0 of them do not win" in done.stderr
+    assert "3 gold paths; 0 of them do not win" in done.stderr
     kept = (tmp_path / "gold" / "textworld-express-1.1.0" / "coin.jsonl").read_text().splitlines()
     assert len(kept) == 3
     nothing = eef("env", "prepare", "toy")

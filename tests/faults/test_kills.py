@@ -18,7 +18,7 @@ from tests.fakes.small_run import TIMEOUT, eef, lines_in, start
 
 MOST_CHANGES = 25  # of a directory before a kill; a run makes about 180
 LONGEST_DELAY = 0.05  # seconds
-REFUSED = "was ended by SIGKILL"
+REFUSED = "was killed by SIGKILL"
 
 
 @pytest.fixture(scope="module")

@@ -139,9 +139,9 @@ def test_a_killed_worker_is_reported_and_ends_the_others(finished, recipe, tmp_p
     _, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 2
     lines = errors.splitlines()
-    assert lines[-2].startswith("error: the process that worked on `")
-    assert lines[-2].endswith("was ended by SIGKILL")
-    assert "out of memory?" in lines[-1]
+    assert lines[-2].startswith("error: the process of `")
+    assert lines[-2].endswith("was killed by SIGKILL")
+    assert "ran out of memory" in lines[-1]
     wait_until(lambda: not any(lives(worker) for worker in workers))
     assert eef("run", tmp_path / "run", "--quiet").exit_code == 0
     same(tmp_path / "run", finished)

@@ -40,7 +40,7 @@ def test_a_rank_that_was_killed(tmp_path, first, second):
     error = _failure(tmp_path, 4, 1)
     assert isinstance(error, WorkerError)
     name = {-9: "SIGKILL", -11: "SIGSEGV"}[second]
-    assert error.message == f"rank 3 of 4 was ended by {name}"
+    assert error.message == f"rank 3 of 4 was killed by {name}"
 
 
 def test_an_error_that_a_rank_reports_comes_first(tmp_path):
@@ -70,7 +70,7 @@ def test_any_other_end_names_the_reason_in_the_log(tmp_path, log, reason):
 def test_a_launcher_that_was_killed_before_it_wrote_anything(tmp_path):
     error = _failure(tmp_path, 4, 137)
     assert error.message == (
-        "the 4 ranks ended without a result: their launcher was ended by SIGKILL"
+        "the 4 ranks ended without a result: their launcher was killed by SIGKILL"
     )
 
 
@@ -98,6 +98,6 @@ def test_ranks_started_by_hand_do_not_leave_out_a_role(tmp_path):
     write_jsonl(run.examples_file(stage), ())
     write_jsonl(run.texts_file(stage), [text.to_record()])
     write_json(run.last_file(stage), {"examples": 0, "texts": 1})
-    with pytest.raises(ConfigError, match="trains the role `value` as well") as caught:
+    with pytest.raises(ConfigError, match="also trains the role `value`") as caught:
         train_rank(run.path, "stl", 1)
     assert f"`eef stage train {run.path} --method stl --round 1 --ranks N`" in caught.value.hint

@@ -555,7 +555,7 @@ def test_agents_that_call_tools_do_not_act_with_roles(student, tmp_path):
     settings = recipe(
         student, "epo", {"reasoner": BASE, "judge": SCRIPTED}, env=env, chat={"format": "tools"}
     )
-    with pytest.raises(ConfigError, match="agents of method 'epo' act with roles"):
+    with pytest.raises(ConfigError, match="method 'epo' acts with roles"):
         check_roles(Pipeline.create(tmp_path / "run", settings).context)
 
 

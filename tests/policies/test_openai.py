@@ -537,8 +537,8 @@ def test_requests_are_spread_over_servers_and_move_on_when_one_fails(tmp_path):
     ("own", "message"),
     [
         ({"openai/x": {"prompt": "p"}}, "settings of 'openai/x'"),
-        ({"scripted/weak": {"prompt": "p"}}, "'scripted/weak', which takes none"),
-        ({"hf/m": {"base_url": "http://127.0.0.1:1/v1"}}, "'hf/m', which asks none"),
+        ({"scripted/weak": {"prompt": "p"}}, "'scripted/weak'; scripted experts have none"),
+        ({"hf/m": {"base_url": "http://127.0.0.1:1/v1"}}, "'hf/m', which uses none"),
         ({"openai/m": {"base_url": "here"}}, "`base_url` is not an address"),
     ],
 )
@@ -745,7 +745,7 @@ def test_dropped_options_are_in_the_summary_of_the_stage(recipe, tmp_path):
         assert eef("collect", recipe, *options).exit_code == 0
     run = RunDirectory.open(tmp_path / "run")
     assert run.summary(COLLECT)["sources"]["api"]["dropped"] == {"m": ["top_p"]}
-    assert "`top_p` not taken by the server of m" in stage_status(run, COLLECT)
+    assert "`top_p` not supported by the server of m" in stage_status(run, COLLECT)
 
 
 def test_a_stream_is_read_as_an_answer(tmp_path):

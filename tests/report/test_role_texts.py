@@ -94,7 +94,7 @@ def test_the_samples_are_printed_by_one_command(run, samples):
     assert "planned:" not in one
     refused = eef("show", run.path, "--samples", "--method", "bc")
     assert refused.exit_code == 2
-    assert "no model beside the student has written anything" in refused.stderr
+    assert "no role has written anything to show" in refused.stderr
 
 
 def test_the_report_states_what_each_method_asks_and_shows_a_sample(run, samples):

@@ -175,4 +175,4 @@ def test_drifted_turns_and_the_engine_are_stated(run, results, page):
     drifted = replace(method, rounds=changed)
     methods = tuple(drifted if each is method else each for each in results.methods)
     text = draw_costs(replace(results, methods=methods)).content
-    assert f"are kept: EEF {4 * len(changed)}." in text
+    assert f"are kept): EEF {4 * len(changed)}." in text

@@ -102,7 +102,7 @@ def test_the_check_of_a_seeded_environment():
     class Garbled(Guests):
         ignored = ("(",)
 
-    with pytest.raises(EnvError, match="'\\(' is not a regular expression"):
+    with pytest.raises(EnvError, match="'\\(' is not a valid regular expression"):
         check_env(Garbled())
     found = check_env(Unrepeatable(), actions=["look"])
     assert not [line for line in found.passed if "deterministic" in line]

@@ -27,7 +27,7 @@ _SCRAMBLE = 0x5DEECE66D
 
 
 class EpisodeSpec(NamedTuple):
-    """What an episode starts from; `simplifications` is in the simulator's own form."""
+    """The start of an episode; `simplifications` is in the simulator's own form."""
 
     task: str
     variation: int

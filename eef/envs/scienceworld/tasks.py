@@ -212,7 +212,7 @@ def choose_tasks(given: str | Sequence[str]) -> tuple[Preset, tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Simplifications:
-    """What makes the world easier. `adapts`: tasks drop the simplifications they cannot have."""
+    """Simplifications of the world. `adapts`: tasks drop those that they cannot have."""
 
     names: tuple[str, ...]
     tasks: tuple[str, ...]

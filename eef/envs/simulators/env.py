@@ -23,7 +23,7 @@ class PooledEnv(BaseEnv):
     """
 
     edition: str
-    """Name and version of the simulator, and whatever else decides which gold paths it makes."""
+    """Name and version of the simulator, and all that determines the gold paths it generates."""
 
     concurrent = True
 
@@ -44,7 +44,7 @@ class PooledEnv(BaseEnv):
         return self.pool.restarts
 
     def episode_spec(self, task: Task) -> Any:
-        """What the simulator needs to start a task's episode.
+        """The simulator's specification of a task's episode.
 
         Raises EnvError for a task of another environment.
         """

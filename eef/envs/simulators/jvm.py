@@ -49,9 +49,7 @@ def find_java() -> str:
     java = shutil.which("java", path=str(Path(home) / "bin") if home else None)
     if java is None:
         where = f" in `JAVA_HOME` ({home})" if home else ""
-        raise ConfigError(
-            f"there is no `java`{where}, and this environment needs it", hint=INSTALL_JAVA
-        )
+        raise ConfigError(f"no `java` found{where}; this environment needs it", hint=INSTALL_JAVA)
     version = java_version(java)
     if version < OLDEST_JAVA:
         raise ConfigError(

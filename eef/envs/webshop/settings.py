@@ -33,7 +33,7 @@ class SyntheticSettings(Settings):
     """Share of the products that have the same attributes as a sibling."""
 
     missing_options: float = Field(default=0.5, ge=0, le=0.8)
-    """Share of an option's values that a product lacks; it has at least two."""
+    """Share of an option's values that a product lacks; every product has at least two of them."""
 
     option_types: int = Field(default=2, ge=0, le=3)
     """Number of options per product (color, size …)."""
@@ -67,8 +67,8 @@ class WebShopSettings(Settings):
 
     splits: str | dict[str, Range | str] | None = None
     """A preset (`canonical`, `eef-11k`, `eef-3k`, `synthetic-1k`), `eto:DIR`, or a table from split
-    to `[first, end]` goal indices (end `null` for all the rest) or to the path of a JSON list of
-    goal indices. By default the canonical split, or sixths in a small shop."""
+    to `[first, end]` goal indices (with `null`, up to the last goal) or to the path of a JSON list
+    of goal indices. By default the canonical split, or sixths in a small shop."""
 
     overlap: Literal["refuse", "drop"] = "refuse"
     """`refuse` splits that share goals, or `drop` the shared goals from training."""
@@ -78,10 +78,10 @@ class WebShopSettings(Settings):
 
     prompt: Literal["react", "none"] = "react"
     """`react`: the system message describes the rules and the form of an answer. An agent that
-    calls tools (`chat.format`) gets the rules alone."""
+    calls tools (`chat.format`) gets only the rules."""
 
     tagger: str = "auto"
-    """What finds nouns for the reward: `auto`, the name of a spaCy model, or `words`."""
+    """Noun tagger of the reward: `auto`, the name of a spaCy model, or `words`."""
 
     attributes_page: bool = False
     """Show the fourth button, which lists a product's attributes."""

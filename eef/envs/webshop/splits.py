@@ -138,7 +138,7 @@ def _indices(name: str, part: tuple[int, int | None] | str, goals: int) -> Seque
     raise ConfigError(
         f"WebShop: `splits.{name}` is {part!r}; expected (first, end) with 0 <= first <= end, "
         "or the path of a `.json` list",
-        hint="`end` is exclusive; null stands for all the rest",
+        hint="`end` is exclusive; null means up to the last goal",
     )
 
 

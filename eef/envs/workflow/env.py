@@ -96,8 +96,8 @@ class WorkflowSettings(Settings):
     def _there_are_as_many_problems(self) -> WorkflowSettings:
         if self.problems + self.held_out > MOST_PROBLEMS:
             raise ValueError(
-                f"`problems` and `held_out` are {self.problems + self.held_out} together; a family "
-                f"has at most {MOST_PROBLEMS} for a task"
+                f"the sum of `problems` and `held_out` is {self.problems + self.held_out}; "
+                f"expected at most {MOST_PROBLEMS}, the problems that a family has per task"
             )
         return self
 
@@ -193,7 +193,7 @@ class Workflow(ToolEnv):
         return StepResult(words, reward, over)
 
     def score(self, rewards: Iterable[float]) -> float:
-        """The held-out accuracy of the kept workflow of this episode, whatever the rewards."""
+        """The held-out accuracy of this episode's kept workflow, regardless of the rewards."""
         now = self._playing()
         return self._held_out(now) if now.held_out is None else now.held_out
 

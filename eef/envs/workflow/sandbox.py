@@ -122,7 +122,7 @@ def _solve(
                 continue
             answer, error = record.get("answer"), record.get("error")
             if not isinstance(answer if error is None else error, str):
-                raise _Ended("it wrote something else than an answer into the pipe")
+                raise _Ended("it wrote something other than an answer into the pipe")
             answers.append(answer if error is None else None)
             errors.append(error)
             break
@@ -203,7 +203,7 @@ class _Process:
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            raise _Ended("it wrote something else than JSON into the pipe")
+            raise _Ended("it wrote something other than JSON into the pipe")
         return record
 
     def end(self) -> None:

@@ -234,7 +234,7 @@ def draw_task_groups(results: Results) -> Section | None:
         note(
             "Mean final score × 100. In parentheses, the mean of the highest score during an "
             "episode, which ETO reports: it does not drop when an episode fails after making "
-            "progress. The mean of groups weighs all groups equally."
+            "progress. The mean of groups gives all groups equal weight."
         ),
     )
 

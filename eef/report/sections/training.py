@@ -244,10 +244,10 @@ def _drift(turns: Mapping[str, int]) -> str:
     """How many turns drifted, by method."""
     parts = [f"{display_name(name)} {count:,}" for name, count in turns.items() if count]
     if not parts:
-        return "No turn drifted: each turn’s text, tokenized, gives the ids it was sampled as."
+        return "No turn drifted: tokenizing the text of any turn gives the sampled token ids."
     return (
-        "Drifted turns, whose text, tokenized, gives other token ids than those sampled, which are "
-        f"kept: {', '.join(parts)}."
+        "Drifted turns (tokenizing their text does not give the sampled token ids; the sampled ids "
+        f"are kept): {', '.join(parts)}."
     )
 
 

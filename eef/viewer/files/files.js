@@ -185,7 +185,7 @@
       if (t === parting) {
         const why = equal ? "the same observation, different actions"
           : one && other ? "different observations" : "one path ends";
-        content.push(element("p", { className: "parting" }, element("span", {}, `they part at step ${t}: ${why}`)));
+        content.push(element("p", { className: "parting" }, element("span", {}, `the paths diverge at step ${t}: ${why}`)));
       }
       if (t < parting) {
         const texts = element("div", {}, clone("observation", one[0]), clone("thought", one[1]));
@@ -212,7 +212,7 @@
     pairs.replaceChildren(...content);
     pairs.querySelectorAll(".both, .one:not(.end)").forEach((each) => { each.dataset.row = ""; });
     heading.textContent = parting === length ? "Both paths are the same"
-      : parting === 0 ? "They part at once"
+      : parting === 0 ? "The paths differ from the first step"
         : `The first ${parting === 1 ? "step is" : `${parting} steps are`} the same`;
     ["a", "b"].forEach((side, i) => { document.querySelector(`select[name=${side}]`).value = names[i]; });
     document.title = document.title.replace(/^Compare .*? – /, `Compare ${names[0]} with ${names[1]} – `);

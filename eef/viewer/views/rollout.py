@@ -59,7 +59,7 @@ def trajectory_page(run: OpenRun, reader: Reader, address: Address) -> Page:
 
 
 def _role_texts(run: OpenRun, row: Row, item: Trajectory) -> RoleTexts:
-    """What roles wrote about a trajectory; about an expert's, in all methods."""
+    """The texts of roles about a trajectory; about an expert's, those of all methods."""
     if row.phase == "evaluate":
         stores = [run.run.evaluation_store(Stage(row.method, row.round, "evaluate"))]
     elif row.phase == "collect":

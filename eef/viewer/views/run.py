@@ -120,8 +120,8 @@ def _env(run: OpenRun) -> str:
 
 
 def _trained(reader: Reader) -> dict[str, dict[int, dict[str, tuple[int, str]]]]:
-    """What each round trains on, by method, round and kind: how many records, the first one's
-    id."""
+    """The records that each round trains on, by method, round and kind: their number, and the id of
+    the first."""
     found: dict[str, dict[int, dict[str, tuple[int, str]]]] = {}
     for method, round, kind, count, name, _ in reader.query(
         "SELECT method, round, kind, count(*), name, min(id) FROM examples "

@@ -155,8 +155,8 @@ def _tabs(rows: Sequence[Row]) -> dict[str, list[int]]:
 
 
 def _choose(run: OpenRun, tabs: dict[str, list[int]], address: Address) -> tuple[str, int]:
-    """The method and round to show: those of the address, else the last round of a method that
-    explores failures, else the last round of any."""
+    """The method and round to show: those of the address; otherwise the last round of a method that
+    explores failures, or the last round of any method."""
     method, round = address.get("method"), address.get("round")
     if method not in tabs:
         explorers = [name for name in tabs if isinstance(run.run.methods.get(name), Eef)]
@@ -321,7 +321,7 @@ def _reason(
         "nearest": f"It has the fewest expert steps ({steps}), then the fewest steps "
         f"({win.length}).",
         "newest": f"It is from the latest round ({win.round}).",
-        "all": "All of them are trained on, with equal weights.",
+        "all": "The student is trained on all of them, with equal weights.",
     }[method.options.solution]
     return f"It is {count} {place}. {order if others else ''}".strip(), others
 

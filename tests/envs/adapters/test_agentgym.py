@@ -111,6 +111,6 @@ def test_a_missing_or_failing_server_is_one_line(server):
     with pytest.raises(ConfigError, match="the splits of 100 tasks overlap"):
         make_env("agentgym", {"url": server, "first_train": 50})
     env = make_env("agentgym", {"url": server})
-    with pytest.raises(EnvError, match=r"answers 422: .*no task"):
+    with pytest.raises(EnvError, match=r"returned 422: .*no task"):
         env.reset(replace(env.tasks("train")[0], index=10**6))
     env.close()

@@ -100,5 +100,5 @@ def test_mistakes_are_one_line(games, tmp_path):
     with pytest.raises(ConfigError, match="no game in") as caught:
         make_env("alfworld", {"data": str(tmp_path / "none")})
     assert "alfworld-download" in caught.value.hint
-    with pytest.raises(ConfigError, match="unknown kind of task 'pick'"):
+    with pytest.raises(ConfigError, match="unknown task type 'pick'"):
         make_env("alfworld", {"data": str(games), "task_types": ["pick"]})

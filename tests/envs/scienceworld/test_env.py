@@ -193,7 +193,7 @@ def test_no_java_and_another_version_of_the_package(monkeypatch, tmp_path):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path))
-        with pytest.raises(ConfigError, match="there is no `java`") as caught:
+        with pytest.raises(ConfigError, match="no `java` found") as caught:
             ScienceWorld()
     assert "apt-get install default-jre-headless" in caught.value.hint
     monkeypatch.setattr(module, "VERSION", "1.3.0")

@@ -106,9 +106,9 @@ def test_what_it_may_not_do_raises_an_exception_in_it(body, error):
         ("import os\n[os.close(n) for n in range(9)]", "its process ended early"),
         ("import ctypes\nctypes.string_at(0)", "its process ended early"),
         ("import os\nos.write(4, bytes(1 << 20))", "it wrote a line of more than 65,536 bytes"),
-        ("import os\nos.write(4, b'{}\\n')", "it wrote something else than an answer"),
-        ("import os\nos.write(4, b'nonsense\\n')", "it wrote something else than JSON"),
-        ("import os\nos.write(4, b'[' * 60000 + b'\\n')", "it wrote something else than JSON"),
+        ("import os\nos.write(4, b'{}\\n')", "it wrote something other than an answer"),
+        ("import os\nos.write(4, b'nonsense\\n')", "it wrote something other than JSON"),
+        ("import os\nos.write(4, b'[' * 60000 + b'\\n')", "it wrote something other than JSON"),
         (
             'import os\nwhile True: os.write(4, b\'{"ask": "x"}\\n\')',
             "it called the model 110 times for one problem",
