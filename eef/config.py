@@ -60,8 +60,8 @@ def parse_settings(kind: type[S], data: Mapping[str, Any], *, source: str) -> S:
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in plain data, in place. The value is parsed as TOML, or else taken as a
-    string.
+    """Set `a.b=value` in plain data, in place. The value is parsed as TOML; if
+    that fails, it is a string.
 
     `null`, which TOML does not have, removes a setting or a group, so that it has its default.
     ConfigError if the override has another form.

@@ -436,9 +436,9 @@ def _paired(first: EvalResult, second: EvalResult, field: str) -> tuple[list[Any
     missing = [outcome.task for outcome in first.outcomes if outcome.task not in values]
     if missing:
         raise DataError(
-            f"the evaluation of `{second.method}` lacks {len(missing)} tasks of that of "
-            f"`{first.method}`, for example {missing[0]}",
-            hint="remove the `evaluation.json` that is damaged; `eef run DIR` writes it again",
+            f"the evaluation of `{second.method}` lacks {len(missing)} tasks that the evaluation "
+            f"of `{first.method}` has, for example {missing[0]}",
+            hint="remove the damaged `evaluation.json`; `eef run DIR` writes it again",
         )
     return (
         [getattr(outcome, field) for outcome in first.outcomes],

@@ -151,7 +151,7 @@ def _print_score(name: str, items: list[Trajectory]) -> None:
     for item in failed:
         print_err(f"failed: {item.task}: {item.error}")
     if len(failed) == len(items):
-        print_err(f"{name}: no rollout ended without an error")
+        print_err(f"{name}: all rollouts failed")
         return
     low, high = wilson_interval(wins, len(items))[:2]
     reward = sum(item.reward or 0.0 for item in items) / len(items)

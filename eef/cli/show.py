@@ -94,7 +94,9 @@ def show(
 def _show_samples(data: RunData, name: str | None, method: str | None, *, full: bool) -> None:
     """One trajectory of each method that asks roles, or of one method."""
     if name is not None:
-        raise ConfigError(f"`--samples` chooses what to show; it cannot be used with {name!r}")
+        raise ConfigError(
+            f"`--samples` cannot be combined with {name!r}", hint="remove one of the two"
+        )
     found = [each for each in find_samples(data) if method in (None, each.method)]
     if not found:
         raise ConfigError(

@@ -170,7 +170,7 @@ def _check(
         )
     if not target.calls and any(example.tools for example in examples):
         raise MethodError(
-            f"`{name}` has no form for tool calls",
+            f"`{name}` cannot represent tool calls",
             hint=f"export to one of: {_names(lambda each: each.calls)}",
         )
     odd = next((example for example in examples if target.binary and not example.binary), None)

@@ -107,9 +107,9 @@ def as_actions(
 ) -> tuple[Step, ...]:
     """The steps of an episode with the actions of an environment.
 
-    With `tools`, calls remain calls, and a turn of text alone is the action that the environment
-    makes of it. Without, calls become actions in ReAct. ParseError if a turn has several calls
-    then.
+    With `tools`, calls remain calls, and a turn of only text is the action that the environment
+    defines for it. Without `tools`, calls become actions in ReAct, and a turn with several calls is
+    a ParseError.
     """
     return tuple(_as_action(step, tools, action_map) for step in steps)
 
@@ -124,7 +124,7 @@ def _as_action(step: Step, tools: Toolset | None, action_map: Callable[[str], st
         action = action_map(step.action)
         text = step.completion[: span.start] + action + step.completion[span.end :]
         if parse_completion(text)[1] != action:
-            raise ParseError(f"no completion holds the action {action!r} that `--map` makes")
+            raise ParseError(f"no completion contains the action {action!r} that `--map` produces")
         return replace(step, completion=text, action=action)
     if tools is None:
         block, text = _split_reasoning(turn.text)
@@ -172,7 +172,7 @@ def as_completion(
 def call_as_action(name: str, arguments: Any) -> str:
     """The action of a tool call: `name[value]` for a single argument, `name[{json}]` for several.
 
-    Arguments that are null are left out: data sets give each call the arguments of all calls.
+    Arguments that are null are omitted: data sets give each call the arguments of all calls.
 
     >>> call_as_action("search", '{"query": "red mug"}'), call_as_action("buy", {})
     ('search[red mug]', 'buy[]')

@@ -1,6 +1,6 @@
 """Chat messages in any naming scheme → the prompt, steps and final observation of an episode.
 
-Each message is first parsed into a `Message`, whatever its keys are named. Tool calls are kept (see
+Each message is first parsed into a `Message`, under any names of its keys. Tool calls are kept (see
 `calls`), reasoning becomes a thought block, and loss masks are kept. The prompt is the leading
 system text, and a first user message that the agent merely acknowledges ("OK"). Each turn of the
 agent, with the observation before it, is a step; messages of the agent in a row are one turn if at
@@ -119,9 +119,9 @@ def split_episode(
     """The prompt, steps and final observation of a conversation.
 
     Consecutive user messages are joined. `turns` is the number of the agent's turns that the row
-    counts: if there are more, and the agent acknowledged what stands before the last `turns`, that
-    is a worked example, which belongs to the prompt. ParseError if a turn of the agent does not
-    follow an observation, or if a system message occurs after the start.
+    counts: if there are more, and the agent acknowledged the part before the last `turns`, that
+    part is a worked example, which belongs to the prompt. ParseError if a turn of the agent does
+    not follow an observation, or if a system message occurs after the start.
     """
     prompt, rest = _split_example(messages, turns) or _split_prompt(messages)
     steps: list[Step] = []

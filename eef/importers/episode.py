@@ -25,9 +25,9 @@ class ParsedEpisode:
 
     `key` is the row's own id, unique in its file. `task` is the environment's number of its task,
     or an id of `eef`. `prompt` is the text of rules before the episode. `author` is who played it.
-    `episode_seed` is the seed of what chance decides in the environment. If it was imported before,
-    `source` is from where, and `unverified_task` the task id that it was given if it stayed
-    unverified.
+    `episode_seed` is the seed of the environment's randomness. For an episode that was imported
+    before, `source` is its first source, and `unverified_task` the task id that it was assigned if
+    it was unverified.
     """
 
     format: str
@@ -46,7 +46,7 @@ class ParsedEpisode:
     unverified_task: str = ""
 
     def goal(self) -> str:
-        """The goal in words: the row's instruction, or else that in the first observation, or else
+        """The goal in words: the row's instruction; without one, that in the first observation, or
         the whole first observation."""
         first = self.steps[0].observation
         found = _INSTRUCTION.search(first)

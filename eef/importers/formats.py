@@ -64,7 +64,7 @@ def read_row(
         name = detect(row)
     if name is None:
         keys = ", ".join(sorted(row)[:8]) or "none"
-        raise ParseError(f"unknown format with keys: {keys}")
+        raise ParseError(f"unknown format; the keys of the row: {keys}")
     if wanted not in ("auto", name):
         raise ParseError(f"format is `{name}`; expected `{wanted}`")
     try:
@@ -329,7 +329,7 @@ PLUGINS = Plugins("format", "eef.importers", FORMATS, FORMATS.__getitem__, _form
 
 @cache
 def _plugin_formats() -> dict[str, Format]:
-    """The formats of installed plugins. One that cannot be loaded is reported and left out."""
+    """The formats of installed plugins. One that cannot be loaded is reported and skipped."""
     formats = {}
     for plugin, problem in PLUGINS.problems():
         if problem is None:

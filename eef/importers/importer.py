@@ -52,7 +52,7 @@ class ImportReport:
     those verified up to some step, the others are `unverified`. `tolerated` counts observations
     that differ from the row only in what the environment ignores. `differences` are the first few
     reasons for either, each with its place. `masked` counts turns with loss weight 0. `closing`
-    counts turns of words alone after the end of a replayed episode, which are dropped. `renamed`
+    counts turns of only text after the end of a replayed episode, which are dropped. `renamed`
     counts trajectories whose id was taken, so that the place of the row was added to it. `prompts`
     counts episodes with a prompt of their own, which is not imported: a run trains with its
     environment's. `held_out` are the rejected rows whose tasks a run must not train on. `reasons`
@@ -215,7 +215,7 @@ class Importer:
         return trajectory
 
     def _unique(self, wish: str, path: Path, place: str) -> str:
-        """The id itself if it is free, or else with the row's place, and take it.
+        """Take and return the id if it is free; otherwise the id with the row's place.
 
         Rejected rows take ids too, so that no id depends on which tasks are held out.
         """

@@ -1,8 +1,9 @@
-"""Verify: replays a parsed episode in its environment and compares what it returns.
+"""Verify: replays a parsed episode in its environment and compares observations and rewards.
 
-An episode that matches becomes a trajectory like our own, whose states can be explored from. One
-that matches up to a step is *partly verified*: its states up to there can be explored from. Any
-other is *unverified*: kept as recorded, usable for behavior cloning, refused for exploration.
+An episode that matches becomes a trajectory like our own; methods can branch from all its states.
+One that matches up to a step is *partly verified*: methods can branch from its states up to that
+step. Any other is *unverified*: kept as recorded, usable for behavior cloning, refused for
+branching.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class TaskIndex:
         return list({task.id: task for task in tasks}.values())
 
     def with_goal_of(self, episode: ParsedEpisode) -> list[Task]:
-        """The tasks with an episode's goal, or else with the first line of it as their goal."""
+        """The tasks with an episode's goal; without any, those whose goal is its first line."""
         goal = episode.goal()
         return self._by_goal.get(goal_key(goal)) or self._by_goal.get(
             goal_key(goal.split("\n", 1)[0]), []
@@ -132,9 +133,9 @@ def _replay(
 
     Observations that differ only in what the environment ignores stay as they were recorded: the
     agent acted on those.
-    Turns of words alone after the end of the episode ("The ticket is closed.") are dropped. At the
-    first difference from the episode, the trajectory of the steps whose results were recorded
-    alike, and the difference.
+    Turns of only text after the end of the episode ("The ticket is closed.") are dropped. If the
+    replay differs from the episode, the result is the trajectory of the steps before the difference
+    and the difference.
     """
     seed = (episode.episode_seed or 0) if env.seeded else None
     observation, over = env.reset(seeded_task(env, task, seed or 0)), False
@@ -246,8 +247,8 @@ def _no_task(env: Env, episode: ParsedEpisode) -> str:
 
 
 def _task_id(episode: ParsedEpisode, task_index: TaskIndex | None) -> str:
-    """The only task with the episode's goal, or else the id that an earlier import gave it, or else
-    one derived from the goal."""
+    """The only task with the episode's goal; without one, the id that an earlier import assigned,
+    or one derived from the goal."""
     same_goal = task_index.with_goal_of(episode) if task_index else []
     if len(same_goal) == 1:
         return same_goal[0].id

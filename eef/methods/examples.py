@@ -153,7 +153,7 @@ def select_texts(
     if required and not texts and not pairs:
         raise MethodError(
             f"method {method!r} has no text to train its roles on",
-            hint="check the notes that were skipped (`notes.jsonl`) and the wins that there are",
+            hint="check the skipped notes (`notes.jsonl`) and the wins of the run",
         )
     total = Counter({"examples": 0, **(counts or {})})
     total.update(f"texts.{text.role}" for text in texts)

@@ -89,7 +89,7 @@ def summarize(
     if not played:
         raise ConfigError(
             f"split {split!r} has no task to evaluate on",
-            hint="see `evaluate.split` and the splits",
+            hint="set `evaluate.split` to a split that has tasks",
         )
     return EvalResult(
         policy=policy,

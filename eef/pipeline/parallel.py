@@ -101,7 +101,7 @@ def gpus_of(recipe: Recipe, jobs: int) -> list[str]:
     count = gpu_count()
     if 0 < count < jobs:
         _log.warning(
-            "note: %d of %d jobs at a time, one per GPU; if their models fit on one GPU together, "
+            "note: executing %d of %d jobs at a time, one per GPU; if their models fit on one GPU, "
             'name it: `--set model.device="cuda:0"`',
             count,
             jobs,

@@ -228,8 +228,8 @@ class CompletionsClient:
             echo = body["prompt"]
         if echo != body["prompt"]:
             raise ModelError(
-                f"the server at {url} computed another prompt than it was sent",
-                hint="it must take token ids as `prompt` and change nothing about them",
+                f"the server at {url} echoed a different prompt from the one it was sent",
+                hint="use a server that takes token ids as `prompt` and does not change them",
             )
         details = usage.get("prompt_tokens_details") or {}
         logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or ()

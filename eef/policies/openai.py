@@ -385,8 +385,7 @@ class ApiPolicy:
             elif option == "max_completion_tokens" and budget:
                 raise ModelError(
                     f"{text}without a limit on completions, the budget cannot be kept",
-                    hint=f"unset `{self._name}.max_tokens` and `max_cost`; `max_requests` has "
-                    "effect",
+                    hint=f"unset `{self._name}.max_tokens` and `max_cost`, and set `max_requests`",
                 )
             else:
                 text += "it is left out from now on, and the server's default applies"

@@ -81,7 +81,7 @@ async def probe_servers(
         )
         if sampled.finish == "error":
             raise ModelError(
-                f"the server at {url} completes nothing: {sampled.words}",
+                f"the server at {url} returned no completion: {sampled.words}",
                 hint="see its log; stored rollouts are kept",
             )
         if settings.probe and (own is not None or fits_in_memory(probe.source, probe.dtype)):
@@ -149,15 +149,16 @@ def _compare(
 ) -> None:
     if len(given) != len(expected):
         raise ModelError(
-            f"the server at {url} states {len(given)} log-probabilities for {len(expected)} tokens",
+            f"the server at {url} returned {len(given)} log-probabilities for {len(expected)} "
+            "tokens",
             hint="it must support `logprobs`; `rollouts.server.probe = false` skips the comparison",
         )
     gaps = [abs(one - other) for one, other in zip(expected, given, strict=True)]
     gap = sum(gaps) / max(1, len(gaps))
     if not gap <= tolerance:
         raise ModelError(
-            f"the server at {url} plays another model than {model!r}: its log-probabilities differ "
-            f"by {gap:.2g} per token; expected at most {tolerance:g}",
+            f"the server at {url} serves a different model than {model!r}: its log-probabilities "
+            f"differ by {gap:.2g} per token; expected at most {tolerance:g}",
             hint="serve the weights and the dtype of the recipe; a low-precision dtype may need a "
             "higher `rollouts.server.tolerance`",
         )

@@ -174,10 +174,10 @@ def _pairs(aggregate: Aggregate) -> StudyTable:
         "p: exact sign-flip test over tasks, with all seeds of a task together. It asks whether "
         "these trained students would differ on other tasks. p (Holm): corrected for all pairs of "
         "this table. p over seeds: paired t test on the seeds’ mean differences. It asks whether "
-        "newly trained students would differ on these tasks. [In brackets]: the p value with the "
-        "deviation that the choice of tasks alone would cause, if the seeds’ means agree more "
-        "closely than that. Tasks only one ever won: won by one method after the last round of any "
-        "seed, and by the other in no round of any seed."
+        "newly trained students would differ on these tasks. If the seeds’ means agree more "
+        "closely than chance in the outcomes of tasks explains, the p value in [brackets] uses the "
+        "deviation expected from chance. Tasks only one ever won: won by one method after the last "
+        "round of any seed, and by the other in no round of any seed."
     )
     return StudyTable("Pairwise comparisons on the same tasks", head, rows, note)
 

@@ -122,7 +122,7 @@ def _check_address(address: str) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ClusterError(
-            f"nothing answers at `{address}` ({reason}), so there is no Ray cluster",
+            f"no Ray cluster answers at `{address}` ({reason})",
             hint=_START,
         ) from None
 

@@ -135,7 +135,7 @@ def lines(path):
 def test_every_target_has_the_calls_and_the_tools(target, made, tmp_path):
     example, _, renderer = made
     if not TARGETS[target].calls:
-        with pytest.raises(MethodError, match="has no form for tool calls"):
+        with pytest.raises(MethodError, match="cannot represent tool calls"):
             export(target, [example], tmp_path, renderer)
         return
     exported = export(target, [example], tmp_path, renderer)

@@ -621,7 +621,7 @@ def messages_by(*roles):
         (b"{oops}", "not JSON"),
         (b"7", "a JSON int; expected an object"),
         (b'{"a": "\xff"}', "not UTF-8: byte 0xff at position 7"),
-        (b'{"text": "x"}', "unknown format with keys: text"),
+        (b'{"text": "x"}', "unknown format; the keys of the row: text"),
         (
             json.dumps({"messages": messages_by("user", "assistant")}).encode(),
             "no reward, and no replay that gives one",

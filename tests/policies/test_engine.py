@@ -128,7 +128,7 @@ def with_another_echo(answer):
     ("options", "message", "hint"),
     [
         ({"changes": without_ids}, "returns no token ids", "return_token_ids"),
-        ({"changes": with_another_echo}, "computed another prompt", "token ids"),
+        ({"changes": with_another_echo}, "echoed a different prompt", "token ids"),
         ({"name": "other"}, "does not serve the model", "rollouts.server.model"),
         ({"key": "secret"}, "refuses the key", "EEF_SERVER_KEY"),
     ],
@@ -215,7 +215,7 @@ def test_a_probe_accepts_the_same_weights_and_returns_the_context(directory, ren
         ({"context": 20}, "takes conversations of 20 tokens; a first turn has", "max-model-len"),
         ({"name": "other"}, "does not serve 'student'; it lists 'other'", "server.model"),
         ({"changes": without_ids}, "returns no token ids", "return_token_ids"),
-        ({"faults": ["500"] * 9}, "completes nothing", "its log"),
+        ({"faults": ["500"] * 9}, "returned no completion", "its log"),
     ],
 )
 def test_a_probe_refuses_a_server(directory, renderer, options, message, hint):
@@ -229,7 +229,7 @@ def test_a_probe_refuses_a_server(directory, renderer, options, message, hint):
 
 def test_a_probe_refuses_another_model(directory, renderer, tmp_path):
     with fake_engine(save_tiny(tmp_path, seed=1)) as (url, _):
-        with pytest.raises(ModelError, match="plays another model than 'student'") as caught:
+        with pytest.raises(ModelError, match="serves a different model than 'student'") as caught:
             probed(url, renderer, directory)
         assert "`rollouts.server.tolerance`" in caught.value.hint
         assert probed(url, renderer, directory, probe=False) == 4096

@@ -27,9 +27,14 @@ def test_ray_is_an_extra(monkeypatch):
 @pytest.mark.parametrize(
     ("address", "kind", "message", "hint"),
     [
-        ("127.0.0.1:1", ClusterError, "nothing answers at `127.0.0.1:1`", "`ray start --head`"),
-        ("no-such-host.invalid:6379", ClusterError, "nothing answers at", "`--ray local`"),
-        ("127.0.0.1:99999999", ClusterError, "nothing answers at", "`ray start --head`"),
+        (
+            "127.0.0.1:1",
+            ClusterError,
+            "no Ray cluster answers at `127.0.0.1:1`",
+            "`ray start --head`",
+        ),
+        ("no-such-host.invalid:6379", ClusterError, "no Ray cluster answers at", "`--ray local`"),
+        ("127.0.0.1:99999999", ClusterError, "no Ray cluster answers at", "`ray start --head`"),
         ("somewhere", ConfigError, "expected `auto`, `local` or HOST:PORT", "`ray status`"),
         ("host:port", ConfigError, "expected `auto`, `local` or HOST:PORT", "`ray status`"),
         ("ray://host:10001", ConfigError, "address of a Ray client server", "`ray job submit`"),

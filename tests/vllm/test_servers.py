@@ -164,7 +164,7 @@ def test_a_probe_accepts_the_model_and_refuses_another(servers, adapters):
         return asyncio.run(run())
 
     assert probe("base") == 1024
-    with pytest.raises(ModelError, match="plays another model"):
+    with pytest.raises(ModelError, match="serves a different model"):
         probe(str(adapters[0]))
 
 

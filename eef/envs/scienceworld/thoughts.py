@@ -43,7 +43,7 @@ def think(first_observation: str, action: str) -> str:
 
 
 def _goal(first_observation: str, action: str) -> str:
-    """The task's first sentence, and the one starting with the action's verb, or else the last."""
+    """The task's first sentence, and the one starting with the action's verb, or the last."""
     found = _TASK.search(first_observation)
     parts = [" ".join(part.split()) for part in _SENTENCES.split(found[1])] if found else []
     sentences = [part[:1].lower() + part[1:] for part in parts if part] or ["carry out the task"]

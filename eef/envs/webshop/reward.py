@@ -145,7 +145,7 @@ def _option_text(option: str | tuple[str, str], compat: bool) -> str:
 
 
 def first_color(text: str) -> str:
-    """The first color in the text, even inside a word (`standard` → `tan`); else the text."""
+    """The first color in the text, even inside a word (`standard` → `tan`), or the text."""
     return next((color for color in COLORS if color in text), text)
 
 
