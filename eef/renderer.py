@@ -196,9 +196,9 @@ class Renderer:
         ModelError unless there is one weight for each assistant message.
         """
         messages = self._up_to_last_completion(conversation)
-        turns = sum(role == "assistant" for role, _ in messages)
-        if turns != len(weights):
-            raise ModelError(f"{len(weights)} weights for {turns} assistant messages")
+        count = sum(role == "assistant" for role, _ in messages)
+        if count != len(weights):
+            raise ModelError(f"{len(weights)} weights for {count} assistant messages")
         first, *rest = self.template.parts(_with_next(messages))
         ids = list(self._encode(first, True))
         values, ends = [0.0] * len(ids), []
