@@ -16,6 +16,7 @@ from eef.analysis.asked import NO_MODELS, AskedModels, asked_models
 from eef.analysis.behaviors import BehaviorUse, count_behaviors
 from eef.analysis.label_noise import LabelNoise, read_noise
 from eef.errors import StoreError
+from eef.pipeline.checks import is_free
 from eef.pipeline.evaluation import first_attempts
 from eef.pipeline.ledger import LEDGER_FILE, Cost
 from eef.pipeline.recipe import Recipe
@@ -29,19 +30,20 @@ SHARED = ("expert", "model", "chat", "sampling", "rollouts", "tasks", "train", "
 """Groups of settings that trials must share to be compared."""
 
 NOT_SHARED = {
-    "expert.api",
     "model.name",
     "model.device",
+    "rollouts.host_cpus",
+    "rollouts.hosts",
+    "rollouts.in_flight",
+    "rollouts.placement",
+    "rollouts.server",
     "train.keep_checkpoints",
-    "train.max_tokens_per_microbatch",
     "train.seed",
-    "train.save_every",
-    "train.threads",
-    "train.gradient_checkpointing",
     "evaluate.every",
 }
-"""Settings of these groups that may differ: they affect at most the last bits of a number, or are
-compared elsewhere (the seed belongs to the trial, the student to the fingerprint)."""
+"""Settings of these groups that may differ, beside those that may change during a run: they affect
+at most the last bits of a number, or are compared elsewhere (the seed belongs to the trial, the
+student to the fingerprint)."""
 
 _RENAMED_FIELDS = {"place": "order", "skills": "behaviors", "noise": "label_noise"}
 _RENAMED_SETTINGS = {
@@ -61,6 +63,25 @@ def _rename_fields(record: Json) -> Json:
         if isinstance(old := renamed.get(group), dict):
             renamed[group] = {_RENAMED_SETTINGS.get(key, key): value for key, value in old.items()}
     return renamed
+
+
+_ADDED_SETTINGS: Json = {
+    "chat.format": "react",
+    "chat.template_variables": {},
+    "chat.thoughts": "kept",
+    "expert.own": {},
+    "expert.sampling": {"temperature": None, "top_p": None, "max_tokens": None},
+    "rollouts.engine": "local",
+}
+"""Settings that records of version 3 may lack, with the values that stand for what was done."""
+
+
+def _add_settings(record: Json) -> Json:
+    """3 → 4: settings that did not exist are stated; those that may differ are removed."""
+    if not isinstance(settings := record.get("settings"), dict):
+        return record  # malformed, which is found when it is read
+    given = {**_ADDED_SETTINGS, **settings}
+    return {**record, "settings": {key: given[key] for key in given if _is_shared(key)}}
 
 
 class RoundBudget(NamedTuple):
@@ -99,8 +120,8 @@ class Trial(Record):
     """
 
     KIND: ClassVar[str] = "trial"
-    VERSION: ClassVar[int] = 3
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {2: _rename_fields}
+    VERSION: ClassVar[int] = 4
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {2: _rename_fields, 3: _add_settings}
 
     study: str
     method: str
@@ -239,7 +260,7 @@ def summarize_trial(run: RunData, method: str) -> Trial:
         rounds=rounds,
         algorithm=str(recipe.options.get(method, {}).get("method", method)),
         options=_options(run, method) if method in run.methods else {},
-        settings=_shared_settings(recipe),
+        settings=shared_settings(recipe),
         fingerprint=fingerprint,
         tasks=tuple(
             outcome.task for result in list(results.values())[:1] for outcome in result.outcomes
@@ -286,15 +307,19 @@ def _options(run: RunData, method: str) -> dict[str, Any]:
     return options
 
 
-def _shared_settings(recipe: Recipe) -> dict[str, Any]:
+def shared_settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that must be equal for trials to be compared, by their name in the recipe."""
     groups = recipe.model_dump(mode="json", include=set(SHARED))
     return {
         name: value
         for group in SHARED
         for key, value in groups[group].items()
-        if (name := f"{group}.{key}") not in NOT_SHARED
+        if _is_shared(name := f"{group}.{key}")
     }
+
+
+def _is_shared(setting: str) -> bool:
+    return setting not in NOT_SHARED and not is_free(setting)
 
 
 def _budget(recipe: Recipe, tasks: int) -> RoundBudget:
