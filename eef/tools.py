@@ -3,7 +3,7 @@
 An agent speaks in one of two ways. In ReAct, it writes `Thought: …` and `Action: …`. With tools, it
 writes text and calls, each with a name and arguments. Records hold either as plain text:
 
-- A *completion* with calls is its text, then one block per call, whatever form its model writes:
+- A *completion* with calls is its text, then one block per call, regardless of its model's form:
 
       I look for it.
       <tool_call>

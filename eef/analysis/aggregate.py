@@ -513,7 +513,7 @@ def _default_options(algorithm: str) -> dict[str, Any]:
 def _repeats(grid: _TrialGrid, trial: Trial) -> str | None:
     """The control, if a trial is that of `eef` with M = 0: both play and train the same.
 
-    With M = 0, `eef` plans the task's start alone and has no segment and no recovery state. It then
+    With M = 0, `eef` plans only the task's start and has no segment and no recovery state. It then
     trains on one win per task, the student's own first, then the shortest, as `cap = 1` does.
     """
     if trial.algorithm != "eef" or trial.options.get("M") != 0:

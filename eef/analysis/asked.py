@@ -1,4 +1,4 @@
-"""AskedModels: what a comparison of scores must state about models beside the student."""
+"""AskedModels: the models beside the student, which a comparison of scores must state."""
 
 from __future__ import annotations
 

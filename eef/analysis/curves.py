@@ -55,7 +55,7 @@ def learning_curve(
 
 
 def option_sweeps(aggregate: Aggregate) -> Iterator[OptionSweep]:
-    """A sweep for each numeric option that variants change alone.
+    """A sweep for each numeric option that is the only difference of some variants.
 
     An option without a value in the method itself (`cap` of `rft`) has no position on the axis.
     """

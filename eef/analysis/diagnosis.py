@@ -29,7 +29,7 @@ _SAMPLE = 20  # rollouts whose first observation is compared with the vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that keeps a run from learning: whom it concerns, why, and what to do next."""
+    """A problem that keeps a run from learning: its subject, its reason, and the next step."""
 
     subject: str
     reason: str
@@ -41,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """One reason for lost rollouts, and what to do about it."""
+    """One reason for lost rollouts, and its remedy."""
 
     reason: str
     advice: str

@@ -1,7 +1,7 @@
-"""Potential: what a run's first rollouts show about what EEF can gain on its tasks.
+"""Potential: an estimate from a run's first rollouts of what EEF can gain on its tasks.
 
-Measured before anything but behavior cloning is trained: the expert's episodes, some tries of the
-student from every task's start, and one round of rollouts from inside the expert's failures.
+It is measured when only behavior cloning has been trained, from the expert's episodes, some tries
+of the student from every task's start, and one round of rollouts from inside the expert's failures.
 """
 
 from __future__ import annotations

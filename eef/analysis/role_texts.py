@@ -66,13 +66,13 @@ class Sample:
     @property
     def title(self) -> str:
         """`the agent acts alone, with what roles wrote in its prompt (exploration, round 2)`"""
-        noted = ", with what roles wrote in its prompt" if self.texts.in_prompt else ""
+        noted = ", with texts of roles in its prompt" if self.texts.in_prompt else ""
         return f"the agent {WAYS[self.way]}{noted} ({self.stage})"
 
 
 def find_samples(run: RunData) -> list[Sample]:
-    """A sample of each method that asks roles: a rollout of its last explored or evaluated rounds
-    that shows most of what they write, or else a win of an expert that was judged.
+    """A sample of each method that asks roles: the rollout of its last explored or evaluated rounds
+    with the most texts of roles; without any, a judged win of an expert.
 
     Won rollouts come before lost ones, and shorter ones of two turns and more before longer ones. A
     method whose roles have written nothing has none.

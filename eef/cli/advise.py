@@ -1,4 +1,4 @@
-"""`eef advise`: measure what EEF can gain on a recipe's tasks before it is trained for."""
+"""`eef advise`: measure what EEF can gain on a recipe's tasks before training."""
 
 from __future__ import annotations
 

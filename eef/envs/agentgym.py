@@ -1,4 +1,4 @@
-"""Environments that a server with AgentGym's API plays: AgentGym's own, and `eef env serve`.
+"""Environments behind a server with AgentGym's API: AgentGym's own, and `eef env serve`.
 
 The servers of AgentGym differ in the names of a few fields; the defaults are those of WebShop and
 of `eef env serve`. ScienceWorld, BabyAI and TextCraft, for example, are played with

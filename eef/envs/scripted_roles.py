@@ -1,8 +1,8 @@
-"""Scripted models of roles: what a judge, planner, critic, … would write who knows what a flawless
-expert would do, with lapses.
+"""Scripted models of roles: texts of a judge, planner, critic, … based on what a flawless expert
+would do, with lapses.
 
-They replace strong models where none is available, like scripted experts. Each reads the question
-that a method or a way of acting has asked, and nothing else.
+They replace strong models where none is available, like scripted experts. Each reads only the
+question that a method or a way of acting has asked.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ class RenderedExample:
     text of the same ids in spans of equal weight. `tools` are those of an agent that calls tools,
     as chat APIs take them. `meta` is its provenance: example, task, trajectory, source, and the
     author and reason of each assistant message. `cut` are the assistant messages that the policy
-    did not end (`Step.cut`): a trainer of whole messages would train their ends, so that as
-    messages they are not trained. As tokens they are, without their ends.
+    did not end (`Step.cut`): a trainer of whole messages would train their ends, so they are not
+    trained as messages. They are trained as tokens, without their ends.
     """
 
     conversation: Conversation

@@ -36,10 +36,10 @@ LOG_READMES = {
 {what}, written by `eef export`. `inspect view --log-dir .` opens the logs, and
 `inspect_ai.log.read_eval_log` reads them. A sample is a rollout: its id is the task, its epoch
 numbers the task's rollouts. The scores are `win` and `reward`. The metadata of a sample has its id
-in `eef`, its author and the state it starts from; that of each message of the agent has the author,
-the label of its segment, the advice that roles wrote before the turn, and the loss weight and
-reason of each example made from it. Notes of roles are in the metadata of the sample. Prompts of
-the environment are left out.
+in `eef`, its author and the state it starts from. The metadata of each message of the agent has the
+author, the label of its segment, the advice that roles wrote before the turn, and the loss weight
+and reason of each example made from it. Notes of roles are in the metadata of the sample. Prompts
+of the environment are omitted.
 """,
     "trackio": """\
 # Rollouts as Trackio traces
@@ -48,7 +48,7 @@ the environment are left out.
 line. `python log.py` logs them as traces of a run of Trackio, and `trackio show` opens them. The
 metadata has the id in `eef`, the outcome, the notes of roles, and for each message of the agent its
 author, the label of its segment, the advice of roles, and the loss weight and reason of each
-example made from it. Prompts of the environment are left out.
+example made from it. Prompts of the environment are omitted.
 """,
 }
 
@@ -340,7 +340,7 @@ def _add(archive: zipfile.ZipFile, name: str, value: Any) -> None:
 
 
 def _id(*parts: str) -> str:
-    """An id of 22 characters that depends on its parts alone."""
+    """An id of 22 characters that depends only on its parts."""
     return sha256("\0".join(parts).encode(errors="replace")).hexdigest()[:22]
 
 

@@ -1,4 +1,4 @@
-"""States as initial prompts: other trainers explore from where a method would, with their replay.
+"""States as initial prompts: other trainers explore from the states that a method explores from.
 
 A row holds the conversation up to a state, and the actions and observations that lead there. A
 server (`eef env serve`) opens a session in that state by replaying the actions and comparing every
@@ -39,8 +39,8 @@ python train.py --model {model} --server http://127.0.0.1:PORT
 ```
 
 Serve the environment with the settings of the run. A session is opened in a state by replaying its
-actions and comparing every observation; another environment is refused. What the environment says
-is masked. The reward is the score of the whole episode, the steps before the state included.
+actions and comparing every observation; a different environment is refused. Observations are
+masked. The reward is the score of the whole episode, including the steps before the state.
 `train.py` needs `trl` and nothing of `eef`, and generates with the model's own `generate`: replace
 `_generate` to use an inference server.
 """

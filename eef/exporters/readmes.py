@@ -17,9 +17,9 @@ HOSTED = (
 )
 
 _EXCEPTION = """\
-Exception: LLaMA-Factory v1 applies a message's weight to its header and to the text after its end
-of turn too (`<|im_start|>assistant\\n` and a newline, in ChatML). These fixed tokens carry loss
-there, and none in `eef`."""
+Exception: LLaMA-Factory v1 also applies a message's weight to its header and to the text after its
+end of turn (`<|im_start|>assistant\\n` and a newline, in ChatML). These fixed tokens carry loss
+there, but not in `eef`."""
 
 READMES = {
     "trl": _HEAD
@@ -77,13 +77,13 @@ they are in `loss_scale`, and `--is_binary_loss_scale false` is required.
 """,
     "together": _HEAD
     + """
-`weight` (0 or 1) is set on every message: if any message has one, Together trains on all messages
-without one.
+`weight` (0 or 1) is set on every message: if some messages have one, Together also trains on all
+messages without one.
 """,
     "agentgym": _HEAD
     + """
-The rows have AgentGym's `conversations[from, value, loss]` and `item_id`. The prompt is where
-AgentGym has it: in a first user turn that the agent acknowledges (`loss` false).
+The rows have AgentGym's `conversations[from, value, loss]` and `item_id`. As in AgentGym, the
+prompt is in a first user turn that the agent acknowledges (`loss` false).
 """,
     "verl": _HEAD
     + """
@@ -123,9 +123,9 @@ MARKED = """\
   `eef` trains on."""
 
 UNMARKED = """\
-- `messages.jsonl`: `messages` with `train` on each, for a chat template of your own. No template is
-  here: one with fixed texts around messages would not render every example to the text that `eef`
-  trains on."""
+- `messages.jsonl`: `messages` with `train` on each, for a chat template of your own. There is no
+  `chat_template.jinja`: a template with fixed texts around messages would not render every example
+  to the text that `eef` trains on."""
 
 
 def promise_of(found: Comparison, model: str, variables: str, date: str) -> str:
@@ -139,7 +139,7 @@ def promise_of(found: Comparison, model: str, variables: str, date: str) -> str:
             f"template of `{model}`, applied to a whole conversation, changes {found.different} of "
             f"{found.total} texts. The first has {_quote(found.theirs)} instead of "
             f"{_quote(found.ours)}. To train on the same text, export to `trl`, `verl`, "
-            "`prompt-completion` or `parquet`, which hold it."
+            "`prompt-completion` or `parquet`, which contain it."
         )
     promise = (
         f"{EXACT} The chat template of `{model}` renders every example to it"

@@ -46,10 +46,10 @@ _ACKNOWLEDGMENT = "OK. I'll follow your instructions and try my best to solve th
 class Target:
     """A trainer to write files for.
 
-    `binary`: it supports only the weights 0 and 1. `calls`: it supports tool calls. `renders`: what
-    it renders messages by: the `model`'s chat template, its `own`, or none, because it gets
-    `tokens` or text. Those that render messages train whole messages, so that they cannot train on
-    actions only. `tables`: it writes parquet files, which need pyarrow.
+    `binary`: it supports only the weights 0 and 1. `calls`: it supports tool calls. `renders`: how
+    it renders messages: by the `model`'s chat template, by its `own`, or not at all, because it
+    gets `tokens` or text. Trainers that render messages train whole messages, so they cannot train
+    only on actions. `tables`: it writes parquet files, which need pyarrow.
     """
 
     write: Callable[[Sequence[RenderedExample], Path, Renderer], None]
@@ -308,7 +308,7 @@ def _llamafactory(examples: Sequence[RenderedExample], directory: Path, renderer
 
 
 def _rows_per_action(example: RenderedExample) -> Iterator[Json]:
-    """One row per trained message, its last one, which alone is trained (`mask_history`)."""
+    """One row per trained message; only the last message of a row is trained (`mask_history`)."""
     for conversation, _ in example.trained_parts():
         yield {"messages": example.written(conversation), **_tools_text(example)}
 

@@ -6,8 +6,8 @@
 `eef export DIR --to trl --as prompts` writes this file as `train.py`, next to `prompts.jsonl`. It
 needs `trl` and nothing of `eef`. Every rollout opens a session at the server and restores the state
 of its prompt there, where the recorded actions are replayed and every observation is compared. The
-model then acts until the episode or its steps end; what the environment says is masked. The reward
-is the score of the whole episode. Rollouts of a batch are generated turn by turn with the
+model then acts until the episode or its steps end; observations are masked. The reward is the score
+of the whole episode. Rollouts of a batch are generated turn by turn with the
 model's own `generate`.
 """
 

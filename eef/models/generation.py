@@ -55,8 +55,8 @@ def make_writable(model: PreTrainedModel) -> None:
 def fix_settings(table: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(valid settings, what was changed). Settings that are valid are returned as they are.
 
-    Sampling settings without `do_sample` get `do_sample`: their author meant to sample. All other
-    settings that are invalid on their own or beside the others are removed.
+    If there are sampling settings without `do_sample`, it is set to true, since their author meant
+    to sample. All other settings that are invalid by themselves or with the others are removed.
 
     >>> fix_settings({"temperature": 0.9, "top_p": 0.6})
     ({'temperature': 0.9, 'top_p': 0.6, 'do_sample': True}, ('`do_sample` set to true',))

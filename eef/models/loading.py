@@ -125,7 +125,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 
 def configured_context(name: str) -> int | None:
-    """The `context_length` of a model, from its configuration alone."""
+    """The `context_length` of a model; reads only its configuration."""
     source = locate(name)
     adapted = (Path(source) / "adapter_config.json").is_file()
     config = _load(AutoConfig, locate(adapter_base(source)) if adapted else source, name)
@@ -199,7 +199,7 @@ def no_peft_warnings() -> Iterator[None]:
 def writing_weights(path: Path) -> Iterator[None]:
     """Turn errors of writing a safetensors file into a StoreError.
 
-    safetensors reports a full disk by an error of its own.
+    safetensors reports a full disk with an error of its own.
     """
     with disk_errors(path):
         try:
@@ -211,9 +211,9 @@ def writing_weights(path: Path) -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Return the memory of what is gone, models above all, to the GPUs and the operating system.
+    """Return freed memory, mostly of models, to the GPUs and the operating system.
 
-    glibc keeps what a training freed: gigabytes, which other processes of a run need.
+    glibc keeps the memory that a training freed: gigabytes that other processes of a run need.
     """
     gc.collect()
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Where a model's name leads: a directory, a hub id or a shipped student. Needs no torch."""
+"""The location of a model by its name: a directory, a hub id or a shipped student. No torch."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def locate(name: str) -> str:
 
 
 def hub_options(source: str, name: str) -> dict[str, Any]:
-    """Options of `from_pretrained` for a directory or hub id; `name` is the recipe's word for it.
+    """Options of `from_pretrained` for a directory or hub id; `name` is its name in the recipe.
 
-    One request finds out whether the hub answers: the libraries would repeat theirs for a minute.
-    If it does not, only the cache is read. ModelError if the model is not in there either.
+    One request determines whether the hub answers: the libraries would retry for a minute. If it
+    does not, only the cache is read. ModelError if the cache does not have the model either.
     """
     if Path(source).is_dir():
         return {}

@@ -1,4 +1,4 @@
-"""Errors of memory that is used up, on a device or of this machine."""
+"""Out-of-memory errors of a device or of this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORDS = ("out of memory", "can't allocate memory", "alloc_failed")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory is used up.
+    """Whether an exception is an out-of-memory error.
 
     >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"))
     True
@@ -30,7 +30,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_errors(what: str, hint: str) -> Iterator[None]:
-    """Turn an exception that means that memory is used up into a ModelError."""
+    """Turn out-of-memory errors into a ModelError."""
     try:
         yield
     except Exception as error:

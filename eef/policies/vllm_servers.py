@@ -1,4 +1,4 @@
-"""VllmServers: vLLM servers on this machine, one per GPU, that live no longer than `eef`."""
+"""VllmServers: vLLM servers on this machine, one per GPU, that end with `eef`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curriculum, StudentSettings: what base students are trained on, and what all of them share."""
+"""Curriculum, StudentSettings: the training data of base students, and their common settings."""
 
 from __future__ import annotations
 

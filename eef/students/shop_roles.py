@@ -1,7 +1,7 @@
 """Lessons with roles in the shop's curriculum: plans, reflections, advice and critiques.
 
-A student that has never seen such texts cannot read them. Their authors are scripted roles, wrong
-in some of their texts, and each text is where the methods and the ways of acting put it.
+A student that has never seen such texts cannot use them. They are written by scripted roles, which
+are sometimes wrong, and are placed where the methods and the ways of acting put them.
 """
 
 from __future__ import annotations

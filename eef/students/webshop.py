@@ -4,8 +4,8 @@ Its episodes are played in random shops *other* than those of the recipes. The s
 to change pages or to go back: its training contains such turns as context, so that it can act on
 any page, but they carry no loss (except for a share of them, `turning_share`).
 
-With `roles_share`, some episodes hold what roles wrote (`eef.students.shop_roles`), and the student
-learns to make use of it: a turn that changes the page carries loss if such a text names it.
+With `roles_share`, some episodes hold texts of roles (`eef.students.shop_roles`), and the student
+learns to use them: a turn that changes the page carries loss if such a text names it.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ BEAT_SECONDS = 10.0
 """How often a lease is touched."""
 
 STALE_SECONDS = 60.0
-"""A lease of another machine that was not touched for so long is free."""
+"""A lease of another machine that was not touched for this long is free."""
 
 _POLL_SECONDS = 0.5
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)

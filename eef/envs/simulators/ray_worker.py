@@ -1,4 +1,4 @@
-"""Workers as actors of a Ray cluster, on any of its nodes, with the face of a local worker."""
+"""Workers as actors of a Ray cluster, on any of its nodes, with the interface of a local worker."""
 
 from __future__ import annotations
 

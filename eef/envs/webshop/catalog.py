@@ -1,4 +1,4 @@
-"""Product, Catalog: what the shop sells.
+"""Product, Catalog: the products of the shop.
 
 Records (`official.py`, `synthetic.py`) become products, which are written to columns one by one.
 The catalog reads them from there, for pages, search and goals.

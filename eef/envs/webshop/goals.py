@@ -1,4 +1,4 @@
-"""Goal, Goals: what shoppers are asked to buy.
+"""Goal, Goals: the products that shoppers are asked to buy.
 
 Goals are derived from the catalog in the original's order and shuffled as in the original. Tasks
 refer to goals by index; the reward compares a purchase with a goal.

@@ -1,4 +1,4 @@
-"""Splits: which goals are used for training, validation and test."""
+"""Splits: the goals used for training, validation and test."""
 
 from __future__ import annotations
 

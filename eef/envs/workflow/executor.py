@@ -1,4 +1,4 @@
-"""The weak executor: a scripted model that answers questions with a chance that the prompt decides.
+"""The weak executor: a scripted model whose chance of a right answer depends on the prompt.
 
 It answers the last question that it finds in a prompt. A solution of n steps is right with
 probability q^n:

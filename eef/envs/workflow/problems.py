@@ -1,7 +1,7 @@
 """Puzzles with exact answers, in families. An answer is computed from the words of its question.
 
 The same functions grade a workflow and let the weak executor answer any question of a family that
-it finds in a prompt, also one that a workflow has made from another.
+it finds in a prompt, including one that a workflow has derived from another.
 """
 
 from __future__ import annotations
