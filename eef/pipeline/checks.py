@@ -238,7 +238,7 @@ def _check_fingerprint(path: Path, then: Mapping[str, Any], now: Mapping[str, An
     if differing:
         raise StoreError(
             f"`{path}` was started in another environment (it differs in: {', '.join(differing)})",
-            hint="restore its data, or start a run in another directory",
+            hint="restore the environment's data and settings, or start a run in another directory",
         )
 
 
