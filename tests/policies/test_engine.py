@@ -91,7 +91,8 @@ def test_a_request_that_fails_is_repeated(directory, renderer, fault):
         (completion,) = policy.act([TALK], [3], SHORT)
         assert completion.text == expected.act([TALK], [3], SHORT)[0].text
     assert completion.finish in ("stop", "length")
-    assert len(engine.requests) == 4
+    # a busy machine may let further requests run into the short time-out
+    assert len(engine.requests) == 4 or (fault == "hang" and len(engine.requests) > 4)
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "malformed"])
