@@ -62,6 +62,8 @@ def option_sweeps(aggregate: Aggregate) -> Iterator[OptionSweep]:
     methods = {item.name: item for item in aggregate.methods}
     swept: dict[tuple[str, str], list[tuple[float, MethodAggregate]]] = {}
     for item in aggregate.variants:
+        if item.algorithm not in methods:  # no trial of the method itself
+            continue
         given = methods[item.algorithm].options
         numbers = {
             key: value

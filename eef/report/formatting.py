@@ -28,6 +28,8 @@ def display_name(method: str) -> str:
         return "Expert"
     if repeats := re.fullmatch(r"rft(\d+)", method):
         return f"RFT×{repeats[1]}"
+    if method == "gigpo":
+        return "GiGPO"
     return method.upper().replace("_", "-") if method in METHODS else method
 
 

@@ -304,6 +304,11 @@ def test_an_override_of_the_method_alone_is_a_difference_of_its_variant():
     assert "over M, all else equal" not in study_page(study, ["command"])
 
 
+def test_a_variant_is_reported_without_the_method_itself():
+    trials = [trial("bc", 0, [0, 0, 0, 0], 1), trial("cap1", 0, [1, 0, 0, 0], 2, "rft6", cap=1)]
+    assert "cap1" in study_page(make_study(trials), ["command"])
+
+
 def test_label_noise_of_few_rollouts_has_few_rows():
     few = LabelNoise(1, (StateCount("e", 0, 1, 3), StateCount("e", 1, 2, 4)))
     trials = [replace(trial("eef", seed, [1, 1, 1, 0], 3), label_noise=few) for seed in (0, 1)]
