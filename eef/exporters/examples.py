@@ -46,9 +46,7 @@ class RenderedExample:
     @property
     def untrained(self) -> int:
         """Turns that are trained as tokens and not as messages, because they were cut."""
-        return sum(weight != 0 for weight in self.weights) - sum(
-            weight != 0 for weight in self.message_weights
-        )
+        return sum(weight != 0 for number, weight in enumerate(self.weights) if number in self.cut)
 
     @property
     def binary(self) -> bool:

@@ -42,7 +42,7 @@ Check = Callable[[str], object]
 class Answer:
     """A role's answer. `problem` is why its text cannot be used, empty if it can.
 
-    `missing` states that there is no answer for a temporary reason, such as a server that is down.
+    `missing` is whether an answer is missing for a temporary reason, such as a server that is down.
     Such an answer must not count as a role that has nothing to say.
     """
 

@@ -44,9 +44,17 @@ def test_a_record_of_version_2_is_migrated():
         "branch_from": "expert",
         "expert_filter": "failed",
     }
-    assert {"rollouts.reset_step_limit", "train.warmup_ratio", "train.init_from"} <= set(
-        trial.settings
-    )
+    assert set(trial.settings) == {
+        "rollouts.reset_step_limit",
+        "train.warmup_ratio",
+        "train.init_from",
+        "chat.format",
+        "chat.template_variables",
+        "chat.thoughts",
+        "expert.own",
+        "expert.sampling",
+        "rollouts.engine",
+    }
     assert trial.behaviors[1]["won"].means == {"Next": 2.0}
     assert trial.label_noise.states[0].wins == 3
     assert trial.wins(1) == {"a"}

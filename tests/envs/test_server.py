@@ -360,14 +360,14 @@ def test_the_score_is_that_of_the_whole_episode():
         at = {"env_idx": client.post("/create").json()}
 
         def step(action):
-            told = client.post("/step", json={**at, "action": action}).json()
-            return told["reward"], told["score"], told["success"]
+            answer = client.post("/step", json={**at, "action": action}).json()
+            return answer["reward"], answer["score"], answer["success"]
 
         first = client.post("/reset", json={**at, "session_id": 2}).json()[0]
-        told = client.post("/step", json={**at, "action": "right"}).json()
-        assert (told["reward"], told["score"], told["success"]) == (1.0, 0.5, False)
+        answer = client.post("/step", json={**at, "action": "right"}).json()
+        assert (answer["reward"], answer["score"], answer["success"]) == (1.0, 0.5, False)
         assert step("right") == (1.0, 1.0, True)
-        sent = {"session_id": 2, "actions": ["right"], "observations": [first, told["state"]]}
+        sent = {"session_id": 2, "actions": ["right"], "observations": [first, answer["state"]]}
         assert client.post("/restore", json={**at, **sent}).status_code == 200
         assert step("left") == (0.0, 0.5, False)
         client.post("/reset", json={**at, "session_id": 2})

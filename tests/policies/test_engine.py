@@ -86,13 +86,12 @@ def test_completions_equal_those_of_the_local_policy(directory, renderer):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_request_that_fails_is_repeated(directory, renderer, fault):
     with fake_engine(directory, faults=[fault, fault]) as (url, engine):
-        policy = make_policy(url, renderer, timeout=0.2 if fault == "hang" else 30)
+        policy = make_policy(url, renderer, timeout=1 if fault == "hang" else 30)
         expected = make_policy(url, renderer)
         (completion,) = policy.act([TALK], [3], SHORT)
         assert completion.text == expected.act([TALK], [3], SHORT)[0].text
     assert completion.finish in ("stop", "length")
-    # a busy machine may let further requests run into the short time-out
-    assert len(engine.requests) == 4 or (fault == "hang" and len(engine.requests) > 4)
+    assert len(engine.requests) == 4
 
 
 @pytest.mark.parametrize("fault", ["500", "cut", "malformed"])

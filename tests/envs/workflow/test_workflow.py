@@ -219,7 +219,7 @@ def test_rollouts_replay_and_branch_like_their_origin(env):
         ({"families": "sumss"}, "unknown family of problems 'sumss'"),
         ({"families": ["sums", "sums"]}, "families, each once"),
         ({"turns": 0}, "turns"),
-        ({"problems": 10, "held_out": 120}, "expected at most 100"),
+        ({"problems": 10, "held_out": 120}, "`held_out` is 130; expected at most 100"),
     ],
 )
 def test_wrong_settings(options, message):
