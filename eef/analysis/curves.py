@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
@@ -41,12 +41,10 @@ class OptionSweep:
     curve: SeedCurve
 
 
-def learning_curve(
-    item: MethodAggregate, position: Callable[[MethodAggregate, int], float]
-) -> SeedCurve:
-    """The win rate after each round, at the position that `position(item, round)` gives."""
+def learning_curve(item: MethodAggregate) -> list[tuple[int, SeedRange]]:
+    """The win rate after each evaluated round."""
     return [
-        (position(item, round), SeedRange.of(rates))
+        (round, SeedRange.of(rates))
         for round, each in item.rounds.items()
         if round
         and round in item.explored

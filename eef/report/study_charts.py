@@ -12,7 +12,7 @@ from eef.report.charts import Curve, Level, Point, bar_chart, line_chart
 from eef.report.components import OTHER_STYLES, STYLES, figure
 from eef.report.formatting import count_of, display_name
 from eef.report.html import Html, tag
-from eef.report.study_tables import NOISE_ROLLOUTS
+from eef.report.study_tables import NOISE_ROLLOUTS, generated_exploring
 
 BAND = "The band spans the worst to the best seed."
 
@@ -22,12 +22,7 @@ Position = Callable[[MethodAggregate, int], float]
 AXES: tuple[tuple[str, Position], ...] = (
     ("round", lambda item, round: round),
     ("rollouts explored", lambda item, round: item.explored[round].rollouts),
-    (
-        "tokens generated exploring",
-        lambda item, round: (
-            item.explored[round].generated_tokens + item.explored[round].role_tokens
-        ),
-    ),
+    ("tokens generated exploring", generated_exploring),
 )
 
 
@@ -61,7 +56,7 @@ def _learning_chart(aggregate: Aggregate, x_title: str, position: Position) -> H
     styles, drawn = method_styles(aggregate), []
     by_round = x_title == "round"
     for item in aggregate.methods:
-        curve = curves.learning_curve(item, position)
+        curve = [(position(item, round), rates) for round, rates in curves.learning_curve(item)]
         if curve and not item.is_variant and (by_round or curve[-1][0]):
             drawn.append(_curve(display_name(item.name), styles[item.name], curve))
     title = f"Win rate over {x_title}"

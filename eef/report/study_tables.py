@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eef.analysis.aggregate import Aggregate, MethodAggregate, PairAggregate
+from eef.analysis.curves import learning_curve
 from eef.analysis.stats import Difference, SeedTest
 from eef.methods.labels import LabelRule
 from eef.pipeline.ledger import Cost
@@ -51,6 +52,7 @@ def make_tables(aggregate: Aggregate) -> list[StudyTable]:
     made = (
         _methods(aggregate),
         _models(aggregate),
+        _learning(aggregate),
         _pairs(aggregate),
         _variants(aggregate),
         _training_data(aggregate),
@@ -101,6 +103,39 @@ def _methods(aggregate: Aggregate) -> StudyTable:
 
 def _pass_at_k(item: MethodAggregate) -> str:
     return f"{percent(item.pass_at_k[1])} (k = {item.pass_at_k[0]})" if item.pass_at_k else NONE
+
+
+def _learning(aggregate: Aggregate) -> StudyTable:
+    """The points of the learning curves, if any method has more than one."""
+    points = [
+        (item, round, rates)
+        for item in aggregate.methods
+        if not item.is_variant
+        for round, rates in learning_curve(item)
+    ]
+    rows = [
+        (
+            display_name(item.name),
+            str(round),
+            number(item.explored[round].rollouts),
+            number(generated_exploring(item, round)),
+            percent(rates.mean),
+            f"{percent(rates.low)} – {percent(rates.high)}",
+        )
+        for item, round, rates in points
+    ]
+    return StudyTable(
+        "Win rates on the test tasks over the budget",
+        ("method", "round", "rollouts", "generated tokens", "win rate %", "worst to best seed"),
+        rows if len({item.name for item, *_ in points}) < len(points) else (),
+        "Rollouts and generated tokens are those of exploration up to the round. The tokens "
+        "include those of roles.",
+    )
+
+
+def generated_exploring(item: MethodAggregate, round: int) -> int:
+    """Tokens that the student and the roles generated exploring, up to a round; seeds' mean."""
+    return item.explored[round].generated_tokens + item.explored[round].role_tokens
 
 
 def _models(aggregate: Aggregate) -> StudyTable:

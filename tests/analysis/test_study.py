@@ -387,6 +387,26 @@ def test_methods_of_many_rounds_are_compared_after_their_last():
     assert re.search(r"\| GRPO \| 36 \|", document), "rollouts of all rounds"
 
 
+def test_the_win_rates_over_the_budget_are_a_table():
+    """Evaluated after rounds 2 and 4 of four; each round generates 9 rollouts and 90 tokens."""
+    few, more = Scores((1.0,) * 4, (True, False, False, False)), Scores((1.0,) * 4, (True,) * 4)
+    grpo = replace(
+        trial("grpo", 0, [0, 0, 0, 0], 2),
+        rounds=4,
+        scores={2: few, 4: more},
+        costs={round: {"explore": Cost(rollouts=9, generated_tokens=90)} for round in (1, 2, 3, 4)},
+    )
+    again = replace(grpo, seed=1, scores={2: few, 4: few})
+    eef = trial("eef", 0, [1, 1, 0, 0], 3)
+    document = study_markdown(make_study([grpo, again, eef]), ["command"])
+    assert "| GRPO | 2 | 18 | 180 | 25.0 | 25.0 – 25.0 |" in document
+    assert "| GRPO | 4 | 36 | 360 | 62.5 | 25.0 – 100.0 |" in document
+    assert "| EEF | 1 | 9 | 90 | 50.0 | 50.0 – 50.0 |" in document
+    title = "Win rates on the test tasks over the budget"
+    assert title in document
+    assert title not in study_markdown(make_study([eef]), ["command"]), "one point is no curve"
+
+
 def test_difficulty_and_newly_solved_do_not_depend_on_the_number_of_seeds():
     """Two evaluations per seed win tasks a to d 2, 1, 0 and 0 times; the student wins b to d."""
 
