@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 from eef.analysis.results import Results, read_results
+from eef.envs.registry import env_spec
 from eef.errors import EefError
 from eef.note import NoteSet
 from eef.pipeline.run_directory import RunData, RunDirectory
@@ -13,7 +14,7 @@ from eef.pipeline.stages import Stage
 from eef.report.status import stage_status
 from eef.rollouts.store import NOTES_FILE, read_notes
 from eef.utils.progress import OnProgress, ignore_progress
-from eef.viewer.index import RunIndex
+from eef.viewer.index.run_index import RunIndex
 from eef.viewer.tokens import TokenWorker
 
 
@@ -57,6 +58,7 @@ class OpenRun:
 
     def __init__(self, slug: str, run: RunDirectory) -> None:
         self.slug, self.run = slug, run
+        self.spec = env_spec(run.recipe.env.name)
         self.index = RunIndex(run)
         self.version = 0
         """Counts the changes seen since the run was opened."""

@@ -15,7 +15,8 @@ from eef.report.formatting import count_of, display_name, number, percent, rewar
 from eef.report.html import Html
 from eef.report.sections.case_study import MEANINGS, REASONS, SIGNS
 from eef.viewer.address import VIEWS, Address, Link, report_name
-from eef.viewer.index import Reader, TaskRow
+from eef.viewer.index.reader import Reader
+from eef.viewer.index.rows import TaskRow
 from eef.viewer.library import Library
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page

@@ -23,7 +23,8 @@ from itertools import groupby
 from typing import Any
 
 from eef.viewer.address import Address
-from eef.viewer.index import Reader, TaskRow
+from eef.viewer.index.reader import Reader
+from eef.viewer.index.rows import TaskRow
 from eef.viewer.search import FIELDS
 from eef.viewer.tasks import FILTERS, PAGE, SORTS
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eef.viewer.index import Reader, Row, TaskRow
+from eef.viewer.index.reader import Reader
+from eef.viewer.index.rows import Row, TaskRow
 from eef.viewer.search import Search, parse_search
 
 PAGE = 50

@@ -14,7 +14,7 @@ from eef.analysis.results import read_results
 from eef.pipeline.run_directory import RunDirectory
 from eef.trajectory import Trajectory
 from eef.viewer import address, library, search, static_index, text
-from eef.viewer.index import RunIndex, index_path
+from eef.viewer.index.run_index import RunIndex, index_path
 from eef.viewer.open_run import OpenRun
 from eef.viewer.search import parse_search
 from eef.viewer.static_index import index_files

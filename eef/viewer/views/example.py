@@ -10,7 +10,8 @@ from eef.errors import EefError
 from eef.selection import Acts, PreferencePair, TrainingExample
 from eef.trajectory import TrajectorySet
 from eef.viewer.address import Address
-from eef.viewer.index import ExampleRow, Reader, Row
+from eef.viewer.index.reader import Reader
+from eef.viewer.index.rows import ExampleRow, Row
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
 from eef.viewer.views.steps import ShownStep, shown_steps
@@ -206,7 +207,7 @@ def _side(
     steps: list[MaskedStep] = []
     if example.trajectory in shown:
         path = shown.path(example.trajectory)
-        drawn = shown_steps(path, example.trajectory, run.index.spec.split_observation)
+        drawn = shown_steps(path, example.trajectory, run.spec.split_observation)
         reasons = _reasons(example, drawn)
         steps = [MaskedStep(*each) for each in zip(drawn, weights, reasons, strict=False)]
     evidence = () if isinstance(example, Acts) else example.evidence

@@ -10,7 +10,9 @@ from eef.analysis.role_texts import RoleTexts, role_texts
 from eef.pipeline.stages import EXPERT, Stage
 from eef.trajectory import PathStep, Trajectory, TrajectorySet
 from eef.viewer.address import Address
-from eef.viewer.index import Reader, Row, light_set
+from eef.viewer.index.reader import Reader
+from eef.viewer.index.rows import Row
+from eef.viewer.index.trajectories import light_set
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
 from eef.viewer.search import parse_search
@@ -92,7 +94,7 @@ def compare_page(run: OpenRun, reader: Reader, address: Address) -> Page:
         )
     rows = reader.rows_of_task(a.task)
     shown, damaged = reader.trajectories(_with_origins(rows, [a, b]))
-    split = run.index.spec.split_observation
+    split = run.spec.split_observation
     sides = [
         shown_steps(shown.path(row.name), row.name, split) if row.name in shown else []
         for row in (a, b)
@@ -152,7 +154,7 @@ class Rollouts:
 
 def _rollouts(run: OpenRun, reader: Reader, rows: Sequence[Row]) -> Rollouts:
     shown, _ = reader.trajectories(rows)
-    split = run.index.spec.split_observation
+    split = run.spec.split_observation
     observations: dict[tuple[str, str], tuple[int, ShownStep]] = {}
     full: dict[str, int] = {}
     thoughts: dict[str, int] = {}
@@ -226,7 +228,7 @@ def _steps(
         grids = grids_of(method, light_set(kept), row.task, row.round)
         labels = labels_of(grids.get(expert.id), expert)
         labels = {t: label for t, label in labels.items() if t < row.t}
-    return shown_steps(path, row.name, run.index.spec.split_observation, labels, advantages)
+    return shown_steps(path, row.name, run.spec.split_observation, labels, advantages)
 
 
 def _find(reader: Reader, name: str) -> Row:

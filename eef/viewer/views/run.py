@@ -15,7 +15,7 @@ from eef.report.sections.evaluation import draw_curves, draw_scores
 from eef.report.status import stage_progress
 from eef.report.summary import headline, setting, verdict
 from eef.viewer.address import Address
-from eef.viewer.index import Reader, stage_counts
+from eef.viewer.index.reader import Reader, stage_counts
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import Page
 from eef.viewer.tasks import (
@@ -99,7 +99,7 @@ def behaviors_page(run: OpenRun, reader: Reader, address: Address) -> Page:
         variables={
             "error": error,
             "charts": draw_behavior_rounds(results) if results else "",
-            "note": run.index.spec.behaviors_note,
+            "note": run.spec.behaviors_note,
         },
     )
 

@@ -15,7 +15,9 @@ from eef.pipeline.stages import EXPERT
 from eef.selection import Acts, PreferencePair, TrainingExample
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 from eef.viewer.address import Address
-from eef.viewer.index import ExampleRow, Reader, Row, light_set
+from eef.viewer.index.reader import Reader
+from eef.viewer.index.rows import ExampleRow, Row
+from eef.viewer.index.trajectories import light_set
 from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
 from eef.viewer.tasks import neighbors, outcome_table
@@ -235,7 +237,7 @@ def _spine(
         for each in (grid.segments() if grid else ())
     ]
     path = shown.path(item.id)
-    steps = shown_steps(path, item.id, run.index.spec.split_observation, labels_of(grid, item))
+    steps = shown_steps(path, item.id, run.spec.split_observation, labels_of(grid, item))
     return Spine(f"state-{number}", item, by_name[item.id], steps, states, segments)
 
 
