@@ -27,9 +27,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from eef.env import replay
 from eef.envs.scienceworld import ScienceWorld, ScienceWorldSettings
 from eef.envs.simulators.gold_paths import GoldPaths
+from eef.replay import replay
 from eef.task import Task
 from eef.trajectory import Author, PathStep, Step
 

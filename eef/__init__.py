@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eef.analysis.results import read_results
-    from eef.env import Env, check_env
+    from eef.env import Env
+    from eef.env_check import check_env
     from eef.envs.registry import make_env, make_expert
     from eef.errors import EefError
     from eef.methods.base import Method
@@ -55,7 +56,7 @@ _MODULES = {
     "Task": "eef.task",
     "Trajectory": "eef.trajectory",
     "TrajectorySet": "eef.trajectory",
-    "check_env": "eef.env",
+    "check_env": "eef.env_check",
     "load_recipe": "eef.pipeline.recipe",
     "make_env": "eef.envs.registry",
     "make_expert": "eef.envs.registry",

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eef import chat, thoughts
 from eef.chat import (
     build_conversation,
     cut_completion,
@@ -22,11 +19,6 @@ from eef.thoughts import drop_thoughts
 from tests.fakes.records import steps
 
 words = st.text("abc []", min_size=1).map(str.strip).filter(bool)
-
-
-def test_doctests():
-    assert doctest.testmod(chat) == (0, 27)
-    assert doctest.testmod(thoughts) == (0, 1)
 
 
 # thoughts and actions that hold what the parser looks for; an action is one line, or a call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef import config
 from eef.config import SettingRow, Settings, apply_override, parse_settings, settings_table
 from eef.envs.registry import make_env
 from eef.errors import ConfigError
@@ -48,10 +46,6 @@ def recipe_file(tmp_path: Path) -> Path:
 
 def recipe(**settings) -> Recipe:
     return parse_settings(Recipe, {"env": {"name": "toy"}, **settings}, source="recipe")
-
-
-def test_doctests():
-    assert doctest.testmod(config).failed == 0
 
 
 def test_a_toml_recipe(recipe_file):

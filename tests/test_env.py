@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.env import FORMAT_ERROR, Env, StepResult, check_env, execute, replay
+from eef.env import FORMAT_ERROR, Env, StepResult, execute
+from eef.env_check import check_env
 from eef.envs.toy import Corridor, ToyEnv, ToySettings, make_toy_expert, toy_player
 from eef.errors import EnvError, ReplayMismatch
 from eef.policy import GREEDY
+from eef.replay import replay
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.task import TaskSet
 from eef.trajectory import Author, PathStep, Step, TrajectorySet

@@ -30,6 +30,8 @@ ORDER = (
     "call_forms",
     "chat_template",
     "env",
+    "replay",
+    "env_check",
     "roles",
     "renderer",
     "methods",

@@ -1,13 +1,11 @@
 """Tool calls: the neutral form, actions, schemas, and each family's own form in the renderer."""
 
-import doctest
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import eef.tools as tools_module
 from eef import call_forms
 from eef.chat import as_calls, as_react, build_conversation
 from eef.env import StepResult, ToolEnv, execute
@@ -48,10 +46,6 @@ def nested(levels):
     for _ in range(levels - 1):
         value = [value]
     return value
-
-
-def test_doctests():
-    assert doctest.testmod(tools_module).failed == 0
 
 
 @given(st.text(), st.lists(st.tuples(st.text(min_size=1), ARGUMENTS), max_size=3))

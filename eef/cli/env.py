@@ -13,7 +13,8 @@ from eef.cli.console import handle_interrupt, print_err, print_out
 from eef.cli.execution import CONTINUES
 from eef.cli.options import EnvOverrides, overrides_table
 from eef.cli.progress import show_bars
-from eef.env import Env, check_env
+from eef.env import Env
+from eef.env_check import check_env
 from eef.envs.registry import make_env, make_expert, prepare_env
 from eef.envs.simulators.env import PooledEnv
 from eef.errors import ConfigError, EefError, EnvError

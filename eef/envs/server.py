@@ -50,8 +50,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from eef.env import Env, StepResult, compare_observations, execute, replay, seeded_task
+from eef.env import Env, StepResult, execute, seeded_task
 from eef.errors import ConfigError, EnvError, ReplayMismatch
+from eef.replay import compare_observations, replay
 from eef.task import Task
 from eef.trajectory import Author, PathStep, Step
 from eef.utils.sockets import listen

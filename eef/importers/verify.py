@@ -13,9 +13,10 @@ from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from eef.env import Env, Match, compare_observations, execute, seeded_task
+from eef.env import Env, execute, seeded_task
 from eef.errors import ReplayMismatch
 from eef.importers.episode import ParsedEpisode, ParseError, goal_key
+from eef.replay import Match, compare_observations
 from eef.task import Task, TaskSet
 from eef.tools import read_turn
 from eef.trajectory import Author, Step, Trajectory, Usage

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any, NamedTuple
 
-from eef.env import Env, compare_observations, replay
+from eef.env import Env
 from eef.errors import ReplayMismatch
+from eef.replay import compare_observations, replay
 from eef.task import Task
 from eef.trajectory import PathStep, StateRef, TrajectorySet
 

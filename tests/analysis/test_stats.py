@@ -1,7 +1,5 @@
 """Statistics against scipy and closed forms."""
 
-import doctest
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,10 +7,6 @@ from hypothesis import strategies as st
 from scipy import stats as reference
 
 from eef.analysis import stats
-
-
-def test_doctests():
-    assert doctest.testmod(stats).failed == 0
 
 
 @given(st.integers(1, 800).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import os
 import re
 import shlex
@@ -12,7 +11,7 @@ import sys
 import pytest
 import typer
 
-from eef.cli import make_app, settings, usage
+from eef.cli import make_app
 from eef.cli.app import ENV, MODEL, NEW, PANELS, load_command
 from eef.config import parse_settings
 from eef.pipeline.recipe import load_recipe
@@ -114,10 +113,6 @@ def test_a_mistake_on_the_command_line_is_one_line_and_a_hint(words, message, hi
     assert error == f"error: {message}"
     assert advice.startswith("hint: ")
     assert hint in advice
-
-
-def test_the_doctests():
-    assert doctest.testmod(usage).failed == doctest.testmod(settings).failed == 0
 
 
 def test_settings_of_one_group_or_name():

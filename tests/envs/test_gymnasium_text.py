@@ -9,7 +9,7 @@ pytest.importorskip("gymnasium")
 import gymnasium
 from gymnasium import registry
 
-from eef.env import check_env
+from eef.env_check import check_env
 from eef.envs.registry import make_env
 from eef.errors import ConfigError
 

@@ -4,7 +4,7 @@ import pytest
 
 from eef.analysis.results import read_results
 from eef.config import parse_settings
-from eef.env import check_env, replay
+from eef.env_check import check_env
 from eef.envs.registry import make_env, make_expert
 from eef.envs.simulators.gold_paths import GoldPaths
 from eef.envs.textworld_express import FOLDS, GAMES, TextWorldExpress, TextWorldSettings
@@ -12,6 +12,7 @@ from eef.errors import ConfigError, EnvError
 from eef.pipeline.context import RunContext
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe
+from eef.replay import replay
 from eef.report.run_page import draw_page
 from eef.trajectory import Author
 from tests.fakes.scripted_run import ScriptedPipeline, finish

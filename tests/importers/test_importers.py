@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import doctest
 import gzip
 import json
 import lzma
@@ -25,7 +24,6 @@ from eef.envs.registry import make_env
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import ConfigError, DataError, EnvError, MethodError
 from eef.exporters.targets import write_table
-from eef.importers import calls, react
 from eef.importers.calls import ActionMap, as_actions, call_as_action
 from eef.importers.conversations import parse_message, split_episode
 from eef.importers.episode import ParseError
@@ -550,12 +548,6 @@ def test_a_turn_without_text_is_never_trained(content, tmp_path):
     row["messages"] = messages[:2]
     _, (rejection,), _ = read(write(tmp_path / "a.jsonl", [row]))
     assert "no action in any turn of the agent" in rejection.reason
-
-
-def test_doctests():
-    results = [doctest.testmod(module) for module in (calls, react)]
-    assert [result.failed for result in results] == [0, 0]
-    assert all(result.attempted for result in results)
 
 
 def test_an_observation_is_not_a_tool_call():

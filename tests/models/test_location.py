@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import doctest
 import socket
 
 import pytest
 from huggingface_hub import constants
 
 from eef.errors import ModelError
-from eef.models import location
 from eef.models.loading import load_tokenizer
 from eef.models.location import SHIPPED, STUDENTS, hub_options
-
-
-def test_doctests():
-    assert doctest.testmod(location).failed == 0
 
 
 def test_every_shipped_student_has_an_environment():

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("openai")
 
-from eef.env import check_env
+from eef.env_check import check_env
 from eef.errors import BudgetError, EnvError, ModelError
 from eef.policies.response_cache import ResponseCache
 from eef.policies.settings import ApiSettings, UserSettings

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from eef.chat import format_completion
-from eef.env import StepResult, check_env
+from eef.env import StepResult
+from eef.env_check import check_env
 from eef.envs.simulators import ray_worker, worker
 from eef.envs.textworld_express import TextWorldExpress, TextWorldSettings
 from eef.errors import ClusterError, ConfigError, EnvDied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 import shlex
 from dataclasses import replace
@@ -13,14 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from eef.analysis import behaviors
 from eef.analysis.results import read_results
 from eef.cli import make_app
 from eef.errors import StoreError
-from eef.report import charts, formatting, html
 from eef.report.html import Html, join, tag
 from eef.report.run_page import draw_page, write_page
-from eef.report.sections import case_study
 from eef.report.sections.training import STEP_REASONS, draw_costs
 from eef.report.summary import headline, verdict
 from tests.fakes.html import Reader, read_html
@@ -41,11 +37,6 @@ def results(run):
 @pytest.fixture(scope="module")
 def page(run, results):
     return draw_page(run, results)
-
-
-@pytest.mark.parametrize("module", [charts, html, behaviors, case_study, formatting])
-def test_doctests(module):
-    assert doctest.testmod(module) == (0, doctest.testmod(module).attempted)
 
 
 def test_the_page_is_complete_and_self_contained(page):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from collections import Counter
 from itertools import islice
 
@@ -15,7 +14,6 @@ from eef.pipeline.context import RunContext
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import Stage
 from eef.policy import Completion
-from eef.rollouts import budget as budget_module
 from eef.rollouts.budget import chunks, once, round_robin
 from eef.rollouts.settings import BudgetSettings
 from eef.selection import PlannedState
@@ -44,10 +42,6 @@ def played(plan, budget, costs, batch_size=4):
         units += chunk
         sizes.append(len(chunk))
     return units, sizes
-
-
-def test_doctests():
-    assert doctest.testmod(budget_module) == (0, 4)
 
 
 @given(plans, st.integers(1, 40))

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from eef.env import check_env, compare_observations, json_field, replay, seeded_task
+from eef.env import json_field, seeded_task
+from eef.env_check import check_env
 from eef.errors import ConfigError, EnvError, ReplayMismatch
 from eef.importers.importer import Importer
 from eef.importers.verify import TaskIndex
@@ -16,6 +17,7 @@ from eef.pipeline.checks import check_replayable
 from eef.pipeline.context import RunContext
 from eef.pipeline.ledger import usage_of
 from eef.pipeline.run_directory import RunDirectory
+from eef.replay import compare_observations, replay
 from eef.rollouts.explore import play_into_store
 from eef.rollouts.runner import RolloutSpec
 from eef.rollouts.store import Store

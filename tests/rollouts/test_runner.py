@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.chat import parse_completion
-from eef.env import FORMAT_ERROR, execute, replay
+from eef.env import FORMAT_ERROR, execute
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import ConfigError, ModelError
 from eef.policy import GREEDY, Completion, Sampling, ScriptedPolicy
+from eef.replay import replay
 from eef.rollouts import restore
 from eef.rollouts.runner import RolloutSpec
 from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet, Usage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import re
 import shutil
@@ -13,13 +12,12 @@ import pytest
 from eef.analysis.results import read_results
 from eef.pipeline.run_directory import RunDirectory
 from eef.trajectory import Trajectory
-from eef.viewer import address, library, search, static_index, text
+from eef.viewer import static_index
 from eef.viewer.index.run_index import RunIndex, index_path
 from eef.viewer.open_run import OpenRun
 from eef.viewer.search import parse_search
 from eef.viewer.static_index import index_files
 from eef.viewer.tasks import FILTERS, SORTS, count_filters, list_tasks
-from eef.viewer.views import example
 from tests.fakes.scripted_run import explored_run
 
 
@@ -35,11 +33,6 @@ def index(run):
     found = RunIndex(run)
     found.refresh()
     return found
-
-
-@pytest.mark.parametrize("module", [address, library, search, static_index, text, example])
-def test_doctests(module):
-    assert doctest.testmod(module) == (0, doctest.testmod(module).attempted)
 
 
 def stored(run):

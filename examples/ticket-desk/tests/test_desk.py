@@ -8,7 +8,7 @@ from ticket_desk.customers import make_case, make_customer
 from ticket_desk.desk import SPEC, TicketDesk
 from ticket_desk.expert import make_expert
 
-from eef.env import check_env
+from eef import check_env
 from eef.envs.registry import make_env
 from eef.importers.importer import Importer
 from eef.importers.verify import TaskIndex

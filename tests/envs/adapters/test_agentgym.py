@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from eef.env import check_env
+from eef.env_check import check_env
 from eef.envs.registry import make_env
 from eef.envs.toy import ToyEnv, ToySettings, make_toy_expert
 from eef.errors import ConfigError, EnvError

@@ -11,7 +11,7 @@ pytest.importorskip("alfworld")
 
 import alfworld
 
-from eef.env import check_env
+from eef.env_check import check_env
 from eef.envs.registry import make_env
 from eef.errors import ConfigError
 

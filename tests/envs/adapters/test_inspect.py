@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from eef.env import check_env, toolset_of
+from eef.env import toolset_of
+from eef.env_check import check_env
 from eef.envs.registry import make_env
 from eef.errors import ConfigError, EnvDied
 from eef.tools import FORMAT_ERROR_ACTION

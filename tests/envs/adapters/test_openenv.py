@@ -15,7 +15,7 @@ from openenv.core.env_server.http_server import create_fastapi_app
 from openenv.core.env_server.interfaces import Environment
 from openenv.core.env_server.types import Action, Observation, State
 
-from eef.env import check_env
+from eef.env_check import check_env
 from eef.envs.registry import make_env
 from eef.errors import ConfigError
 from eef.utils.sockets import listen

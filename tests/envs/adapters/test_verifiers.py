@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from eef.env import check_env
+from eef.env_check import check_env
 from eef.envs.registry import make_env
 from eef.errors import ConfigError
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 
 from eef.cli.doctor import _java
-from eef.env import Env, StepResult, check_env, replay
+from eef.env import Env, StepResult
+from eef.env_check import check_env
 from eef.envs.registry import make_env, make_expert
 from eef.envs.scienceworld import ScienceWorld, ScienceWorldSettings
 from eef.envs.scienceworld.simulator import REFUSED, ScienceWorldFactory
@@ -31,6 +32,7 @@ from eef.envs.simulators.gold_paths import GoldPaths, play_path
 from eef.envs.simulators.jvm import java_version
 from eef.envs.simulators.worker import OVER
 from eef.errors import ConfigError, EnvError
+from eef.replay import replay
 from eef.rollouts.runner import RolloutSpec, play
 from eef.trajectory import Author, TrajectorySet
 from tests.fakes.toy_rollouts import parameters

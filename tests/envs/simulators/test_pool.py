@@ -13,7 +13,8 @@ from dataclasses import replace
 import pytest
 
 from eef.chat import format_completion
-from eef.env import StepResult, check_env
+from eef.env import StepResult
+from eef.env_check import check_env
 from eef.envs.scienceworld import ScienceWorld, ScienceWorldSettings
 from eef.envs.simulators import worker as worker_module
 from eef.envs.textworld_express import TextWorldExpress, TextWorldSettings

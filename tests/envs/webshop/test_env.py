@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.env import check_env, replay
+from eef.env_check import check_env
 from eef.errors import ConfigError, EnvError
+from eef.replay import replay
 from eef.trajectory import PathStep, Step
 from tests.fakes.small_shop import make_shop, write_shop
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eef.chat import format_completion, parse_completion
-from eef.env import check_env, replay
+from eef.env_check import check_env
 from eef.envs.registry import make_env, make_expert
 from eef.envs.workflow.env import improvement
 from eef.envs.workflow.executor import answer_weakly, near_miss
@@ -23,6 +23,7 @@ from eef.envs.workflow.problems import (
 )
 from eef.errors import ConfigError, EnvError
 from eef.policy import Sampling
+from eef.replay import replay
 from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
 from eef.trajectory import PathStep, StateRef, TrajectorySet
 
