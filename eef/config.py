@@ -57,6 +57,11 @@ def parse_settings(kind: type[S], data: Mapping[str, Any], *, source: str) -> S:
         return kind.model_validate(dict(data))
     except ValidationError as error:
         raise _config_error(kind, data, error, source) from None
+    except UnicodeEncodeError as error:  # pydantic cannot report a problem with such a key
+        raise ConfigError(
+            f"{source}: a key contains {error.object[error.start]!r}, which is half of a character",
+            hint=f"correct it; the problem is: {error.object!r}",
+        ) from None
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:

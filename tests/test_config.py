@@ -267,3 +267,9 @@ def test_the_table_of_settings():
     assert rows["env.name"].default == "required"
     assert rows["methods"].type == "list of strings"
     assert rows["train.schedule"].type == "`cosine` or `linear` or `constant`"
+
+
+def test_a_key_with_half_a_character_is_refused():
+    with pytest.raises(ConfigError, match=r"recipe: a key contains '\\ud800'") as refused:
+        recipe(options={"\ud800": {"M": 3}})
+    assert "`options.\\ud800` has no effect" in refused.value.hint

@@ -38,7 +38,7 @@ from eef.rollouts.ask import ask_into_store, note_specs
 from eef.rollouts.budget import chunks, once, without
 from eef.rollouts.explore import attempt_ids, last_attempt, play_into_store, rollout_specs
 from eef.rollouts.runner import RolloutSpec
-from eef.rollouts.store import Store, read_trajectories
+from eef.rollouts.store import Store
 from eef.selection import PlannedNote, PlannedState, Selection
 from eef.task import Task
 from eef.trajectory import Trajectory, TrajectorySet
@@ -92,7 +92,8 @@ def explore_round(context: RunContext, stage: Stage, on_progress: OnProgress) ->
     run, recipe = context.run, context.recipe_of(stage)
     finish_training(context, trained_before(stage))
     method, tasks = run.methods[stage.method], {task.id: task for task in context.train_tasks}
-    with Store.open(run.store(stage.method), base=read_trajectories(run.store(EXPERT))) as store:
+    reader, experts = run.reader(stage.method), run.trajectories(EXPERT)
+    with Store.open(run.store(stage.method), base=experts, reader=reader) as store:
         models = _Models(context, stage, partial(context.explorer, stage))
         states: list[PlannedState] = []
         played: list[RolloutSpec] = []

@@ -32,7 +32,7 @@ from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.stages import BC, EXPERT, Stage, StageKind, stages_of
-from eef.rollouts.store import read_trajectories
+from eef.rollouts.store import StoreReader, read_trajectories
 from eef.selection import (
     Acts,
     PreferencePair,
@@ -144,6 +144,7 @@ class RunDirectory:
     def __init__(self, path: Path, recipe: Recipe) -> None:
         self.path = path
         self.recipe = recipe
+        self._readers: dict[str, StoreReader] = {}
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
@@ -276,12 +277,16 @@ class RunDirectory:
         path = self.path / method / LEDGER_FILE
         return Ledger(path).entries if path.is_file() else {}
 
+    def reader(self, method: str) -> StoreReader:
+        """The reader of a method's store, which parses each trajectory once."""
+        return self._readers.setdefault(method, StoreReader(self.store(method)))
+
     def trajectories(self, method: str) -> TrajectorySet:
         """The expert data, followed by a method's rollouts."""
-        experts = read_trajectories(self.store(EXPERT))
+        experts = self.reader(EXPERT).read()
         if method in (EXPERT, BC):
             return experts
-        return read_trajectories(self.store(method), base=experts)
+        return self.reader(method).read(base=experts)
 
     def evaluation_rollouts(self, method: str, round: int) -> TrajectorySet:
         """The rollouts of an evaluation; empty if it has not started."""
@@ -379,5 +384,5 @@ class RunData:
         name = EXPERT if method == BC else method
         if name not in self._trajectories:
             base = () if name == EXPERT else self.trajectories(EXPERT)
-            self._trajectories[name] = read_trajectories(self._run.store(name), base=base)
+            self._trajectories[name] = self._run.reader(name).read(base=base)
         return self._trajectories[name]

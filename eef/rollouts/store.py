@@ -12,43 +12,51 @@ import json
 from collections.abc import Callable, Collection, Iterable
 from io import FileIO
 from pathlib import Path
+from typing import TypeVar
 
 from eef.errors import DataError, StoreError
 from eef.note import Note, NoteSet
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import (
+    GrowingJsonl,
     append_jsonl,
     append_line,
     disk_errors,
-    numbered_records,
     read_jsonl,
     repair_tail,
     write_jsonl,
 )
 from eef.utils.locks import Lock, acquire_lock
-from eef.utils.records import Json
 
 STORE_FILE, NOTES_FILE = "trajectories.jsonl", "notes.jsonl"
 _TAIL = 1_000_000
+
+Item = TypeVar("Item")
 
 
 class Store:
     """The trajectories of a directory, open for appending by one writer at a time."""
 
-    def __init__(self, path: Path, lock: Lock, base: Iterable[Trajectory]) -> None:
+    def __init__(self, path: Path, lock: Lock, trajectories: TrajectorySet) -> None:
         self.path = path
-        self.trajectories = _load(path, base)
+        self.trajectories = trajectories
         self._lock = lock
         self._file = FileIO(path, "a")
         self.notes_path = path.with_name(NOTES_FILE)
 
     @classmethod
-    def open(cls, directory: Path, *, base: Iterable[Trajectory] = ()) -> Store:
+    def open(
+        cls,
+        directory: Path,
+        *,
+        base: Iterable[Trajectory] = (),
+        reader: StoreReader | None = None,
+    ) -> Store:
         """Open or create the store of `directory`.
 
         Its trajectories may branch from those of `base`, which belong to another store and are not
-        written here. A torn last line (after a crash during a write) is moved to
-        `trajectories.jsonl.torn`.
+        written here. A `reader` of the directory saves parsing what it has read before. A torn last
+        line (after a crash during a write) is moved to `trajectories.jsonl.torn`.
 
         StoreError if another process writes to the store. DataError, with file and line, for a
         malformed line.
@@ -62,7 +70,7 @@ class Store:
                 for file in (path, directory / NOTES_FILE):
                     if file.exists():
                         repair_tail(file)
-                return cls(path, lock, base)
+                return cls(path, lock, (reader or StoreReader(directory)).read(base=base))
             except BaseException:
                 lock.close()
                 raise
@@ -124,8 +132,7 @@ def read_trajectories(directory: Path, *, base: Iterable[Trajectory] = ()) -> Tr
 
     Takes no lock, so it can be called while another process writes.
     """
-    path = directory / STORE_FILE
-    return _load(path, base) if path.exists() else TrajectorySet(base)
+    return StoreReader(directory).read(base=base)
 
 
 def tail_of_store(directory: Path) -> list[Trajectory]:
@@ -140,26 +147,39 @@ def tail_of_store(directory: Path) -> list[Trajectory]:
     return [Trajectory.from_record(json.loads(line)) for line in complete if line.strip()]
 
 
-def _load(path: Path, base: Iterable[Trajectory]) -> TrajectorySet:
-    trajectories = TrajectorySet(base)
-    _read(path, lambda record: trajectories.add(Trajectory.from_record(record)))
-    for note in read_notes(path.parent):
-        trajectories.notes.add(note)
-    return trajectories
-
-
 def read_notes(directory: Path) -> NoteSet:
     """The notes stored in a directory (none if it has no file of them)."""
-    path, notes = directory / NOTES_FILE, NoteSet()
-    if path.exists():
-        _read(path, lambda record: notes.add(Note.from_record(record)))
-    return notes
+    return StoreReader(directory).read_notes()
 
 
-def _read(path: Path, add: Callable[[Json], None]) -> None:
-    """Add every record of a file. DataError, with file and line, for a malformed one."""
-    for number, record in numbered_records(path, torn_ok=True):
+class StoreReader:
+    """Reads the store of a directory any number of times; what was read before is not parsed again.
+
+    Takes no lock, so it can be used while another process writes.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._trajectories = GrowingJsonl(directory / STORE_FILE, Trajectory.from_record)
+        self._notes = GrowingJsonl(directory / NOTES_FILE, Note.from_record)
+
+    def read(self, *, base: Iterable[Trajectory] = ()) -> TrajectorySet:
+        """The trajectories of `base`, then those of the store, and its notes."""
+        trajectories = TrajectorySet(base, self.read_notes())
+        _add(self._trajectories, trajectories.add)
+        return trajectories
+
+    def read_notes(self) -> NoteSet:
+        notes = NoteSet()
+        _add(self._notes, notes.add)
+        return notes
+
+
+def _add(file: GrowingJsonl[Item], add: Callable[[Item], None]) -> None:
+    """Add every item of a file. DataError, with file and line, for one that is refused."""
+    for number, item in file.read():
         try:
-            add(record)
+            add(item)
         except StoreError as error:
-            raise DataError(f"`{path}`, line {number}: {error.message}", hint=error.hint) from error
+            raise DataError(
+                f"`{file.path}`, line {number}: {error.message}", hint=error.hint
+            ) from error

@@ -9,17 +9,21 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Generic, TypeVar
 
 from eef.errors import DataError, StoreError
 from eef.utils.records import Json
 
 WHEN_FULL = "free some space and run the same command again: nothing stored is lost"
 """Hint if the disk is full."""
+
+Item = TypeVar("Item")
+
+_TAIL = 1024  # bytes at the end of what was read by which a replaced file is recognized
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2, durable: bool = True) -> None:
@@ -96,11 +100,13 @@ def repair_tail(path: Path) -> int:
     A torn last line is moved to `<path>.torn`. A complete one that lacks its newline is given it.
     """
     with path.open("r+b") as file:
-        last = b""
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read(1) in (b"", b"\n"):
+            return 0
+        file.seek(0)
         for last in file:  # noqa: B007 – only the last line is needed
             pass
-        if not last or last.endswith(b"\n"):
-            return 0
         if isinstance(_parse(last), dict):
             file.write(b"\n")
             return 0
@@ -121,9 +127,81 @@ def numbered_records(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, Json]]
             if isinstance(record, dict):
                 yield number, record
             elif not (torn_ok and not line.endswith(b"\n")):
-                raise DataError(
-                    f"`{path}`, line {number}: {record}", hint="write one JSON object per line"
-                )
+                raise _malformed(path, number, str(record))
+
+
+class GrowingJsonl(Generic[Item]):
+    """The records of a JSONL file that grows, each parsed once.
+
+    A file that was replaced or cut is read from its start. A torn last line is skipped until it is
+    complete.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "rows.jsonl"
+    >>> rows = GrowingJsonl(path, lambda record: record["a"])
+    >>> append_jsonl(path, {"a": 1}), rows.read()
+    (None, [(1, 1)])
+    >>> append_jsonl(path, {"a": 2}), rows.read()
+    (None, [(1, 1), (2, 2)])
+    """
+
+    def __init__(self, path: Path, parse: Callable[[Json], Item]) -> None:
+        self.path, self._parse = path, parse
+        self._lock = threading.Lock()
+        self._forget((0, 0))
+
+    def _forget(self, file: tuple[int, int]) -> None:
+        self._file, self._end, self._tail = file, 0, b""
+        self._lines, self._items = 0, list[tuple[int, Item]]()
+
+    def read(self) -> list[tuple[int, Item]]:
+        """All records with their line numbers, which start at 1; none if there is no file.
+
+        DataError, with file and line, for a line that is not a JSON object or that `parse` refuses
+        with a StoreError.
+        """
+        with self._lock, _read_errors(self.path):
+            try:
+                stream = self.path.open("rb")
+            except FileNotFoundError:
+                return []
+            with stream:
+                status = os.fstat(stream.fileno())
+                file = status.st_dev, status.st_ino
+                stream.seek(self._end - len(self._tail))
+                if file != self._file or stream.read(len(self._tail)) != self._tail:
+                    self._forget(file)
+                    stream.seek(0)
+                last = self._rest(stream)
+                return [*self._items, *last]
+
+    def _rest(self, stream: IO[bytes]) -> list[tuple[int, Item]]:
+        """Read what was appended; returns a last record without its newline, which may grow."""
+        for line in stream:
+            found = []
+            if line.strip():
+                record = _parse(line)
+                if isinstance(record, dict):
+                    found.append((self._lines + 1, self._item(record)))
+                elif line.endswith(b"\n"):
+                    raise _malformed(self.path, self._lines + 1, record)
+            if not line.endswith(b"\n"):
+                return found
+            self._items += found
+            self._lines += 1
+            self._end, self._tail = self._end + len(line), line[-_TAIL:]
+        return []
+
+    def _item(self, record: Json) -> Item:
+        try:
+            return self._parse(record)
+        except StoreError as error:
+            where = f"`{self.path}`, line {self._lines + 1}"
+            raise DataError(f"{where}: {error.message}", hint=error.hint) from error
+
+
+def _malformed(path: Path, number: int, problem: str) -> DataError:
+    return DataError(f"`{path}`, line {number}: {problem}", hint="write one JSON object per line")
 
 
 def _parse(line: bytes) -> Json | str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,7 +85,9 @@ def _without_interrupts() -> Iterator[None]:
 def _main(target: Callable[..., None], args: tuple[Any, ...]) -> None:
     """Run the target in the child process."""
     _end_with_parent()
-    signal.signal(signal.SIGTERM, _leave)
+    sys.unraisablehook = _leave_later
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, _leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     target(*args)
 
@@ -103,4 +106,12 @@ def _end_with_parent() -> None:
 
 def _leave(signum: int, frame: object) -> None:
     """Exit by an exception, so that open files are completed and child processes end."""
-    raise SystemExit(128 + signum)
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _leave_later(ignored: sys.UnraisableHookArgs) -> None:
+    """Exit soon if the exception was raised where Python ignores exceptions, as in a finalizer."""
+    if isinstance(ignored.exc_value, SystemExit):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)  # SIGALRM
+    else:
+        sys.__unraisablehook__(ignored)

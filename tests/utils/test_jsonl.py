@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from eef.errors import DataError, StoreError
 from eef.utils.jsonl import (
     WHEN_FULL,
+    GrowingJsonl,
     append_jsonl,
     append_line,
     disk_errors,
@@ -221,3 +222,76 @@ def test_writers_of_one_file_do_not_take_each_others_text(tmp_path):
     assert errors == []
     assert len(set(read_json(path))) == 1
     assert [each.name for each in tmp_path.iterdir()] == ["value.json"]
+
+
+def reread(path):
+    """The records of a file, read from the start by another reader."""
+    return GrowingJsonl(path, dict).read()
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.integers()),
+            st.sampled_from(
+                [("blank",), ("half",), ("rest",), ("replace",), ("cut",), ("remove",)]
+            ),
+        ),
+        max_size=30,
+    )
+)
+def test_a_growing_file_is_read_as_if_from_its_start(changes):
+    """Whatever happens to the file between two reads: appends, torn lines, replacement, removal."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, parsed = Path(folder) / "rows.jsonl", []
+        rows = GrowingJsonl(path, lambda record: parsed.append(record) or record)
+        for kind, *value in changes:
+            data = path.read_bytes() if path.exists() else b""
+            torn = b"" if data.endswith(b"\n") or not data else b"\n"
+            if kind == "append":
+                path.write_bytes(data + torn + json.dumps({"a": value[0]}).encode() + b"\n")
+            elif kind == "blank":
+                path.write_bytes(data + b"\n" if not torn else data)
+            elif kind == "half" and not torn:
+                path.write_bytes(data + b'{"b": ')
+            elif kind == "rest" and data.endswith(b'{"b": '):
+                path.write_bytes(data + b"2}\n")
+            elif kind == "replace":
+                write_jsonl(path, [{"c": 1}, {"c": 2}])
+            elif kind == "cut":
+                path.write_bytes(b"".join(data.splitlines(keepends=True)[:-1]))
+            elif kind == "remove":
+                path.unlink(missing_ok=True)
+            if kind == "append" and data.endswith(b'{"b": '):
+                path.write_bytes(data)  # a torn line stays the last one
+            assert rows.read() == reread(path)
+
+
+def test_a_growing_file_parses_each_record_once(tmp_path):
+    path, parsed = tmp_path / "rows.jsonl", []
+    rows = GrowingJsonl(path, lambda record: parsed.append(record["a"]) or record["a"])
+    for number in range(5):
+        append_jsonl(path, {"a": number})
+        assert rows.read() == [(each + 1, each) for each in range(number + 1)]
+    assert parsed == [0, 1, 2, 3, 4]
+
+
+def test_a_growing_file_is_read_up_to_a_malformed_line_and_again_when_it_is_mended(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = GrowingJsonl(path, dict)
+    path.write_text('{"a": 1}\nnothing\n')
+    for _ in range(2):
+        with pytest.raises(DataError, match="line 2: not JSON"):
+            rows.read()
+    path.write_text('{"a": 1}\n{"a": 2}\n')
+    assert rows.read() == [(1, {"a": 1}), (2, {"a": 2})]
+
+
+def test_a_growing_file_names_the_line_that_is_refused(tmp_path):
+    def refuse(record):
+        raise StoreError("no such version", hint="update it")
+
+    path = tmp_path / "rows.jsonl"
+    append_jsonl(path, {"a": 1})
+    with pytest.raises(DataError, match=r"rows.jsonl`, line 1: no such version"):
+        GrowingJsonl(path, refuse).read()

@@ -61,6 +61,26 @@ def test_a_process_that_does_not_end_is_killed():
     assert not os.path.exists(f"/proc/{pid}")
 
 
+class Terminated:
+    """An object whose finalizer, in which Python ignores exceptions, is interrupted by SIGTERM."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
+def be_terminated_in_a_finalizer():
+    Terminated()
+    time.sleep(60)
+
+
+def test_a_process_that_is_terminated_in_a_finalizer_ends_without_a_traceback(capfd):
+    process = start_process(be_terminated_in_a_finalizer, (), name="finalizer", leaf=True)
+    process.join(30)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert capfd.readouterr().err == ""
+
+
 def test_an_error_reaches_the_parent_unchanged():
     error = Failure.of(ConfigError("`x` is 3", hint="take 4")).error()
     assert (type(error), error.message, error.hint) == (ConfigError, "`x` is 3", "take 4")
