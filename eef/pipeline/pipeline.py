@@ -12,7 +12,7 @@ from pathlib import Path
 from eef.errors import LockedError, StoreError
 from eef.pipeline.checks import check_additions, check_names, check_run, check_tasks, merge_recipes
 from eef.pipeline.context import RunContext
-from eef.pipeline.execution import EXECUTORS
+from eef.pipeline.execution.executors import EXECUTORS
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import FINGERPRINT_FILE, RECIPE_FILE, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage, dependencies

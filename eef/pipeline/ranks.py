@@ -158,7 +158,8 @@ def train_rank(
     such training, or if a role is not trained yet.
     """
     from eef.pipeline.context import RunContext
-    from eef.pipeline.execution import train_here, untrained_roles
+    from eef.pipeline.execution.train import train_here
+    from eef.pipeline.execution.train_roles import untrained_roles
     from eef.pipeline.pipeline import check_dependencies
     from eef.pipeline.run_directory import RunDirectory
     from eef.training.ranks import join_ranks

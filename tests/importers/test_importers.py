@@ -33,7 +33,7 @@ from eef.importers.rows import Rejection, Row
 from eef.importers.rows import read_rows as rows_in
 from eef.importers.verify import TaskIndex
 from eef.methods.registry import make_method
-from eef.pipeline.execution import collect
+from eef.pipeline.execution.collect import collect
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import Stage, stages_of
 from eef.policy import Sampling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eef.pipeline.execution import _remove_checkpoint
+from eef.pipeline.execution.checkpoints import _remove_checkpoint
 from eef.pipeline.stages import Stage
 from eef.utils.jsonl import write_json
 from tests.fakes.scripted_run import start_run

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eef.errors import ConfigError, DataError, EefError, ModelError, StoreError
-from eef.pipeline.execution import EXECUTORS
+from eef.pipeline.execution.executors import EXECUTORS
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import COLLECT, Stage, round_methods, stages_of

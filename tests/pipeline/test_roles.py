@@ -406,7 +406,7 @@ def test_a_role_whose_texts_are_all_too_long_is_not_reset_to_its_base(
     student, tmp_path, monkeypatch, planners
 ):
     monkeypatch.setattr(
-        "eef.pipeline.execution.render_texts",
+        "eef.pipeline.execution.train_roles.render_texts",
         lambda texts, *source: ([], [each.id for each in texts]),
     )
     roles = {"writer": SCRIPTED, "planner": BASE, "agent": {"model": "scripted/weak"}}

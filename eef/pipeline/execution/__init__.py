@@ -1,0 +1,4 @@
+"""Execution: the stages of a run, one module each.
+
+collect → (explore → select → train → evaluate) per round; `executors` names the function of each
+"""
