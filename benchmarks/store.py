@@ -22,7 +22,7 @@ from eef.trajectory import Author, Step, Trajectory
 
 ROUNDS, PER_ROUND = 5, 48
 STUDENT = Author("student", "student")
-WORDS = [
+WORDS = ("red", "blue", "wool", "cotton", "large", "small", "price", "back", "next", "description")
     "red",
     "blue",
     "wool",
