@@ -22,21 +22,7 @@ from eef.trajectory import Author, Step, Trajectory
 
 ROUNDS, PER_ROUND = 5, 48
 STUDENT = Author("student", "student")
-WORDS = ("red", "blue", "wool", "cotton", "large", "small", "price", "back", "next", "description")
-    "red",
-    "blue",
-    "wool",
-    "cotton",
-    "large",
-    "small",
-    "price",
-    "rating",
-    "search",
-    "back",
-    "next",
-    "click",
-    "description",
-]
+WORDS = ["red", "blue", "wool", "cotton", "large", "small", "price", "back", "next", "click"]
 
 
 def main(sizes: Iterable[int]) -> None:
