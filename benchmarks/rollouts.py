@@ -28,7 +28,8 @@ from eef.pipeline.run_directory import RunDirectory
 from eef.policies.local import LocalPolicy
 from eef.policy import Completion, Conversation, Replays, Sampling
 from eef.renderer import Renderer
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Author, TrajectorySet
 
 SHOP = {

@@ -26,7 +26,8 @@ from eef.analysis.stats import difference_over_seeds, sign_flip_test, t_test_ove
 from eef.pipeline.context import RunContext
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import BC, Stage
-from eef.rollouts.runner import RolloutSpec, play
+from eef.rollouts.runner import play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import TrajectorySet
 from eef.utils.compute import process_settings
 from eef.utils.jsonl import write_json

@@ -28,7 +28,8 @@ from eef.envs.registry import make_env, make_expert
 from eef.models.loading import load_model
 from eef.policy import GREEDY
 from eef.renderer import Rendered, Renderer, render_all
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.selection import TrainingExample
 from eef.training.settings import TrainSettings
 from eef.training.sft import train_examples

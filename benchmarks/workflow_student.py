@@ -18,7 +18,8 @@ from eef.envs.workflow.env import Workflow
 from eef.envs.workflow.experts import THOUGHTS, WORKFLOWS, make_expert
 from eef.models.checkpoint import save_checkpoint
 from eef.policy import Sampling
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.students.builder import build_model
 from eef.trajectory import TrajectorySet
 

@@ -18,7 +18,8 @@ from eef.envs.toy import Corridor, ToyEnv, ToySettings, make_toy_expert, toy_pla
 from eef.errors import EnvError, ReplayMismatch
 from eef.policy import GREEDY
 from eef.replay import replay
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.task import TaskSet
 from eef.trajectory import Author, PathStep, Step, TrajectorySet
 

@@ -21,7 +21,8 @@ from eef.pipeline.checks import check_tasks
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import Stage
-from eef.rollouts.explore import play_into_store, rollout_specs
+from eef.rollouts.into_store import play_into_store
+from eef.rollouts.specs import rollout_specs
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.trajectory import StateRef, TrajectorySet

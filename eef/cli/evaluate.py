@@ -19,7 +19,8 @@ from eef.pipeline.experts import make_expert_policy
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunDirectory
 from eef.policy import Sampling
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import append_jsonl, disk_errors, write_jsonl
 from eef.utils.seeds import derive_seed

@@ -16,7 +16,8 @@ from eef.env import Env, toolset_of
 from eef.envs.registry import make_env
 from eef.errors import DataError
 from eef.policy import Completion, Conversation, Replays, Sampling
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.tools import Toolset
 from eef.trajectory import Author, Trajectory, TrajectorySet
 from eef.utils.jsonl import append_jsonl, read_jsonl

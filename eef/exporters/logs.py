@@ -23,7 +23,7 @@ from eef.config import unknown_name
 from eef.errors import MethodError
 from eef.methods.labels import OutcomeGrid
 from eef.note import NoteSet, Shown
-from eef.rollouts.explore import is_first_attempt
+from eef.rollouts.specs import is_first_attempt
 from eef.selection import TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import disk_errors, write_jsonl, write_text

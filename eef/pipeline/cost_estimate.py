@@ -9,7 +9,8 @@ from eef.chat import build_conversation
 from eef.env import Env
 from eef.policies.settings import ApiSettings
 from eef.policy import GREEDY, Policy, Sampling
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.task import TaskSet
 from eef.trajectory import Trajectory, TrajectorySet
 

@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 
 from eef.errors import ConfigError
 from eef.pipeline.ledger import Cost, usage_of
-from eef.rollouts.explore import is_first_attempt
+from eef.rollouts.specs import is_first_attempt
 from eef.trajectory import Trajectory
 from eef.utils.records import STRICT_FIELDS, Migration, Record
 

@@ -17,7 +17,8 @@ from eef.env import Env
 from eef.errors import EefError
 from eef.policy import Completion, FreePolicy
 from eef.rollouts.episode import Episode, describe_error
-from eef.rollouts.runner import RolloutParameters, RolloutRunner, RolloutSpec
+from eef.rollouts.runner import RolloutParameters, RolloutRunner
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.seeds import derive_seed
 

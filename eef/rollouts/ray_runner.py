@@ -18,7 +18,8 @@ from eef.env import Env
 from eef.errors import EefError, ModelError, WorkerError
 from eef.policy import FreePolicy
 from eef.rollouts.free_runner import FreeRunner, in_session_order, session_of
-from eef.rollouts.runner import RolloutParameters, RolloutSpec
+from eef.rollouts.runner import RolloutParameters
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import StateRef, Trajectory, TrajectorySet
 from eef.utils.cluster import join, require_resources
 from eef.utils.processes import Failure

@@ -30,27 +30,12 @@ from eef.policy import (
 )
 from eef.rollouts.episode import Episode, describe_error
 from eef.rollouts.restore import StateRestorer
-from eef.task import Task
-from eef.trajectory import StateRef, Trajectory, TrajectorySet
+from eef.rollouts.specs import RolloutSpec
+from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.seeds import derive_seed
 
 Spec = TypeVar("Spec")
 _THREADS = 64  # at least; they wait for other processes and compute nothing
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutSpec:
-    """One rollout to play from `state`, or from the task's start (None).
-
-    `id` becomes the id of its trajectory. `prompt_suffix` is appended to the environment's prompt.
-    """
-
-    id: str
-    task: Task
-    state: StateRef | None
-    seed: int
-    round: int
-    prompt_suffix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,8 @@ from eef.envs.scienceworld.thoughts import think
 from eef.errors import EnvError
 from eef.policy import GREEDY
 from eef.renderer import Rendered, Renderer
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.students.curriculum import StudentSettings, copying
 from eef.students.tokenizer import Vocabulary, build_tokenizer
 from eef.trajectory import Step, Trajectory, TrajectorySet

@@ -24,7 +24,8 @@ from eef.envs.webshop import SyntheticSettings, WebShop, WebShopSettings, lexico
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.policy import GREEDY, Conversation
 from eef.renderer import Rendered, Renderer
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.students.curriculum import StudentSettings, copying
 from eef.students.shop_roles import KINDS, ROLE_WORDS, ShopRoles
 from eef.students.tokenizer import Vocabulary, build_tokenizer

@@ -13,7 +13,8 @@ from eef.methods.planning import PLAN, check_plan
 from eef.policies.acting import Advised, Criticized, Lookahead, Role
 from eef.policy import GREEDY, Sampling
 from eef.roles import Acting, number_steps, read_step_numbers, task_question
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import TrajectorySet
 from tests.fakes.shopping import open_shop
 

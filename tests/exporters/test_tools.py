@@ -20,7 +20,8 @@ from eef.exporters.targets import TARGETS, export
 from eef.importers.formats import read_row
 from eef.policy import Sampling
 from eef.renderer import Renderer
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.selection import TrainingExample
 from eef.tools import read_turn
 from eef.trajectory import TrajectorySet

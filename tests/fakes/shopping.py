@@ -9,7 +9,8 @@ from eef.envs.webshop import WebShop
 from eef.envs.webshop.expert import View
 from eef.envs.webshop.goals import Goal
 from eef.policy import GREEDY, Policy
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.seeds import derive_seed
 from tests.fakes.small_shop import make_shop

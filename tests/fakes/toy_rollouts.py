@@ -10,7 +10,8 @@ from eef.env import Env
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import EnvError
 from eef.policy import GREEDY, Policy
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Author, Trajectory, TrajectorySet
 from eef.utils.seeds import derive_seed
 

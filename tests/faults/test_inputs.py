@@ -21,7 +21,8 @@ from eef.policies.openai import ApiPolicy
 from eef.policies.response_cache import CACHE_FILE
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Sampling
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Author, TrajectorySet
 from tests.fakes.faults import sizes
 from tests.fakes.mutations import damaged, mutated, odd_numbers, texts, values

@@ -37,8 +37,9 @@ from eef.pipeline.execution.collect import collect
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.stages import Stage, stages_of
 from eef.policy import Sampling
-from eef.rollouts.explore import play_into_store
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.into_store import play_into_store
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.rollouts.store import Store, read_trajectories
 from eef.tools import read_turn, split_results
 from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet

@@ -16,7 +16,8 @@ from eef.policy import Completion, ScriptedPolicy
 from eef.report import status
 from eef.rollouts.ask import ask_into_store, note_specs
 from eef.rollouts.budget import without
-from eef.rollouts.explore import play_into_store, rollout_specs
+from eef.rollouts.into_store import play_into_store
+from eef.rollouts.specs import rollout_specs
 from eef.rollouts.store import Store
 from eef.selection import PlannedNote, PlannedState
 from eef.trajectory import Author, TrajectorySet

@@ -14,8 +14,8 @@ from eef.methods.registry import make_method
 from eef.methods.w4s import best_state
 from eef.policy import Sampling, ScriptedPolicy
 from eef.report import status
-from eef.rollouts.explore import rollout_specs
 from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import rollout_specs
 from eef.selection import PlannedState
 from eef.trajectory import Author, StateRef, TrajectorySet
 from tests.fakes.grids import TASK, expert, rollout, worlds

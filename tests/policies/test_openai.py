@@ -30,8 +30,9 @@ from eef.policies.response_cache import CACHE_FILE, ResponseCache
 from eef.policies.settings import ApiSettings
 from eef.policy import Sampling
 from eef.report.status import stage_status
-from eef.rollouts.explore import play_into_store
-from eef.rollouts.runner import RolloutParameters, RolloutSpec
+from eef.rollouts.into_store import play_into_store
+from eef.rollouts.runner import RolloutParameters
+from eef.rollouts.specs import RolloutSpec
 from eef.rollouts.store import Store, read_trajectories
 from eef.trajectory import Author
 from tests.fakes.served import FAULTS, Proxy, chat_answer, serving

@@ -11,7 +11,8 @@ from eef.policies.openai import ApiPolicy
 from eef.policies.response_cache import CACHE_FILE
 from eef.policies.settings import ApiSettings
 from eef.policy import Sampling
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.tools import read_turn
 from eef.trajectory import Author, TrajectorySet
 from tests.fakes.counter import Counter

@@ -18,7 +18,7 @@ from eef.policies.response_cache import ResponseCache
 from eef.policies.settings import ApiSettings, UserSettings
 from eef.policies.simulated_user import LEAVES, SimulatedUser
 from eef.policy import Completion, ScriptedPolicy
-from eef.rollouts.runner import RolloutSpec
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Author, StateRef
 from eef.utils import locks
 from tests.fakes import ROOT

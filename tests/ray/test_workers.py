@@ -11,7 +11,8 @@ from eef.envs.simulators import ray_worker, worker
 from eef.envs.textworld_express import TextWorldExpress, TextWorldSettings
 from eef.errors import ClusterError, ConfigError, EnvDied
 from eef.policy import ScriptedPolicy
-from eef.rollouts.explore import play_into_store, rollout_specs
+from eef.rollouts.into_store import play_into_store
+from eef.rollouts.specs import rollout_specs
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.trajectory import Author

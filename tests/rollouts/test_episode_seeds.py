@@ -18,8 +18,8 @@ from eef.pipeline.context import RunContext
 from eef.pipeline.ledger import usage_of
 from eef.pipeline.run_directory import RunDirectory
 from eef.replay import compare_observations, replay
-from eef.rollouts.explore import play_into_store
-from eef.rollouts.runner import RolloutSpec
+from eef.rollouts.into_store import play_into_store
+from eef.rollouts.specs import RolloutSpec
 from eef.rollouts.store import Store
 from eef.trajectory import Author, StateRef, TrajectorySet
 from eef.utils.jsonl import write_jsonl

@@ -13,9 +13,9 @@ import pytest
 from eef.envs.toy import ToyEnv
 from eef.errors import ModelError
 from eef.policy import Completion, ScriptedPolicy
-from eef.rollouts.explore import play_into_store, rollout_specs
 from eef.rollouts.free_runner import FreeRunner, in_session_order, session_of
-from eef.rollouts.runner import RolloutSpec
+from eef.rollouts.into_store import play_into_store
+from eef.rollouts.specs import RolloutSpec, rollout_specs
 from eef.rollouts.store import Store, read_trajectories
 from eef.selection import PlannedState
 from eef.trajectory import StateRef, TrajectorySet

@@ -18,7 +18,7 @@ from eef.errors import ConfigError, ModelError
 from eef.policy import GREEDY, Completion, Sampling, ScriptedPolicy
 from eef.replay import replay
 from eef.rollouts import restore
-from eef.rollouts.runner import RolloutSpec
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Author, StateRef, Step, Trajectory, TrajectorySet, Usage
 from eef.utils.seeds import derive_seed
 from tests.fakes.toy_rollouts import (

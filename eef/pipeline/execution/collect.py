@@ -15,7 +15,7 @@ from eef.pipeline.experts import (
     make_importer,
 )
 from eef.pipeline.stages import EXPERT, Stage
-from eef.rollouts.runner import RolloutSpec
+from eef.rollouts.specs import RolloutSpec
 from eef.rollouts.store import Store
 from eef.utils.progress import OnProgress
 from eef.utils.seeds import derive_seed

@@ -14,8 +14,7 @@ from eef.pipeline.execution.playing import Models, Planner, play_specs
 from eef.pipeline.ledger import usage_of
 from eef.pipeline.stages import EXPERT, Stage
 from eef.rollouts.budget import without
-from eef.rollouts.explore import last_attempt
-from eef.rollouts.runner import RolloutSpec
+from eef.rollouts.specs import RolloutSpec, last_attempt
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.task import Task

@@ -13,8 +13,7 @@ from eef.pipeline.execution.checkpoints import finish_training
 from eef.pipeline.execution.playing import Models, Planner, finish_rollouts, play_specs
 from eef.pipeline.stages import EXPERT, Stage, trained_before
 from eef.rollouts.budget import chunks, once, without
-from eef.rollouts.explore import attempt_ids, rollout_specs
-from eef.rollouts.runner import RolloutSpec
+from eef.rollouts.specs import RolloutSpec, attempt_ids, rollout_specs
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.trajectory import TrajectorySet

@@ -18,8 +18,8 @@ from eef.pipeline.stages import EXPERT, Stage
 from eef.policies.acting import Role
 from eef.policy import Policy
 from eef.rollouts.ask import ask_into_store, note_specs
-from eef.rollouts.explore import attempt_ids, last_attempt, play_into_store
-from eef.rollouts.runner import RolloutSpec
+from eef.rollouts.into_store import play_into_store
+from eef.rollouts.specs import RolloutSpec, attempt_ids, last_attempt
 from eef.rollouts.store import Store
 from eef.selection import PlannedNote, PlannedState
 from eef.task import Task

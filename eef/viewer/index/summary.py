@@ -8,7 +8,7 @@ from typing import Any
 from eef.methods.base import Method
 from eef.methods.eef import Eef
 from eef.pipeline.stages import BC
-from eef.rollouts.explore import is_first_attempt
+from eef.rollouts.specs import is_first_attempt
 from eef.viewer.index.rows import Row
 from eef.viewer.index.trajectories import light_set
 

@@ -12,7 +12,8 @@ from eef.chat import build_conversation
 from eef.chat_template import as_text_arguments, structured
 from eef.env import toolset_of
 from eef.policy import GREEDY
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import TrajectorySet
 from ticket_desk.desk import TicketDesk
 from ticket_desk.expert import make_expert

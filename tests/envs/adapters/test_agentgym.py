@@ -12,7 +12,8 @@ from eef.envs.registry import make_env
 from eef.envs.toy import ToyEnv, ToySettings, make_toy_expert
 from eef.errors import ConfigError, EnvError
 from eef.policy import GREEDY
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Author, StateRef, TrajectorySet
 from tests.fakes.env_server import listening, sessions_of
 from tests.fakes.served import serving

@@ -33,7 +33,8 @@ from eef.envs.simulators.jvm import java_version
 from eef.envs.simulators.worker import OVER
 from eef.errors import ConfigError, EnvError
 from eef.replay import replay
-from eef.rollouts.runner import RolloutSpec, play
+from eef.rollouts.runner import play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Author, TrajectorySet
 from tests.fakes.toy_rollouts import parameters
 from tests.fakes.worlds import children, needs_java, record, wander

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from eef.envs.scienceworld.thoughts import think
 from eef.envs.simulators import gold_paths
 from eef.envs.simulators.gold_paths import GoldExpert, GoldPath, GoldPaths, lapse
-from eef.rollouts.runner import RolloutSpec, play
+from eef.rollouts.runner import play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Author, TrajectorySet
 from tests.fakes.counting import CountingEnv
 from tests.fakes.toy_rollouts import parameters

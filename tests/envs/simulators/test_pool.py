@@ -20,7 +20,8 @@ from eef.envs.simulators import worker as worker_module
 from eef.envs.textworld_express import TextWorldExpress, TextWorldSettings
 from eef.errors import ConfigError, EnvDied, EnvError
 from eef.policy import ScriptedPolicy
-from eef.rollouts.explore import play_into_store, rollout_specs
+from eef.rollouts.into_store import play_into_store
+from eef.rollouts.specs import rollout_specs
 from eef.rollouts.store import Store
 from eef.selection import PlannedState
 from eef.trajectory import Author, StateRef

@@ -8,7 +8,8 @@ from eef.chat import as_calls, parse_completion
 from eef.env import toolset_of
 from eef.envs.registry import make_expert
 from eef.policy import Completion, Sampling
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.selection import TrainingExample
 from eef.tools import read_turn
 from eef.trajectory import Author, TrajectorySet

@@ -24,7 +24,8 @@ from eef.envs.workflow.problems import (
 from eef.errors import ConfigError, EnvError
 from eef.policy import Sampling
 from eef.replay import replay
-from eef.rollouts.runner import RolloutParameters, RolloutSpec, play
+from eef.rollouts.runner import RolloutParameters, play
+from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import PathStep, StateRef, TrajectorySet
 
 SMALL = {"problems": 4, "held_out": 4, "tasks_per_split": 7}

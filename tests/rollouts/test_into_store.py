@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from eef.envs.toy import ToyEnv
 from eef.errors import EnvError, ModelError
 from eef.policy import GREEDY, ScriptedPolicy
-from eef.rollouts.explore import last_attempt, play_into_store, rollout_specs
+from eef.rollouts.into_store import play_into_store
+from eef.rollouts.specs import last_attempt, rollout_specs
 from eef.rollouts.store import Store, read_trajectories
 from eef.selection import PlannedState
 from eef.trajectory import Author, StateRef
