@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
-from eef.methods.examples import apply_step_weight, make_selection, plan_task
+from eef.methods.examples import apply_step_weight, make_selection, plan_task, weighted_example
 from eef.methods.judging import JUDGE, critical_steps, may_name, most_steps, win_note
 from eef.methods.labels import count_wins, evenly_spaced_states, step_advantages
 from eef.methods.queries import check_experts, expert_wins
@@ -139,15 +139,7 @@ def _example(win: Trajectory, critical: set[int]) -> TrainingExample:
         apply_step_weight(1.0, "critical", step) if t in critical else (0.0, "context")
         for t, step in enumerate(win.steps)
     ]
-    return TrainingExample(
-        id=f"{win.id}@0",
-        task=win.task,
-        trajectory=win.id,
-        state=0,
-        weights=tuple(weight for weight, _ in steps),
-        reasons=tuple(reason for _, reason in steps),
-        evidence=(win.id,),
-    )
+    return weighted_example(win, 0, steps)
 
 
 METHOD: type[Method] = Atlas

@@ -24,7 +24,7 @@ from eef.methods.examples import (
     select_texts,
     suffix_example,
 )
-from eef.methods.queries import check_experts, expert_wins
+from eef.methods.queries import check_experts, expert_wins, student_episodes
 from eef.roles import CRITICIZE, Acting, recorded_question
 from eef.selection import PlannedState, Selection, TextExample, TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
@@ -78,7 +78,12 @@ class Cgi(Configured[CgiOptions]):
         check_experts(trajectories, self.options.bc_experts)
         first = self._taught(round)
         rounds = range(1, round + 1) if first else range(round, round + 1)
-        wins = [item for task in tasks for item in _wins(trajectories, task, rounds)]
+        wins = [
+            item
+            for task in tasks
+            for item in student_episodes(trajectories, task, rounds)
+            if item.success
+        ]
         if first:
             texts = [text for win in wins for text in _critiques(win)]
             return select_texts(self.name, texts)
@@ -94,13 +99,6 @@ class Cgi(Configured[CgiOptions]):
     def _taught(self, round: int) -> bool:
         """Whether the teacher criticizes in a round."""
         return self.options.trained and round <= self.options.teacher_rounds
-
-
-def _wins(trajectories: TrajectorySet, task: str, rounds: range) -> list[Trajectory]:
-    """The student's wins of a task in some rounds, from its start, by id."""
-    won = [item for item in trajectories.of_task(task) if item.by_student and item.success]
-    chosen = [item for item in won if item.round in rounds and item.start is None]
-    return sorted(chosen, key=lambda item: (item.round, item.id))
 
 
 def _critiques(win: Trajectory) -> list[TextExample]:

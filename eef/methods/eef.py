@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from eef.errors import MethodError
 from eef.methods.base import Configured, Method, MethodOptions, Planned
-from eef.methods.examples import apply_step_weight, make_selection, plan_task
+from eef.methods.examples import apply_step_weight, make_selection, plan_task, weighted_example
 from eef.methods.labels import GridRule, OutcomeGrid, count_wins, measure_grid
 from eef.methods.queries import (
     actions_of,
@@ -180,7 +180,7 @@ class Eef(Configured[EefOptions]):
     ) -> list[PlannedState]:
         """The states of `plan`, which has nothing else unless a method adds notes."""
         if self.options.branch_from == "expert":
-            check_replayable(trajectories, self.options.experts)
+            check_failures_replayable(trajectories, self.options.experts)
         plan = []
         for task in tasks:
             states = [
@@ -334,15 +334,11 @@ class Eef(Configured[EefOptions]):
             for t, item in enumerate(path)
         ]
         scale = share * self._reward_weight(win)
-        proof = grid.rollouts_between(state, expert_step_count(win)) if grid else ()
-        return TrainingExample(
-            id=f"{win.id}@{state}",
-            task=win.task,
-            trajectory=win.id,
-            state=state,
-            weights=tuple(scale * weight for weight, _ in steps),
-            reasons=tuple(reason for _, reason in steps),
-            evidence=tuple(dict.fromkeys((win.id, *proof))),
+        return weighted_example(
+            win,
+            state,
+            [(scale * weight, reason) for weight, reason in steps],
+            evidence=grid.rollouts_between(state, expert_step_count(win)) if grid else (),
         )
 
     def _weigh(self, grid: OutcomeGrid | None, win: Trajectory, t: int) -> tuple[float, str]:
@@ -389,7 +385,7 @@ def label_counts(selection: Selection) -> dict[str, int]:
     return {name: count for name, count in selection.counts.items() if name.startswith(labels)}
 
 
-def check_replayable(trajectories: TrajectorySet, experts: Sequence[str] | None) -> None:
+def check_failures_replayable(trajectories: TrajectorySet, experts: Sequence[str] | None) -> None:
     """MethodError if these experts have failures, but none that can be branched from."""
     failures = [
         item

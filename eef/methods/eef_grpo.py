@@ -23,7 +23,7 @@ from eef.methods.advantages import (
     tasks_of_round,
 )
 from eef.methods.base import Method, MethodOptions
-from eef.methods.eef import Eef, EefOptions, check_replayable
+from eef.methods.eef import Eef, EefOptions, check_failures_replayable
 from eef.methods.labels import count_wins
 from eef.methods.state_choice import StateChoice, choose_states
 from eef.selection import PlannedState, Selection
@@ -78,7 +78,7 @@ class EefGrpo(Eef):
         if round <= self.options.eef_rounds:
             return self.planned_states(trajectories, chosen, round)
         if self.options.group_states and self.options.branch_from == "expert":
-            check_replayable(trajectories, self.options.experts)
+            check_failures_replayable(trajectories, self.options.experts)
         size = self.options.group_size
         plan = []
         for task in chosen:

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
 from eef.methods.eef import Eef, EefOptions
-from eef.methods.planning import PLANNER, evaluate_with_plans, plan_note, plan_suffix
+from eef.methods.planning import PLANNER, evaluate_with_plans, plan_note, plan_of
 from eef.selection import Selection
 from eef.trajectory import TrajectorySet
 
@@ -48,7 +48,7 @@ class EefPlanner(Eef):
             plan_note(task) for task in tasks if not notes.about(PLANNER, task, range(round))
         ]
         for state in self.planned_states(trajectories, tasks, round):
-            plan.append(replace(state, prompt_suffix=_suffix(trajectories, state.task)))
+            plan.append(replace(state, prompt_suffix=plan_of(trajectories, state.task)))
         return plan
 
     def plan_evaluation(
@@ -63,15 +63,10 @@ class EefPlanner(Eef):
         if self.options.used == "exploring":
             return selection
         examples = (
-            replace(example, prompt_suffix=_suffix(trajectories, example.task))
+            replace(example, prompt_suffix=plan_of(trajectories, example.task))
             for example in selection.examples
         )
         return replace(selection, examples=tuple(examples))
-
-
-def _suffix(trajectories: TrajectorySet, task: str) -> str:
-    notes = trajectories.notes.usable(PLANNER, task)
-    return plan_suffix(notes[0]) if notes else ""
 
 
 METHOD: type[Method] = EefPlanner

@@ -56,15 +56,31 @@ def suffix_example(
         else (0.0, "context")
         for t in range(item.length)
     ]
+    suffix = item.prompt_suffix if prompt_suffix is None else prompt_suffix
+    return weighted_example(item, state, steps, prompt_suffix=suffix)
+
+
+def weighted_example(
+    item: Trajectory,
+    state: int,
+    steps: Sequence[tuple[float, str]],
+    *,
+    evidence: Sequence[str] = (),
+    prompt_suffix: str = "",
+) -> TrainingExample:
+    """The example of a path with the (weight, reason) of each of its steps.
+
+    The path itself proves it, and so do the rollouts in `evidence`.
+    """
     return TrainingExample(
         id=f"{item.id}@{state}",
         task=item.task,
         trajectory=item.id,
         state=state,
-        prompt_suffix=item.prompt_suffix if prompt_suffix is None else prompt_suffix,
+        prompt_suffix=prompt_suffix,
         weights=tuple(weight for weight, _ in steps),
         reasons=tuple(reason for _, reason in steps),
-        evidence=(item.id,),
+        evidence=tuple(dict.fromkeys((item.id, *evidence))),
     )
 
 

@@ -30,7 +30,7 @@ from eef.methods.planning import (
     plan_note,
     plan_suffix,
 )
-from eef.methods.queries import expert_wins
+from eef.methods.queries import expert_wins, rollouts_of_round
 from eef.note import Note
 from eef.roles import number_steps, task_question
 from eef.selection import PlannedNote, PlannedState, Selection, TextExample, TextPair
@@ -113,8 +113,8 @@ class Mpo(Configured[MpoOptions]):
         pairs, counts = [], Counter[str]()
         for task in tasks:
             rewards: dict[str, list[float]] = {}
-            for item in sorted(trajectories.of_task(task), key=lambda item: item.id):
-                if item.round == round and not item.by_expert and item.reward is not None:
+            for item in rollouts_of_round(trajectories, [task], round):
+                if item.reward is not None:
                     rewards.setdefault(item.prompt_suffix, []).append(item.reward)
             notes = trajectories.notes.usable(PLANNER, task, range(round, round + 1))
             played = [note for note in notes if plan_suffix(note) in rewards]

@@ -37,13 +37,13 @@ def plan_suffix(note: Note) -> str:
     return SUFFIX.format(plan=note.text)
 
 
-def start_with_plan(task: str, notes: Sequence[Note]) -> PlannedState:
-    """A rollout of a task with the first usable plan, or without a plan if there is none."""
-    return PlannedState(task, None, 1, plan_suffix(notes[0]) if notes else "")
+def plan_of(trajectories: TrajectorySet, task: str) -> str:
+    """The prompt suffix of a task's first usable plan; "" if there is none."""
+    notes = trajectories.notes.usable(PLANNER, task)
+    return plan_suffix(notes[0]) if notes else ""
 
 
 def evaluate_with_plans(trajectories: TrajectorySet, tasks: Sequence[str]) -> list[Planned]:
-    """A plan for each task, then a rollout with it in the prompt."""
-    notes = trajectories.notes
+    """A plan for each task, then a rollout with it in the prompt, or without one if it has none."""
     plans: list[Planned] = [plan_note(task) for task in tasks]
-    return plans + [start_with_plan(task, notes.usable(PLANNER, task)) for task in tasks]
+    return plans + [PlannedState(task, None, 1, plan_of(trajectories, task)) for task in tasks]

@@ -138,6 +138,16 @@ def _read_records(path: Path, kind: type[R]) -> tuple[R, ...]:
     return tuple(kind.from_record(record) for record in read_jsonl(path))
 
 
+_SELECTED: Mapping[str, type[Record]] = {
+    "examples": TrainingExample,
+    "pairs": PreferencePair,
+    "acts": Acts,
+    "texts": TextExample,
+    "text_pairs": TextPair,
+}
+"""The fields of a selection, each of which has a file, and their records."""
+
+
 class RunDirectory:
     """The files of a run. Readers read the disk; `read` gives a snapshot read only once."""
 
@@ -196,30 +206,9 @@ class RunDirectory:
         """The file that a stage writes last."""
         return self.folder(stage) / _LAST_FILE[stage.kind]
 
-    def examples_file(self, stage: Stage) -> Path:
-        return self.folder(stage) / "examples.jsonl"
-
-    def pairs_file(self, stage: Stage) -> Path:
-        return self.folder(stage) / "pairs.jsonl"
-
-    def acts_file(self, stage: Stage) -> Path:
-        return self.folder(stage) / "acts.jsonl"
-
-    def texts_file(self, stage: Stage) -> Path:
-        return self.folder(stage) / "texts.jsonl"
-
-    def text_pairs_file(self, stage: Stage) -> Path:
-        return self.folder(stage) / "text_pairs.jsonl"
-
     def selection_files(self, stage: Stage) -> dict[str, Path]:
         """The file of each field of a selection. All but `examples` are missing if it is empty."""
-        return {
-            "examples": self.examples_file(stage),
-            "pairs": self.pairs_file(stage),
-            "acts": self.acts_file(stage),
-            "texts": self.texts_file(stage),
-            "text_pairs": self.text_pairs_file(stage),
-        }
+        return {name: self.folder(stage) / f"{name}.jsonl" for name in _SELECTED}
 
     def role_training_file(self, stage: Stage, role: str) -> Path:
         """The summary of a role's training, which it writes last."""
@@ -312,14 +301,11 @@ class RunDirectory:
             return None
         counts = self.summary(stage)
         assert counts is not None, "it is done"
-        return Selection(
-            _read_records(self.examples_file(stage), TrainingExample),
-            counts,
-            _read_records(self.pairs_file(stage), PreferencePair),
-            _read_records(self.acts_file(stage), Acts),
-            _read_records(self.texts_file(stage), TextExample),
-            _read_records(self.text_pairs_file(stage), TextPair),
-        )
+        items: dict[str, Any] = {
+            name: _read_records(file, _SELECTED[name])
+            for name, file in self.selection_files(stage).items()
+        }
+        return Selection(counts=counts, **items)
 
     def summary(self, stage: Stage) -> dict[str, Any] | None:
         """A stage's summary record, or None if it has not finished: counts of rollouts or examples,

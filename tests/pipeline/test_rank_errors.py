@@ -95,8 +95,9 @@ def test_ranks_started_by_hand_do_not_leave_out_a_role(tmp_path):
     run.folder(stage).mkdir(parents=True)
     run.folder(COLLECT).mkdir(parents=True)
     write_json(run.last_file(COLLECT), {})
-    write_jsonl(run.examples_file(stage), ())
-    write_jsonl(run.texts_file(stage), [text.to_record()])
+    files = run.selection_files(stage)
+    write_jsonl(files["examples"], ())
+    write_jsonl(files["texts"], [text.to_record()])
     write_json(run.last_file(stage), {"examples": 0, "texts": 1})
     with pytest.raises(ConfigError, match="also trains the role `value`") as caught:
         train_rank(run.path, "stl", 1)

@@ -16,7 +16,7 @@ from eef.selection import Acts, PreferencePair, TrainingExample
 from eef.trajectory import AuthorRole, Status, Trajectory
 from eef.utils.records import Json
 from eef.utils.text import replace_surrogates
-from eef.viewer.index.rows import Kind, Phase
+from eef.viewer.index.rows import Kind, Phase, Trained
 
 BATCH = 1000
 """Records between two reports of progress."""
@@ -47,13 +47,10 @@ def run_sources(run: RunDirectory) -> list[Source]:
             found.append(Source(path, "rollouts", stage.method, stage.round, "evaluate"))
     for stage in run.stages:
         if stage.kind == "select":
-            files: tuple[tuple[Kind, Path], ...] = (
-                ("examples", run.examples_file(stage)),
-                ("pairs", run.pairs_file(stage)),
-                ("acts", run.acts_file(stage)),
-            )
+            files = run.selection_files(stage)
             found += [
-                Source(path, kind, stage.method, stage.round, "explore") for kind, path in files
+                Source(files[kind], kind, stage.method, stage.round, "explore")
+                for kind in get_args(Trained)
             ]
     return found
 
