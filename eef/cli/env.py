@@ -18,10 +18,9 @@ from eef.env_check import check_env
 from eef.envs.registry import make_env, make_expert, prepare_env
 from eef.envs.simulators.env import PooledEnv
 from eef.errors import ConfigError, EefError, EnvError
+from eef.policies.keys import LOOPBACK
 from eef.policy import Policy
 from eef.utils.extras import require_package
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 EnvName = Annotated[
     str, typer.Argument(metavar="NAME", help="An environment, e.g. `webshop`.", show_default=False)

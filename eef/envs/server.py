@@ -31,15 +31,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from itertools import count
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import uvicorn
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -50,206 +44,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from eef.env import Env, StepResult, execute, seeded_task
-from eef.errors import ConfigError, EnvError, ReplayMismatch
-from eef.replay import compare_observations, replay
-from eef.task import Task
-from eef.trajectory import Author, PathStep, Step
+from eef.env import Env
+from eef.envs.sessions import Refusal, Servable, Session, Sessions
+from eef.errors import ConfigError, EnvError
 from eef.utils.sockets import listen
 
 LOG = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 20
 SWEEPS = 4  # checks for idle sessions per `idle_s`
-_RECORDER = Author("expert", "record")  # who played a path that a client sends
-
-
-@runtime_checkable
-class Servable(Env, Protocol):
-    """Members that an environment must have, beyond the protocol, to be served.
-
-    task_count   number of tasks; they are numbered from 0
-    task         the task of a number; EnvError if it does not exist
-    available    the actions available now, as JSON data
-    """
-
-    @property
-    def task_count(self) -> int: ...
-    def task(self, index: int) -> Task: ...
-    def available(self) -> dict[str, Any]: ...
-
-
-class Refusal(Exception):
-    """A request that gets an error as its answer."""
-
-    def __init__(self, status: int, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.status, self.message, self.hint = status, message, hint
-
-
-@dataclass(slots=True)
-class Session:
-    """One episode in progress. `lock` admits one request at a time; `used` is its last use."""
-
-    env: Servable
-    used: float
-    observation: str = ""
-    instruction: str = ""
-    rewards: list[float] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def reset(self, task: Task, seed: int = 0) -> str:
-        self.observation = self.env.reset(seeded_task(self.env, task, seed))
-        self.instruction, self.rewards = task.instruction, []
-        return self.observation
-
-    def score(self) -> float:
-        """The final reward of the episode if it ended now."""
-        return float(self.env.score(self.rewards))
-
-
-class Sessions:
-    """Episodes of an environment by number, safe to use from several threads.
-
-    At most `limit` sessions are open at a time. A session without requests for `idle_s` seconds is
-    closed. `seed` determines the random tasks, `clock` returns seconds.
-    """
-
-    def __init__(
-        self,
-        env: Servable,
-        *,
-        limit: int,
-        idle_s: float,
-        seed: int = 0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.limit, self.idle_s = limit, idle_s
-        self._env, self._clock = env, clock
-        self._chance, self._numbers = random.Random(seed), count()
-        self._open: OrderedDict[int, Session] = OrderedDict()  # least recently used first
-        self._lock = threading.Lock()
-
-    @property
-    def success_threshold(self) -> float:
-        return self._env.success_threshold
-
-    def create(self) -> int:
-        """Start a session with an episode; returns its number. Refusal if all are taken."""
-        self.expire()
-        with self._lock:
-            if len(self._open) >= self.limit:
-                raise Refusal(
-                    503, f"all {self.limit} sessions are taken", "close one, or try again later"
-                )
-            number = next(self._numbers)
-            env = cast(Servable, self._env.clone())
-            self._open[number] = Session(env, self._clock())
-        try:
-            self.reset(number, None)
-        except BaseException:  # no client would learn its number
-            self.close(number)
-            raise
-        return number
-
-    def reset(self, number: int, index: int | None, seed: int = 0) -> str:
-        """Start the task of an index, or a random one. Raises Refusal and EnvError."""
-        task = self._task(index)
-        with self.at(number) as session:
-            return session.reset(task, seed)
-
-    def restore(
-        self,
-        number: int,
-        index: int,
-        actions: Sequence[str],
-        observations: Sequence[str],
-        seed: int = 0,
-    ) -> str:
-        """Bring a session into a recorded state. Raises Refusal, EnvError and ReplayMismatch."""
-        if len(observations) != len(actions) + 1:
-            raise Refusal(
-                422,
-                f"{len(observations)} observations for {len(actions)} actions",
-                "send one before each action, and the one in the state",
-            )
-        task = self._task(index)
-        path = [
-            PathStep(Step(observation=seen, completion="", action=action), "record", _RECORDER)
-            for seen, action in zip(observations, actions, strict=False)
-        ]
-        with self.at(number) as session:
-            session.instruction = task.instruction
-            result, _, rewards = replay(session.env, seeded_task(session.env, task, seed), path)
-            session.observation, session.rewards = result.observation, list(rewards)
-            if result.terminated:
-                raise Refusal(422, f"the episode of {task.id} is over in this state")
-            match = compare_observations(session.env.ignored, observations[-1], result.observation)
-            if match == "different":
-                raise ReplayMismatch(
-                    f"replay of {task.id}: the observation in the state differs from the record",
-                    step=len(actions),
-                    expected=observations[-1],
-                    observed=result.observation,
-                )
-            return result.observation
-
-    def step(self, number: int, action: str) -> tuple[StepResult, float]:
-        """Execute an action; returns its result and the score so far."""
-        with self.at(number) as session:
-            result = execute(session.env, action)
-            session.observation = result.observation
-            session.rewards.append(result.reward)
-            return result, session.score()
-
-    def close(self, number: int) -> bool:
-        """Close a session; returns whether it existed."""
-        with self._lock:
-            session = self._open.pop(number, None)
-        if session is not None:
-            with session.lock:
-                session.env.close()
-        return session is not None
-
-    def expire(self) -> None:
-        """Close the sessions that were idle for too long."""
-        with self._lock:
-            last = self._clock() - self.idle_s
-            idle = [number for number, session in self._open.items() if session.used < last]
-        for number in idle:
-            self.close(number)
-
-    def numbers(self) -> list[int]:
-        with self._lock:
-            return sorted(self._open)
-
-    @contextmanager
-    def at(self, number: int) -> Iterator[Session]:
-        """Context with exclusive access to a session. Raises Refusal if it does not exist."""
-        self.expire()
-        with self._lock:
-            session = self._open.get(number)
-            if session is not None:
-                session.used = self._clock()
-                self._open.move_to_end(number)
-        if session is None:
-            raise self._unknown(number)
-        with session.lock:
-            if number not in self._open:  # closed while this thread waited
-                raise self._unknown(number)
-            yield session
-
-    def _unknown(self, number: int) -> Refusal:
-        return Refusal(
-            404,
-            f"no session {number}: it was never created, or closed, or idle for {self.idle_s:g} s",
-            "create one: POST /create",
-        )
-
-    def _task(self, index: int | None) -> Task:
-        if index is None:
-            with self._lock:
-                index = self._chance.randrange(self._env.task_count)
-        return self._env.task(index)
 
 
 class Nothing(BaseModel):

@@ -9,12 +9,12 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from eef.config import parse_settings
 from eef.env import Env
 from eef.errors import ConfigError, ModelError
 from eef.pipeline.recipe import Recipe
+from eef.policies.keys import read_key
 from eef.policies.ray_servers import RayServers
 from eef.policies.settings import ServerSettings
 from eef.policies.vllm_servers import NAME, Serving, VllmServers, vllm_version
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from eef.pipeline.context import RunContext
     from eef.policies.completions import CompletionsClient
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LOGS = "servers"
 
 
@@ -261,14 +260,8 @@ class Engines:
 
         if self._client is None:
             settings = self._settings
-            key = os.environ.get(settings.key, "").strip() or None
-            for url in settings.urls:
-                if key is None and urlsplit(url).hostname not in _LOOPBACK:
-                    raise ConfigError(
-                        f"no key for the server at {url}: the environment variable "
-                        f"`{settings.key}` is not set",
-                        hint=f"`export {settings.key}=…`; servers on this machine need none",
-                    )
+            hint = f"`export {settings.key}=…`; servers on this machine need none"
+            key = read_key(settings.key, settings.urls, hint=hint)
             self._client = CompletionsClient(settings.urls, settings, key=key)
         return self._client
 

@@ -10,27 +10,21 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import random
-import threading
-import time
 import zlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 
 from eef.call_forms import FORMS
 from eef.chat import cut_completion, drop_unfinished_action, with_reasoning
 from eef.chat_template import as_text_arguments, structured
-from eef.errors import ConfigError, ModelError
+from eef.errors import ModelError
 from eef.policies.answers import (
     Answer,
     MalformedAnswer,
@@ -38,8 +32,11 @@ from eef.policies.answers import (
     most_tokens,
     read_answer,
 )
+from eef.policies.keys import read_key
+from eef.policies.rate_limit import RateLimiter, retry_after
 from eef.policies.rejections import Rejection, read_rejection
 from eef.policies.response_cache import ResponseCache, request_id
+from eef.policies.server_options import ServerOptions
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Replays, Sampling
 from eef.tools import Toolset, write_turn
@@ -47,10 +44,8 @@ from eef.trajectory import Author
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_WAIT = 120.0  # seconds, whatever `Retry-After` requests
 _LONGEST_WORDS = 300  # characters of a server's words
 _STOP = ("\nObservation:",)
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _TRIALS = (("seed",), ("stop",), ("seed", "stop"))  # left out if a server rejects without a cause
 _UNCOUNTED = ("option", "unexplained")  # failures that are not retries
 
@@ -71,10 +66,6 @@ class _Outcome:
     wait: float | None = None
     rejection: Rejection | None = None
     tokens: tuple[int, int] = (0, 0)
-
-
-class _Stopped(Exception):
-    """The call was stopped by the user or by another request's error."""
 
 
 class ApiPolicy:
@@ -109,13 +100,15 @@ class ApiPolicy:
         self._tools = tools.records() if tools else []
         self._model, self._settings = model, settings
         self._name, self._limit_name = name, limit_name
-        self._key = _key(settings, name)
+        hint = f"`export {settings.key}=…`, or name another variable in `{name}.key`"
+        urls = (settings.base_url, *settings.more_urls)
+        self._key = read_key(settings.key, urls, hint=hint) or "none"
         self._urls = tuple(dict.fromkeys((settings.base_url, *settings.more_urls)))
         self._cache = ResponseCache(cache, settings, command=command, name=name)
-        self._capabilities = _ServerCapabilities(
+        self._capabilities = ServerOptions(
             self._cache.usage.dropped.get(model, ()), _STOP if cut else ()
         )
-        self._limiter = _RateLimiter(settings.requests_per_minute)
+        self._limiter = RateLimiter(settings.requests_per_minute)
         self._accepted = self._cache.has_completions  # the server has answered at least once
         self._unexplained: ModelError | None = None
 
@@ -251,7 +244,7 @@ class ApiPolicy:
             words = self._scrub(str(error.__cause__ or ""))
             return _Outcome(failure="connection", words=words)
         except openai.APIStatusError as error:
-            wait = _retry_after(error.response.headers)
+            wait = retry_after(error.response.headers)
             return self._rejected(read_rejection(error.status_code, error.response.content), wait)
         try:
             answer = read_answer(content)
@@ -411,118 +404,7 @@ class ApiPolicy:
         return words if len(words) <= _LONGEST_WORDS else f"{words[:_LONGEST_WORDS]}…"
 
 
-class _ServerCapabilities:
-    """The request options that a server accepts. Each is sent until a response rejects it.
-
-    `dropped` are those that it has rejected before. Each request asks for one completion, without
-    `n` or `logprobs`.
-    """
-
-    def __init__(self, dropped: Collection[str], stop: Sequence[str]) -> None:
-        self._lock = threading.Lock()
-        self._dropped, self._stop = set(dropped), list(stop)
-
-    def options(
-        self, sampling: Sampling, seed: int, without: Collection[str] = ()
-    ) -> dict[str, Any]:
-        """The options of a request, without those of a trial."""
-        length = "max_completion_tokens" if "max_tokens" in self._dropped else "max_tokens"
-        wanted: dict[str, Any] = {
-            "seed": seed,
-            **({"stop": self._stop} if self._stop else {}),
-            "top_p": sampling.top_p,
-            "temperature": sampling.temperature,
-            length: sampling.max_tokens,
-        }
-        skipped = {*self._dropped, *without}
-        return {name: value for name, value in wanted.items() if name not in skipped}
-
-    def drop(self, rejection: Rejection, sent: Collection[str]) -> tuple[str, ...] | None:
-        """The options to drop after the rejection of `sent`; None if no retry can help.
-
-        They are empty if one was dropped after the request was sent. Of several options that a text
-        names, the first is dropped; of those in a field of their own, all are.
-        """
-        with self._lock:
-            if self._dropped & set(sent):
-                return ()
-        named = tuple(name for name in rejection.options if name in sent)
-        return (named if rejection.parameters else named[:1]) or None
-
-    def never_send(self, options: Collection[str]) -> list[str]:
-        """Drop options; returns those that were not dropped before."""
-        with self._lock:
-            new = [name for name in options if name not in self._dropped]
-            self._dropped |= set(new)
-            return new
-
-
-class _RateLimiter:
-    """Delays requests to `per_minute`, and to what the server requests by `Retry-After`."""
-
-    def __init__(self, per_minute: int | None) -> None:
-        self._lock = threading.Lock()
-        self._gap = 60.0 / per_minute if per_minute else 0.0
-        self._next = 0.0
-        self._stopped = threading.Event()
-
-    def resume(self) -> None:
-        self._stopped.clear()
-
-    def stop(self) -> None:
-        """End all waits, now and until `resume`, by raising _Stopped in them."""
-        self._stopped.set()
-
-    def _sleep(self, seconds: float) -> None:
-        # a request that need not wait is sent: it has a place in the budget
-        if seconds and self._stopped.wait(seconds):
-            raise _Stopped
-
-    def acquire(self) -> None:
-        """Wait until the next request may be sent."""
-        with self._lock:
-            now = time.monotonic()
-            start = max(now, self._next)
-            if self._gap:
-                self._next = start + self._gap
-        self._sleep(max(0.0, start - now))
-
-    def wait(self, retry_after: float | None, attempt: int, backoff: float) -> None:
-        """Wait before a retry. A `Retry-After` delays all threads, which share one rate limit."""
-        if retry_after is not None:
-            with self._lock:
-                self._next = max(self._next, time.monotonic() + min(retry_after, _LONGEST_WAIT))
-            return
-        self._sleep(min(_LONGEST_WAIT, backoff * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0))
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        try:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-        except ValueError:
-            return None
-
-
 def _place(conversation: Conversation, servers: int) -> int:
     """The server of an episode, which depends on its first messages and not on seeds."""
     start = "\n".join(message["content"] for message in conversation[:2])
     return zlib.crc32(start.encode("utf-8", "surrogatepass")) % servers
-
-
-def _key(settings: ApiSettings, name: str) -> str:
-    key = os.environ.get(settings.key, "").strip()
-    for url in (settings.base_url, *settings.more_urls):
-        if not key and urlsplit(url).hostname not in _LOOPBACK:
-            raise ConfigError(
-                f"no key for the server at {url}: the environment variable `{settings.key}` is not "
-                "set",
-                hint=f"`export {settings.key}=…`, or name another variable in `{name}.key`",
-            )
-    return key or "none"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from eef.config import Settings, check_address
+from eef.policies.keys import check_key_name
 
 
 class ApiSettings(Settings):
@@ -58,10 +58,7 @@ class ApiSettings(Settings):
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> ApiSettings:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key):
-            raise ValueError(
-                "`key` is not the name of an environment variable; never put the key itself here"
-            )
+        check_key_name(self.key)
         check_address("base_url", self.base_url)
         for url in self.more_urls:
             check_address("more_urls", url)
@@ -207,10 +204,7 @@ class ServerSettings(Settings):
 
     @model_validator(mode="after")
     def _holds_no_secret(self) -> ServerSettings:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key):
-            raise ValueError(
-                "`key` is not the name of an environment variable; never put the key itself here"
-            )
+        check_key_name(self.key)
         for url in self.urls:
             check_address("urls", url)
         return self

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from eef.env import StepResult
 from eef.envs.registry import make_env
-from eef.envs.server import LARGEST_BODY, Refusal, serve
+from eef.envs.server import LARGEST_BODY, serve
+from eef.envs.sessions import Refusal
 from eef.envs.toy import ToyEnv
 from eef.errors import ConfigError, EnvError
 from eef.utils.sockets import listen

@@ -11,7 +11,8 @@ import httpx2
 import uvicorn
 
 from eef.env import Env
-from eef.envs.server import Sessions, make_app
+from eef.envs.server import make_app
+from eef.envs.sessions import Sessions
 from eef.utils.sockets import listen
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from eef.models.loading import load_model, merge_adapters
-from eef.policies.local import _CachedEngine, _turn
+from eef.policies.cached_engine import CachedEngine
+from eef.policies.decoding import start_row
 from eef.policy import Sampling
 from tests.fakes.served import serving
 
@@ -43,7 +44,7 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self.loaded[self.name] = _CachedEngine(load_model(str(self.directory))[0])
+        self.loaded[self.name] = CachedEngine(load_model(str(self.directory))[0])
 
     def __call__(self, path: str, headers: dict[str, str], body: bytes) -> Answered:
         if self.key and headers.get("Authorization") != f"Bearer {self.key}":
@@ -75,7 +76,7 @@ class FakeEngine:
         if len(self.loaded) > self.most_adapters:
             return _answer(400, {"error": {"message": "No free LoRA slots", "code": 400}})
         self.history.append(("load", lora_name))
-        self.loaded[lora_name] = _CachedEngine(merge_adapters(load_model(lora_path)[0]))
+        self.loaded[lora_name] = CachedEngine(merge_adapters(load_model(lora_path)[0]))
         return _answer(200, {"ok": True})
 
     def _complete(self, request: dict[str, Any]) -> Answered:
@@ -101,7 +102,7 @@ class FakeEngine:
 
     def _sample(self, request: dict[str, Any], prompt: list[int], limit: int) -> dict[str, Any]:
         engine = self.loaded[request["model"]]
-        row = _turn(prompt, request["seed"], limit)
+        row = start_row(prompt, request["seed"], limit)
         sampling = Sampling(
             temperature=request["temperature"], top_p=request["top_p"], max_tokens=limit
         )

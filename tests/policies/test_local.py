@@ -17,14 +17,10 @@ from eef.envs.toy import ToyEnv  # noqa: E402
 from eef.errors import ModelError  # noqa: E402
 from eef.policies import attention  # noqa: E402
 from eef.policies.acting import Role, with_roles  # noqa: E402
+from eef.policies.decoding import choose  # noqa: E402
 from eef.policies.kv_cache import RowLayer  # noqa: E402
-from eef.policies.local import (  # noqa: E402
-    LocalPolicy,
-    SharedPrefix,
-    choose,
-    has_full_attention,
-    shared_prefixes,
-)
+from eef.policies.local import LocalPolicy, has_full_attention  # noqa: E402
+from eef.policies.shared_prefixes import SharedPrefix, shared_prefixes  # noqa: E402
 from eef.policy import GREEDY, Sampling  # noqa: E402
 from eef.renderer import Renderer  # noqa: E402
 from eef.roles import Acting  # noqa: E402
