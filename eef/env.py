@@ -34,6 +34,10 @@ class StepResult:
     terminated: bool
 
 
+AFTER_END = StepResult("The episode is over.", 0.0, True)
+"""The answer to an action after the end of an episode."""
+
+
 @runtime_checkable
 class Env(Protocol):
     """One episode of one environment. `BaseEnv` has the defaults.

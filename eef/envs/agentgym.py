@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from eef.config import check_address
-from eef.env import StepResult
+from eef.env import AFTER_END, StepResult
 from eef.envs.foreign import ForeignEnv, ForeignSettings, described, react_rules
 from eef.envs.spec import EnvSpec
 from eef.errors import ConfigError, EnvError
@@ -98,7 +98,7 @@ class AgentGym(ForeignEnv):
 
     def step(self, action: str) -> StepResult:
         if self._over:
-            return StepResult("The episode is over.", 0.0, True)
+            return AFTER_END
         answer = self._act("/step", {"action": action})
         try:
             reward, self._over = float(answer["reward"]), bool(answer["done"])

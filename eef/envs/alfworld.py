@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from eef.config import Settings, unknown_name
-from eef.env import BaseEnv, StepResult
+from eef.env import AFTER_END, BaseEnv, StepResult
 from eef.envs.foreign import react_rules
 from eef.envs.spec import EnvSpec, group_in_id
 from eef.errors import ConfigError, EnvError
@@ -121,7 +121,7 @@ class AlfWorld(BaseEnv):
 
     def step(self, action: str) -> StepResult:
         if self._over:
-            return StepResult("The episode is over.", 0.0, True)
+            return AFTER_END
         line = " ".join(action.split())
         if not line:
             return StepResult("Nothing happens.", 0.0, False)

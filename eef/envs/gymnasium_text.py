@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from pydantic import Field, JsonValue
 
-from eef.env import StepResult
+from eef.env import AFTER_END, StepResult
 from eef.envs.foreign import ForeignEnv, ForeignSettings, described, react_rules
 from eef.envs.spec import EnvSpec
 from eef.errors import ConfigError
@@ -65,7 +65,7 @@ class GymnasiumText(ForeignEnv):
 
     def step(self, action: str) -> StepResult:
         if self._over:
-            return StepResult("The episode is over.", 0.0, True)
+            return AFTER_END
         names = [name.lower() for name in self._settings.actions]
         taken: Any = action
         if names:

@@ -21,7 +21,7 @@ from typing import IO, Any, ClassVar, Self
 from pydantic import Field, JsonValue
 
 from eef.config import Settings, unknown_name
-from eef.env import StepResult, ToolEnv
+from eef.env import AFTER_END, StepResult, ToolEnv
 from eef.envs import loop_worker
 from eef.envs.foreign import react_rules
 from eef.errors import ConfigError, EnvDied, EnvError
@@ -30,7 +30,6 @@ from eef.tools import Tool, Toolset
 
 Json = dict[str, Any]
 
-_OVER = "The episode is over."
 _LONGEST = 2000  # characters of a task's goal
 
 
@@ -127,7 +126,7 @@ class LoopEnv(ToolEnv):
 
     def step(self, action: str) -> StepResult:
         if self._over:
-            return StepResult(_OVER, 0.0, True)
+            return AFTER_END
         return super().step(action) if self.tools else self._turn(action, [])
 
     def call(self, name: str, arguments: dict[str, Any]) -> StepResult:
@@ -179,7 +178,7 @@ class LoopEnv(ToolEnv):
         if "end" in message:
             self._over = True
             reward = min(1.0, max(0.0, message["end"]["reward"] / self._settings.best_return))
-            return StepResult(_OVER, reward, True)
+            return StepResult(AFTER_END.observation, reward, True)
         request = self._requested(message)
         before, self._shown = self._shown + 1, len(request["messages"])  # our own turn is the first
         return StepResult(_joined(request["messages"][before:]) or "…", 0.0, False)

@@ -21,7 +21,7 @@ from typing import Any, Self
 from pydantic import Field, JsonValue, model_validator
 
 from eef.config import check_address
-from eef.env import StepResult, ToolEnv
+from eef.env import AFTER_END, StepResult, ToolEnv
 from eef.envs.foreign import ForeignEnv, ForeignSettings, described, react_rules
 from eef.envs.spec import EnvSpec
 from eef.errors import ConfigError, EnvError
@@ -84,7 +84,7 @@ class OpenEnv(ForeignEnv, ToolEnv):
 
     def step(self, action: str) -> StepResult:
         if self._over:
-            return StepResult("The episode is over.", 0.0, True)
+            return AFTER_END
         field = self._settings.action_field
         return self.call(field, {field: action}) if field else super().step(action)
 

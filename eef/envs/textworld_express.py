@@ -9,21 +9,19 @@ it continues.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from eef.config import ListOf, unknown_name
-from eef.env import StepResult
+from eef.config import ListOf, chosen_names, unknown_name
+from eef.env import AFTER_END, StepResult
 from eef.envs.simulators.env import PooledEnv
 from eef.envs.simulators.gold_paths import make_gold_expert
 from eef.envs.simulators.jvm import Jvm, JvmSettings, find_jar, find_java
 from eef.envs.simulators.settings import PoolSettings
-from eef.envs.simulators.worker import OVER
 from eef.envs.spec import EnvSpec, group_in_id
-from eef.errors import ConfigError, EnvError
+from eef.errors import EnvError
 from eef.task import Task, TaskSet
 
 ENGINE_VERSION = 1
@@ -102,7 +100,7 @@ class TextWorldSimulator:
     def step(self, slot: int, action: str) -> StepResult:
         game = self._games[slot]
         if game.over:
-            return StepResult(OVER, 0.0, True)
+            return AFTER_END
         with self._jvm.translate_errors():
             if game.spec.game == SHARING and game is not self._sorting:
                 self._generate(game)
@@ -183,7 +181,7 @@ class TextWorldExpress(PooledEnv):
 
     def __init__(self, settings: TextWorldSettings | None = None) -> None:
         settings = settings or TextWorldSettings()
-        self._games = _choose(settings.games)
+        self._games = chosen_names(settings.games, GAMES, "game", "games")
         self._parameters, self._seeds = settings.parameters, settings.tasks_per_split
         self._prompt_name = settings.prompt
         self.prompt = PROMPT if settings.prompt == "react" else ""
@@ -221,19 +219,6 @@ class TextWorldExpress(PooledEnv):
 
 
 _STRIDE = 100_000
-
-
-def _choose(games: str | Sequence[str]) -> tuple[str, ...]:
-    """The games that a setting names. Raises ConfigError for an unknown game."""
-    if games == "all":
-        return GAMES
-    names = (games,) if isinstance(games, str) else tuple(games)
-    for name in names:
-        if name not in GAMES:
-            raise unknown_name("game", name, GAMES)
-    if not names or len(set(names)) != len(names):
-        raise ConfigError(f"`env.games` is {list(names)}; expected one or more games, each once")
-    return names
 
 
 def _task(game: str, seed: int, split: str) -> Task:

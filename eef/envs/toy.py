@@ -16,7 +16,7 @@ from pydantic import Field
 
 from eef.chat import format_completion
 from eef.config import Settings, unknown_name
-from eef.env import BaseEnv, StepResult
+from eef.env import AFTER_END, BaseEnv, StepResult
 from eef.envs.scripted_roles import ScriptedRole
 from eef.envs.spec import Behavior, EnvSpec
 from eef.errors import EnvError
@@ -100,7 +100,7 @@ class ToyEnv(BaseEnv):
     def step(self, action: str) -> StepResult:
         now = self._playing()
         if now.over:
-            return StepResult("The episode is over.", 0.0, True)
+            return AFTER_END
         verb, _, color = action.strip().lower().partition(" ")
         if verb == "open" and now.held and now.room == len(now.keys) - 1:
             return self._open(now)

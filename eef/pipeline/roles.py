@@ -30,7 +30,7 @@ def check_roles(context: RunContext) -> None:
     the run's agents cannot act in the way that a method needs."""
     used = set[str]()
     for name, method in context.run.methods.items():
-        recipe = context.run.recipes.get(name, context.recipe)
+        recipe = context.run.recipes[name]
         for role in context.recipe.overrides.get(name, {}).get("roles", ()):
             if role not in method.roles:
                 setting = f"overrides.{name}.roles.{role}"
@@ -79,7 +79,7 @@ def _check_agent(settings: RoleSettings) -> None:
 
 
 def _check_acting(context: RunContext, name: str, acting: Acting) -> None:
-    roles = context.run.recipes.get(name, context.recipe).roles
+    roles = context.run.recipes[name].roles
     if acting.kind == "alone" or acting.role not in roles:
         return
     if context.tools is not None:

@@ -15,9 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from eef.env import StepResult
+from eef.env import AFTER_END, StepResult
 from eef.envs.simulators.jvm import CONSTANT_HASH, INSTALL_HOTSPOT, Jvm, JvmSettings
-from eef.envs.simulators.worker import OVER
 from eef.errors import ConfigError, EnvError
 
 REFUSED = "The task cannot be reset. Go on from here."
@@ -86,7 +85,7 @@ class ScienceWorldSimulator:
     def step(self, slot: int, action: str) -> StepResult:
         game = self._games[slot]
         if game.over:
-            return StepResult(OVER, 0.0, True)
+            return AFTER_END
         if [word for word in action.lower().split() if word not in _ARTICLES] == ["reset", "task"]:
             return StepResult(REFUSED, 0.0, False)
         with self._jvm.translate_errors():

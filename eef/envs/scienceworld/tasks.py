@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, TypeVar
 
-from eef.config import unknown_name
+from eef.config import chosen_names, unknown_name
 from eef.errors import ConfigError
 
 Part = Literal["train", "dev", "test"]
@@ -201,22 +201,14 @@ def choose_tasks(given: str | Sequence[str]) -> tuple[Preset, tuple[str, ...]]:
     """
     if isinstance(given, str) and given in PRESETS:
         return PRESETS[given], PRESETS[given].tasks
-    names = (given,) if isinstance(given, str) else tuple(given)
-    for name in names:
-        if name not in VARIATIONS:
-            raise unknown_name("task or preset", name, [*VARIATIONS, *PRESETS])
-    if not names or len(set(names)) != len(names):
-        raise ConfigError(f"`env.tasks` is {list(names)}; expected one or more tasks, each once")
-    return PRESETS["all"], names
+    return PRESETS["all"], chosen_names(given, VARIATIONS, "task or preset", "tasks", also=PRESETS)
 
 
 @dataclass(frozen=True, slots=True)
 class Simplifications:
-    """Simplifications of the world. `adapts`: tasks drop those that they cannot have."""
+    """Simplifications of the world; tasks drop those that they cannot have."""
 
     names: tuple[str, ...]
-    tasks: tuple[str, ...]
-    adapts: bool
 
     @classmethod
     def of(cls, given: str | Sequence[str], tasks: tuple[str, ...]) -> Simplifications:
@@ -228,7 +220,7 @@ class Simplifications:
         names = [given] if isinstance(given, str) else list(given)
         names = [part.strip() for name in names for part in name.split(",") if part.strip()]
         if len(names) == 1 and names[0] in _NAMED:
-            return cls(_NAMED[names[0]], tasks, adapts=True)
+            return cls(_NAMED[names[0]])
         for name in names:
             if name in _NAMED:
                 raise ConfigError(
@@ -238,9 +230,13 @@ class Simplifications:
                 )
             if name not in SIMPLIFICATIONS:
                 raise unknown_name("simplification", name, [*SIMPLIFICATIONS, *_NAMED])
-        chosen = cls(tuple(names), tasks, adapts=False)
-        chosen._refuse_without_electricity()
-        return chosen
+        needing = [task for task in tasks if needs_electricity(task)]
+        if "noElectricalAction" in names and needing:
+            raise ConfigError(
+                f"`env.simplifications`: `noElectricalAction` is not allowed for `{needing[0]}`",
+                hint='remove it or that task, or use "easy" or "eto", which adapt to each task',
+            )
+        return cls(tuple(names))
 
     def for_task(self, task: str) -> str:
         """The simplifications of a task in the simulator's form."""
@@ -249,14 +245,6 @@ class Simplifications:
             for name in self.names
             if name != "noElectricalAction" or not needs_electricity(task)
         )
-
-    def _refuse_without_electricity(self) -> None:
-        needing = [task for task in self.tasks if needs_electricity(task)]
-        if "noElectricalAction" in self.names and needing:
-            raise ConfigError(
-                f"`env.simplifications`: `noElectricalAction` is not allowed for `{needing[0]}`",
-                hint='remove it or that task, or use "easy" or "eto", which adapt to each task',
-            )
 
 
 def needs_electricity(task: str) -> bool:

@@ -27,14 +27,13 @@ _GUARD = (
     '`if __name__ == "__main__":`'
 )
 _WAS_DEAD = "the simulator was dead before the request"
-OVER = "The episode is over."
 
 
 class Simulator(Protocol):
     """Many episodes in one process, each in a numbered slot.
 
     `spec` is whatever the simulator needs to start an episode. `step` after the end of an episode
-    returns `OVER`. Raises EnvError if one episode cannot continue, EnvDied if none can.
+    returns `AFTER_END`. Raises EnvError if one episode cannot continue, EnvDied if none can.
     """
 
     def reset(self, slot: int, spec: Any) -> str: ...

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from eef.config import ListOf, Settings, unknown_name
-from eef.env import StepResult, ToolEnv
+from eef.config import ListOf, Settings, chosen_names, unknown_name
+from eef.env import AFTER_END, StepResult, ToolEnv
 from eef.envs.spec import EnvSpec, group_in_id
 from eef.envs.workflow.executor import answer_weakly
 from eef.envs.workflow.experts import WORKFLOWS, make_expert
 from eef.envs.workflow.problems import FAMILIES, MOST_PROBLEMS, Problem, is_right, make_problems
 from eef.envs.workflow.sandbox import Limits, WorkflowRun, check_sandbox, run_workflow
-from eef.errors import ConfigError, EnvError
+from eef.errors import EnvError
 from eef.task import Task, TaskSet
 from eef.tools import tool
 from eef.utils.text import replace_surrogates
@@ -141,7 +141,9 @@ class Workflow(ToolEnv):
         self.settings = settings or WorkflowSettings()
         self.success_threshold = self.settings.success_threshold
         self.step_limit = self.settings.turns + self.settings.repairs
-        self._families = _choose(self.settings.families)
+        self._families = chosen_names(
+            self.settings.families, FAMILIES, "family of problems", "families"
+        )
         self._limits = Limits(
             seconds=self.settings.seconds,
             memory=self.settings.memory,
@@ -167,7 +169,7 @@ class Workflow(ToolEnv):
         """Run a workflow on the validation problems."""
         now = self._playing()
         if now.held_out is not None:
-            return StepResult("The episode is over.", 0.0, True)
+            return AFTER_END
         code = _FENCE.sub(r"\1", arguments["code"]).strip("\n")
         problems = self._problems(now.task).validation
         found = self._run(code, problems, "validation")
@@ -322,19 +324,6 @@ def _line(text: str) -> str:
     """A text in one line without addresses in memory, which differ from run to run."""
     text = replace_surrogates(_ADDRESS.sub("0x…", " ".join(text.split())))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _choose(families: str | Sequence[str]) -> tuple[str, ...]:
-    """The families that a setting names. Raises ConfigError for an unknown one."""
-    if families == "all":
-        return tuple(FAMILIES)
-    names = (families,) if isinstance(families, str) else tuple(families)
-    for name in names:
-        if name not in FAMILIES:
-            raise unknown_name("family of problems", name, FAMILIES)
-    if not names or len(set(names)) != len(names):
-        raise ConfigError(f"`env.families` is {list(names)}; expected families, each once")
-    return names
 
 
 SPEC = EnvSpec(

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from eef.cli.doctor import _java
-from eef.env import Env, StepResult
+from eef.env import AFTER_END, Env
 from eef.env_check import check_env
 from eef.envs.registry import make_env, make_expert
 from eef.envs.scienceworld import ScienceWorld, ScienceWorldSettings
@@ -30,7 +30,6 @@ from eef.envs.scienceworld.tasks import (
 )
 from eef.envs.simulators.gold_paths import GoldPaths, play_path
 from eef.envs.simulators.jvm import java_version
-from eef.envs.simulators.worker import OVER
 from eef.errors import ConfigError, EnvError
 from eef.replay import replay
 from eef.rollouts.runner import play
@@ -272,7 +271,7 @@ def test_an_episode(env):
     assert 0.0 < env.score(rewards) < 1.0
     lost = env.step("focus on air")
     assert (lost.terminated, env.score([*rewards, lost.reward])) == (True, 0.0)
-    assert env.step("look around") == StepResult(OVER, 0.0, True)
+    assert env.step("look around") == AFTER_END
     env.reset(task)
     assert not env.step("look around").terminated, "an episode begins anew"
 
