@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
+from eef.errors import EefError
 from eef.models.location import SHIPPED
+from eef.models.manifest import training_tasks
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, COLLECT, EXPERT, Stage, round_methods, trained_before
@@ -277,7 +276,9 @@ def _turns_without_action(rollouts: Sequence[Trajectory], by_expert: bool) -> Ca
 
 def _other_environment(run: RunData) -> Cause | None:
     """The student's manifest names the tasks that it was made from."""
-    tasks = _manifest(run.recipe.model.name).get("training_tasks", ())
+    tasks: Sequence[str] = ()
+    with suppress(EefError):  # a report can be written where the student is missing
+        tasks = training_tasks(run.recipe.model.name)
     made_for = sorted({env_of(task) for task in tasks})
     if not made_for or run.recipe.env.name in made_for:
         return None
@@ -381,16 +382,6 @@ def _describe_ends(rollouts: Sequence[Trajectory]) -> str:
         f"the environment ended {ended}, the step limit {len(rollouts) - ended}; the best reward "
         f"is {best:.2f}"
     )
-
-
-def _manifest(model: str) -> dict[str, Any]:
-    """The manifest of a student's directory, or of a shipped one; empty if there is none."""
-    shipped = Path(str(files("eef"))) / "students" / "weights" / model
-    for directory in (Path(model.removeprefix("hf/")).expanduser(), shipped):
-        with suppress(OSError, ValueError):
-            record = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-            return record if isinstance(record, dict) else {}
-    return {}
 
 
 def _percent(share: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import platform
@@ -36,9 +35,9 @@ from eef.errors import ConfigError, EefError
 from eef.importers import formats
 from eef.methods import registry as methods
 from eef.models.location import SHIPPED, STUDENTS
+from eef.models.manifest import verify_checkpoint, weight_files
 from eef.report.formatting import count_of
 from eef.utils.compute import available_cores, process_settings
-from eef.utils.jsonl import read_json
 
 OLDEST_PYTHON = (3, 11)
 SIMULATORS = ((scienceworld, "scienceworld"), (textworld_express, "textworld"))
@@ -163,15 +162,10 @@ def _student(name: str, env: str) -> Finding:
     remedy = f"install `eef` again, or build one: `eef model build --env {env} --out DIR`"
     directory = STUDENTS / name
     try:
-        checksums = read_json(directory / "manifest.json")["sha256"]
-        parameters = sum(_count_parameters(directory / file) for file in checksums)
-        damaged = [
-            file for file, digest in checksums.items() if _sha256(directory / file) != digest
-        ]
+        verify_checkpoint(directory)
+        parameters = sum(_count_parameters(file) for file in weight_files(directory))
     except (EefError, OSError) as error:
-        return Finding(label, False, f"incomplete: {error}", remedy)
-    if damaged:
-        return Finding(label, False, f"`{directory / damaged[0]}` is damaged", remedy)
+        return Finding(label, False, str(error), remedy)
     return Finding(label, True, f"{parameters / 1e6:.1f} M parameters")
 
 
@@ -182,11 +176,6 @@ def _count_parameters(path: Path) -> int:
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
     return sum(math.prod(tensor["shape"]) for tensor in header.values())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _noun_tagger() -> Finding:

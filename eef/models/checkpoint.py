@@ -1,11 +1,7 @@
-"""Checkpoints: plain Hugging Face (or PEFT adapter) directories with a manifest.
-
-The manifest is written last, so a directory that has one is complete.
-"""
+"""Checkpoints: plain Hugging Face (or PEFT adapter) directories with a manifest."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,7 +11,7 @@ import torch
 from huggingface_hub import ModelCard
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from eef.errors import DataError, ModelError
+from eef.errors import ModelError
 from eef.models.generation import make_writable
 from eef.models.loading import (
     load_model,
@@ -24,14 +20,14 @@ from eef.models.loading import (
     no_progress_bars,
     writing_weights,
 )
-from eef.models.settings import REMOVED_FILE, DType
+from eef.models.manifest import MANIFEST_FILE, read_manifest, sha256
+from eef.models.settings import DType
 from eef.renderer import Renderer
 from eef.utils.jsonl import read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"
 MERGE_TOLERANCE: dict[DType, float] = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 """The largest difference between the logits of the merged and the adapted model, relative to their
@@ -72,7 +68,7 @@ def save_checkpoint(
             model.config.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
-        digests = {path.name: _sha256(path) for path in sorted(directory.glob(_WEIGHTS))}
+        digests = {path.name: sha256(path) for path in sorted(directory.glob(_WEIGHTS))}
     write_json(directory / MANIFEST_FILE, {**(about or {}), "base": base, "sha256": digests})
 
 
@@ -130,40 +126,3 @@ def _compare(adapted: torch.Tensor, merged: torch.Tensor, out: Path, dtype: DTyp
             f"their size; expected at most {MERGE_TOLERANCE[dtype]:g} in {dtype}",
             hint="use the adapters without merging them, or merge in float32",
         )
-
-
-def is_complete(directory: Path) -> bool:
-    """Whether a checkpoint was written completely."""
-    return (directory / MANIFEST_FILE).is_file()
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint. DataError if the directory holds no complete one."""
-    if (directory / REMOVED_FILE).is_file():
-        raise DataError(
-            f'`{directory}` was not kept: `train.keep_checkpoints` is "evaluated"',
-            hint="choose the checkpoint of an evaluated round, or of the latest one",
-        )
-    if not is_complete(directory):
-        raise DataError(
-            f"`{directory}` holds no complete checkpoint: it has no `manifest.json`",
-            hint="choose a checkpoint of a finished stage `train`; `eef show DIR` lists them",
-        )
-    manifest: dict[str, Any] = read_json(directory / MANIFEST_FILE)
-    return manifest
-
-
-def verify_checkpoint(directory: Path) -> None:
-    """Compare the checksums of all weights with the manifest. DataError for a mismatch."""
-    for name, expected in read_manifest(directory)["sha256"].items():
-        path = directory / name
-        if not path.is_file() or _sha256(path) != expected:
-            raise DataError(
-                f"`{path}` is missing or was changed after it was written",
-                hint="train this checkpoint again",
-            )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

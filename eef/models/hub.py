@@ -10,7 +10,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from eef.errors import ConfigError, DataError, StoreError
-from eef.models.checkpoint import CARD_FILE, verify_checkpoint
+from eef.models.checkpoint import CARD_FILE
+from eef.models.manifest import verify_checkpoint
 
 FILES = ("*.safetensors", "*.json", "*.jinja", CARD_FILE, "*.model", "*.txt")
 _TOKEN = "HF_TOKEN"  # noqa: S105 – the name of a variable, not a secret

@@ -10,9 +10,6 @@ from eef.config import Settings
 
 DType = Literal["float32", "bfloat16", "float16"]
 
-REMOVED_FILE = "removed.json"
-"""The only file of a checkpoint that was not kept."""
-
 
 class LoraSettings(Settings):
     """Low-rank adapters; the base weights stay frozen."""

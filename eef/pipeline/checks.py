@@ -16,6 +16,7 @@ from eef import __version__
 from eef.config import parse_settings
 from eef.errors import ConfigError, StoreError
 from eef.models.location import locate
+from eef.models.manifest import training_tasks
 from eef.pipeline.experts import check_expert
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.roles import check_roles
@@ -316,13 +317,8 @@ def _check_template(context: RunContext, model_name: str) -> None:
 
 def _check_student_tasks(context: RunContext) -> None:
     """ConfigError if, by its manifest, the student was itself trained on a task of this run."""
-    from eef.models.checkpoint import is_complete, read_manifest
-
     name = context.recipe.model.name
-    directory = Path(locate(name))
-    seen = (
-        set(read_manifest(directory).get("training_tasks", ())) if is_complete(directory) else set()
-    )
+    seen = set(training_tasks(name))
     tasks = (*context.train_tasks, *context.test_tasks)
     played = [task.id for task in tasks if task.id in seen]
     if played:

@@ -12,7 +12,7 @@ from eef.config import unknown_name
 from eef.envs.registry import make_expert, make_role
 from eef.errors import ConfigError
 from eef.methods.base import AGENT
-from eef.models.settings import REMOVED_FILE
+from eef.models.manifest import was_removed
 from eef.pipeline.stages import Stage
 from eef.policies.acting import Role, with_roles
 from eef.policies.settings import ApiSettings, RoleSettings
@@ -135,7 +135,7 @@ def role_model(context: RunContext, stage: Stage, role: str) -> str:
     last = stage.round if stage.kind == "evaluate" else stage.round - 1
     for round in range(last, 0, -1):
         path = context.run.role_checkpoint(replace(stage, round=round), role)
-        if path.is_dir() and not (path / REMOVED_FILE).is_file():
+        if path.is_dir() and not was_removed(path):
             return str(path)
     return base_model(context, stage, role)
 

@@ -27,7 +27,7 @@ from eef.envs.registry import remember_reference
 from eef.errors import DataError, StoreError
 from eef.methods.base import Method
 from eef.methods.registry import make_method
-from eef.models.settings import REMOVED_FILE
+from eef.models.manifest import was_removed
 from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.ledger import LEDGER_FILE, Cost, Ledger
 from eef.pipeline.recipe import Recipe
@@ -244,7 +244,7 @@ class RunDirectory:
     # what is done
 
     def is_done(self, stage: Stage) -> bool:
-        if stage.kind == "train" and (self.checkpoint(stage) / REMOVED_FILE).is_file():
+        if stage.kind == "train" and was_removed(self.checkpoint(stage)):
             return True
         return self.last_file(stage).is_file()
 

@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from eef.errors import DataError, EefError, StoreError
-from eef.models.settings import REMOVED_FILE
+from eef.models.manifest import MANIFEST_FILE, is_complete, was_removed, weight_files
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import Stage, dependencies
 from eef.rollouts.store import NOTES_FILE, STORE_FILE
@@ -289,11 +289,10 @@ def _missing_weights(run: RunDirectory, stage: Stage) -> str:
         run.checkpoint(stage),
         *(run.role_checkpoint(stage, each) for each in roles),
     ):
-        if (checkpoint / REMOVED_FILE).is_file():
+        if was_removed(checkpoint):
             continue
-        manifest = checkpoint / run.last_file(stage).name
-        weights = read_object(manifest).get("sha256", {}) if manifest.is_file() else ()
-        for file in (manifest, *(checkpoint / name for name in weights)):
+        weights = weight_files(checkpoint) if is_complete(checkpoint) else ()
+        for file in (checkpoint / MANIFEST_FILE, *weights):
             if not file.is_file():
                 return f"`{file}` is missing"
     return ""

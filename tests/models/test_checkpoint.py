@@ -12,9 +12,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from eef.errors import ConfigError, DataError, ModelError, StoreError
-from eef.models.checkpoint import save_checkpoint, verify_checkpoint
+from eef.models.checkpoint import save_checkpoint
 from eef.models.hub import push
 from eef.models.loading import load_model
+from eef.models.manifest import verify_checkpoint
 from eef.models.settings import LoraSettings
 from eef.pipeline.evaluation import EvalResult, Outcome
 from eef.pipeline.ledger import Cost

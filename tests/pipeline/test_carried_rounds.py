@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from eef.errors import ConfigError, DataError  # noqa: E402
-from eef.models.checkpoint import read_manifest  # noqa: E402
+from eef.models.manifest import read_manifest  # noqa: E402
 from eef.pipeline.pipeline import Pipeline  # noqa: E402
 from eef.pipeline.stages import Stage  # noqa: E402
 from tests.fakes.small_run import (  # noqa: E402

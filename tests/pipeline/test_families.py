@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 import transformers.utils.chat_template_utils as template_utils
 
 from eef.errors import ModelError
-from eef.models.checkpoint import is_complete
+from eef.models.manifest import is_complete
 from eef.pipeline.pipeline import Pipeline
 from eef.renderer import Renderer
 from eef.utils.jsonl import read_jsonl

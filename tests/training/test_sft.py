@@ -13,8 +13,9 @@ from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from eef.errors import ConfigError, DataError, MethodError, ModelError, StoreError  # noqa: E402
-from eef.models.checkpoint import is_complete, read_manifest, save_checkpoint, verify_checkpoint  # noqa: E402
+from eef.models.checkpoint import save_checkpoint  # noqa: E402
 from eef.models.loading import load_model, logits_only_at  # noqa: E402
+from eef.models.manifest import is_complete, read_manifest, verify_checkpoint  # noqa: E402
 from eef.models.settings import LoraSettings  # noqa: E402
 from eef.renderer import Rendered  # noqa: E402
 from eef.training.batching import micro_batches, padded_tensors, shuffled_batches  # noqa: E402

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from eef.models.settings import REMOVED_FILE
+from eef.models.manifest import MANIFEST_FILE, REMOVED_FILE, is_complete
 from eef.pipeline.context import RunContext
 from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.model_card import model_card
@@ -49,8 +49,6 @@ def _remove_what_rounds_passed_on(context: RunContext, stage: Stage) -> None:
 
 def _remove_checkpoint(checkpoint: Path) -> None:
     """Remove the files of a checkpoint, if there is one, and leave a note of it."""
-    from eef.models.checkpoint import MANIFEST_FILE, is_complete
-
     if not is_complete(checkpoint):
         return
     write_json(checkpoint / REMOVED_FILE, {"setting": "train.keep_checkpoints"})
