@@ -27,7 +27,8 @@ from transformers import TrainerCallback
 from eef.envs.registry import make_env, make_expert
 from eef.models.loading import load_model
 from eef.policy import GREEDY
-from eef.renderer import Rendered, Renderer, render_all
+from eef.renderer import Rendered, Renderer
+from eef.rendering import render_all
 from eef.rollouts.runner import RolloutParameters, play
 from eef.rollouts.specs import RolloutSpec
 from eef.selection import TrainingExample

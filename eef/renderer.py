@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date as Date
 from functools import cached_property, lru_cache
@@ -21,17 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, JsonValue, field_validator
 
 from eef.call_forms import TRIAL_CALL
-from eef.chat import Thoughts, build_conversation, find_action, is_blank
+from eef.chat import Thoughts, find_action
 from eef.chat_template import RESERVED_VARIABLES, ChatTemplate, Messages
 from eef.config import Settings
 from eef.errors import ModelError
-from eef.note import Shown
 from eef.policy import Conversation, SampledText
-from eef.roles import role_conversation
-from eef.selection import Acts, PreferencePair, TextExample, TextPair, TrainingExample
 from eef.thoughts import drop_thoughts
 from eef.tools import Toolset, read_turn, write_turn
-from eef.trajectory import SampledTokens, TrajectorySet
+from eef.trajectory import SampledTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -96,6 +93,11 @@ class Rendered:
             raise ModelError(f"{len(self.ids)} token ids, but {len(self.weights)} weights")
 
     @property
+    def width(self) -> int:
+        """Number of tokens."""
+        return len(self.ids)
+
+    @property
     def trained(self) -> int:
         """Number of tokens with a weight other than 0."""
         return sum(weight != 0 for weight in self.weights)
@@ -111,7 +113,7 @@ class RenderedPair:
     @property
     def width(self) -> int:
         """Number of tokens of the longer response."""
-        return max(len(self.chosen.ids), len(self.rejected.ids))
+        return max(self.chosen.width, self.rejected.width)
 
 
 class Renderer:
@@ -411,140 +413,3 @@ def _with_next(messages: Messages) -> Messages:
     if not messages:
         return (("user", _NEXT),)
     return (*messages, (_role_after(messages[-1][1]), _NEXT))
-
-
-def render_example(
-    example: TrainingExample | Acts, trajectories: TrajectorySet, prompt: str, renderer: Renderer
-) -> Rendered:
-    """The example's path with its weights (the advantages of acts), up to the last trained step."""
-    conversation, weights = weighted_conversation(
-        example, trajectories, prompt, renderer.thoughts, tools=renderer.tools
-    )
-    return renderer.render(conversation, weights, cut_turns(example, trajectories))
-
-
-def cut_turns(example: TrainingExample | Acts, trajectories: TrajectorySet) -> frozenset[int]:
-    """The steps of an example's path whose turn the policy did not end (`Step.cut`)."""
-    path = trajectories.path(example.trajectory)
-    return frozenset(number for number, item in enumerate(path) if item.step.cut)
-
-
-def weighted_conversation(
-    example: TrainingExample | Acts,
-    trajectories: TrajectorySet,
-    prompt: str,
-    thoughts: Thoughts = "kept",
-    *,
-    tools: Toolset | None = None,
-) -> tuple[Conversation, tuple[float, ...]]:
-    """The messages of an example up to its last trained step, and the weights of its completions.
-
-    `prompt` is that of an agent with `tools`, or of one without.
-
-    The weights of acts are their advantages. A completion without text outside thought blocks has
-    weight 0, whatever the example states.
-
-    ModelError if the example does not have one weight for each step of its path.
-    """
-    steps = [item.step for item in trajectories.path(example.trajectory)]
-    given = example.advantages if isinstance(example, Acts) else example.weights
-    if len(steps) != len(given):
-        raise ModelError(
-            f"example {example.id!r} has {len(given)} weights for a path of {len(steps)} steps"
-        )
-    advice: Shown = "none" if isinstance(example, Acts) else example.advice
-    if advice == "last":  # of the last trained step
-        last = max((index for index, weight in enumerate(given) if weight != 0), default=-1)
-        steps, given = steps[: last + 1], given[: last + 1]
-    conversation = build_conversation(
-        prompt,
-        steps,
-        prompt_suffix=example.prompt_suffix,
-        thoughts=thoughts,
-        tools=tools,
-        advice=advice,
-    )
-    completions = [each["content"] for each in conversation if each["role"] == "assistant"]
-    weights = tuple(
-        0.0 if is_blank(completion) else weight
-        for completion, weight in zip(completions, given, strict=True)
-    )
-    length = max((index + 1 for index, weight in enumerate(weights) if weight != 0), default=0)
-    turns = [index for index, each in enumerate(conversation) if each["role"] == "assistant"]
-    system = sum(each["role"] == "system" for each in conversation)
-    end = turns[length - 1] + 1 if length else system
-    return conversation[:end], weights[:length]
-
-
-def render_text(text: TextExample, prompt: str, renderer: Renderer) -> Rendered:
-    """A role's text with its weight, after the conversation that the role answered."""
-    answer = {"role": "assistant", "content": text.text}
-    return renderer.render([*role_conversation(prompt, text.question), answer], [text.weight])
-
-
-def render_all(
-    examples: Iterable[TrainingExample | Acts],
-    trajectories: TrajectorySet,
-    prompt: str,
-    renderer: Renderer,
-) -> tuple[list[Rendered], list[str]]:
-    """The renderings of all examples that fit, and the ids of those that do not.
-
-    An example fits if it is no longer than `renderer.max_length`. None is cut: a cut would remove
-    the end, which is the part that matters.
-    """
-    fitting, overflows = [], []
-    for example in examples:
-        rendered = render_example(example, trajectories, prompt, renderer)
-        if fits(rendered, renderer):
-            fitting.append(rendered)
-        else:
-            overflows.append(example.id)
-    return fitting, overflows
-
-
-def render_pairs(
-    pairs: Iterable[PreferencePair], trajectories: TrajectorySet, prompt: str, renderer: Renderer
-) -> tuple[list[RenderedPair], list[str]]:
-    """The renderings of all pairs whose responses both fit, and the ids of the other pairs."""
-    fitting, overflows = [], []
-    for pair in pairs:
-        responses = [
-            render_example(response, trajectories, prompt, renderer)
-            for response in (pair.chosen, pair.rejected)
-        ]
-        if all(fits(response, renderer) for response in responses):
-            fitting.append(RenderedPair(*responses))
-        else:
-            overflows.append(pair.id)
-    return fitting, overflows
-
-
-def render_texts(
-    texts: Iterable[TextExample], prompt: str, renderer: Renderer
-) -> tuple[list[Rendered], list[str]]:
-    """The renderings of all texts that fit, and the ids of those that do not."""
-    rendered = [(text.id, render_text(text, prompt, renderer)) for text in texts]
-    return (
-        [each for _, each in rendered if fits(each, renderer)],
-        [name for name, each in rendered if not fits(each, renderer)],
-    )
-
-
-def render_text_pairs(
-    pairs: Iterable[TextPair], prompt: str, renderer: Renderer
-) -> tuple[list[RenderedPair], list[str]]:
-    """The renderings of all pairs of texts that both fit, and the ids of the other pairs."""
-    fitting, overflows = [], []
-    for pair in pairs:
-        texts, long = render_texts((pair.chosen, pair.rejected), prompt, renderer)
-        if long:
-            overflows.append(pair.id)
-        else:
-            fitting.append(RenderedPair(*texts))
-    return fitting, overflows
-
-
-def fits(rendered: Rendered, renderer: Renderer) -> bool:
-    """Whether a rendering is no longer than `renderer.max_length`."""
-    return renderer.max_length is None or len(rendered.ids) <= renderer.max_length

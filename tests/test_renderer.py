@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from eef.errors import ModelError
 from eef.exporters.examples import render_examples
 from eef.policy import SampledText
-from eef.renderer import Rendered, Renderer, render_all, render_example
+from eef.renderer import Rendered, Renderer
+from eef.rendering import render_all, render_example
 from eef.selection import Acts, TrainingExample
 from eef.trajectory import Author, SampledTokens, StateRef, Step, Trajectory, TrajectorySet
 from tests.fakes.tiny import CHATML, tiny_tokenizer

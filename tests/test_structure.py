@@ -34,6 +34,7 @@ ORDER = (
     "env_check",
     "roles",
     "renderer",
+    "rendering",
     "methods",
     "envs",
     "models",

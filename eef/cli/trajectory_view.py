@@ -67,7 +67,7 @@ def show_mask(run: RunDirectory, data: RunData, item: Item) -> None:
     require_package("torch", "rendering tokens")
     from eef.cli.token_view import color_by_weight
     from eef.pipeline.context import RunContext
-    from eef.renderer import render_example
+    from eef.rendering import render_example
 
     context = RunContext(run)
     renderer = context.base_renderer()

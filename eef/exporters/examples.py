@@ -8,7 +8,8 @@ from typing import Any
 
 from eef.chat_template import as_text_arguments, structured
 from eef.policy import Conversation
-from eef.renderer import Rendered, Renderer, cut_turns, fits, weighted_conversation
+from eef.renderer import Rendered, Renderer
+from eef.rendering import cut_turns, fits, weighted_conversation
 from eef.selection import TrainingExample
 from eef.trajectory import TrajectorySet
 

@@ -106,7 +106,8 @@ def main(run: Path, requests: IO[str], answers: IO[str]) -> None:
     """Answer requests until their stream ends."""
     from eef.pipeline.context import RunContext
     from eef.pipeline.run_directory import RunDirectory
-    from eef.renderer import Renderer, render_example
+    from eef.renderer import Renderer
+    from eef.rendering import render_example
 
     context = RunContext(RunDirectory.open(run))
     renderer: Renderer | None = None

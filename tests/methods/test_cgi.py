@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from eef.methods.registry import make_method
 from eef.note import Advice
-from eef.renderer import weighted_conversation
+from eef.rendering import weighted_conversation
 from eef.roles import CRITICIZE
 from eef.trajectory import TrajectorySet
 from tests.fakes.grids import TASK, expert, rollout

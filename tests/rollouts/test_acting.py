@@ -14,7 +14,8 @@ from eef.methods.examples import path_example
 from eef.note import RoleUsage, add_usage
 from eef.policies.acting import Advised, Criticized, Lookahead
 from eef.policy import Completion
-from eef.renderer import Renderer, render_example, weighted_conversation
+from eef.renderer import Renderer
+from eef.rendering import render_example, weighted_conversation
 from eef.roles import ADVISE, CRITICIZE, VALUE, Acting, read_score, recorded_question
 from eef.rollouts.runner import play
 from eef.selection import TrainingExample

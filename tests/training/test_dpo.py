@@ -10,7 +10,8 @@ from math import log  # noqa: E402
 
 from eef.errors import MethodError  # noqa: E402
 from eef.methods.registry import make_method  # noqa: E402
-from eef.renderer import Rendered, RenderedPair, Renderer, render_pairs  # noqa: E402
+from eef.renderer import Rendered, RenderedPair, Renderer  # noqa: E402
+from eef.rendering import render_pairs  # noqa: E402
 from eef.training.dpo import train_pairs  # noqa: E402
 from eef.training.round import RoundItems, train_round  # noqa: E402
 from eef.training.settings import DpoSettings, TrainSettings  # noqa: E402

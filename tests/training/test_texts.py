@@ -5,14 +5,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from eef.errors import StoreError  # noqa: E402
-from eef.renderer import (  # noqa: E402
-    RenderedPair,
-    Renderer,
-    fits,
-    render_text,
-    render_text_pairs,
-    render_texts,
-)
+from eef.renderer import RenderedPair, Renderer  # noqa: E402
+from eef.rendering import fits, render_text, render_text_pairs, render_texts  # noqa: E402
 from eef.roles import role_conversation  # noqa: E402
 from eef.selection import TextExample, TextPair  # noqa: E402
 from eef.training.dpo import train_pairs  # noqa: E402

@@ -13,7 +13,7 @@ from eef.pipeline.ledger import Cost
 from eef.pipeline.ranks import train_in_ranks
 from eef.pipeline.roles import trained_roles
 from eef.pipeline.stages import BC, Stage, trained_before
-from eef.renderer import render_all, render_pairs
+from eef.rendering import render_all, render_pairs
 from eef.selection import Selection
 from eef.utils.jsonl import write_json
 from eef.utils.progress import OnProgress

@@ -10,7 +10,7 @@ from eef.pipeline.context import RunContext
 from eef.pipeline.ledger import Cost, parse_cost
 from eef.pipeline.roles import base_model, role_model, trained_roles
 from eef.pipeline.stages import Stage
-from eef.renderer import render_text_pairs, render_texts
+from eef.rendering import render_text_pairs, render_texts
 from eef.selection import Selection
 from eef.utils.jsonl import read_object, write_json
 from eef.utils.progress import OnProgress, Progress

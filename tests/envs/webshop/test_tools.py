@@ -92,7 +92,8 @@ def test_both_ways_play_the_same_episodes(episodes):
 def test_masks_are_equal_in_both(episodes, loss_on):
     """The same turns carry the same weights, whichever way a trajectory was recorded."""
     pytest.importorskip("tokenizers")
-    from eef.renderer import Renderer, render_example
+    from eef.renderer import Renderer
+    from eef.rendering import render_example
     from tests.fakes.families import tokenizer_of
 
     env, react, calls, _ = episodes
