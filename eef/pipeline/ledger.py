@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -15,6 +15,9 @@ from eef.pipeline.stages import Stage
 from eef.trajectory import Trajectory, Usage
 from eef.utils.jsonl import append_jsonl, disk_errors, numbered_records, repair_tail
 from eef.utils.records import STRICT_FIELDS
+
+if TYPE_CHECKING:
+    from eef.training.trainer import TrainResult
 
 LEDGER_FILE = "ledger.jsonl"
 
@@ -72,6 +75,16 @@ def usage_of(trajectories: Iterable[Trajectory], notes: Iterable[Note] = ()) -> 
         usage = {each.name: getattr(trajectory.usage, each.name) for each in fields(Usage)}
         total += Cost(rollouts=1, env_steps=len(trajectory.steps), **usage)
     return total
+
+
+def training_cost(result: TrainResult) -> Cost:
+    """The cost of a training."""
+    return Cost(
+        updates=result.updates,
+        trained_tokens=result.trained_tokens,
+        processed_tokens=result.processed_tokens,
+        seconds=result.seconds,
+    )
 
 
 def parse_cost(record: Mapping[str, Any]) -> Cost:

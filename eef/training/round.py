@@ -83,7 +83,7 @@ def train_round(
             on_progress=_shifted(on_progress, 0, after),
         )
     if second is not None:
-        later = train_pairs(
+        result += train_pairs(
             model,
             items.pairs,
             second,
@@ -92,10 +92,9 @@ def train_round(
             ranks=ranks,
             on_progress=_shifted(on_progress, result.updates, 0),
         )
-        result = _sum(result, later)
     if items.acts:
         assert acts is not None, "acts need settings"
-        later = train_acts(
+        result += train_acts(
             model,
             items.acts,
             settings,
@@ -110,7 +109,6 @@ def train_round(
             ranks=ranks,
             on_progress=_shifted(on_progress, result.updates, 0),
         )
-        result = _sum(result, later)
     return result
 
 
@@ -130,14 +128,4 @@ def _shifted(on_progress: OnProgress, before: int, after: int) -> OnProgress:
     """A callback for one part of a training that reports progress of the whole."""
     return lambda part: on_progress(
         replace(part, done=before + part.done, total=before + part.total + after)
-    )
-
-
-def _sum(first: TrainResult, second: TrainResult) -> TrainResult:
-    return TrainResult(
-        updates=first.updates + second.updates,
-        trained_tokens=first.trained_tokens + second.trained_tokens,
-        processed_tokens=first.processed_tokens + second.processed_tokens,
-        losses=[*first.losses, *second.losses],
-        seconds=first.seconds + second.seconds,
     )

@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -64,6 +64,12 @@ class TrainResult:
     processed_tokens: int = 0
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
+
+    def __add__(self, other: TrainResult) -> TrainResult:
+        sums = {
+            each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)
+        }
+        return TrainResult(**sums)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from eef.errors import MethodError
 from eef.pipeline.context import RunContext
 from eef.pipeline.execution.checkpoints import finish_training
 from eef.pipeline.execution.train_roles import role_costs, train_roles
-from eef.pipeline.ledger import Cost
+from eef.pipeline.ledger import training_cost
 from eef.pipeline.ranks import train_in_ranks
 from eef.pipeline.roles import trained_roles
 from eef.pipeline.stages import BC, Stage, trained_before
@@ -93,13 +93,7 @@ def train_here(context: RunContext, stage: Stage, on_progress: OnProgress, ranks
         "losses": result.losses,
     }
     write_json(run.training_file(stage), record)
-    cost = Cost(
-        updates=result.updates,
-        trained_tokens=result.trained_tokens,
-        processed_tokens=result.processed_tokens,
-        seconds=result.seconds,
-    )
-    run.ledger(stage.method).record(stage, cost + role_costs(context, stage))
+    run.ledger(stage.method).record(stage, training_cost(result) + role_costs(context, stage))
     save_checkpoint(
         model,
         tokenizer,

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from eef.errors import MethodError
 from eef.pipeline.context import RunContext
-from eef.pipeline.ledger import Cost, parse_cost
+from eef.pipeline.ledger import Cost, parse_cost, training_cost
 from eef.pipeline.roles import base_model, role_model, trained_roles
 from eef.pipeline.stages import Stage
 from eef.rendering import render_text_pairs, render_texts
@@ -98,12 +98,7 @@ def _train_role(
         about={"recipe": recipe.name, "method": stage.method, "round": stage.round, "role": role},
         stop_ids=renderer.stop_ids,
     )
-    cost = Cost(
-        updates=result.updates,
-        trained_tokens=result.trained_tokens,
-        processed_tokens=result.processed_tokens,
-        seconds=result.seconds,
-    )
+    cost = training_cost(result)
     record = {
         "updates": result.updates,
         "texts": len(rendered),
