@@ -18,7 +18,6 @@ from torch.nn.functional import logsigmoid
 
 from eef.errors import MethodError
 from eef.renderer import Rendered, RenderedPair
-from eef.training.batching import micro_batches
 from eef.training.ranks import ALONE, Ranks
 from eef.training.settings import TrainSettings
 from eef.training.trainer import Parameters, Trainer, TrainResult, training_mode
@@ -88,11 +87,6 @@ class DpoTrainer(Trainer[RenderedPair]):
 
     def weight(self, item: RenderedPair) -> float:
         return 1.0
-
-    def micro_batches(self, batch: Sequence[RenderedPair]) -> list[list[RenderedPair]]:
-        return micro_batches(
-            batch, self.settings.max_tokens_per_microbatch // 2, lambda pair: pair.width
-        )
 
     def sequences(self, item: RenderedPair) -> tuple[Rendered, ...]:
         return item.chosen, item.rejected

@@ -33,7 +33,7 @@ import torch
 from eef.errors import ConfigError, MethodError
 from eef.renderer import Rendered
 from eef.selection import Ratio
-from eef.training.batching import micro_batches, shuffled_batches
+from eef.training.batching import shuffled_batches
 from eef.training.ranks import ALONE, Ranks
 from eef.training.settings import PolicyGradientSettings, TrainSettings
 from eef.training.trainer import (
@@ -212,11 +212,6 @@ class PolicyGradientTrainer(Trainer[Rendered]):
     def weight(self, item: Rendered) -> float:
         """The number of tokens, of turns, or 1."""
         return float(self.scales[item].sum())
-
-    def micro_batches(self, batch: Sequence[Rendered]) -> list[list[Rendered]]:
-        return micro_batches(
-            batch, self.settings.max_tokens_per_microbatch, lambda item: len(item.ids)
-        )
 
     def sequences(self, item: Rendered) -> tuple[Rendered, ...]:
         return (item,)

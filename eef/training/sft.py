@@ -11,7 +11,6 @@ import torch
 
 from eef.errors import MethodError
 from eef.renderer import Rendered
-from eef.training.batching import micro_batches
 from eef.training.ranks import ALONE, Ranks
 from eef.training.settings import TrainSettings
 from eef.training.trainer import Trainer, TrainResult, training_mode
@@ -61,11 +60,6 @@ class SftTrainer(Trainer[Rendered]):
 
     def weight(self, item: Rendered) -> float:
         return sum(item.weights[1:])
-
-    def micro_batches(self, batch: Sequence[Rendered]) -> list[list[Rendered]]:
-        return micro_batches(
-            batch, self.settings.max_tokens_per_microbatch, lambda item: len(item.ids)
-        )
 
     def sequences(self, item: Rendered) -> tuple[Rendered, ...]:
         return (item,)

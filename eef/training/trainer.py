@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 from eef.errors import ConfigError, ModelError, StoreError
 from eef.models.loading import DTYPES, logits_only_at
 from eef.renderer import Rendered
-from eef.training.batching import Item, padded_tensors, shuffled_batches
+from eef.training.batching import Item, micro_batches, padded_tensors, shuffled_batches
 from eef.training.ranks import ALONE, Ranks, deal, is_sharded
 from eef.training.settings import TrainSettings
 from eef.training.state import State, read_state, write_state
@@ -152,12 +152,8 @@ class Trainer(Generic[Item]):
     def weight(self, item: Item) -> float:
         raise NotImplementedError
 
-    def micro_batches(self, batch: Sequence[Item]) -> list[list[Item]]:
-        """The batch in parts that fit into memory."""
-        raise NotImplementedError
-
     def sequences(self, item: Item) -> tuple[Rendered, ...]:
-        """The token sequences of an item that go through the model."""
+        """The token sequences of an item that go through the model, equally many of each item."""
         raise NotImplementedError
 
     def sequences_of(self, update: int, batch: Sequence[Item]) -> list[Rendered]:
@@ -243,6 +239,15 @@ class Trainer(Generic[Item]):
         own = [(part, True) for part in shares[self.ranks.rank]]
         missing = max(map(len, shares)) - len(own) if self.sharded else 0
         return own + [([min(items, key=self.length)], False)] * missing
+
+    def micro_batches(self, batch: Sequence[Item]) -> list[list[Item]]:
+        """The batch in parts that fit into memory, padding included."""
+        if not batch:  # a rank's share may be empty
+            return []
+        tokens = self.settings.max_tokens_per_microbatch // len(self.sequences(batch[0]))
+        return micro_batches(
+            batch, tokens, lambda item: max(each.width for each in self.sequences(item))
+        )
 
     def length(self, item: Item) -> int:
         """The tokens of an item that go through the model."""
