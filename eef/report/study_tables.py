@@ -347,8 +347,8 @@ def _training_data(aggregate: Aggregate) -> StudyTable:
         "a state of another trajectory. NAT and SFT-ALL use every expert trajectory instead. Only "
         "trained actions are counted. The prefix is the part of a path before the student’s "
         "rollout branches from it: the expert’s actions, or with `branch_from = student` those of "
-        "an earlier failure of the student. Updates are equal, unless a variant has its own, so "
-        "fewer examples mean more passes over them."
+        "an earlier failure of the student. Unless a method or variant has its own number of "
+        "updates, these are equal, so fewer examples mean more passes over them."
     )
     return StudyTable("Training data of the last round, mean over seeds", head, rows, note)
 
