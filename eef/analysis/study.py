@@ -11,7 +11,7 @@ from eef.analysis.aggregate import Aggregate, aggregate_trials
 from eef.analysis.trial import Trial, read_trial, trials_of
 from eef.errors import StoreError
 from eef.pipeline.checks import INFERENCE, VERSIONS, differences
-from eef.pipeline.run_directory import RunDirectory, no_such_directory
+from eef.pipeline.run_directory import RunDirectory, no_such_directory, runs_of
 
 RECORD_VERSION = 4
 
@@ -94,11 +94,9 @@ def _read_trials(directory: Path) -> list[Trial]:
     """The trials of the runs in a directory, or of its trial files if it has no run."""
     if not directory.exists():
         raise no_such_directory(directory)
-    runs = sorted(directory.glob("seed*/recipe.json"))
+    runs = runs_of(directory).values()
     if runs:
-        return [
-            trial for path in runs for trial in trials_of(RunDirectory.open(path.parent).read())
-        ]
+        return [trial for path in runs for trial in trials_of(RunDirectory.open(path).read())]
     copies = directory / "report"  # of `eef report`
     files = [path for path in sorted(directory.rglob("*@*.json")) if copies not in path.parents]
     if not files:

@@ -27,7 +27,7 @@ from eef.errors import ConfigError, EefError
 from eef.methods.registry import make_method
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe
-from eef.pipeline.run_directory import RECIPE_FILE, RunDirectory
+from eef.pipeline.run_directory import RunDirectory, is_run
 from eef.pipeline.stages import BC
 from eef.pipeline.status import wait_for_records
 from eef.pipeline.trials import TrialResources, TrialTask, execute_trials
@@ -125,7 +125,7 @@ def compare(
             resources = TrialResources(cpus=trial_cpus, gpus=trial_gpus)
             failed = _execute_on_ray(address, tasks, resources, jobs, quiet=quiet)
         for path, each in recipes.items():
-            if (missing[path] and address is None) or (path / RECIPE_FILE).exists():
+            if (missing[path] and address is None) or is_run(path):
                 pipeline = create_pipeline(path, each, quiet=quiet, shared=True)
                 if address is None and missing[path]:
                     _execute_trials(pipeline, missing[path], jobs, quiet=quiet)
@@ -148,7 +148,7 @@ def _conclude(directory: Path, recipes: Iterable[Path]) -> None:
     with await_lock(directory / "seeds.lock"):
         trials: list[Trial] = []
         for path in recipes:
-            if (path / RECIPE_FILE).exists():
+            if is_run(path):
                 trials += trials_of(RunDirectory.open(path).read())
         aggregate = aggregate_trials(trials)
         write_json(directory / "seeds.json", aggregate.to_record())
@@ -180,7 +180,7 @@ def _execute_on_ray(
     failed = execute_trials(join(address), tasks, resources, on_note=print_err, on_end=on_end)
     broken = {task.directory for task, _ in failed}
     for path in dict.fromkeys(task.directory for task in tasks):
-        if path not in broken or (path / RECIPE_FILE).exists():
+        if path not in broken or is_run(path):
             run = RunDirectory.open(path)
             for stage in run.stages:
                 if run.is_done(stage):

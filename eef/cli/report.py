@@ -13,7 +13,7 @@ from eef.analysis.trial import write_trial
 from eef.cli.console import print_out
 from eef.cli.execution import write_report
 from eef.errors import ConfigError
-from eef.pipeline.run_directory import RECIPE_FILE, RunDirectory
+from eef.pipeline.run_directory import RunDirectory, is_run
 from eef.pipeline.stages import BC, EXPERT
 from eef.report.study_page import study_markdown, study_page
 from eef.utils.jsonl import disk_errors, write_json, write_text
@@ -53,7 +53,7 @@ def report(
 
     Example: `eef report runs/study-rollouts runs/study-tokens --out results`
     """
-    runs = [path for path in directories if (path / RECIPE_FILE).is_file()]
+    runs = [path for path in directories if is_run(path)]
     if runs and len(directories) > 1:
         raise ConfigError(
             f"`{runs[0]}` is a run; a study is made from directories of `eef compare`",

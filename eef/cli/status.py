@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eef.cli.console import duration, print_out, stdout_console
-from eef.pipeline.run_directory import RECIPE_FILE, RunDirectory
+from eef.pipeline.run_directory import RunDirectory, is_run, runs_of
 from eef.pipeline.stages import BC, EXPERT
 from eef.pipeline.status import StageStatus, read_statuses
 from eef.report.formatting import NONE, count_of
@@ -44,21 +44,17 @@ def status(
     states = {run.path: read_statuses(run) for run in runs}
     if as_json:
         records = [_record(path, stages) for path, stages in states.items()]
-        print_out(json.dumps(records[0] if _is_run(directory) else {"runs": records}, indent=2))
+        print_out(json.dumps(records[0] if is_run(directory) else {"runs": records}, indent=2))
         return
     for path, stages in states.items():
         _print(path, stages)
 
 
-def _is_run(directory: Path) -> bool:
-    return (directory / RECIPE_FILE).is_file()
-
-
 def _run_directories(directory: Path) -> list[Path]:
     """The directory itself, or the runs that a comparison has started in it."""
-    found = [path.parent for path in directory.glob(f"seed*/{RECIPE_FILE}")]
-    by_seed = sorted(found, key=lambda path: (len(path.name), path.name))
-    return by_seed if by_seed and not _is_run(directory) else [directory]
+    if is_run(directory):
+        return [directory]
+    return list(runs_of(directory).values()) or [directory]
 
 
 def _state(stages: list[StageStatus]) -> str:

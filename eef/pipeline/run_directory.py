@@ -121,6 +121,19 @@ def _read_checked(path: Path, fields: TypeAdapter[Any]) -> dict[str, Any]:
     return record
 
 
+def is_run(path: Path) -> bool:
+    """Whether a directory is that of a run."""
+    return (path / RECIPE_FILE).is_file()
+
+
+def runs_of(path: Path) -> dict[int, Path]:
+    """The runs of a comparison by seed, in the order of seeds; empty if it has none."""
+    folders = [recipe.parent for recipe in path.glob(f"seed*/{RECIPE_FILE}")]
+    numbers = {folder: folder.name.removeprefix("seed") for folder in folders}
+    found = {int(number): folder for folder, number in numbers.items() if number.isdecimal()}
+    return dict(sorted(found.items()))
+
+
 def no_such_directory(path: Path) -> StoreError:
     """The error for the directory of a run or a study that does not exist."""
     names = [each.name for each in path.parent.glob("*") if each.is_dir()]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eef.errors import StoreError
-from eef.pipeline.run_directory import RECIPE_FILE
+from eef.pipeline.run_directory import RECIPE_FILE, is_run, runs_of
 from eef.viewer.open_run import OpenRun
 from eef.viewer.views.study import OpenStudy
 
@@ -30,7 +30,7 @@ def open_library(directories: Sequence[Path]) -> Library:
 
     StoreError, with what the directory lacks, if one is neither.
     """
-    studies = {path: _seeds(path) for path in directories if not _is_run(path)}
+    studies = {path: _seeds(path) for path in directories if not is_run(path)}
     paths: list[Path] = []
     for path in directories:
         paths += studies[path].values() if path in studies else [path]
@@ -45,27 +45,19 @@ def open_library(directories: Sequence[Path]) -> Library:
     return Library(tuple(OpenRun.open(slugs[path], path) for path in paths), tuple(opened))
 
 
-def _is_run(path: Path) -> bool:
-    return (path / RECIPE_FILE).is_file()
-
-
 def _seeds(path: Path) -> dict[int, Path]:
     """The runs of a comparison by seed; empty if it holds trial files only."""
     if not path.is_dir():
         raise StoreError(
             f"no such directory `{path}`", hint="name a run, or a directory of `eef compare`"
         )
-    found = {}
-    for recipe in sorted(path.glob(f"seed*/{RECIPE_FILE}")):
-        number = recipe.parent.name.removeprefix("seed")
-        if number.isdecimal():
-            found[int(number)] = recipe.parent
+    found = runs_of(path)
     if not found and not any(path.rglob("*@*.json")):
         raise StoreError(
             f"`{path}` is neither a run nor a comparison: it has no `{RECIPE_FILE}` and no `seed0`",
             hint="`eef run RECIPE --out DIR` creates a run",
         )
-    return dict(sorted(found.items()))
+    return found
 
 
 def name_runs(paths: Iterable[Path]) -> dict[str, Path]:

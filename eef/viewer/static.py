@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from eef.config import unknown_name
 from eef.errors import ConfigError, StoreError
-from eef.pipeline.run_directory import RECIPE_FILE
+from eef.pipeline.run_directory import is_run
 from eef.utils.jsonl import disk_errors
 from eef.utils.progress import OnProgress, Progress, ignore_progress
 from eef.viewer.address import Address, Link, file_name, file_of, report_name
@@ -57,7 +57,7 @@ def write_site(
 
     ConfigError if the directory is a run, StoreError if it cannot be written.
     """
-    if (directory / RECIPE_FILE).exists():
+    if is_run(directory):
         raise ConfigError(
             f"`{directory}` is a run directory",
             hint="write the pages into a directory of their own",
