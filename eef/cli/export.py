@@ -222,11 +222,7 @@ def _choose_selection(run: RunDirectory, method: str | None, round: int | None) 
     """The selection of a method and round, by default the last of the only method that has any."""
     check_method_and_round(run, method, round)
     selected = [stage for stage in run.stages if stage.kind == "select" and run.is_done(stage)]
-    matching = [
-        stage
-        for stage in selected
-        if method in (None, stage.method) and round in (None, stage.round)
-    ]
+    matching = [stage for stage in selected if stage.is_of(method, round)]
     if not matching:
         known = ", ".join(f"`--method {stage.method} --round {stage.round}`" for stage in selected)
         raise StoreError(

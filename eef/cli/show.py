@@ -213,16 +213,9 @@ def _examples(
     data: RunData, task: str, method: str | None, round: int | None
 ) -> Iterator[tuple[Stage, TrainingExample]]:
     """The training examples made from trajectories of a task, by selection."""
-    for stage in data.stages:
-        if stage.kind != "select" or method not in (None, stage.method):
-            continue
-        if round not in (None, stage.round):
-            continue
-        trajectories = data.trajectories(stage.method)
-        selection = data.selection(stage.method, stage.round)
-        for example in selection.examples if selection else ():
-            if trajectories[example.trajectory].task == task:
-                yield stage, example
+    for stage, example in data.selected_examples(method, round):
+        if data.trajectories(stage.method)[example.trajectory].task == task:
+            yield stage, example
 
 
 def _refuse_mask(
@@ -247,16 +240,7 @@ def _refuse_mask(
 
 def _find_example(data: RunData, name: str, method: str | None, round: int | None) -> Item | None:
     """The training example with an id. ConfigError if several methods or rounds have one."""
-    found = [
-        (stage, example)
-        for stage in data.stages
-        if stage.kind == "select"
-        and method in (None, stage.method)
-        and round in (None, stage.round)
-        if (selection := data.selection(stage.method, stage.round)) is not None
-        for example in selection.examples
-        if example.id == name
-    ]
+    found = [each for each in data.selected_examples(method, round) if each[1].id == name]
     if len(found) > 1:
         options = (f"`--method {stage.method} --round {stage.round}`" for stage, _ in found)
         raise ConfigError(
@@ -287,8 +271,7 @@ def _collections(
         if method in (None, name):
             yield name, data.trajectories(name)
     for stage in data.stages:
-        chosen = method in (None, stage.method) and round in (None, stage.round)
-        if stage.kind == "evaluate" and chosen:
+        if stage.kind == "evaluate" and stage.is_of(method, round):
             yield stage.method, data.evaluation_rollouts(stage.method, stage.round)
 
 

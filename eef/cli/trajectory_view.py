@@ -219,13 +219,10 @@ def _first_eef_method(data: RunData) -> str:
 
 def _examples_of(data: RunData, item: Item) -> Iterator[TrainingExample]:
     """The training examples made from a trajectory, in all rounds of its method."""
-    for stage in data.stages:
-        if stage.kind != "select" or (item.method not in (EXPERT, stage.method)):
-            continue
-        selection = data.selection(stage.method, stage.round)
-        for example in selection.examples if selection else ():
-            if example.trajectory == item.trajectory.id:
-                yield example
+    method = item.method if item.method != EXPERT else None
+    for _, example in data.selected_examples(method, None):
+        if example.trajectory == item.trajectory.id:
+            yield example
 
 
 def _step(t: int, step: PathStep, note: str, *, full: bool) -> Text:

@@ -15,7 +15,7 @@ Each stage writes one file last; a stage whose file exists is done and is never 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -377,6 +377,16 @@ class RunData:
         """Number of training tasks won by the expert or the student up to a round."""
         won = (item for item in self.trajectories(method) if item.success and item.round <= round)
         return len({item.task for item in won})
+
+    def selected_examples(
+        self, method: str | None, round: int | None
+    ) -> Iterator[tuple[Stage, TrainingExample]]:
+        """The selected examples of a method and of a round, with their selection; None: of all."""
+        for stage in self.stages:
+            if stage.kind == "select" and stage.is_of(method, round):
+                selection = self.selection(stage.method, stage.round)
+                for example in selection.examples if selection else ():
+                    yield stage, example
 
     def trajectories(self, method: str) -> TrajectorySet:
         """The expert data, followed by a method's rollouts."""

@@ -29,6 +29,10 @@ class Stage:
     def __str__(self) -> str:
         return f"{self.method} {self.kind}" + (f" (round {self.round})" if self.round else "")
 
+    def is_of(self, method: str | None, round: int | None) -> bool:
+        """Whether it is a stage of a method and of a round; None stands for all."""
+        return method in (None, self.method) and round in (None, self.round)
+
     def sibling(self, kind: StageKind) -> Stage:
         """The stage of another kind in the same round of the same method."""
         return Stage(self.method, self.round, kind)
