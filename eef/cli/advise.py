@@ -11,7 +11,7 @@ from rich.table import Table
 
 from eef.analysis.advice import CALIBRATED_TRIES, advise_on
 from eef.analysis.potential import Potential, measure_potential
-from eef.cli.console import print_err, print_out, stdout_console
+from eef.cli.console import plain_table, print_err, print_out, stdout_console
 from eef.cli.execution import (
     create_pipeline,
     default_directory,
@@ -169,10 +169,7 @@ def measure_run(run: RunDirectory, tries: str, branches: str) -> Potential:
 
 def potential_table(potential: Potential) -> Table:
     """The measurements, with counts and shares."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    table.add_column(justify="right")
+    table = plain_table("measurement", "count", "share", right=("count", "share"), header=False)
 
     def share(count: int) -> str:
         return f"{percent(potential.share(count))} %"

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from eef.analysis.aggregate import Aggregate, aggregate_trials
 from eef.analysis.trial import Trial, trials_of
-from eef.cli.console import duration, handle_interrupt, print_err, stdout_console
+from eef.cli.console import duration, handle_interrupt, plain_table, print_err, stdout_console
 from eef.cli.execution import (
     CONTINUES,
     create_pipeline,
@@ -287,7 +287,8 @@ def _execute_trials(
 
 def _methods_table(aggregate: Aggregate) -> Table:
     seeds = [f"seed {seed}" for seed in aggregate.seeds]
-    table = _table("win rate %", "method", "mean", "± sd", *seeds, "mean reward")
+    numbers = ("mean", "± sd", *seeds, "mean reward")
+    table = plain_table("method", *numbers, right=numbers, title="win rate %")
     for item in aggregate.methods:
         table.add_row(
             display_name(item.name),
@@ -301,7 +302,8 @@ def _methods_table(aggregate: Aggregate) -> Table:
 
 def _pairs_table(aggregate: Aggregate) -> Table:
     title = "\nwins on the same tasks, pooled over seeds (exact sign-flip test)"
-    table = _table(title, "pair", "difference [95 %]", "seeds", "p", "p (Holm)")
+    numbers = ("difference [95 %]", "seeds", "p", "p (Holm)")
+    table = plain_table("pair", *numbers, right=numbers, title=title)
     for pair in aggregate.pairs:
         low, high = pair.over_tasks.interval
         table.add_row(
@@ -311,12 +313,4 @@ def _pairs_table(aggregate: Aggregate) -> Table:
             f"{pair.p_value:.3f}",
             f"{pair.p_adjusted:.3f}",
         )
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A table whose first column is aligned left and the others right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
     return table

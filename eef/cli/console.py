@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from eef.analysis.diagnosis import Finding
 
@@ -76,6 +77,28 @@ def print_findings(findings: Iterable[Finding]) -> None:
 def print_out(text: str) -> None:
     """Print one line to stdout, verbatim."""
     stdout_console().print(text, markup=False, soft_wrap=True)
+
+
+def plain_table(
+    *columns: str, right: Collection[str] = (), title: str | None = None, header: bool = True
+) -> Table:
+    """A table without lines. The columns `right` are aligned right, the others and the title left.
+
+    Without a header, the names of the columns are not printed.
+    """
+    from rich.table import Table
+
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+        title=title,
+        title_justify="left",
+        show_header=header,
+    )
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    return table
 
 
 def duration(seconds: float) -> str:

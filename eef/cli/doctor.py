@@ -14,11 +14,10 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from eef import __version__
-from eef.cli.console import print_err, stdout_console
+from eef.cli.console import plain_table, print_err, stdout_console
 from eef.envs import registry as environments
 from eef.envs import textworld_express
 from eef.envs.scienceworld import env as scienceworld
@@ -70,7 +69,7 @@ def doctor() -> None:
     """
     with process_settings(available_cores()):
         findings = diagnose()
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    table = plain_table(header=False)
     for finding in findings:
         missing = ("missing", "red") if finding.needed else ("optional", "yellow")
         mark, color = ("ok", "green") if finding.ok else missing

@@ -10,10 +10,9 @@ from typing import Annotated
 import typer
 from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
-from eef.cli.console import handle_interrupt, print_err, print_out, stderr_console
+from eef.cli.console import handle_interrupt, plain_table, print_err, print_out, stderr_console
 from eef.cli.options import EnvOverrides, overrides_table
 from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError, EnvError
@@ -226,9 +225,7 @@ def _write(importer: Importer, files: list[Path], target: Path, rejected: list[R
 
 def _print_accounts(accounts: list[RowAccount]) -> None:
     """Print the outcomes of the first rows as a table."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in ("row", "outcome", "steps", "reason"):
-        table.add_column(column)
+    table = plain_table("row", "outcome", "steps", "reason")
     for each in accounts[:_SHOWN_ROWS]:
         steps = f"{each.verified_steps} of {each.steps}" if each.steps else ""
         table.add_row(Text(each.place), each.outcome, steps, Text(each.reason))

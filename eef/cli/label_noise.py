@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from eef.analysis.label_noise import LabelNoise, measure_noise
-from eef.cli.console import handle_interrupt, stdout_console
+from eef.cli.console import handle_interrupt, plain_table, stdout_console
 from eef.cli.execution import CONTINUES
 from eef.cli.options import RunPath
 from eef.cli.progress import show_bars
@@ -62,18 +62,11 @@ def label_noise(
 
 def noise_table(noise: LabelNoise) -> Table:
     """Wrong labels in percent, by rollouts per state and label rule."""
-    table = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, 3, 0, 0),
-        title_justify="left",
-        title=f"wrong labels %, {len(noise.states)} states of round {noise.round}",
-    )
     parts = ("states", "segments", "beneficial", "harmful")
     rules: tuple[LabelRule, ...] = ("any", "majority")
-    columns = [f"{part}, {rule}" for part in parts for rule in rules]
-    for column in ("rollouts per state", *columns):
-        table.add_column(column, justify="right")
+    columns = ("rollouts per state", *(f"{part}, {rule}" for part in parts for rule in rules))
+    title = f"wrong labels %, {len(noise.states)} states of round {noise.round}"
+    table = plain_table(*columns, right=columns, title=title)
     most = min(state.rollouts for state in noise.states)
     for size in (size for size in SIZES if size <= most):
         rates = [noise.false_rates(size, rule) for rule in rules]

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from eef.cli.console import duration, stderr_console
+from eef.cli.console import duration, plain_table, stderr_console
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import BC, EXPERT, Stage, round_methods
 from eef.report.formatting import NONE, display_name, percent
@@ -144,11 +144,9 @@ def make_display(run: RunDirectory, *, quiet: bool) -> Display:
 
 def win_rates_table(run: RunDirectory) -> Table:
     """Win rate in percent of each method after each round, so far."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("win rate %")
     rounds = sorted({stage.round for stage in run.stages if stage.kind == "evaluate"})
-    for round in rounds:
-        table.add_column("start" if round == 0 else f"round {round}", justify="right")
+    columns = ["start" if round == 0 else f"round {round}" for round in rounds]
+    table = plain_table("win rate %", *columns, right=columns)
     for method in (EXPERT, BC, *round_methods(run.recipe)):
         table.add_row(display_name(method), *(_win_rate(run, method, round) for round in rounds))
     return table

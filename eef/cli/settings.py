@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from eef.cli.console import print_err, stdout_console
+from eef.cli.console import plain_table, print_err, stdout_console
 from eef.config import SettingRow, most_similar, settings_table
 from eef.envs import registry as envs
 from eef.envs.registry import ENVIRONMENTS, env_spec
@@ -94,9 +93,7 @@ def _working(plugins: Plugins[Any]) -> Iterator[str]:
 
 
 def _print_table(title: str, rows: list[SettingRow]) -> None:
-    table = Table(
-        box=None, pad_edge=False, padding=(0, 3, 0, 0), title=f"\n{title}", title_justify="left"
-    )
+    table = plain_table(title=f"\n{title}")
     table.add_column("setting", no_wrap=True)
     table.add_column("default")
     table.add_column("meaning", ratio=1)

@@ -12,7 +12,7 @@ from rich.text import Text
 from eef.analysis.diagnosis import diagnose
 from eef.analysis.results import read_results
 from eef.analysis.role_texts import find_samples
-from eef.cli.console import duration, print_err, print_findings, stdout_console
+from eef.cli.console import duration, plain_table, print_err, print_findings, stdout_console
 from eef.cli.options import MethodName, RunPath, check_method_and_round
 from eef.cli.trajectory_view import Item, measured_labels, show_item, show_mask
 from eef.errors import ConfigError, StoreError
@@ -128,9 +128,7 @@ def _show_overview(run: RunDirectory) -> None:
 
 def _stages_table(data: RunData, statuses: list[StageStatus]) -> Table:
     """One row for each stage that is finished or was started, and the number of the others."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in ("stage", "outcome", "time"):
-        table.add_column(column)
+    table = plain_table("stage", "outcome", "time")
     for stage in data.stages:
         if data.is_done(stage):
             table.add_row(str(stage), Text(stage_status(data, stage)), _time(data, stage))
@@ -188,11 +186,7 @@ def _show_task(data: RunData, task: str, method: str | None, round: int | None) 
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in columns:
-        right = column in ("round", "steps", "reward")
-        table.add_column(column, justify="right" if right else "left")
-    return table
+    return plain_table(*columns, right=("round", "steps", "reward"))
 
 
 def _task_row(method: str, item: Trajectory) -> tuple[str | Text, ...]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from eef.cli.console import duration, print_out, stdout_console
+from eef.cli.console import duration, plain_table, print_out, stdout_console
 from eef.pipeline.run_directory import RunDirectory, is_run, runs_of
 from eef.pipeline.stages import BC, EXPERT
 from eef.pipeline.status import StageStatus, read_statuses
@@ -71,9 +70,7 @@ def _print(path: Path, stages: list[StageStatus]) -> None:
     shown = [each for each in stages if each.state in _AT_WORK or _is_next(each, stages)]
     if not shown:
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for column in ("stage", "state", "progress", "rate", "left", "process"):
-        table.add_column(column)
+    table = plain_table("stage", "state", "progress", "rate", "left", "process")
     for each in shown:
         table.add_row(str(each.stage), each.state, Text(each.progress), *_pace(each))
     stdout_console().print(table)
