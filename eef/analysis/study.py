@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eef.analysis.aggregate import Aggregate, aggregate_trials
+from eef.analysis.aggregate import Aggregate
+from eef.analysis.aggregation import aggregate_trials
 from eef.analysis.trial import Trial, read_trial, trials_of
 from eef.errors import StoreError
 from eef.pipeline.checks import INFERENCE, VERSIONS, differences

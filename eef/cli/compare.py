@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from eef.analysis.aggregate import Aggregate, aggregate_trials
+from eef.analysis.aggregate import Aggregate
+from eef.analysis.aggregation import aggregate_trials
 from eef.analysis.trial import Trial, trials_of
 from eef.cli.console import duration, handle_interrupt, plain_table, print_err, stdout_console
 from eef.cli.execution import (

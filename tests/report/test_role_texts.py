@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from starlette.testclient import TestClient
 
-from eef.analysis.aggregate import aggregate_trials
+from eef.analysis.aggregation import aggregate_trials
 from eef.analysis.results import read_results
 from eef.analysis.role_texts import find_samples
 from eef.analysis.trial import trials_of
