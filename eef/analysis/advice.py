@@ -1,4 +1,4 @@
-"""Advice: which method to run on a recipe's tasks, from the potential measured on them.
+"""Recommendation: which method to run on a recipe's tasks, from the potential measured on them.
 
 The rule was chosen on random settings of the laboratory (`benchmarks/laboratory`) and then applied
 to settings drawn later; `CALIBRATION` holds how it did there. `docs/when.md` has both.
@@ -51,8 +51,8 @@ CALIBRATION: dict[Prospect, Calibration] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Advice:
-    """A recommendation: the prospect of EEF, the method, its options and its budget.
+class Recommendation:
+    """The prospect of EEF, and the recommended method with its options and its budget.
 
     `options` are those of the method; `rollouts_per_task` is the budget of a round. `stability` is
     the chance that as many other tasks of the same kind would give the same prospect.
@@ -70,7 +70,7 @@ class Advice:
         return CALIBRATION[self.prospect]
 
     def text(self) -> Iterator[str]:
-        """The advice in sentences, one per line."""
+        """The recommendation in sentences, one per line."""
         known = self.calibration
         options = ", ".join(f"{name} = {value}" for name, value in self.options.items())
         yield f"{self.reason}."
@@ -119,7 +119,7 @@ def stability_of(potential: Potential) -> float:
     return sum(each == prospect_of(potential) for each in prospects) / _DRAWS
 
 
-def advise_on(potential: Potential) -> Advice:
+def advise_on(potential: Potential) -> Recommendation:
     """The recommendation for tasks with this potential."""
     prospect, stability = prospect_of(potential), stability_of(potential)
     counts = (
@@ -129,7 +129,7 @@ def advise_on(potential: Potential) -> Advice:
     )
     states = max(1, min(MOST_STATES, round(potential.failure) - 1))
     if prospect == "gain":
-        return Advice(
+        return Recommendation(
             prospect=prospect,
             stability=stability,
             method="eef",
@@ -140,7 +140,7 @@ def advise_on(potential: Potential) -> Advice:
     words = (
         "EEF should lose" if prospect == "loss" else "EEF should neither gain nor lose by 2 points"
     )
-    return Advice(
+    return Recommendation(
         prospect=prospect,
         stability=stability,
         method="rft6",

@@ -47,7 +47,7 @@ _REQUIREMENT = re.compile(r"""([\w.-]+).*?(?:extra == ['"](\w+)['"])?$""")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class MachineCheck:
     """One thing that was checked. `remedy` fixes it if it is not `ok`; runs need it if `needed`."""
 
     name: str
@@ -68,67 +68,69 @@ def doctor() -> None:
     Example: `eef doctor`
     """
     with process_settings(available_cores()):
-        findings = diagnose()
+        checks = check_machine()
     table = plain_table(header=False)
-    for finding in findings:
-        missing = ("missing", "red") if finding.needed else ("optional", "yellow")
-        mark, color = ("ok", "green") if finding.ok else missing
-        table.add_row(finding.name, Text(mark, style=color), Text(finding.found))
+    for check in checks:
+        missing = ("missing", "red") if check.needed else ("optional", "yellow")
+        mark, color = ("ok", "green") if check.ok else missing
+        table.add_row(check.name, Text(mark, style=color), Text(check.found))
     stdout_console().print(table)
-    problems = [finding for finding in findings if not finding.ok]
-    for finding in problems:
-        print_err(f"{finding.name}: {finding.remedy}")
-    if any(finding.needed for finding in problems):
+    problems = [check for check in checks if not check.ok]
+    for check in problems:
+        print_err(f"{check.name}: {check.remedy}")
+    if any(check.needed for check in problems):
         raise typer.Exit(2)
 
 
-def diagnose() -> list[Finding]:
-    """All findings, the most basic first. Imports torch if it is installed, but no model."""
+def check_machine() -> list[MachineCheck]:
+    """All checks, the most basic first. Imports torch if it is installed, but no model."""
     packages = list(_packages())
-    findings = [
+    checks = [
         _python(),
-        Finding("eef", True, __version__),
-        Finding("cores", True, str(available_cores())),
-        *(finding for finding in packages if finding.needed),
+        MachineCheck("eef", True, __version__),
+        MachineCheck("cores", True, str(available_cores())),
+        *(check for check in packages if check.needed),
     ]
-    if any(finding.name == "torch" and finding.ok for finding in packages):
-        findings.append(_torch())
-    findings += [_student(name, env) for name, env in SHIPPED.items()]
-    findings += [finding for finding in packages if not finding.needed]
+    if any(check.name == "torch" and check.ok for check in packages):
+        checks.append(_torch())
+    checks += [_student(name, env) for name, env in SHIPPED.items()]
+    checks += [check for check in packages if not check.needed]
     simulators = [
         _simulator(each.PACKAGE, each.VERSION, each.JAR, extra) for each, extra in SIMULATORS
     ]
-    return [*findings, _noun_tagger(), _java(), *simulators, _sandbox(), *_plugins()]
+    return [*checks, _noun_tagger(), _java(), *simulators, _sandbox(), *_plugins()]
 
 
-def _plugins() -> Iterator[Finding]:
+def _plugins() -> Iterator[MachineCheck]:
     """Environments, methods and formats of other packages, each imported."""
     for plugins in (environments.PLUGINS, methods.PLUGINS, formats.PLUGINS):
         for plugin, problem in plugins.problems():
             label = f"{plugins.thing} `{plugin.name}`"
             if problem is None:
-                yield Finding(label, True, str(plugin))
+                yield MachineCheck(label, True, str(plugin))
             else:
-                yield Finding(label, False, problem.message, problem.hint, needed=False)
+                yield MachineCheck(label, False, problem.message, problem.hint, needed=False)
 
 
-def _python() -> Finding:
+def _python() -> MachineCheck:
     oldest = ".".join(map(str, OLDEST_PYTHON))
     ok = sys.version_info[:2] >= OLDEST_PYTHON
-    return Finding("python", ok, platform.python_version(), f"install Python {oldest} or newer")
+    return MachineCheck(
+        "python", ok, platform.python_version(), f"install Python {oldest} or newer"
+    )
 
 
-def _sandbox() -> Finding:
+def _sandbox() -> MachineCheck:
     """Whether workflows can be confined (the environment `workflow`)."""
     label = "sandbox of `workflow`"
     try:
         check_sandbox()
     except ConfigError as error:
-        return Finding(label, False, error.message, error.hint, needed=False)
-    return Finding(label, True, "a workflow ran in it")
+        return MachineCheck(label, False, error.message, error.hint, needed=False)
+    return MachineCheck(label, True, "a workflow ran in it")
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[MachineCheck]:
     """The packages that `eef` requires, and those of its extras; a run needs those of `train`."""
     for requirement in requires("eef") or ():
         match = _REQUIREMENT.match(requirement)
@@ -138,24 +140,24 @@ def _packages() -> Iterator[Finding]:
             continue
         command = f"pip install 'eef[{extra}]'" if extra else "pip install eef"
         try:
-            yield Finding(name, True, version(name), needed=extra in (None, "train"))
+            yield MachineCheck(name, True, version(name), needed=extra in (None, "train"))
         except PackageNotFoundError:
             needed = extra in (None, "train")
-            yield Finding(name, False, "not installed", f"`{command}`", needed=needed)
+            yield MachineCheck(name, False, "not installed", f"`{command}`", needed=needed)
 
 
-def _torch() -> Finding:
+def _torch() -> MachineCheck:
     """The device that `device = "auto"` takes."""
     try:
         import torch
     except ImportError as error:
-        return Finding("device", False, f"torch: {error}", "`pip install 'eef[train]'`")
+        return MachineCheck("device", False, f"torch: {error}", "`pip install 'eef[train]'`")
     if torch.cuda.is_available():
-        return Finding("device", True, f"GPU {torch.cuda.get_device_name()}")
-    return Finding("device", True, f"CPU, {count_of(torch.get_num_threads(), 'thread')}")
+        return MachineCheck("device", True, f"GPU {torch.cuda.get_device_name()}")
+    return MachineCheck("device", True, f"CPU, {count_of(torch.get_num_threads(), 'thread')}")
 
 
-def _student(name: str, env: str) -> Finding:
+def _student(name: str, env: str) -> MachineCheck:
     """A base student of the package, whose files must be those of its manifest."""
     label = f"student `{name}`"
     remedy = f"install `eef` again, or build one: `eef model build --env {env} --out DIR`"
@@ -164,8 +166,8 @@ def _student(name: str, env: str) -> Finding:
         verify_checkpoint(directory)
         parameters = sum(_count_parameters(file) for file in weight_files(directory))
     except (EefError, OSError) as error:
-        return Finding(label, False, str(error), remedy)
-    return Finding(label, True, f"{parameters / 1e6:.1f} M parameters")
+        return MachineCheck(label, False, str(error), remedy)
+    return MachineCheck(label, True, f"{parameters / 1e6:.1f} M parameters")
 
 
 def _count_parameters(path: Path) -> int:
@@ -177,7 +179,7 @@ def _count_parameters(path: Path) -> int:
     return sum(math.prod(tensor["shape"]) for tensor in header.values())
 
 
-def _noun_tagger() -> Finding:
+def _noun_tagger() -> MachineCheck:
     """The noun tagger of WebShop's reward; published numbers are based on one spaCy model."""
     label, models = "noun tagger", installed_models()
     remedy = (
@@ -186,29 +188,29 @@ def _noun_tagger() -> Finding:
     )
     if not models:
         found = "word lists: WebShop's `r_type` differs for 2 to 5 % of product pairs"
-        return Finding(label, False, found, remedy, needed=False)
-    return Finding(label, models[0] == PUBLISHED, f"`{models[0]}`", remedy, needed=False)
+        return MachineCheck(label, False, found, remedy, needed=False)
+    return MachineCheck(label, models[0] == PUBLISHED, f"`{models[0]}`", remedy, needed=False)
 
 
-def _java() -> Finding:
+def _java() -> MachineCheck:
     """Java, which only the simulators need."""
     try:
         java = find_java()
     except ConfigError as error:
         remedy = f"for ScienceWorld and TextWorldExpress: {error.hint}"
-        return Finding("java", False, error.message, remedy, needed=False)
+        return MachineCheck("java", False, error.message, remedy, needed=False)
     found = f"{java_version(java)} ({java})"
     if not accepts_constant_hash(java):
         found = f"{found}, not HotSpot: ScienceWorld refuses it"
-        return Finding("java", False, found, INSTALL_HOTSPOT, needed=False)
-    return Finding("java", True, found)
+        return MachineCheck("java", False, found, INSTALL_HOTSPOT, needed=False)
+    return MachineCheck("java", True, found)
 
 
-def _simulator(package: str, version: str, jar: str, extra: str) -> Finding:
+def _simulator(package: str, version: str, jar: str, extra: str) -> MachineCheck:
     """A simulator's package, in the version that its environment supports."""
     try:
         find_jar(package, version, jar)
     except ConfigError as error:
         remedy = f"`pip install 'eef[{extra}]'`"
-        return Finding(package, False, error.message, remedy, needed=False)
-    return Finding(package, True, version)
+        return MachineCheck(package, False, error.message, remedy, needed=False)
+    return MachineCheck(package, True, version)

@@ -39,7 +39,7 @@ Check = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RoleAnswer:
     """A role's answer. `problem` is why its text cannot be used, empty if it can.
 
     `missing` is whether an answer is missing for a temporary reason, such as a server that is down.
@@ -66,7 +66,7 @@ class Role:
 
     def ask(
         self, questions: Sequence[str], seeds: Sequence[int], checks: Sequence[Check] | None = None
-    ) -> list[Answer]:
+    ) -> list[RoleAnswer]:
         """One answer to each question. An unusable one is requested a second time, once."""
         checks = checks or [accept_any] * len(questions)
         answers = self._ask(questions, seeds, checks)
@@ -86,7 +86,7 @@ class Role:
 
     def _ask(
         self, questions: Sequence[str], seeds: Sequence[int], checks: Sequence[Check]
-    ) -> list[Answer]:
+    ) -> list[RoleAnswer]:
         if not questions:
             return []
         conversations = [role_conversation(self.prompt, question) for question in questions]
@@ -96,7 +96,7 @@ class Role:
             for completion, check in zip(completions, checks, strict=True)
         ]
 
-    def _answer(self, completion: Completion, check: Check) -> Answer:
+    def _answer(self, completion: Completion, check: Check) -> RoleAnswer:
         text = "" if completion.finish == "error" else drop_thoughts(completion.text).strip()
         usage = RoleUsage(
             role=self.name,
@@ -106,7 +106,7 @@ class Role:
             generated_tokens=completion.generated_tokens,
         )
         missing = completion.finish == "error" and not completion.refused
-        return Answer(text, self._problem(completion, text, check), usage, missing)
+        return RoleAnswer(text, self._problem(completion, text, check), usage, missing)
 
     def _problem(self, completion: Completion, text: str, check: Check) -> str:
         if completion.finish == "error":
@@ -171,7 +171,7 @@ class _WithRole(ABC):
 
     def _ask_about(
         self, questions: Sequence[Sequence[str]], seeds: Sequence[int], check: Check = accept_any
-    ) -> list[list[Answer]]:
+    ) -> list[list[RoleAnswer]]:
         """The role's answers to the questions of each conversation, all in one batch."""
         flat = [question for row in questions for question in row]
         their = [
@@ -182,7 +182,7 @@ class _WithRole(ABC):
         answers = iter(self._role.ask(flat, their, [check] * len(flat)))
         return [[next(answers) for _ in row] for row in questions]
 
-    def _unless_missing(self, completion: Completion, answers: Iterable[Answer]) -> Completion:
+    def _unless_missing(self, completion: Completion, answers: Iterable[RoleAnswer]) -> Completion:
         """The completion of a turn, or the error of the first answer that is missing."""
         problem = next((each.problem for each in answers if each.missing), None)
         if problem is None:

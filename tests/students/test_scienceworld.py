@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eef.chat import format_completion, parse_completion
-from eef.cli.doctor import diagnose
+from eef.cli.doctor import check_machine
 from eef.envs.scienceworld.tasks import part_of
 from eef.errors import ConfigError, EnvError
 from eef.models.loading import load_model
@@ -291,5 +291,5 @@ def test_doctor_checks_every_shipped_student_against_its_manifest(tmp_path, monk
     weights = shipped / "base-scienceworld/model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    found = {finding.name: finding.ok for finding in diagnose()}
+    found = {check.name: check.ok for check in check_machine()}
     assert (found["student `base`"], found["student `base-scienceworld`"]) == (True, False)

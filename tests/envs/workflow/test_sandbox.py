@@ -250,6 +250,6 @@ def test_an_interrupt_ends_it(jail):
 def test_doctor_reports_whether_it_works(monkeypatch):
     assert doctor._sandbox().ok
     monkeypatch.setattr(sys, "platform", "darwin")
-    finding = doctor._sandbox()
-    assert (finding.ok, finding.needed) == (False, False)
-    assert "namespaces" in finding.remedy
+    check = doctor._sandbox()
+    assert (check.ok, check.needed) == (False, False)
+    assert "namespaces" in check.remedy
