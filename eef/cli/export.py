@@ -16,7 +16,7 @@ from eef.exporters.logs import LOGS, Played, export_logs
 from eef.exporters.prompts import export_prompts
 from eef.exporters.targets import export as write_files
 from eef.exporters.targets import find_target
-from eef.methods.eef import Eef
+from eef.methods.eef import grids_of
 from eef.methods.labels import OutcomeGrid
 from eef.models.location import locate
 from eef.note import Shown
@@ -148,7 +148,7 @@ def _played(run: RunDirectory, stage: Stage) -> Iterator[Played]:
     explored = data.trajectories(name)
 
     def grids(task: str) -> Mapping[str, OutcomeGrid]:
-        return method.grids(explored, task, round) if isinstance(method, Eef) and round else {}
+        return grids_of(method, explored, task, round)
 
     def played_in(item: Trajectory) -> bool:  # by the student, or by an agent in its place
         return not item.by_expert and item.round == round

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from eef.renderer import Rendered
+from eef.viewer.tokens import decode_by_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 def color_by_weight(rendered: Rendered, tokenizer: PreTrainedTokenizerFast) -> Text:
     """The rendered text: dim = weight 0 (context), green = 1 or more, yellow = in between."""
     text = Text()
-    for weight, tokens in groupby(
-        zip(rendered.ids, rendered.weights, strict=True), key=lambda pair: pair[1]
-    ):
+    for part, weight in decode_by_weight(rendered, tokenizer):
         style = "dim" if weight == 0 else "green" if weight >= 1 else "yellow"
-        text.append(str(tokenizer.decode([token for token, _ in tokens])), style=style)
+        text.append(part, style=style)
     return text

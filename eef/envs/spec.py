@@ -80,3 +80,8 @@ class EnvSpec:
     describe: Callable[[Mapping[str, Any]], str] = lambda fingerprint: ""
     split_observation: Callable[[str], Sequence[str]] = split_lines
     find_instruction: Callable[[str], str] = first_line
+
+    def new_part(self, observation: str, before: str) -> str:
+        """The parts of an observation that the one before did not have."""
+        known = set(self.split_observation(before))
+        return " · ".join(part for part in self.split_observation(observation) if part not in known)

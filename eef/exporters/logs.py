@@ -21,7 +21,7 @@ from eef import __version__
 from eef.chat import build_conversation
 from eef.config import unknown_name
 from eef.errors import MethodError
-from eef.methods.labels import OutcomeGrid
+from eef.methods.labels import Label, OutcomeGrid
 from eef.note import NoteSet, Shown
 from eef.rollouts.specs import is_first_attempt
 from eef.selection import TrainingExample
@@ -160,17 +160,16 @@ def conversations(stage: Played) -> Iterable[Rollout]:
     trained: dict[str, list[TrainingExample]] = {}
     for example in stage.examples:
         trained.setdefault(example.trajectory, []).append(example)
-    grids: dict[str, Mapping[str, OutcomeGrid]] = {}
+    labels: dict[str, Mapping[str, Mapping[int, Label]]] = {}
     for name in stage.names:
         item = stage.trajectories[name]
         epochs[item.task] += 1
-        if item.task not in grids:
-            grids[item.task] = stage.grids(item.task)
+        if item.task not in labels:
+            grids = stage.grids(item.task)
+            labels[item.task] = {origin: grid.labels() for origin, grid in grids.items()}
         path = stage.trajectories.path(name)
         turns = []
         for t, part in enumerate(path):
-            grid = grids[item.task].get(part.trajectory)
-            segment = grid.segment_at(t) if grid else None
             turns.append(
                 {
                     "t": t,
@@ -178,7 +177,7 @@ def conversations(stage: Played) -> Iterable[Rollout]:
                     "prefix": t < item.first,
                     "action": part.step.action,
                     "reward": part.step.reward,
-                    "label": segment.label if segment else None,
+                    "label": labels[item.task].get(part.trajectory, {}).get(t),
                     "advice": [asdict(each) for each in part.step.advice],
                     "trained": [
                         {"example": each.id, "weight": each.weights[t], "reason": each.reasons[t]}

@@ -379,6 +379,13 @@ def _rounds(which: Literal["all", "round"], round: int) -> range:
     return range(round if which == "round" else 0, round + 1)
 
 
+def grids_of(
+    method: Method | None, trajectories: TrajectorySet, task: str, round: int
+) -> dict[str, OutcomeGrid]:
+    """The outcome grids of a task in a round; empty for methods that measure none."""
+    return method.grids(trajectories, task, round) if isinstance(method, Eef) and round else {}
+
+
 def label_counts(selection: Selection) -> dict[str, int]:
     """The counts of labels in a selection of `eef`; `make_selection` recounts all others."""
     labels = ("segments.", "states.")

@@ -92,6 +92,14 @@ class OutcomeGrid:
             (segment for segment in self.segments() if segment.start <= t < segment.end), None
         )
 
+    def labels(self) -> dict[int, Label]:
+        """The label of each of the expert's actions; those after the last state have none."""
+        return {
+            t: segment.label
+            for segment in self.segments()
+            for t in range(segment.start, segment.end)
+        }
+
     def recovery_states(self) -> tuple[int, ...]:
         """The states the student loses from, although it wins from the state before."""
         return tuple(

@@ -69,9 +69,9 @@ def describe_inference(fingerprint: Mapping[str, Any]) -> str:
     return f"{engine}, {fingerprint.get('dtype', 'unknown')}"
 
 
-def percent(part: float | None, digits: int = 1) -> str:
+def percent(part: float | None) -> str:
     """A share in percent, without the sign: 0.464 is `46.4`."""
-    return NONE if part is None else f"{100 * part:.{digits}f}"
+    return NONE if part is None else f"{100 * part:.1f}"
 
 
 def points(difference: float) -> str:

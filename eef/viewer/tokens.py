@@ -13,17 +13,23 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from eef.errors import EefError
 from eef.selection import Acts, TrainingExample
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.extras import require_package
 from eef.utils.records import Json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from eef.renderer import Rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,15 @@ class TokenWorker:
         return answer
 
 
+def decode_by_weight(
+    rendered: Rendered, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[tuple[str, float]]:
+    """The rendered text in spans of equal weight."""
+    pairs = zip(rendered.ids, rendered.weights, strict=True)
+    for weight, tokens in groupby(pairs, key=itemgetter(1)):
+        yield str(tokenizer.decode([token for token, _ in tokens])), weight
+
+
 def main(run: Path, requests: IO[str], answers: IO[str]) -> None:
     """Answer requests until their stream ends."""
     from eef.pipeline.context import RunContext
@@ -119,13 +134,8 @@ def main(run: Path, requests: IO[str], answers: IO[str]) -> None:
             kind = Acts if request["kind"] == Acts.KIND else TrainingExample
             example = kind.from_record(request["example"])
             rendered = render_example(example, trajectories, context.prompt, renderer)
-            pairs = zip(rendered.ids, rendered.weights, strict=True)
-            spans = [
-                (str(renderer.tokenizer.decode([token for token, _ in tokens])), weight)
-                for weight, tokens in groupby(pairs, key=lambda pair: pair[1])
-            ]
             answer: Json = {
-                "spans": spans,
+                "spans": list(decode_by_weight(rendered, renderer.tokenizer)),
                 "trained": rendered.trained,
                 "tokens": len(rendered.ids),
             }

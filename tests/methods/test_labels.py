@@ -47,6 +47,7 @@ def test_a_step_belongs_to_the_segment_around_it():
     grid = grid_of(*played((0, *STATES), WORKED))
     assert [grid.segment_at(t).label for t in (0, 1, 2, 3)] == ["beneficial"] * 2 + ["harmful"] * 2
     assert grid.segment_at(10) is None
+    assert grid.labels() == {t: grid.segment_at(t).label for t in range(10)}
 
 
 @pytest.mark.parametrize("unknown", ["error", "-"])

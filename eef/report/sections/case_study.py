@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 from eef.analysis.case_study import CaseStudy
 from eef.chat import thought_of
@@ -85,15 +85,15 @@ def _introduce(case: CaseStudy) -> str:
 
 def _path(case: CaseStudy) -> Iterator[Html]:
     """States and steps in order; the steps of a segment share its color and sign."""
-    split = report_spec(env_of(case.expert.task)).split_observation
+    spec = report_spec(env_of(case.expert.task))
     before = ""
     for t, step in enumerate(case.expert.steps):
         if t in case.grid.states:
             yield _state(case, case.grid.states.index(t))
-        yield _step(t, step, case.grid, _new_part(step.observation, before, split))
+        yield _step(t, step, case.grid, spec.new_part(step.observation, before))
         before = step.observation
     last = case.expert.final_observation
-    ending = _fold(last, _new_part(last, before, split))
+    ending = _fold(last, spec.new_part(last, before))
     reward = f"Reward {case.expert.reward or 0:.2f}: not won"
     yield tag("li", tag("p", tag("strong", reward)), ending, class_="state last")
 
@@ -192,12 +192,6 @@ def _fold(observation: str, new: str) -> Html:
         tag("p", observation),
         class_="observation",
     )
-
-
-def _new_part(observation: str, before: str, split: Callable[[str], Sequence[str]]) -> str:
-    """The parts of an observation that the one before did not have."""
-    known = set(split(before))
-    return " · ".join(part for part in split(observation) if part not in known)
 
 
 def _example(case: CaseStudy, example: TrainingExample) -> Html:

@@ -18,10 +18,6 @@ from eef.viewer.index.records import RECORDS, parse_object
 from eef.viewer.index.rows import ExampleRow, Problem, Row, TaskRow
 from eef.viewer.index.trajectories import add_if_possible
 
-_ROW = (
-    "id, name, task, method, round, phase, role, author, status, success, reward, steps, origin, "
-    "t, error_kind, replayable"
-)
 _EXAMPLE = "id, kind, name, task, trajectory, method, round, state, group_id"
 
 
@@ -57,7 +53,8 @@ class Reader:
 
     def rows(self, condition: str, *parameters: Any) -> list[Row]:
         """The rollouts that an SQL condition selects."""
-        found = self.query(f"SELECT {_ROW} FROM trajectories WHERE {condition}", parameters)
+        names = ", ".join(Row.__slots__)
+        found = self.query(f"SELECT {names} FROM trajectories WHERE {condition}", parameters)
         return [_row(values) for values in found]
 
     def row(self, name: str) -> Row | None:
@@ -157,9 +154,9 @@ class Reader:
 
 
 def _row(values: Sequence[Any]) -> Row:
-    fields = list(values)
-    fields[9], fields[15] = bool(fields[9]), bool(fields[15])
-    return Row(*fields)
+    named = dict(zip(Row.__slots__, values, strict=True))
+    flags = {name: bool(named[name]) for name in ("success", "replayable")}
+    return Row(**{**named, **flags})
 
 
 def _task_row(values: Sequence[Any]) -> TaskRow:

@@ -207,7 +207,7 @@ def _side(
     steps: list[MaskedStep] = []
     if example.trajectory in shown:
         path = shown.path(example.trajectory)
-        drawn = shown_steps(path, example.trajectory, run.spec.split_observation)
+        drawn = shown_steps(path, example.trajectory, run.spec)
         reasons = _reasons(example, drawn)
         steps = [MaskedStep(*each) for each in zip(drawn, weights, reasons, strict=False)]
     evidence = () if isinstance(example, Acts) else example.evidence

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eef.analysis.role_texts import RoleTexts, role_texts
+from eef.methods.eef import grids_of
 from eef.pipeline.stages import EXPERT, Stage
 from eef.trajectory import PathStep, Trajectory, TrajectorySet
 from eef.viewer.address import Address
@@ -17,7 +18,7 @@ from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
 from eef.viewer.search import parse_search
 from eef.viewer.views.example import advantages_by_step
-from eef.viewer.views.steps import ShownStep, grids_of, labels_of, shown_steps
+from eef.viewer.views.steps import ShownStep, shown_steps
 
 
 def trajectory_page(run: OpenRun, reader: Reader, address: Address) -> Page:
@@ -94,9 +95,8 @@ def compare_page(run: OpenRun, reader: Reader, address: Address) -> Page:
         )
     rows = reader.rows_of_task(a.task)
     shown, damaged = reader.trajectories(_with_origins(rows, [a, b]))
-    split = run.spec.split_observation
     sides = [
-        shown_steps(shown.path(row.name), row.name, split) if row.name in shown else []
+        shown_steps(shown.path(row.name), row.name, run.spec) if row.name in shown else []
         for row in (a, b)
     ]
     parting = part_at(*(shown.path(row.name) if row.name in shown else () for row in (a, b)))
@@ -154,7 +154,6 @@ class Rollouts:
 
 def _rollouts(run: OpenRun, reader: Reader, rows: Sequence[Row]) -> Rollouts:
     shown, _ = reader.trajectories(rows)
-    split = run.spec.split_observation
     observations: dict[tuple[str, str], tuple[int, ShownStep]] = {}
     full: dict[str, int] = {}
     thoughts: dict[str, int] = {}
@@ -165,7 +164,7 @@ def _rollouts(run: OpenRun, reader: Reader, rows: Sequence[Row]) -> Rollouts:
         if row.name not in shown or size > MOST_COMPARED:
             continue
         steps = []
-        for step in shown_steps(shown.path(row.name), row.name, split):
+        for step in shown_steps(shown.path(row.name), row.name, run.spec):
             number, _ = observations.setdefault(
                 (step.observation, step.new), (len(observations), step)
             )
@@ -226,9 +225,9 @@ def _steps(
         ]
         method = run.run.methods.get(row.method)
         grids = grids_of(method, light_set(kept), row.task, row.round)
-        labels = labels_of(grids.get(expert.id), expert)
-        labels = {t: label for t, label in labels.items() if t < row.t}
-    return shown_steps(path, row.name, run.spec.split_observation, labels, advantages)
+        if grid := grids.get(expert.id):
+            labels = {t: label for t, label in grid.labels().items() if t < row.t}
+    return shown_steps(path, row.name, run.spec, labels, advantages)
 
 
 def _find(reader: Reader, name: str) -> Row:

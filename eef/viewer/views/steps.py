@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eef.analysis.role_texts import advice_heading
 from eef.chat import thought_of
-from eef.methods.base import Method
-from eef.methods.eef import Eef
-from eef.methods.labels import OutcomeGrid
-from eef.trajectory import PathStep, Trajectory, TrajectorySet
-
-Split = Callable[[str], Sequence[str]]
+from eef.envs.spec import EnvSpec
+from eef.trajectory import PathStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,7 @@ class ShownStep:
 def shown_steps(
     path: Sequence[PathStep],
     owner: str,
-    split: Split,
+    spec: EnvSpec,
     labels: Mapping[int, str] | None = None,
     advantages: Mapping[int, float] | None = None,
 ) -> list[ShownStep]:
@@ -56,7 +52,7 @@ def shown_steps(
             ShownStep(
                 t=t,
                 observation=step.observation,
-                new=new_part(step.observation, before, split),
+                new=spec.new_part(step.observation, before),
                 thought=thought_of(step.completion),
                 action=step.action,
                 completion=step.completion,
@@ -72,24 +68,3 @@ def shown_steps(
         )
         before = step.observation
     return steps
-
-
-def new_part(observation: str, before: str, split: Split) -> str:
-    """The parts of an observation that the one before did not have."""
-    known = set(split(before))
-    return " · ".join(part for part in split(observation) if part not in known)
-
-
-def grids_of(
-    method: Method | None, trajectories: TrajectorySet, task: str, round: int
-) -> dict[str, OutcomeGrid]:
-    """The outcome grids of a task in a round; empty for methods that measure none."""
-    return method.grids(trajectories, task, round) if isinstance(method, Eef) and round else {}
-
-
-def labels_of(grid: OutcomeGrid | None, expert: Trajectory) -> dict[int, str]:
-    """The label of each step of an expert trajectory inside a measured segment."""
-    if grid is None:
-        return {}
-    found = ((t, grid.segment_at(t)) for t in range(expert.length))
-    return {t: segment.label for t, segment in found if segment}

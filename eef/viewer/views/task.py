@@ -8,7 +8,7 @@ from typing import Any
 
 from eef.errors import EefError
 from eef.methods.base import Method
-from eef.methods.eef import Eef
+from eef.methods.eef import Eef, grids_of
 from eef.methods.labels import OutcomeGrid
 from eef.methods.queries import expert_step_count
 from eef.pipeline.stages import EXPERT
@@ -22,7 +22,7 @@ from eef.viewer.open_run import OpenRun
 from eef.viewer.page import NotFound, Page
 from eef.viewer.tasks import neighbors, outcome_table
 from eef.viewer.views.example import Member, group_members
-from eef.viewer.views.steps import ShownStep, grids_of, labels_of, shown_steps
+from eef.viewer.views.steps import ShownStep, shown_steps
 
 MOST_ROLLOUTS = 60
 """Rollouts of a state that are listed; the others are counted."""
@@ -237,7 +237,7 @@ def _spine(
         for each in (grid.segments() if grid else ())
     ]
     path = shown.path(item.id)
-    steps = shown_steps(path, item.id, run.spec.split_observation, labels_of(grid, item))
+    steps = shown_steps(path, item.id, run.spec, grid.labels() if grid else {})
     return Spine(f"state-{number}", item, by_name[item.id], steps, states, segments)
 
 
