@@ -17,7 +17,7 @@ from pathlib import Path
 from eef.chat import Thoughts, build_conversation
 from eef.config import unknown_name
 from eef.exporters import trl_grpo
-from eef.exporters.targets import write_table
+from eef.exporters.tables import write_table
 from eef.policy import Conversation
 from eef.selection import PlannedState
 from eef.task import Task

@@ -11,35 +11,41 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
-from typing import Any, Literal
+from typing import Literal
 
-from eef import __version__
 from eef.config import unknown_name
 from eef.errors import MethodError
-from eef.exporters.chat_template import Comparison, compare, marked_template
+from eef.exporters.chat_template import Comparison, compare
 from eef.exporters.examples import RenderedExample
+from eef.exporters.message_targets import (
+    write_agentgym,
+    write_atif,
+    write_axolotl,
+    write_llamafactory,
+    write_llamafactory_v1,
+    write_openai,
+    write_swift,
+    write_together,
+)
 from eef.exporters.readmes import (
     EXACT,
     HOSTED,
     MARKED,
     READMES,
     UNMARKED,
-    VERL_DATASET,
     promise_of,
+)
+from eef.exporters.token_targets import (
+    MARKED_FILE,
+    write_parquet,
+    write_prompt_completion,
+    write_trl,
+    write_verl,
 )
 from eef.policy import Conversation
 from eef.renderer import Renderer
-from eef.utils.extras import missing_package, require_package
-from eef.utils.jsonl import disk_errors, write_json, write_jsonl, write_text
-from eef.utils.records import Json
-
-IGNORED = -100
-"""Label of a token without loss, as in torch."""
-
-MARKED_FILE = "chat_template.jinja"
-"""The marked template of an export to TRL."""
-
-_ACKNOWLEDGMENT = "OK. I'll follow your instructions and try my best to solve the task."
+from eef.utils.extras import require_package
+from eef.utils.jsonl import disk_errors, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,352 +193,17 @@ def _names(fits: Callable[[Target], bool]) -> str:
     return ", ".join(name for name, target in TARGETS.items() if fits(target))
 
 
-# --- messages -------------------------------------------------------------------------------------
-
-
-def canonical(example: RenderedExample) -> Json:
-    """The row of `eef`: `train` on every message, `weight` if it is neither 0 nor 1, and `meta`."""
-    messages = [
-        {**message, "train": weight != 0, **({} if weight in (0.0, 1.0) else {"weight": weight})}
-        for message, weight in example.weighted()
-    ]
-    return {"messages": messages, **_tools(example), "meta": example.meta}
-
-
-def _tools(example: RenderedExample) -> Json:
-    """The tools of a row, if its agent calls any."""
-    return {"tools": list(example.tools)} if example.tools else {}
-
-
-def _tools_text(example: RenderedExample) -> Json:
-    """The tools of a row as JSON text, for trainers whose tables have no nested columns."""
-    return {"tools": json.dumps(example.tools)} if example.tools else {}
-
-
-def _with(
-    example: RenderedExample, key: str, value: Callable[[float], Any], *, folded: bool = True
-) -> Json:
-    weighted = example.weighted(folded=folded)
-    messages = [{**message, key: value(weight)} for message, weight in weighted]
-    return {"messages": messages, **_tools(example)}
-
-
-def _axolotl(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    write_jsonl(directory / "train.jsonl", (_with(example, "train", bool) for example in examples))
-
-
-def _together(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    rows = (_with(example, "weight", int, folded=False) for example in examples)
-    write_jsonl(directory / "train.jsonl", rows)
-
-
-def _openai(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    write_jsonl(directory / "train.jsonl", (_openai_row(example) for example in examples))
-
-
-def _openai_row(example: RenderedExample) -> Json:
-    """A row with the fields that OpenAI documents for each role, and no others."""
-    row = _with(example, "weight", int, folded=False)
-    for message in row["messages"]:
-        if message["role"] != "assistant":
-            del message["weight"]
-        if message["role"] == "tool":
-            message.pop("name", None)
-    return row
-
-
-def _swift(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    rows = (
-        {
-            "messages": [
-                each
-                for message, weight in example.weighted(folded=True)
-                for each in _swift_messages(message, weight, scaled=not example.binary)
-            ],
-            **_tools_text(example),
-        }
-        for example in examples
-    )
-    write_jsonl(directory / "train.jsonl", rows)
-
-
-def _swift_messages(message: Json, weight: float, *, scaled: bool) -> Iterator[Json]:
-    """A message as ms-swift takes it: each call and each result is a message of its own."""
-    loss = {"loss": weight != 0, **({"loss_scale": weight} if scaled else {})}
-    calls = message.get("tool_calls", ())
-    if message["role"] == "tool":
-        yield {"role": "tool_response", "content": message["content"], **loss}
-    elif not calls:
-        yield {**message, **loss}
-    else:
-        if message["content"]:
-            yield {"role": "assistant", "content": message["content"], **loss}
-        for call in calls:
-            content = json.dumps(_parsed_call(call), ensure_ascii=False)
-            yield {"role": "tool_call", "content": content, **loss}
-
-
-def _parsed_call(call: Json) -> Json:
-    function = call["function"]
-    return {"name": function["name"], "arguments": json.loads(function["arguments"])}
-
-
-def _llamafactory(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    v0 = directory / "v0"
-    with disk_errors(v0):
-        v0.mkdir(exist_ok=True)
-    write_jsonl(
-        v0 / "train.jsonl", (row for example in examples for row in _rows_per_action(example))
-    )
-    write_json(
-        v0 / "dataset_info.json",
-        {
-            "eef": {
-                "file_name": "train.jsonl",
-                "formatting": "openai" if examples[0].tools else "sharegpt",
-                "columns": {
-                    "messages": "messages",
-                    **({"tools": "tools"} if examples[0].tools else {}),
-                },
-                "tags": {
-                    "role_tag": "role",
-                    "content_tag": "content",
-                    "user_tag": "user",
-                    "assistant_tag": "assistant",
-                    "system_tag": "system",
-                },
-            }
-        },
-    )
-    _llamafactory_v1(examples, directory / "v1", renderer)
-
-
-def _rows_per_action(example: RenderedExample) -> Iterator[Json]:
-    """One row per trained message; only the last message of a row is trained (`mask_history`)."""
-    for conversation, _ in example.trained_parts():
-        yield {"messages": example.written(conversation), **_tools_text(example)}
-
-
-def _llamafactory_v1(
-    examples: Sequence[RenderedExample], directory: Path, renderer: Renderer
-) -> None:
-    with disk_errors(directory):
-        directory.mkdir(exist_ok=True)
-    rows = (
-        {
-            "messages": [
-                {
-                    "role": message["role"],
-                    "content": _v1_content(message),
-                    "loss_weight": weight,
-                }
-                for message, weight in example.weighted(folded=True)
-            ],
-            **_tools_text(example),
-        }
-        for example in examples
-    )
-    write_jsonl(directory / "train.jsonl", rows)
-
-
-def _v1_content(message: Json) -> list[Json]:
-    text = [{"type": "text", "value": message["content"]}] if message["content"] else []
-    calls = [
-        {"type": "tool_call", "value": json.dumps(_parsed_call(call), ensure_ascii=False)}
-        for call in message.get("tool_calls", ())
-    ]
-    return [*text, *calls] or [{"type": "text", "value": ""}]
-
-
-def _agentgym(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    rows = [
-        {"conversations": list(_turns(example)), "item_id": example.meta["task"].replace("/", "_")}
-        for example in examples
-    ]
-    write_json(directory / "train.json", rows)
-
-
-def _turns(example: RenderedExample) -> Iterator[Json]:
-    """Messages in AgentGym's naming; the prompt is a user turn that the agent acknowledges."""
-    for message, weight in example.weighted():
-        if message["role"] == "system":
-            yield {"from": "human", "loss": None, "value": message["content"]}
-            yield {"from": "gpt", "loss": False, "value": _ACKNOWLEDGMENT}
-        elif message["role"] == "user":
-            yield {"from": "human", "loss": None, "value": message["content"]}
-        else:
-            yield {"from": "gpt", "loss": weight != 0, "value": message["content"]}
-
-
-def _atif(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    with disk_errors(directory):
-        for earlier in directory.glob("trajectory-*.json"):
-            earlier.unlink()
-    for number, example in enumerate(examples):
-        write_json(directory / f"trajectory-{number:05}.json", atif(example))
-
-
-def atif(example: RenderedExample) -> Json:
-    """An Agent Trajectory Interchange Format document.
-
-    A user message becomes the observation of the agent's turn before it.
-    """
-    steps: list[Json] = []
-    for message, weight in example.weighted():
-        role, content = message["role"], message["content"]
-        if role in ("user", "tool") and steps and steps[-1]["source"] == "agent":
-            call = {"source_call_id": message["tool_call_id"]} if role == "tool" else {}
-            observation = steps[-1].setdefault("observation", {"results": []})
-            observation["results"].append({**call, "content": content})
-            continue
-        source = "agent" if role == "assistant" else role
-        steps.append(
-            {
-                "step_id": len(steps) + 1,
-                "source": source,
-                "message": content or "",
-                **_atif_calls(message),
-                "extra": {"train": weight != 0, "weight": weight},
-            }
-        )
-    return {
-        "schema_version": "ATIF-v1.6",
-        "session_id": example.meta["example"],
-        "agent": {
-            "name": "eef",
-            "version": __version__,
-            **({"tool_definitions": list(example.tools)} if example.tools else {}),
-        },
-        "steps": steps,
-        "extra": example.meta,
-    }
-
-
-def _atif_calls(message: Json) -> Json:
-    calls = [
-        {
-            "tool_call_id": call["id"],
-            "function_name": call["function"]["name"],
-            "arguments": json.loads(call["function"]["arguments"]),
-        }
-        for call in message.get("tool_calls", ())
-    ]
-    return {"tool_calls": calls} if calls else {}
-
-
-# --- tokens ---------------------------------------------------------------------------------------
-
-
-def _prompt_completion(
-    examples: Sequence[RenderedExample], directory: Path, renderer: Renderer
-) -> None:
-    rows = (row for example in examples for row in prompts_and_completions(example))
-    write_jsonl(directory / "train.jsonl", rows)
-
-
-def prompts_and_completions(example: RenderedExample) -> Iterator[Json]:
-    """One row per trained span: the text before it, the span with its end of turn, its weight."""
-    before = ""
-    for text, weight in example.spans:
-        if weight != 0:
-            yield {"prompt": before, "completion": text, "weight": weight, "meta": example.meta}
-        before += text
-
-
-def _parquet(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    rows = [
-        {
-            "messages": [
-                {**message, "train": weight != 0, "weight": weight}
-                for message, weight in example.weighted()
-            ],
-            "input_ids": example.rendered.ids,
-            "weights": example.rendered.weights,
-            **_tools_text(example),
-            "meta": json.dumps(example.meta),
-        }
-        for example in examples
-    ]
-    write_table(directory / "train.parquet", rows)
-
-
-def _trl(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    write_table(
-        directory / "tokens.parquet",
-        [{"input_ids": example.rendered.ids, "labels": labels(example)} for example in examples],
-    )
-    path = directory / MARKED_FILE
-    template = None
-    messages = directory / "messages.jsonl"
-    if renderer.loss_on != "completion":  # those of an earlier export train whole completions
-        messages.unlink(missing_ok=True)
-    else:
-        write_jsonl(messages, (_trl_row(example) for example in examples))
-        if renderer.tools is None:
-            template = marked_template(renderer, examples)
-    if template is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_text(path, template)
-
-
-def _trl_row(example: RenderedExample) -> Json:
-    """A row of messages. TRL and chat templates take the arguments of calls as objects."""
-    row = _with(example, "train", bool)
-    for message in row["messages"]:
-        if "tool_calls" in message:
-            message["content"] = message["content"] or ""
-            for call in message["tool_calls"]:
-                call["function"] = _parsed_call(call)
-    return row
-
-
-def labels(example: RenderedExample) -> list[int]:
-    """Token ids, with -100 for every token that is not trained."""
-    pairs = zip(example.rendered.ids, example.rendered.weights, strict=True)
-    return [token if weight != 0 else IGNORED for token, weight in pairs]
-
-
-def _verl(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    write_table(
-        directory / "train.parquet",
-        [
-            {
-                "messages": example.written(example.conversation),
-                **_tools_text(example),
-                "input_ids": example.rendered.ids,
-                "loss_mask": example.rendered.weights,
-            }
-            for example in examples
-        ],
-    )
-    write_text(directory / "dataset.py", VERL_DATASET)
-
-
-def write_table(path: Path, rows: Sequence[Json]) -> None:
-    """Write a parquet file. ConfigError without pyarrow, StoreError if it cannot be written."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise missing_package("pyarrow", "a parquet file") from error
-    unfinished = path.with_name(f"{path.name}.tmp")
-    with disk_errors(path):
-        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), unfinished)
-        unfinished.replace(path)
-
-
 TARGETS: dict[str, Target] = {
-    "trl": Target(_trl, renders="tokens", tables=True),
-    "axolotl": Target(_axolotl),
-    "llamafactory": Target(_llamafactory),
-    "llamafactory-v1": Target(_llamafactory_v1, binary=False),
-    "ms-swift": Target(_swift, binary=False),
-    "openai": Target(_openai, renders="own"),
-    "together": Target(_together, renders="own"),
-    "agentgym": Target(_agentgym, calls=False, renders="own"),
-    "verl": Target(_verl, binary=False, renders="tokens", tables=True),
-    "prompt-completion": Target(_prompt_completion, binary=False, renders="tokens"),
-    "parquet": Target(_parquet, binary=False, renders="tokens", tables=True),
-    "atif": Target(_atif, binary=False, renders="own"),
+    "trl": Target(write_trl, renders="tokens", tables=True),
+    "axolotl": Target(write_axolotl),
+    "llamafactory": Target(write_llamafactory),
+    "llamafactory-v1": Target(write_llamafactory_v1, binary=False),
+    "ms-swift": Target(write_swift, binary=False),
+    "openai": Target(write_openai, renders="own"),
+    "together": Target(write_together, renders="own"),
+    "agentgym": Target(write_agentgym, calls=False, renders="own"),
+    "verl": Target(write_verl, binary=False, renders="tokens", tables=True),
+    "prompt-completion": Target(write_prompt_completion, binary=False, renders="tokens"),
+    "parquet": Target(write_parquet, binary=False, renders="tokens", tables=True),
+    "atif": Target(write_atif, binary=False, renders="own"),
 }

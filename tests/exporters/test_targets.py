@@ -10,7 +10,9 @@ import pytest
 
 from eef.errors import ConfigError, MethodError
 from eef.exporters.examples import render_examples
-from eef.exporters.targets import MARKED_FILE, TARGETS, canonical, export
+from eef.exporters.message_targets import canonical
+from eef.exporters.targets import TARGETS, export
+from eef.exporters.token_targets import MARKED_FILE
 from eef.importers.formats import read_row
 from eef.note import Advice
 from eef.pipeline.pipeline import Pipeline

@@ -23,7 +23,7 @@ from eef.chat import build_conversation
 from eef.envs.registry import make_env
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import ConfigError, DataError, EnvError, MethodError
-from eef.exporters.targets import write_table
+from eef.exporters.tables import write_table
 from eef.importers.calls import ActionMap, as_actions, call_as_action
 from eef.importers.conversations import parse_message, split_episode
 from eef.importers.episode import ParseError
