@@ -23,7 +23,6 @@ from eef.analysis.label_noise import LabelNoise
 from eef.analysis.results import RECORD_VERSION as RESULTS_VERSION
 from eef.analysis.results import RoundResult, Score
 from eef.analysis.study import Study, load_study
-from eef.chat import find_action
 from eef.cli import make_app
 from eef.cli.report import study_commands, study_documents
 from eef.cli.settings import sections
@@ -42,6 +41,7 @@ from eef.pipeline.status import RECORD_VERSION as STATUS_VERSION
 from eef.pipeline.status import StatusRecord
 from eef.policies.response_cache import ApiUsage
 from eef.policy import Completion
+from eef.react import find_action
 from eef.selection import Acts, PreferencePair, TextExample, TextPair, TrainingExample
 from eef.trajectory import StateRef, Step, Trajectory, Usage
 

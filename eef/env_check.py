@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from eef.chat import build_conversation, parse_completion
+from eef.chat import build_conversation
 from eef.env import Env, StepResult
 from eef.errors import EnvError
 from eef.policy import GREEDY, Policy, PrivilegedPolicy
+from eef.react import parse_completion
 from eef.replay import compare_observations, compile_ignored
 from eef.task import Task
 from eef.trajectory import Step

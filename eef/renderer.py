@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, JsonValue, field_validator
 
 from eef.call_forms import TRIAL_CALL
-from eef.chat import Thoughts, find_action
+from eef.chat import Thoughts
 from eef.chat_template import RESERVED_VARIABLES, ChatTemplate, Messages
 from eef.config import Settings
 from eef.errors import ModelError
 from eef.policy import Conversation, SampledText
+from eef.react import find_action
 from eef.thoughts import drop_thoughts
 from eef.tools import Toolset, read_turn, write_turn
 from eef.trajectory import SampledTokens
@@ -119,7 +120,7 @@ class RenderedPair:
 class Renderer:
     """Conversations → ids, by a tokenizer's chat template.
 
-    With `loss_on="action"`, a completion's weight applies only to its action (`chat.find_action`)
+    With `loss_on="action"`, a completion's weight applies only to its action (`react.find_action`)
     and to the end of the turn. `thoughts` is how `render_example` builds conversations.
     `max_length` is the longest rendering that `render_all` accepts. `stop_ids` are the ids that end
     a turn. `template_variables`, `date` and `tools` belong to the template (see `ChatTemplate`).

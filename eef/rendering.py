@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from eef.chat import Thoughts, build_conversation, is_blank
+from eef.chat import Thoughts, build_conversation
 from eef.errors import ModelError
 from eef.note import Shown
 from eef.policy import Conversation
 from eef.renderer import Rendered, RenderedPair, Renderer
 from eef.roles import role_conversation
 from eef.selection import Acts, PreferencePair, TextExample, TextPair, TrainingExample
+from eef.thoughts import is_blank
 from eef.tools import Toolset
 from eef.trajectory import TrajectorySet
 

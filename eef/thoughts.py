@@ -34,6 +34,11 @@ def drop_thoughts(completion: str) -> str:
     return completion
 
 
+def is_blank(completion: str) -> bool:
+    """Whether a completion has no text outside thought blocks. Such a turn is never trained."""
+    return not drop_thoughts(completion).strip()
+
+
 def thought_blocks(text: str) -> list[tuple[int, int]]:
     """The (start, end) of every thought block, tags included. A tag in an action is text."""
     blocks: list[tuple[int, int]] = []

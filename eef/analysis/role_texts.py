@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from eef.chat import parse_completion
 from eef.note import Advice, Note, NoteSet
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import Stage
+from eef.react import parse_completion
 from eef.trajectory import Trajectory, TrajectorySet
 
 WAYS = {

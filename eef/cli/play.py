@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from eef.chat import format_completion
 from eef.cli.console import handle_interrupt, print_err, print_out
 from eef.cli.options import EnvOverrides, overrides_table
 from eef.env import Env, toolset_of
 from eef.envs.registry import make_env
 from eef.errors import DataError
 from eef.policy import Completion, Conversation, Replays, Sampling
+from eef.react import format_completion
 from eef.rollouts.runner import RolloutParameters, play
 from eef.rollouts.specs import RolloutSpec
 from eef.tools import Toolset

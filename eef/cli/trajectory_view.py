@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from eef.analysis.role_texts import RoleTexts, advice_heading, role_texts
-from eef.chat import thought_of
 from eef.cli.console import print_err, stdout_console
 from eef.errors import ConfigError
 from eef.methods.eef import Eef
 from eef.note import Note
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import EXPERT, Stage
+from eef.react import thought_of
 from eef.report.formatting import reward
 from eef.selection import TrainingExample
 from eef.trajectory import PathStep, Trajectory, TrajectorySet

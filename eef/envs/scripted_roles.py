@@ -11,11 +11,11 @@ import random
 import re
 from collections.abc import Sequence
 
-from eef.chat import parse_completion
 from eef.config import unknown_name
 from eef.env import Env
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation, Policy, Replays, Sampling
+from eef.react import parse_completion
 from eef.task import Task
 from eef.trajectory import Author
 

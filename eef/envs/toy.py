@@ -14,13 +14,13 @@ from typing import Any
 
 from pydantic import Field
 
-from eef.chat import format_completion
 from eef.config import Settings, unknown_name
 from eef.env import AFTER_END, BaseEnv, StepResult
 from eef.envs.scripted_roles import ScriptedRole
 from eef.envs.spec import Behavior, EnvSpec
 from eef.errors import EnvError
 from eef.policy import Conversation, ScriptedPolicy
+from eef.react import format_completion
 from eef.task import Task, TaskSet
 from eef.trajectory import Author
 

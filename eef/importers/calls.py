@@ -23,9 +23,9 @@ from dataclasses import replace
 from typing import Any
 
 from eef.call_forms import FORMS
-from eef.chat import find_action, format_completion, parse_completion
 from eef.errors import ConfigError
 from eef.importers.episode import ParseError
+from eef.react import find_action, format_completion, parse_completion
 from eef.thoughts import drop_thoughts
 from eef.tools import Call, Toolset, read_turn, write_turn
 from eef.trajectory import Step

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eef.chat import is_blank, parse_completion, read_message, with_reasoning
+from eef.chat_message import read_message, with_reasoning
 from eef.importers.calls import call_as_action, calls_of, first_value, result_text
 from eef.importers.episode import ParseError, require_steps
+from eef.react import parse_completion
+from eef.thoughts import is_blank
 from eef.tools import Call, join_results, read_turn, write_turn
 from eef.trajectory import Step
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from eef.chat import format_completion
 from eef.importers.episode import ParsedEpisode, ParseError, parse_reward, require_steps
+from eef.react import format_completion
 from eef.trajectory import Step
 
 _ENDS = ("click[buy now]",)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from eef.chat import is_blank
 from eef.errors import MethodError
 from eef.methods.base import Configured
 from eef.methods.queries import check_experts
@@ -18,6 +17,7 @@ from eef.selection import (
     TextPair,
     TrainingExample,
 )
+from eef.thoughts import is_blank
 from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from eef.chat import read_message
+from eef.chat_message import read_message
 from eef.policies.rejections import Rejection, read_rejection
 from eef.policy import Conversation
 from eef.tools import Call

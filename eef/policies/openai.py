@@ -22,7 +22,7 @@ from typing import Any
 import openai
 
 from eef.call_forms import FORMS
-from eef.chat import cut_completion, drop_unfinished_action, with_reasoning
+from eef.chat_message import with_reasoning
 from eef.chat_template import as_text_arguments, structured
 from eef.errors import ModelError
 from eef.policies.answers import (
@@ -39,6 +39,7 @@ from eef.policies.response_cache import ResponseCache, request_id
 from eef.policies.server_options import ServerOptions
 from eef.policies.settings import ApiSettings
 from eef.policy import Completion, Conversation, Replays, Sampling
+from eef.react import cut_completion, drop_unfinished_action
 from eef.tools import Toolset, write_turn
 from eef.trajectory import Author
 

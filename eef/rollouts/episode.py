@@ -7,11 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from eef.chat import Thoughts, build_conversation, parse_completion
+from eef.chat import Thoughts, build_conversation
 from eef.env import Env, StepResult, execute
 from eef.errors import BudgetError, ConfigError, EnvError, ModelError
 from eef.note import Shown, add_usage
 from eef.policy import Completion, Conversation
+from eef.react import parse_completion
 from eef.rollouts.restore import Restored
 from eef.tools import Toolset
 from eef.trajectory import ErrorKind, Status, Step, Usage

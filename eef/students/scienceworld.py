@@ -17,12 +17,13 @@ from typing import Any
 
 from pydantic import Field
 
-from eef.chat import build_conversation, format_completion
+from eef.chat import build_conversation
 from eef.env import FORMAT_ERROR
 from eef.envs.registry import make_env, make_expert
 from eef.envs.scienceworld.thoughts import think
 from eef.errors import EnvError
 from eef.policy import GREEDY
+from eef.react import format_completion
 from eef.renderer import Rendered, Renderer
 from eef.rollouts.runner import RolloutParameters, play
 from eef.rollouts.specs import RolloutSpec

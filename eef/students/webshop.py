@@ -19,10 +19,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from eef.chat import build_conversation, format_completion
+from eef.chat import build_conversation
 from eef.envs.webshop import SyntheticSettings, WebShop, WebShopSettings, lexicon
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.policy import GREEDY, Conversation
+from eef.react import format_completion
 from eef.renderer import Rendered, Renderer
 from eef.rollouts.runner import RolloutParameters, play
 from eef.rollouts.specs import RolloutSpec

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from eef.chat import parse_completion
 from eef.envs.registry import make_expert, make_role
 from eef.envs.toy import ToyEnv
 from eef.errors import ConfigError, EnvError
@@ -12,6 +11,7 @@ from eef.methods.judging import REQUEST
 from eef.methods.planning import PLAN, check_plan
 from eef.policies.acting import Advised, Criticized, Lookahead, Role
 from eef.policy import GREEDY, Sampling
+from eef.react import parse_completion
 from eef.roles import Acting, number_steps, read_step_numbers, task_question
 from eef.rollouts.runner import RolloutParameters, play
 from eef.rollouts.specs import RolloutSpec

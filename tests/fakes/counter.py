@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from eef.chat import format_completion
 from eef.config import Settings
 from eef.env import StepResult, ToolEnv
 from eef.envs.spec import EnvSpec
 from eef.policy import Conversation, ScriptedPolicy
+from eef.react import format_completion
 from eef.task import Task, TaskSet
 from eef.tools import tool
 from eef.trajectory import Author

@@ -6,9 +6,9 @@ import random
 from itertools import count
 from typing import Any
 
-from eef.chat import format_completion
 from eef.env import BaseEnv, StepResult
 from eef.policy import ScriptedPolicy
+from eef.react import format_completion
 from eef.task import Task, TaskSet
 from eef.trajectory import Author
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from eef.chat import build_conversation, format_completion
+from eef.chat import build_conversation
 from eef.envs.toy import ToyEnv, make_toy_role, toy_player
 from eef.methods.attempts import REFLECT, REFLECTOR
 from eef.methods.registry import make_method
 from eef.note import Note, NoteSet, RoleUsage
 from eef.policy import Completion, ScriptedPolicy
+from eef.react import format_completion
 from eef.report import status
 from eef.rollouts.ask import ask_into_store, note_specs
 from eef.rollouts.budget import without

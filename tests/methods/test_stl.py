@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.chat import format_completion
 from eef.envs.toy import ToyEnv
 from eef.methods.base import AGENT
 from eef.methods.registry import make_method
 from eef.methods.stl import VALUE_ROLE, target
 from eef.note import Advice
 from eef.policies.acting import with_roles
+from eef.react import format_completion
 from eef.roles import VALUE, read_score
 from eef.rollouts.runner import play
 from eef.trajectory import TrajectorySet

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from eef.chat import format_completion
 from eef.envs.registry import make_env
 from eef.envs.workflow.experts import WORKFLOWS
 from eef.errors import ConfigError
 from eef.methods.registry import make_method
 from eef.methods.w4s import best_state
 from eef.policy import Sampling, ScriptedPolicy
+from eef.react import format_completion
 from eef.report import status
 from eef.rollouts.runner import RolloutParameters, play
 from eef.rollouts.specs import rollout_specs

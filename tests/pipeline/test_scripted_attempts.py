@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from eef.chat import format_completion
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import EnvError
 from eef.methods.attempts import MEMORY
@@ -16,6 +15,7 @@ from eef.pipeline import roles
 from eef.pipeline.evaluation import first_attempts
 from eef.pipeline.stages import Stage
 from eef.policy import ScriptedPolicy
+from eef.react import format_completion
 from eef.rollouts.store import read_trajectories
 from eef.trajectory import Author
 from tests.fakes.roles import FakeModel

@@ -18,7 +18,6 @@ from pathlib import Path
 import openai
 import pytest
 
-from eef.chat import cut_completion
 from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import BudgetError, ConfigError, ModelError
 from eef.pipeline.context import RunContext
@@ -29,6 +28,7 @@ from eef.policies.openai import ApiPolicy
 from eef.policies.response_cache import CACHE_FILE, ResponseCache
 from eef.policies.settings import ApiSettings
 from eef.policy import Sampling
+from eef.react import cut_completion
 from eef.report.status import stage_status
 from eef.rollouts.into_store import play_into_store
 from eef.rollouts.runner import RolloutParameters

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from eef.chat import format_completion
 from eef.env import StepResult
 from eef.env_check import check_env
 from eef.envs.simulators import ray_worker, worker
 from eef.envs.textworld_express import TextWorldExpress, TextWorldSettings
 from eef.errors import ClusterError, ConfigError, EnvDied
 from eef.policy import ScriptedPolicy
+from eef.react import format_completion
 from eef.rollouts.into_store import play_into_store
 from eef.rollouts.specs import rollout_specs
 from eef.rollouts.store import Store

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.chat import parse_completion
 from eef.env import FORMAT_ERROR, execute
 from eef.envs.toy import ToyEnv, toy_player
 from eef.errors import ConfigError, ModelError
 from eef.policy import GREEDY, Completion, Sampling, ScriptedPolicy
+from eef.react import parse_completion
 from eef.replay import replay
 from eef.rollouts import restore
 from eef.rollouts.specs import RolloutSpec

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.chat import format_completion, parse_completion
 from eef.cli.doctor import check_machine
 from eef.envs.scienceworld.tasks import part_of
 from eef.errors import ConfigError, EnvError
@@ -23,6 +22,7 @@ from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import load_recipe
 from eef.pipeline.run_directory import RunDirectory
 from eef.policy import Completion, ScriptedPolicy
+from eef.react import format_completion, parse_completion
 from eef.renderer import Renderer
 from eef.students.builder import build_student, student_settings
 from eef.students.scienceworld import (

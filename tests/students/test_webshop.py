@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eef.chat import format_completion, parse_completion
 from eef.envs.webshop import lexicon
 from eef.envs.webshop.expert import BACK, NEXT, make_shop_expert
 from eef.errors import ConfigError
 from eef.models.loading import load_model
 from eef.models.location import BASE_STUDENT
+from eef.react import format_completion, parse_completion
 from eef.renderer import Renderer
 from eef.students.builder import build_student
 from eef.students.curriculum import copying

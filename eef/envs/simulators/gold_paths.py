@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from eef.chat import format_completion
 from eef.config import unknown_name
 from eef.env import Env
 from eef.envs.simulators.env import PooledEnv
 from eef.envs.spec import group_in_id
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation, Replays, Sampling
+from eef.react import format_completion
 from eef.task import Task
 from eef.trajectory import Author
 from eef.utils.cache import cache_directory

@@ -26,7 +26,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eef.chat import format_completion, parse_completion
 from eef.config import unknown_name
 from eef.envs.scripted_roles import ScriptedRole
 from eef.envs.webshop.env import WebShop
@@ -36,6 +35,7 @@ from eef.envs.webshop.session import Rules, Session, render
 from eef.envs.webshop.shop import Shop
 from eef.errors import EnvError
 from eef.policy import Completion, Conversation, Replays, Sampling
+from eef.react import format_completion, parse_completion
 from eef.trajectory import Author
 
 NEXT, BACK, SEARCH_AGAIN, BUY = (

@@ -6,10 +6,10 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from eef.chat import format_completion
 from eef.config import unknown_name
 from eef.errors import EnvError
 from eef.policy import Conversation, ScriptedPolicy
+from eef.react import format_completion
 from eef.trajectory import Author
 
 WORKFLOWS = {

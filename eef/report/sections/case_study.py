@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from eef.analysis.case_study import CaseStudy
-from eef.chat import thought_of
 from eef.envs.registry import report_spec
 from eef.methods.labels import OutcomeGrid, Segment
+from eef.react import thought_of
 from eef.report.components import Section, in_viewer, section
 from eef.report.formatting import count_of, display_name
 from eef.report.html import Html, tag

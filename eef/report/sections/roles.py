@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from eef.analysis.results import Results
 from eef.analysis.role_texts import Sample, advice_heading
-from eef.chat import thought_of
 from eef.note import Note
+from eef.react import thought_of
 from eef.report.components import Section, fold, in_viewer, method_cell, note, section, table
 from eef.report.formatting import display_name
 from eef.report.html import Html, join, tag

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eef.analysis.role_texts import advice_heading
-from eef.chat import thought_of
 from eef.envs.spec import EnvSpec
+from eef.react import thought_of
 from eef.trajectory import PathStep
 
 

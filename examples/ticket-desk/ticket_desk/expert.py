@@ -7,10 +7,10 @@ import random
 import re
 from typing import Any
 
-from eef.chat import format_completion, parse_completion
 from eef.config import unknown_name
 from eef.errors import EnvError
 from eef.policy import Conversation, ScriptedPolicy
+from eef.react import format_completion, parse_completion
 from eef.trajectory import Author
 
 PRESETS = {"careful": 0.0, "strong": 0.15, "hasty": 0.9}

@@ -70,9 +70,9 @@ def _texts() -> list[str]:
     for task in env.tasks("train"):
         talk = [{"role": "user", "content": env.reset(task)}]
         for _ in range(env.step_limit):
-            from eef.chat import parse_completion
             from eef.env import execute
             from eef.policy import GREEDY
+            from eef.react import parse_completion
 
             (turn,) = expert.act([talk], [0], GREEDY)
             result = execute(env, parse_completion(turn.text)[1] or "")

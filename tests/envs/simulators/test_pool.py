@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import pytest
 
-from eef.chat import format_completion
 from eef.env import StepResult
 from eef.env_check import check_env
 from eef.envs.scienceworld import ScienceWorld, ScienceWorldSettings
@@ -20,6 +19,7 @@ from eef.envs.simulators import worker as worker_module
 from eef.envs.textworld_express import TextWorldExpress, TextWorldSettings
 from eef.errors import ConfigError, EnvDied, EnvError
 from eef.policy import ScriptedPolicy
+from eef.react import format_completion
 from eef.rollouts.into_store import play_into_store
 from eef.rollouts.specs import rollout_specs
 from eef.rollouts.store import Store

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eef.chat import build_conversation, parse_completion
+from eef.chat import build_conversation
 from eef.env import execute
 from eef.envs.registry import make_env, make_expert
 from eef.envs.webshop.expert import BACK, PRESETS, Lapses, ShopExpert, make_shop_expert
 from eef.errors import EnvError
 from eef.pipeline.recipe import load_recipe
 from eef.policy import GREEDY
+from eef.react import parse_completion
 from eef.trajectory import Author
 from tests.fakes import ROOT
 from tests.fakes.shopping import buy, open_shop, play_all, rank, win_rate

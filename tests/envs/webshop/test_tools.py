@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from eef.chat import as_calls, parse_completion
+from eef.chat import as_calls
 from eef.env import toolset_of
 from eef.envs.registry import make_expert
 from eef.policy import Completion, Sampling
+from eef.react import parse_completion
 from eef.rollouts.runner import RolloutParameters, play
 from eef.rollouts.specs import RolloutSpec
 from eef.selection import TrainingExample

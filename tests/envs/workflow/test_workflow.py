@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eef.chat import format_completion, parse_completion
 from eef.env_check import check_env
 from eef.envs.registry import make_env, make_expert
 from eef.envs.workflow.env import improvement
@@ -23,6 +22,7 @@ from eef.envs.workflow.problems import (
 )
 from eef.errors import ConfigError, EnvError
 from eef.policy import Sampling
+from eef.react import format_completion, parse_completion
 from eef.replay import replay
 from eef.rollouts.runner import RolloutParameters, play
 from eef.rollouts.specs import RolloutSpec
