@@ -19,15 +19,6 @@ from eef.utils.records import Json
 _ACKNOWLEDGMENT = "OK. I'll follow your instructions and try my best to solve the task."
 
 
-def canonical(example: RenderedExample) -> Json:
-    """The row of `eef`: `train` on every message, `weight` if it is neither 0 nor 1, and `meta`."""
-    messages = [
-        {**message, "train": weight != 0, **({} if weight in (0.0, 1.0) else {"weight": weight})}
-        for message, weight in example.weighted()
-    ]
-    return {"messages": messages, **_tools(example), "meta": example.meta}
-
-
 def _tools(example: RenderedExample) -> Json:
     """The tools of a row, if its agent calls any."""
     return {"tools": list(example.tools)} if example.tools else {}

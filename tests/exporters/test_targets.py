@@ -10,7 +10,6 @@ import pytest
 
 from eef.errors import ConfigError, MethodError
 from eef.exporters.examples import render_examples
-from eef.exporters.message_targets import canonical
 from eef.exporters.targets import TARGETS, export
 from eef.exporters.token_targets import MARKED_FILE
 from eef.importers.formats import read_row
@@ -177,16 +176,15 @@ def bytes_of_specials(example):
     return -6 * ends
 
 
-def test_every_message_records_whether_it_is_trained_and_its_provenance():
+def test_every_example_states_the_provenance_of_its_turns():
     made, _ = rendered()
     for example in made:
-        row = canonical(example)
-        assert [
-            message["train"] for message in row["messages"] if message["role"] == "assistant"
-        ] == [weight != 0 for weight in example.weights]
-        assert all("train" in message for message in row["messages"])
-        assert row["messages"][-1]["train"]  # cut after the last trained turn
-        assert len(row["meta"]["authors"]) == len(row["meta"]["reasons"]) == len(example.weights)
+        messages = list(example.weighted())
+        trained = [weight != 0 for message, weight in messages if message["role"] == "assistant"]
+        assert trained == [weight != 0 for weight in example.weights]
+        assert messages[-1][1] != 0, "cut after the last trained turn"
+        meta = example.meta
+        assert len(meta["authors"]) == len(meta["reasons"]) == len(example.weights)
     assert made[0].meta["authors"] == ["expert:e"] * 4 + ["student:p"] * 2
     assert len(made[1].weights) == 3
 
