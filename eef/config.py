@@ -30,7 +30,11 @@ class Settings(BaseModel):
     """A group of settings. It is immutable; unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 
@@ -106,7 +110,7 @@ def _toml_value(text: str) -> Any:
         return None
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML, or too long a number, or nested too deeply
         return text
     return parsed["value"] if len(parsed) == 1 else text
 

@@ -273,3 +273,34 @@ def test_a_key_with_half_a_character_is_refused():
     with pytest.raises(ConfigError, match=r"recipe: a key contains '\\ud800'") as refused:
         recipe(options={"\ud800": {"M": 3}})
     assert "`options.\\ud800` has no effect" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("r.yaml", "env: {name: toy}\nrounds: 1\nrounds: 2\n", "the key 'rounds' occurs twice"),
+        ("r.yaml", "env: {name: toy, name: webshop}\n", "the key 'name' occurs twice"),
+        ("r.json", '{"env": {"name": "toy"}, "seed": 1, "seed": 2}', "the key 'seed' occurs twice"),
+        ("r.json", "[" * 200_000, "not valid json"),
+        ("r.toml", "[env]\nname = 'toy'\n[tasks]\ntrain = " + "9" * 5000, "not valid toml"),
+        ("r.toml", "[env]\nname = 'toy'\n[train]\nlearning_rate = inf", "finite number"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_is_refused(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(recipe_file):
+    before = load_recipe(recipe_file)
+    recipe_file.write_bytes(b"\xef\xbb\xbf" + recipe_file.read_bytes())
+    assert load_recipe(recipe_file) == before
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 3000])
+def test_a_value_that_toml_cannot_parse_is_text(value):
+    data = {}
+    apply_override(data, f"name={value}")
+    assert data == {"name": value}

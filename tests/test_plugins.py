@@ -212,7 +212,9 @@ def test_a_new_environment_passes_at_once(name, options, passed, won, tmp_path, 
     assert f"{name}/" in eef("show", "run", f"{name}/3").stdout
 
 
-@pytest.mark.parametrize("name", ["Desk", "1", "a--b", "class", "toy", "../desk", "a b", "eef"])
+@pytest.mark.parametrize(
+    "name", ["Desk", "1", "a--b", "class", "toy", "../desk", "a b", "eef", "json", "numpy"]
+)
 def test_names_of_new_environments(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     done = eef("new", "environment", name)

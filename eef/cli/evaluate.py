@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from eef.analysis.stats import wilson_interval
 from eef.cli.console import handle_interrupt, print_err, print_out
 from eef.cli.options import EnvOverrides, overrides_table
 from eef.config import parse_settings
-from eef.errors import ConfigError
+from eef.errors import ConfigError, EnvError
 from eef.pipeline.context import RunContext
 from eef.pipeline.experts import make_expert_policy
 from eef.pipeline.recipe import Recipe
@@ -63,7 +64,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The output directory.  [default: evaluations/ENV/MODEL]",
+            help="The output directory.  [default: evaluations/ENV/MODEL, and -SPLIT]",
             show_default=False,
         ),
     ] = None,
@@ -79,7 +80,8 @@ def evaluate(
     """
     name = model if model.startswith(_PROVIDERS) else f"hf/{model}"
     recipe = _recipe(name, env, overrides_table(overrides), split, tasks, format, base_url)
-    directory = out or Path("evaluations") / _folder(recipe.env.name) / _folder(model)
+    part = _folder(model) if split == "test" else f"{_folder(model)}-{_folder(split)}"
+    directory = out or Path("evaluations") / _folder(recipe.env.name) / part
     context = RunContext(RunDirectory(directory, recipe))
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     file = directory / "rollouts.jsonl"
@@ -100,6 +102,7 @@ def evaluate(
         )
         with disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
+        _keep_earlier(file)
         write_jsonl(file, ())
         for item in play(
             found,
@@ -110,8 +113,22 @@ def evaluate(
         ):
             append_jsonl(file, item.to_record())
             items.append(item)
+    if items and all(item.status == "error" for item in items):
+        raise EnvError(
+            f"{name}: all {len(items)} rollouts failed, the first with: {items[0].error}",
+            hint=f"`{file}` has the errors of all",
+        )
     _print_score(name, items)
     print_out(str(file))
+
+
+def _keep_earlier(file: Path) -> None:
+    """Rename the rollouts of an earlier evaluation, which this one does not continue."""
+    if file.exists() and file.stat().st_size:
+        numbers = (file.with_name(f"{file.stem}-{number}.jsonl") for number in count(1))
+        earlier = next(path for path in numbers if not path.exists())
+        file.rename(earlier)
+        print_err(f"note: the rollouts of an earlier evaluation are now in {earlier}")
 
 
 def _folder(name: str) -> str:
@@ -151,9 +168,6 @@ def _print_score(name: str, items: list[Trajectory]) -> None:
     wins = sum(item.success for item in items)
     for item in failed:
         print_err(f"failed: {item.task}: {item.error}")
-    if len(failed) == len(items):
-        print_err(f"{name}: all rollouts failed")
-        return
     low, high = wilson_interval(wins, len(items))[:2]
     reward = sum(item.reward or 0.0 for item in items) / len(items)
     counted = f"; {len(failed)} failed and count as lost" if failed else ""

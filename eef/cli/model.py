@@ -12,9 +12,13 @@ from eef.cli.options import overrides_table
 from eef.cli.progress import show_bars
 from eef.config import parse_settings
 from eef.errors import ConfigError
+from eef.models.manifest import MANIFEST_FILE
 from eef.models.settings import DType
 from eef.utils.compute import available_cores, process_settings
 from eef.utils.extras import require_package
+
+_MODEL_FILES = (".json", ".safetensors", ".jinja", ".md", ".model", ".txt")
+_TEMPLATES = "additional_chat_templates"
 
 Checkpoint = Annotated[
     Path,
@@ -131,9 +135,16 @@ def _check_out(out: Path, checkpoint: Path | None = None) -> None:
             f"`--out` `{out}` {what} the checkpoint `{checkpoint}`",
             hint="choose a new directory with `--out`",
         )
-    is_model = any((out / name).is_file() for name in ("config.json", "adapter_config.json"))
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_model):
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not _is_only_a_model(out)):
         raise ConfigError(
             f"`{out}` contains files that do not belong to a model",
             hint="choose a new directory with `--out`",
         )
+
+
+def _is_only_a_model(directory: Path) -> bool:
+    """Whether a directory holds a checkpoint that `eef` has written, and nothing else."""
+    return (directory / MANIFEST_FILE).is_file() and all(
+        path.suffix in _MODEL_FILES if path.is_file() else path.name == _TEMPLATES
+        for path in directory.iterdir()
+    )

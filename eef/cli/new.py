@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import keyword
 import re
+import sys
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from typing import Annotated
@@ -81,6 +83,12 @@ def _package_of(name: str) -> str:
         )
     if name in ENVIRONMENTS or package == "eef":
         raise ConfigError(f"`eef` already has an environment {name!r}", hint="choose another name")
+    installed = find_spec(package)
+    if package in sys.stdlib_module_names or (installed and installed.origin):
+        raise ConfigError(
+            f"Python already has a package `{package}`, which this one would hide",
+            hint="choose another name",
+        )
     return package
 
 

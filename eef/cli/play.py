@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,14 +14,14 @@ from eef.cli.console import handle_interrupt, print_err, print_out
 from eef.cli.options import EnvOverrides, overrides_table
 from eef.env import Env, toolset_of
 from eef.envs.registry import make_env
-from eef.errors import DataError
+from eef.errors import ConfigError, DataError
 from eef.policy import Completion, Conversation, Replays, Sampling
 from eef.react import format_completion
 from eef.rollouts.runner import RolloutParameters, play
 from eef.rollouts.specs import RolloutSpec
 from eef.tools import Toolset
 from eef.trajectory import Author, Trajectory, TrajectorySet
-from eef.utils.jsonl import append_jsonl, read_jsonl
+from eef.utils.jsonl import append_jsonl, disk_errors, read_jsonl, repair_tail
 
 _QUIT = ("quit", "exit")
 
@@ -94,8 +95,11 @@ def play_by_hand(
 
     Example: `eef play toy --tasks 3`
     """
+    if not author.strip() or re.search(r"[/\x00-\x1f]", author):
+        raise ConfigError(f"`--author` is {author!r}; expected a name without `/`")
     env = make_env(name, overrides_table(overrides))
     file = out or Path(f"{env.name}-{author}.jsonl")
+    _check_writable(file)
     with closing(env), handle_interrupt("stopped"):
         played = {item.task for item in _recorded(file)}
         person = Person(Author("expert", author), toolset_of(env) if env.tools else None)
@@ -126,6 +130,21 @@ def _play(env: Env, person: Person, spec: RolloutSpec) -> list[Trajectory]:
     return list(
         play([spec], env=env, policy=person, trajectories=TrajectorySet(), parameters=parameters)
     )
+
+
+def _check_writable(file: Path) -> None:
+    """Make the directory of a file, and complete its last line; StoreError if it cannot be written.
+
+    An episode that was played to its end must not be lost.
+    """
+    existed = file.exists()
+    with disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("ab").close()
+        if existed:
+            repair_tail(file)
+        else:
+            file.unlink()
 
 
 def _recorded(file: Path) -> list[Trajectory]:

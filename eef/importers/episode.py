@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eef.trajectory import Step
 
@@ -92,3 +93,16 @@ def check_steps(steps: Sequence[Step]) -> None:
                 raise ParseError(
                     f"the {name} of turn {number} is {value}; expected a finite number"
                 )
+
+
+def read_flag(row: Mapping[str, Any], key: str) -> bool | None:
+    """A field that is true, false, 0, 1 or null; a text such as "false" would count as true.
+
+    ParseError for any other value.
+    """
+    value = row.get(key)
+    if value is None or isinstance(value, bool):
+        return value
+    if value in (0, 1) and isinstance(value, int | float):
+        return bool(value)
+    raise ParseError(f"`{key}` is {value!r}; expected true, false or null")

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 from eef.errors import StoreError
 from eef.importers.calls import as_actions
 from eef.importers.conversations import parse_message, split_episode
-from eef.importers.episode import ParsedEpisode, ParseError, check_steps, parse_reward
+from eef.importers.episode import (
+    ParsedEpisode,
+    ParseError,
+    check_steps,
+    parse_reward,
+    read_flag,
+)
 from eef.importers.react import read_react
 from eef.plugins import Plugins, is_reference
 from eef.tools import Toolset
@@ -240,8 +246,8 @@ def _conversation(
         instruction=str(row.get("instruction") or ""),
         prompt=prompt,
         reward=parse_reward(reward),
-        success=_flag(row, "success"),
-        terminated=not _flag(row, "truncated"),
+        success=read_flag(row, "success"),
+        terminated=not read_flag(row, "truncated"),
         author=str(row.get("author") or ""),
         episode_seed=_seed(row.get("episode_seed")),
     )
@@ -251,16 +257,6 @@ def _seed(value: object) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise ParseError(f"`episode_seed` is {value!r}; expected a whole number")
-
-
-def _flag(row: Record, key: str) -> bool | None:
-    """A field that is true, false, 0, 1 or null; a text such as "false" would count as true."""
-    value = row.get(key)
-    if value is None or isinstance(value, bool):
-        return value
-    if value in (0, 1) and isinstance(value, int | float):
-        return bool(value)
-    raise ParseError(f"`{key}` is {value!r}; expected true, false or null")
 
 
 FORMATS: dict[str, Format] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eef.importers.episode import ParsedEpisode, ParseError, parse_reward, require_steps
+from eef.importers.episode import ParsedEpisode, ParseError, parse_reward, read_flag, require_steps
 from eef.react import format_completion
 from eef.trajectory import Step
 
@@ -35,7 +35,7 @@ def read_react(row: dict[str, Any]) -> ParsedEpisode:
         task=row.get("task_idx"),
         instruction=str(row.get("instruction") or ""),
         reward=parse_reward(row.get("reward")),
-        success=row.get("success"),
+        success=read_flag(row, "success"),
         terminated=last["action"].lower() in _ENDS or last["observation"].startswith("Your score"),
     )
 

@@ -336,12 +336,12 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read recipe `{path}`: {error}") from error
     try:
         data = _parse(text, path)
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, json.JSONDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path}: not valid {path.suffix[1:]}: {' '.join(str(error).split())}"
         ) from error
@@ -354,12 +354,39 @@ def _parse(text: str, path: Path) -> Any:
     if path.suffix == ".toml":
         return tomllib.loads(text)
     if path.suffix in (".yaml", ".yml"):
-        return yaml.safe_load(text)
+        return yaml.load(text, _UniqueKeys)  # noqa: S506 – a SafeLoader
     if path.suffix == ".json":
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     raise ConfigError(
         f"cannot read recipe `{path}`", hint="a recipe ends in `.toml`, `.yaml` or `.json`"
     )
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a repeated key, of which YAML would keep the last."""
+
+
+def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    return _unique(
+        [
+            (loader.construct_object(key, deep=True), loader.construct_object(value, deep=True))
+            for key, value in node.value
+        ]
+    )
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def _unique(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A table of keys and values. ValueError if a key occurs twice."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} occurs twice in one table")
+    return table
 
 
 def _changed(group: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -46,8 +46,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _write_atomically(path: Path, parts: Iterable[str], *, durable: bool = True) -> None:
+    target = Path(os.path.realpath(path))  # a symbolic link stays one
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise StoreError(
+            f"cannot write `{path}`: it is not a regular file", hint="name a file to be written"
+        )
     # a name of its own: two processes may start one run at the same moment
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     with disk_errors(path):
         try:
             with temporary.open("w", encoding="utf-8") as file:
@@ -56,7 +61,7 @@ def _write_atomically(path: Path, parts: Iterable[str], *, durable: bool = True)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
 

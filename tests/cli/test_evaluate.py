@@ -62,3 +62,30 @@ def test_mistakes(arguments, message, tmp_path, monkeypatch):
     done = eef("evaluate", *arguments)
     assert (done.exit_code, list(tmp_path.iterdir())) == (2, [])
     assert message in done.stderr
+
+
+def test_an_evaluation_without_a_rollout_that_ended_is_an_error(tmp_path, monkeypatch):
+    def broken(self, task):
+        raise RuntimeError("the floor is gone")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ToyEnv, "reset", broken)
+    done = eef("evaluate", "scripted/flawless", "--env", "toy", "--tasks", "2")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "all 2 rollouts failed, the first with" in done.stderr
+    assert "rollouts.jsonl` has the errors of all" in done.stderr
+
+
+def test_rollouts_of_an_earlier_evaluation_are_kept(tmp_path):
+    for tasks in ("3", "2"):
+        done = eef("evaluate", "scripted/weak", "--env", "toy", "--tasks", tasks, "--out", tmp_path)
+        assert done.exit_code == 0, done.stderr
+    assert "of an earlier evaluation are now in" in done.stderr
+    assert len(read_jsonl(tmp_path / "rollouts-1.jsonl")) == 3
+    assert len(read_jsonl(tmp_path / "rollouts.jsonl")) == 2
+
+
+def test_each_split_has_a_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = eef("evaluate", "scripted/weak", "--env", "toy", "--tasks", "1", "--split", "train")
+    assert done.stdout == "evaluations/toy/scripted_weak-train/rollouts.jsonl\n"

@@ -660,6 +660,17 @@ def messages_by(*roles):
         ),
         (
             json.dumps(
+                {
+                    "steps": [{"action": "a", "observation": "b"}],
+                    "initial_observation": "o",
+                    "reward": 0.0,
+                    "success": "false",
+                }
+            ).encode(),
+            "`success` is 'false'; expected true, false or null",
+        ),
+        (
+            json.dumps(
                 {"messages": messages_by("user", "assistant"), "reward": 1, "truncated": "no"}
             ).encode(),
             "`truncated` is 'no'; expected true, false or null",

@@ -102,10 +102,23 @@ def test_merged_adapters_equal_the_adapted_model(adapters, tmp_path):
     assert (again.exit_code, "the model has no adapters to merge" in again.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("out", ["run", "run/checkpoint", ".", "notes", "notes/a.txt"])
+OTHERS = (
+    "notes/a.txt",
+    "project/config.json",
+    "project/src/thesis.tex",
+    "run/checkpoint/config.json",
+    "run/recipe.json",
+    "shared/manifest.json",
+    "shared/thesis.tex",
+)
+
+
+@pytest.mark.parametrize(
+    "out", ["run", "run/checkpoint", ".", "notes", "notes/a.txt", "project", "shared"]
+)
 def test_a_model_never_replaces_other_files(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("run/checkpoint/config.json", "run/recipe.json", "notes/a.txt"):
+    for name in OTHERS:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text("{}")
     commands = [("merge", "run/checkpoint")] + [("build",)] * (out != "run/checkpoint")
@@ -113,7 +126,7 @@ def test_a_model_never_replaces_other_files(out, tmp_path, monkeypatch):
         refused = eef("model", *command, "--out", out)
         assert (refused.exit_code, "choose a new directory" in refused.stderr) == (2, True)
     files = [str(path) for path in Path().rglob("*") if path.is_file()]
-    assert sorted(files) == ["notes/a.txt", "run/checkpoint/config.json", "run/recipe.json"]
+    assert sorted(files) == list(OTHERS)
 
 
 def test_a_card_states_recipe_data_and_result(adapters):

@@ -295,3 +295,20 @@ def test_a_growing_file_names_the_line_that_is_refused(tmp_path):
     append_jsonl(path, {"a": 1})
     with pytest.raises(DataError, match=r"rows.jsonl`, line 1: no such version"):
         GrowingJsonl(path, refuse).read()
+
+
+def test_a_symbolic_link_stays_one(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    link, target = tmp_path / "link.json", tmp_path / "elsewhere" / "target.json"
+    link.symlink_to(target)
+    write_json(link, {"a": 1})
+    assert link.is_symlink()
+    assert read_json(target) == {"a": 1}
+
+
+def test_what_is_not_a_regular_file_is_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StoreError, match="pipe`: it is not a regular file"):
+        write_text(pipe, "text")
+    assert pipe.is_fifo()
