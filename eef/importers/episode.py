@@ -106,3 +106,24 @@ def read_flag(row: Mapping[str, Any], key: str) -> bool | None:
     if value in (0, 1) and isinstance(value, int | float):
         return bool(value)
     raise ParseError(f"`{key}` is {value!r}; expected true, false or null")
+
+
+def row_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a ParsedEpisode that rows of every format may state under the same keys.
+
+    ParseError for a value of another type.
+    """
+    return {
+        "task": row.get("task", row.get("task_idx")),
+        "instruction": str(row.get("instruction") or ""),
+        "reward": parse_reward(row.get("reward", row.get("score"))),
+        "success": read_flag(row, "success"),
+        "author": str(row.get("author") or ""),
+        "episode_seed": _seed(row.get("episode_seed")),
+    }
+
+
+def _seed(value: object) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ParseError(f"`episode_seed` is {value!r}; expected a whole number")

@@ -20,6 +20,7 @@ from eef.importers.episode import (
     check_steps,
     parse_reward,
     read_flag,
+    row_fields,
 )
 from eef.importers.react import read_react
 from eef.plugins import Plugins, is_reference
@@ -236,27 +237,16 @@ def _conversation(
     prompt, steps, final = split_episode(
         [parse_message(message, number) for number, message in enumerate(messages)], turns
     )
-    reward = row.get("reward", row.get("score"))
+    fields = row_fields(row)
     return ParsedEpisode(
         format=name,
         steps=steps,
         final_observation=final,
         key="" if key is None else str(key),
-        task=row.get("task", row.get("task_idx")) if task is None else task,
-        instruction=str(row.get("instruction") or ""),
         prompt=prompt,
-        reward=parse_reward(reward),
-        success=read_flag(row, "success"),
         terminated=not read_flag(row, "truncated"),
-        author=str(row.get("author") or ""),
-        episode_seed=_seed(row.get("episode_seed")),
+        **{**fields, "task": fields["task"] if task is None else task},
     )
-
-
-def _seed(value: object) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    raise ParseError(f"`episode_seed` is {value!r}; expected a whole number")
 
 
 FORMATS: dict[str, Format] = {

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from eef.importers.episode import ParsedEpisode, ParseError, parse_reward, read_flag, require_steps
+from eef.importers.episode import (
+    ParsedEpisode,
+    ParseError,
+    read_flag,
+    require_steps,
+    row_fields,
+)
 from eef.react import format_completion
 from eef.trajectory import Step
 
 _ENDS = ("click[buy now]",)
+_KEYS = ("id", "session", "task_idx")
 
 
 def read_react(row: dict[str, Any]) -> ParsedEpisode:
@@ -26,18 +33,20 @@ def read_react(row: dict[str, Any]) -> ParsedEpisode:
     reward is outside [0, 1].
     """
     steps = require_steps(_steps(row))
-    last = row["steps"][-1]
+    last, truncated = row["steps"][-1], read_flag(row, "truncated")
     return ParsedEpisode(
         format="react",
         steps=steps,
         final_observation=last["observation"],
-        key=str(row.get("session", row.get("task_idx", ""))),
-        task=row.get("task_idx"),
-        instruction=str(row.get("instruction") or ""),
-        reward=parse_reward(row.get("reward")),
-        success=read_flag(row, "success"),
-        terminated=last["action"].lower() in _ENDS or last["observation"].startswith("Your score"),
+        key=str(next((row[name] for name in _KEYS if row.get(name) is not None), "")),
+        terminated=not truncated if truncated is not None else _has_ended(last),
+        **row_fields(row),
     )
+
+
+def _has_ended(last: dict[str, Any]) -> bool:
+    """Whether the last entry of a log ends an episode of WebShop."""
+    return last["action"].lower() in _ENDS or last["observation"].startswith("Your score")
 
 
 def _steps(row: dict[str, Any]) -> list[Step]:

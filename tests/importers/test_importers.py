@@ -29,6 +29,7 @@ from eef.importers.conversations import parse_message, split_episode
 from eef.importers.episode import ParseError
 from eef.importers.formats import FORMATS, detect, read_row
 from eef.importers.importer import Importer, rewards_of
+from eef.importers.react import read_react
 from eef.importers.rows import Rejection, Row
 from eef.importers.rows import read_rows as rows_in
 from eef.importers.verify import TaskIndex
@@ -1344,3 +1345,24 @@ def test_actions_are_rewritten(counter, tmp_path):
     for rule in ("go", "(=x", r"go=\3"):
         with pytest.raises(ConfigError, match="--map"):
             ActionMap([rule])
+
+
+def test_a_react_log_states_what_rows_of_every_format_may_state():
+    row = {
+        "id": "mine",
+        "session": None,
+        "task": "toy/4",
+        "author": "gpt",
+        "score": 0.5,
+        "success": 1,
+        "truncated": True,
+        "episode_seed": 7,
+        "initial_observation": "a door",
+        "steps": [{"action": "click[Buy Now]", "observation": "Your score: 0.5"}],
+    }
+    episode = read_react(row)
+    assert (episode.key, episode.task, episode.author) == ("mine", "toy/4", "gpt")
+    assert (episode.reward, episode.success, episode.episode_seed) == (0.5, True, 7)
+    assert not episode.terminated, "the row says that it was cut"
+    assert read_react({**row, "truncated": None}).terminated
+    assert read_react({**row, "id": None, "session": "fixed_3"}).key == "fixed_3"
