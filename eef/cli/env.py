@@ -11,7 +11,7 @@ import typer
 
 from eef.cli.console import handle_interrupt, print_err, print_out
 from eef.cli.execution import CONTINUES
-from eef.cli.options import EnvOverrides, overrides_table
+from eef.cli.options import EnvOverrides, env_options
 from eef.cli.progress import show_bars
 from eef.env import Env
 from eef.env_check import check_env
@@ -56,7 +56,7 @@ def check(
 
     Example: `eef env check toy --action right --action "take red"`
     """
-    env = make_env(name, overrides_table(overrides))
+    env = make_env(name, env_options(overrides))
     with closing(env):
         found = check_env(
             env,
@@ -115,7 +115,7 @@ def serve(
         require_package(package, "serving an environment")
     from eef.envs.server import serve as serve_env
 
-    options = overrides_table(overrides)
+    options = env_options(overrides)
     with handle_interrupt("stopped"):
         with show_bars() as on_progress:
             prepare_env(name, options, on_progress)
@@ -172,7 +172,7 @@ def prepare(
 
     Example: `eef env prepare scienceworld --set tasks=boil --split dev`
     """
-    options = overrides_table(overrides)
+    options = env_options(overrides)
     with handle_interrupt(CONTINUES):
         if name == "webshop":
             _refuse(name, {"--split": split, "--tasks": tasks})

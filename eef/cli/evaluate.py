@@ -12,8 +12,9 @@ import typer
 
 from eef.analysis.stats import wilson_interval
 from eef.cli.console import handle_interrupt, print_err, print_out
-from eef.cli.options import EnvOverrides, overrides_table
+from eef.cli.options import EnvOverrides, env_options
 from eef.config import parse_settings
+from eef.env import Env
 from eef.errors import ConfigError, EnvError
 from eef.pipeline.context import RunContext
 from eef.pipeline.experts import make_expert_policy
@@ -79,7 +80,7 @@ def evaluate(
     Example: `eef evaluate scripted/strong --env toy --tasks 5`
     """
     name = model if model.startswith(_PROVIDERS) else f"hf/{model}"
-    recipe = _recipe(name, env, overrides_table(overrides), split, tasks, format, base_url)
+    recipe = _recipe(name, env, env_options(overrides), split, tasks, format, base_url)
     part = _folder(model) if split == "test" else f"{_folder(model)}-{_folder(split)}"
     directory = out or Path("evaluations") / _folder(recipe.env.name) / part
     context = RunContext(RunDirectory(directory, recipe))
@@ -88,7 +89,7 @@ def evaluate(
     items: list[Trajectory] = []
     stopped = f"stopped; the rollouts so far are in {file}"
     with closing(context.env), handle_interrupt(stopped):
-        _ = context.tools  # raises if the environment has none
+        _check_request(context.env, split, tasks, format)
         policy = make_expert_policy(context, name)
         found = [
             RolloutSpec(f"{policy.author}/{task.id}", task, None, derive_seed(task.id), 0)
@@ -120,6 +121,20 @@ def evaluate(
         )
     _print_score(name, items)
     print_out(str(file))
+
+
+def _check_request(env: Env, split: str, tasks: int | None, format: str) -> None:
+    """ConfigError, which names the option, for what the environment does not have."""
+    if format == "tools" and not env.tools:
+        raise ConfigError(
+            f"environment {env.name!r} declares no tools", hint="use `--format react`"
+        )
+    found = len(env.tasks(split))
+    if tasks is not None and tasks > found > 0:
+        raise ConfigError(
+            f"`--tasks` is {tasks}; split {split!r} has {found} tasks",
+            hint=f"lower it to {found}",
+        )
 
 
 def _keep_earlier(file: Path) -> None:

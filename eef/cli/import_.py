@@ -13,7 +13,7 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from eef.cli.console import handle_interrupt, plain_table, print_err, print_out, stderr_console
-from eef.cli.options import EnvOverrides, overrides_table
+from eef.cli.options import EnvOverrides, env_options
 from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError, EnvError
 from eef.importers.calls import ActionMap
@@ -106,6 +106,15 @@ def import_files(
         raise ConfigError(
             "`--set` has no effect without `--env`", hint="name the environment: `--env webshop`"
         )
+    for path in files:
+        if not path.exists():
+            raise DataError(f"no such file `{path}`")
+        if path.is_dir():
+            raise DataError(
+                f"`{path}` is a directory", hint="name its files, such as `DIR/*.jsonl`"
+            )
+    if out is not None and not out.name:
+        raise ConfigError("`--out` names no file", hint="name one: `--out FILE`")
     target = out or Path(f"{files[0].stem}-imported.jsonl")
     if target.resolve() in [path.resolve() for path in files]:
         raise ConfigError(
@@ -251,7 +260,7 @@ def _task_index(name: str, overrides: list[str] | None) -> TaskIndex | None:
     """The tasks of an environment's splits, or None without an environment."""
     if not name:
         return None
-    env = make_env(name, overrides_table(overrides))
+    env = make_env(name, env_options(overrides))
     splits = {}
     for split in ("train", "test"):
         with suppress(EnvError):

@@ -101,6 +101,17 @@ def overrides_table(overrides: list[str] | None) -> dict[str, Any]:
     return table
 
 
+def env_options(overrides: list[str] | None) -> dict[str, Any]:
+    """Overrides of the settings of an environment. ConfigError if one is written as in a recipe."""
+    for override in overrides or ():
+        if override.startswith("env."):
+            raise ConfigError(
+                f"`--set {override}`: only settings of the environment are set here",
+                hint=f"leave out `env.`: `--set {override.removeprefix('env.')}`",
+            )
+    return overrides_table(overrides)
+
+
 def check_method_and_round(run: RunDirectory, method: str | None, round: int | None) -> None:
     """ConfigError if a run has no such method or round; None stands for all."""
     methods = list(dict.fromkeys(stage.method for stage in run.stages))

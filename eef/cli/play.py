@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from eef.cli.console import handle_interrupt, print_err, print_out
-from eef.cli.options import EnvOverrides, overrides_table
+from eef.cli.options import EnvOverrides, env_options
 from eef.env import Env, toolset_of
 from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError
@@ -97,7 +97,7 @@ def play_by_hand(
     """
     if not author.strip() or re.search(r"[/\x00-\x1f]", author):
         raise ConfigError(f"`--author` is {author!r}; expected a name without `/`")
-    env = make_env(name, overrides_table(overrides))
+    env = make_env(name, env_options(overrides))
     file = out or Path(f"{env.name}-{author}.jsonl")
     _check_writable(file)
     with closing(env), handle_interrupt("stopped"):

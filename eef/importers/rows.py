@@ -27,6 +27,8 @@ from eef.utils.extras import install_command, missing_package
 from eef.utils.text import replace_surrogates
 
 _ZIP, _PARQUET, _ZSTD, _BOM = b"PK\x03\x04", b"PAR1", b"\x28\xb5\x2f\xfd", b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_TABLES = (".csv", ".tsv")
 _COMPRESSED: dict[bytes, Any] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -63,8 +65,8 @@ class Rejection:
 def read_rows(path: Path) -> Iterator[Row | Rejection]:
     """The rows of a file, in order.
 
-    DataError if it cannot be opened, is empty, or is compressed with zstd. ConfigError for a
-    parquet file without pyarrow.
+    DataError if it cannot be opened, is empty, a CSV file or UTF-16, or is compressed with zstd.
+    ConfigError for a parquet file without pyarrow.
     """
     try:
         with path.open("rb") as file:
@@ -76,6 +78,16 @@ def read_rows(path: Path) -> Iterator[Row | Rejection]:
             yield from _archive(path)
         elif magic.startswith(_PARQUET):
             yield from _table(path)
+        elif magic.startswith(_UTF_16):
+            raise DataError(
+                f"`{path}` is UTF-16 text; expected UTF-8",
+                hint="convert it: `iconv -f UTF-16 -t UTF-8 FILE`",
+            )
+        elif path.suffix.lower() in _TABLES:
+            raise DataError(
+                f"`{path}` is a table of text; expected JSON",
+                hint="convert it to JSON Lines: one object with `messages` per line",
+            )
         elif magic.startswith(_ZSTD):
             raise DataError(
                 f"`{path}` is compressed with zstd", hint="decompress it: `unzstd FILE`"

@@ -53,7 +53,7 @@ def test_a_file_in_place_of_its_directory_is_named(tmp_path):
         (("scripted/best", "--env", "toy"), "unknown scripted expert 'best'"),
         (("scripted/weak", "--env", "toi"), "unknown environment 'toi'"),
         (("scripted/weak", "--env", "toy", "--base-url", "http://x/v1"), "has no effect"),
-        (("scripted/weak", "--env", "toy", "--tasks", "500"), "asks for 500 tasks"),
+        (("scripted/weak", "--env", "toy", "--tasks", "500"), "`--tasks` is 500; split 'test' has"),
         (("scripted/weak", "--env", "toy", "--format", "tools"), "declares no tools"),
     ],
 )

@@ -1366,3 +1366,34 @@ def test_a_react_log_states_what_rows_of_every_format_may_state():
     assert not episode.terminated, "the row says that it was cut"
     assert read_react({**row, "truncated": None}).terminated
     assert read_react({**row, "id": None, "session": "fixed_3"}).key == "fixed_3"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", b"id,messages,reward\n1,x,1\n", "a.csv` is a table of text; expected JSON"),
+        ("a.jsonl", '{"messages": []}'.encode("utf-16"), "a.jsonl` is UTF-16 text"),
+    ],
+)
+def test_a_file_of_another_kind_is_one_error(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=message) as refused:
+        list(rows_in(tmp_path / name))
+    assert "convert it" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["there.jsonl", "missing.jsonl"], "no such file `missing.jsonl`"),
+        (["there.jsonl", "folder"], "`folder` is a directory"),
+        (["there.jsonl", "--out", ""], "`--out` names no file"),
+        (["there.jsonl", "--env", "toy", "--set", "env.step_limit=3"], "leave out `env.`"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_read(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "there.jsonl").write_text("")  # reading it would be an error of its own
+    done = eef("import", *arguments)
+    assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
