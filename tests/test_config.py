@@ -280,6 +280,7 @@ def test_a_key_with_half_a_character_is_refused():
     [
         ("r.yaml", "env: {name: toy}\nrounds: 1\nrounds: 2\n", "the key 'rounds' occurs twice"),
         ("r.yaml", "env: {name: toy, name: webshop}\n", "the key 'name' occurs twice"),
+        ("r.yaml", "env: {name: toy}\n{a: 1}: 2\n", "unhashable key"),
         ("r.json", '{"env": {"name": "toy"}, "seed": 1, "seed": 2}', "the key 'seed' occurs twice"),
         ("r.json", "[" * 200_000, "not valid json"),
         ("r.toml", "[env]\nname = 'toy'\n[tasks]\ntrain = " + "9" * 5000, "not valid toml"),
@@ -304,3 +305,13 @@ def test_a_value_that_toml_cannot_parse_is_text(value):
     data = {}
     apply_override(data, f"name={value}")
     assert data == {"name": value}
+
+
+def test_a_yaml_recipe_may_replace_what_it_merges(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "env: {name: toy}\nmethods: [bc, eef]\n"
+        "options: {bc: &o {bc_experts: [strong]}, eef: {<<: *o, M: 2, bc_experts: [weak]}}\n"
+    )
+    options = load_recipe(path).options["eef"]
+    assert options == {"M": 2, "bc_experts": ["weak"]}

@@ -367,13 +367,10 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    return _unique(
-        [
-            (loader.construct_object(key, deep=True), loader.construct_object(value, deep=True))
-            for key, value in node.value
-        ]
-    )
+    # keys that `<<` merges may be repeated: the table's own ones replace them
+    own = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    _unique([(key.value, key.tag) for key in own if key.tag != "tag:yaml.org,2002:merge"])
+    return loader.construct_mapping(node, deep=True)
 
 
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
