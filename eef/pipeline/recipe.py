@@ -363,7 +363,7 @@ def _parse(text: str, path: Path) -> Any:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a repeated key, of which YAML would keep the last."""
+    """Refuses a repeated key; YAML would keep its last value."""
 
 
 def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:

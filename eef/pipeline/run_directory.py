@@ -158,7 +158,7 @@ _SELECTED: Mapping[str, type[Record]] = {
     "texts": TextExample,
     "text_pairs": TextPair,
 }
-"""The fields of a selection, each of which has a file, and their records."""
+"""The record type of each field of a selection; each field has a file of its own."""
 
 
 class RunDirectory:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from eef.policy import Sampling
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(slots=True, eq=False)

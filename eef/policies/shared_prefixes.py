@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 _WORTH_SHARING = 64  # tokens saved; for fewer, a separate pass costs more
 
