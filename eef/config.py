@@ -145,34 +145,6 @@ def _shown_default(field: FieldInfo) -> Any:
     return extra.get("default", field.default) if isinstance(extra, dict) else field.default
 
 
-def chosen_names(
-    given: str | Sequence[str],
-    known: Iterable[str],
-    thing: str,
-    setting: str,
-    *,
-    also: Iterable[str] = (),
-) -> tuple[str, ...]:
-    """The names that a setting of an environment chooses: one, several, or "all".
-
-    `also` are other values of the setting, which an error suggests. ConfigError for an unknown
-    name, a repeated one, or none.
-
-    >>> chosen_names("all", ["mapreader", "cookingworld"], "game", "games")
-    ('mapreader', 'cookingworld')
-    """
-    known = tuple(known)
-    if given == "all":
-        return known
-    names = (given,) if isinstance(given, str) else tuple(given)
-    for name in names:
-        if name not in known:
-            raise unknown_name(thing, name, [*known, *also])
-    if not names or len(set(names)) != len(names):
-        raise ConfigError(f"`env.{setting}` is {list(names)}; expected {setting}, each once")
-    return names
-
-
 def unknown_name(
     thing: str, name: str, known: Iterable[str], *, error: type[EefError] = ConfigError
 ) -> EefError:

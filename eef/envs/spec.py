@@ -6,12 +6,13 @@ so everything but `make`, `make_expert` and `prepare` works without one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eef.config import Settings
+from eef.config import Settings, unknown_name
 from eef.env import Env
+from eef.errors import ConfigError
 from eef.policy import Policy
 from eef.utils.progress import OnProgress
 
@@ -85,3 +86,31 @@ class EnvSpec:
         """The parts of an observation that the one before did not have."""
         known = set(self.split_observation(before))
         return " · ".join(part for part in self.split_observation(observation) if part not in known)
+
+
+def chosen_names(
+    given: str | Sequence[str],
+    known: Iterable[str],
+    thing: str,
+    setting: str,
+    *,
+    also: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """The names that a setting of an environment chooses: one, several, or "all".
+
+    `also` are other values of the setting, which an error suggests. ConfigError for an unknown
+    name, a repeated one, or none.
+
+    >>> chosen_names("all", ["mapreader", "cookingworld"], "game", "games")
+    ('mapreader', 'cookingworld')
+    """
+    known = tuple(known)
+    if given == "all":
+        return known
+    names = (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        if name not in known:
+            raise unknown_name(thing, name, [*known, *also])
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"`env.{setting}` is {list(names)}; expected {setting}, each once")
+    return names

@@ -14,13 +14,13 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from eef.config import ListOf, chosen_names, unknown_name
+from eef.config import ListOf, unknown_name
 from eef.env import AFTER_END, StepResult
 from eef.envs.simulators.env import PooledEnv
 from eef.envs.simulators.gold_paths import make_gold_expert
 from eef.envs.simulators.jvm import Jvm, JvmSettings, find_jar, find_java
 from eef.envs.simulators.settings import PoolSettings
-from eef.envs.spec import EnvSpec, group_in_id
+from eef.envs.spec import EnvSpec, chosen_names, group_in_id
 from eef.errors import EnvError
 from eef.task import Task, TaskSet
 

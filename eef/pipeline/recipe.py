@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -356,7 +357,7 @@ def _parse(text: str, path: Path) -> Any:
     if path.suffix in (".yaml", ".yml"):
         return yaml.load(text, _UniqueKeys)  # noqa: S506 – a SafeLoader
     if path.suffix == ".json":
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_table)
     raise ConfigError(
         f"cannot read recipe `{path}`", hint="a recipe ends in `.toml`, `.yaml` or `.json`"
     )
@@ -369,21 +370,23 @@ class _UniqueKeys(yaml.SafeLoader):
 def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     # keys that `<<` merges may be repeated: the table's own ones replace them
     own = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-    _unique([(key.value, key.tag) for key in own if key.tag != "tag:yaml.org,2002:merge"])
+    _refuse_repeated(key.value for key in own if key.tag != "tag:yaml.org,2002:merge")
     return loader.construct_mapping(node, deep=True)
 
 
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
-def _unique(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A table of keys and values. ValueError if a key occurs twice."""
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice in one table")
-    return table
+def _table(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_repeated([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _refuse_repeated(keys: Iterable[str]) -> None:
+    """ValueError if a key occurs twice in a table."""
+    for key, times in Counter(keys).items():
+        if times > 1:
+            raise ValueError(f"the key {key!r} occurs twice in one table")
 
 
 def _changed(group: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

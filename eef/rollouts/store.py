@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
-from eef.errors import DataError, StoreError
+from eef.errors import StoreError
 from eef.note import Note, NoteSet
 from eef.trajectory import Trajectory, TrajectorySet
 from eef.utils.jsonl import (
@@ -22,6 +22,7 @@ from eef.utils.jsonl import (
     append_jsonl,
     append_line,
     disk_errors,
+    error_at_line,
     read_jsonl,
     repair_tail,
     write_jsonl,
@@ -180,6 +181,4 @@ def _add(file: GrowingJsonl[Item], add: Callable[[Item], None]) -> None:
         try:
             add(item)
         except StoreError as error:
-            raise DataError(
-                f"`{file.path}`, line {number}: {error.message}", hint=error.hint
-            ) from error
+            raise error_at_line(file.path, number, error) from error

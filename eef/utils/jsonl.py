@@ -201,8 +201,12 @@ class GrowingJsonl(Generic[Item]):
         try:
             return self._parse(record)
         except StoreError as error:
-            where = f"`{self.path}`, line {self._lines + 1}"
-            raise DataError(f"{where}: {error.message}", hint=error.hint) from error
+            raise error_at_line(self.path, self._lines + 1, error) from error
+
+
+def error_at_line(path: Path, number: int, error: StoreError) -> DataError:
+    """The error of a record as one of its line."""
+    return DataError(f"`{path}`, line {number}: {error.message}", hint=error.hint)
 
 
 def _malformed(path: Path, number: int, problem: str) -> DataError:

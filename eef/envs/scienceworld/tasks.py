@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, TypeVar
 
-from eef.config import chosen_names, unknown_name
+from eef.config import unknown_name
+from eef.envs.spec import chosen_names
 from eef.errors import ConfigError
 
 Part = Literal["train", "dev", "test"]

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from eef.config import ListOf, Settings, chosen_names, unknown_name
+from eef.config import ListOf, Settings, unknown_name
 from eef.env import AFTER_END, StepResult, ToolEnv
-from eef.envs.spec import EnvSpec, group_in_id
+from eef.envs.spec import EnvSpec, chosen_names, group_in_id
 from eef.envs.workflow.executor import answer_weakly
 from eef.envs.workflow.experts import WORKFLOWS, make_expert
 from eef.envs.workflow.problems import FAMILIES, MOST_PROBLEMS, Problem, is_right, make_problems

@@ -26,6 +26,7 @@ class Writer:
 
     def __init__(self, run: RunDirectory, connection: sqlite3.Connection) -> None:
         self.run, self.connection = run, connection
+        self._find_instruction = env_spec(run.recipe.env.name).find_instruction
         self.connection.execute("PRAGMA cache_size = -65536")  # 64 MB
         self.dirty: set[str] = set()
 
@@ -107,8 +108,7 @@ class Writer:
         found = self.connection.execute("SELECT lines FROM files WHERE path = ?", (name,))
         lines = (found.fetchone() or (0,))[0]
         position = start
-        find_instruction = env_spec(self.run.recipe.env.name).find_instruction
-        batches = parse_lines(source, name, start, end, lines, find_instruction)
+        batches = parse_lines(source, name, start, end, lines, self._find_instruction)
         for batch in ahead(batches):
             self._enter_rollouts(name, batch.rollouts)
             if batch.examples:
