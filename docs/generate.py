@@ -27,6 +27,7 @@ from eef.cli import make_app
 from eef.cli.report import study_commands, study_documents
 from eef.cli.settings import sections
 from eef.config import SettingRow
+from eef.exporters.directory import RECORD_FILE
 from eef.exporters.logs import LOG_READMES
 from eef.exporters.readmes import EXACT, HOSTED, MARKED, READMES
 from eef.exporters.targets import TARGETS
@@ -644,7 +645,9 @@ def _exports() -> Iterator[str]:
         "",
         "The README of each target. Axolotl, LLaMA-Factory and ms-swift render messages by the "
         "model's chat template: an export compares that text with the one that `eef` trains on, "
-        "and its README states where they differ.",
+        "and its README states where they differ. The files of an export appear when all are "
+        f"written. `{RECORD_FILE}` beside them lists them: the next export replaces these files "
+        "and no others.",
         "",
     )
     for name, readme in LOG_READMES.items():

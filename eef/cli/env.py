@@ -106,10 +106,13 @@ def serve(
 
     The server implements AgentGym's endpoints, so AgentGym's clients can play it: `/create`,
     `/reset`, `/step`, `/observation`, `/available_actions`, `/instruction_text`, `/list_envs` and
-    `/close`. It has no authentication: anyone who can reach the address can play. Prints the
-    address.
+    `/close`. Another endpoint, `/restore`, opens a session in a recorded state. Clients name tasks
+    by their index. The server has no authentication: anyone who can reach the address can play.
+    Prints the address.
 
     Example: `eef env serve webshop --set data=webshop/data --port 36001`
+
+    Example: `eef env serve my_package.desk:TicketDesk`
     """
     for package in ("starlette", "uvicorn"):
         require_package(package, "serving an environment")
@@ -119,10 +122,10 @@ def serve(
     with handle_interrupt("stopped"):
         with show_bars() as on_progress:
             prepare_env(name, options, on_progress)
-        env = make_env(name, options)
         if host not in LOOPBACK:
             print_err(f"warning: anyone who can reach this machine can play on {host}")
-        serve_env(env, host=host, port=port, limit=sessions, idle_s=idle, ready=print_out)
+        with closing(make_env(name, options)) as env:
+            serve_env(env, host=host, port=port, limit=sessions, idle_s=idle, ready=print_out)
 
 
 def prepare(

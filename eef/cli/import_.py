@@ -18,7 +18,7 @@ from eef.envs.registry import make_env
 from eef.errors import ConfigError, DataError, EnvError
 from eef.importers.calls import ActionMap
 from eef.importers.formats import PLUGINS, find_format
-from eef.importers.importer import Importer, ImportReport, RowAccount, rewards_of
+from eef.importers.importer import Importer, ImportReport, RewardSource, RowAccount
 from eef.importers.rows import Rejection
 from eef.importers.verify import TaskIndex
 from eef.trajectory import Trajectory
@@ -74,7 +74,7 @@ def import_files(
             "--map",
             metavar="PATTERN=REPLACEMENT",
             help=r"Rewrite actions that match a regular expression, e.g. "
-            r"`find\((.*)\)=search[\1]`; may be repeated.",
+            r"`find\((.*)\)=search[\1]`; a pattern has `\=` for an equals sign; may be repeated.",
         ),
     ] = None,
     env: Annotated[
@@ -120,13 +120,15 @@ def import_files(
         raise ConfigError(
             f"`{target}` is one of the files to read", hint="choose another name: `--out FILE`"
         )
+    actions = ActionMap(action_map or ())
+    rewards = RewardSource(reward_from) if reward_from else None
     importer = Importer(
         _task_index(env, overrides),
         wanted=format,
-        action_map=ActionMap(action_map or ()),
+        action_map=actions,
         author=author,
         reward=reward,
-        reward_of=rewards_of(reward_from) if reward_from else None,
+        reward_of=rewards,
     )
     rejected: list[Rejection] = []
     with handle_interrupt("stopped; nothing was written"):
@@ -135,6 +137,10 @@ def import_files(
         _print_accounts(importer.accounts)
     for line in report_lines(importer.report, rejected):
         print_err(line)
+    for rule in actions.unused:
+        print_err(f"warning: `--map {rule}` matches no action: a pattern must match a whole action")
+    if rewards is not None and not rewards.found:
+        print_err(f"warning: `--reward-from {reward_from}` gives no row a reward")
     hint = _hint(rejected, env)
     if importer.report.imported == 0:
         raise DataError("no row was imported", hint=hint)

@@ -4,7 +4,7 @@ Each session is an episode in a clone of the environment; read-only data is shar
 
     POST /create                         → number of a new session, with an episode of a random task
     POST /reset   {env_idx, session_id, seed?}
-                                         → [observation, null]; `session_id` is a task index, or
+                                         → [observation, null]; `session_id` is a task's index, or
                                            null for a random task; `seed` (0) is the episode's, if
                                            the environment is seeded
     POST /restore {env_idx, session_id, actions, observations, seed?}
@@ -17,13 +17,13 @@ Each session is an episode in a clone of the environment; read-only data is shar
     POST /close   {env_idx}              → {closed}: whether the session existed
     GET  /observation?env_idx=           → the last observation
     GET  /instruction_text?env_idx=      → "Instruction: " and the task in words
-    GET  /available_actions?env_idx=     → the actions available now
-                                           (WebShop: {has_search_bar, clickables})
+    GET  /available_actions?env_idx=     → the actions available now, where the environment lists
+                                           them (WebShop: {has_search_bar, clickables})
     GET  /list_envs                      → numbers of all sessions
     GET  /                               → "ok"
 
-An error is {error, hint} with status 404 (unknown session), 413 or 422 (invalid body, unknown task)
-or 503 (all sessions are taken; try again later).
+An error is {error, hint} with status 404 (unknown session, no list of actions), 413 or 422 (invalid
+body, unknown task) or 503 (all sessions are taken; try again later).
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from eef.env import Env
-from eef.envs.sessions import Refusal, Servable, Session, Sessions
-from eef.errors import ConfigError, EnvError
+from eef.envs.sessions import Refusal, Session, Sessions
+from eef.errors import EnvError
 from eef.utils.sockets import listen
 
 LOG = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ VERBS: dict[str, tuple[str, type[BaseModel], Answer]] = {
         Which,
         _look(lambda session: f"Instruction: {session.instruction}"),
     ),
-    "/available_actions": ("GET", Which, _look(lambda session: session.env.available())),
+    "/available_actions": ("GET", Which, _look(lambda session: session.available())),
 }
 
 
@@ -244,13 +244,8 @@ def serve(
     """Serve an environment until the process is stopped.
 
     `ready` is called with the address once it accepts requests. Port 0 stands for any free port.
-    Raises ConfigError if the environment cannot be served or the address cannot be bound.
+    ConfigError if its tasks cannot be numbered, or the address cannot be bound.
     """
-    if not isinstance(env, Servable):
-        raise ConfigError(
-            f"environment {env.name!r} cannot be served",
-            hint="implement `task_count`, `task(index)` and `available()`",
-        )
     app = make_app(Sessions(env, limit=limit, idle_s=idle_s))
     with listen(host, port) as listener:
         name = f"[{host}]" if ":" in host else host

@@ -7,13 +7,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from eef.env import Env, StepResult, execute, seeded_task
-from eef.errors import ReplayMismatch
+from eef.errors import ConfigError, EnvError, ReplayMismatch
 from eef.replay import compare_observations, replay
 from eef.task import Task
 from eef.trajectory import Author, PathStep, Step
@@ -21,18 +21,26 @@ from eef.trajectory import Author, PathStep, Step
 _RECORDER = Author("expert", "record")  # who played a path that a client sends
 
 
+_SPLITS = ("train", "test")
+
+
 @runtime_checkable
-class Servable(Env, Protocol):
-    """Members that an environment must have, beyond the protocol, to be served.
+class NumbersTasks(Env, Protocol):
+    """An environment that numbers all its tasks, not only those of its splits.
 
     task_count   number of tasks; they are numbered from 0
     task         the task of a number; EnvError if it does not exist
-    available    the actions available now, as JSON data
     """
 
     @property
     def task_count(self) -> int: ...
     def task(self, index: int) -> Task: ...
+
+
+@runtime_checkable
+class ListsActions(Protocol):
+    """An environment that lists the actions available now, as JSON data."""
+
     def available(self) -> dict[str, Any]: ...
 
 
@@ -48,7 +56,7 @@ class Refusal(Exception):
 class Session:
     """One episode in progress. `lock` admits one request at a time; `used` is its last use."""
 
-    env: Servable
+    env: Env
     used: float
     observation: str = ""
     instruction: str = ""
@@ -64,17 +72,59 @@ class Session:
         """The final reward of the episode if it ended now."""
         return float(self.env.score(self.rewards))
 
+    def available(self) -> dict[str, Any]:
+        """The actions available now. Refusal if the environment does not list them."""
+        if not isinstance(self.env, ListsActions):
+            raise Refusal(404, f"{self.env.name} does not list its available actions")
+        return self.env.available()
+
+
+class _Tasks:
+    """The tasks of an environment by number: its own numbers, or `Task.index` of its splits.
+
+    ConfigError if there is none, or if two tasks have one number.
+    """
+
+    def __init__(self, env: Env) -> None:
+        self.numbers: Sequence[int]
+        self._task: Callable[[int], Task]
+        if isinstance(env, NumbersTasks):
+            self.numbers, self._task = range(env.task_count), env.task
+            return
+        found: dict[int, Task] = {}
+        for split in _SPLITS:
+            with suppress(EnvError):
+                for task in env.tasks(split):
+                    other = found.setdefault(task.index, task)
+                    if other.id != task.id:
+                        raise ConfigError(
+                            f"`{other.id}` and `{task.id}` both have the index {task.index}",
+                            hint="give each task an `index` of its own: clients name tasks by it",
+                        )
+        if not found:
+            raise ConfigError(f"{env.name} has no task in its splits `train` and `test`")
+        self.numbers, self._task = sorted(found), found.__getitem__
+        self._name = env.name
+
+    def __getitem__(self, number: int) -> Task:
+        """The task of a number. EnvError if there is none."""
+        try:
+            return self._task(number)
+        except KeyError:
+            raise EnvError(f"{self._name}: no task has the index {number}") from None
+
 
 class Sessions:
     """Episodes of an environment by number, safe to use from several threads.
 
     At most `limit` sessions are open at a time. A session without requests for `idle_s` seconds is
-    closed. `seed` determines the random tasks, `clock` returns seconds.
+    closed. `seed` determines the random tasks, `clock` returns seconds. Unless the environment is
+    `concurrent`, its clones act one at a time. ConfigError as in `_Tasks`.
     """
 
     def __init__(
         self,
-        env: Servable,
+        env: Env,
         *,
         limit: int,
         idle_s: float,
@@ -82,7 +132,8 @@ class Sessions:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit, self.idle_s = limit, idle_s
-        self._env, self._clock = env, clock
+        self._env, self._clock, self._tasks = env, clock, _Tasks(env)
+        self._turn = nullcontext() if env.concurrent else threading.Lock()
         self._chance, self._numbers = random.Random(seed), count()
         self._open: OrderedDict[int, Session] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
@@ -100,8 +151,7 @@ class Sessions:
                     503, f"all {self.limit} sessions are taken", "close one, or try again later"
                 )
             number = next(self._numbers)
-            env = cast(Servable, self._env.clone())
-            self._open[number] = Session(env, self._clock())
+            self._open[number] = Session(self._env.clone(), self._clock())
         try:
             self.reset(number, None)
         except BaseException:  # no client would learn its number
@@ -112,7 +162,7 @@ class Sessions:
     def reset(self, number: int, index: int | None, seed: int = 0) -> str:
         """Start the task of an index, or a random one. Raises Refusal and EnvError."""
         task = self._task(index)
-        with self.at(number) as session:
+        with self.at(number) as session, self._turn:
             return session.reset(task, seed)
 
     def restore(
@@ -135,7 +185,7 @@ class Sessions:
             PathStep(Step(observation=seen, completion="", action=action), "record", _RECORDER)
             for seen, action in zip(observations, actions, strict=False)
         ]
-        with self.at(number) as session:
+        with self.at(number) as session, self._turn:
             session.instruction = task.instruction
             result, _, rewards = replay(session.env, seeded_task(session.env, task, seed), path)
             session.observation, session.rewards = result.observation, list(rewards)
@@ -153,7 +203,7 @@ class Sessions:
 
     def step(self, number: int, action: str) -> tuple[StepResult, float]:
         """Execute an action; returns its result and the score so far."""
-        with self.at(number) as session:
+        with self.at(number) as session, self._turn:
             result = execute(session.env, action)
             session.observation = result.observation
             session.rewards.append(result.reward)
@@ -206,5 +256,5 @@ class Sessions:
     def _task(self, index: int | None) -> Task:
         if index is None:
             with self._lock:
-                index = self._chance.randrange(self._env.task_count)
-        return self._env.task(index)
+                index = self._chance.choice(self._tasks.numbers)
+        return self._tasks[index]

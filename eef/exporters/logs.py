@@ -21,6 +21,7 @@ from eef import __version__
 from eef.chat import build_conversation
 from eef.config import unknown_name
 from eef.errors import MethodError
+from eef.exporters.directory import write_export
 from eef.methods.labels import Label, OutcomeGrid
 from eef.note import NoteSet, Shown
 from eef.rollouts.specs import is_first_attempt
@@ -134,8 +135,8 @@ class Rollout:
 def export_logs(name: str, stages: Sequence[Played], directory: Path) -> list[Path]:
     """Write rollouts for a viewer; returns the paths of the files.
 
-    ConfigError for an unknown viewer, MethodError if there are no rollouts, StoreError if the disk
-    cannot be written.
+    ConfigError for an unknown viewer, MethodError if there are no rollouts, StoreError as in
+    `write_export`.
     """
     if name not in LOGS:
         raise unknown_name("viewer", name, LOGS)
@@ -145,13 +146,14 @@ def export_logs(name: str, stages: Sequence[Played], directory: Path) -> list[Pa
             "nothing to export: no rollout is recorded for this method and round",
             hint="`eef show DIR` lists what is done",
         )
-    with disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    LOGS[name](stages, directory)
     titles = ", ".join(stage.title for stage in stages if stage.names)
     text = LOG_READMES[name].format(what=f"{count:,} rollouts ({titles})")
-    write_text(directory / "README.md", text)
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+    def write(unfinished: Path) -> None:
+        LOGS[name](stages, unfinished)
+        write_text(unfinished / "README.md", text)
+
+    return write_export(directory, write)
 
 
 def conversations(stage: Played) -> Iterable[Rollout]:

@@ -195,9 +195,6 @@ def _turns(example: RenderedExample) -> Iterator[Json]:
 
 
 def write_atif(examples: Sequence[RenderedExample], directory: Path, renderer: Renderer) -> None:
-    with disk_errors(directory):
-        for earlier in directory.glob("trajectory-*.json"):
-            earlier.unlink()
     for number, example in enumerate(examples):
         write_json(directory / f"trajectory-{number:05}.json", atif(example))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from eef.chat import Thoughts, build_conversation
 from eef.config import unknown_name
 from eef.exporters import trl_grpo
+from eef.exporters.directory import write_export
 from eef.exporters.tables import write_table
 from eef.policy import Conversation
 from eef.selection import PlannedState
@@ -148,18 +149,19 @@ def export_prompts(
 ) -> list[Path]:
     """Write the files of a trainer; returns their paths.
 
-    ConfigError for a trainer that takes no prompts, StoreError if the disk cannot be written.
+    ConfigError for a trainer that takes no prompts, StoreError as in `write_export`.
     """
     if name not in WRITERS:
         raise unknown_name("target of prompts", name, WRITERS)
-    with disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    readme = WRITERS[name](prompts, directory, env)
     count = f"{len(prompts):,} state{'' if len(prompts) == 1 else 's'}"
     settings = " ".join(f"--set {shlex.quote(each)}" for each in _flat(env_settings))
-    text = readme.format(count=count, env=env, settings=settings, model=model)
-    write_text(directory / "README.md", text)
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+    def write(unfinished: Path) -> None:
+        readme = WRITERS[name](prompts, unfinished, env)
+        text = readme.format(count=count, env=env, settings=settings, model=model)
+        write_text(unfinished / "README.md", text)
+
+    return write_export(directory, write)
 
 
 def _trl(prompts: Sequence[StatePrompt], directory: Path, env: str) -> str:

@@ -16,6 +16,7 @@ from typing import Literal
 from eef.config import unknown_name
 from eef.errors import MethodError
 from eef.exporters.chat_template import Comparison, compare
+from eef.exporters.directory import write_export
 from eef.exporters.examples import RenderedExample
 from eef.exporters.message_targets import (
     write_agentgym,
@@ -45,7 +46,7 @@ from eef.exporters.token_targets import (
 from eef.policy import Conversation
 from eef.renderer import Renderer
 from eef.utils.extras import require_package
-from eef.utils.jsonl import disk_errors, write_text
+from eef.utils.jsonl import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,32 +83,29 @@ def export(
     """Write the files of a target into a directory.
 
     ConfigError if the target is unknown, MethodError if there are no examples or the target does
-    not support their weights, StoreError if the disk cannot be written.
+    not support their weights, StoreError as in `write_export`.
     """
     target = find_target(name)
     if target.renders != "tokens":
         examples = [each for each in examples if any(each.message_weights)]
     _check(name, target, examples, renderer)
-    with disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    target.write(examples, directory, renderer)
     comparison = None
     if target.renders == "model":
         texts = (part for each in examples for part in _texts(name, each))
         comparison = compare(texts, renderer)
-    readme = READMES[name].format(
-        what=_describe(examples),
-        promise=fill(
-            _promise(target, comparison, renderer) + _exceptions(examples),
-            100,
-            break_on_hyphens=False,
-        ),
-        end=end_of_turn(renderer),
-        messages=MARKED if (directory / MARKED_FILE).is_file() else UNMARKED,
-    )
-    write_text(directory / "README.md", readme)
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return Export(tuple(files), comparison)
+    promise = _promise(target, comparison, renderer) + _exceptions(examples)
+
+    def write(unfinished: Path) -> None:
+        target.write(examples, unfinished, renderer)
+        readme = READMES[name].format(
+            what=_describe(examples),
+            promise=fill(promise, 100, break_on_hyphens=False),
+            end=end_of_turn(renderer),
+            messages=MARKED if (unfinished / MARKED_FILE).is_file() else UNMARKED,
+        )
+        write_text(unfinished / "README.md", readme)
+
+    return Export(tuple(write_export(directory, write)), comparison)
 
 
 def find_target(name: str) -> Target:

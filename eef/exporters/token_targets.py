@@ -63,19 +63,12 @@ def write_trl(examples: Sequence[RenderedExample], directory: Path, renderer: Re
         directory / "tokens.parquet",
         [{"input_ids": example.rendered.ids, "labels": labels(example)} for example in examples],
     )
-    path = directory / MARKED_FILE
-    template = None
-    messages = directory / "messages.jsonl"
-    if renderer.loss_on != "completion":  # those of an earlier export train whole completions
-        messages.unlink(missing_ok=True)
-    else:
-        write_jsonl(messages, (_trl_row(example) for example in examples))
-        if renderer.tools is None:
-            template = marked_template(renderer, examples)
-    if template is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_text(path, template)
+    if renderer.loss_on != "completion":  # messages would train whole completions
+        return
+    write_jsonl(directory / "messages.jsonl", (_trl_row(example) for example in examples))
+    template = marked_template(renderer, examples) if renderer.tools is None else None
+    if template is not None:
+        write_text(directory / MARKED_FILE, template)
 
 
 def _trl_row(example: RenderedExample) -> Json:

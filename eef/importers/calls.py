@@ -41,6 +41,7 @@ _ACTION_INPUT = re.compile(
 _AFTER_INPUT = re.compile(r"^[ \t]*[*_]{0,2}(?:Observation|Thought|Action)[*_]{0,2}:", re.I | re.M)
 _FENCED_INPUT = re.compile(r"```[\w+-]*\n(.*?)\n?```", re.S)
 _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.S)
+_RULE = re.compile(r"((?:[^\\=]|\\.)+)=(.*)", re.S)
 _THOUGHT = re.compile(r"^\s*Thought:\s*", re.I)
 
 
@@ -71,33 +72,46 @@ def calls_of(
 
 
 class ActionMap:
-    """Rewrites of actions: each is `PATTERN=REPLACEMENT`, a regular expression and its result.
+    r"""Rewrites of actions: each is `PATTERN=REPLACEMENT`, a regular expression and its result.
 
-    ConfigError if one has another form. The first pattern that matches a whole action counts.
+    The pattern ends at the first `=` without a backslash before it. ConfigError for a rule of
+    another form. The first pattern that matches a whole action counts.
+
+    >>> rename = ActionMap([r"find\((.*)\)=search[\1]"])
+    >>> rename("find(mug)"), rename("back"), rename.unused
+    ('search[mug]', 'back', [])
     """
 
     def __init__(self, rules: Iterable[str] = ()) -> None:
-        self._rules: list[tuple[re.Pattern[str], str]] = []
+        self._rules: dict[str, tuple[re.Pattern[str], str]] = {}
+        self._used: set[str] = set()
         for rule in rules:
-            pattern, equals, replacement = rule.partition("=")
+            parts = _RULE.fullmatch(rule)
+            if parts is None:
+                raise ConfigError(
+                    f"`--map {rule}` is not `PATTERN=REPLACEMENT`",
+                    hint=r"for example `--map 'find\((.*)\)=search[\1]'`; write `\=` for an equals "
+                    "sign in the pattern",
+                )
             try:
-                compiled = re.compile(pattern, re.S)
-                compiled.sub(replacement, "")
+                compiled = re.compile(parts[1], re.S)
+                compiled.sub(parts[2], "")
             except (re.error, IndexError) as error:
                 raise ConfigError(
                     f"`--map {rule}` is not a valid regular expression: {error}"
                 ) from None
-            if not equals or not pattern:
-                raise ConfigError(
-                    f"`--map {rule}` is not `PATTERN=REPLACEMENT`",
-                    hint=r"for example `--map 'find\((.*)\)=search[\1]'`",
-                )
-            self._rules.append((compiled, replacement))
+            self._rules[rule] = compiled, parts[2]
+
+    @property
+    def unused(self) -> list[str]:
+        """The rules that have rewritten no action so far."""
+        return [rule for rule in self._rules if rule not in self._used]
 
     def __call__(self, action: str) -> str:
-        for pattern, replacement in self._rules:
+        for rule, (pattern, replacement) in self._rules.items():
             match = pattern.fullmatch(action)
             if match:
+                self._used.add(rule)
                 return match.expand(replacement)
         return action
 

@@ -13,7 +13,7 @@ from eef.env import toolset_of
 from eef.errors import DataError
 from eef.importers.episode import ParsedEpisode, ParseError, parse_reward
 from eef.importers.formats import read_row
-from eef.importers.rows import Rejection, Row, read_rows
+from eef.importers.rows import DATA_SUFFIXES, Rejection, Row, read_rows
 from eef.importers.verify import TaskIndex, verify
 from eef.trajectory import Author, Trajectory
 
@@ -227,22 +227,37 @@ class Importer:
         return id
 
 
-def rewards_of(source: str) -> Callable[[Mapping[str, Any], str], object]:
-    """The rewards of rows by a key of each row, or by a JSON Lines file of `id` and `reward`.
+class RewardSource:
+    """The rewards of rows: by a key of each row, or by a JSON Lines file of `id` and `reward`.
 
-    A dot in a key is a level: `scores.resolved`. A source that ends in `.json` or `.jsonl` is a
-    file, and its ids are those of the rows. A row without the key, or one that is not in the file,
-    has no reward. DataError if the file cannot be read.
+    A dot in a key is a level: `scores.resolved`. A source with a `/`, or with the suffix of a data
+    file, is a file; its ids are those of the rows. A row without the key, or one that is not in the
+    file, has no reward. DataError if the file cannot be read. `found` counts the rewards.
     """
-    if not source.endswith((".json", ".jsonl")):
-        return lambda row, id: _at(row, source.split("."))
-    given: dict[str, object] = {}
-    for item in read_rows(Path(source)):
+
+    def __init__(self, source: str) -> None:
+        self.found = 0
+        self._lookup: Callable[[Mapping[str, Any], str], object]
+        if "/" in source or source.lower().endswith(DATA_SUFFIXES):
+            given = dict(_given_rewards(Path(source)))
+            self._lookup = lambda row, id: given.get(id)
+        else:
+            keys = source.split(".")
+            self._lookup = lambda row, id: _at(row, keys)
+
+    def __call__(self, row: Mapping[str, Any], id: str) -> object:
+        """The reward of a row and its id, or None."""
+        reward = self._lookup(row, id)
+        self.found += reward is not None
+        return reward
+
+
+def _given_rewards(path: Path) -> Iterator[tuple[str, object]]:
+    for item in read_rows(path):
         if isinstance(item, Rejection) or not {"id", "reward"} <= item.data.keys():
             reason = item.reason if isinstance(item, Rejection) else "expected `id` and `reward`"
             raise DataError(f"`{item.place}` has no reward: {reason}")
-        given[str(item.data["id"])] = item.data["reward"]
-    return lambda row, id: given.get(id)
+        yield str(item.data["id"]), item.data["reward"]
 
 
 def _at(value: object, keys: Sequence[str]) -> object:

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from eef.envs.server import LARGEST_BODY, serve
 from eef.envs.sessions import Refusal
 from eef.envs.toy import ToyEnv
 from eef.errors import ConfigError, EnvError
+from eef.task import TaskSet
 from eef.utils.sockets import listen
 from tests.fakes.env_server import listening, sessions_of
 
@@ -390,11 +392,66 @@ def test_another_environment_can_be_served():
         assert client.get("/available_actions", params=at).json() == env.available()
 
 
+def test_tasks_without_numbers_of_their_own_are_those_of_the_splits():
+    env = ToyEnv()
+    tasks = {task.index: task for split in ("train", "test") for task in env.tasks(split)}
+    sessions = sessions_of(env)
+    with listening(sessions) as client:
+        at = {"env_idx": client.post("/create").json()}
+        for index, task in list(tasks.items())[::50]:
+            told = client.post("/reset", json={**at, "session_id": index}).json()
+            assert told == [env.reset(task), None]
+        answer = client.post("/reset", json={**at, "session_id": -1})
+        assert (answer.status_code, answer.json()["error"]) == (
+            422,
+            "toy: no task has the index -1",
+        )
+        answer = client.get("/available_actions", params=at)
+        assert (answer.status_code, "does not list" in answer.json()["error"]) == (404, True)
+        drawn = {client.post("/reset", json={**at, "session_id": None}).json()[0] for _ in range(9)}
+        assert len(drawn) > 1
+
+
 def test_an_environment_that_cannot_be_served():
-    with pytest.raises(ConfigError, match="'toy' cannot be served"):
-        serve(ToyEnv(), host="127.0.0.1", port=0, limit=1, idle_s=1, ready=print)
+    class Twins(ToyEnv):
+        def tasks(self, split):
+            return TaskSet.of([replace(task, index=5) for task in super().tasks(split)])
+
+    class Empty(ToyEnv):
+        def tasks(self, split):
+            raise EnvError(f"no split {split}")
+
+    for env, problem in ((Twins(), "both have the index 5"), (Empty(), "has no task")):
+        with pytest.raises(ConfigError, match=problem):
+            serve(env, host="127.0.0.1", port=0, limit=1, idle_s=1, ready=print)
     with listen("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
         listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_clones_act_one_at_a_time_unless_the_environment_is_concurrent():
+    class Counted(Corridors):
+        acting, most = 0, 0
+
+        def step(self, action):
+            kind = type(self)
+            kind.acting += 1
+            kind.most = max(kind.most, kind.acting)
+            time.sleep(0.01)
+            kind.acting -= 1
+            return super().step(action)
+
+    for concurrent in (False, True):
+        Counted.concurrent, Counted.most = concurrent, 0
+        sessions = sessions_of(Counted())
+        numbers = [sessions.create() for _ in range(8)]
+        threads = [
+            threading.Thread(target=sessions.step, args=(number, "right")) for number in numbers
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (Counted.most > 1) == concurrent
 
 
 async def trace_of(client, trace, index):

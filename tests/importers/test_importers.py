@@ -28,7 +28,7 @@ from eef.importers.calls import ActionMap, as_actions, call_as_action
 from eef.importers.conversations import parse_message, split_episode
 from eef.importers.episode import ParseError
 from eef.importers.formats import FORMATS, detect, read_row
-from eef.importers.importer import Importer, rewards_of
+from eef.importers.importer import Importer, RewardSource
 from eef.importers.react import read_react
 from eef.importers.rows import Rejection, Row
 from eef.importers.rows import read_rows as rows_in
@@ -789,21 +789,34 @@ def test_rewards_come_from_a_key_or_a_file(source, tmp_path):
         tmp_path / "rewards.jsonl",
         [{"id": id, "reward": reward} for id, reward in rewards.items()],
     )
-    given = rewards_of("grades.resolved" if source == "key" else str(beside))
+    given = RewardSource("grades.resolved" if source == "key" else str(beside))
     imported, rejected, _ = read(path, reward_of=given)
     assert [item.reward for item in imported] == [1.0, 0.25]
     assert rejected[0].place == f"{path}:3"
 
 
 def test_bad_sources_of_rewards_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no such file"):
-        rewards_of(str(tmp_path / "none.jsonl"))
+    for name in (str(tmp_path / "none.jsonl"), "rewards.csv", "rewards.jsonl.gz", "data/rewards"):
+        with pytest.raises(DataError, match="no such file"):
+            RewardSource(name)
     bad = write(tmp_path / "bad.jsonl", [{"id": "a"}])
     with pytest.raises(DataError, match="expected `id` and `reward`"):
-        rewards_of(str(bad))
+        RewardSource(str(bad))
     row = {"id": "a", "messages": messages_by("user", "assistant"), "score": "good"}
-    _, rejected, _ = read(write(tmp_path / "a.jsonl", [row]), reward_of=rewards_of("score"))
+    _, rejected, _ = read(write(tmp_path / "a.jsonl", [row]), reward_of=RewardSource("score"))
     assert rejected[0].reason == "`reward` is 'good'; expected a number from 0 to 1"
+
+
+def test_options_that_change_no_row_are_reported(tmp_path):
+    row = {"id": "a", "messages": messages_by("user", "assistant"), "reward": 1}
+    path, out = write(tmp_path / "a.jsonl", [row]), ("--out", tmp_path / "out.jsonl")
+    done = eef("import", path, *out, "--map", "walk=run", "--map", "go=run", "--reward-from", "R")
+    assert "`--map walk=run` matches no action" in done.stderr
+    assert "--map go=run" not in done.stderr
+    assert "`--reward-from R` gives no row a reward" in done.stderr
+    done = eef("import", path, *out, "--reward-from", "reward")
+    assert done.exit_code == 0, done.stderr
+    assert "warning" not in done.stderr
 
 
 def test_tools_of_another_name_get_a_hint(tmp_path, monkeypatch):
@@ -1010,7 +1023,7 @@ def test_missing_and_empty_files_are_errors(tmp_path):
 _BOUNDED = """
 import resource, sys
 from pathlib import Path
-from eef.importers.importer import Importer, rewards_of
+from eef.importers.importer import Importer, RewardSource
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]) << 20,) * 2)
 importer = Importer()
 for item in importer.trajectories([Path(sys.argv[1])]):
@@ -1342,7 +1355,10 @@ def test_actions_are_rewritten(counter, tmp_path):
     react = {"messages": messages_by("user", "assistant"), "reward": 1.0}
     episode = read_row(react, action_map=ActionMap(["go=run"]))
     assert (episode.steps[0].completion, episode.steps[0].action) == ("Action: run", "run")
-    for rule in ("go", "(=x", r"go=\3"):
+    swapped = ActionMap([r"x\=(\d+)=y=\1", "go=run", r"a\\b=c"])
+    assert [swapped(each) for each in ("x=3", "x3", "a\\b", "=")] == ["y=3", "x3", "c", "="]
+    assert swapped.unused == ["go=run"]
+    for rule in ("go", "(=x", r"go=\3", "=run", r"go\=run"):
         with pytest.raises(ConfigError, match="--map"):
             ActionMap([rule])
 

@@ -21,24 +21,9 @@ from tests.fakes.served import serving
 TOY = {"rules": ToyEnv().prompt, "tasks_per_split": 10, "first_train": 10, "success_threshold": 1.0}
 
 
-class ServedToy(ToyEnv):
-    @property
-    def task_count(self):
-        return 20
-
-    def task(self, index):
-        tasks = {each.index: each for split in ("test", "train") for each in self.tasks(split)}
-        if index not in tasks:
-            raise EnvError(f"the toy has no task {index}")
-        return tasks[index]
-
-    def available(self):
-        return {}
-
-
 @pytest.fixture(scope="module")
 def server():
-    with listening(sessions_of(ServedToy(ToySettings(tasks_per_split=10)))) as client:
+    with listening(sessions_of(ToyEnv(ToySettings(tasks_per_split=10)))) as client:
         yield str(client.base_url)
 
 
