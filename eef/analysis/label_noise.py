@@ -201,9 +201,12 @@ def _planned(pipeline: Pipeline, stage: Stage) -> dict[str, tuple[str, list[Stat
         if item.state is not None and known[item.state.trajectory].by_expert:
             found.setdefault(item.state.trajectory, (item.task, []))[1].append(item.state)
     if not found:
+        failed = any(item.by_expert and not item.success for item in known)
         raise MethodError(
             f"`{stage.method}` branches from no expert trajectory in round {stage.round}",
-            hint="name a method that does, such as `eef`",
+            hint="name a method that does, such as `eef`"
+            if failed
+            else "the expert failed no task, so that there are no labels to measure",
         )
     return found
 

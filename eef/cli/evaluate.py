@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import closing
 from itertools import count
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,6 +80,8 @@ def evaluate(
 
     Example: `eef evaluate scripted/strong --env toy --tasks 5`
     """
+    if not isfinite(temperature):
+        raise ConfigError(f"`--temperature` is {temperature}", hint="give a number")
     name = model if model.startswith(_PROVIDERS) else f"hf/{model}"
     recipe = _recipe(name, env, env_options(overrides), split, tasks, format, base_url)
     part = _folder(model) if split == "test" else f"{_folder(model)}-{_folder(split)}"

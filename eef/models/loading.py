@@ -27,6 +27,7 @@ from transformers.utils import logging
 from eef.errors import ModelError, StoreError
 from eef.models.generation import fixed_generation_config
 from eef.models.location import hub_options, locate
+from eef.models.manifest import MANIFEST_FILE
 from eef.models.memory import memory_errors
 from eef.models.settings import DType, LoraSettings
 from eef.utils.jsonl import WHEN_FULL, disk_errors
@@ -265,12 +266,19 @@ def _load(
             return getattr(loader, method)(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().split("\n", 1)[0]
-        hint = (
-            "check the files of that directory"
-            if Path(locate(name)).is_dir()
-            else "check the name, and that the hub grants access to the model"
-        )
+        hint = _where_models_are(Path(locate(name)))
         raise ModelError(f"model {name!r}: no usable {what} ({reason})", hint=hint) from error
+
+
+def _where_models_are(source: Path) -> str:
+    """A hint for a directory or hub id without a usable model."""
+    if not source.is_dir():
+        return "check the name, and that the hub grants access to the model"
+    checkpoints = [path.parent for path in source.rglob(MANIFEST_FILE)]
+    if not checkpoints or source in checkpoints:
+        return "check the files of that directory"
+    latest = max(checkpoints, key=lambda path: (path / MANIFEST_FILE).stat().st_mtime)
+    return f"name a checkpoint in that directory, such as `{latest}`"
 
 
 def adapter_base(source: str) -> str:

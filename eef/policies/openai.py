@@ -101,7 +101,7 @@ class ApiPolicy:
         self._tools = tools.records() if tools else []
         self._model, self._settings = model, settings
         self._name, self._limit_name = name, limit_name
-        hint = f"`export {settings.key}=…`, or name another variable in `{name}.key`"
+        hint = f"`export {settings.key}=…`, or name another variable in a recipe (`{name}.key`)"
         urls = (settings.base_url, *settings.more_urls)
         self._key = read_key(settings.key, urls, hint=hint) or "none"
         self._urls = tuple(dict.fromkeys((settings.base_url, *settings.more_urls)))

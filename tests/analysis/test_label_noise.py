@@ -139,3 +139,14 @@ def test_a_stage_without_labels_is_named(played, options, message):
     done = eef("label-noise", played, *options)
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+def test_without_failures_of_the_expert_there_is_nothing_to_measure(student, tmp_path):
+    settings = small_recipe(
+        student, methods=["eef"], train={"updates": 1}, expert={"names": ["scripted/flawless"]}
+    )
+    recipe = write_recipe(tmp_path / "small.json", settings)
+    assert eef("run", recipe, "--out", tmp_path / "run", "--quiet").exit_code == 0
+    done = eef("label-noise", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "hint: the expert failed no task" in done.stderr

@@ -55,6 +55,7 @@ def test_a_file_in_place_of_its_directory_is_named(tmp_path):
         (("scripted/weak", "--env", "toy", "--base-url", "http://x/v1"), "has no effect"),
         (("scripted/weak", "--env", "toy", "--tasks", "500"), "`--tasks` is 500; split 'test' has"),
         (("scripted/weak", "--env", "toy", "--format", "tools"), "declares no tools"),
+        (("scripted/weak", "--env", "toy", "--temperature", "inf"), "`--temperature` is inf"),
     ],
 )
 def test_mistakes(arguments, message, tmp_path, monkeypatch):

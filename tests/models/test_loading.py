@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from eef.errors import ModelError
 from eef.models import checkpoint as checkpoints
 from eef.models.checkpoint import merge_checkpoint, save_checkpoint
 from eef.models.generation import note_changes
-from eef.models.loading import check_model, load_model, no_peft_warnings
+from eef.models.loading import check_model, load_model, load_tokenizer, no_peft_warnings
 from eef.models.settings import LoraSettings
 from eef.pipeline.pipeline import Pipeline
 from eef.renderer import Rendered, Renderer
@@ -239,6 +240,17 @@ def test_models_that_cannot_be_loaded_are_refused_before_the_expert_plays(tmp_pa
     save_extended(tmp_path / "adapters", save_tiny(tmp_path / "base"), ["embed_tokens", "lm_head"])
     message = refusal(4, name=str(tmp_path / "adapters"), lora={"rank": 8})
     assert "`model.lora.rank` is 8; the adapters in" in message
+
+
+def test_the_directory_of_a_run_gets_a_hint_with_its_latest_checkpoint(tmp_path):
+    for age, name in enumerate(("eef/round2", "eef/round1")):
+        checkpoint = tmp_path / name / "checkpoint"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "manifest.json").write_text("{}")
+        os.utime(checkpoint / "manifest.json", (100 - age, 100 - age))
+    with pytest.raises(ModelError, match="no usable tokenizer") as error:
+        load_tokenizer(f"hf/{tmp_path}")
+    assert error.value.hint.endswith(f"such as `{tmp_path / 'eef/round2/checkpoint'}`")
 
 
 def test_stop_ids_are_those_of_the_template_with_its_variables(tmp_path):
