@@ -158,7 +158,7 @@ class Explorer:
 
     def explore(
         self,
-        method: Method,
+        method: Method[Any],
         tasks: Sequence[str],
         round: int,
         student: Student,

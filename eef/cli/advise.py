@@ -119,11 +119,11 @@ def with_methods(recipe: Recipe) -> Recipe:
     return parse_settings(Recipe, settings, source=recipe.name)
 
 
-def _tries(method: Method) -> bool:
+def _tries(method: Method[Any]) -> bool:
     return type(method) is Rft
 
 
-def _branches(method: Method) -> bool:
+def _branches(method: Method[Any]) -> bool:
     """Whether a method is EEF itself, without roles or groups, and branches from experts."""
     return type(method) is Eef and method.branches and method.options.branch_from == "expert"
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
+from eef.methods.base import Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import apply_step_weight, make_selection, plan_task, weighted_example
 from eef.methods.judging import JUDGE, critical_steps, may_name, most_steps, win_note
 from eef.methods.labels import count_wins, evenly_spaced_states, step_advantages
@@ -50,7 +50,7 @@ class AtlasOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Atlas(Configured[AtlasOptions]):
+class Atlas(Method[AtlasOptions]):
     """Training on critical steps.
 
     `plan`: with `value`, rollouts from the start and M states of each expert win; with `judge` and
@@ -142,4 +142,4 @@ def _example(win: Trajectory, critical: set[int]) -> TrainingExample:
     return weighted_example(win, 0, steps)
 
 
-METHOD: type[Method] = Atlas
+METHOD = Atlas

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Method, MethodOptions
 from eef.methods.examples import select_episodes
 from eef.methods.queries import winning_trajectories, wins_from_start
 from eef.selection import PlannedState, Selection
@@ -18,7 +18,7 @@ class BcOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Bc(Configured[BcOptions]):
+class Bc(Method[BcOptions]):
     """Behavior cloning.
 
     `plan`: nothing. `select`: every win of the experts, each sequence of actions once, the shortest
@@ -40,4 +40,4 @@ class Bc(Configured[BcOptions]):
         return select_episodes(self, trajectories, tasks, wins)
 
 
-METHOD: type[Method] = Bc
+METHOD = Bc

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
+from eef.methods.base import Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import (
     make_selection,
     path_example,
@@ -50,7 +50,7 @@ class CgiOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Cgi(Configured[CgiOptions]):
+class Cgi(Method[CgiOptions]):
     """Critique-guided improvement.
 
     `plan`: k rollouts from every task's start, in the first rounds with the teacher's critiques and
@@ -130,4 +130,4 @@ def _refined(win: Trajectory) -> list[TrainingExample]:
     ]
 
 
-METHOD: type[Method] = Cgi
+METHOD = Cgi

@@ -14,12 +14,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from eef.errors import MethodError
-from eef.methods.base import Configured, Method, MethodOptions, Planned
+from eef.methods.base import Method, MethodOptions, Planned
 from eef.methods.examples import apply_step_weight, make_selection, plan_task, weighted_example
 from eef.methods.labels import GridRule, OutcomeGrid, count_wins, measure_grid
 from eef.methods.queries import (
@@ -149,7 +149,7 @@ class _Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Eef(Configured[EefOptions]):
+class Eef(Method[EefOptions]):
     """Exploring Expert Failures.
 
     `plan`: every task's start, and M states of each failed expert trajectory.
@@ -380,7 +380,7 @@ def _rounds(which: Literal["all", "round"], round: int) -> range:
 
 
 def grids_of(
-    method: Method | None, trajectories: TrajectorySet, task: str, round: int
+    method: Method[Any] | None, trajectories: TrajectorySet, task: str, round: int
 ) -> dict[str, OutcomeGrid]:
     """The outcome grids of a task in a round; empty for methods that measure none."""
     return method.grids(trajectories, task, round) if isinstance(method, Eef) and round else {}
@@ -429,4 +429,4 @@ def _distinct(
     return list(first.values())
 
 
-METHOD: type[Method] = Eef
+METHOD = Eef

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eef.methods.base import Method, MethodOptions, RoleUse
+from eef.methods.base import MethodOptions, RoleUse
 from eef.methods.eef import Eef, EefOptions
 from eef.roles import ALONE, Acting
 
@@ -61,4 +61,4 @@ class EefAdviser(Eef):
         )
 
 
-METHOD: type[Method] = EefAdviser
+METHOD = EefAdviser

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eef.methods.base import Method
 from eef.methods.eef import Eef, label_counts
 from eef.methods.examples import make_pair, make_selection, suffix_example
 from eef.methods.labels import OutcomeGrid, Segment
@@ -55,4 +54,4 @@ def _pair(
     return make_pair(suffix_example(win, segment.start), harm)
 
 
-METHOD: type[Method] = EefDpo
+METHOD = EefDpo

@@ -22,7 +22,7 @@ from eef.methods.advantages import (
     select_acts,
     tasks_of_round,
 )
-from eef.methods.base import Method, MethodOptions
+from eef.methods.base import MethodOptions
 from eef.methods.eef import Eef, EefOptions, check_failures_replayable
 from eef.methods.labels import count_wins
 from eef.methods.state_choice import StateChoice, choose_states
@@ -105,4 +105,4 @@ class EefGrpo(Eef):
         return select_acts(acts, groups, trajectories, tasks, round)
 
 
-METHOD: type[Method] = EefGrpo
+METHOD = EefGrpo

@@ -14,7 +14,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from eef.errors import MethodError
-from eef.methods.base import Method, MethodOptions, Planned, RoleUse
+from eef.methods.base import MethodOptions, Planned, RoleUse
 from eef.methods.eef import Eef, EefOptions, label_counts
 from eef.methods.examples import make_selection
 from eef.methods.judging import JUDGE, critical_steps, may_name, win_note
@@ -111,4 +111,4 @@ def _restrict(example: TrainingExample, critical: set[int]) -> TrainingExample:
     )
 
 
-METHOD: type[Method] = EefJudge
+METHOD = EefJudge

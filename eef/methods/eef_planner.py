@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
+from eef.methods.base import Method, MethodOptions, Planned, RoleUse
 from eef.methods.eef import Eef, EefOptions
 from eef.methods.planning import PLANNER, evaluate_with_plans, plan_note, plan_of
 from eef.selection import Selection
@@ -55,7 +55,7 @@ class EefPlanner(Eef):
         self, trajectories: TrajectorySet, tasks: Sequence[str]
     ) -> Sequence[Planned]:
         if self.options.used == "exploring":
-            return Configured.plan_evaluation(self, trajectories, tasks)
+            return Method.plan_evaluation(self, trajectories, tasks)
         return evaluate_with_plans(trajectories, tasks)
 
     def select(self, trajectories: TrajectorySet, tasks: Sequence[str], round: int) -> Selection:
@@ -69,4 +69,4 @@ class EefPlanner(Eef):
         return replace(selection, examples=tuple(examples))
 
 
-METHOD: type[Method] = EefPlanner
+METHOD = EefPlanner

@@ -21,7 +21,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from eef.methods.advantages import discounted_returns
-from eef.methods.base import AGENT, Configured, Method, MethodOptions, Planned, RoleUse
+from eef.methods.base import AGENT, Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import select_texts
 from eef.methods.judging import JUDGE, judge_note
 from eef.methods.queries import rollouts_of_round
@@ -52,7 +52,7 @@ class EpoOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Epo(Configured[EpoOptions]):
+class Epo(Method[EpoOptions]):
     """Explicit policy optimization.
 
     `plan`: k rollouts from every task's start with advice before each turn; then a note of the
@@ -124,4 +124,4 @@ def _texts(item: Trajectory, t: int, weight: float) -> list[TextExample]:
     ]
 
 
-METHOD: type[Method] = Epo
+METHOD = Epo

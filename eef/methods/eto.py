@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Method, MethodOptions
 from eef.methods.examples import make_pair, make_selection, path_example
 from eef.methods.queries import (
     check_experts,
@@ -37,7 +37,7 @@ class EtoOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Eto(Configured[EtoOptions]):
+class Eto(Method[EtoOptions]):
     """Exploration-based trajectory optimization.
 
     `plan`: k rollouts from every task's start. `select`: for each task, every pair of an expert's
@@ -73,4 +73,4 @@ class Eto(Configured[EtoOptions]):
         ]
 
 
-METHOD: type[Method] = Eto
+METHOD = Eto

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from eef.errors import MethodError
-from eef.methods.base import Configured
+from eef.methods.base import Method
 from eef.methods.queries import check_experts
 from eef.selection import (
     PlannedState,
@@ -102,7 +102,7 @@ def make_pair(chosen: TrainingExample, rejected: TrainingExample) -> PreferenceP
 
 
 def select_episodes(
-    method: Configured[Any],
+    method: Method[Any],
     trajectories: TrajectorySet,
     tasks: Sequence[str],
     episodes_of: Callable[[str], Iterable[Trajectory]],

@@ -25,7 +25,7 @@ from eef.methods.advantages import (
     select_acts,
     step_rewards,
 )
-from eef.methods.base import Method, MethodOptions
+from eef.methods.base import MethodOptions
 from eef.methods.grpo import Grpo, GrpoOptions
 from eef.methods.queries import actions_of
 from eef.selection import Selection
@@ -92,4 +92,4 @@ class Gigpo(Grpo):
         return anchor_advantages(anchors, returns, self.options.scale)
 
 
-METHOD: type[Method] = Gigpo
+METHOD = Gigpo

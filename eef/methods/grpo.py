@@ -22,7 +22,7 @@ from eef.methods.advantages import (
     select_acts,
     tasks_of_round,
 )
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Method, MethodOptions
 from eef.selection import PlannedState, Selection
 from eef.trajectory import Trajectory, TrajectorySet
 
@@ -32,7 +32,7 @@ class GrpoOptions(GroupOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Grpo(Configured[GrpoOptions]):
+class Grpo(Method[GrpoOptions]):
     """Group relative policy optimization.
 
     `plan`: a group from the start of each of the round's tasks. `select`: the acts of this round;
@@ -61,4 +61,4 @@ class Grpo(Configured[GrpoOptions]):
         return outcome_advantages(group, self.options)
 
 
-METHOD: type[Method] = Grpo
+METHOD = Grpo

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Method, MethodOptions
 from eef.methods.examples import (
     make_pair,
     make_selection,
@@ -40,7 +40,7 @@ class IprOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Ipr(Configured[IprOptions]):
+class Ipr(Method[IprOptions]):
     """Iterative step-level process refinement.
 
     `plan`: `samples` rollouts from every state of each expert win; tasks that no expert won are not
@@ -105,4 +105,4 @@ def state_values(rollouts: Mapping[int, Sequence[Trajectory]], win: Trajectory) 
     return {**values, win.length: win.reward or 0.0}
 
 
-METHOD: type[Method] = Ipr
+METHOD = Ipr

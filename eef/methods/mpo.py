@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.methods.base import AGENT, Configured, Method, MethodOptions, Planned, RoleUse
+from eef.methods.base import AGENT, Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import select_texts
 from eef.methods.planning import (
     FORM,
@@ -58,7 +58,7 @@ class MpoOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Mpo(Configured[MpoOptions]):
+class Mpo(Method[MpoOptions]):
     """Meta plan optimization.
 
     `plan`: in round 1, a note of the writer about each task's first expert win; later, `plans`
@@ -151,4 +151,4 @@ def _own(note: Note) -> TextExample:
     )
 
 
-METHOD: type[Method] = Mpo
+METHOD = Mpo

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Method, MethodOptions
 from eef.methods.examples import make_selection, path_example
 from eef.methods.queries import (
     check_experts,
@@ -44,7 +44,7 @@ class NatOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Nat(Configured[NatOptions]):
+class Nat(Method[NatOptions]):
     """Negative-aware training.
 
     `plan`: k rollouts from every task's start. `select`: every episode of the experts and of the
@@ -76,4 +76,4 @@ class Nat(Configured[NatOptions]):
         return make_selection(self.name, examples, tasks)
 
 
-METHOD: type[Method] = Nat
+METHOD = Nat

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from importlib import import_module
 from inspect import isclass
-from typing import Any, cast
+from typing import Any
 
 from eef.config import most_similar
 from eef.errors import ConfigError
@@ -46,7 +46,7 @@ METHODS = {
 _VALID_NAME = re.compile(r"[A-Za-z0-9_+-]+")
 
 
-def method_class(name: str) -> type[Method]:
+def method_class(name: str) -> type[Method[Any]]:
     """The class of a method. ConfigError if it is unknown or cannot be loaded."""
     try:
         return PLUGINS.load(name)
@@ -58,7 +58,7 @@ def method_class(name: str) -> type[Method]:
         raise ConfigError(problem.message, hint=f"{problem.hint}; {variant}") from None
 
 
-def make_method(name: str, options: Mapping[str, object] | None = None) -> Method:
+def make_method(name: str, options: Mapping[str, object] | None = None) -> Method[Any]:
     """The method of a name, with options.
 
     `rft<k>` is `rft` with that k. The option `method` makes a variant: a method with other options
@@ -98,16 +98,14 @@ def _method_of(name: str, method: object) -> str:
     return method
 
 
-def _class_of(target: Any) -> type[Method]:
+def _class_of(target: Any) -> type[Method[Any]]:
     """The class itself. ValueError if it is not a method."""
-    if not isclass(target) or not all(
-        callable(getattr(target, name, None)) for name in ("create", "plan", "select")
-    ):
-        raise ValueError("is not a method class (`eef.methods.base.Configured`)")
-    return cast(type[Method], target)
+    if not isclass(target) or not issubclass(target, Method):
+        raise ValueError("is not a subclass of `eef.methods.base.Method`")
+    return target
 
 
-def _own_class(name: str) -> type[Method]:
+def _own_class(name: str) -> type[Method[Any]]:
     return _class_of(import_module(METHODS[name]).METHOD)
 
 

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from eef.methods.advantages import acts_of, select_acts
 from eef.methods.attempts import REFLECTOR, attempts_at, plan_attempts
-from eef.methods.base import Configured, Method, MethodOptions, Planned, RoleUse
+from eef.methods.base import Method, MethodOptions, Planned, RoleUse
 from eef.methods.examples import path_example
 from eef.methods.queries import check_experts, distinct_by_actions, expert_wins, student_episodes
 from eef.selection import Acts, Selection, TextExample
@@ -58,7 +58,7 @@ class RetroactOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Retroact(Configured[RetroactOptions]):
+class Retroact(Method[RetroactOptions]):
     """Attempts with reflections.
 
     `plan`: a rollout from every task's start; after a failure a reflection, then a rollout with the
@@ -158,4 +158,4 @@ def _acts(item: Trajectory) -> Acts:
     return replace(acts, ratio="constant", prompt_suffix=item.prompt_suffix)
 
 
-METHOD: type[Method] = Retroact
+METHOD = Retroact

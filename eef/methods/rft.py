@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Method, MethodOptions
 from eef.methods.examples import select_episodes
 from eef.methods.queries import winning_trajectories, wins_from_start
 from eef.selection import PlannedState, Selection
@@ -32,7 +32,7 @@ class RftOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Rft(Configured[RftOptions]):
+class Rft(Method[RftOptions]):
     """Rejection sampling.
 
     `plan`: k rollouts from every task's start. `select`: the wins of the student in all rounds and
@@ -55,4 +55,4 @@ class Rft(Configured[RftOptions]):
         return select_episodes(self, trajectories, tasks, wins)
 
 
-METHOD: type[Method] = Rft
+METHOD = Rft

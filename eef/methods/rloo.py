@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from eef.methods.base import Method, MethodOptions
+from eef.methods.base import MethodOptions
 from eef.methods.grpo import Grpo, GrpoOptions
 from eef.trajectory import Trajectory
 
@@ -39,4 +39,4 @@ class Rloo(Grpo):
         return {name: factor * value for name, value in Grpo.advantages(self, group).items()}
 
 
-METHOD: type[Method] = Rloo
+METHOD = Rloo

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Method, MethodOptions
 from eef.methods.examples import make_selection, suffix_example
 from eef.methods.queries import check_experts, distinct_by_actions, expert_episodes
 from eef.selection import PlannedState, Selection
@@ -24,7 +24,7 @@ class SftAllOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class SftAll(Configured[SftAllOptions]):
+class SftAll(Method[SftAllOptions]):
     """Supervised fine-tuning on all expert data.
 
     `plan`: nothing. `select`: every episode of the experts, won or lost, each sequence of actions
@@ -50,4 +50,4 @@ class SftAll(Configured[SftAllOptions]):
         return make_selection(self.name, examples, tasks)
 
 
-METHOD: type[Method] = SftAll
+METHOD = SftAll

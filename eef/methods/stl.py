@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from eef.methods.base import AGENT, Configured, Method, MethodOptions, Planned, RoleUse
+from eef.methods.base import AGENT, Method, MethodOptions, Planned, RoleUse
 from eef.methods.queries import rollouts_of_round
 from eef.note import Advice
 from eef.roles import VALUE, Acting, reason_of, recorded_question
@@ -55,7 +55,7 @@ class StlOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class Stl(Configured[StlOptions]):
+class Stl(Method[StlOptions]):
     """Self-taught lookahead.
 
     `plan`: k rollouts with lookahead from every task's start. `select`: no example for the agent;
@@ -151,4 +151,4 @@ def target(best: Advice, discount: float) -> str:
     return "\n".join(part for part in (turn, reason, f"Score: {score:g}") if part)
 
 
-METHOD: type[Method] = Stl
+METHOD = Stl

@@ -25,7 +25,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from eef.methods.advantages import acts_of, groups_of_round, select_acts
-from eef.methods.base import Configured, Method, MethodOptions
+from eef.methods.base import Method, MethodOptions
 from eef.selection import PlannedState, Selection
 from eef.tools import is_format_error
 from eef.trajectory import StateRef, Step, Trajectory, TrajectorySet
@@ -49,7 +49,7 @@ class W4sOptions(MethodOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class W4s(Configured[W4sOptions]):
+class W4s(Method[W4sOptions]):
     """Reward-weighted regression on turns.
 
     `plan`: m rollouts from every task's start, then from the state after their best turn, and so on
@@ -126,4 +126,4 @@ def _gain(reward: float) -> str:
     return next(name for bound, name in _GAINS if reward >= bound)
 
 
-METHOD: type[Method] = W4s
+METHOD = W4s

@@ -184,7 +184,7 @@ class RunDirectory:
         return cls(path, parse_settings(Recipe, read_object(recipe), source=str(recipe)))
 
     @cached_property
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, Method[Any]]:
         """The methods of the recipe by name, behavior cloning among them."""
         names = dict.fromkeys((*self.recipe.methods, BC))
         return {name: make_method(name, self.recipe.options.get(name)) for name in names}

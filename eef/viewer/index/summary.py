@@ -14,7 +14,7 @@ from eef.viewer.index.trajectories import light_set
 
 
 def summarize_task(
-    rows: Sequence[Row], last: Mapping[str, int], methods: Mapping[str, Method]
+    rows: Sequence[Row], last: Mapping[str, int], methods: Mapping[str, Method[Any]]
 ) -> dict[str, Any]:
     """The columns of a task from its rollouts; `last` is the last evaluated round by method.
 
@@ -55,7 +55,7 @@ def summarize_task(
 
 
 def count_recovery_states(
-    rows: Sequence[Row], methods: Mapping[str, Method]
+    rows: Sequence[Row], methods: Mapping[str, Method[Any]]
 ) -> dict[tuple[str, int], int]:
     """Number of recovery states by (method, round), for the last round that explored the task."""
     counts = {}

@@ -254,7 +254,7 @@ def _branch(shown: TrajectorySet, row: Row) -> Branch:
 def _solutions(
     run: OpenRun,
     reader: Reader,
-    algorithm: Method | None,
+    algorithm: Method[Any] | None,
     task: str,
     method: str,
     round: int,
