@@ -38,6 +38,9 @@ VALUE = (
 _STEPS = re.compile(r"^[\s*_#>-]*critical steps?[*_]*\s*[:：](.*)$", re.I | re.M)
 _BETWEEN_STEPS = re.compile(r"\s*(?:,\s*and\b|[,;&]|\band\b)\s*", re.I)
 _STEP_OR_RANGE = re.compile(r"(?:steps?\s*|#)?(\d+)(?:\s*(?:-|–|—|to)\s*(\d+))?", re.I)
+_GRADE = re.compile(
+    r"\bgrade[*_]*\s*[:：=]\s*[*_]*\s*(?:excellent|good|neutral|poor|very\s+poor)\b", re.I
+)
 _SCORE = re.compile(r"score\s*[:=]\s*\**\s*(-?\d+(?:\.\d+)?)", re.I)
 
 
@@ -142,6 +145,15 @@ def read_score(text: str) -> float:
     if not 0 <= score <= 10:
         raise ValueError(f"its score is {score:g}; expected a number from 0 to 10")
     return score / 10
+
+
+def check_critique(text: str) -> None:
+    """ValueError unless a critique has a line `Grade: …` with one of the grades.
+
+    >>> check_critique("Feasibility: yes.\\n**Grade:** very poor")
+    """
+    if not _GRADE.search(text):
+        raise ValueError("it holds no `Grade:` of the given ones")
 
 
 def reason_of(text: str) -> str:

@@ -283,10 +283,10 @@ class Aggregate:
         return next((item for item in self.methods if item.is_control and item.known), None)
 
     def headline_pairs(self) -> list[tuple[MethodAggregate, MethodAggregate, PairAggregate]]:
-        """(subject, rival, their pair): `eef`, or the best method, and the best other algorithm.
+        """(subject, rival, their pair): `eef`, or the best method, with each of its rivals.
 
-        If the rival has a control, or is one, its pair follows. Empty if no two methods have a
-        finished seed in common.
+        These are the control's method, the control (without one, neither), and the best of the
+        other algorithms. Empty if no two methods have a finished seed in common.
         """
         known = sorted(
             (
@@ -300,7 +300,9 @@ class Aggregate:
         if subject is None:
             return []
         others = [item for item in known if item.algorithm != subject.algorithm]
-        rivals = [item for item in others if item.algorithm == others[0].algorithm]
+        controlled = [item.algorithm for item in others if item.is_control]
+        algorithms = dict.fromkeys([*controlled, *(item.algorithm for item in others[:1])])
+        rivals = [item for each in algorithms for item in others if item.algorithm == each]
         pairs = ((rival, self.pair(subject.name, rival.name)) for rival in rivals)
         return [(subject, rival, pair) for rival, pair in pairs if pair]
 

@@ -27,6 +27,7 @@ from eef.roles import (
     CRITICIZE,
     VALUE,
     Acting,
+    check_critique,
     read_score,
     role_conversation,
     turn_question,
@@ -227,7 +228,7 @@ class Criticized(_WithRole):
             [turn_question(talk, CRITICIZE, candidate=each.text) for each in candidates]
             for talk, candidates in zip(conversations, usable, strict=True)
         ]
-        answers = self._ask_about(questions, seeds)
+        answers = self._ask_about(questions, seeds, check_critique)
         advice = [
             tuple(
                 Advice(role=self._role.name, text=answer.text, candidate=candidate.text)

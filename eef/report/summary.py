@@ -120,12 +120,15 @@ def progress(results: Results) -> str:
 def study_verdict(aggregate: Aggregate) -> str:
     """The result of a study at one budget in sentences.
 
-    It compares `eef`, or the best method, with the best other algorithm and with its control; "" if
-    no two methods have a finished seed in common.
+    It compares `eef`, or the best method, with the pairs of `Aggregate.headline_pairs`; "" if no
+    two methods have a finished seed in common.
     """
+    found = aggregate.headline_pairs()
     return " ".join(
-        _pair_sentence(aggregate, *compared, first=index == 0)
-        for index, compared in enumerate(aggregate.headline_pairs())
+        _pair_sentence(
+            aggregate, subject, rival, pair, after=found[index - 1][2] if index else None
+        )
+        for index, (subject, rival, pair) in enumerate(found)
     )
 
 
@@ -135,8 +138,9 @@ def _pair_sentence(
     rival: MethodAggregate,
     pair: PairAggregate,
     *,
-    first: bool,
+    after: PairAggregate | None,
 ) -> str:
+    """One comparison; that `after` another of the same seeds does not repeat them."""
     sign = 1 if pair.first == subject.name else -1
     ours, theirs = (percent(aggregate.mean_in(item, pair.seeds)) for item in (subject, rival))
     low, high = sorted(sign * end for end in pair.over_both.interval)
@@ -145,14 +149,18 @@ def _pair_sentence(
         if pair.over_seeds
         else ""
     )
-    name = display_name(rival.name)
+    name, leader = display_name(rival.name), display_name(subject.name)
     clause = ", which keeps one win per task," if rival.is_control else ""
-    wins = (
-        f"In {count_of(len(pair.seeds), 'seed')} {display_name(subject.name)} wins {ours} % of the "
-        f"test tasks and {name} {theirs} %. On the same tasks the difference is "
-        if first
-        else f"{name}{clause} wins {theirs} %; the difference from it is "
-    )
+    seeds = f"In {count_of(len(pair.seeds), 'seed')}"
+    if after is None:
+        wins = (
+            f"{seeds} {leader} wins {ours} % of the test tasks and {name} {theirs} %. On the same "
+            "tasks the difference is "
+        )
+    elif after.seeds == pair.seeds:
+        wins = f"{name}{clause} wins {theirs} %; the difference from it is "
+    else:
+        wins = f"{seeds} {name}{clause} wins {theirs} % and {leader} {ours} %; the difference is "
     return (
         f"{wins}{points(sign * pair.over_tasks.mean)} points (95 % over tasks and seeds: "
         f"{points(low)} to {points(high)}). For these trained students on other tasks, "

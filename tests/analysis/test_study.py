@@ -243,9 +243,10 @@ def test_variants_and_methods_are_distinguished():
         "In 2 seeds EEF wins 62.5 % of the test tasks and RFT×6 25.0 %. On the same tasks "
     )
     assert "+37.5 points" in study_verdict(aggregate)
-    assert "cap1, which keeps one win per task, wins 25.0 %; the difference from it is +25.0" in (
-        study_verdict(aggregate)
-    )
+    assert (
+        "In 1 seed cap1, which keeps one win per task, wins 25.0 % and EEF 50.0 %; the difference "
+        "is +25.0 points"
+    ) in study_verdict(aggregate)
     assert "The mean reward differs by" in study_verdict(aggregate)
     page = study_page(study, ["command"])
     assert "Win rate of EEF over M, all else equal (in 2 seeds: 0, 1)." in page
@@ -268,6 +269,21 @@ def test_variants_and_methods_are_distinguished():
     assert "| EEF | 1.0 | 3.0 | – | – | 8.5 | 2.0 | 2.0 | – | – | – |" in document, (
         "training data, mean over two seeds"
     )
+
+
+def test_the_headline_has_the_control_whatever_else_is_best():
+    trials = [
+        *(trial("rft6", seed, [1, 0, 0, 0], 2, cap=None) for seed in (0, 1)),
+        *(trial("cap1", seed, [1, seed, 0, 0], 6, "rft6", cap=1) for seed in (0, 1)),
+        *(trial("eef", seed, [1, 1, 1, 0], 3) for seed in (0, 1)),
+        trial("nat", 0, [1, 1, 0, 0], 5),
+        trial("ipr", 1, [1, 0, 0, 0], 7),
+    ]
+    aggregate = make_study(trials).aggregates["rollouts"]
+    assert [rival.name for _, rival, _ in aggregate.headline_pairs()] == ["rft6", "cap1", "nat"]
+    told = study_verdict(aggregate)
+    assert "cap1, which keeps one win per task, wins 37.5 %; the difference from it is" in told
+    assert "In 1 seed NAT wins 50.0 % and EEF 75.0 %; the difference is +25.0 points" in told
 
 
 def test_the_control_is_known_without_the_method_that_it_is_a_variant_of():

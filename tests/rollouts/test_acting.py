@@ -80,7 +80,9 @@ def test_advice_precedes_each_turn_and_stays_and_only_the_actor_sees_it_in_its_o
 
 
 def test_an_agent_sees_every_critique_of_this_turn_and_none_of_earlier_ones():
-    role = fake_role(lambda question, seed: f"Critique of turn {question.count('Observation')}.")
+    role = fake_role(
+        lambda question, seed: f"Grade: good. Critique of turn {question.count('Observation')}."
+    )
     actor = acts(anything)
     items = played(Criticized(actor, Acting("criticized", "critic", candidates=3), role))
     for conversation in acted_on(actor):
@@ -96,7 +98,7 @@ def test_an_agent_sees_every_critique_of_this_turn_and_none_of_earlier_ones():
 
 @pytest.mark.parametrize("kind", ["advised", "criticized"])
 def test_what_the_policy_acted_on_is_what_is_trained_at_every_turn(kind):
-    role = fake_role(lambda question, seed: f"Text {seed % 97}.")
+    role = fake_role(lambda question, seed: f"Grade: poor. Text {seed % 97}.")
     acting = Acting(kind, "critic", candidates=2)
     actor = acts(anything)
     policy = Advised if kind == "advised" else Criticized
@@ -114,7 +116,7 @@ def test_what_the_policy_acted_on_is_what_is_trained_at_every_turn(kind):
 
 @pytest.mark.parametrize("kind", ["advised", "criticized", "lookahead"])
 def test_the_question_of_a_role_follows_from_the_record(kind):
-    answer = "Fine. Score: 5"
+    answer = "Grade: neutral. Score: 5"
     role = fake_role(lambda question, seed: answer)
     acting = Acting(kind, "critic", candidates=2)
     policy = {"advised": Advised, "criticized": Criticized, "lookahead": Lookahead}[kind]
@@ -130,6 +132,51 @@ def test_the_question_of_a_role_follows_from_the_record(kind):
     ]
     assert sorted(recorded) == sorted(role.policy.questions)
     assert recorded
+
+
+def test_an_agent_that_obeys_its_critic_takes_the_one_action_that_it_does_not_reject():
+    def criticize(question, seed):
+        wanted = "The agent proposes:\nAction: right\n" in question
+        return f"Grade: {'excellent' if wanted else 'very poor'}."
+
+    def obey(conversation, seed):
+        last = conversation[-1]["content"]
+        if "Grade: excellent" in last:
+            return "Action: right"
+        return f"Action: {random.Random(seed).choice(['right', 'left', 'open'])}"
+
+    role = fake_role(criticize)
+    items = played(Criticized(acts(obey), Acting("criticized", "critic", candidates=8), role))
+    for item in items:
+        for step in item.steps:
+            approved = [each.candidate for each in step.advice if "excellent" in each.text]
+            assert set(approved) <= {"Action: right"}
+            assert step.action == "right" or not approved
+    assert any("excellent" in each.text for step in items[0].steps for each in step.advice)
+
+
+def test_a_critique_in_another_format_is_requested_once_more_and_then_left_out():
+    answers = {
+        "prose": "I would not do that.",
+        "unknown": "Grade: superb.",
+        "empty": "",
+        "long": Completion(text="Grade: good", finish="length"),
+        "good": "Efficiency: direct.\n**Grade**: Very Poor\nRevision: none.",
+    }
+
+    def answer(question, seed):
+        return answers[random.Random(seed).choice([*answers])]
+
+    role = fake_role(answer)
+    acting = Acting("criticized", "critic", candidates=2)
+    items = played(Criticized(acts(anything), acting, role), tasks=9)
+    for item in items:
+        (usage,) = item.usage.roles
+        given = [each.text for step in item.steps for each in step.advice]
+        assert usage.skipped == 2 * len(item.steps) - len(given)
+        assert usage.completions == 2 * len(item.steps) + usage.repeated
+        assert set(given) <= {answers["good"]}
+    assert sum(item.usage.roles[0].skipped for item in items) > 0
 
 
 def test_a_lookahead_takes_what_the_role_scores_highest_and_leaves_the_environment_as_it_was():
