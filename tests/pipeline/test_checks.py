@@ -9,9 +9,14 @@ import pytest
 from eef.cli.execution import recipe_of, refuse_options
 from eef.envs.toy import ToyEnv
 from eef.errors import ConfigError, StoreError
-from eef.pipeline.checks import differences, merge_recipes
-from eef.pipeline.run_directory import RECIPE_FILE
+from eef.pipeline.checks import check_names, differences, merge_recipes
+from eef.pipeline.context import RunContext
+from eef.pipeline.recipe import load_recipe
+from eef.pipeline.roles import check_roles
+from eef.pipeline.run_directory import RECIPE_FILE, RunDirectory
+from tests.fakes import ROOT
 from tests.fakes.scripted_run import start_run
+from tests.fakes.worlds import needs_java
 
 REMOTE = {"engine": "remote", "server": {"urls": ["http://127.0.0.1:9/v1"]}}
 
@@ -86,3 +91,20 @@ def test_settings_of_results_may_not_change(tmp_path, change):
         refuse_options(run.path, [change], None)
     with pytest.raises(StoreError, match=rf"differ in: {change.split('.')[0].split('=')[0]}\)"):
         merge_recipes(run.path / RECIPE_FILE, recipe_of(run.path, [change]))
+
+
+RECIPES = [
+    pytest.param(path, id=path.stem, marks=needs_java if "scienceworld" in path.stem else ())
+    for path in sorted((ROOT / "recipes").glob("*.toml"))
+]
+
+
+@pytest.mark.parametrize("path", RECIPES)
+def test_every_recipe_names_methods_roles_and_experts_that_exist(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    shop = ["env.data=synthetic"] if 'name = "webshop"' in path.read_text() else []
+    recipe = load_recipe(path, ["model.name=base", *shop])
+    context = RunContext(RunDirectory(tmp_path / "run", recipe))
+    check_names(context)
+    check_roles(context)
+    assert context.run.recipes.keys() == context.run.methods.keys()
