@@ -256,6 +256,52 @@ def test_the_loss_of_an_update_is_the_mean_over_units(mean_over, divisors):
     assert_equal([value.grad for value in model.parameters()], gradients(model, expected))
 
 
+@pytest.mark.parametrize("mean_over", ["tokens", "turns", "episodes"])
+@pytest.mark.parametrize("ratio", ["clipped", "none"])
+def test_the_gradient_of_a_whole_update_equals_finite_differences(ratio, mean_over):
+    """With the KL and imitation terms, ratios on both sides of 1, and a mean over a batch."""
+    model, frozen = tiny_model().double(), tiny_model(seed=4).double()
+    acts, examples = group(), [act(8, (1.0, 5)), act(9, (1.0, 2))]
+    trainer = PolicyGradientTrainer(
+        model,
+        dict(model.named_parameters()),
+        acts,
+        settings(),
+        None,
+        gradient=gradient(kl=0.3, imitation=0.7, mean_over=mean_over),
+        temperature=0.8,
+        ratio=ratio,
+        examples=examples,
+        reference=frozen,
+        place=Place(round=1, rounds=1),
+    )
+    for number, item in enumerate(trainer.old):
+        trainer.old[item] = trainer.old[item] + (-1) ** number * 0.1
+
+    def loss():
+        for value in model.parameters():
+            value.grad = None
+        return float(sum(part.double().sum() for part in trainer.backward(0, acts)))
+
+    start = loss()
+    slopes = [value.grad.clone() for value in model.parameters()]
+    draw, width = torch.Generator().manual_seed(0), 3e-4  # log p is computed in float32
+    for _ in range(3):
+        way = [torch.randn(slope.shape, generator=draw, dtype=torch.float64) for slope in slopes]
+        ends = []
+        for sign in (1, -2):
+            with torch.no_grad():
+                for value, step in zip(model.parameters(), way, strict=True):
+                    value += sign * width * step
+            ends.append(loss())
+        with torch.no_grad():
+            for value, step in zip(model.parameters(), way, strict=True):
+                value += width * step
+        predicted = float(sum((a * b).sum() for a, b in zip(slopes, way, strict=True)))
+        assert (ends[0] - ends[1]) / (2 * width) == pytest.approx(predicted, rel=5e-3)
+    assert loss() == pytest.approx(start, rel=1e-5)
+
+
 # training
 
 
