@@ -1,13 +1,15 @@
 """Figures of `docs/when.md`: heat maps of the survey's grids, as SVG files.
 
 `python -m benchmarks.laboratory.figures` reads `results/laboratory` and writes
-`docs/when-<part>.svg`.
+`docs/when-<part>.svg` (EEF minus one win per task) and `docs/when-<part>-rft6.svg` (EEF minus
+RFT×6).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -133,13 +135,21 @@ FIGURES = {
 }
 
 
+RIVALS = {
+    "cap1": ("", "EEF minus RFT×6 with one win per task, points"),
+    "rft6": ("-rft6", "EEF minus RFT×6, points"),
+}
+"""Method → suffix of the file's name, and title of the map."""
+
+
 def main() -> None:
     for part, (down, across, titles) in FIGURES.items():
-        title = "EEF minus RFT×6 with one win per task, points"
-        drawn = heat_map(read(part), down, across, titles, title, lead)
-        path = DOCS / f"when-{part}.svg"
-        path.write_text(drawn + "\n", encoding="utf-8")
-        print(path.name)
+        for rival, (suffix, title) in RIVALS.items():
+            value = partial(lead, one="eef", other=rival)
+            drawn = heat_map(read(part), down, across, titles, title, value)
+            path = DOCS / f"when-{part}{suffix}.svg"
+            path.write_text(drawn + "\n", encoding="utf-8")
+            print(path.name)
 
 
 if __name__ == "__main__":
