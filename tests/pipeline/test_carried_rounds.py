@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -183,3 +185,29 @@ def test_a_started_run_refuses_other_overrides(finished, student):
     data["overrides"] = {"grpo": {**OVERRIDES, "rounds": 6}}
     with pytest.raises(StoreError, match="they differ in: overrides"):
         Pipeline.create(finished.run.path, as_recipe(data))
+
+
+@pytest.mark.long
+def test_twenty_rounds_of_grpo_win_more_often(student, tmp_path):
+    recipe = small_recipe(
+        student,
+        methods=["bc", "grpo"],
+        options={"grpo": {"group_size": 16, "tasks_per_round": 4}},
+        rounds=20,
+        budget={"rollouts_per_task": None, "rollouts": 64},
+        expert={"names": ["scripted/flawless"]},
+        tasks={"train": 4, "test": 2},
+        sampling={"max_tokens": 24, "temperature": 1.0},
+        rollouts={"batch_size": 64},
+        train={"updates": 30, "schedule": "constant"},
+        policy_gradient={"learning_rate": 0.002},
+        evaluate={"every": 20},
+    )
+    recipe["options"].pop("eef", None)
+    pipeline = Pipeline.create(tmp_path / "run", as_recipe(recipe))
+    pipeline.execute_all()
+    won = Counter(
+        item.round for item in pipeline.run.trajectories("grpo") if item.by_student and item.success
+    )
+    first, last = (sum(won[round] for round in rounds) for rounds in (range(1, 6), range(16, 21)))
+    assert last > 1.3 * first, f"{first} and {last} of 320 rollouts won"
