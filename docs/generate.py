@@ -646,8 +646,9 @@ def _exports() -> Iterator[str]:
         "The README of each target. Axolotl, LLaMA-Factory and ms-swift render messages by the "
         "model's chat template: an export compares that text with the one that `eef` trains on, "
         "and its README states where they differ. The files of an export appear when all are "
-        f"written. `{RECORD_FILE}` beside them lists them: the next export replaces these files "
-        "and no others.",
+        f"written. `{RECORD_FILE}` beside them lists them. Another export to the same trainer "
+        "replaces or removes these files. All other files are kept, and an export that would have "
+        "to overwrite one is refused.",
         "",
     )
     for name, readme in LOG_READMES.items():

@@ -12,7 +12,8 @@ class Task:
     """One goal in one environment (the paper's *subtask*).
 
     id           unique over all environments, starts with the environment's name (`webshop/12`)
-    index        the environment's own number for the task (WebShop: the official goal index)
+    index        the environment's own number for the task, unique over its splits (WebShop: the
+                 official goal index)
     instruction  the goal in words
     step_limit   limit of this task alone; a lower limit of the environment or recipe takes
                  precedence

@@ -170,6 +170,19 @@ def test_a_plugin_that_fails_affects_only_its_users(site, text, reason):
     assert f"warning: {message}" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("module", "text", "reason"),
+    [
+        ("half_plugin", "class Own(Method): pass", "has no `plan` and no `select`"),
+        ("duck_plugin", "class Own: plan = select = create = print", "is not a subclass of"),
+    ],
+)
+def test_a_class_that_is_no_method_is_named(site, module, text, reason):
+    (site / f"{module}.py").write_text(f"from eef.methods.base import Method\n{text}\n")
+    message, _ = fails(make_method, "own", {"method": f"{module}:Own"})
+    assert reason in message
+
+
 def test_two_plugins_of_one_name(site):
     for package in ("one-desk", "two-desk"):
         install(site, package, {"eef.environments": {"desk": "desk_plugin:Desk"}})

@@ -201,12 +201,15 @@ def _planned(pipeline: Pipeline, stage: Stage) -> dict[str, tuple[str, list[Stat
         if item.state is not None and known[item.state.trajectory].by_expert:
             found.setdefault(item.state.trajectory, (item.task, []))[1].append(item.state)
     if not found:
-        failed = any(item.by_expert and not item.success for item in known)
+        failures = [item for item in known if item.by_expert and not item.success]
+        if not failures:
+            hint = "the expert failed no task, so there are no labels to measure"
+        elif not any(item.replayable for item in failures):
+            hint = "none of the expert's failures can be replayed: import them with `--env`"
+        else:
+            hint = "name a method that does, such as `eef`"
         raise MethodError(
-            f"`{stage.method}` branches from no expert trajectory in round {stage.round}",
-            hint="name a method that does, such as `eef`"
-            if failed
-            else "the expert failed no task, so that there are no labels to measure",
+            f"`{stage.method}` branches from no expert trajectory in round {stage.round}", hint=hint
         )
     return found
 

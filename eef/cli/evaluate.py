@@ -81,7 +81,7 @@ def evaluate(
     Example: `eef evaluate scripted/strong --env toy --tasks 5`
     """
     if not isfinite(temperature):
-        raise ConfigError(f"`--temperature` is {temperature}", hint="give a number")
+        raise ConfigError(f"`--temperature` is {temperature}", hint="give a finite number")
     name = model if model.startswith(_PROVIDERS) else f"hf/{model}"
     recipe = _recipe(name, env, env_options(overrides), split, tasks, format, base_url)
     part = _folder(model) if split == "test" else f"{_folder(model)}-{_folder(split)}"

@@ -72,7 +72,8 @@ def export(
     A trainer that uses an export trains exactly the text that `eef` trains: each message states
     whether it is trained, and rows end after the last trained turn. A README beside the files
     explains how to train on them, and states where a trainer's chat template changes the text.
-    Prints the paths of the files.
+    An earlier export in the same directory is replaced; other files are never overwritten. Prints
+    the paths of the files.
 
     `--as prompts` exports the states that a method explores from, including those inside the
     expert's failures. Each row holds the conversation up to a state and the actions to replay, with

@@ -74,7 +74,7 @@ def import_files(
             "--map",
             metavar="PATTERN=REPLACEMENT",
             help=r"Rewrite actions that match a regular expression, e.g. "
-            r"`find\((.*)\)=search[\1]`; a pattern has `\=` for an equals sign; may be repeated.",
+            r"`find\((.*)\)=search[\1]` (in the pattern, `\=` is an equals sign); may be repeated.",
         ),
     ] = None,
     env: Annotated[
@@ -137,10 +137,16 @@ def import_files(
         _print_accounts(importer.accounts)
     for line in report_lines(importer.report, rejected):
         print_err(line)
-    for rule in actions.unused:
-        print_err(f"warning: `--map {rule}` matches no action: a pattern must match a whole action")
-    if rewards is not None and not rewards.found:
-        print_err(f"warning: `--reward-from {reward_from}` gives no row a reward")
+    for rule in actions.unused if actions.asked else ():
+        print_err(
+            f"warning: `--map {rule}` rewrites no action: a pattern must match a whole action, and "
+            "only the first that does counts"
+        )
+    if rewards is not None and rewards.asked and not rewards.found:
+        print_err(
+            f"warning: `--reward-from {reward_from}` gives no row a reward: it is neither a file "
+            "with their ids nor one of their keys"
+        )
     hint = _hint(rejected, env)
     if importer.report.imported == 0:
         raise DataError("no row was imported", hint=hint)

@@ -137,7 +137,7 @@ VERBS: dict[str, tuple[str, type[BaseModel], Answer]] = {
         Which,
         _look(lambda session: f"Instruction: {session.instruction}"),
     ),
-    "/available_actions": ("GET", Which, _look(lambda session: session.available())),
+    "/available_actions": ("GET", Which, lambda sessions, query: sessions.available(query.env_idx)),
 }
 
 
@@ -244,7 +244,7 @@ def serve(
     """Serve an environment until the process is stopped.
 
     `ready` is called with the address once it accepts requests. Port 0 stands for any free port.
-    ConfigError if its tasks cannot be numbered, or the address cannot be bound.
+    ConfigError if it has no task, two tasks share an index, or the address cannot be bound.
     """
     app = make_app(Sessions(env, limit=limit, idle_s=idle_s))
     with listen(host, port) as listener:

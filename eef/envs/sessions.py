@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from eef.env import Env, StepResult, execute, seeded_task
 from eef.errors import ConfigError, EnvError, ReplayMismatch
@@ -18,9 +20,9 @@ from eef.replay import compare_observations, replay
 from eef.task import Task
 from eef.trajectory import Author, PathStep, Step
 
+LOG = logging.getLogger(__name__)
 _RECORDER = Author("expert", "record")  # who played a path that a client sends
-
-
+Result = TypeVar("Result")
 _SPLITS = ("train", "test")
 
 
@@ -68,9 +70,28 @@ class Session:
         self.instruction, self.rewards = task.instruction, []
         return self.observation
 
-    def score(self) -> float:
-        """The final reward of the episode if it ended now."""
-        return float(self.env.score(self.rewards))
+    def restore(self, task: Task, path: Sequence[PathStep], last: str, seed: int) -> str:
+        """Replay a path and compare what is observed, `last` at its end."""
+        self.instruction = task.instruction
+        result, _, rewards = replay(self.env, seeded_task(self.env, task, seed), path)
+        self.observation, self.rewards = result.observation, list(rewards)
+        if result.terminated:
+            raise Refusal(422, f"the episode of {task.id} is over in this state")
+        if compare_observations(self.env.ignored, last, result.observation) == "different":
+            raise ReplayMismatch(
+                f"replay of {task.id}: the observation in the state differs from the record",
+                step=len(path),
+                expected=last,
+                observed=result.observation,
+            )
+        return result.observation
+
+    def step(self, action: str) -> tuple[StepResult, float]:
+        """Execute an action; returns its result, and the final reward if the episode ended now."""
+        result = execute(self.env, action)
+        self.observation = result.observation
+        self.rewards.append(result.reward)
+        return result, float(self.env.score(self.rewards))
 
     def available(self) -> dict[str, Any]:
         """The actions available now. Refusal if the environment does not list them."""
@@ -82,29 +103,38 @@ class Session:
 class _Tasks:
     """The tasks of an environment by number: its own numbers, or `Task.index` of its splits.
 
-    ConfigError if there is none, or if two tasks have one number.
+    ConfigError if there is none, or if two tasks share a number.
     """
 
     def __init__(self, env: Env) -> None:
+        self._name = env.name
         self.numbers: Sequence[int]
         self._task: Callable[[int], Task]
+        reason = f"{env.name} has no task"
         if isinstance(env, NumbersTasks):
             self.numbers, self._task = range(env.task_count), env.task
-            return
-        found: dict[int, Task] = {}
-        for split in _SPLITS:
-            with suppress(EnvError):
-                for task in env.tasks(split):
+        else:
+            found: dict[int, Task] = {}
+            for split in _SPLITS:
+                try:
+                    tasks = env.tasks(split)
+                except EnvError as error:
+                    LOG.warning("no task of split %r is served: %s", split, error.message)
+                    reason = error.message
+                    continue
+                for task in tasks:
                     other = found.setdefault(task.index, task)
                     if other.id != task.id:
                         raise ConfigError(
                             f"`{other.id}` and `{task.id}` both have the index {task.index}",
                             hint="give each task an `index` of its own: clients name tasks by it",
                         )
-        if not found:
-            raise ConfigError(f"{env.name} has no task in its splits `train` and `test`")
-        self.numbers, self._task = sorted(found), found.__getitem__
-        self._name = env.name
+            self.numbers, self._task = sorted(found), found.__getitem__
+        if not self.numbers:
+            raise ConfigError(
+                f"nothing to serve: {reason}",
+                hint=f"the tasks of the splits {' and '.join(map(repr, _SPLITS))} are served",
+            )
 
     def __getitem__(self, number: int) -> Task:
         """The task of a number. EnvError if there is none."""
@@ -119,7 +149,8 @@ class Sessions:
 
     At most `limit` sessions are open at a time. A session without requests for `idle_s` seconds is
     closed. `seed` determines the random tasks, `clock` returns seconds. Unless the environment is
-    `concurrent`, its clones act one at a time. ConfigError as in `_Tasks`.
+    `concurrent`, one thread alone calls it and its clones. ConfigError if it has no task, or if two
+    tasks share an index.
     """
 
     def __init__(
@@ -132,11 +163,17 @@ class Sessions:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit, self.idle_s = limit, idle_s
-        self._env, self._clock, self._tasks = env, clock, _Tasks(env)
-        self._turn = nullcontext() if env.concurrent else threading.Lock()
+        self._env, self._clock = env, clock
         self._chance, self._numbers = random.Random(seed), count()
         self._open: OrderedDict[int, Session] = OrderedDict()  # least recently used first
+        self._opening = 0
         self._lock = threading.Lock()
+        self._player = None if env.concurrent else ThreadPoolExecutor(1, "environment")
+        self._tasks = self._play(lambda: _Tasks(env))
+
+    def _play(self, call: Callable[[], Result]) -> Result:
+        """Call an environment, in the thread in which it may be called."""
+        return call() if self._player is None else self._player.submit(call).result()
 
     @property
     def success_threshold(self) -> float:
@@ -146,12 +183,20 @@ class Sessions:
         """Start a session with an episode; returns its number. Refusal if all are taken."""
         self.expire()
         with self._lock:
-            if len(self._open) >= self.limit:
+            if len(self._open) + self._opening >= self.limit:
                 raise Refusal(
                     503, f"all {self.limit} sessions are taken", "close one, or try again later"
                 )
+            self._opening += 1
             number = next(self._numbers)
-            self._open[number] = Session(self._env.clone(), self._clock())
+        env: Env | None = None
+        try:
+            env = self._play(self._env.clone)
+        finally:
+            with self._lock:
+                self._opening -= 1
+                if env is not None:
+                    self._open[number] = Session(env, self._clock())
         try:
             self.reset(number, None)
         except BaseException:  # no client would learn its number
@@ -162,8 +207,8 @@ class Sessions:
     def reset(self, number: int, index: int | None, seed: int = 0) -> str:
         """Start the task of an index, or a random one. Raises Refusal and EnvError."""
         task = self._task(index)
-        with self.at(number) as session, self._turn:
-            return session.reset(task, seed)
+        with self.at(number) as session:
+            return self._play(lambda: session.reset(task, seed))
 
     def restore(
         self,
@@ -185,44 +230,40 @@ class Sessions:
             PathStep(Step(observation=seen, completion="", action=action), "record", _RECORDER)
             for seen, action in zip(observations, actions, strict=False)
         ]
-        with self.at(number) as session, self._turn:
-            session.instruction = task.instruction
-            result, _, rewards = replay(session.env, seeded_task(session.env, task, seed), path)
-            session.observation, session.rewards = result.observation, list(rewards)
-            if result.terminated:
-                raise Refusal(422, f"the episode of {task.id} is over in this state")
-            match = compare_observations(session.env.ignored, observations[-1], result.observation)
-            if match == "different":
-                raise ReplayMismatch(
-                    f"replay of {task.id}: the observation in the state differs from the record",
-                    step=len(actions),
-                    expected=observations[-1],
-                    observed=result.observation,
-                )
-            return result.observation
+        with self.at(number) as session:
+            return self._play(lambda: session.restore(task, path, observations[-1], seed))
 
     def step(self, number: int, action: str) -> tuple[StepResult, float]:
         """Execute an action; returns its result and the score so far."""
-        with self.at(number) as session, self._turn:
-            result = execute(session.env, action)
-            session.observation = result.observation
-            session.rewards.append(result.reward)
-            return result, session.score()
+        with self.at(number) as session:
+            return self._play(lambda: session.step(action))
+
+    def available(self, number: int) -> dict[str, Any]:
+        """The actions available now. Refusal if the environment does not list them."""
+        with self.at(number) as session:
+            return self._play(session.available)
 
     def close(self, number: int) -> bool:
-        """Close a session; returns whether it existed."""
+        """Close a session; returns whether it existed. An error of its environment is logged."""
         with self._lock:
             session = self._open.pop(number, None)
         if session is not None:
             with session.lock:
-                session.env.close()
+                try:
+                    self._play(session.env.close)
+                except Exception:
+                    LOG.exception("session %d could not be closed properly", number)
         return session is not None
 
     def expire(self) -> None:
-        """Close the sessions that were idle for too long."""
+        """Close the sessions that were idle for too long; one that has a request is not idle."""
         with self._lock:
             last = self._clock() - self.idle_s
-            idle = [number for number, session in self._open.items() if session.used < last]
+            idle = [
+                number
+                for number, session in self._open.items()
+                if session.used < last and not session.lock.locked()
+            ]
         for number in idle:
             self.close(number)
 
@@ -244,7 +285,10 @@ class Sessions:
         with session.lock:
             if number not in self._open:  # closed while this thread waited
                 raise self._unknown(number)
-            yield session
+            try:
+                yield session
+            finally:
+                session.used = self._clock()
 
     def _unknown(self, number: int) -> Refusal:
         return Refusal(
@@ -257,4 +301,5 @@ class Sessions:
         if index is None:
             with self._lock:
                 index = self._chance.choice(self._tasks.numbers)
-        return self._tasks[index]
+        number = index
+        return self._play(lambda: self._tasks[number])

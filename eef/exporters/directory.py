@@ -1,75 +1,120 @@
-"""The directory of an export: its files appear when all are written, and replace only an export's.
+"""The directory of an export: its files appear together, and replace only those of exports.
 
-`.eef-export` in it names the files that an export wrote. The next export replaces or removes
-these, keeps all others, and is refused if it would have to overwrite one of them.
+`.eef-export` in it lists the files of each export by its name, such as `trl`. Another export of
+that name removes those that it does not write again. Every other file is kept, and an export that
+would have to overwrite one is refused.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from eef.errors import StoreError
+from eef.errors import DataError, StoreError
 from eef.utils.jsonl import disk_errors, read_object, write_json
+from eef.utils.locks import flock
 
 RECORD_FILE = ".eef-export"
+_LOCK_FILE = ".eef-export.lock"
+_UNFINISHED = ".eef-export-"
+_WAY_OUT = "choose another directory (`--out`), or remove it"
 
 
-def write_export(directory: Path, write: Callable[[Path], None]) -> list[Path]:
+def write_export(directory: Path, name: str, write: Callable[[Path], None]) -> list[Path]:
     """Write an export with `write`, a function of an empty directory; returns its paths, sorted.
 
     StoreError if the disk cannot be written, or if a file would be overwritten that no export
-    wrote; `directory` is then unchanged.
+    wrote. Nothing in `directory` has changed after such a refusal, or if `write` fails.
     """
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".eef-export-", dir=directory) as unfinished:
-            write(Path(unfinished))
-            return _replace(directory, Path(unfinished))
+        with _alone_in(directory):
+            for left in directory.glob(f"{_UNFINISHED}*/"):  # by an export that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            with TemporaryDirectory(prefix=_UNFINISHED, dir=directory) as unfinished:
+                write(Path(unfinished))
+                return _replace(directory, name, Path(unfinished))
 
 
-def _replace(directory: Path, unfinished: Path) -> list[Path]:
-    """Move files to `directory` in place of those of its earlier export."""
-    earlier = _recorded(directory)
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Context in which no other process exports to a directory."""
+    with (directory / _LOCK_FILE).open("w", encoding="utf-8") as file:
+        flock(file)
+        yield
+
+
+def _replace(directory: Path, name: str, unfinished: Path) -> list[Path]:
+    """Move files to `directory`, in place of those of earlier exports."""
+    recorded = _recorded(directory)
     new = {
         path.relative_to(unfinished).as_posix() for path in unfinished.rglob("*") if path.is_file()
     }
-    for name in sorted(new - earlier):
-        if os.path.lexists(directory / name):
-            raise StoreError(
-                f"cannot write `{directory / name}`: it exists, and no export wrote it",
-                hint="choose another directory (`--out`), or remove the file",
-            )
+    owned = set[str]().union(*recorded.values())
+    others = set[str]().union(*(files for each, files in recorded.items() if each != name))
+    obsolete = recorded.get(name, set()) - new - others
+    for each in sorted(new):
+        _check_free(directory, each, owned, obsolete)
     record = directory / RECORD_FILE
-    write_json(record, {"files": sorted(earlier | new)})  # also if it is stopped from here on
-    for name in sorted(new):
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(unfinished / name, directory / name)
-    for name in earlier - new:
-        (directory / name).unlink(missing_ok=True)
-    write_json(record, {"files": sorted(new)})
-    return [directory / name for name in sorted(new)]
+    # if this is stopped from here on, the next export replaces the files of both
+    _write_record(record, {**recorded, name: recorded.get(name, set()) | new})
+    for each in obsolete:
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            (directory / each).unlink()
+        with suppress(OSError):  # a subdirectory that is empty now
+            (directory / each).parent.rmdir()
+    for each in sorted(new):
+        (directory / each).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(unfinished / each, directory / each)
+    _write_record(record, {**recorded, name: new})
+    return [directory / each for each in sorted(new)]
 
 
-def _recorded(directory: Path) -> set[str]:
-    """The names of the files of the earlier export. StoreError if they are not names."""
-    record = directory / RECORD_FILE
-    if not record.is_file():
-        return set()
-    names = read_object(record).get("files")
-    if not isinstance(names, list) or not all(map(_is_inside, names)):
+def _check_free(directory: Path, name: str, owned: set[str], obsolete: set[str]) -> None:
+    """StoreError if a file of this name would overwrite what no export wrote."""
+    path = directory / name
+    if os.path.lexists(path) and (name not in owned or (path.is_dir() and not path.is_symlink())):
         raise StoreError(
-            f"`{record}` does not list the files of an export",
-            hint="choose another directory (`--out`), or remove that file",
+            f"cannot write `{path}`: it exists, and `{RECORD_FILE}` does not list it", hint=_WAY_OUT
         )
-    return set(names)
+    for parent in PurePosixPath(name).parents:
+        above = directory / parent
+        if os.path.lexists(above) and not above.is_dir() and parent.as_posix() not in obsolete:
+            raise StoreError(f"cannot write `{path}`: `{above}` is a file", hint=_WAY_OUT)
 
 
-def _is_inside(name: object) -> bool:
-    """Whether this is the name of a file in a directory or below it."""
-    if not isinstance(name, str) or not name:
+def _write_record(path: Path, exports: Mapping[str, set[str]]) -> None:
+    write_json(path, {"exports": {name: sorted(files) for name, files in exports.items()}})
+
+
+def _recorded(directory: Path) -> dict[str, set[str]]:
+    """The files of each export. StoreError if the record does not list any."""
+    path = directory / RECORD_FILE
+    if not path.is_file():
+        return {}
+    try:
+        exports = read_object(path).get("exports")
+    except DataError as error:
+        raise StoreError(error.message, hint=_WAY_OUT) from error
+    if not isinstance(exports, dict) or not all(
+        isinstance(files, list) and all(map(_is_below, files)) for files in exports.values()
+    ):
+        raise StoreError(f"`{path}` does not list the files of exports", hint=_WAY_OUT)
+    return {name: set(files) for name, files in exports.items()}
+
+
+def _is_below(name: object) -> bool:
+    """Whether this is the relative path of a file, as `_replace` writes it."""
+    if not isinstance(name, str) or not name.isprintable():
         return False
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    return (
+        name == path.as_posix()
+        and bool(path.parts)
+        and ".." not in path.parts
+        and not path.is_absolute()
+    )

@@ -153,7 +153,7 @@ def export_logs(name: str, stages: Sequence[Played], directory: Path) -> list[Pa
         LOGS[name](stages, unfinished)
         write_text(unfinished / "README.md", text)
 
-    return write_export(directory, write)
+    return write_export(directory, f"{name} of {titles}", write)
 
 
 def conversations(stage: Played) -> Iterable[Rollout]:

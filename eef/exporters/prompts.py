@@ -161,7 +161,7 @@ def export_prompts(
         text = readme.format(count=count, env=env, settings=settings, model=model)
         write_text(unfinished / "README.md", text)
 
-    return write_export(directory, write)
+    return write_export(directory, f"{name} prompts", write)
 
 
 def _trl(prompts: Sequence[StatePrompt], directory: Path, env: str) -> str:

@@ -105,7 +105,7 @@ def export(
         )
         write_text(unfinished / "README.md", readme)
 
-    return Export(tuple(write_export(directory, write)), comparison)
+    return Export(tuple(write_export(directory, name, write)), comparison)
 
 
 def find_target(name: str) -> Target:

@@ -42,6 +42,7 @@ _AFTER_INPUT = re.compile(r"^[ \t]*[*_]{0,2}(?:Observation|Thought|Action)[*_]{0
 _FENCED_INPUT = re.compile(r"```[\w+-]*\n(.*?)\n?```", re.S)
 _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.S)
 _RULE = re.compile(r"((?:[^\\=]|\\.)+)=(.*)", re.S)
+_ESCAPED = r"write `\=` for an equals sign in the pattern"
 _THOUGHT = re.compile(r"^\s*Thought:\s*", re.I)
 
 
@@ -74,8 +75,9 @@ def calls_of(
 class ActionMap:
     r"""Rewrites of actions: each is `PATTERN=REPLACEMENT`, a regular expression and its result.
 
-    The pattern ends at the first `=` without a backslash before it. ConfigError for a rule of
-    another form. The first pattern that matches a whole action counts.
+    The pattern ends at the first `=` without a backslash before it; `\=` in it stands for `=`.
+    ConfigError for a rule of another form. The first pattern that matches a whole action counts.
+    `asked` is the number of actions that there were.
 
     >>> rename = ActionMap([r"find\((.*)\)=search[\1]"])
     >>> rename("find(mug)"), rename("back"), rename.unused
@@ -85,20 +87,26 @@ class ActionMap:
     def __init__(self, rules: Iterable[str] = ()) -> None:
         self._rules: dict[str, tuple[re.Pattern[str], str]] = {}
         self._used: set[str] = set()
+        self.asked = 0
         for rule in rules:
             parts = _RULE.fullmatch(rule)
             if parts is None:
                 raise ConfigError(
                     f"`--map {rule}` is not `PATTERN=REPLACEMENT`",
-                    hint=r"for example `--map 'find\((.*)\)=search[\1]'`; write `\=` for an equals "
-                    "sign in the pattern",
+                    hint=rf"for example `--map 'find\((.*)\)=search[\1]'`; {_ESCAPED}",
                 )
             try:
-                compiled = re.compile(parts[1], re.S)
+                pattern = re.sub(
+                    r"\\(.)",
+                    lambda found: "=" if found[1] == "=" else found[0],
+                    parts[1],
+                    flags=re.S,
+                )
+                compiled = re.compile(pattern, re.S)
                 compiled.sub(parts[2], "")
             except (re.error, IndexError) as error:
                 raise ConfigError(
-                    f"`--map {rule}` is not a valid regular expression: {error}"
+                    f"`--map {rule}` is not a valid regular expression: {error}", hint=_ESCAPED
                 ) from None
             self._rules[rule] = compiled, parts[2]
 
@@ -108,6 +116,7 @@ class ActionMap:
         return [rule for rule in self._rules if rule not in self._used]
 
     def __call__(self, action: str) -> str:
+        self.asked += 1
         for rule, (pattern, replacement) in self._rules.items():
             match = pattern.fullmatch(action)
             if match:

@@ -230,15 +230,16 @@ class Importer:
 class RewardSource:
     """The rewards of rows: by a key of each row, or by a JSON Lines file of `id` and `reward`.
 
-    A dot in a key is a level: `scores.resolved`. A source with a `/`, or with the suffix of a data
-    file, is a file; its ids are those of the rows. A row without the key, or one that is not in the
-    file, has no reward. DataError if the file cannot be read. `found` counts the rewards.
+    A dot in a key is a level: `scores.resolved`. A source that is a file, or has the suffix of a
+    data file, is read; its ids are those of the rows. A row without the key, or one that is not in
+    the file, has no reward. DataError if the file cannot be read. `found` counts the rewards of the
+    rows that were `asked` for.
     """
 
     def __init__(self, source: str) -> None:
-        self.found = 0
+        self.asked = self.found = 0
         self._lookup: Callable[[Mapping[str, Any], str], object]
-        if "/" in source or source.lower().endswith(DATA_SUFFIXES):
+        if Path(source).is_file() or source.lower().endswith(DATA_SUFFIXES):
             given = dict(_given_rewards(Path(source)))
             self._lookup = lambda row, id: given.get(id)
         else:
@@ -248,6 +249,7 @@ class RewardSource:
     def __call__(self, row: Mapping[str, Any], id: str) -> object:
         """The reward of a row and its id, or None."""
         reward = self._lookup(row, id)
+        self.asked += 1
         self.found += reward is not None
         return reward
 

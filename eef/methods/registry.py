@@ -102,6 +102,8 @@ def _class_of(target: Any) -> type[Method[Any]]:
     """The class itself. ValueError if it is not a method."""
     if not isclass(target) or not issubclass(target, Method):
         raise ValueError("is not a subclass of `eef.methods.base.Method`")
+    if missing := sorted(getattr(target, "__abstractmethods__", ())):
+        raise ValueError(f"has no {' and no '.join(f'`{name}`' for name in missing)}")
     return target
 
 

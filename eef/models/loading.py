@@ -274,11 +274,22 @@ def _where_models_are(source: Path) -> str:
     """A hint for a directory or hub id without a usable model."""
     if not source.is_dir():
         return "check the name, and that the hub grants access to the model"
-    checkpoints = [path.parent for path in source.rglob(MANIFEST_FILE)]
-    if not checkpoints or source in checkpoints:
+    found = [
+        manifest
+        for depth in range(4)  # of a round, a method, a run, a comparison
+        for manifest in source.glob(f"{'*/' * depth}checkpoint/{MANIFEST_FILE}")
+    ]
+    if not found:
         return "check the files of that directory"
-    latest = max(checkpoints, key=lambda path: (path / MANIFEST_FILE).stat().st_mtime)
-    return f"name a checkpoint in that directory, such as `{latest}`"
+    return f"name a checkpoint in that directory, such as `{max(found, key=_changed).parent}`"
+
+
+def _changed(path: Path) -> float:
+    """When a file was last written; 0 if it is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def adapter_base(source: str) -> str:

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -419,39 +418,107 @@ def test_an_environment_that_cannot_be_served():
 
     class Empty(ToyEnv):
         def tasks(self, split):
-            raise EnvError(f"no split {split}")
+            raise EnvError("cannot read desk.db")
 
-    for env, problem in ((Twins(), "both have the index 5"), (Empty(), "has no task")):
+    class None_(Corridors):
+        task_count = 0
+
+    refused = {Twins: "both have the index 5", Empty: "cannot read desk.db", None_: "has no task"}
+    for env, problem in ((kind(), problem) for kind, problem in refused.items()):
         with pytest.raises(ConfigError, match=problem):
             serve(env, host="127.0.0.1", port=0, limit=1, idle_s=1, ready=print)
     with listen("127.0.0.1", 0) as taken, pytest.raises(ConfigError, match="cannot listen on"):
         listen("127.0.0.1", taken.getsockname()[1])
 
 
-def test_clones_act_one_at_a_time_unless_the_environment_is_concurrent():
-    class Counted(Corridors):
-        acting, most = 0, 0
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_one_thread_alone_calls_an_environment_unless_it_is_concurrent(concurrent):
+    together, callers = threading.Barrier(4), set()
+
+    class Watched(Corridors):
+        def note(self):
+            callers.add(threading.get_ident())
+
+        def clone(self):
+            self.note()
+            return super().clone()
+
+        def task(self, index):
+            self.note()
+            return super().task(index)
 
         def step(self, action):
-            kind = type(self)
-            kind.acting += 1
-            kind.most = max(kind.most, kind.acting)
-            time.sleep(0.01)
-            kind.acting -= 1
+            self.note()
+            if concurrent:
+                together.wait(60)  # all four act at once
             return super().step(action)
 
-    for concurrent in (False, True):
-        Counted.concurrent, Counted.most = concurrent, 0
-        sessions = sessions_of(Counted())
-        numbers = [sessions.create() for _ in range(8)]
-        threads = [
-            threading.Thread(target=sessions.step, args=(number, "right")) for number in numbers
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert (Counted.most > 1) == concurrent
+        def available(self):
+            self.note()
+            return super().available()
+
+        def close(self):
+            self.note()
+
+    Watched.concurrent = concurrent
+    sessions = sessions_of(Watched())
+    numbers = [sessions.create() for _ in range(4)]
+
+    def play(number):
+        sessions.step(number, "right")
+        sessions.available(number)
+        sessions.close(number)
+
+    threads = [threading.Thread(target=play, args=(number,)) for number in numbers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(callers) == 1) is not concurrent
+    assert (threading.get_ident() in callers) is concurrent
+
+
+def test_a_session_that_cannot_be_closed_is_logged_and_the_others_are_closed(caplog):
+    class Sticky(Corridors):
+        closed = 0
+
+        def close(self):
+            Sticky.closed += 1
+            if Sticky.closed == 1:
+                raise RuntimeError("stuck")
+
+    clock = Clock()
+    sessions = sessions_of(Sticky(), idle_s=10, clock=clock)
+    for _ in range(3):
+        sessions.create()
+    clock.now = 11
+    sessions.expire()
+    assert (Sticky.closed, sessions.numbers()) == (3, [])
+    assert "session 0 could not be closed properly" in caplog.text
+
+
+def test_a_session_with_a_request_is_not_idle():
+    clock = Clock()
+    sessions = sessions_of(Corridors(), idle_s=10, clock=clock)
+    number = sessions.create()
+    with sessions.at(number):
+        clock.now = 50
+        sessions.expire()
+        assert sessions.numbers() == [number]
+    clock.now = 55
+    sessions.expire()
+    assert sessions.numbers() == [number], "it was used at 50"
+
+
+def test_a_task_that_an_environment_does_not_know_is_refused():
+    class ByKey(Corridors):
+        def task(self, index):
+            return {task.index: task for task in self.tasks("test")}[index]
+
+    sessions = sessions_of(ByKey())
+    number = sessions.create()
+    with pytest.raises(EnvError, match="no task has the index -5"):
+        sessions.reset(number, -5)
 
 
 async def trace_of(client, trace, index):

@@ -796,7 +796,7 @@ def test_rewards_come_from_a_key_or_a_file(source, tmp_path):
 
 
 def test_bad_sources_of_rewards_are_refused(tmp_path):
-    for name in (str(tmp_path / "none.jsonl"), "rewards.csv", "rewards.jsonl.gz", "data/rewards"):
+    for name in (str(tmp_path / "none.jsonl"), "rewards.csv", "rewards.jsonl.gz"):
         with pytest.raises(DataError, match="no such file"):
             RewardSource(name)
     bad = write(tmp_path / "bad.jsonl", [{"id": "a"}])
@@ -811,12 +811,20 @@ def test_options_that_change_no_row_are_reported(tmp_path):
     row = {"id": "a", "messages": messages_by("user", "assistant"), "reward": 1}
     path, out = write(tmp_path / "a.jsonl", [row]), ("--out", tmp_path / "out.jsonl")
     done = eef("import", path, *out, "--map", "walk=run", "--map", "go=run", "--reward-from", "R")
-    assert "`--map walk=run` matches no action" in done.stderr
+    assert "`--map walk=run` rewrites no action" in done.stderr
     assert "--map go=run" not in done.stderr
     assert "`--reward-from R` gives no row a reward" in done.stderr
     done = eef("import", path, *out, "--reward-from", "reward")
     assert done.exit_code == 0, done.stderr
     assert "warning" not in done.stderr
+    done = eef("import", path, *out, "--format", "inspect", "--map", "a=b", "--reward-from", "R")
+    assert "warning" not in done.stderr, "nothing was asked of either"
+
+
+def test_a_key_may_hold_a_slash_and_a_file_needs_no_suffix(tmp_path):
+    assert RewardSource("eval/reward")({"eval/reward": 0.5}, "a") == 0.5
+    write(tmp_path / "rewards", [{"id": "a", "reward": 0.25}])
+    assert RewardSource(str(tmp_path / "rewards"))({}, "a") == 0.25
 
 
 def test_tools_of_another_name_get_a_hint(tmp_path, monkeypatch):
@@ -1023,7 +1031,7 @@ def test_missing_and_empty_files_are_errors(tmp_path):
 _BOUNDED = """
 import resource, sys
 from pathlib import Path
-from eef.importers.importer import Importer, RewardSource
+from eef.importers.importer import Importer
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]) << 20,) * 2)
 importer = Importer()
 for item in importer.trajectories([Path(sys.argv[1])]):
@@ -1358,6 +1366,7 @@ def test_actions_are_rewritten(counter, tmp_path):
     swapped = ActionMap([r"x\=(\d+)=y=\1", "go=run", r"a\\b=c"])
     assert [swapped(each) for each in ("x=3", "x3", "a\\b", "=")] == ["y=3", "x3", "c", "="]
     assert swapped.unused == ["go=run"]
+    assert ActionMap([r"(?\=x)x\=y=z"])("x=y") == "z", "a lookahead"
     for rule in ("go", "(=x", r"go=\3", "=run", r"go\=run"):
         with pytest.raises(ConfigError, match="--map"):
             ActionMap([rule])

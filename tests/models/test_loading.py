@@ -248,6 +248,8 @@ def test_the_directory_of_a_run_gets_a_hint_with_its_latest_checkpoint(tmp_path)
         checkpoint.mkdir(parents=True)
         (checkpoint / "manifest.json").write_text("{}")
         os.utime(checkpoint / "manifest.json", (100 - age, 100 - age))
+    (tmp_path / "eef/round3/training/update-1").mkdir(parents=True)
+    (tmp_path / "eef/round3/training/update-1/manifest.json").write_text("{}")  # the newest
     with pytest.raises(ModelError, match="no usable tokenizer") as error:
         load_tokenizer(f"hf/{tmp_path}")
     assert error.value.hint.endswith(f"such as `{tmp_path / 'eef/round2/checkpoint'}`")
