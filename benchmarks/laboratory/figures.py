@@ -145,7 +145,7 @@ RIVALS = {
 def main() -> None:
     for part, (down, across, titles) in FIGURES.items():
         for rival, (suffix, title) in RIVALS.items():
-            value = partial(lead, one="eef", other=rival)
+            value = partial(lead, other=rival)
             drawn = heat_map(read(part), down, across, titles, title, value)
             path = DOCS / f"when-{part}{suffix}.svg"
             path.write_text(drawn + "\n", encoding="utf-8")

@@ -4,8 +4,8 @@ Each session is an episode in a clone of the environment; read-only data is shar
 
     POST /create                         → number of a new session, with an episode of a random task
     POST /reset   {env_idx, session_id, seed?}
-                                         → [observation, null]; `session_id` is a task's index, or
-                                           null for a random task; `seed` (0) is the episode's, if
+                                         → [observation, null]; `session_id` is the index of a task,
+                                           or null for a random one; `seed` (0) is the episode's, if
                                            the environment is seeded
     POST /restore {env_idx, session_id, actions, observations, seed?}
                                          → [observation, null]; the state of a task after `actions`,

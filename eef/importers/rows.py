@@ -30,7 +30,7 @@ _ZIP, _PARQUET, _ZSTD, _BOM = b"PK\x03\x04", b"PAR1", b"\x28\xb5\x2f\xfd", b"\xe
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _TABLES = (".csv", ".tsv")
 DATA_SUFFIXES = (*_TABLES, ".json", ".jsonl", ".parquet", ".gz", ".bz2", ".xz", ".zst", ".zip")
-"""Suffixes of data files, also of those that cannot be read."""
+"""Suffixes of data files, including those that are refused."""
 
 _COMPRESSED: dict[bytes, Any] = {
     b"\x1f\x8b": gzip.open,

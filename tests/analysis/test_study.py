@@ -281,9 +281,9 @@ def test_the_headline_has_the_control_whatever_else_is_best():
     ]
     aggregate = make_study(trials).aggregates["rollouts"]
     assert [rival.name for _, rival, _ in aggregate.headline_pairs()] == ["rft6", "cap1", "nat"]
-    told = study_verdict(aggregate)
-    assert "cap1, which keeps one win per task, wins 37.5 %; the difference from it is" in told
-    assert "In 1 seed NAT wins 50.0 % and EEF 75.0 %; the difference is +25.0 points" in told
+    verdict = study_verdict(aggregate)
+    assert "cap1, which keeps one win per task, wins 37.5 %; the difference from it is" in verdict
+    assert "In 1 seed NAT wins 50.0 % and EEF 75.0 %; the difference is +25.0 points" in verdict
 
 
 def test_the_control_is_known_without_the_method_that_it_is_a_variant_of():

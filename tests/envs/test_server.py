@@ -398,8 +398,8 @@ def test_tasks_without_numbers_of_their_own_are_those_of_the_splits():
     with listening(sessions) as client:
         at = {"env_idx": client.post("/create").json()}
         for index, task in list(tasks.items())[::50]:
-            told = client.post("/reset", json={**at, "session_id": index}).json()
-            assert told == [env.reset(task), None]
+            answer = client.post("/reset", json={**at, "session_id": index})
+            assert answer.json() == [env.reset(task), None]
         answer = client.post("/reset", json={**at, "session_id": -1})
         assert (answer.status_code, answer.json()["error"]) == (
             422,
