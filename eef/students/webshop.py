@@ -190,9 +190,9 @@ def _lessons(
     Episodes longer than `max_episode_tokens` are skipped.
     """
     for number in range(settings.shops):
-        shop = _random_shop(rng)
+        shop = random_shop(rng)
         roles = _roles_of(shop, settings)
-        for trajectory in _play_shop(shop, settings.tasks, rng.randrange(2**31)):
+        for trajectory in play_shop(shop, settings.tasks, rng.randrange(2**31)):
             if roles and rng.random() < settings.roles_share:
                 lesson = _helped_lesson(trajectory, roles, renderer, settings, rng)
                 if len(lesson.ids) <= settings.max_episode_tokens:
@@ -213,7 +213,7 @@ def _understood_alone(step: Step) -> bool:
     return step.completion.startswith("Thought: need") and " seen." not in step.completion
 
 
-def _random_shop(rng: random.Random) -> WebShop:
+def random_shop(rng: random.Random) -> WebShop:
     """A random shop: its size, page length, options and difficulty are all drawn."""
     settings = WebShopSettings(
         data="synthetic",
@@ -237,7 +237,8 @@ def _random_shop(rng: random.Random) -> WebShop:
     return WebShop(settings)
 
 
-def _play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
+def play_shop(shop: WebShop, tasks: int, seed: int) -> Iterator[Trajectory]:
+    """Episodes of the flawless expert on some training tasks of a shop."""
     expert = make_shop_expert(shop, "flawless")
     chosen = shop.tasks("train").shuffled(seed).head(tasks)
     specs = [RolloutSpec(task.id, task, None, derive_seed(seed, task.id), 0) for task in chosen]
@@ -266,7 +267,7 @@ def _lesson(
 
     In a turn that changes the page, only the reading carries loss, not the decision. Example:
     `B000000123 long lasting not travel sized yes no. none fits. next page.` carries loss up to and
-    including `no.`.
+    including `none fits.`.
     """
     untaught = [
         step.action in (NEXT, BACK) and rng.random() >= settings.turning_share

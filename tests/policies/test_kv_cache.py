@@ -6,10 +6,19 @@ import sys
 import weakref
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from eef.policies.kv_cache import CacheTooSmall, Place, RowCache, RowLayer  # noqa: E402
+from eef.policies.kv_cache import (  # noqa: E402
+    CacheTooSmall,
+    Place,
+    RowCache,
+    RowLayer,
+    copy_rows,
+    swap_rows,
+)
 from eef.policies.local import LocalPolicy  # noqa: E402
 from eef.policy import Sampling  # noqa: E402
 from eef.renderer import Renderer  # noqa: E402
@@ -91,6 +100,30 @@ def test_a_bound_limits_the_growth_and_is_an_error_when_it_must_be_exceeded():
     with pytest.raises(CacheTooSmall) as caught:
         cache.reserve(8, 193, [])
     assert (caught.value.tokens, cache.rows, cache.capacity) == (8 * 256, 0, 0)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 6), min_size=2, max_size=7),
+    order=st.randoms(use_true_random=False),
+)
+def test_rows_are_copied_and_exchanged_alike_one_by_one_and_at_once(lengths, order):
+    old = torch.rand(len(lengths), 2, 6, 3)
+    copies = [torch.zeros(len(lengths) + 1, 2, 8, 3) for _ in range(2)]
+    for copy, at_once in zip(copies, (False, True), strict=True):
+        copy_rows(old, copy, lengths, at_once=at_once)
+    slots = order.sample(range(len(lengths)), len(lengths) // 2 * 2)
+    pairs = list(zip(slots[::2], slots[1::2], strict=True))
+    kept = [max(lengths[one], lengths[other]) for one, other in pairs]
+    swapped = old.clone(), old.clone()
+    for each, at_once in zip(swapped, (False, True), strict=True):
+        swap_rows(each, pairs, kept, at_once=at_once)
+    new = {row: row for row in range(len(lengths))}
+    new |= dict(pairs) | {other: one for one, other in pairs}
+    for row, length in enumerate(lengths):
+        for copy in copies:
+            assert torch.equal(copy[row, :, :length], old[row, :, :length])
+        for each in swapped:
+            assert torch.equal(each[new[row], :, :length], old[row, :, :length])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")

@@ -29,7 +29,7 @@ from eef.students.webshop import (
     _helped_lesson,
     _lesson,
     _looking_up,
-    _play_shop,
+    play_shop,
     shop_vocabulary,
 )
 from tests.fakes.shopping import open_shop, play_all
@@ -154,7 +154,7 @@ def turns(rendered, tokenizer):
 
 @pytest.fixture(scope="module")
 def played():
-    return list(_play_shop(open_shop(missing_options=0.6), 40, seed=1))
+    return list(play_shop(open_shop(missing_options=0.6), 40, seed=1))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -351,7 +351,7 @@ def test_the_shipped_student_reads_unseen_shops(shipped):
     lessons = [_looking_up(renderer, plain, rng) for _ in range(20)]
     lessons += [
         _lesson(trajectory, renderer, plain, rng)
-        for trajectory in _play_shop(open_shop(seed=4_242, price_spread=0), 12, seed=1)
+        for trajectory in play_shop(open_shop(seed=4_242, price_spread=0), 12, seed=1)
     ]
     marks = set(tokenizer.convert_tokens_to_ids(list(MARKS)))
     right = []
