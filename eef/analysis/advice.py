@@ -31,7 +31,7 @@ _DRAWS = 2000
 
 
 class Calibration(NamedTuple):
-    """The outcomes of the laboratory's held-out settings with one prospect.
+    """The outcomes of some of the laboratory's settings with one prospect.
 
     `settings` is their number; `gain` and `loss` are the shares in which EEF's win rate was at
     least `MARGIN` above or below that of RFT with one win per task; `mean` is the mean difference.
@@ -48,6 +48,12 @@ CALIBRATION: dict[Prospect, Calibration] = {
     "even": Calibration(100, 0.09, 0.02, 0.002),
     "loss": Calibration(33, 0.0, 0.303, -0.014),
 }
+"""Of the held-out settings."""
+
+STRONG_RATE = 0.6
+STRONG = Calibration(9, 0.222, 0.0, 0.007)
+"""Of all settings, those the rule was chosen on included, in which a gain is predicted although the
+student wins at least `STRONG_RATE` of its rollouts from the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +62,12 @@ class Recommendation:
 
     `options` are those of the method; `rollouts_per_task` is the budget of a round. `stability` is
     the chance that as many other tasks of the same kind would give the same prospect.
+    `student_rate` is the student's win rate from the start.
     """
 
     prospect: Prospect
     stability: float
+    student_rate: float
     method: str
     options: dict[str, int]
     rollouts_per_task: int
@@ -88,6 +96,13 @@ class Recommendation:
             f"{100 * known.gain:.0f} %, at least as far below in {100 * known.loss:.0f} %, and "
             f"{100 * known.mean:+.1f} points on average. Your environment may differ."
         )
+        if self.prospect == "gain" and self.student_rate >= STRONG_RATE:
+            yield (
+                f"The student wins {100 * self.student_rate:.0f} % from the start, which makes a "
+                f"gain less likely: of {STRONG.settings} settings with this prospect and at least "
+                f"{100 * STRONG_RATE:.0f} %, {STRONG.gain * STRONG.settings:.0f} gained "
+                f"at least {100 * MARGIN:.0f} points, and the mean was {100 * STRONG.mean:+.1f}."
+            )
 
 
 def prospect_of(potential: Potential) -> Prospect:
@@ -132,6 +147,7 @@ def advise_on(potential: Potential) -> Recommendation:
         return Recommendation(
             prospect=prospect,
             stability=stability,
+            student_rate=potential.student_rate,
             method="eef",
             options={"M": states, "rollouts_per_state": 1},
             rollouts_per_task=1 + states,
@@ -143,6 +159,7 @@ def advise_on(potential: Potential) -> Recommendation:
     return Recommendation(
         prospect=prospect,
         stability=stability,
+        student_rate=potential.student_rate,
         method="rft6",
         options={"cap": 1},
         rollouts_per_task=6,

@@ -1,4 +1,4 @@
-"""Diagnosis: why a policy wins nothing, with the next step, read from a run's files."""
+"""Diagnosis: why a policy loses, with the next step, read from a run's files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from eef.errors import EefError
 from eef.models.location import SHIPPED
 from eef.models.manifest import training_tasks
-from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, COLLECT, EXPERT, Stage, round_methods, trained_before
 from eef.task import env_of
@@ -21,7 +20,6 @@ MANY = 0.5
 """Share of rollouts, turns or words from which a cause is named."""
 
 FEW_EXAMPLES = 8
-_FULL = 0.9  # of `max_tokens`, on average over a rollout's turns: they were cut
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _SAMPLE = 20  # rollouts whose first observation is compared with the vocabulary
 
@@ -68,10 +66,16 @@ def diagnose(run: RunData) -> tuple[Finding, ...]:
 
 
 def explain_losses(run: RunData, stage: Stage) -> str:
-    """The likely cause of a finished stage's lost rollouts, in a few words; "" if one was won."""
+    """The likely cause of a finished stage's lost rollouts, in a few words.
+
+    If some were won, the only cause that is named is that turns were cut; otherwise "".
+    """
     rollouts = rollouts_of(run, stage)
-    if not rollouts or any(item.success for item in rollouts):
+    if not rollouts:
         return ""
+    if any(item.success for item in rollouts):
+        cut = _cut_turns(run, stage, rollouts)
+        return cut.reason if cut else ""
     return causes_of(run, stage, rollouts)[0].reason
 
 
@@ -100,7 +104,7 @@ def causes_of(run: RunData, stage: Stage, rollouts: Sequence[Trajectory]) -> lis
     found = [
         _all_failed(rollouts),
         _context_overflows(rollouts),
-        _cut_turns(rollouts, run.recipes.get(stage.method, run.recipe), by_expert),
+        _cut_turns(run, stage, rollouts),
         None if by_expert else _other_environment(run),
         None if by_expert else _foreign_words(run, rollouts),
         _turns_without_action(rollouts, by_expert),
@@ -120,16 +124,9 @@ def share_without_action(rollouts: Iterable[Trajectory]) -> float:
     return actions.count("") / len(actions) if actions else 0.0
 
 
-def share_cut(rollouts: Sequence[Trajectory], max_tokens: int) -> float:
-    """The share of rollouts whose turns reach `max_tokens` on average, so that they were cut.
-
-    Tokens are recorded per rollout, not per turn. Imported rollouts have none.
-    """
-    cut = [
-        item.usage.generated_tokens >= _FULL * max_tokens * len(item.steps)
-        for item in rollouts
-        if item.steps and item.usage.generated_tokens
-    ]
+def share_cut(rollouts: Sequence[Trajectory]) -> float:
+    """The share of rollouts with a turn that was cut at the maximum of its tokens."""
+    cut = [any(step.cut for step in item.steps) for item in rollouts]
     return sum(cut) / len(cut) if cut else 0.0
 
 
@@ -150,8 +147,8 @@ def share_of_split_words(tokenizer: Any, texts: Iterable[str]) -> float:
 
 
 def _of_stage(run: RunData, stage: Stage, what: str) -> Finding | None:
-    """A finding if a stage is done and none of its rollouts was won, all were truncated, or most
-    turns hold no action.
+    """A finding if a stage is done and none of its rollouts was won, all were truncated, most turns
+    hold no action, or most lost rollouts have cut turns.
     """
     if not run.is_done(stage):
         return None
@@ -159,13 +156,15 @@ def _of_stage(run: RunData, stage: Stage, what: str) -> Finding | None:
     won = sum(item.success for item in rollouts)
     truncated = sum(item.status == "truncated" for item in rollouts)
     played = truncated < len(rollouts) and share_without_action(rollouts) < MANY
-    if not rollouts or (won and played):
+    cut = _cut_turns(run, stage, rollouts)
+    if not rollouts or (won and played and cut is None):
         return None
     subject = (
         stage.method if stage.method in (EXPERT, BC) else f"{stage.method}, round {stage.round}"
     )
-    causes = causes_of(run, stage, rollouts)
-    result = f"won {f'only {won}' if won else 'none'} of {len(rollouts)} {what}"
+    causes = [cut] if cut and won and played else causes_of(run, stage, rollouts)
+    count = "none" if not won else f"only {won}" if not played else str(won)
+    result = f"won {count} of {len(rollouts)} {what}"
     if stage.kind == "explore":
         result = f"the student that explored {result}"
     if stage.kind == "collect":
@@ -244,18 +243,21 @@ def _context_overflows(rollouts: Sequence[Trajectory]) -> Cause | None:
     )
 
 
-def _cut_turns(rollouts: Sequence[Trajectory], recipe: Recipe, by_expert: bool) -> Cause | None:
+def _cut_turns(run: RunData, stage: Stage, rollouts: Sequence[Trajectory]) -> Cause | None:
+    """A cause if most lost rollouts have a cut turn, and won ones half as often at most."""
+    lost = share_cut([item for item in rollouts if not item.success])
+    won = share_cut([item for item in rollouts if item.success])
+    if lost < MANY or 2 * won > lost:
+        return None
+    recipe = run.recipes.get(stage.method, run.recipe)
+    by_expert = stage.method == EXPERT
     key = "expert.sampling.max_tokens" if by_expert else "sampling.max_tokens"
     max_tokens = recipe.sampling.max_tokens
     if by_expert:  # the largest, since rollouts of several experts may be among them
         names = recipe.expert.names
         max_tokens = max(recipe.sampling_of(name).max_tokens for name in names)
-    share = share_cut(rollouts, max_tokens)
-    if share < MANY:
-        return None
     return Cause(
-        f"in {_percent(share)} of the rollouts turns reach `{key}` ({max_tokens}) "
-        "and are cut, before the action if a thought is long",
+        f"{_percent(lost)} of the lost rollouts have a turn that was cut at `{key}` ({max_tokens})",
         f"raise `{key}` above {max_tokens}",
     )
 

@@ -63,7 +63,7 @@ def advise(
         run = RunDirectory.open(source)
         tries, branches = find_methods(run)
         stages = first_stages(tries, branches)
-        if not all(run.is_done(stage) for stage in stages):
+        if not all(run.is_done(stage) for stage in stages if stage.kind in ("collect", "explore")):
             pipeline = open_pipeline(source, quiet=quiet)
             pipeline.check()
             execute_stages(pipeline, stages, quiet=quiet)

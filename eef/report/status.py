@@ -26,7 +26,7 @@ def stage_status(run: RunDirectory | RunData, stage: Stage) -> str:
     }
     text = describe[stage.kind](record)
     if stage.kind in ("collect", "explore", "evaluate"):
-        text += _no_win(run, stage, record)
+        text += _losses(run, stage, record)
     return text
 
 
@@ -40,17 +40,19 @@ def stage_progress(status: StageStatus) -> str:
     return f"{text}: {error}" if error else text
 
 
-def _no_win(run: RunDirectory | RunData, stage: Stage, record: dict[str, Any]) -> str:
-    """Why nothing was won; "" if something was, or nothing was played."""
-    wins = record["wins"] if "wins" in record else _wins(record)
-    if wins:
+def _losses(run: RunDirectory | RunData, stage: Stage, record: dict[str, Any]) -> str:
+    """Why rollouts were lost, if it is known; "" if none was."""
+    if not _lost(record):
         return ""
     reason = explain_losses(run if isinstance(run, RunData) else run.read(), stage)
     return f"; {reason}" if reason else ""
 
 
-def _wins(record: dict[str, Any]) -> int:
-    return len(EvalResult.from_record(record).wins)
+def _lost(record: dict[str, Any]) -> int:
+    if "wins" in record:
+        return int(record["rollouts"] - record["wins"])
+    result = EvalResult.from_record(record)
+    return len(result.outcomes) - len(result.wins)
 
 
 def _collected(record: dict[str, Any]) -> str:

@@ -20,8 +20,9 @@ from eef.envs.registry import make_env
 from eef.models.location import BASE_STUDENT
 from eef.pipeline.stages import COLLECT, Stage
 from eef.report.run_page import draw_page
+from eef.report.status import stage_status
 from eef.rollouts.store import Store
-from eef.trajectory import Step, Usage
+from eef.trajectory import Step
 from eef.utils.jsonl import write_json
 from tests.fakes.grids import expert, rollout
 from tests.fakes.html import read_html
@@ -36,6 +37,10 @@ def turns(*actions: str, observation: str = "a room") -> tuple[Step, ...]:
         Step(observation=observation, completion=f"Action: {action}", action=action)
         for action in actions
     )
+
+
+def cut_turns(number: int) -> tuple[Step, ...]:
+    return tuple(replace(step, cut=True) for step in turns(*[""] * number))
 
 
 def lost(number: int, **changes):
@@ -77,8 +82,8 @@ def test_a_healthy_run_has_no_finding(tmp_path):
     [
         ({"steps": turns("", "", "left")}, "67 % of the turns hold no action", "train longer"),
         (
-            {"steps": turns("", ""), "usage": Usage(generated_tokens=510)},
-            "turns reach `sampling.max_tokens` (256) and are cut",
+            {"steps": (*turns("left"), *cut_turns(1))},
+            "100 % of the lost rollouts have a turn that was cut at `sampling.max_tokens` (256)",
             "raise `sampling.max_tokens`",
         ),
         (
@@ -158,15 +163,14 @@ def test_an_expert_without_wins_leaves_nothing_to_clone(tmp_path):
     with Store.open(run.store("expert")) as store:
         for number in range(4):
             item = expert(f"e{number}", task=f"toy/{number}", status="truncated")
-            usage = Usage(generated_tokens=64 * 12)
-            store.append(replace(item, usage=usage, steps=turns(*[""] * 12)))
+            store.append(replace(item, steps=cut_turns(12)))
     run.folder(COLLECT).mkdir()
     write_json(run.folder(COLLECT) / "explored.json", {"rollouts": 4, "wins": 0, **CLEAN})
     finding = only_finding(run.read())
     assert finding.subject == "expert"
     assert finding.reason.startswith(
-        "won none of 4 trajectories, so there is nothing to clone: in 100 % of the rollouts turns "
-        "reach `expert.sampling.max_tokens` (64)"
+        "won none of 4 trajectories, so there is nothing to clone: 100 % of the lost rollouts have "
+        "a turn that was cut at `expert.sampling.max_tokens` (64)"
     )
     assert finding.advice.startswith(
         "raise `expert.sampling.max_tokens` above 64, then state the form"
@@ -177,10 +181,34 @@ def test_turns_and_rollouts_are_counted():
     rollouts = [lost(1), replace(lost(2), steps=turns("", "a", ""))]
     assert share_without_action(rollouts) == 2 / 6
     assert share_without_action([]) == 0
-    assert share_cut(rollouts, 256) == 0, "tokens were not recorded"
-    full = replace(rollouts[1], usage=Usage(generated_tokens=3 * 250))
-    half = replace(rollouts[1], usage=Usage(generated_tokens=3 * 128))
-    assert share_cut([full, half], 256) == 0.5
+    assert share_cut([]) == share_cut(rollouts) == 0
+    assert share_cut([*rollouts, replace(lost(3), steps=cut_turns(1))]) == 1 / 3
+
+
+@pytest.mark.parametrize(
+    ("cut_lost", "cut_won", "named"), [(5, 1, True), (4, 0, False), (5, 2, False)]
+)
+def test_cut_turns_are_named_even_if_rollouts_were_won(cut_lost, cut_won, named, tmp_path):
+    """Most lost rollouts have one, and won ones half as often at most."""
+    steps = {True: (*cut_turns(1), *turns("left")), False: turns("right", "left")}
+    losses = [replace(lost(number), steps=steps[number < cut_lost]) for number in range(9)]
+    wins = [
+        replace(
+            rollout(f"w{number}", None, "win"),
+            task=f"toy/{20 + number}",
+            steps=steps[number < cut_won],
+        )
+        for number in range(6)
+    ]
+    run = evaluated(tmp_path, [*losses, *wins])
+    reason = "56 % of the lost rollouts have a turn that was cut at `sampling.max_tokens` (256)"
+    assert (reason in explain_losses(run, BC_TEST)) == named
+    assert (reason in stage_status(run, BC_TEST)) == named
+    if named:
+        assert only_finding(run).reason.startswith(f"won 6 of 15 test rollouts: {reason}")
+        assert only_finding(run).advice == "raise `sampling.max_tokens` above 256"
+    else:
+        assert diagnose(run) == ()
 
 
 def test_different_numbers_of_rollouts_without_a_budget_are_reported(tmp_path):

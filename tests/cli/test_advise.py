@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from statistics import fmean
 
 import pytest
 
-from eef.analysis.advice import CALIBRATION, MARGIN, advise_on, prospect_of
+from eef.analysis.advice import (
+    CALIBRATION,
+    MARGIN,
+    STRONG,
+    STRONG_RATE,
+    advise_on,
+    prospect_of,
+)
 from eef.analysis.potential import Potential
 from eef.cli.advise import find_methods, with_methods
 from eef.errors import ConfigError
 from eef.pipeline.run_directory import RunDirectory
+from eef.pipeline.stages import BC, Stage
 from tests.fakes import ROOT
 from tests.fakes.scripted_run import finish, start_run
 from tests.fakes.small_run import as_recipe, eef, small_recipe, write_recipe
@@ -61,30 +70,55 @@ def test_short_failures_have_few_states_to_branch_from():
     assert advise_on(potential(opened=0)).options == {"cap": 1}
 
 
+def leads(*files):
+    """(prospect, the student's win rate from the start, EEF's lead) of each of some settings."""
+    for name in files:
+        path = ROOT / "results/laboratory" / f"{name}.json"
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            measured = Potential(
+                **{
+                    name: value
+                    for name, value in row["measured_once"].items()
+                    if not name.startswith("known")
+                }
+            )
+            pair = zip(row["win_rates"]["eef"], row["win_rates"]["cap1"], strict=True)
+            differences = [one - other for one, other in pair]
+            yield prospect_of(measured), measured.student_rate, fmean(differences)
+
+
+def calibration_of(found):
+    return (
+        len(found),
+        sum(lead >= MARGIN for lead in found) / len(found),
+        sum(lead <= -MARGIN for lead in found) / len(found),
+        fmean(found),
+    )
+
+
 def test_the_calibration_is_that_of_the_held_out_settings():
-    rows = json.loads((ROOT / "results/laboratory/held-out.json").read_text(encoding="utf-8"))
-    found = {name: [] for name in CALIBRATION}
-    for row in rows:
-        measured = {
-            name: value
-            for name, value in row["measured_once"].items()
-            if not name.startswith("known")
-        }
-        pair = zip(row["win_rates"]["eef"], row["win_rates"]["cap1"], strict=True)
-        leads = [one - other for one, other in pair]
-        found[prospect_of(Potential(**measured))].append(sum(leads) / len(leads))
-    for name, leads in found.items():
-        expected = (
-            len(leads),
-            sum(lead >= MARGIN for lead in leads) / len(leads),
-            sum(lead <= -MARGIN for lead in leads) / len(leads),
-            sum(leads) / len(leads),
-        )
-        assert CALIBRATION[name] == pytest.approx(expected, abs=0.005), name
+    held_out = list(leads("held-out"))
+    for name, expected in CALIBRATION.items():
+        found = [lead for prospect, _, lead in held_out if prospect == name]
+        assert expected == pytest.approx(calibration_of(found), abs=0.005), name
+
+
+def test_a_predicted_gain_is_qualified_for_a_student_that_wins_often():
+    found = [
+        lead
+        for prospect, rate, lead in leads("sample", "held-out")
+        if prospect == "gain" and rate >= STRONG_RATE
+    ]
+    assert pytest.approx(calibration_of(found), abs=0.005) == STRONG
+    words = "of 9 settings with this prospect and at least 60 %, 2 gained at least 2 points"
+    assert words in " ".join(advise_on(potential(student_rate=0.62)).text())
+    assert words not in " ".join(advise_on(potential(student_rate=0.59)).text())
+    assert words not in " ".join(advise_on(potential(student_rate=0.62, opened=0)).text())
 
 
 def test_a_run_with_a_first_round_is_measured_without_playing(tmp_path):
     run = finish(start_run(tmp_path / "run")).run
+    run.last_file(Stage(BC, 0, "train")).unlink()  # the measurement needs no weights
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     done = eef("advise", run.path, "--json", tmp_path / "advice.json", "--quiet")
     assert done.exit_code == 0, done.stderr
