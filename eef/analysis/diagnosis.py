@@ -8,9 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from eef.analysis.stats import mcnemar
 from eef.errors import EefError
 from eef.models.location import SHIPPED
 from eef.models.manifest import training_tasks
+from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, COLLECT, EXPERT, Stage, round_methods, trained_before
 from eef.task import env_of
@@ -18,6 +20,9 @@ from eef.trajectory import Trajectory
 
 MANY = 0.5
 """Share of rollouts, turns or words from which a cause is named."""
+
+LEVEL = 0.05
+"""Level of the test that names a student that got worse."""
 
 FEW_EXAMPLES = 8
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -48,8 +53,8 @@ def diagnose(run: RunData) -> tuple[Finding, ...]:
     """The problems of a run so far; empty if there are none.
 
     In order: the expert, behavior cloning, the other methods (in each the last round that was
-    played), then methods that explored different numbers of rollouts. A student that explored
-    without a win is not named if its own evaluation already is.
+    played), methods whose student got worse, then methods that explored different numbers of
+    rollouts. A student that explored without a win is not named if its own evaluation already is.
     """
     found = [_of_stage(run, COLLECT, "trajectories")]
     named: set[Stage] = set()
@@ -62,6 +67,7 @@ def diagnose(run: RunData) -> tuple[Finding, ...]:
         for stage in _last_done(run, method, "explore"):
             if trained_before(stage) not in named:
                 found.append(_of_stage(run, stage, "rollouts"))
+    found += [_worse(run, method) for method in round_methods(run.recipe)]
     return tuple(item for item in (*found, _unequal_rollouts(run)) if item is not None)
 
 
@@ -176,6 +182,40 @@ def _of_stage(run: RunData, stage: Stage, what: str) -> Finding | None:
 def _advice(causes: Sequence[Cause]) -> str:
     """The next step, and the one after it if there are two causes."""
     return ", then ".join(dict.fromkeys(cause.advice for cause in causes[:2]))
+
+
+def _worse(run: RunData, method: str) -> Finding | None:
+    """A finding if a method's student wins fewer test tasks than it did after an earlier round.
+
+    The best earlier round is tested against the last one, at a level of 0.05 that is divided by the
+    number of earlier rounds, since the best of them is chosen.
+    """
+    done = [
+        stage
+        for stage in run.stages
+        if (stage.method, stage.kind) == (method, "evaluate") and run.is_done(stage)
+    ]
+    results = [EvalResult.from_record(run.summary(stage) or {}) for stage in done]
+    if len(results) < 2:
+        return None
+    *earlier, last = results
+    best = max(earlier, key=lambda result: len(result.wins))
+    tasks = [outcome.task for outcome in last.outcomes]
+    test = mcnemar([task in best.wins for task in tasks], [task in last.wins for task in tasks])
+    if test.only_first <= test.only_second or test.p_value * len(earlier) >= LEVEL:
+        return None
+    explored = run.summary(Stage(method, last.round, "explore")) or {}
+    rate = explored["wins"] / explored["rollouts"] if explored.get("rollouts") else 0.0
+    recipe = run.recipes.get(method, run.recipe)
+    fresh = '`train.init_from = "base"`, ' if recipe.train.init_from == "last" else ""
+    return Finding(
+        method,
+        f"won {len(best.wins)} of {len(tasks)} {last.split} tasks after round {best.round} and "
+        f"{len(last.wins)} after round {last.round} (p = {test.p_value:.2g}), while "
+        f"{_percent(rate)} of the rollouts on training tasks were won in round {last.round}",
+        f"if it overfits: {fresh}fewer `train.updates` or a lower `train.learning_rate`, or "
+        f'`rounds = {best.round}`, chosen on `evaluate.split = "validation"`',
+    )
 
 
 def _last_done(run: RunData, method: str, kind: str) -> Iterator[Stage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -209,6 +210,35 @@ def test_cut_turns_are_named_even_if_rollouts_were_won(cut_lost, cut_won, named,
         assert only_finding(run).advice == "raise `sampling.max_tokens` above 256"
     else:
         assert diagnose(run) == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "last", "named"),
+    [
+        (12, 20, 6, True),  # worse than the best earlier round, p = 2 × 2⁻¹⁴
+        (12, 20, 13, True),  # p = 2 × 2⁻⁷, and twice that for the better of two rounds
+        (12, 20, 14, False),
+        (6, 12, 20, False),
+        (20, 20, 20, False),
+    ],
+)
+def test_a_student_that_got_worse_is_named(first, second, last, named, tmp_path):
+    changes = {"rounds": 3, "budget": {"rollouts_per_task": 2}, "train": {"init_from": "last"}}
+    run = finish(start_run(tmp_path / "run", **changes)).run
+    for round, won in enumerate((first, second, last), start=1):
+        shutil.rmtree(run.folder(Stage("eef", round, "evaluate")) / "evaluation", True)
+        write_result(run, "eef", round, won=set(range(won)), order=range(24), exist_ok=True)
+    if not named:
+        assert diagnose(run.read()) == ()
+        return
+    finding = only_finding(run.read())
+    assert finding.subject == "eef"
+    assert finding.reason.startswith(
+        f"won 20 of 24 test tasks after round 2 and {last} after round 3 (p = "
+    )
+    assert "of the rollouts on training tasks were won in round 3" in finding.reason
+    assert '`train.init_from = "base"`' in finding.advice
+    assert "`rounds = 2`" in finding.advice
 
 
 def test_different_numbers_of_rollouts_without_a_budget_are_reported(tmp_path):

@@ -90,7 +90,13 @@ def finish(pipeline: Pipeline) -> Pipeline:
 
 
 def write_result(
-    run: RunDirectory, method: str, round: int, *, won: set[int], order: Iterable[int] = range(10)
+    run: RunDirectory,
+    method: str,
+    round: int,
+    *,
+    won: set[int],
+    order: Iterable[int] = range(10),
+    exist_ok: bool = False,
 ) -> EvalResult:
     """An evaluation written by hand."""
     outcomes = tuple(
@@ -112,7 +118,7 @@ def write_result(
         cost=Cost(),
     )
     folder = run.folder(Stage(method, round, "evaluate"))
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=exist_ok)
     write_json(folder / "evaluation.json", result.to_record())
     return result
 
