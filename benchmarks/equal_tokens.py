@@ -42,7 +42,7 @@ def main() -> None:
             continue
         low, high = (100 * end for end in pair.over_both.interval)
         seeds = pair.over_seeds
-        p = f"{max(seeds.p_value, seeds.floor_p_value):.4f}" if seeds else "–"
+        p = f"{seeds.floor_p_value:.4f}" if seeds else "–"
         print(
             f"{pair.first} − {pair.second}: {100 * pair.over_tasks.mean:+.1f} "
             f"[{low:+.1f}, {high:+.1f}], p = {pair.p_value:.4f} over tasks, {p} over "

@@ -51,7 +51,8 @@ class SeedTest(NamedTuple):
     `deviation` is the standard deviation of the seeds' differences. `interval` and `p_value`
     (two-sided) refer to the mean over all seeds that could be drawn, on the same tasks.
     `expected_deviation` is what `deviation` would be if the outcome of a task varied between seeds
-    by chance alone; `floor_p_value` is the p value with the larger of the two.
+    by chance alone; `floor_p_value` is the p value with the larger of the two, never below
+    `p_value`.
     """
 
     mean: float

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from eef.analysis.aggregate import Aggregate, MethodAggregate, PairAggregate
 from eef.analysis.results import Comparison, MethodResult, Results, Score
-from eef.analysis.stats import SeedTest
 from eef.pipeline.stages import BC, EXPERT
 from eef.report.formatting import (
     NBSP,
@@ -145,7 +144,7 @@ def _pair_sentence(
     ours, theirs = (percent(aggregate.mean_in(item, pair.seeds)) for item in (subject, rival))
     low, high = sorted(sign * end for end in pair.over_both.interval)
     retrained = (
-        f"; for newly trained students on these tasks, {_seed_p_value(pair.over_seeds)} (t test)"
+        f"; for newly trained students on these tasks, {p_value(pair.over_seeds.floor_p_value)} (t test)"
         if pair.over_seeds
         else ""
     )
@@ -169,15 +168,10 @@ def _pair_sentence(
     )
 
 
-def _seed_p_value(test: SeedTest) -> str:
-    """The larger of the two p values over seeds: seeds may agree by luck."""
-    return p_value(max(test.p_value, test.floor_p_value))
-
-
 def _reward_difference(pair: PairAggregate, sign: int) -> str:
     low, high = sorted(sign * end for end in pair.reward.interval)
     test = pair.reward_over_seeds
-    evidence = f", {_seed_p_value(test)} over seeds" if test else ""
+    evidence = f", {p_value(test.floor_p_value)} over seeds" if test else ""
     return (
         f"{signed_reward(sign * pair.reward.mean)} ({signed_reward(low)} to "
         f"{signed_reward(high)}{evidence})"
