@@ -143,10 +143,10 @@ def _pair_sentence(
     sign = 1 if pair.first == subject.name else -1
     ours, theirs = (percent(aggregate.mean_in(item, pair.seeds)) for item in (subject, rival))
     low, high = sorted(sign * end for end in pair.over_both.interval)
-    seeds = pair.over_seeds
+    test = pair.over_seeds
     retrained = (
-        f"; for newly trained students on these tasks, {p_value(seeds.floor_p_value)} (t test)"
-        if seeds
+        f"; for newly trained students on these tasks, {p_value(test.floor_p_value)} (t test)"
+        if test
         else ""
     )
     name, leader = display_name(rival.name), display_name(subject.name)
