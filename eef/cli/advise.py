@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from eef.analysis.advice import CALIBRATED_TRIES, advise_on
+from eef.analysis.losses import cut_turns, rollouts_of
 from eef.analysis.potential import Potential, measure_potential
 from eef.cli.console import plain_table, print_err, print_out, stdout_console
 from eef.cli.execution import (
@@ -86,6 +87,13 @@ def advise(
     stdout_console().print(potential_table(potential))
     for line in advice.text():
         print_out(line)
+    explored = Stage(tries, 1, "explore")
+    data = run.read()
+    if cut := cut_turns(data, explored, rollouts_of(data, explored)):
+        print_err(
+            f"{cut}. Tasks may count as hard, and as opened, only because of this limit: "
+            f"{cut.cause.advice} and measure again."
+        )
     if potential.tries < CALIBRATED_TRIES:
         print_err(
             f"The rule was calibrated with {CALIBRATED_TRIES} tries per task; this run has "

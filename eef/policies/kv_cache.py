@@ -50,7 +50,7 @@ class _Extent:
 
 
 class RowLayer(CacheLayerMixin):
-    """One layer's buffers [rows, heads, capacity, head size]; unwritten positions are 0."""
+    """One layer's buffers [rows, heads, capacity, head size]; unwritten positions are finite."""
 
     is_sliding = False
     keys: torch.Tensor | None
@@ -100,7 +100,7 @@ class RowLayer(CacheLayerMixin):
 
     def _resized(self, old: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         new = self._buffer(old)
-        copy_rows(old, new, lengths)
+        copy_rows(old, new, lengths, at_once=_at_once(old))
         return new
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -186,10 +186,9 @@ class RowCache(Cache):
 
     def swap(self, pairs: Sequence[tuple[int, int]], lengths: Sequence[int]) -> None:
         """Exchange the rows of each pair, which hold at most `lengths` tokens. No row is in two."""
-        if pairs:
-            for layer in self._row_layers:
-                for buffer in layer.buffers():
-                    swap_rows(buffer, pairs, lengths)
+        assert len({row for pair in pairs for row in pair}) == 2 * len(pairs)
+        buffers = [buffer for layer in self._row_layers for buffer in layer.buffers()]
+        swap_rows(buffers, pairs, lengths, at_once=any(map(_at_once, buffers)))
 
     def spread(self, row: int, others: Sequence[int], start: int, end: int) -> None:
         """Copy the positions start … end - 1 of a row to other rows."""
@@ -198,16 +197,20 @@ class RowCache(Cache):
                 buffer[list(others), :, start:end] = buffer[row, :, start:end]
 
 
-def copy_rows(
-    old: torch.Tensor, new: torch.Tensor, lengths: Sequence[int], *, at_once: bool | None = None
-) -> None:
-    """Copy the first `lengths[r]` positions of each row r.
+def _at_once(buffer: torch.Tensor) -> bool:
+    """Whether rows are moved in one operation.
 
-    `at_once` copies all rows to the longest length in one operation. It is the default on a GPU,
-    where each operation is a kernel launch. On a CPU it would make memory resident that holds
+    On a GPU, each operation is a kernel launch. On a CPU, it would make memory resident that holds
     nothing (see `_zeros`).
     """
-    if old.device.type != "cpu" if at_once is None else at_once:
+    return buffer.device.type != "cpu"
+
+
+def copy_rows(
+    old: torch.Tensor, new: torch.Tensor, lengths: Sequence[int], *, at_once: bool
+) -> None:
+    """Copy the first `lengths[r]` positions of each row r; `at_once` copies the longest of all."""
+    if at_once:
         rows, longest = len(lengths), max(lengths, default=0)
         new[:rows, :, :longest] = old[:rows, :, :longest]
         return
@@ -216,20 +219,27 @@ def copy_rows(
 
 
 def swap_rows(
-    buffer: torch.Tensor,
+    buffers: Sequence[torch.Tensor],
     pairs: Sequence[tuple[int, int]],
     lengths: Sequence[int],
     *,
-    at_once: bool | None = None,
+    at_once: bool,
 ) -> None:
-    """Exchange the first `lengths[i]` positions of the rows of `pairs[i]`; see `copy_rows`."""
-    if buffer.device.type != "cpu" if at_once is None else at_once:
-        rows = torch.tensor(pairs, device=buffer.device)
-        longest = max(lengths)
-        buffer[rows.flatten(), :, :longest] = buffer[rows.flip(1).flatten(), :, :longest]
+    """Exchange, in each buffer, the first `lengths[i]` positions of the rows of `pairs[i]`.
+
+    `at_once` exchanges all pairs in one operation per buffer, to the longest length.
+    """
+    if not buffers or not pairs:
         return
-    for (one, other), length in zip(pairs, lengths, strict=True):
-        buffer[[one, other], :, :length] = buffer[[other, one], :, :length]
+    if at_once:
+        rows = torch.tensor(pairs, device=buffers[0].device)
+        to, of, longest = rows.flatten(), rows.flip(1).flatten(), max(lengths)
+        for buffer in buffers:
+            buffer[to, :, :longest] = buffer[of, :, :longest]
+        return
+    for buffer in buffers:
+        for (one, other), length in zip(pairs, lengths, strict=True):
+            buffer[[one, other], :, :length] = buffer[[other, one], :, :length]
 
 
 def _zeros(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

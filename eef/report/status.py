@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eef.analysis.diagnosis import explain_losses
+from eef.analysis.losses import explain_losses
 from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.run_directory import RunData, RunDirectory
 from eef.pipeline.stages import Stage

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from tokenizers import Tokenizer
 
-from eef.analysis.diagnosis import (
-    diagnose,
+from eef.analysis.diagnosis import diagnose
+from eef.analysis.losses import (
     explain_losses,
     share_cut,
     share_of_split_words,
@@ -187,12 +187,15 @@ def test_turns_and_rollouts_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("cut_lost", "cut_won", "named"), [(5, 1, True), (4, 0, False), (5, 2, False)]
+    ("lost_rollouts", "cut_lost", "cut_won", "named"),
+    [(9, 5, 1, True), (9, 4, 0, False), (9, 5, 2, False), (5, 5, 0, False), (6, 6, 0, True)],
 )
-def test_cut_turns_are_named_even_if_rollouts_were_won(cut_lost, cut_won, named, tmp_path):
-    """Most lost rollouts have one, and won ones half as often at most."""
+def test_cut_turns_are_named_even_if_rollouts_were_won(
+    lost_rollouts, cut_lost, cut_won, named, tmp_path
+):
+    """More than five are lost, most of them have one, and won ones half as often at most."""
     steps = {True: (*cut_turns(1), *turns("left")), False: turns("right", "left")}
-    losses = [replace(lost(number), steps=steps[number < cut_lost]) for number in range(9)]
+    losses = [replace(lost(each), steps=steps[each < cut_lost]) for each in range(lost_rollouts)]
     wins = [
         replace(
             rollout(f"w{number}", None, "win"),
@@ -202,43 +205,71 @@ def test_cut_turns_are_named_even_if_rollouts_were_won(cut_lost, cut_won, named,
         for number in range(6)
     ]
     run = evaluated(tmp_path, [*losses, *wins])
-    reason = "56 % of the lost rollouts have a turn that was cut at `sampling.max_tokens` (256)"
-    assert (reason in explain_losses(run, BC_TEST)) == named
+    share = f"{100 * cut_lost / lost_rollouts:.0f} %"
+    reason = f"{share} of the lost rollouts have a turn that was cut at `sampling.max_tokens` (256)"
+    assert explain_losses(run, BC_TEST) == (reason if named else "")
     assert (reason in stage_status(run, BC_TEST)) == named
     if named:
-        assert only_finding(run).reason.startswith(f"won 6 of 15 test rollouts: {reason}")
+        assert only_finding(run).subject == "cut turns"
+        assert only_finding(run).reason == (
+            f"in bc evaluate ({share}), most lost rollouts have a turn that was cut at "
+            "`sampling.max_tokens` (256)"
+        )
         assert only_finding(run).advice == "raise `sampling.max_tokens` above 256"
     else:
         assert diagnose(run) == ()
 
 
+def evaluated_again(directory, method, *won, **changes):
+    """A run in which behavior cloning and the rounds of a method won so many of 24 test tasks."""
+    recipe = {"rounds": len(won) - 1, "budget": {"rollouts_per_task": 2}, **changes}
+    run = finish(start_run(directory, **recipe)).run
+    for round, count in enumerate(won):
+        stage = Stage(method if round else "bc", round, "evaluate")
+        shutil.rmtree(run.folder(stage) / "evaluation", True)
+        tasks = {"won": set(range(count)), "order": range(24), "exist_ok": True}
+        write_result(run, stage.method, round, **tasks)
+    return run.read()
+
+
 @pytest.mark.parametrize(
-    ("first", "second", "last", "named"),
+    ("won", "best"),
     [
-        (12, 20, 6, True),  # worse than the best earlier round, p = 2 × 2⁻¹⁴
-        (12, 20, 13, True),  # p = 2 × 2⁻⁷, and twice that for the better of two rounds
-        (12, 20, 14, False),
-        (6, 12, 20, False),
-        (20, 20, 20, False),
+        ((12, 12, 20, 6), "round 2"),
+        ((12, 12, 20, 11), "round 2"),  # p = 3 × 2 × 2⁻⁹ = 0.01
+        ((12, 12, 20, 13), "round 2"),  # p = 3 × 2 × 2⁻⁷ = 0.047
+        ((12, 12, 20, 14), None),  # 0.09
+        ((20, 6), "behavior cloning"),
+        ((4, 6, 12, 20), None),
+        ((20, 20, 20, 20), None),
     ],
 )
-def test_a_student_that_got_worse_is_named(first, second, last, named, tmp_path):
-    changes = {"rounds": 3, "budget": {"rollouts_per_task": 2}, "train": {"init_from": "last"}}
-    run = finish(start_run(tmp_path / "run", **changes)).run
-    for round, won in enumerate((first, second, last), start=1):
-        shutil.rmtree(run.folder(Stage("eef", round, "evaluate")) / "evaluation", True)
-        write_result(run, "eef", round, won=set(range(won)), order=range(24), exist_ok=True)
-    if not named:
-        assert diagnose(run.read()) == ()
+def test_a_student_that_got_worse_is_named(won, best, tmp_path):
+    run = evaluated_again(tmp_path / "run", "eef", *won, train={"init_from": "last"})
+    if best is None:
+        assert diagnose(run) == ()
         return
-    finding = only_finding(run.read())
+    finding = only_finding(run)
     assert finding.subject == "eef"
     assert finding.reason.startswith(
-        f"won 20 of 24 test tasks after round 2 and {last} after round 3 (p = "
+        f"won 20 of 24 test tasks after {best} and {won[-1]} after round {len(won) - 1} (p = "
     )
-    assert "of the rollouts on training tasks were won in round 3" in finding.reason
     assert '`train.init_from = "base"`' in finding.advice
-    assert "`rounds = 2`" in finding.advice
+    assert "fewer `train.epochs`, a lower `train.learning_rate`" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("selected", "advice"),
+    [
+        ({"acts": 3}, "train less: a lower `policy_gradient.learning_rate`, or fewer `rounds`"),
+        ({"pairs": 3}, "train less: fewer `train.updates`, a lower `dpo.learning_rate`, or fewer"),
+    ],
+)
+def test_a_student_that_got_worse_trains_less_on_what_it_selected(selected, advice, tmp_path):
+    run = evaluated_again(tmp_path / "run", "eef", 20, 6, train={"updates": 3})
+    file = run.path / "eef/round1/selection.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **selected}))
+    assert advice in only_finding(run).advice
 
 
 def test_different_numbers_of_rollouts_without_a_budget_are_reported(tmp_path):

@@ -116,7 +116,7 @@ def test_rows_are_copied_and_exchanged_alike_one_by_one_and_at_once(lengths, ord
     kept = [max(lengths[one], lengths[other]) for one, other in pairs]
     swapped = old.clone(), old.clone()
     for each, at_once in zip(swapped, (False, True), strict=True):
-        swap_rows(each, pairs, kept, at_once=at_once)
+        swap_rows([each], pairs, kept, at_once=at_once)
     new = {row: row for row in range(len(lengths))}
     new |= dict(pairs) | {other: one for one, other in pairs}
     for row, length in enumerate(lengths):
