@@ -104,13 +104,16 @@ def compare(
     Example: `eef compare recipes/demo.toml --methods rft6,eef --seeds 3 --budget rollouts=720 --out
     runs/demo-seeds`
     """
-    settings = with_budget(read_recipe(recipe, overrides), budget)
+    settings = read_recipe(recipe, overrides)
     names = tuple(name.strip() for name in methods.split(",")) if methods else settings.methods
     default = default_directory(settings)
     directory = out or default.with_name(f"{default.name}-seeds")
     numbers = range(settings.seed, settings.seed + seeds)
     chosen = _choose_trials(trial, names, numbers)
-    recipes = {directory / f"seed{seed}": with_seed(settings, seed, names) for seed in numbers}
+    recipes = {
+        directory / f"seed{seed}": with_budget(with_seed(settings, seed, names), budget)
+        for seed in numbers
+    }
     missing = {
         path: tuple(name for name in names if (name, each.seed) in chosen)
         for path, each in recipes.items()

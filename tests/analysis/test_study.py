@@ -506,6 +506,22 @@ def test_a_budget_is_refused_that_a_method_overrides_in_another_unit(student):
             with_budget(recipe, budget)
 
 
+def test_a_budget_concerns_the_compared_methods_alone(student, tmp_path):
+    settings = small_recipe(student, methods=["bc", "rft4", "eef"])
+    settings["overrides"] = {"eef": {"budget": {"rollouts": 8}}}
+    recipe = write_recipe(tmp_path / "small.json", settings)
+    command = ("compare", recipe, "--seeds", 1, "--budget", "tokens=70", "--out", tmp_path / "out")
+    refused = eef(*command, "--trial", "rft4@0")
+    assert refused.exit_code == 2
+    assert "`overrides.eef.budget.rollouts` is set as well" in refused.stderr
+    assert "omit `eef` from `--methods`" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    done = eef(*command, "--methods", "rft4", "--trial", "rft4@0")
+    assert done.exit_code == 0, done.stderr
+    stored = json.loads((tmp_path / "out/seed0/recipe.json").read_text())
+    assert (stored["budget"]["tokens"], stored["overrides"]) == (70, {})
+
+
 def test_methods_can_be_added_to_a_comparison(comparison):
     directory, command = comparison
     before = (directory / "seed0/eef/round1/evaluation.json").stat().st_mtime_ns
