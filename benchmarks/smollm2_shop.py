@@ -1,9 +1,12 @@
-"""SmolLM2-135M as a student that shops but does not turn pages, for `recipes/careless.toml`.
+"""SmolLM2-135M as a student of the shop that is not taught to turn pages.
 
     python -m benchmarks.smollm2 models/smollm2
     python -m benchmarks.smollm2_shop lessons models/smollm2 models/lessons.npz
     python -m benchmarks.smollm2_shop train models/smollm2 models/lessons.npz models/smollm2-shop
     eef compare recipes/careless.toml --set model.name=models/smollm2-shop …
+
+Add `--set sampling.max_tokens=160`: turns have up to 106 tokens of this tokenizer, and the recipe
+allows 96.
 
 Like the base student of the shop (`eef.students.webshop`), it learns from episodes of the flawless
 expert in random shops, none of which a recipe uses. In a turn that changes the page or goes back,
