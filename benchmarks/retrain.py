@@ -16,7 +16,6 @@ from statistics import fmean
 
 from eef.models.loading import load_model
 from eef.pipeline.context import RunContext
-from eef.pipeline.evaluation import EvalResult
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import Stage
 from eef.policies.local import LocalPolicy
@@ -81,9 +80,7 @@ def main() -> None:
             print(f"{given.method}, round {number}", flush=True)
             rate, reward = score(context, stage, retrained(context, stage, given.updates))
             print(f"  retrained: {100 * rate:.1f} %, mean reward {reward:.3f}", flush=True)
-            record = context.run.summary(stage.sibling("evaluate"))
-            if record:
-                own = EvalResult.from_record(record)
+            if own := context.run.evaluation(given.method, number):
                 print(f"  its own:   {100 * own.success_rate:.1f} %, {own.mean_reward:.3f}")
 
 
