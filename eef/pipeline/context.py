@@ -95,6 +95,15 @@ class RunContext:
     def test_tasks(self) -> TaskSet:
         return self._tasks(self.recipe.evaluate.split, self.recipe.tasks.test)
 
+    def tasks_like(self, split: str, count: int | None = None) -> TaskSet:
+        """The first tasks of any split: `count`, or as many as the run uses, if there are so many.
+
+        These are as many as it trains on for `train`, and as many as it evaluates on for others.
+        """
+        used = self.recipe.tasks.train if split == "train" else self.recipe.tasks.test
+        limit = count or used
+        return self._tasks(split, limit and min(limit, len(self.env.tasks(split))))
+
     @property
     def expert_tasks(self) -> TaskSet:
         """The training tasks that the experts play."""
