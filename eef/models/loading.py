@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 import warnings
 from collections import Counter
@@ -226,6 +227,13 @@ def release_memory() -> None:
 def gpu_count() -> int:
     """The GPUs that `auto` can select."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def visible_gpus() -> list[str]:
+    """These GPUs, as `CUDA_VISIBLE_DEVICES` names them for a process of their own."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = gpu_count()
+    return listed.split(",")[:count] if listed else [str(number) for number in range(count)]
 
 
 def context_length(model: PreTrainedModel) -> int | None:

@@ -195,7 +195,7 @@ class Engines:
 
     def _serve(self, base: str) -> CompletionsClient:
         """A client of servers that have a base model."""
-        from eef.models.loading import release_memory
+        from eef.models.loading import release_memory, visible_gpus
         from eef.policies.completions import CompletionsClient
 
         context, settings = self._context, self._settings
@@ -215,7 +215,7 @@ class Engines:
             if settings.placement == "ray":
                 servers = RayServers(settings, serving, logs=logs)
             else:
-                servers = VllmServers(settings, serving, gpus=_visible_gpus(), logs=logs)
+                servers = VllmServers(settings, serving, gpus=visible_gpus(), logs=logs)
             release_memory()  # what a training in this process has left
             servers.start()
             self._servers = servers
@@ -304,12 +304,3 @@ def _digest(adapters: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:8]
-
-
-def _visible_gpus() -> list[str]:
-    """The GPUs of this process, as `CUDA_VISIBLE_DEVICES` names them."""
-    from eef.models.loading import gpu_count
-
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    count = gpu_count()
-    return listed.split(",")[:count] if listed else [str(number) for number in range(count)]

@@ -8,7 +8,6 @@ thread count is fixed (`train.threads`); otherwise floating-point sums are reord
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import traceback
 from collections import deque
@@ -96,9 +95,10 @@ def gpus_of(recipe: Recipe, jobs: int) -> list[str]:
     """
     if recipe.model.device != "auto":
         return []
-    from eef.models.loading import gpu_count
+    from eef.models.loading import visible_gpus
 
-    count = gpu_count()
+    gpus = visible_gpus()
+    count = len(gpus)
     if 0 < count < jobs:
         _log.warning(
             "note: executing %d of %d jobs at a time, one per GPU; if their models fit on one GPU, "
@@ -106,10 +106,8 @@ def gpus_of(recipe: Recipe, jobs: int) -> list[str]:
             count,
             jobs,
         )
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    visible = listed.split(",") if listed else [str(number) for number in range(count)]
     jobs = min(jobs, count)
-    return [",".join(visible[first:count:jobs]) for first in range(jobs)]
+    return [",".join(gpus[first::jobs]) for first in range(jobs)]
 
 
 def threads_of(recipe: Recipe, jobs: int) -> int:
