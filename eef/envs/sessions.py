@@ -87,7 +87,7 @@ class Session:
         return result.observation
 
     def step(self, action: str) -> tuple[StepResult, float]:
-        """Execute an action; returns its result, and the final reward if the episode ended now."""
+        """Execute an action; returns its result and the score so far."""
         result = execute(self.env, action)
         self.observation = result.observation
         self.rewards.append(result.reward)
