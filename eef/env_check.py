@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from eef.chat import build_conversation
 from eef.env import Env, StepResult
-from eef.errors import EnvError
+from eef.errors import EnvError, describe_error
 from eef.policy import GREEDY, Policy, PrivilegedPolicy
 from eef.react import parse_completion
 from eef.replay import compare_observations, compile_ignored
@@ -72,8 +74,9 @@ def check_env(
     On each task, `actions` are executed in order (any strings will do, because an environment must
     answer every action), then `expert` plays, then come `episodes` random episodes. Their actions
     are drawn, by `seed`, from those already executed, from those that the prompt shows, and from
-    the words of the observation. Each episode is played again in the same environment and in a
-    clone, and must be equal, except for what the environment ignores. If it is `seeded`, this holds
+    the words of the observation. Each episode is played again in the same environment, and in a
+    clone while the original plays another task, and must be equal, except for what the environment
+    ignores. If it is `seeded`, this holds
     for further seeds, and some of them must give other episodes. If it is not `replayable`, nothing
     is played again. After every step the score must be in [0, 1], because a step limit may
     end the episode there.
@@ -121,6 +124,10 @@ class _EnvChecker:
         with closing(env.clone()) as clone:
             same = env.fingerprint() == clone.fingerprint()
         self.require(same, "a clone has the same fingerprint")
+        try:
+            json.dumps(env.fingerprint())
+        except (TypeError, ValueError) as error:
+            self.require(False, "the fingerprint is a JSON object", str(error))
         return EnvCheck(
             passed=tuple(self.passed),
             episodes=self.played,
@@ -184,6 +191,22 @@ class _EnvChecker:
             results.append(self._step(env, task, t, action))
         return results
 
+    def _repeat_beside(self, clone: Env, task: Task, actions: Sequence[str]) -> list[StepResult]:
+        """The results of a clone; the original plays another task in turns with it."""
+        results = [StepResult(self._reset(clone, task), 0.0, False)]
+        beside = StepResult(self._reset(self.env, self._another(task)), 0.0, False)
+        for t, action in enumerate(actions):
+            if results[-1].terminated:
+                break
+            results.append(self._step(clone, task, t, action))
+            if not beside.terminated:
+                beside = self._step(self.env, task, t, action)
+        return results
+
+    def _another(self, task: Task) -> Task:
+        """Another task of the split, if it has two."""
+        return next((each for each in self.env.tasks(self.split) if each.id != task.id), task)
+
     def _check_repetition(
         self, task: Task, actions: Sequence[str], results: Sequence[StepResult]
     ) -> None:
@@ -194,10 +217,10 @@ class _EnvChecker:
             _first_difference(actions, results, again),
         )
         with closing(self.env.clone()) as clone:
-            cloned = self._repeat(clone, task, actions)
+            cloned = self._repeat_beside(clone, task, actions)
         self.require(
             self._same(results, cloned),
-            f"{task.id}: a clone plays the same episode (deterministic)",
+            f"{task.id}: a clone plays the same episode while the original plays another",
             _first_difference(actions, results, cloned),
         )
 
@@ -284,7 +307,9 @@ class _EnvChecker:
         sound = (
             isinstance(result, StepResult)
             and isinstance(result.observation, str)
+            and isinstance(result.reward, Real)
             and math.isfinite(result.reward)
+            and result.terminated in (True, False)
         )
         self.require(
             sound,
@@ -295,10 +320,9 @@ class _EnvChecker:
         return result
 
     def _raised(self, function: str, error: Exception, place: str) -> EnvError:
-        reason = f"{type(error).__name__}: {error}".strip().removesuffix(":")
         return EnvError(
             f"environment {self.env.name!r} breaks the protocol: `{function}` raised an exception "
-            f"{place}: {reason}",
+            f"{place}: {describe_error(error)}",
             hint="answer every action, including invalid ones, with an observation"
             if function == "step"
             else getattr(error, "hint", ""),

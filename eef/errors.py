@@ -89,3 +89,8 @@ class BudgetError(EefError):
 
 class WorkerError(EefError):
     """A process that executed a method was killed."""
+
+
+def describe_error(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {error}".strip().removesuffix(":")

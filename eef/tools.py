@@ -190,6 +190,12 @@ class Toolset:
         place = "".join(f" `{part}`" for part in error.absolute_path)
         return _line(f"`{call.name}`:{place} {error.message}")
 
+    def takes_null(self, name: str, argument: str) -> bool:
+        """Whether null is a value of a tool's argument."""
+        found = self._named.get(name)
+        schema = found.parameters.get("properties", {}).get(argument) if found else None
+        return schema is not None and self._validators[name].evolve(schema=schema).is_valid(None)
+
     def describe(self) -> str:
         """The actions in words, one per line, for agents that write ReAct."""
         return "\n".join(f"{_form(each)}  {each.description}" for each in self._named.values())

@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -20,7 +21,7 @@ from eef.policy import GREEDY
 from eef.replay import replay
 from eef.rollouts.runner import RolloutParameters, play
 from eef.rollouts.specs import RolloutSpec
-from eef.task import TaskSet
+from eef.task import Task, TaskSet
 from eef.trajectory import Author, PathStep, Step, TrajectorySet
 
 MOVES = ["left", "right", "open", "take blue", "take green", "take red", "take white", "", "dance"]
@@ -254,6 +255,37 @@ class Nothing(ToyEnv):
         return StepResult("a room", float("nan"), False)
 
 
+class Numberless(ToyEnv):
+    def step(self, action: str) -> StepResult:
+        return StepResult("a room", None, False)
+
+
+class Endless(ToyEnv):
+    def step(self, action: str) -> StepResult:
+        return StepResult("a room", 0.0, None)
+
+
+class Worded(ToyEnv):
+    def fingerprint(self):
+        return {**super().fingerprint(), "data": Path("data")}
+
+
+class OneTable(ToyEnv):
+    """Clones have episodes of their own, but the table behind them is one."""
+
+    def __init__(self, settings=None) -> None:
+        super().__init__(settings)
+        self.table: dict[str, int] = {}
+
+    def reset(self, task: Task) -> str:
+        self.table.clear()
+        self.table["task"] = task.index
+        return super().reset(task)
+
+    def step(self, action: str) -> StepResult:
+        return replace(super().step(action), observation=f"{self.table}")
+
+
 class Shared(ToyEnv):
     """All clones play one episode."""
 
@@ -279,6 +311,10 @@ class Shared(ToyEnv):
         (Fragile(), "`step` raised an exception for the action 'open' .*ValueError: no chest"),
         (Tupled(), "step returns a `StepResult`"),
         (Nothing(), "step returns a `StepResult` of a string, a finite reward"),
+        (Numberless(), "step returns a `StepResult` of a string, a finite reward"),
+        (Endless(), "step returns a `StepResult` of a string, a finite reward and a boolean"),
+        (Worded(), "the fingerprint is a JSON object; Object of type PosixPath"),
+        (OneTable(), "a clone plays the same episode while the original plays another"),
         (Advancing(), r"the score is in \[0, 1\]; after step \d+ \(`right`\) it is 1.2"),
         (Doubled(), "task ids are unique"),
         (Silent(), "reset returns the first observation"),

@@ -21,6 +21,7 @@ from eef.importers.formats import PLUGINS, find_format
 from eef.importers.importer import Importer, ImportReport, RewardSource, RowAccount
 from eef.importers.rows import Rejection
 from eef.importers.verify import TaskIndex
+from eef.task import TaskSet
 from eef.trajectory import Trajectory
 from eef.utils.jsonl import write_jsonl
 
@@ -273,8 +274,13 @@ def _task_index(name: str, overrides: list[str] | None) -> TaskIndex | None:
     if not name:
         return None
     env = make_env(name, env_options(overrides))
-    splits = {}
+    splits: dict[str, TaskSet] = {}
+    missing: EnvError | None = None
     for split in ("train", "test"):
-        with suppress(EnvError):
+        try:
             splits[split] = env.tasks(split)
+        except EnvError as error:
+            missing = error
+    if missing and not splits:
+        raise missing
     return TaskIndex(env, splits)

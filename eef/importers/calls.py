@@ -24,7 +24,7 @@ from typing import Any
 
 from eef.call_forms import FORMS
 from eef.errors import ConfigError
-from eef.importers.episode import ParseError
+from eef.importers.episode import ParseError, first_value
 from eef.react import find_action, format_completion, parse_completion
 from eef.thoughts import drop_thoughts
 from eef.tools import Call, Toolset, read_turn, write_turn
@@ -34,7 +34,9 @@ _NAMES = ("name", "function_name", "tool_name", "action")
 _ARGUMENTS = ("arguments", "args", "parameters", "input", "action_input")
 _ARGUMENTS_IN_TEXT = {"arguments", "parameters"}
 _CALL_PARTS = ("functionCall", "toolUse")  # keys of content parts with a call in them
+_RESULT_PARTS = ("functionResponse", "toolResult")
 _HOLDERS = ("function", "custom", *_CALL_PARTS)
+_RESULT_IDS = ("tool_call_id", "call_id", "tool_use_id", "toolUseId")
 _ACTION_INPUT = re.compile(
     r"^[ \t]*[*_]{0,2}Action Input[*_]{0,2}:[*_]{0,2}\s*(.*)", re.I | re.M | re.S
 )
@@ -70,6 +72,30 @@ def calls_of(
         return content, [_call(item) for item in given]
     again = [_call(item) for item in given]
     return content, [*calls, *(call for call in again if call not in calls)]
+
+
+def call_ids(message: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ids of a message's tool calls, or of the call that it is the result of.
+
+    >>> call_ids({"role": "tool", "tool_call_id": "call_1", "content": "3"})
+    ('call_1',)
+    """
+    content = message.get("content", message.get("parts"))
+    parts = content if isinstance(content, list) else []
+    holders = [
+        *(part for part in parts if _is_call(part) or is_result(part)),
+        *_listed(message.get("tool_calls")),
+    ]
+    inner = [
+        each[key] for each in holders if (key := _holder(each, (*_CALL_PARTS, *_RESULT_PARTS)))
+    ]
+    found = [
+        first_value(each, (*_RESULT_IDS, "id"))
+        for each in (inner or holders)
+        if isinstance(each, dict)
+    ]
+    ids = found or [first_value(message, _RESULT_IDS)]
+    return tuple(str(each) for each in ids) if None not in ids else ()
 
 
 class ActionMap:
@@ -153,7 +179,7 @@ def _as_action(step: Step, tools: Toolset | None, action_map: Callable[[str], st
         block, text = _split_reasoning(turn.text)
         completion = block + as_completion(text, list(turn.calls), action_map)
         return replace(step, completion=completion, action=parse_completion(completion)[1] or "")
-    calls = [_mapped(call, tools, action_map) for call in turn.calls]
+    calls = [_mapped(_fitting(call, tools), tools, action_map) for call in turn.calls]
     completion = write_turn(turn.text, calls)
     return replace(step, completion=completion, action=tools.action_of(completion))
 
@@ -162,6 +188,23 @@ def _mapped(call: Call, tools: Toolset, action_map: Callable[[str], str]) -> Cal
     action = call_as_action(*call)
     mapped = action_map(action)
     return call if mapped == action else tools.call_of(mapped) or call
+
+
+def _fitting(call: Call, tools: Toolset) -> Call:
+    """A call without the nulls that its tool does not take.
+
+    Some data sets give each call the arguments of all calls, with nulls for those of others.
+    """
+    if not isinstance(call.arguments, dict):
+        return call
+    kept = {
+        key: value
+        for key, value in call.arguments.items()
+        if value is not None or tools.takes_null(call.name, key)
+    }
+    without = Call(call.name, _without_nulls(kept))
+    call = Call(call.name, kept)
+    return without if tools.problem(call) and not tools.problem(without) else call
 
 
 def _split_reasoning(text: str) -> tuple[str, str]:
@@ -202,7 +245,7 @@ def call_as_action(name: str, arguments: Any) -> str:
     >>> call_as_action("search", {"query": "red mug", "label": None})
     'search[red mug]'
     """
-    arguments = _arguments(arguments)
+    arguments = _without_nulls(_arguments(arguments))
     values = list(arguments.values()) if isinstance(arguments, dict) else [arguments]
     if len(values) == 1 and isinstance(values[0], str | int | float):
         return f"{name}[{values[0]}]"
@@ -211,17 +254,18 @@ def call_as_action(name: str, arguments: Any) -> str:
 
 def _json_action(name: str, arguments: Any) -> str:
     """The action with its arguments as JSON, which has no line ends."""
-    return f"{name}[{json.dumps(_arguments(arguments), ensure_ascii=False)}]"
+    arguments = _without_nulls(_arguments(arguments))
+    return f"{name}[{json.dumps(arguments, ensure_ascii=False)}]"
 
 
 def _arguments(arguments: Any) -> Any:
-    """The arguments as a JSON value without nulls; a text that is not JSON stays a text."""
+    """The arguments as a JSON value; a text that is not JSON stays a text."""
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError):
             return arguments
-    return _without_nulls({} if arguments is None else arguments)
+    return {} if arguments is None else arguments
 
 
 def _without_nulls(value: Any) -> Any:
@@ -305,9 +349,9 @@ def _call_in_react(text: str) -> tuple[str, list[Any]] | None:
 
 def result_text(part: Any) -> Any:
     """A part with the result of a call as a text part; any other part unchanged."""
-    holder = _holder(part, ("functionResponse", "toolResult"))
-    if holder is None and _type(part) != "tool_result":
+    if not is_result(part):
         return part
+    holder = _holder(part, _RESULT_PARTS)
     inner = part[holder] if holder else part
     content = inner.get("content", inner.get("response"))
     texts = [_result(each) for each in (content if isinstance(content, list) else [content])]
@@ -328,6 +372,11 @@ def _result(value: Any) -> str | None:
     return json.dumps(data, ensure_ascii=False) if is_object else None
 
 
+def is_result(part: Any) -> bool:
+    """Whether a part of a content is the result of a call."""
+    return _type(part) == "tool_result" or _holder(part, _RESULT_PARTS) is not None
+
+
 def _is_call(part: Any) -> bool:
     return _type(part) == "tool_use" or _holder(part, _CALL_PARTS) is not None
 
@@ -341,11 +390,6 @@ def _holder(part: Any, keys: tuple[str, ...]) -> str | None:
 
 def _type(part: Any) -> Any:
     return part.get("type") if isinstance(part, dict) else None
-
-
-def first_value(item: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    """The value of the first key that has one."""
-    return next((item[key] for key in keys if item.get(key) is not None), None)
 
 
 def _parsed(text: str) -> Any:

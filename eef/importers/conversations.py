@@ -2,10 +2,11 @@
 
 Each message is first parsed into a `Message`, under any names of its keys. Tool calls are kept (see
 `calls`), reasoning becomes a thought block, and loss masks are kept. The prompt is the leading
-system text, and a first user message that the agent merely acknowledges ("OK"). Each turn of the
-agent, with the observation before it, is a step; messages of the agent in a row are one turn if at
-most one of them has an action, or if all have tool calls. Text after the last turn is the final
-observation.
+system text; without any, a first user message that the agent merely acknowledges ("OK", "OK. I'll
+follow your instructions."). Each turn of the agent, with the observation before it, is a step;
+messages of the agent in a row are one turn if at most one of them has an action, or if all have
+tool calls. The results of several calls are in the order of the calls where all name the call that
+they are of. Text after the last turn is the final observation.
 """
 
 from __future__ import annotations
@@ -16,8 +17,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from eef.chat_message import read_message, with_reasoning
-from eef.importers.calls import call_as_action, calls_of, first_value, result_text
-from eef.importers.episode import ParseError, require_steps
+from eef.importers.calls import (
+    call_as_action,
+    call_ids,
+    calls_of,
+    is_result,
+    result_text,
+)
+from eef.importers.episode import ParseError, first_value, require_steps
 from eef.react import parse_completion
 from eef.thoughts import is_blank
 from eef.tools import Call, join_results, read_turn, write_turn
@@ -53,16 +60,24 @@ _OBSERVATION = re.compile(r"^\s*Observation:\s*", re.I)
 _END_OF_TURN = re.compile(
     r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<\|(?:im_end|eot_id|end|endoftext)\|>))+\s*$"
 )
-_ACKNOWLEDGMENT = re.compile(r"\s*(ok|okay|sure|understood|got it)\b[^\n]{0,120}\s*", re.I)
+_ACKNOWLEDGMENT = re.compile(
+    r"\s*(?:ok|okay|sure|understood|got it)[.!]?"
+    r"(?:[.!,]?\s+[^\n?]{0,120}\b(?:follow|instructions?|solve|task|best)\b[^\n?]{0,120})?\s*",
+    re.I,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A chat message. `weight` is its loss weight in the file, None if it has none."""
+    """A chat message. `weight` is its loss weight in the file, None if it has none.
+
+    `ids` are those of its calls, or of the call that it is the result of; empty if it has none.
+    """
 
     role: Role
     text: str
     weight: float | None = None
+    ids: tuple[str, ...] = ()
 
     @property
     def has_action(self) -> bool:
@@ -75,7 +90,17 @@ class Message:
             return None
         text = "\n\n".join(part for part in (one.text, two.text) if part.strip())
         weight = other.weight if other.has_action or not self.has_action else self.weight
-        return Message(self.role, write_turn(text, (*one.calls, *two.calls)), weight)
+        calls, ids = (*one.calls, *two.calls), (*self.ids, *other.ids)
+        return Message(self.role, write_turn(text, calls), weight, ids)
+
+
+def parse_messages(messages: Sequence[Any]) -> list[Message]:
+    """The messages of a row; each result in a message with several results is one of its own."""
+    return [
+        parse_message(part, number)
+        for number, message in enumerate(messages)
+        for part in _split_results(message)
+    ]
 
 
 def parse_message(message: Any, number: int) -> Message:
@@ -110,9 +135,13 @@ def parse_message(message: Any, number: int) -> Message:
     except ValueError as error:
         raise ParseError(f"message {number} has {error}") from None
     if role == "agent":
+        refusal = message.get("refusal")
+        if isinstance(refusal, str) and not calls and not text.strip():
+            text = refusal
         text = _END_OF_TURN.sub("", text)
         text = write_turn(with_reasoning(reasoning, text), calls)
-    return Message(role, text, _weight(message, number))
+    ids = call_ids(message)
+    return Message(role, text, _weight(message, number), ids if calls or role == "user" else ())
 
 
 def split_episode(
@@ -127,12 +156,13 @@ def split_episode(
     """
     prompt, rest = _split_example(messages, turns) or _split_prompt(messages)
     steps: list[Step] = []
-    observations: list[str] = []
+    observations: list[Message] = []
+    ids: tuple[str, ...] = ()  # of the calls of the last step
     for number, message in enumerate(rest, start=len(messages) - len(rest)):
         if message.role == "system":
             raise ParseError(f"message {number} is a system message after the conversation's start")
         if message.role == "user":
-            observations.append(message.text)
+            observations.append(message)
             continue
         if not observations:
             if not steps:
@@ -140,12 +170,13 @@ def split_episode(
                     f"message {number} is a turn of the agent, without an observation before it"
                 )
             last = steps.pop()
-            message = _continued(last, message, number)
+            turn = Message("agent", last.completion, last.weight, ids)
+            message = _continued(turn, message, number)
             steps.append(_step(last.observation, message))
-            continue
-        steps.append(_step(_joined_after(steps, observations), message))
-        observations = []
-    return prompt, require_steps(steps), _joined_after(steps, observations)
+        else:
+            steps.append(_step(_joined_after(steps, observations, ids), message))
+        observations, ids = [], message.ids
+    return prompt, require_steps(steps), _joined_after(steps, observations, ids)
 
 
 def _weight(message: dict[str, Any], number: int) -> float | None:
@@ -166,7 +197,8 @@ def _split_prompt(messages: Sequence[Message]) -> tuple[str, list[Message]]:
     while rest and rest[0].role == "system":
         prompt.append(rest.pop(0).text)
     if (
-        len(rest) > 2
+        not prompt
+        and len(rest) > 2
         and [message.role for message in rest[:3]] == ["user", "agent", "user"]
         and _acknowledges(rest[1])
     ):
@@ -197,22 +229,36 @@ def _acknowledges(message: Message) -> bool:
     )
 
 
-def _continued(step: Step, message: Message, number: int) -> Message:
-    """The turn of a step and the next message of the agent."""
-    turn = Message("agent", step.completion, step.weight).followed_by(message)
-    if turn is None:
+def _continued(turn: Message, message: Message, number: int) -> Message:
+    """A turn and the next message of the agent."""
+    turns = turn.followed_by(message)
+    if turns is None:
         raise ParseError(
             f"message {number} is a second turn of the agent in a row, without an observation "
             "before it"
         )
-    return turn
+    return turns
 
 
-def _joined_after(steps: Sequence[Step], texts: Sequence[str]) -> str:
-    """The observation in messages; after several calls, each message is the result of one."""
-    texts = [_OBSERVATION.sub("", text) for text in texts]
+def _joined_after(steps: Sequence[Step], messages: Sequence[Message], ids: Sequence[str]) -> str:
+    """The observation in messages; after several calls, each message is the result of one.
+
+    `ids` are those of the calls.
+    """
     calls = len(read_turn(steps[-1].completion).calls) if steps else 0
+    named = [message.ids[0] for message in messages if message.ids]
+    if len(set(ids)) == calls and sorted(named) == sorted(ids) and len(messages) == calls:
+        messages = sorted(messages, key=lambda message: ids.index(message.ids[0]))
+    texts = [_OBSERVATION.sub("", message.text) for message in messages]
     return join_results(texts) if calls == len(texts) else "\n".join(texts)
+
+
+def _split_results(message: Any) -> list[Any]:
+    """A message whose content is several results of calls, as one message per result."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list) or len(content) < 2 or not all(map(is_result, content)):
+        return [message]
+    return [{**message, "content": [part]} for part in content]
 
 
 def _step(observation: str, message: Message) -> Step:

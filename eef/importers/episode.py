@@ -114,13 +114,18 @@ def row_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     ParseError for a value of another type.
     """
     return {
-        "task": row.get("task", row.get("task_idx")),
+        "task": first_value(row, ("task", "task_idx")),
         "instruction": str(row.get("instruction") or ""),
-        "reward": parse_reward(row.get("reward", row.get("score"))),
+        "reward": parse_reward(first_value(row, ("reward", "score"))),
         "success": read_flag(row, "success"),
         "author": str(row.get("author") or ""),
         "episode_seed": _seed(row.get("episode_seed")),
     }
+
+
+def first_value(item: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """The value of the first key that has one."""
+    return next((item[key] for key in keys if item.get(key) is not None), None)
 
 
 def _seed(value: object) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from eef.errors import StoreError
 from eef.importers.calls import as_actions
-from eef.importers.conversations import parse_message, split_episode
+from eef.importers.conversations import parse_messages, split_episode
 from eef.importers.episode import (
     ParsedEpisode,
     ParseError,
@@ -150,10 +150,8 @@ def _read_agentgym(row: Record) -> ParsedEpisode:
 
 
 def _read_messages(row: Record) -> ParsedEpisode:
-    meta: Record = row["meta"] if isinstance(row.get("meta"), dict) else {}
-    return _conversation(
-        "messages", {**row, **meta}, row["messages"], key=row.get("id", meta.get("id", ""))
-    )
+    fields = _with_meta(row)
+    return _conversation("messages", fields, row["messages"], key=fields.get("id", ""))
 
 
 def _read_completions(row: Record) -> ParsedEpisode:
@@ -234,9 +232,7 @@ def _conversation(
     task: str | int | None = None,
     turns: int | None = None,
 ) -> ParsedEpisode:
-    prompt, steps, final = split_episode(
-        [parse_message(message, number) for number, message in enumerate(messages)], turns
-    )
+    prompt, steps, final = split_episode(parse_messages(messages), turns)
     fields = row_fields(row)
     return ParsedEpisode(
         format=name,
@@ -258,8 +254,8 @@ FORMATS: dict[str, Format] = {
     "react": Format(
         lambda row: {"initial_observation", "steps"} <= row.keys(),
         read_react,
-        "ReAct logs in bracket format: `initial_observation`, `steps[action, observation]`, "
-        "thoughts as `think[…]`",
+        "ReAct logs: `initial_observation`, `steps[action, observation]`; an `action_input`, and "
+        "thoughts as `think[…]` or `thought`",
     ),
     "agentgym": Format(
         lambda row: (

@@ -240,7 +240,7 @@ class RewardSource:
         self.asked = self.found = 0
         self._lookup: Callable[[Mapping[str, Any], str], object]
         if Path(source).is_file() or source.lower().endswith(DATA_SUFFIXES):
-            given = dict(_given_rewards(Path(source)))
+            given = _given_rewards(Path(source))
             self._lookup = lambda row, id: given.get(id)
         else:
             keys = source.split(".")
@@ -254,12 +254,21 @@ class RewardSource:
         return reward
 
 
-def _given_rewards(path: Path) -> Iterator[tuple[str, object]]:
+def _given_rewards(path: Path) -> dict[str, object]:
+    """The rewards of a file by id. DataError if it cannot be read, or if two lines disagree."""
+    rewards: dict[str, object] = {}
     for item in read_rows(path):
         if isinstance(item, Rejection) or not {"id", "reward"} <= item.data.keys():
             reason = item.reason if isinstance(item, Rejection) else "expected `id` and `reward`"
             raise DataError(f"`{item.place}` has no reward: {reason}")
-        yield str(item.data["id"]), item.data["reward"]
+        id, reward = str(item.data["id"]), item.data["reward"]
+        if rewards.setdefault(id, reward) != reward:
+            raise DataError(
+                f"`{item.place}` gives {id!r} the reward {reward!r}, and an earlier line "
+                f"{rewards[id]!r}",
+                hint="list each id once, and give the rows of the data ids of their own",
+            )
+    return rewards
 
 
 def _at(value: object, keys: Sequence[str]) -> object:

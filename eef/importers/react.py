@@ -1,12 +1,15 @@
-"""ReAct logs in bracket format: `think[…]`, `search[…]`, `click[…]`, each with its observation."""
+"""ReAct logs: actions, each with its observation, and thoughts as `think[…]` or in a field."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from eef.importers.calls import call_as_action
 from eef.importers.episode import (
     ParsedEpisode,
     ParseError,
+    first_value,
     read_flag,
     require_steps,
     row_fields,
@@ -16,12 +19,15 @@ from eef.trajectory import Step
 
 _ENDS = ("click[buy now]",)
 _KEYS = ("id", "session", "task_idx")
+_THOUGHTS = ("thought", "reasoning")
 
 
 def read_react(row: dict[str, Any]) -> ParsedEpisode:
     """The episode of a row with `initial_observation` and `steps[action, observation]`.
 
-    A thought belongs to the action after it.
+    An action is a text like `click[red]`, or the name of a tool with its `action_input`. A thought
+    is an action `think[…]`, which belongs to the action after it, or the `thought` (or `reasoning`)
+    of the action's own entry.
 
     >>> row = {"initial_observation": "a shop", "reward": 1.0, "steps": [
     ...     {"action": "think[red fits.]", "observation": "OK."},
@@ -32,28 +38,36 @@ def read_react(row: dict[str, Any]) -> ParsedEpisode:
     ParseError if an entry has no action or observation, if there is no action at all, or if the
     reward is outside [0, 1].
     """
-    steps = require_steps(_steps(row))
-    last, truncated = row["steps"][-1], read_flag(row, "truncated")
+    entries = [_entry(entry, number) for number, entry in enumerate(row["steps"])]
+    steps = require_steps(_steps(row["initial_observation"], entries))
+    last, truncated = entries[-1], read_flag(row, "truncated")
     return ParsedEpisode(
         format="react",
         steps=steps,
-        final_observation=last["observation"],
+        final_observation=last.observation,
         key=str(next((row[name] for name in _KEYS if row.get(name) is not None), "")),
         terminated=not truncated if truncated is not None else _has_ended(last),
         **row_fields(row),
     )
 
 
-def _has_ended(last: dict[str, Any]) -> bool:
+class _Entry(NamedTuple):
+    thought: str
+    action: str
+    observation: str
+
+
+def _has_ended(last: _Entry) -> bool:
     """Whether the last entry of a log ends an episode of WebShop."""
-    return last["action"].lower() in _ENDS or last["observation"].startswith("Your score")
+    return last.action.lower() in _ENDS or last.observation.startswith("Your score")
 
 
-def _steps(row: dict[str, Any]) -> list[Step]:
+def _steps(before: str, entries: Sequence[_Entry]) -> list[Step]:
     steps: list[Step] = []
-    before, thoughts = row["initial_observation"], []
-    for number, entry in enumerate(row["steps"]):
-        action, observation = _entry(entry, number)
+    thoughts: list[str] = []
+    for thought, action, observation in entries:
+        if thought:
+            thoughts.append(thought)
         if action.startswith("think["):
             thoughts.append(action[len("think[") :].removesuffix("]"))
             continue
@@ -64,13 +78,17 @@ def _steps(row: dict[str, Any]) -> list[Step]:
     return steps
 
 
-def _entry(entry: Any, number: int) -> tuple[str, str]:
-    action, observation = (
-        entry.get(name) if isinstance(entry, dict) else None for name in ("action", "observation")
-    )
+def _entry(entry: Any, number: int) -> _Entry:
+    fields = entry if isinstance(entry, dict) else {}
+    action, observation = fields.get("action"), fields.get("observation")
     if not isinstance(action, str) or not isinstance(observation, str):
         raise ParseError(f"steps[{number}] has no text for `action` and `observation`")
-    return action.strip(), observation
+    thought = first_value(fields, _THOUGHTS)
+    if thought is not None and not isinstance(thought, str):
+        raise ParseError(f"the thought of steps[{number}] is not a text")
+    if (given := fields.get("action_input")) is not None:
+        action = call_as_action(action.strip(), given)
+    return _Entry((thought or "").strip(), action.strip(), observation)
 
 
 def _step(observation: str, thoughts: list[str], action: str) -> Step:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from eef.env import Env, execute, seeded_task
-from eef.errors import ReplayMismatch
+from eef.errors import BudgetError, ConfigError, ModelError, ReplayMismatch, describe_error
 from eef.importers.episode import ParsedEpisode, ParseError, goal_key
 from eef.replay import Match, compare_observations
 from eef.task import Task, TaskSet
@@ -95,7 +95,13 @@ def verify(
     unseeded = env.seeded and episode.episode_seed is None
     found: list[tuple[int, str, Trajectory]] = []
     for task in task_index.candidates(episode):
-        played, mismatch = _replay(env, task, episode, unplayed)
+        try:
+            played, mismatch = _replay(env, task, episode, unplayed)
+        except (ConfigError, ModelError, BudgetError):
+            raise  # it concerns all rows
+        except Exception as error:  # of this row's replay; the others may be fine
+            difference = f"{task.id}: the environment failed: {describe_error(error)}"
+            return _as_recorded(episode, task_index, unplayed, reward, difference)
         if mismatch is None:
             return Verified(played, "")
         other_goal = mismatch.step == 0 and task not in task_index.with_goal_of(episode)
@@ -158,7 +164,7 @@ def _replay(
         steps.append(replace(step, observation=observation, reward=float(result.reward)))
         observation, over = result.observation, result.terminated
     final = episode.final_observation
-    if mismatch is None and final and not over:
+    if mismatch is None and final and len(steps) == len(episode.steps):
         match = _compare(env, final, observation)
         if match == "different":
             mismatch = _mismatch(task, len(steps), final, observation)
@@ -248,11 +254,13 @@ def _no_task(env: Env, episode: ParsedEpisode) -> str:
 
 
 def _task_id(episode: ParsedEpisode, task_index: TaskIndex | None) -> str:
-    """The only task with the episode's goal; without one, the id that an earlier import assigned,
-    or one derived from the goal."""
+    """The only task with the episode's goal; without one, the task whose id the row names, the id
+    that an earlier import assigned, or one derived from the goal."""
     same_goal = task_index.with_goal_of(episode) if task_index else []
     if len(same_goal) == 1:
         return same_goal[0].id
+    if task_index and episode.task in task_index.split_of:
+        return str(episode.task)
     if episode.unverified_task:
         return episode.unverified_task
     digest = hashlib.blake2b(goal_key(episode.goal()).encode(), digest_size=6).hexdigest()

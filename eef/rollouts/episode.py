@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from eef.chat import Thoughts, build_conversation
 from eef.env import Env, StepResult, execute
-from eef.errors import BudgetError, ConfigError, EnvError, ModelError
+from eef.errors import BudgetError, ConfigError, EnvError, ModelError, describe_error
 from eef.note import Shown, add_usage
 from eef.policy import Completion, Conversation
 from eef.react import parse_completion
@@ -197,11 +197,6 @@ class Episode:
             self.end("terminated")
         elif self.steps_left <= 0:
             self.end("truncated")
-
-
-def describe_error(error: Exception) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {error}".strip().removesuffix(":")
 
 
 def _checked(result: StepResult) -> StepResult:

@@ -14,9 +14,9 @@ from time import perf_counter
 from typing import Any
 
 from eef.env import Env
-from eef.errors import EefError
+from eef.errors import EefError, describe_error
 from eef.policy import Completion, FreePolicy
-from eef.rollouts.episode import Episode, describe_error
+from eef.rollouts.episode import Episode
 from eef.rollouts.runner import RolloutParameters, RolloutRunner
 from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Trajectory, TrajectorySet

@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 
 from eef.chat import Thoughts
 from eef.env import Env, seeded_task
-from eef.errors import BudgetError, ConfigError, EefError, ModelError, ReplayMismatch
+from eef.errors import (
+    BudgetError,
+    ConfigError,
+    EefError,
+    ModelError,
+    ReplayMismatch,
+    describe_error,
+)
 from eef.note import Shown
 from eef.policy import (
     Completion,
@@ -28,7 +35,7 @@ from eef.policy import (
     start_batch,
     tools_of,
 )
-from eef.rollouts.episode import Episode, describe_error
+from eef.rollouts.episode import Episode
 from eef.rollouts.restore import StateRestorer
 from eef.rollouts.specs import RolloutSpec
 from eef.trajectory import Trajectory, TrajectorySet
