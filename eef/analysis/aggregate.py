@@ -130,14 +130,14 @@ class MethodAggregate:
 
     @property
     def trained_steps(self) -> TrainedSteps | None:
-        """The actions trained in the last round; None without examples."""
-        if not self.selected.get("examples"):
-            return None
+        """The actions trained in the last round; None without examples, or if not counted."""
         steps = {
             name.removeprefix("steps."): count
             for name, count in self.selected.items()
             if name.startswith("steps.")
         }
+        if not self.selected.get("examples") or not steps:
+            return None
         student = sum(steps.pop(name, 0) for name in BY_STUDENT)
         return TrainedSteps(
             student, sum(steps.values()), steps.get("beneficial"), steps.get("neutral")

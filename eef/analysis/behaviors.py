@@ -13,6 +13,7 @@ from typing import Any
 
 from eef.envs.registry import report_spec
 from eef.envs.spec import Behavior
+from eef.tools import split_action
 from eef.trajectory import Step, Trajectory
 
 
@@ -64,8 +65,11 @@ def count_behaviors(episodes: Iterable[Trajectory], env: str) -> dict[str, Behav
 
 
 def _shows(step: Step, behavior: Behavior) -> bool:
-    match = re.fullmatch(behavior.pattern, step.action.strip().lower())
-    return match is not None and all(label in step.observation.lower() for label in match.groups())
+    """Whether one of a turn's actions shows a behavior."""
+    seen = step.observation.lower()
+    actions = (action.strip().lower() for action in split_action(step.action))
+    matches = (re.fullmatch(behavior.pattern, action) for action in actions)
+    return any(match and all(label in seen for label in match.groups()) for match in matches)
 
 
 def _average(counts: Sequence[dict[str, int]], behaviors: Iterable[Behavior]) -> BehaviorUse:

@@ -14,6 +14,7 @@ from eef.models.manifest import training_tasks
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, EXPERT, Stage, trained_before
 from eef.task import env_of
+from eef.tools import is_format_error
 from eef.trajectory import Trajectory
 
 MANY = 0.5
@@ -87,9 +88,9 @@ def causes_of(run: RunData, stage: Stage, rollouts: Sequence[Trajectory]) -> lis
 
 
 def share_without_action(rollouts: Iterable[Trajectory]) -> float:
-    """The share of turns that hold no action; 0 if there are no turns."""
+    """The share of turns that hold no action or no valid call; 0 if there are no turns."""
     actions = [step.action for item in rollouts for step in item.steps]
-    return actions.count("") / len(actions) if actions else 0.0
+    return sum(map(is_format_error, actions)) / len(actions) if actions else 0.0
 
 
 def share_cut(rollouts: Sequence[Trajectory]) -> float:
@@ -247,7 +248,7 @@ def _step_limit(rollouts: Sequence[Trajectory]) -> Cause | None:
 
 def _repetition(rollouts: Sequence[Trajectory]) -> Cause | None:
     pairs = [
-        first.action == second.action != ""
+        first.action == second.action and not is_format_error(first.action)
         for item in rollouts
         for first, second in zip(item.steps, item.steps[1:], strict=False)
     ]

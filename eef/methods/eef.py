@@ -71,8 +71,8 @@ class EefOptions(MethodOptions):
     stop_branching: Literal["never", "solved", "hopeless", "either"] = "never"
     """When to stop branching from a trajectory: once its task is `solved` (the student has won it
     from the start in an earlier round), once it is `hopeless` (an earlier round branched from it,
-    and no rollout from inside it won), or if `either` holds. Its rollouts are then played from the
-    task's start."""
+    and no rollout from inside it won), or if `either` holds. A budget's rollouts are then played
+    from the task's start."""
 
     expert_actions: Literal["trained", "masked"] = "trained"
     """Whether actions of the trajectory branched from are `trained` if they lead to the student's
@@ -116,11 +116,16 @@ class EefOptions(MethodOptions):
         return self
 
     @model_validator(mode="after")
-    def _expert_filter_has_effect(self) -> EefOptions:
+    def _options_of_experts_have_effect(self) -> EefOptions:
         if self.branch_from == "student" and self.expert_filter == "all":
             raise ValueError(
                 '`expert_filter` has no effect with `branch_from = "student"`, which does not '
                 "branch from expert trajectories"
+            )
+        if self.branch_from == "student" and self.stop_branching != "never":
+            raise ValueError(
+                '`stop_branching` has no effect with `branch_from = "student"`, which branches '
+                "from another trajectory in each round"
             )
         return self
 

@@ -4,6 +4,9 @@ A rollout from inside an expert's failure proves a recovery only if it wins, and
 hard state do. There, the student acts as in CGI, EPO or STL, with a role that is not trained; from
 a task's start, it acts without the role. It is trained on its actions without the role's texts, and
 evaluated without the role.
+
+The label of an expert's first segment therefore compares the student alone with the student that is
+helped: `beneficial` may mean that the help was, and a harmful action may count as neutral.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def suffix_example(
 
     Only the trajectory's own steps are trained, with weight 1 times their imported weight. The
     default reason is the author's role and the outcome: `student-win`, `expert-failure`, … The
-    default prompt suffix is the one that the trajectory was played with.
+    default prompt suffix is the one that the student played with; an expert's prompt of its own is
+    not trained on.
 
     Worked example. For an expert's win of 4 steps, `suffix_example(win, 2)` has the weights
     (0, 0, 1, 1) and the reasons (context, context, expert-win, expert-win).
@@ -56,7 +57,8 @@ def suffix_example(
         else (0.0, "context")
         for t in range(item.length)
     ]
-    suffix = item.prompt_suffix if prompt_suffix is None else prompt_suffix
+    own = "" if item.by_expert else item.prompt_suffix
+    suffix = own if prompt_suffix is None else prompt_suffix
     return weighted_example(item, state, steps, prompt_suffix=suffix)
 
 
@@ -145,12 +147,19 @@ def make_selection(
     solutions = (*examples, *(pair.chosen for pair in pairs))
     solved = {example.task for example in solutions if example.state == 0}
     total["tasks.unsolved"] = len(set(tasks) - solved)
+    total.update(count_steps(examples))
+    return Selection(tuple(examples), dict(sorted(total.items())), tuple(pairs))
+
+
+def count_steps(examples: Iterable[TrainingExample]) -> Counter[str]:
+    """The trained steps and the examples with any, by reason; see `make_selection`."""
+    total: Counter[str] = Counter()
     for example in examples:
         steps = zip(example.reasons, example.weights, strict=True)
         trained = [reason for reason, weight in steps if weight > 0]
         total.update(f"steps.{reason}" for reason in trained)
         total.update(f"examples.{reason}" for reason in set(trained))
-    return Selection(tuple(examples), dict(sorted(total.items())), tuple(pairs))
+    return total
 
 
 def select_texts(

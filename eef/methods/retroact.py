@@ -25,7 +25,7 @@ from pydantic import Field
 from eef.methods.advantages import acts_of, select_acts
 from eef.methods.attempts import REFLECTOR, attempts_at, plan_attempts
 from eef.methods.base import Method, MethodOptions, Planned, RoleUse
-from eef.methods.examples import path_example
+from eef.methods.examples import count_steps, path_example
 from eef.methods.queries import check_experts, distinct_by_actions, expert_wins, student_episodes
 from eef.selection import Acts, Selection, TextExample
 from eef.trajectory import Trajectory, TrajectorySet
@@ -102,14 +102,21 @@ class Retroact(Method[RetroactOptions]):
         played = {task: _rollouts(trajectories, task, round) for task in tasks}
         acts = [_acts(item) for items in played.values() for item in items if item.reward]
         texts = [text for items in played.values() for text in self._texts(trajectories, items)]
-        wins = [win for task in tasks for win in self._wins(trajectories, task, round)]
+        wins = [
+            path_example(win) for task in tasks for win in self._wins(trajectories, task, round)
+        ]
         groups = {f"{task}@0": items for task, items in played.items() if items}
         selection = select_acts(acts, groups, trajectories, tasks, round)
         return replace(
             selection,
-            examples=tuple(path_example(win) for win in wins),
+            examples=tuple(wins),
             texts=tuple(texts),
-            counts={**selection.counts, "examples": len(wins), "texts": len(texts)},
+            counts={
+                **selection.counts,
+                **count_steps(wins),
+                "examples": len(wins),
+                "texts": len(texts),
+            },
         )
 
     def _texts(self, trajectories: TrajectorySet, items: Sequence[Trajectory]) -> list[TextExample]:

@@ -23,7 +23,7 @@ from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunDirectory
 from eef.pipeline.stages import EXPERT, Stage, trained_before
 from eef.policy import Policy, Sampling
-from eef.renderer import Renderer
+from eef.renderer import LossOn, Renderer
 from eef.roles import Acting
 from eef.rollouts.ray_runner import RolloutHosts
 from eef.rollouts.runner import RolloutParameters, start_seed
@@ -291,10 +291,10 @@ class RunContext:
         return self._renderer(tokenizer, context_length(model), self.tools)
 
     def role_renderer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Renderer:
-        """The renderer of a role's loaded model, which calls no tools."""
+        """The renderer of a role's loaded model, which calls no tools and writes no actions."""
         from eef.models.loading import context_length
 
-        return self._renderer(tokenizer, context_length(model), None)
+        return self._renderer(tokenizer, context_length(model), None, loss_on="completion")
 
     def base_renderer(self, name: str | None = None) -> Renderer:
         """The renderer of the recipe's base model or of another one; loads only its tokenizer."""
@@ -344,13 +344,17 @@ class RunContext:
             return {**named, "inference_version": self.engines.version()}
 
     def _renderer(
-        self, tokenizer: PreTrainedTokenizerFast, context: int | None, tools: Toolset | None
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        context: int | None,
+        tools: Toolset | None,
+        loss_on: LossOn | None = None,
     ) -> Renderer:
         chat = self.recipe.chat
         limits = [limit for limit in (chat.max_length, context) if limit]
         return Renderer(
             tokenizer,
-            loss_on=chat.loss_on,
+            loss_on=loss_on or chat.loss_on,
             thoughts=chat.thoughts,
             max_length=min(limits, default=None),
             template_variables=chat.template_variables,

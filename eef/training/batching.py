@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +32,21 @@ def shuffled_batches(examples: int, batch_size: int, seed: int) -> Iterator[list
             epoch += 1
         yield left[:batch_size]
         left = left[batch_size:]
+
+
+def equal_batches(examples: int, batches: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of example indices: each epoch is a permutation in `batches` parts.
+
+    Their sizes differ by at most one.
+
+    >>> [len(batch) for _, batch in zip(range(4), equal_batches(5, 2, seed=0))]
+    [3, 2, 3, 2]
+    """
+    for epoch in count():
+        order = list(range(examples))
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        ends = [examples * part // batches for part in range(batches, -1, -1)]
+        yield from (order[examples - end : examples - begin] for end, begin in pairwise(ends))
 
 
 def micro_batches(

@@ -49,7 +49,7 @@ def train_pairs(
         raise MethodError(
             "there is nothing to train on: no pair has trained tokens in both responses"
         )
-    with training_mode(model, settings) as parameters:
+    with training_mode(model, settings, dropout=False) as parameters:
         trainer = DpoTrainer(model, parameters, usable, settings, directory, beta, ranks)
         return trainer.run(on_progress)
 

@@ -33,7 +33,7 @@ import torch
 from eef.errors import ConfigError, MethodError
 from eef.renderer import Rendered
 from eef.selection import Ratio
-from eef.training.batching import shuffled_batches
+from eef.training.batching import equal_batches, shuffled_batches
 from eef.training.ranks import ALONE, Ranks
 from eef.training.settings import PolicyGradientSettings, TrainSettings
 from eef.training.trainer import (
@@ -112,7 +112,7 @@ def train_acts(
         "batch_size": -(-len(usable) // batches),
         "learning_rate": gradient.learning_rate,
     }
-    with training_mode(model, settings) as parameters:
+    with training_mode(model, settings, dropout=False) as parameters:
         trainer = PolicyGradientTrainer(
             model,
             parameters,
@@ -198,7 +198,7 @@ class PolicyGradientTrainer(Trainer[Rendered]):
 
     def backward(self, update: int, batch: Sequence[Rendered]) -> list[torch.Tensor]:
         losses = super().backward(update, batch)
-        examples = self._examples_of(update, len(batch))
+        examples = self._examples_of(update)
         if not examples:
             return losses
         total = sum(sum(item.weights[1:]) for item in examples)
@@ -226,17 +226,23 @@ class PolicyGradientTrainer(Trainer[Rendered]):
         }
 
     def sequences_of(self, update: int, batch: Sequence[Rendered]) -> list[Rendered]:
-        return [*batch, *self._examples_of(update, len(batch))]
+        return [*batch, *self._examples_of(update)]
+
+    def batches(self) -> Iterator[list[int]]:
+        """Each epoch goes through every act once."""
+        batches = -(-len(self.items) // self.settings.batch_size)
+        return equal_batches(len(self.items), batches, self.settings.seed)
 
     def learning_rate(self, update: int) -> float:
         done = (self.place.round - 1) * self.updates + update
         return learning_rate(done, self.place.rounds * self.updates, self.settings)
 
-    def _examples_of(self, update: int, count: int) -> list[Rendered]:
+    def _examples_of(self, update: int) -> list[Rendered]:
         """The examples that are imitated in an update."""
         if not self.examples:
             return []
-        order = shuffled_batches(len(self.examples), count, self.settings.seed)
+        size = self.settings.batch_size
+        order = shuffled_batches(len(self.examples), size, self.settings.seed)
         return [self.examples[index] for index in next(islice(order, update, None))]
 
     def _of(

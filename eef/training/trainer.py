@@ -73,16 +73,23 @@ class TrainResult:
 
 
 @contextmanager
-def training_mode(model: PreTrainedModel, settings: TrainSettings) -> Iterator[Parameters]:
+def training_mode(
+    model: PreTrainedModel, settings: TrainSettings, *, dropout: bool = True
+) -> Iterator[Parameters]:
     """Put a model into training mode; yields the trained parameters by name.
 
+    Without `dropout`, a loss can compare its probabilities with those that were computed before.
     ConfigError for a dtype that cannot be trained.
     """
     if settings.dtype == "float16":
         raise ConfigError(
             "`train.dtype` is float16, which loses small gradients", hint="use bfloat16 or float32"
         )
-    with _cpu(settings.threads), _trainable(model, settings) as parameters:
+    with (
+        _cpu(settings.threads),
+        nullcontext() if dropout else _without_dropout(model),
+        _trainable(model, settings) as parameters,
+    ):
         device = next(iter(parameters.values())).device
         # of this device alone: by default it would open every GPU
         with torch.random.fork_rng([device.index] if device.type == "cuda" else []):
@@ -168,6 +175,10 @@ class Trainer(Generic[Item]):
         """The learning rate of an update, counted from 0."""
         return learning_rate(update, self.updates, self.settings)
 
+    def batches(self) -> Iterator[list[int]]:
+        """The indices of each update's items; endless."""
+        return shuffled_batches(len(self.items), self.settings.batch_size, self.settings.seed)
+
     # shared
 
     def run(self, on_progress: OnProgress) -> TrainResult:
@@ -175,8 +186,7 @@ class Trainer(Generic[Item]):
         self.ranks.agree(bytes.fromhex(self._fingerprint()), "examples")
         self._resume()
         reported = 0
-        order = shuffled_batches(len(self.items), self.settings.batch_size, self.settings.seed)
-        for update, batch in zip(range(self.updates), order, strict=False):
+        for update, batch in zip(range(self.updates), self.batches(), strict=False):
             if update < self.result.updates:
                 continue
             started = time.monotonic()
@@ -426,6 +436,19 @@ def _trainable(model: PreTrainedModel, settings: TrainSettings) -> Iterator[Para
             _set_checkpointing(model, "disable")
         model.zero_grad(set_to_none=True)
         _cast(parameters, dtypes)
+
+
+@contextmanager
+def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
+    layers = [each for each in model.modules() if isinstance(each, torch.nn.Dropout)]
+    rates = [layer.p for layer in layers]
+    try:
+        for layer in layers:
+            layer.p = 0.0
+        yield
+    finally:
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.p = rate
 
 
 def _set_checkpointing(model: PreTrainedModel, action: str, *options: Any) -> None:

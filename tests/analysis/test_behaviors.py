@@ -6,6 +6,7 @@ from typing import Any
 
 from eef.analysis.behaviors import count_actions, count_behaviors
 from eef.envs.registry import env_spec
+from eef.tools import join_actions
 from eef.trajectory import Author, Step, Trajectory
 
 
@@ -66,3 +67,11 @@ def test_won_and_lost_episodes_are_counted_apart_and_failed_ones_ignored():
     assert (uses["won"].episodes, uses["won"].means["Step back"]) == (2, 1.0)
     assert (uses["lost"].episodes, uses["lost"].means["Step back"]) == (0, None)
     assert count_behaviors(episodes, "textworld-express") == {}
+
+
+def test_each_call_of_a_turn_is_an_action():
+    page = "Page 2 [SEP] < Prev [SEP] Next > [SEP] Back to Search"
+    action = join_actions(["click[next >]", "click[back to search]"])
+    step = Step(observation=page, completion="", action=action)
+    counted = count_actions([step], env_spec("webshop").behaviors)
+    assert (counted["Next"], counted["Back to Search"]) == (1, 1)

@@ -181,6 +181,8 @@ def test_an_expert_without_wins_leaves_nothing_to_clone(tmp_path):
 def test_turns_and_rollouts_are_counted():
     rollouts = [lost(1), replace(lost(2), steps=turns("", "a", ""))]
     assert share_without_action(rollouts) == 2 / 6
+    called = replace(lost(1), steps=turns("close[]", "format_error[no tool call found]"))
+    assert share_without_action([called]) == 1 / 2
     assert share_without_action([]) == 0
     assert share_cut([]) == share_cut(rollouts) == 0
     assert share_cut([*rollouts, replace(lost(3), steps=cut_turns(1))]) == 1 / 3

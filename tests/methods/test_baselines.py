@@ -316,3 +316,20 @@ def test_eef_needs_a_failure_that_is_not_unverified():
     with pytest.raises(MethodError, match="all 1 are unverified"):
         plan("eef", [unverified, other], experts=["strong"])
     assert plan("eef", [unverified], branch_from="student")
+
+
+@pytest.mark.parametrize(
+    "method", ["bc", "rft", "sft_all", "eto", "eef", "retroact", "cgi", "grpo"]
+)
+def test_an_experts_own_prompt_is_not_trained_on(method):
+    """The student acts without it (`expert.own.NAME.prompt`); its own suffix is trained on."""
+    own = replace(WON, prompt_suffix="Be brief."), replace(FAILED, prompt_suffix="Be brief.")
+    played = [replace(rollout("r", None, "win", task=TASK), prompt_suffix="Plan: x.")]
+    played += [rollout("s", None, "lose", task="toy/2"), rollout("t", None, "lose")]
+    options = {"trained": False} if method in ("retroact", "cgi") else {}
+    selection = select(method, [*own, *played], **options)
+    pairs = [each for pair in selection.pairs for each in (pair.chosen, pair.rejected)]
+    trained = [*selection.examples, *pairs]
+    of_experts = [item for item in trained if item.trajectory in ("w", "f")]
+    assert method in ("grpo",) or of_experts
+    assert {item.prompt_suffix for item in of_experts} <= {""}

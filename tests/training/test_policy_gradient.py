@@ -4,10 +4,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from itertools import count, groupby, product  # noqa: E402
+from itertools import count, groupby, islice, product  # noqa: E402
+
+from hypothesis import given  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 
 from eef.errors import ConfigError, MethodError, StoreError  # noqa: E402
+from eef.models.loading import load_model  # noqa: E402
+from eef.models.settings import LoraSettings  # noqa: E402
 from eef.renderer import Rendered, Renderer  # noqa: E402
+from eef.training.batching import equal_batches  # noqa: E402
 from eef.training.policy_gradient import (  # noqa: E402
     CarriedState,
     Place,
@@ -17,7 +23,7 @@ from eef.training.policy_gradient import (  # noqa: E402
 )
 from eef.training.settings import PolicyGradientSettings, TrainSettings  # noqa: E402
 from eef.training.trainer import training_mode  # noqa: E402
-from tests.fakes.tiny import tiny_model, tiny_tokenizer  # noqa: E402
+from tests.fakes.tiny import save_tiny, tiny_model, tiny_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -472,3 +478,40 @@ def test_passes_before_the_first_update_take_seconds(monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
     trainer = trainer_of(tiny_model(), group())
     assert trainer.result.seconds == 1.0
+
+
+@given(st.integers(1, 40), st.data())
+def test_each_epoch_goes_through_every_act_once(acts, data):
+    batches = data.draw(st.integers(1, acts))
+    found = list(islice(equal_batches(acts, batches, seed=3), 3 * batches))
+    for epoch in range(3):
+        parts = found[epoch * batches : (epoch + 1) * batches]
+        assert sorted(index for part in parts for index in part) == list(range(acts))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert found[:batches] != found[batches : 2 * batches] or acts <= 3
+
+
+def test_a_round_takes_each_act_once():
+    """Five acts in batches of at most four are two batches, of three and of two."""
+    model, acts = tiny_model(), [act(seed, (0.5, 2)) for seed in range(5)]
+    trainer = trainer_of(model, acts, epochs=1, batch_size=4)
+    trainer.settings = trainer.settings.model_copy(update={"batch_size": 3})
+    batches = list(islice(trainer.batches(), 2))
+    assert sorted([*batches[0], *batches[1]]) == [0, 1, 2, 3, 4]
+
+
+def test_dropout_does_not_change_ratios(tmp_path):
+    """Before the first update, the student is the one that acted, whatever its adapters drop."""
+    lora = LoraSettings(rank=2, dropout=0.5)
+    model, _ = load_model(str(save_tiny(tmp_path)), device="cpu", lora=lora)
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.5)
+    acts = group()
+    with training_mode(model, settings(), dropout=False):
+        trainer = trainer_of(model, acts)
+        now = -trainer.token_losses([acts[0]])[0]
+        assert torch.equal(now, trainer.old[acts[0]])
+    model.train()
+    ids = torch.tensor([acts[0].ids])
+    assert not torch.equal(model(ids).logits, model(ids).logits), "the layers drop again"
