@@ -41,13 +41,17 @@ FREE_SETTINGS = (
     "expert.api",
     "roles.*.api",
     "rollouts.cache_gib",
+    "rollouts.server.arguments",
     "rollouts.server.backoff",
+    "rollouts.server.during_training",
     "rollouts.server.key",
     "rollouts.server.port",
+    "rollouts.server.probe",
     "rollouts.server.python",
     "rollouts.server.retries",
     "rollouts.server.start_timeout",
     "rollouts.server.timeout",
+    "rollouts.server.tolerance",
     "rollouts.server.urls",
     "train.gradient_checkpointing",
     "train.launcher",
@@ -60,8 +64,9 @@ FREE_SETTINGS = (
 shown, and at most the last bits of results. `*` is any name."""
 
 FREE_IN_WORDS = (
-    "`jobs`, `track`, settings of servers (`expert.api`, `roles.<name>.api`, `rollouts.server`) "
-    "and of speed and memory (`train.ranks`, `train.max_tokens_per_microbatch`, …)"
+    "`jobs`, `track`, settings of servers (`expert.api`, `roles.<name>.api`, `rollouts.server` but "
+    "not its `context`, `count`, `model` and `placement`) and of speed and memory (`train.ranks`, "
+    "`train.max_tokens_per_microbatch`, …)"
 )
 """The settings that may change, for hints."""
 

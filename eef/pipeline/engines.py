@@ -24,6 +24,7 @@ from eef.rollouts.settings import RolloutSettings
 from eef.trajectory import Author
 from eef.utils.cluster import enter_directory
 from eef.utils.extras import require_package
+from eef.utils.jsonl import read_json
 
 if TYPE_CHECKING:
     from eef.pipeline.context import RunContext
@@ -108,12 +109,14 @@ class Engines:
 
     def check(self) -> None:
         """Raise an EefError if the engine cannot be used; starts nothing."""
+        from eef.models.location import locate
+
         recipe = self._context.recipe
         require_package("aiohttp", f"`rollouts.engine` {recipe.rollouts.engine!r}")
         if recipe.rollouts.engine == "vllm":
             vllm_version(self._settings)
             return
-        if recipe.model.lora is None:
+        if recipe.model.lora is None and _adapter_rank(locate(recipe.model.name)) is None:
             raise ConfigError(
                 "`rollouts.engine` is 'remote', but training changes all weights, which a running "
                 "server cannot load",
@@ -131,9 +134,9 @@ class Engines:
 
         context = self._context
         source = locate(model_name)
-        adapted = (Path(source) / "adapter_config.json").is_file()
-        base = locate(adapter_base(source)) if adapted else source
-        client = self._serve(base)
+        rank = _adapter_rank(source)
+        adapted = rank is not None
+        client = self._serve(locate(adapter_base(source)) if adapted else source, rank)
         served = self._run(client, self._name(client, source if adapted else None, author))
         renderer = context.base_renderer(model_name)
         task = context.train_tasks[0]
@@ -193,8 +196,11 @@ class Engines:
             self._servers.stop()
             self._servers = self._client = self._adapters = None
 
-    def _serve(self, base: str) -> CompletionsClient:
-        """A client of servers that have a base model."""
+    def _serve(self, base: str, rank: int | None = None) -> CompletionsClient:
+        """A client of servers that have a base model, and take adapters of a rank if it has one.
+
+        Servers that have ended since they were last used are started again.
+        """
         from eef.models.loading import release_memory, visible_gpus
         from eef.policies.completions import CompletionsClient
 
@@ -206,7 +212,7 @@ class Engines:
             model=base,
             dtype=context.recipe.model.dtype,
             context=settings.context or context.recipe.chat.max_length,
-            rank=lora.rank if lora else None,
+            rank=lora.rank if lora else rank,
         )
         if self._servers is None or self._servers.serving != serving:
             self.close()
@@ -222,6 +228,8 @@ class Engines:
             self._client = CompletionsClient(
                 servers.urls, settings, key=servers.key, revive=self._revive
             )
+        else:
+            self._recover()
         assert self._client is not None
         return self._client
 
@@ -295,6 +303,12 @@ async def _list_all(client: CompletionsClient, wanted: str | None) -> list[str]:
         assert name is not None
         names.append(name)
     return names
+
+
+def _adapter_rank(source: str) -> int | None:
+    """The rank of the adapters in a directory; None if it holds other weights."""
+    path = Path(source) / "adapter_config.json"
+    return int(read_json(path).get("r", 8)) if path.is_file() else None
 
 
 def _digest(adapters: Path) -> str:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from eef.errors import EefError, WorkerError
+from eef.errors import ConfigError, EefError, WorkerError
 from eef.pipeline.pipeline import Pipeline
 from eef.pipeline.recipe import Recipe
 from eef.pipeline.run_directory import RunDirectory
@@ -73,6 +73,8 @@ def execute_methods(
     jobs = min(jobs, len(methods))
     gpus = gpus_of(run.recipe, jobs) if jobs > 1 else []
     jobs = min(jobs, len(gpus) or jobs)
+    if gpus:
+        _check_ranks_fit(run, methods, min(len(each.split(",")) for each in gpus), jobs)
     apart = methods if jobs > 1 else []
     for stage in run.stages:
         if shared and stage.method in (EXPERT, BC):
@@ -91,23 +93,38 @@ def gpus_of(recipe: Recipe, jobs: int) -> list[str]:
     """The GPUs of up to `jobs` processes, at least one each, as `CUDA_VISIBLE_DEVICES` names them.
 
     Each process loads a model of its own, and two models may not fit on one GPU. Empty if there is
-    no GPU, or if the recipe names a device, which all processes then share.
+    no GPU, or if the recipe names one device, which all processes then share; servers of vLLM are
+    always on GPUs of their own.
     """
-    if recipe.model.device != "auto":
+    shared = recipe.model.device not in ("auto", "cuda")
+    if shared and recipe.rollouts.engine != "vllm":
         return []
     from eef.models.loading import visible_gpus
 
     gpus = visible_gpus()
     count = len(gpus)
     if 0 < count < jobs:
+        way_out = '; if their models fit on one GPU, name it: `--set model.device="cuda:0"`'
         _log.warning(
-            "note: executing %d of %d jobs at a time, one per GPU; if their models fit on one GPU, "
-            'name it: `--set model.device="cuda:0"`',
+            "note: executing %d of %d jobs at a time, one per GPU%s",
             count,
             jobs,
+            "" if recipe.rollouts.engine == "vllm" else way_out,
         )
     jobs = min(jobs, count)
     return [",".join(gpus[first::jobs]) for first in range(jobs)]
+
+
+def _check_ranks_fit(run: RunDirectory, methods: Sequence[str], gpus: int, jobs: int) -> None:
+    """ConfigError if a method's training has more ranks than its job has GPUs."""
+    for method in methods:
+        settings = run.recipes[method].train
+        if settings.ranks > gpus and not settings.launcher:
+            raise ConfigError(
+                f"`train.ranks` is {settings.ranks}; with {jobs} jobs at a time, each has {gpus} "
+                "GPUs",
+                hint=f"use `--ranks {gpus}`, or fewer `--jobs`",
+            )
 
 
 def threads_of(recipe: Recipe, jobs: int) -> int:

@@ -126,8 +126,10 @@ def _failure(directory: Path, ranks: int, launcher_status: int) -> EefError:
         rank, status = killed[0]
         return WorkerError(
             f"rank {rank} of {ranks} was killed by {_SIGNALS[status]}",
-            hint="if it ran out of memory, lower `train.max_tokens_per_microbatch`; the same "
-            "command continues from the latest training checkpoint (`train.save_every`)",
+            hint="if it ran out of memory, give the job more, or use fewer `train.ranks`, each of "
+            "which first loads the whole model; on the CPU, lower "
+            "`train.max_tokens_per_microbatch`. The same command continues from the latest "
+            "training checkpoint (`train.save_every`)",
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     raised = [line for line in lines if re.search(r"\w(Error|Exception)\b.*: ", line)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from eef.policy import Sampling
 _LONGEST_WAIT = 60.0  # seconds, whatever `Retry-After` requests
 _LONGEST_WORDS = 200  # characters of a server's words
 _CONNECT = 60.0  # seconds: a busy server accepts late
+_AVOIDED = 60.0  # seconds for which a server that has failed is avoided
+_MAY_HAVE_ENDED = ("connection", "time-out", "cut answer")
 
 Revive = Callable[[str], Awaitable[None]]
 
@@ -53,6 +56,11 @@ class _Failure:
     words: str = ""
     wait: float | None = None
 
+    @property
+    def may_have_ended(self) -> bool:
+        """Whether the server may have ended: an engine that dies answers its last requests so."""
+        return self.kind in _MAY_HAVE_ENDED or self.kind.startswith("5")
+
 
 @dataclass(slots=True)
 class _Server:
@@ -61,14 +69,20 @@ class _Server:
     url: str
     active: int = 0
     failures: int = 0
+    failed_at: float = 0.0
     revival: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def recent_failures(self) -> int:
+        """Those that are not long ago: a server that was started again is used again."""
+        return self.failures if time.monotonic() - self.failed_at < _AVOIDED else 0
 
 
 class CompletionsClient:
     """A client of servers that serve the same models at `urls`.
 
-    `revive` is called, one call per server at a time, if a connection to it fails; it may start the
-    server again, or raise an EefError. `setting` names the addresses in hints.
+    `revive` is called, one call per server at a time, if a connection to it fails, or if its answer
+    does not come or is an error of the server; it may start the server again, or raise an EefError.
 
     Raises ModelError if a server refuses the key, the model or the request, if it returns no ids or
     echoes another prompt, or if no connection is possible.
@@ -101,7 +115,10 @@ class CompletionsClient:
         session: str,
         logprobs: bool = False,
     ) -> SampledIds:
-        """Sample a completion of at most `sampling.max_tokens` ids."""
+        """Sample a completion of at most `sampling.max_tokens` ids.
+
+        A session with the address of a server is always that server's.
+        """
         body = _body(model, prompt, seed, sampling, stops, logprobs)
         failures: Counter[str] = Counter()
         while True:
@@ -116,8 +133,9 @@ class CompletionsClient:
                 return outcome
             failures[outcome.kind] += 1
             server.failures += 1  # its sessions move away
-            if outcome.kind == "connection" and self._revive is not None:
-                await self._restart(server, self._revive)
+            server.failed_at = time.monotonic()
+            if self._revive is not None and outcome.may_have_ended:
+                await self._restart(server, self._revive, outcome)
             if failures.total() > self._settings.retries:
                 return self._give_up(server, failures, outcome)
             await asyncio.sleep(self._wait(outcome, failures.total()))
@@ -187,9 +205,11 @@ class CompletionsClient:
 
     def _choose(self, session: str) -> _Server:
         """The server of a session: the first time, and after failures, the least busy one."""
+        if session in self.urls:
+            return self._servers[self.urls.index(session)]
         server = self._sessions.get(session)
-        if server is None or server.failures:
-            server = min(self._servers, key=lambda each: (each.failures, each.active))
+        if server is None or server.recent_failures:
+            server = min(self._servers, key=lambda each: (each.recent_failures, each.active))
             self._sessions[session] = server
         return server
 
@@ -265,12 +285,15 @@ class CompletionsClient:
             hint="it must support `/v1/completions` as vLLM does",
         )
 
-    async def _restart(self, server: _Server, revive: Revive) -> None:
-        """Let a server be started again, unless it has been since its last failure."""
+    async def _restart(self, server: _Server, revive: Revive, failure: _Failure) -> None:
+        """Let a server be started again, unless it has been since its last failure.
+
+        One that only answers with errors may be up; it is avoided for a while.
+        """
         async with server.revival:
             if server.failures:
                 await revive(server.url)
-                server.failures = 0
+                server.failures = 0 if failure.kind == "connection" else server.failures
 
     def _give_up(self, server: _Server, failures: Counter[str], last: _Failure) -> SampledIds:
         if set(failures) == {"connection"}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 _TOKENS = 16  # of the probed completion
 _SPARE = 1.3  # memory that loading takes, as a multiple of the weights
 _MEMORY = Path("/proc/meminfo")
+_CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,12 +134,32 @@ def fits_in_memory(source: str, dtype: DType) -> bool:
 
 
 def _available() -> int | None:
-    """Bytes of free memory; None if they are unknown."""
-    try:
+    """Bytes of free memory, of the machine or of this process's group (Slurm, containers).
+
+    None if they are unknown.
+    """
+    found = [_left_in_group()]
+    with suppress(OSError, StopIteration, ValueError):
         lines = _MEMORY.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
+        found.append(next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line))
+    return min((each for each in found if each is not None), default=None)
+
+
+def _left_in_group() -> int | None:
+    """What the memory limits of this process's cgroup and of those above it leave (version 2)."""
+    try:
+        entries = (line.split(":", 2) for line in _CGROUP.read_text().splitlines())
+        place = next(path for number, _, path in entries if number == "0").strip("/")
     except (OSError, StopIteration, ValueError):
         return None
+    left = []
+    for group in (_CGROUPS / place, *(_CGROUPS / place).parents):
+        if not group.is_relative_to(_CGROUPS):
+            break
+        with suppress(OSError, ValueError):  # "max" is no limit
+            limit = int((group / "memory.max").read_text())
+            left.append(limit - int((group / "memory.current").read_text()))
+    return max(0, min(left)) if left else None
 
 
 def _compare(

@@ -31,6 +31,8 @@ NAME = "eef-student"
 LOOPBACK = "127.0.0.1"
 
 _BUSY_SECONDS = 60.0
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks servers directly: the machine's proxy would be asked even for loopback."""
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started with
 _VERSION = """
 from importlib.metadata import PackageNotFoundError, version
@@ -51,13 +53,13 @@ _CAUSES = (
         ("free memory on device", "out of memory", "no available memory for the cache blocks",
          "not enough memory", "larger than the available kv cache memory"),
         "memory does not suffice",
-        "free the GPU, lower `rollouts.server.context`, or add `--gpu-memory-utilization` to "
-        "`rollouts.server.arguments`",
+        "free the GPU, or add `--gpu-memory-utilization` to `rollouts.server.arguments`; in a new "
+        "run, lower `rollouts.server.context`",
     ),
     (
-        ("max_model_len", "max-model-len"),
+        ("max_model_len (",),  # every start logs its arguments, `max_model_len: …` among them
         "the model does not take conversations of this length",
-        "lower `rollouts.server.context`",
+        "lower `rollouts.server.context`, in a new run",
     ),
     (
         ("unrecognized arguments", "expected one argument", "invalid choice"),
@@ -84,6 +86,7 @@ class _Server:
     port: int
     gpu: str | None
     log: Path
+    log_start: int  # bytes of the log before this start
     guarded: Guarded
     restarts: int = 0
 
@@ -142,9 +145,10 @@ class VllmServers:
             for number, gpu in enumerate(self._gpus or [None]):
                 port = _port(self._host, self._settings.port, number)
                 log = self._logs / f"{number}.log"
+                start = _size(log)
                 guarded = self._launch(port, gpu, log)
                 url = f"http://{self._host}:{port}/v1"
-                self._group.servers.append(_Server(url, port, gpu, log, guarded))
+                self._group.servers.append(_Server(url, port, gpu, log, start, guarded))
             for server in self._group.servers:
                 self._wait(server)
         except BaseException:
@@ -170,11 +174,12 @@ class VllmServers:
         server.guarded.end()
         if server.restarts:
             raise ModelError(
-                f"a vLLM server ended twice: {_reason(server.log)[0]}",
+                f"a vLLM server ended twice: {_reason(server)[0]}",
                 hint=f"see `{server.log}`; run the same command again, stored rollouts are kept",
             )
         _log.warning("note: a vLLM server has ended and is started again: see %s", server.log)
         server.restarts += 1
+        server.log_start = _size(server.log)
         server.guarded = self._launch(server.port, server.gpu, server.log)
         self._wait(server)
 
@@ -209,7 +214,7 @@ class VllmServers:
                 )
             command += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", "2"]
         environment = {
-            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            **_environment(),
             "VLLM_API_KEY": self.key,  # not in the command, which other users can list
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
             "VLLM_NO_USAGE_STATS": "1",
@@ -223,7 +228,7 @@ class VllmServers:
         deadline = time.monotonic() + self._settings.start_timeout
         while not self._answers(server):
             if not server.guarded.runs:
-                reason, hint = _reason(server.log)
+                reason, hint = _reason(server)
                 raise ModelError(f"a vLLM server did not start: {reason}", hint=hint)
             if time.monotonic() > deadline:
                 raise ModelError(
@@ -236,7 +241,7 @@ class VllmServers:
         headers = {"Authorization": f"Bearer {self.key}"}
         request = urllib.request.Request(f"{server.url}/models", headers=headers)  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 – http
+            with _OPENER.open(request, timeout=10) as response:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -247,7 +252,12 @@ def vllm_version(settings: ServerSettings) -> str:
     python = _python(settings)
     try:
         done = subprocess.run(
-            [python, "-c", _VERSION], capture_output=True, text=True, timeout=120, check=False
+            [python, "-c", _VERSION],
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(
@@ -261,6 +271,11 @@ def vllm_version(settings: ServerSettings) -> str:
             "`rollouts.server.python` to its Python",
         )
     return done.stdout.strip()
+
+
+def _environment() -> dict[str, str]:
+    """The environment of the server's Python, whose packages are its own."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def _python(settings: ServerSettings) -> str:
@@ -282,11 +297,18 @@ def _port(host: str, first: int | None, number: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _reason(log: Path) -> tuple[str, str]:
-    """(reason, hint) in the log of a server that has ended."""
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def _reason(server: _Server) -> tuple[str, str]:
+    """(reason, hint) in what a server that has ended wrote since it was started."""
+    log = server.log
     hint = f"see `{log}`"
     try:
-        lines = log.read_text(errors="replace").splitlines()[-200:]
+        with log.open("rb") as file:
+            file.seek(server.log_start)
+            lines = file.read().decode(errors="replace").splitlines()[-200:]
     except OSError:
         return "it left no log", hint
     text = "\n".join(lines).lower()

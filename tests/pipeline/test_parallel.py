@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eef.envs.toy import ToyEnv
-from eef.errors import EnvError, MethodError, ReplayMismatch, StoreError, WorkerError
+from eef.errors import ConfigError, EnvError, MethodError, ReplayMismatch, StoreError, WorkerError
 from eef.pipeline import parallel
 from eef.pipeline.context import RunContext
 from eef.pipeline.parallel import execute_methods, gpus_of, threads_of
@@ -120,6 +120,21 @@ def test_each_job_has_a_gpu_of_its_own(student, monkeypatch, caplog, gpus, visib
     assert ("1 of 2 jobs at a time" in caplog.text) == (gpus == 1)
     shared = as_recipe(small_recipe(student, model={"device": "cuda:0"}))
     assert gpus_of(shared, jobs) == []
+    served = {"device": "cuda"}, {"engine": "vllm"}
+    recipe = as_recipe(small_recipe(student, model=served[0], rollouts=served[1]))
+    assert gpus_of(recipe, jobs) == expected, "each job starts servers on its own"
+
+
+def test_a_job_has_as_many_gpus_as_ranks(student, tmp_path, monkeypatch):
+    """Found before anything is played, not after hours, by a job's first training."""
+    monkeypatch.setattr("eef.models.loading.gpu_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    recipe = as_recipe(small_recipe(student, train={"ranks": 4}))
+    pipeline = Pipeline.create(tmp_path / "run", recipe)
+    with pytest.raises(ConfigError, match="is 4; with 2 jobs at a time, each has 2 GPUs") as caught:
+        execute_methods(pipeline, 2, ignore_progress)
+    assert "`--ranks 2`" in caught.value.hint
+    assert not (tmp_path / "run/expert/trajectories.jsonl").exists()
 
 
 def test_two_jobs_give_what_one_gives(finished, student, tmp_path):

@@ -9,6 +9,7 @@ aiohttp = pytest.importorskip("aiohttp")
 
 from eef.errors import ModelError  # noqa: E402
 from eef.models.loading import load_model  # noqa: E402
+from eef.policies import probe  # noqa: E402
 from eef.policies.completions import CompletionsClient  # noqa: E402
 from eef.policies.engine import EnginePolicy  # noqa: E402
 from eef.policies.local import LocalPolicy  # noqa: E402
@@ -49,13 +50,13 @@ def make_policy(urls, renderer, *, key=None, revive=None, context=256, **changes
 def probed(urls, renderer, directory, **changes):
     """The result of a probe of servers."""
     client = CompletionsClient([urls] if isinstance(urls, str) else urls, settings(**changes))
-    probe = Probe(
+    about = Probe(
         model="student", source=str(directory), dtype="float32", conversation=TALK, max_tokens=8
     )
 
     async def run():
         try:
-            return await probe_servers(client, settings(**changes), renderer, probe)
+            return await probe_servers(client, settings(**changes), renderer, about)
         finally:
             await client.disconnect()
 
@@ -233,3 +234,68 @@ def test_a_probe_refuses_another_model(directory, renderer, tmp_path):
             probed(url, renderer, directory)
         assert "`rollouts.server.tolerance`" in caught.value.hint
         assert probed(url, renderer, directory, probe=False) == 4096
+
+
+def test_a_probe_checks_every_server(directory, renderer, tmp_path):
+    """The second server is not the first one under another address."""
+    other = save_tiny(tmp_path, seed=1)
+    with fake_engine(directory) as (one, first), fake_engine(other) as (two, second):
+        with pytest.raises(ModelError, match=f"the server at {two} serves a different model"):
+            probed([one, two], renderer, directory)
+        assert (len(first.requests), len(second.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "hang"])
+def test_a_server_whose_engine_died_is_looked_after(directory, renderer, fault):
+    """Its last requests fail in other ways than by a lost connection."""
+    revived = []
+
+    async def revive(url):
+        revived.append(url)
+
+    with fake_engine(directory) as (one, first), fake_engine(directory) as (two, second):
+        first.faults += [fault]
+        policy = make_policy([one, two], renderer, revive=revive, timeout=0.2, retries=1)
+        [completion] = policy.act([TALK], [0], SHORT)
+    assert completion.finish in ("stop", "length")
+    assert revived == [one]
+    assert len(second.requests) == 1, "it is avoided for a while"
+
+
+def test_a_server_that_failed_once_is_used_again_later(directory, renderer, monkeypatch):
+    with fake_engine(directory) as (one, first), fake_engine(directory) as (two, second):
+        first.faults += ["500"]
+        policy = make_policy([one, two], renderer)
+
+        async def play(sessions):
+            await asyncio.gather(*(policy.complete(TALK, 0, SHORT, each) for each in sessions))
+            await policy.disconnect()
+
+        asyncio.run(play("a"))
+        asyncio.run(play("bcde"))
+        assert (len(first.requests), len(second.requests)) == (1, 5)
+        monkeypatch.setattr("eef.policies.completions._AVOIDED", 0.0)
+        asyncio.run(play("fghi"))
+        assert (len(first.requests), len(second.requests)) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("place", "files", "left"),
+    [
+        ("0::/job/step", {"job/memory.max": "300", "job/memory.current": "100"}, 200),
+        ("0::/job/step", {"job/step/memory.max": "max", "job/step/memory.current": "9"}, None),
+        ("0::/", {"memory.max": "50", "memory.current": "60"}, 0),
+        ("3:memory:/job", {}, None),
+    ],
+)
+def test_memory_limits_of_a_job_are_respected(tmp_path, monkeypatch, place, files, left):
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(f"{text}\n")
+    (tmp_path / "cgroup").write_text(f"{place}\n")
+    (tmp_path / "meminfo").write_text("MemAvailable:    1 kB\n")
+    monkeypatch.setattr(probe, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(probe, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(probe, "_MEMORY", tmp_path / "meminfo")
+    assert probe._left_in_group() == left
+    assert probe._available() == (1024 if left is None else left)

@@ -231,3 +231,23 @@ def test_a_guard_that_is_killed_takes_nothing_along_and_leaves_nothing(tmp_path)
     missing._guard.wait()
     missing.end()
     assert "No such file" in (tmp_path / "missing").read_text()
+
+
+def test_the_reason_is_that_of_the_last_start(program, tmp_path):
+    """Its arguments, and what an earlier start wrote, are not the reason."""
+    (tmp_path / "0.log").write_text("torch.OutOfMemoryError: CUDA out of memory\n")
+    words = "INFO non-default args: {'max_model_len': 512} OSError: 401 Client Error"
+    servers = make_servers(program, tmp_path, arguments=[f"fail:{words}"])
+    with pytest.raises(ModelError, match=r"did not start: .*401 Client Error"):
+        servers.start()
+    assert "out of memory" in (tmp_path / "0.log").read_text(), "the log is kept"
+
+
+def test_a_proxy_is_not_asked_for_servers_of_this_machine(program, tmp_path, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    servers = make_servers(program, tmp_path, start_timeout=30)
+    servers.start()
+    servers.stop()
