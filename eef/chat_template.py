@@ -71,6 +71,8 @@ _ONLY_THOUGHT_TAGS = re.compile(f"(?:{_TAGS_OR_SPACE.pattern})*")
 _DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", *"aAbBcdDeFHIjmMpRSTuUwWxXyYzZ")
 _OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
 _CLOSED_THOUGHT = "</think>"
+THINK = "<think>\n"
+"""The start of an open thought block."""
 
 
 class ChatTemplate:
@@ -197,9 +199,9 @@ class ChatTemplate:
         before = "".join(earlier)
         if self.form is not None:
             native = self.native(messages[last][1], _count_calls(messages[:last]))
-            completion = _continue_thought(before, native)
+            completion = continue_thought(before, native)
             return (*earlier, completion, self._text_after_turn(messages, last))
-        completion = _continue_thought(before, messages[last][1])
+        completion = continue_thought(before, messages[last][1])
         whole = self._split_whole(messages, before, completion)
         return (*earlier, *(whole or (completion, self._text_after(messages, last))))
 
@@ -455,23 +457,33 @@ def _template_of(tokenizer: PreTrainedTokenizerFast, tools: Toolset | None) -> s
     return template
 
 
-def _continue_thought(prompt: str, completion: str) -> str:
+def continue_thought(prompt: str, completion: str) -> str:
     """A completion as it follows a prompt that ends in an open thought block, if it does.
 
     A second start tag is dropped; a completion without thoughts first closes the block.
 
-    >>> _continue_thought("<assistant><think>\\n", "<think>\\nI go.\\n</think>\\n\\nAction: go")
+    >>> continue_thought("<assistant><think>\\n", "<think>\\nI go.\\n</think>\\n\\nAction: go")
     'I go.\\n</think>\\n\\nAction: go'
-    >>> _continue_thought("<assistant><think>\\n", "Action: go")
+    >>> continue_thought("<assistant><think>\\n", "Action: go")
     '\\n</think>\\n\\nAction: go'
-    >>> _continue_thought("<assistant>", "<think>\\nI go.\\n</think>\\n\\nAction: go")
+    >>> continue_thought("<assistant>", "<think>\\nI go.\\n</think>\\n\\nAction: go")
     '<think>\\nI go.\\n</think>\\n\\nAction: go'
     """
-    if not _OPEN_THOUGHT.search(prompt):
+    if not opens_thought(prompt):
         return completion
     if completion.lstrip().startswith("<think>"):
         return completion.lstrip().removeprefix("<think>").lstrip("\n")
-    return completion if _CLOSED_THOUGHT in completion else f"\n</think>\n\n{completion}"
+    return completion if closes_thought(completion) else f"\n</think>\n\n{completion}"
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether a prompt ends in an open thought block."""
+    return _OPEN_THOUGHT.search(prompt) is not None
+
+
+def closes_thought(completion: str) -> bool:
+    """Whether a completion ends a thought block."""
+    return _CLOSED_THOUGHT in completion
 
 
 def _clock_macro(date: Date) -> str:

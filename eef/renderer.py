@@ -22,7 +22,15 @@ from pydantic import Field, JsonValue, field_validator
 
 from eef.call_forms import TRIAL_CALL
 from eef.chat import Thoughts
-from eef.chat_template import RESERVED_VARIABLES, ChatTemplate, Messages
+from eef.chat_template import (
+    RESERVED_VARIABLES,
+    THINK,
+    ChatTemplate,
+    Messages,
+    closes_thought,
+    continue_thought,
+    opens_thought,
+)
 from eef.config import Settings
 from eef.errors import ModelError
 from eef.policy import Conversation, SampledText
@@ -168,11 +176,16 @@ class Renderer:
     def read_sampled(self, ids: Sequence[int]) -> tuple[str, SampledTokens | None]:
         """The text of a completion's sampled ids, and the ids themselves if it does not give them.
 
-        `ids` exclude the one that ended the turn. Special tokens have no text.
+        `ids` exclude the one that ended the turn. Special tokens have no text. If the prompt opens
+        a thought block and the completion does not close it, the text is an open block: it has no
+        action and no call.
         """
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         native = text
-        if self.tools is not None:  # some families mark calls by special tokens
+        if self._opens_thought and not closes_thought(text):
+            text = f"{THINK}{text}"
+            native = continue_thought(THINK, text)
+        elif self.tools is not None:  # some families mark calls by special tokens
             completion = self.template.read_native(
                 self.tokenizer.decode(ids, skip_special_tokens=False)
             )
@@ -285,7 +298,8 @@ class Renderer:
         """
         if sampled is None:
             return self._encode(completion, False)
-        changed, forbidden = sampled != completion, self._special
+        text = continue_thought(THINK if self._opens_thought else "", str(sampled))
+        changed, forbidden = text != completion, self._without_text
         if self.tools is not None:  # the text has calls in the neutral form, not in the model's
             changed, forbidden = False, self.stop_ids
         if changed or forbidden & set(sampled.tokens.ids):
@@ -350,6 +364,8 @@ class Renderer:
 
         A token is trained if any of its characters is.
         """
+        if ids != self._encode(completion, False):  # the text that was sampled may differ
+            completion = self.tokenizer.decode(ids)
         start, stop = self._trained_text(completion)
         if (start, stop) == (0, len(completion)):
             return 0, len(ids)
@@ -382,6 +398,18 @@ class Renderer:
     @cached_property
     def _special(self) -> frozenset[int]:
         return frozenset({*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder})
+
+    @cached_property
+    def _without_text(self) -> frozenset[int]:
+        """The special tokens that decoding skips; others, such as `<think>`, are text."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        skipped = (number for number, token in added if token.special)
+        return frozenset({*self.tokenizer.all_special_ids, *skipped})
+
+    @cached_property
+    def _opens_thought(self) -> bool:
+        """Whether the prompt of a turn ends in an open thought block."""
+        return opens_thought(self.template.parts((("user", "a"),))[-1])
 
     def _find_stop_ids(self) -> frozenset[int]:
         """The end of sequence, and the first special token after a completion, with and without

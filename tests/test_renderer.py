@@ -15,9 +15,11 @@ from transformers import PreTrainedTokenizerFast
 from eef.errors import ModelError
 from eef.exporters.examples import render_examples
 from eef.policy import SampledText
+from eef.react import find_action
 from eef.renderer import Rendered, Renderer
 from eef.rendering import render_all, render_example
 from eef.selection import Acts, TrainingExample
+from eef.thoughts import is_blank
 from eef.trajectory import Author, SampledTokens, StateRef, Step, Trajectory, TrajectorySet
 from tests.fakes.tiny import CHATML, tiny_tokenizer
 
@@ -235,6 +237,47 @@ def test_the_action_is_found_among_sampled_ids():
     rendered = renderer.render(talk, [1.0])
     assert text_of(rendered, tokenizer, 1.0) == "go<|end|>"
     assert rendered.trained == 3
+
+
+THINKS = CHATML.replace("<|start|>assistant\n", "<|start|>assistant\n<think>\n")
+
+
+@pytest.mark.parametrize("by_characters", [False, True])
+def test_a_thought_that_is_not_closed_holds_no_action_and_is_trained_as_sampled(by_characters):
+    """The prompt opens the block, so the sampled text lacks its start tag."""
+    tokenizer = tiny_tokenizer(THINKS, merges=["go"])
+    renderer = Renderer(tokenizer)
+    written = "I could go.\nAction: go\nBut"
+    ids = tuple(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(written)))
+    if by_characters:
+        ids = tuple(tokenizer(f"{each}")["input_ids"][0] for each in written)
+    text, tokens = renderer.read_sampled(ids)
+    assert text == f"<think>\n{written}"
+    assert (find_action(text), is_blank(text)) == (None, True)
+    assert (tokens is None) == (not by_characters)
+    content = SampledText(text, tokens) if tokens else text
+    talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": content}]
+    rendered = renderer.render(talk, [1.0], cut=[0])
+    pairs = zip(rendered.ids, rendered.weights, strict=True)
+    assert tuple(token for token, weight in pairs if weight) == ids
+    closed = "go on\n</think>\n\nAction: go"
+    ids = tuple(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(closed)))
+    assert renderer.read_sampled(ids) == (closed, None)
+
+
+def test_sampled_ids_of_added_tokens_that_are_text_are_kept():
+    """`<think>` is an added token of many families, and decoding does not skip it."""
+    tokenizer = tiny_tokenizer(merges=["go"])
+    tokenizer.add_tokens([AddedToken("<think>", special=False)])
+    renderer = Renderer(tokenizer)
+    think = tokenizer.convert_tokens_to_ids("<think>")
+    ids = (think, *(tokenizer(each)["input_ids"][0] for each in "go"))
+    text, tokens = renderer.read_sampled(ids)
+    assert (text, tokens.ids) == ("<think>go", ids)
+    message = {"role": "assistant", "content": SampledText(text, tokens)}
+    rendered = renderer.render([{"role": "user", "content": "x"}, message], [1.0], cut=[0])
+    pairs = zip(rendered.ids, rendered.weights, strict=True)
+    assert tuple(token for token, weight in pairs if weight) == ids
 
 
 def test_ids_are_stated_only_if_the_text_does_not_give_them():

@@ -80,6 +80,7 @@ def train_acts(
     ratio: Ratio = "clipped",
     examples: Sequence[Rendered] = (),
     reference: PreTrainedModel | None = None,
+    old: Mapping[Rendered, torch.Tensor] | None = None,
     place: Place | None = None,
     carried: CarriedState | None = None,
     directory: Path | None = None,
@@ -88,7 +89,8 @@ def train_acts(
 ) -> TrainResult:
     """Train a model in place on acts, whose weights are advantages.
 
-    Unless `ratio` is "none", the model must be the one that acted at `temperature`. `reference` is
+    Unless `ratio` is "none", the model must be the one that acted at `temperature`, or `old` its
+    log-probabilities (`acting_log_probabilities`). `reference` is
     needed if `gradient.kl` is not 0, and `examples` are imitated in every update if
     `gradient.imitation` is not 0. The passes for old and reference probabilities count as processed
     tokens. `place` spreads the learning rate's schedule over rounds; `carried` continues with the
@@ -124,6 +126,7 @@ def train_acts(
             ratio=ratio,
             examples=[item for item in examples if any(item.weights[1:])],
             reference=reference,
+            old=old,
             place=place or Place(round=1, rounds=1),
             ranks=ranks,
         )
@@ -133,6 +136,31 @@ def train_acts(
         if carried:
             trainer.save(carried.after)
         return result
+
+
+def acting_log_probabilities(
+    model: PreTrainedModel,
+    acts: Sequence[Rendered],
+    settings: TrainSettings,
+    *,
+    temperature: float,
+    ranks: Ranks = ALONE,
+) -> Mapping[Rendered, torch.Tensor]:
+    """log p of the tokens of acts under the model that acted, before it is trained on others."""
+    usable = [item for item in acts if any(item.weights[1:])]
+    with training_mode(model, settings, dropout=False) as parameters:
+        trainer = PolicyGradientTrainer(
+            model,
+            parameters,
+            usable,
+            settings,
+            None,
+            gradient=PolicyGradientSettings(),
+            temperature=temperature,
+            place=Place(round=1, rounds=1),
+            ranks=ranks,
+        )
+        return trainer.old
 
 
 class PolicyGradientTrainer(Trainer[Rendered]):
@@ -151,6 +179,7 @@ class PolicyGradientTrainer(Trainer[Rendered]):
         ratio: Ratio = "clipped",
         examples: Sequence[Rendered] = (),
         reference: PreTrainedModel | None = None,
+        old: Mapping[Rendered, torch.Tensor] | None = None,
         place: Place,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -163,7 +192,7 @@ class PolicyGradientTrainer(Trainer[Rendered]):
         self.old: Mapping[Rendered, torch.Tensor] = {}
         self.frozen: Mapping[Rendered, torch.Tensor] = {}
         if ratio != "none":
-            self.old = self._log_probabilities(model)
+            self.old = self._log_probabilities(model) if old is None else old
         if gradient.kl:
             assert reference is not None, "a KL term needs a reference"
             self.frozen = self._log_probabilities(reference)

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 from eef.renderer import Rendered, RenderedPair
 from eef.selection import Ratio
 from eef.training.dpo import train_pairs
-from eef.training.policy_gradient import CarriedState, Place, train_acts
+from eef.training.policy_gradient import (
+    CarriedState,
+    Place,
+    acting_log_probabilities,
+    train_acts,
+)
 from eef.training.ranks import ALONE, Ranks
 from eef.training.settings import DpoSettings, PolicyGradientSettings, TrainSettings
 from eef.training.sft import train_examples
@@ -63,7 +68,8 @@ def train_round(
 
     `settings.updates` counts examples and pairs; if there are both, `dpo.share` of them go to the
     pairs. With `policy_gradient.imitation`, the examples are imitated together with the acts
-    instead. If there is nothing to train on, the model is not updated. Errors are those of
+    instead. The ratios of acts compare with the model before all of this, which acted. If there is
+    nothing to train on, the model is not updated. Errors are those of
     `train_examples`.
     """
     jointly = acts is not None and acts.settings.imitation > 0
@@ -71,6 +77,11 @@ def train_round(
     examples = () if jointly else items.examples or items.texts
     first, second = _settings_of(bool(examples), bool(items.pairs), settings, dpo)
     result = TrainResult(updates=0)
+    old = None
+    if items.acts and acts is not None and acts.ratio != "none" and (first or second):
+        old = acting_log_probabilities(
+            model, items.acts, settings, temperature=acts.temperature, ranks=ranks
+        )
     if first is not None:
         after = second.updates if second and second.updates else 0
         result = train_examples(
@@ -103,6 +114,7 @@ def train_round(
             ratio=acts.ratio,
             examples=items.examples if jointly else (),
             reference=acts.reference,
+            old=old,
             place=acts.place,
             carried=acts.carried,
             directory=directory / ACTS if directory else None,

@@ -18,10 +18,16 @@ from eef.training.policy_gradient import (  # noqa: E402
     CarriedState,
     Place,
     PolicyGradientTrainer,
+    acting_log_probabilities,
     token_scales,
     train_acts,
 )
-from eef.training.settings import PolicyGradientSettings, TrainSettings  # noqa: E402
+from eef.training.round import ActsTraining, RoundItems, train_round  # noqa: E402
+from eef.training.settings import (  # noqa: E402
+    DpoSettings,
+    PolicyGradientSettings,
+    TrainSettings,
+)
 from eef.training.trainer import training_mode  # noqa: E402
 from tests.fakes.tiny import save_tiny, tiny_model, tiny_tokenizer  # noqa: E402
 
@@ -515,3 +521,32 @@ def test_dropout_does_not_change_ratios(tmp_path):
     model.train()
     ids = torch.tensor([acts[0].ids])
     assert not torch.equal(model(ids).logits, model(ids).logits), "the layers drop again"
+
+
+def test_ratios_compare_with_the_student_that_acted_although_examples_were_trained_since():
+    """A round that first imitates wins and then trains acts (RetroAct)."""
+    acts, examples = group(), [act(9, (1.0, 6)), act(8, (1.0, 4))]
+    given = settings(updates=4, learning_rate=1e-2)
+    expected = acting_log_probabilities(tiny_model(), acts, given, temperature=1.0)
+    seen = []
+
+    class Watching(PolicyGradientTrainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            now = self._log_probabilities(self.model)
+            seen.append((self.old, max(float((now[x] - self.old[x]).abs().max()) for x in acts)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eef.training.policy_gradient.PolicyGradientTrainer", Watching)
+        items = RoundItems(examples=examples, acts=acts)
+        train_round(
+            tiny_model(),
+            items,
+            given,
+            DpoSettings(),
+            acts=ActsTraining(settings=gradient(), temperature=1.0),
+        )
+    (_, before), (old, after) = seen
+    assert before == 0
+    assert all(torch.equal(old[item], expected[item]) for item in acts)
+    assert after > 1e-3, "the student has changed since"
