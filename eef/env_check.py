@@ -68,6 +68,7 @@ def check_env(
     expert: Policy | None = None,
     episodes: int = 3,
     seed: int = 0,
+    on_pass: Callable[[str], None] = lambda check: None,
 ) -> EnvCheck:
     """Check that an environment keeps the protocol on the first tasks of a split.
 
@@ -81,9 +82,12 @@ def check_env(
     is played again. After every step the score must be in [0, 1], because a step limit may
     end the episode there.
 
+    `on_pass` is called with each check that passes, in words.
+
     Raises EnvError at the first check that fails, including when `step` raises an exception.
     """
-    return _EnvChecker(env, split, tuple(actions) or NO_ACTIONS, expert, episodes, seed).check()
+    fixed = tuple(actions) or NO_ACTIONS
+    return _EnvChecker(env, split, fixed, expert, episodes, seed, on_pass).check()
 
 
 class _EnvChecker:
@@ -95,9 +99,10 @@ class _EnvChecker:
         expert: Policy | None,
         episodes: int,
         seed: int,
+        on_pass: Callable[[str], None],
     ) -> None:
         self.env, self.split, self.expert = env, split, expert
-        self.episodes, self.seed = episodes, seed
+        self.episodes, self.seed, self.on_pass = episodes, seed, on_pass
         self.fixed = tuple(actions)
         self.known = dict.fromkeys(actions)  # every action executed so far, in order
         self.passed: list[str] = []
@@ -147,6 +152,7 @@ class _EnvChecker:
             )
         if what not in self.passed:
             self.passed.append(what)
+            self.on_pass(what)
 
     def _check_task(self, task: Task) -> None:
         first = self._reset(self.env, task)

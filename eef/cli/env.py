@@ -49,7 +49,7 @@ def check(
 
     Plays the first tasks of a split: the given actions, the scripted expert if there is one, and
     random episodes of actions from the prompt, the expert and the observations. Each episode is
-    played again, in the same process and in a clone. Prints what was checked: that episodes repeat
+    played again, in the same environment and in a clone of it. Prints each check that passes: that episodes repeat
     exactly, every action is answered, scores are in [0, 1], snapshots work, and so on.
 
     Example: `eef env check webshop --set products_per_page=5`
@@ -65,9 +65,8 @@ def check(
             expert=_scripted_expert(env),
             episodes=episodes,
             seed=seed,
+            on_pass=print_out,
         )
-    for line in found.passed:
-        print_out(line)
     print_err(str(found))
     if not env.replayable:
         print_err(f"{env.name} cannot be replayed: methods that branch from states are refused")

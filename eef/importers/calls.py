@@ -173,7 +173,8 @@ def _as_action(step: Step, tools: Toolset | None, action_map: Callable[[str], st
         action = action_map(step.action)
         text = step.completion[: span.start] + action + step.completion[span.end :]
         if parse_completion(text)[1] != action:
-            raise ParseError(f"no completion contains the action {action!r} that `--map` produces")
+            made = "" if action == step.action else " that `--map` produces"
+            raise ParseError(f"no turn in ReAct can hold the action {action!r}{made}")
         return replace(step, completion=text, action=action)
     if tools is None:
         block, text = _split_reasoning(turn.text)

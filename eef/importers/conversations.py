@@ -42,6 +42,7 @@ _ROLES: dict[str, Role] = {
     "observation": "user",
     "environment": "user",
     "gpt": "agent",
+    "ai": "agent",
     "assistant": "agent",
     "model": "agent",
     "agent": "agent",
@@ -55,6 +56,8 @@ _ITEM_ROLES: dict[str, Role] = {
     "custom_tool_call_output": "user",
 }
 """Items of OpenAI's Responses API, which have a type and no role."""
+_LANGCHAIN = ("human", "ai", "tool", "function", "system")
+"""Types of LangChain's messages, which have no role."""
 _CONTENT = ("content", "value", "message", "parts", "output")
 _OBSERVATION = re.compile(r"^\s*Observation:\s*", re.I)
 _END_OF_TURN = re.compile(
@@ -115,6 +118,9 @@ def parse_message(message: Any, number: int) -> Message:
     if not isinstance(message, dict):
         raise ParseError(f"message {number} is a {type(message).__name__}; expected an object")
     name = first_value(message, ("role", "from", "source"))
+    if name is None and message.get("type") in _LANGCHAIN:
+        data = message.get("data")
+        name, message = message["type"], data if isinstance(data, dict) else message
     item = str(message.get("type")) if name is None else ""
     if item not in _ITEM_ROLES and str(name).lower() not in _ROLES:
         raise ParseError(f"unknown role {name!r} in message {number}")

@@ -8,6 +8,7 @@ from eef.envs.toy import ToyEnv, make_toy_expert
 from eef.errors import ConfigError, DataError
 from eef.importers.calls import as_actions
 from eef.importers.conversations import parse_messages, split_episode
+from eef.importers.episode import ParseError
 from eef.importers.formats import read_row
 from eef.importers.importer import Importer, RewardSource
 from eef.importers.verify import TaskIndex
@@ -128,6 +129,28 @@ def test_the_words_of_a_refusal_are_the_turn():
     _, steps, _ = steps_of([*messages("go"), refused, *messages("please"), calls], SET)
     assert (steps[0].completion, steps[0].action) == ("I can't help.", "say[I can't help.]")
     assert steps[0].weight == 1.0
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_messages_of_langchain_are_read(nested):
+    call = {"name": "set", "args": {"a": "1", "b": "2"}, "id": "1", "type": "tool_call"}
+    log = [
+        {"type": "system", "content": "Rules."},
+        {"type": "human", "content": "go"},
+        {"type": "ai", "content": "", "tool_calls": [call]},
+        {"type": "tool", "content": "done", "tool_call_id": "1"},
+    ]
+    if nested:
+        log = [{"type": each["type"], "data": each} for each in log]
+    prompt, (step,), final = steps_of(log, SET)
+    assert (prompt, step.observation, final) == ("Rules.", "go", "done")
+    assert step.action == 'set[{"a": "1", "b": "2"}]'
+
+
+def test_an_action_that_no_turn_can_hold_is_named():
+    entries = [{"action": "write[a\nb", "observation": "o"}]
+    with pytest.raises(ParseError, match="no turn in ReAct can hold the action"):
+        read_row({"initial_observation": "shop", "steps": entries, "reward": 1})
 
 
 def test_values_that_are_null_hide_no_others():
