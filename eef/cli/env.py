@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from eef.cli.console import handle_interrupt, print_err, print_out
+from eef.cli.console import handle_interrupt, print_err, print_out, stderr_console
 from eef.cli.execution import CONTINUES
 from eef.cli.options import EnvOverrides, env_options
 from eef.cli.progress import show_bars
@@ -49,15 +50,15 @@ def check(
 
     Plays the first tasks of a split: the given actions, the scripted expert if there is one, and
     random episodes of actions from the prompt, the expert and the observations. Each episode is
-    played again, in the same environment and in a clone of it. Prints each check that passes: that episodes repeat
-    exactly, every action is answered, scores are in [0, 1], snapshots work, and so on.
+    played again, in the same environment and in a clone of it. Prints what was checked: that episodes
+    repeat exactly, every action is answered, scores are in [0, 1], snapshots work, and so on.
 
     Example: `eef env check webshop --set products_per_page=5`
 
     Example: `eef env check toy --action right --action "take red"`
     """
     env = make_env(name, env_options(overrides))
-    with closing(env):
+    with closing(env), stderr_console().status("checking") as status:
         found = check_env(
             env,
             split=split,
@@ -65,8 +66,10 @@ def check(
             expert=_scripted_expert(env),
             episodes=episodes,
             seed=seed,
-            on_pass=print_out,
+            on_pass=lambda passed: status.update(Text(passed)),
         )
+    for line in found.passed:
+        print_out(line)
     print_err(str(found))
     if not env.replayable:
         print_err(f"{env.name} cannot be replayed: methods that branch from states are refused")

@@ -277,8 +277,8 @@ FORMATS: dict[str, Format] = {
     "messages": Format(
         lambda row: "messages" in row,
         _read_messages,
-        "OpenAI's or LangChain's messages: `messages[role, content, tool_calls]`, masks as `train`, `weight`, "
-        "`loss` or `loss_weight`",
+        "OpenAI's or LangChain's messages: `messages[role, content, tool_calls]`, masks as "
+        "`train`, `weight`, `loss` or `loss_weight`",
     ),
     "verifiers": Format(
         lambda row: (
