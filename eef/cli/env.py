@@ -50,8 +50,9 @@ def check(
 
     Plays the first tasks of a split: the given actions, the scripted expert if there is one, and
     random episodes of actions from the prompt, the expert and the observations. Each episode is
-    played again, in the same environment and in a clone of it. Prints what was checked: that episodes
-    repeat exactly, every action is answered, scores are in [0, 1], snapshots work, and so on.
+    played again, in the same environment and in a clone of it. Prints what was checked: that
+    episodes repeat exactly, every action is answered, scores are in [0, 1], snapshots work, and so
+    on.
 
     Example: `eef env check webshop --set products_per_page=5`
 
