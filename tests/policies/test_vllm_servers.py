@@ -251,3 +251,18 @@ def test_a_proxy_is_not_asked_for_servers_of_this_machine(program, tmp_path, mon
     servers = make_servers(program, tmp_path, start_timeout=30)
     servers.start()
     servers.stop()
+
+
+def test_a_port_that_is_taken_before_the_server_binds_it_is_left(program, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        find, found = vllm_servers._port, [taken]
+        monkeypatch.setattr(
+            vllm_servers, "_port", lambda *given: found.pop() if found else find(*given)
+        )
+        servers = make_servers(program, tmp_path)
+        servers.start()
+        (url,) = servers.urls
+        assert f":{taken}/" not in url
+        servers.stop()
+    assert "in use" in (tmp_path / "0.log").read_text().lower()
