@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from eef.methods.advantages import (
     GroupOptions,
@@ -28,6 +28,13 @@ from eef.methods.labels import count_wins
 from eef.methods.state_choice import StateChoice, choose_states
 from eef.selection import PlannedState, Selection
 from eef.trajectory import StateRef, TrajectorySet
+
+
+_OF_EEF_ROUNDS = (
+    "M", "rollouts_per_state", "state_choice", "label_rule", "expert_actions", "recovery", "grid",
+    "accumulate", "solution", "examples", "neutral", "weights",
+)  # fmt: skip
+"""Options of `eef` that only its rounds use."""
 
 
 class EefGrpoOptions(GroupOptions, EefOptions):
@@ -47,6 +54,17 @@ class EefGrpoOptions(GroupOptions, EefOptions):
 
     grid: Literal["round", "all"] = "all"
     """Label the expert's actions by the rollouts of this `round`, or of `all` rounds so far."""
+
+    @model_validator(mode="after")
+    def _options_of_eef_have_effect(self) -> EefGrpoOptions:
+        for name in _OF_EEF_ROUNDS:
+            default = type(self).model_fields[name].default
+            if not self.eef_rounds and getattr(self, name) != default:
+                raise ValueError(
+                    f"`{name}` has no effect without `eef_rounds`; groups start as "
+                    "`group_states` and `group_state_choice` say"
+                )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
