@@ -29,7 +29,6 @@ from eef.methods.state_choice import StateChoice, choose_states
 from eef.selection import PlannedState, Selection
 from eef.trajectory import StateRef, TrajectorySet
 
-
 _OF_EEF_ROUNDS = (
     "M", "rollouts_per_state", "state_choice", "label_rule", "expert_actions", "recovery", "grid",
     "accumulate", "solution", "examples", "neutral", "weights",
