@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 LossOn = Literal["completion", "action"]
 
 _CACHED_TEXTS = 16_384
+_LAST = 16  # ids of a prompt that show whether it opens a thought block
 _NEXT = "."  # any observation: it makes the template end the turn before it
 
 
@@ -173,7 +174,9 @@ class Renderer:
             ids += self._encode(between, False)
         return ids
 
-    def read_sampled(self, ids: Sequence[int]) -> tuple[str, SampledTokens | None]:
+    def read_sampled(
+        self, ids: Sequence[int], prompt: Sequence[int] = ()
+    ) -> tuple[str, SampledTokens | None]:
         """The text of a completion's sampled ids, and the ids themselves if it does not give them.
 
         `ids` exclude the one that ended the turn. Special tokens have no text. If the prompt opens
@@ -182,7 +185,8 @@ class Renderer:
         """
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         native = text
-        if self._opens_thought and not closes_thought(text):
+        opened = opens_thought(self.tokenizer.decode(prompt[-_LAST:])) if prompt else False
+        if opened and not closes_thought(self.tokenizer.decode(ids)):
             text = f"{THINK}{text}"
             native = continue_thought(THINK, text)
         elif self.tools is not None:  # some families mark calls by special tokens
@@ -298,8 +302,9 @@ class Renderer:
         """
         if sampled is None:
             return self._encode(completion, False)
-        text = continue_thought(THINK if self._opens_thought else "", str(sampled))
-        changed, forbidden = text != completion, self._without_text
+        text = str(sampled)
+        opened = continue_thought(THINK, text) if text.startswith(THINK) else text
+        changed, forbidden = completion not in (text, opened), self._without_text
         if self.tools is not None:  # the text has calls in the neutral form, not in the model's
             changed, forbidden = False, self.stop_ids
         if changed or forbidden & set(sampled.tokens.ids):
@@ -405,11 +410,6 @@ class Renderer:
         added = self.tokenizer.added_tokens_decoder.items()
         skipped = (number for number, token in added if token.special)
         return frozenset({*self.tokenizer.all_special_ids, *skipped})
-
-    @cached_property
-    def _opens_thought(self) -> bool:
-        """Whether the prompt of a turn ends in an open thought block."""
-        return opens_thought(self.template.parts((("user", "a"),))[-1])
 
     def _find_stop_ids(self) -> frozenset[int]:
         """The end of sequence, and the first special token after a completion, with and without

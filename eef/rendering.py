@@ -72,8 +72,10 @@ def weighted_conversation(
         advice=advice,
     )
     completions = [each["content"] for each in conversation if each["role"] == "assistant"]
+    # an act is trained as it was sampled, a thought without an action too
+    blank = (lambda text: not text.strip()) if isinstance(example, Acts) else is_blank
     weights = tuple(
-        0.0 if is_blank(completion) else weight
+        0.0 if blank(completion) else weight
         for completion, weight in zip(completions, given, strict=True)
     )
     length = max((index + 1 for index, weight in enumerate(weights) if weight != 0), default=0)

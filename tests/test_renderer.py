@@ -251,8 +251,10 @@ def test_a_thought_that_is_not_closed_holds_no_action_and_is_trained_as_sampled(
     ids = tuple(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(written)))
     if by_characters:
         ids = tuple(tokenizer(f"{each}")["input_ids"][0] for each in written)
-    text, tokens = renderer.read_sampled(ids)
+    prompt = renderer.prompt([{"role": "user", "content": "x"}])
+    text, tokens = renderer.read_sampled(ids, prompt)
     assert text == f"<think>\n{written}"
+    assert renderer.read_sampled(ids, prompt[:-8])[0] == written, "another prompt opens none"
     assert (find_action(text), is_blank(text)) == (None, True)
     assert (tokens is None) == (not by_characters)
     content = SampledText(text, tokens) if tokens else text
@@ -262,7 +264,7 @@ def test_a_thought_that_is_not_closed_holds_no_action_and_is_trained_as_sampled(
     assert tuple(token for token, weight in pairs if weight) == ids
     closed = "go on\n</think>\n\nAction: go"
     ids = tuple(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(closed)))
-    assert renderer.read_sampled(ids) == (closed, None)
+    assert renderer.read_sampled(ids, prompt) == (closed, None)
 
 
 def test_sampled_ids_of_added_tokens_that_are_text_are_kept():

@@ -298,7 +298,8 @@ def test_what_a_model_writes_is_read_back(family):
         assert closed or text == message["content"]
         if closed:
             ids = renderer.tokenizer(native, add_special_tokens=False)["input_ids"]
-            text, tokens = renderer.read_sampled(ids)
+            prompt = renderer.prompt([{"role": "user", "content": "x"}])
+            text, tokens = renderer.read_sampled(ids, prompt)
             assert (read_turn(text).calls, is_blank(text), tokens) == ((), True, None)
     other = renderer.template.native(CALL).replace('"name": "search"', '"name" : "search"')
     if other != renderer.template.native(CALL):

@@ -219,7 +219,7 @@ def _find_stage(checkpoint: Path) -> tuple[RunDirectory, Stage] | None:
     number = re.fullmatch(r"round(\d+)", path.parent.name)
     if path.name != "checkpoint" or not number or not (path.parents[2] / RECIPE_FILE).is_file():
         return None
-    run = RunDirectory.open(checkpoint.absolute().parents[2])
+    run = RunDirectory.open(path.parents[2])
     method = path.parents[1].name
     return (run, Stage(method, int(number[1]), "train")) if method in run.methods else None
 

@@ -95,7 +95,7 @@ def call_ids(message: Mapping[str, Any]) -> tuple[str, ...]:
         if isinstance(each, dict)
     ]
     ids = found or [first_value(message, _RESULT_IDS)]
-    return tuple(str(each) for each in ids) if None not in ids else ()
+    return tuple(dict.fromkeys(map(str, ids))) if None not in ids else ()
 
 
 class ActionMap:

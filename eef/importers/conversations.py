@@ -203,14 +203,14 @@ def _split_prompt(messages: Sequence[Message]) -> tuple[str, list[Message]]:
     while rest and rest[0].role == "system":
         prompt.append(rest.pop(0).text)
     if (
-        not prompt
+        not any(text.strip() for text in prompt)
         and len(rest) > 2
         and [message.role for message in rest[:3]] == ["user", "agent", "user"]
         and _acknowledges(rest[1])
     ):
         prompt.append(rest[0].text)
         rest = rest[2:]
-    return "\n\n".join(prompt), rest
+    return "\n\n".join(text for text in prompt if text.strip()), rest
 
 
 def _split_example(

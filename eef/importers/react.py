@@ -86,7 +86,8 @@ def _entry(entry: Any, number: int) -> _Entry:
     thought = first_value(fields, _THOUGHTS)
     if thought is not None and not isinstance(thought, str):
         raise ParseError(f"the thought of steps[{number}] is not a text")
-    if (given := fields.get("action_input")) is not None:
+    given = fields.get("action_input")
+    if given is not None and not (given == "" and action.endswith("]")):
         action = call_as_action(action.strip(), given)
     return _Entry((thought or "").strip(), action.strip(), observation)
 

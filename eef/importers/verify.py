@@ -166,7 +166,9 @@ def _replay(
     final = episode.final_observation
     if mismatch is None and final and len(steps) == len(episode.steps):
         match = _compare(env, final, observation)
-        if match == "different":
+        if over and match == "different" and _continues(final, observation):
+            pass  # what follows the end is not part of the episode
+        elif match == "different":
             mismatch = _mismatch(task, len(steps), final, observation)
         elif match == "tolerated":
             observation, tolerated = final, tolerated + 1
@@ -259,12 +261,17 @@ def _task_id(episode: ParsedEpisode, task_index: TaskIndex | None) -> str:
     same_goal = task_index.with_goal_of(episode) if task_index else []
     if len(same_goal) == 1:
         return same_goal[0].id
-    if task_index and episode.task in task_index.split_of:
+    if task_index and str(episode.task) in task_index.split_of:
         return str(episode.task)
     if episode.unverified_task:
         return episode.unverified_task
     digest = hashlib.blake2b(goal_key(episode.goal()).encode(), digest_size=6).hexdigest()
     return f"text/{digest}"
+
+
+def _continues(text: str, start: str) -> bool:
+    """Whether a text begins with another one, up to white space."""
+    return bool(start.strip()) and "".join(text.split()).startswith("".join(start.split()))
 
 
 def _compare(env: Env, recorded: str, observed: str) -> Match:

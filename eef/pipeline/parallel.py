@@ -74,7 +74,7 @@ def execute_methods(
     gpus = gpus_of(run.recipe, jobs) if jobs > 1 else []
     jobs = min(jobs, len(gpus) or jobs)
     if gpus:
-        _check_ranks_fit(run, methods, min(len(each.split(",")) for each in gpus), jobs)
+        _check_gpus_suffice(run, methods, min(len(each.split(",")) for each in gpus), jobs)
     apart = methods if jobs > 1 else []
     for stage in run.stages:
         if shared and stage.method in (EXPERT, BC):
@@ -115,9 +115,16 @@ def gpus_of(recipe: Recipe, jobs: int) -> list[str]:
     return [",".join(gpus[first::jobs]) for first in range(jobs)]
 
 
-def _check_ranks_fit(run: RunDirectory, methods: Sequence[str], gpus: int, jobs: int) -> None:
-    """ConfigError if a method's training has more ranks than its job has GPUs."""
-    for method in methods:
+def _check_gpus_suffice(run: RunDirectory, methods: Sequence[str], gpus: int, jobs: int) -> None:
+    """ConfigError if a job lacks the recipe's GPU, or has fewer than a method's ranks."""
+    device = run.recipe.model.device
+    if device.startswith("cuda:") and int(device[5:] or 0) >= gpus:
+        raise ConfigError(
+            f"`model.device` is {device!r}; with {jobs} jobs at a time, each has {gpus} GPUs of "
+            "its own",
+            hint='set it to "auto"',
+        )
+    for method in methods if device in ("auto", "cuda") else ():
         settings = run.recipes[method].train
         if settings.ranks > gpus and not settings.launcher:
             raise ConfigError(

@@ -59,7 +59,7 @@ class EnginePolicy:
         written = sampled.ids
         if written and written[-1] in stops:
             written = written[:-1]
-        text, tokens = self._renderer.read_sampled(written)
+        text, tokens = self._renderer.read_sampled(written, prompt)
         return Completion(
             text=text,
             finish=sampled.finish,

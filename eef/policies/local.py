@@ -82,17 +82,17 @@ class LocalPolicy:
         return [
             Completion(text="", finish="overflow", prompt_tokens=len(prompt))
             if row is None
-            else self._completion(row)
+            else self._completion(row, prompt)
             for prompt, row in zip(prompts, turns, strict=True)
         ]
 
     def start_batch(self) -> None:
         self._engine.start_batch()
 
-    def _completion(self, row: CacheRow) -> Completion:
+    def _completion(self, row: CacheRow, prompt: Sequence[int]) -> Completion:
         assert row.finish is not None
         written = row.generated[:-1] if row.finish == "stop" else row.generated
-        text, tokens = self._renderer.read_sampled(written)
+        text, tokens = self._renderer.read_sampled(written, prompt)
         return Completion(
             text=text,
             finish=row.finish,

@@ -158,8 +158,18 @@ def _left_in_group() -> int | None:
             break
         with suppress(OSError, ValueError):  # "max" is no limit
             limit = int((group / "memory.max").read_text())
-            left.append(limit - int((group / "memory.current").read_text()))
+            used = int((group / "memory.current").read_text())
+            left.append(limit - used + _cached_files(group))
     return max(0, min(left)) if left else None
+
+
+def _cached_files(group: Path) -> int:
+    """Bytes of files in memory, which a cgroup counts as used and gives up when needed."""
+    try:
+        lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return sum(int(size) for name, size in lines if name in ("inactive_file", "active_file"))
+    except (OSError, ValueError):
+        return 0
 
 
 def _compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import secrets
@@ -10,11 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 
 from eef.errors import ConfigError, ModelError
@@ -260,9 +261,10 @@ class VllmServers:
         request = urllib.request.Request(f"{server.url}/models", headers=headers)  # noqa: S310
         try:
             with _OPENER.open(request, timeout=10) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+                listed = json.load(response)["data"]
+                return any(each.get("id") == NAME for each in listed)
+        except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError):
+            return False  # none, or another program at its port
 
 
 def vllm_version(settings: ServerSettings) -> str:

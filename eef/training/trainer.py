@@ -440,15 +440,24 @@ def _trainable(model: PreTrainedModel, settings: TrainSettings) -> Iterator[Para
 
 @contextmanager
 def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
-    layers = [each for each in model.modules() if isinstance(each, torch.nn.Dropout)]
-    rates = [layer.p for layer in layers]
+    rates = [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, float) and _is_dropout_rate(module, name)
+    ]
     try:
-        for layer in layers:
-            layer.p = 0.0
+        for module, name, _ in rates:
+            setattr(module, name, 0.0)
         yield
     finally:
-        for layer, rate in zip(layers, rates, strict=True):
-            layer.p = rate
+        for module, name, value in rates:
+            setattr(module, name, value)
+
+
+def _is_dropout_rate(module: torch.nn.Module, name: str) -> bool:
+    """Whether an attribute is a rate of dropout; some models apply it without a layer."""
+    return "dropout" in name or name.endswith("pdrop") or isinstance(module, torch.nn.Dropout)
 
 
 def _set_checkpointing(model: PreTrainedModel, action: str, *options: Any) -> None:

@@ -66,6 +66,8 @@ def test_instructions_that_are_acknowledged_are_prompt_without_a_system_message(
     system = {"role": "system", "content": "The rules."}
     prompt, steps, _ = steps_of([system, *log])
     assert (prompt, len(steps)) == ("The rules.", 2)
+    prompt, steps, _ = steps_of([{"role": "system", "content": ""}, *log])
+    assert (prompt, len(steps)) == ("You shop.", 1), "an empty one says nothing"
 
 
 def test_a_null_that_a_tool_takes_is_kept():
@@ -96,7 +98,8 @@ def test_results_of_parallel_calls_are_in_the_order_of_the_calls(order, form):
         parts = [
             {"type": "tool_use", "id": id, "name": "set", "input": {"a": id}} for id in results
         ]
-        calls = {"role": "assistant", "content": parts}
+        again = [{"id": id, "name": "set", "args": {"a": id}} for id in results]  # LangChain
+        calls = {"role": "assistant", "content": parts, "tool_calls": again}
         parts = [{"type": "tool_result", "tool_use_id": id, "content": results[id]} for id in order]
         answers = [{"role": "user", "content": parts}]
     _, steps, final = steps_of([*messages("go"), calls, *answers], SET)
@@ -165,11 +168,13 @@ def test_thoughts_and_arguments_of_react_rows_are_read():
     entries = [
         {"thought": "I look.", "action": "search", "action_input": "mug", "observation": "a mug"},
         {"action": "buy", "action_input": {"id": 1, "n": 2}, "observation": "bought"},
+        {"action": "click[red]", "action_input": "", "observation": "red"},
     ]
     steps = read_row({"initial_observation": "shop", "steps": entries, "reward": 1}).steps
     assert steps[0].completion == "Thought: I look.\nAction: search[mug]"
     assert steps[1].action == 'buy[{"id": 1, "n": 2}]'
     assert steps[1].observation == "a mug"
+    assert steps[2].action == "click[red]"
 
 
 def test_a_file_of_rewards_that_contradicts_itself_is_refused(tmp_path):
@@ -247,6 +252,18 @@ def test_an_end_that_the_environment_contradicts_is_not_verified(tmp_path):
     (whole, partly), report = read(tmp_path / "a.jsonl", [good, bad], index)
     assert (whole.verified_steps, partly.verified_steps) == (None, len(partly.steps) - 1)
     assert "recorded 'ERROR 500" in report.differences[0]
+    good["messages"][-1]["content"] += "\n\nTERMINATE"
+    del good["reward"]
+    (whole,), _ = read(tmp_path / "b.jsonl", [good], index)
+    assert (whole.verified_steps, whole.success) == (None, True)
+
+
+def test_a_task_that_is_no_id_is_none(tmp_path):
+    env = ToyEnv()
+    index = TaskIndex(env, {"train": env.tasks("train")})
+    row = {"task": {"id": 3}, "messages": messages("Hello.", "Action: wait"), "reward": 0.5}
+    (item,), report = read(tmp_path / "a.jsonl", [row], index)
+    assert (report.unverified, item.task.startswith("text/")) == (1, True)
 
 
 def test_an_evaluation_task_is_held_out_of_what_an_import_has_written(tmp_path):
