@@ -18,6 +18,9 @@ from eef.analysis.stats import mcnemar
 from eef.pipeline.run_directory import RunData
 from eef.pipeline.stages import BC, COLLECT, EXPERT, Stage, round_methods, trained_before
 
+FEW = 5
+"""Fewer requests to a role say nothing about it."""
+
 LEVEL = 0.05
 """Level of the test that names a student that got worse."""
 
@@ -38,9 +41,9 @@ def diagnose(run: RunData) -> tuple[Finding, ...]:
     """The problems of a run so far; empty if there are none.
 
     In order: the expert, behavior cloning, the other methods (in each the last round that was
-    played), stages with wins whose lost rollouts have cut turns, methods whose student got worse,
-    then methods that explored different numbers of rollouts. A student that explored without a win
-    is not named if its own evaluation already is.
+    played), stages with wins whose lost rollouts have cut turns, roles whose answers were skipped,
+    methods whose student got worse, then methods that explored different numbers of rollouts. A
+    student that explored without a win is not named if its own evaluation already is.
     """
     found = [_of_stage(run, COLLECT, "trajectories")]
     named: set[Stage] = set()
@@ -54,6 +57,7 @@ def diagnose(run: RunData) -> tuple[Finding, ...]:
             if trained_before(stage) not in named:
                 found.append(_of_stage(run, stage, "rollouts"))
     found += _cut_though_won(run)
+    found += _roles_without_answers(run)
     found += [_worse(run, method) for method in round_methods(run.recipe)]
     return tuple(item for item in (*found, _unequal_rollouts(run)) if item is not None)
 
@@ -113,6 +117,29 @@ def _cut_though_won(run: RunData) -> list[Finding]:
     return findings
 
 
+def _roles_without_answers(run: RunData) -> list[Finding]:
+    """A finding for each role that gave no usable answer to most requests of a stage."""
+    found = []
+    for method in round_methods(run.recipe):
+        stages = [*_last_done(run, method, "explore"), *_last_done(run, method, "evaluate")]
+        costs = run.costs(method)
+        for stage in stages:
+            for usage in costs[stage].roles if stage in costs else ():
+                requests = usage.completions - usage.repeated
+                if requests < FEW or usage.skipped < MANY * requests:
+                    continue
+                found.append(
+                    Finding(
+                        f"roles.{usage.role}",
+                        f"gave no usable answer to {usage.skipped} of {requests} requests in "
+                        f"{stage}, although each was asked twice; they were skipped",
+                        f"read some (`eef view {run.path}`), and use a model that answers in the "
+                        f"form that is asked for, or raise `roles.{usage.role}.max_tokens`",
+                    )
+                )
+    return found
+
+
 def _worse(run: RunData, method: str) -> Finding | None:
     """A finding if a method's student wins fewer test tasks than an earlier one or the BC student.
 
@@ -136,7 +163,21 @@ def _worse(run: RunData, method: str) -> Finding | None:
         method,
         f"won {len(best.wins)} of {len(tasks)} {last.split} tasks after {after} and "
         f"{len(last.wins)} after round {last.round} (p = {p:.2g})",
-        _train_less(run, method, last.round),
+        _use_roles_better(run, method) or _train_less(run, method, last.round),
+    )
+
+
+def _use_roles_better(run: RunData, method: str) -> str:
+    """What to try if roles take part in the evaluation of a method; empty if none does."""
+    roles = run.recipes[method].roles if method in run.recipes else run.recipe.roles
+    uses = run.methods[method].roles.items()
+    asked = [f"`roles.{name}`" for name, use in uses if use.at_test and name in roles]
+    if not asked:
+        return ""
+    return (
+        f"it acts with {' and '.join(asked)} at test time: read what it makes of their texts "
+        f"(`eef view {run.path}`); a student that has not seen such texts may not be able to use "
+        "them"
     )
 
 

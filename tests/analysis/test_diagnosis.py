@@ -19,6 +19,7 @@ from eef.analysis.losses import (
 from eef.analysis.results import read_results
 from eef.envs.registry import make_env
 from eef.models.location import BASE_STUDENT
+from eef.note import RoleUsage
 from eef.pipeline.stages import COLLECT, Stage
 from eef.report.run_page import draw_page
 from eef.report.status import stage_status
@@ -281,3 +282,45 @@ def test_different_numbers_of_rollouts_without_a_budget_are_reported(tmp_path):
     assert "(rft2 " in finding.reason
     assert ", eef " in finding.reason
     assert "`budget.rollouts_per_task`" in finding.advice
+
+
+def judged_run(directory, **changes):
+    return start_run(
+        directory,
+        methods=["bc", "judged", "planned"],
+        options={
+            "judged": {"method": "eef+judge", "M": 2},
+            "planned": {"method": "mpo", "trained": False},
+        },
+        roles={name: {"model": "scripted/flawless"} for name in ("judge", "planner")},
+        rounds=1,
+        budget={"rollouts_per_task": 2},
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(("skipped", "named"), [(6, True), (5, True), (4, False)])
+def test_a_role_whose_answers_are_skipped_is_named(skipped, named, tmp_path):
+    """Its texts are not used, and nothing else says so."""
+    run = finish(judged_run(tmp_path / "run")).run
+    before = diagnose(run.read())
+    stage = Stage("judged", 1, "explore")
+    usage = RoleUsage(role="judge", completions=20, repeated=10, skipped=skipped)
+    run.ledger("judged").record(stage, replace(run.costs("judged")[stage], roles=(usage,)))
+    found = [finding for finding in diagnose(run.read()) if finding not in before]
+    assert bool(found) == named
+    if named:
+        assert str(found[0]) == (
+            f"roles.judge: gave no usable answer to {skipped} of 10 requests in judged explore "
+            "(round 1), although each was asked twice; they were skipped"
+        )
+        assert "`roles.judge.max_tokens`" in found[0].advice
+
+
+def test_a_student_that_got_worse_with_a_role_is_not_told_to_train_less(tmp_path):
+    run = judged_run(tmp_path / "run", tasks={"train": 6, "test": 12}).run
+    write_result(run, "bc", 0, won=set(range(12)))
+    write_result(run, "planned", 1, won=set())
+    worse = [each for each in diagnose(run.read()) if "after behavior cloning" in each.reason]
+    assert [each.subject for each in worse] == ["planned"]
+    assert worse[0].advice.startswith("it acts with `roles.planner` at test time")
