@@ -39,7 +39,7 @@ def outcomes(context: RunContext, method: str, split: str) -> tuple[list[float],
     tasks = list(context.env.tasks(split).head(recipe.tasks.test))
     final = Stage(method, 0 if method == BC else context.run.rounds_of(method), "train")
     tested = final.sibling("evaluate")
-    if any(use.at_test for use in context.run.methods[method].roles.values()):
+    if context.run.roles_at_test(method):
         raise SystemExit(f"{method} asks roles at test time, which this does not")
     suffix = context.prompt_suffix(tested)
     played = play(

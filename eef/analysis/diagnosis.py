@@ -169,9 +169,7 @@ def _worse(run: RunData, method: str) -> Finding | None:
 
 def _use_roles_better(run: RunData, method: str) -> str:
     """What to try if roles take part in the evaluation of a method; empty if none does."""
-    roles = run.recipes[method].roles if method in run.recipes else run.recipe.roles
-    uses = run.methods[method].roles.items()
-    asked = [f"`roles.{name}`" for name, use in uses if use.at_test and name in roles]
+    asked = [f"`roles.{name}`" for name in run.roles_at_test(method)]
     if not asked:
         return ""
     return (

@@ -174,8 +174,8 @@ def _student_of_run(
 ) -> _Subject:
     """A student of a run, evaluated on a split as the run does it.
 
-    ConfigError if MODEL is no checkpoint of a run, for an option that the run sets, and if a role
-    takes part in the method's evaluation.
+    ConfigError if MODEL is not a checkpoint of a run, if an option is one that the run sets, or if
+    a role takes part in the method's evaluation.
     """
     found = _find_stage(Path(model))
     if found is None:
@@ -190,9 +190,7 @@ def _student_of_run(
                 f"`{option}` has no effect: `{run.path}` sets it for its checkpoints",
                 hint=f"remove it, or give `--env {run.recipe.env.name}` and all that it needs",
             )
-    uses = run.methods[stage.method].roles
-    roles = run.recipes[stage.method].roles
-    if asked := [name for name, use in uses.items() if use.at_test and name in roles]:
+    if asked := run.roles_at_test(stage.method):
         raise ConfigError(
             f"`{stage.method}` asks {', '.join(f'`roles.{name}`' for name in asked)} at test time, "
             "which `eef evaluate` does not",

@@ -166,9 +166,8 @@ def _replay(
     final = episode.final_observation
     if mismatch is None and final and len(steps) == len(episode.steps):
         match = _compare(env, final, observation)
-        if over and match == "different" and _continues(final, observation):
-            pass  # what follows the end is not part of the episode
-        elif match == "different":
+        # what follows the end is not part of the episode
+        if match == "different" and not (over and _continues(final, observation)):
             mismatch = _mismatch(task, len(steps), final, observation)
         elif match == "tolerated":
             observation, tolerated = final, tolerated + 1

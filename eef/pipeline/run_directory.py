@@ -194,6 +194,12 @@ class RunDirectory:
         """The recipe of each method: that of the run, with the method's `overrides`."""
         return {name: self.recipe.of_method(name) for name in self.methods}
 
+    def roles_at_test(self, method: str) -> list[str]:
+        """The names of the roles that take part in a method's evaluation."""
+        given = self.recipes[method].roles
+        uses = self.methods[method].roles.items()
+        return [name for name, use in uses if use.at_test and name in given]
+
     def rounds_of(self, method: str) -> int:
         """The number of rounds of a method."""
         return self.recipes[method].rounds if method in self.recipes else self.recipe.rounds
@@ -346,6 +352,7 @@ class RunData:
         self.methods = run.methods
         self.recipes = run.recipes
         self.rounds_of = run.rounds_of
+        self.roles_at_test = run.roles_at_test
         self.stages = run.stages
         self.done = frozenset(stage for stage in run.stages if run.is_done(stage))
         self.folder = run.folder

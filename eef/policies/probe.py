@@ -156,7 +156,7 @@ def _left_in_group() -> int | None:
     for group in (_CGROUPS / place, *(_CGROUPS / place).parents):
         if not group.is_relative_to(_CGROUPS):
             break
-        with suppress(OSError, ValueError):  # "max" is no limit
+        with suppress(OSError, ValueError):  # "max" stands for no limit
             limit = int((group / "memory.max").read_text())
             used = int((group / "memory.current").read_text())
             left.append(limit - used + _cached_files(group))

@@ -89,13 +89,12 @@ def train_acts(
 ) -> TrainResult:
     """Train a model in place on acts, whose weights are advantages.
 
-    Unless `ratio` is "none", the model must be the one that acted at `temperature`, or `old` its
-    log-probabilities (`acting_log_probabilities`). `reference` is
-    needed if `gradient.kl` is not 0, and `examples` are imitated in every update if
-    `gradient.imitation` is not 0. The passes for old and reference probabilities count as processed
-    tokens. `place` spreads the learning rate's schedule over rounds; `carried` continues with the
-    moments of the previous round. `directory`, `ranks` and other errors are as in
-    `eef.training.sft.train_examples`.
+    Unless `ratio` is "none", the model must be the one that acted at `temperature`, or `old`
+    its log-probabilities (`acting_log_probabilities`). `reference` is needed if `gradient.kl`
+    is not 0, and `examples` are imitated in every update if `gradient.imitation` is not 0. The
+    passes for old and reference probabilities count as processed tokens. `place` spreads the
+    learning rate's schedule over rounds; `carried` continues with the moments of the previous
+    round. `directory`, `ranks` and other errors are as in `eef.training.sft.train_examples`.
 
     ConfigError for temperature 0, at which tokens have no probability.
     """

@@ -199,7 +199,7 @@ class Down(ToyEnv):
 
 
 def rows(env, tasks):
-    """A won episode of each task as a row of messages."""
+    """One winning episode per task, as rows of messages."""
     specs = [RolloutSpec(f"e/{task.id}", task, None, 0, 0) for task in tasks]
     played = play(
         specs,
