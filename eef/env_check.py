@@ -77,10 +77,9 @@ def check_env(
     are drawn, by `seed`, from those already executed, from those that the prompt shows, and from
     the words of the observation. Each episode is played again in the same environment, and in a
     clone while the original plays another task, and must be equal, except for what the environment
-    ignores. If it is `seeded`, this holds
-    for further seeds, and some of them must give other episodes. If it is not `replayable`, nothing
-    is played again. After every step the score must be in [0, 1], because a step limit may
-    end the episode there.
+    ignores. If it is `seeded`, this holds for further seeds, and some of them must give other
+    episodes. If it is not `replayable`, nothing is played again. After every step the score must be
+    in [0, 1], because a step limit may end the episode there.
 
     `on_pass` is called with each check that passes, in words.
 

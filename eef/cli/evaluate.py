@@ -110,10 +110,12 @@ def evaluate(
             "--base-url": base_url,
         }
         subject = _student_of_run(model, split, tasks, temperature, given)
+        env = subject.context.recipe.env.name
+        directory = out or _default_directory(model, env, split)
     else:
         settings = _Settings(split, tasks, format or "react", temperature or 0.0, max_tokens or 256)
-        subject = _model(model, env, env_options(overrides), settings, base_url, out)
-    directory = out or _default_directory(model, subject.context.recipe.env.name, split)
+        directory = out or _default_directory(model, env, split)
+        subject = _model(model, env, env_options(overrides), settings, base_url, directory)
     file = directory / "rollouts.jsonl"
     items: list[Trajectory] = []
     stopped = f"stopped; the rollouts so far are in {file}"
@@ -239,12 +241,11 @@ def _model(
     options: dict[str, Any],
     settings: _Settings,
     base_url: str | None,
-    out: Path | None,
+    directory: Path,
 ) -> _Subject:
     """A model in an environment that no run describes."""
     name = model if model.startswith(_PROVIDERS) else f"hf/{model}"
     recipe = _recipe(name, env, options, settings, base_url)
-    directory = out or _default_directory(model, recipe.env.name, settings.split)
     context = RunContext(RunDirectory(directory, recipe))
     return _Subject(
         name=name,
